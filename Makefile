@@ -1,0 +1,73 @@
+# Every target does its own set-up; a fresh Debian or Ubuntu needs Python 3.11 or later and make.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(shell command -v uv 2>/dev/null)
+
+# $(call install,LOCK): the locked packages, by uv where it is present and by pip otherwise.
+ifneq ($(UV),)
+create := uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
+install = VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes -r requirements/$(1).txt \
+	&& VIRTUAL_ENV=$(VENV) uv pip install --quiet --no-deps --no-build-isolation -e .
+else
+create := $(PYTHON) -m venv $(VENV)
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt \
+	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+endif
+
+.PHONY: help
+help: ## Show this help
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.%: requirements/%.txt pyproject.toml
+	@test -x $(BIN)/python || $(create)
+	@echo "installing requirements/$*.txt into $(VENV)"
+	@$(call install,$*)
+	@touch $@
+
+.PHONY: setup
+setup: $(VENV)/.embedded ## Make .venv with what `penstock up` needs, and .venv/bin/penstock
+
+.PHONY: up
+up: setup ## Run the whole suite here, embedded, until Ctrl-C
+	@$(BIN)/penstock up
+
+.PHONY: demo
+demo: setup $(VENV)/.demo ## Train, register, serve, predict, score, roll out and back: the main job in one go
+	@$(BIN)/python -m examples.demo
+
+.PHONY: check
+check: $(VENV)/.dev ## Lint, types, the rules of the house, contracts, stubs current
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/buf lint protos
+	@$(BIN)/python protos/generate.py --check
+
+.PHONY: test
+test: $(VENV)/.dev ## Run every test, with coverage
+	@$(BIN)/coverage erase
+	@$(BIN)/python -m pytest --cov --cov-report=
+	@$(BIN)/python -m tests.coverage_floor
+
+.PHONY: test-quick
+test-quick: $(VENV)/.dev ## Run the tests that take under a minute in all
+	@$(BIN)/python -m pytest -m "not slow"
+
+.PHONY: protos
+protos: $(VENV)/.dev ## Generate the stubs from protos/
+	@$(BIN)/python protos/generate.py
+
+.PHONY: bench
+bench: $(VENV)/.dev ## Measure, side by side, what docs/benchmarks.md reports
+	@$(BIN)/python -m benchmarks
+
+.PHONY: lock
+lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
+	@uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-annotate --custom-compile-command "make lock" -o requirements/dev.txt
+	@for extra in embedded demo; do uv pip compile --quiet pyproject.toml --extra $$extra --universal \
+		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" \
+		-c requirements/dev.txt -o requirements/$$extra.txt; done

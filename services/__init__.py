@@ -1,0 +1,1 @@
+"""The five services of Penstock: an application, run as `python -m services.<name>`."""

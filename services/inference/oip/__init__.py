@@ -1,0 +1,1 @@
+"""The Open Inference Protocol: generated stubs, and the servicer that speaks it."""
