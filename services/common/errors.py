@@ -140,3 +140,9 @@ class Unimplemented(DomainError):
     """This server does not do that, and the message says what does."""
 
     default_reason = "UNIMPLEMENTED"
+
+
+class Internal(DomainError):
+    """A defect of ours; the interceptor makes it of an unknown error, whose id the log has. Never raise it."""
+
+    default_reason = "INTERNAL"

@@ -1,0 +1,301 @@
+"""What happens around every RPC: who calls, may they, how long it took, and what an error becomes.
+
+The handlers are wrapped once, when the server is built, rather than by a grpc.ServerInterceptor, which would build
+them anew for each call.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+
+from services.common import errors
+from services.common.keys import ANONYMOUS, KeyRing, Principal, Role, become, require
+from services.common.metrics import GrpcCollector, RpcMetrics
+from services.common.status import DETAILS_KEY, code_of, details_of, sentence_of
+
+_log = structlog.get_logger(__name__)
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+
+DRAINING = errors.Unavailable(
+    "this server is shutting down; connect again to reach another", reason="DRAINING", retry_after_s=0.1
+)
+BUSY = errors.ResourceExhausted(
+    "this server has as many requests as it may hold; slow down or try again",
+    reason="SERVER_BUSY",
+    retry_after_s=0.1,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Rpc:
+    """What is known of an RPC before anyone calls it."""
+
+    service: str
+    method: str
+    role: Role
+    counts: RpcMetrics
+
+    @property
+    def name(self) -> str:
+        """The RPC as people write it."""
+        return f"{self.service}/{self.method}"
+
+
+class Stream:
+    """A response stream that is open. Its status goes out once, from whichever thread comes first."""
+
+    def __init__(self, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+        self._context = context
+        self._send = send
+        self._lock = threading.Lock()
+        self._ended: errors.DomainError | None = None
+        self._open = True
+
+    @property
+    def open(self) -> bool:
+        """Whether there is still someone to send to."""
+        return self._open and self._context.is_active()
+
+    def send(self, response: Any) -> None:
+        """Send a message; the call waits for the client's flow control."""
+        self._send(response)
+
+    def end(self, error: errors.DomainError | None = None) -> errors.DomainError | None:
+        """Send the status, unless it is out already, and say which one it was."""
+        with self._lock:
+            if self._open:
+                self._open = False
+                self._ended = error
+                if error is not None:
+                    _set_status(self._context, error)
+                self._send(None)
+            return self._ended
+
+
+@dataclass(slots=True)
+class OpenStreams:
+    """The endless streams that are open, so that a draining server can end them."""
+
+    streams: set[Stream] = field(default_factory=set)
+    draining: bool = False
+
+    def end(self) -> None:
+        """End each with UNAVAILABLE, and from now on those that begin."""
+        self.draining = True
+        for stream in list(self.streams):
+            stream.end(DRAINING)
+
+    @contextmanager
+    def keep(self, stream: Stream) -> Iterator[None]:
+        """Hold a stream while it is open."""
+        self.streams.add(stream)
+        try:
+            if self.draining:
+                raise DRAINING
+            yield
+        finally:
+            self.streams.discard(stream)
+
+
+def _set_status(context: grpc.ServicerContext, error: errors.DomainError) -> None:
+    context.set_code(code_of(error))
+    context.set_details(sentence_of(error))
+    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
+
+
+def _abort(context: grpc.ServicerContext, error: errors.DomainError) -> NoReturn:
+    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
+    context.abort(code_of(error), sentence_of(error))
+
+
+class Wrapper:
+    """Wraps behaviours with authentication, the role check, the metrics, the log line and the error table."""
+
+    def __init__(
+        self,
+        *,
+        keys: KeyRing,
+        collector: GrpcCollector,
+        access_log_share: float,
+        streams: OpenStreams,
+    ) -> None:
+        self._keys = keys
+        self._collector = collector
+        self._share = access_log_share
+        self._streams = streams
+
+    def wrap(
+        self,
+        service: str,
+        method: str,
+        handler: grpc.RpcMethodHandler[Any, Any],
+        *,
+        role: Role,
+        pool: ThreadPoolExecutor,
+        endless: bool,
+    ) -> grpc.RpcMethodHandler[Any, Any]:
+        """Wrap one handler; its calls run on `pool`. An endless stream is ended when the server drains."""
+        kind, behaviour = _behaviour(handler)
+        rpc = Rpc(service, method, role, self._collector.add(kind, service, method))
+        if handler.request_streaming:
+            behaviour = _with_mapped_requests(behaviour)
+        if handler.response_streaming:
+            wrapped: Callable[..., Any] = self._streaming(rpc, behaviour, endless=endless)
+        else:
+            wrapped = self._unary(rpc, behaviour)
+        wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined] # how grpc is told of a pool
+        return _MAKERS[kind](wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def _unary(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
+        counts = rpc.counts
+        clock = time.perf_counter
+
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            started = clock()
+            counts.start()
+            principal = ANONYMOUS
+            try:
+                principal = self._admit(rpc, context)
+                response = behaviour(request, context)
+            except Exception as raised:  # noqa: BLE001 - the boundary: everything becomes a status and a log line
+                error = known(raised, rpc)
+            else:
+                seconds = clock() - started
+                counts.finish("OK", seconds)
+                self._log_some(rpc, principal, "OK", seconds)
+                return response
+            self._failed(rpc, principal, error, clock() - started)
+            _abort(context, error)
+
+        return answer
+
+    def _streaming(self, rpc: Rpc, behaviour: Behaviour, *, endless: bool) -> Callable[..., None]:
+        # grpc's non-blocking form: the status may be sent from another thread than the one that iterates, which is
+        # how draining ends a stream whose own thread waits for something.
+        def answer(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            started = time.perf_counter()
+            rpc.counts.start()
+            principal = ANONYMOUS
+            error: errors.DomainError | None = None
+            complete = False
+            stream = Stream(context, send)
+            try:
+                principal = self._admit(rpc, context)
+                with self._streams.keep(stream) if endless else nullcontext():
+                    complete = self._pump(stream, behaviour(request, context))
+            except Exception as raised:  # noqa: BLE001 - the boundary: everything becomes a status and a log line
+                error = known(raised, rpc)
+            error = stream.end(error)
+            if error is None:
+                self._finished(rpc, principal, "OK" if complete else "CANCELLED", started)
+            else:
+                self._failed(rpc, principal, error, time.perf_counter() - started)
+
+        answer.experimental_non_blocking = True  # type: ignore[attr-defined] # how grpc is told of the form
+        return answer
+
+    @staticmethod
+    def _pump(stream: Stream, responses: Iterator[Any]) -> bool:
+        try:
+            for response in responses:
+                if not stream.open:
+                    return False
+                stream.send(response)
+            return stream.open
+        finally:
+            close = getattr(responses, "close", None)  # generators have one; a client's leaving must reach them
+            if close is not None:
+                close()
+
+    def _admit(self, rpc: Rpc, context: grpc.ServicerContext) -> Principal:
+        if rpc.role is Role.PUBLIC or not self._keys.configured:
+            principal = ANONYMOUS
+        else:
+            authorization = next(
+                (value for key, value in context.invocation_metadata() if key == "authorization"), None
+            )
+            principal = self._keys.authenticate(str(authorization) if authorization is not None else None)
+            require(principal, rpc.role, rpc.name)
+        become(principal)
+        return principal
+
+    def _finished(self, rpc: Rpc, principal: Principal, code: str, started: float) -> None:
+        seconds = time.perf_counter() - started
+        rpc.counts.finish(code, seconds)
+        self._log_some(rpc, principal, code, seconds)
+
+    def _failed(self, rpc: Rpc, principal: Principal, error: errors.DomainError, seconds: float) -> None:
+        code = code_of(error).name
+        rpc.counts.finish(code, seconds)
+        self._log_line(rpc, principal, code, seconds, reason=error.reason, message=error.message[:500])
+
+    def _log_some(self, rpc: Rpc, principal: Principal, code: str, seconds: float) -> None:
+        # Probes come every second from every kubelet; nobody wants to read of those that went well.
+        if rpc.role is not Role.PUBLIC and random.random() < self._share:  # noqa: S311 - a sample, not a secret
+            self._log_line(rpc, principal, code, seconds)
+
+    def _log_line(self, rpc: Rpc, principal: Principal, code: str, seconds: float, **more: str) -> None:
+        _log.info("rpc", rpc=rpc.name, code=code, ms=round(seconds * 1000, 3), caller=principal.name, **more)
+
+
+def known(raised: Exception, rpc: Rpc) -> errors.DomainError:
+    """Keep a domain error; log any other with an id, and tell the client nothing but that id."""
+    if isinstance(raised, errors.DomainError):
+        return raised
+    if isinstance(raised, grpc.RpcError):
+        return errors.Cancelled("the client went away")
+    error_id = uuid.uuid4().hex[:12]
+    _log.exception("internal error", rpc=rpc.name, error_id=error_id, exc_info=raised)
+    return errors.Internal(f"internal error {error_id}", metadata={"error_id": error_id})
+
+
+def busy(handler: grpc.RpcMethodHandler[Any, Any], pool: ThreadPoolExecutor) -> grpc.RpcMethodHandler[Any, Any]:
+    """Make a handler of the same kind that only says that the server is full; it runs on `pool`."""
+    kind, _ = _behaviour(handler)
+
+    def refuse(_request: Any, context: grpc.ServicerContext) -> Any:
+        _abort(context, BUSY)
+
+    refuse.experimental_thread_pool = pool  # type: ignore[attr-defined] # how grpc is told of a pool
+    return _MAKERS[kind](refuse, handler.request_deserializer, handler.response_serializer)
+
+
+def _with_mapped_requests(behaviour: Behaviour) -> Behaviour:
+    """Let the use case see a client's going away in mid-stream as the domain error that it is."""
+
+    def mapped(requests: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from requests
+        except grpc.RpcError as error:
+            raise errors.Cancelled("the client went away before its stream was complete") from error
+
+    return lambda requests, context: behaviour(mapped(requests), context)
+
+
+_MAKERS: Mapping[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+    "unary": grpc.unary_unary_rpc_method_handler,
+    "server_stream": grpc.unary_stream_rpc_method_handler,
+    "client_stream": grpc.stream_unary_rpc_method_handler,
+    "bidi_stream": grpc.stream_stream_rpc_method_handler,
+}
+
+
+def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Behaviour]:
+    found = {
+        "unary": handler.unary_unary,
+        "server_stream": handler.unary_stream,
+        "client_stream": handler.stream_unary,
+        "bidi_stream": handler.stream_stream,
+    }
+    return next((kind, behaviour) for kind, behaviour in found.items() if behaviour is not None)

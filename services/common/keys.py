@@ -1,0 +1,182 @@
+"""API keys and roles. One file holds every key's SHA-256; each service reads it, and reads it again when it changes.
+
+A key is 256 random bits, so a fast hash is as safe as a slow one, and the request path can afford it.
+The file is JSON: {"keys": [{"id", "name", "role", "kind", "sha256", "create_time", "expire_time"}]}.
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import threading
+import time
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from services.common.errors import PermissionDenied, Unauthenticated
+
+_log = structlog.get_logger(__name__)
+RELOAD_INTERVAL_S = 1.0
+MAX_FILE_BYTES = 16 * 1024 * 1024
+
+
+class Role(enum.IntEnum):
+    """What a caller may do; each role may do all that the ones before it may."""
+
+    PUBLIC = 0
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who calls."""
+
+    name: str
+    role: Role
+    expire_time: datetime | None = None
+
+
+# Where no keys are configured everyone is this; such a service listens on loopback only.
+ANONYMOUS = Principal("anonymous", Role.ADMIN)
+_caller: ContextVar[Principal] = ContextVar("caller", default=ANONYMOUS)
+
+
+def caller() -> Principal:
+    """Say who makes the request that this thread works on."""
+    return _caller.get()
+
+
+def become(principal: Principal) -> None:
+    """Set who makes the request that this thread works on; for the interceptor."""
+    _caller.set(principal)
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    by_digest: Mapping[str, Principal]
+    enforced: bool
+    """A key of a person's or program's making exists. Keys of kind `service` alone lock nobody out."""
+
+
+class KeyRing:
+    """The keys that are in force. With no file, or with service keys alone, everyone is let in."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._keys = _Keys({}, enforced=False)
+        self._stamp: tuple[int, int, int] | None = None
+        self._next_look = 0.0
+        self._lock = threading.Lock()
+
+    def open(self) -> None:
+        """Read the file. A missing file is no keys yet; an unreadable one raises OSError or ValueError."""
+        self._load()
+
+    @property
+    def configured(self) -> bool:
+        """Whether there is a keys file to look at, present or not."""
+        return self._path is not None
+
+    @property
+    def enforced(self) -> bool:
+        """Whether a key is needed."""
+        self._refresh()
+        return self._keys.enforced
+
+    def authenticate(self, authorization: str | None) -> Principal:
+        """Find the caller by the `authorization` metadata: `Bearer <key>` or the bare key.
+
+        Raises:
+            Unauthenticated: no key came (MISSING_KEY), an unknown one (UNKNOWN_KEY) or one past its time
+                (EXPIRED_KEY).
+        """
+        self._refresh()
+        keys = self._keys
+        if not keys.enforced and authorization is None:
+            return ANONYMOUS
+        if not authorization:
+            raise Unauthenticated(
+                "no API key came: send the metadata 'authorization: Bearer <key>' (`penstock key create` makes one)",
+                reason="MISSING_KEY",
+            )
+        token = authorization[7:] if authorization[:7].lower() == "bearer " else authorization
+        principal = keys.by_digest.get(sha256(token.strip().encode()).hexdigest())
+        if principal is None:
+            if not keys.enforced:
+                return ANONYMOUS
+            raise Unauthenticated("the API key is not known here: it was revoked or mistyped", reason="UNKNOWN_KEY")
+        if principal.expire_time is not None and principal.expire_time <= datetime.now(UTC):
+            raise Unauthenticated(f"the API key {principal.name!r} has expired", reason="EXPIRED_KEY")
+        return principal
+
+    def _refresh(self) -> None:
+        now = time.monotonic()
+        if self._path is None or now < self._next_look:
+            return
+        if not self._lock.acquire(blocking=False):
+            return  # another thread is looking; what is in force stays so until it has
+        try:
+            self._next_look = now + RELOAD_INTERVAL_S
+            self._load()
+        except (OSError, ValueError) as error:
+            # Fail closed on a broken edit: the keys that were in force stay in force.
+            _log.error("keys file not read, the keys in force stay", path=str(self._path), error=str(error))
+        finally:
+            self._lock.release()
+
+    def _load(self) -> None:
+        if self._path is None:
+            return
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            if self._keys.enforced:
+                raise
+            return
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+        if stamp == self._stamp:
+            return
+        if status.st_size > MAX_FILE_BYTES:
+            raise ValueError(f"the keys file is over {MAX_FILE_BYTES} bytes")
+        self._keys = _parse(json.loads(self._path.read_bytes()))
+        self._stamp = stamp
+
+
+def _parse(document: Any) -> _Keys:
+    by_digest: dict[str, Principal] = {}
+    enforced = False
+    try:
+        for entry in document["keys"]:
+            expire_time = entry.get("expire_time")
+            by_digest[entry["sha256"]] = Principal(
+                name=entry["name"],
+                role=Role[entry["role"].upper()],
+                expire_time=datetime.fromisoformat(expire_time) if expire_time else None,
+            )
+            enforced = enforced or entry.get("kind", "user") != "service"
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"the keys file is malformed: {error!r}") from error
+    return _Keys(by_digest, enforced)
+
+
+def require(principal: Principal, role: Role, rpc: str) -> None:
+    """Let the caller pass if its role is enough.
+
+    Raises:
+        PermissionDenied: it is not (ROLE_TOO_WEAK).
+    """
+    if principal.role < role:
+        raise PermissionDenied(
+            f"{rpc} needs the role {role.name.lower()}; the key {principal.name!r} has the role "
+            f"{principal.role.name.lower()}",
+            reason="ROLE_TOO_WEAK",
+        )

@@ -1,0 +1,295 @@
+"""The server kit: a gRPC server with pools, limits, health, reflection, metrics and an orderly end.
+
+Health, reflection, unary calls and streams have threads of their own, so that none waits behind another: a pod that
+is merely busy stays healthy in the eyes of its kubelet.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import signal
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
+
+from services.common.errors import DomainError, FailedPrecondition
+from services.common.interceptors import OpenStreams, Wrapper, busy
+from services.common.keys import KeyRing, Role
+from services.common.metrics import GrpcCollector, MetricsServer
+from services.common.settings import ServerSettings
+
+_log = structlog.get_logger(__name__)
+CONTROL_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A gRPC service to serve.
+
+    Attributes:
+        name: the full proto name, for health and reflection.
+        register: the generated `add_…Servicer_to_server`, bound to the servicer.
+        roles: the role that each RPC needs; every RPC must be there.
+        control: unary RPCs that must be answered while predictions fill the server.
+        endless: streams without an end of their own; they end with UNAVAILABLE when the server drains.
+    """
+
+    name: str
+    register: Callable[[Any], None]
+    roles: Mapping[str, Role]
+    control: frozenset[str] = frozenset()
+    endless: frozenset[str] = frozenset()
+
+
+class BoundedPool(ThreadPoolExecutor):
+    """A thread pool that knows how many calls it holds, waiting ones included."""
+
+    def __init__(self, threads: int, backlog: int, name: str) -> None:
+        super().__init__(max_workers=threads, thread_name_prefix=name)
+        self._limit = threads + backlog
+        self._held = 0
+        self._held_lock = threading.Lock()
+
+    @property
+    def limit(self) -> int:
+        """The most calls it may hold."""
+        return self._limit
+
+    @property
+    def full(self) -> bool:
+        """Whether the next call is one too many."""
+        return self._held >= self._limit
+
+    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Queue a call. grpc calls this on its one polling thread, which an exception here would end."""
+        with self._held_lock:
+            self._held += 1
+        return super().submit(self._run, work, args, kwargs)
+
+    def _run(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        try:
+            return work(*args, **kwargs)
+        finally:
+            with self._held_lock:
+                self._held -= 1
+
+
+class _Recorder:
+    """Stands in for a grpc.Server while the generated code registers a servicer, and keeps the handlers."""
+
+    def __init__(self) -> None:
+        self.handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {}
+
+    def add_registered_method_handlers(self, _service: str, handlers: Any) -> None:
+        self.handlers.update(handlers)
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Take nothing: the same handlers come by the other door, one by one."""
+
+
+class _Router(grpc.GenericRpcHandler):
+    """Finds the wrapped handler of a call, or one that refuses it where the handler's pool is full."""
+
+    def __init__(self) -> None:
+        self._routes: dict[str, tuple[Any, Any, BoundedPool]] = {}
+
+    def add(self, path: str, handler: Any, refusal: Any, pool: BoundedPool) -> None:
+        self._routes[path] = (handler, refusal, pool)
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
+        route = self._routes.get(handler_call_details.method)
+        if route is None:
+            return None
+        handler, refusal, pool = route
+        return refusal if pool.full else handler
+
+
+class Server:
+    """A service's process as the network sees it. Build it, `open` it, `wait`, `close` it."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        services: Sequence[Service],
+        *,
+        keys: KeyRing,
+        metrics: MetricsServer,
+        checks: Sequence[Callable[[], None]] = (),
+    ) -> None:
+        self._settings = settings
+        self._services = services
+        self._keys = keys
+        self._metrics = metrics
+        self._checks = checks
+        self._stopping = threading.Event()
+        self._streams = OpenStreams()
+        self._collector = GrpcCollector()
+
+    def open(self) -> int:
+        """Listen, and say on which port.
+
+        Raises:
+            FailedPrecondition: the address is not a loopback one and no keys are configured (INSECURE_ADDRESS), or
+                it is taken (ADDRESS_IN_USE).
+        """
+        self._refuse_open_door()
+        settings = self._settings
+        self._control = BoundedPool(CONTROL_THREADS, 1_000, "control")
+        unary = BoundedPool(settings.request_threads, settings.request_backlog, "unary")
+        streams = BoundedPool(settings.max_streams, 0, "stream")
+        self._pools = (self._control, unary, streams)
+        self._server = grpc.server(
+            unary,
+            options=_options(settings),
+            # The pools refuse long before this; it is the last line.
+            maximum_concurrent_rpcs=sum(pool.limit for pool in self._pools) + 100,
+        )
+        self._health = health.HealthServicer(experimental_non_blocking=False)
+        services = (*self._services, *self._public())
+        self._server.add_generic_rpc_handlers((self._route(services, unary, streams),))
+        port = self._listen()
+        self._metrics.registry.register(self._collector)
+        metrics_port = self._metrics.open()
+        self._check()
+        self._server.start()
+        self._watcher = threading.Thread(target=self._watch_dependencies, name="health", daemon=True)
+        self._watcher.start()
+        _log.info("listening", address=f"{settings.host}:{port}", metrics_port=metrics_port)
+        return port
+
+    def wait(self) -> None:
+        """Block until SIGTERM or SIGINT, or until `stop` is called."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self._stopping.set())
+        self._stopping.wait()
+
+    def stop(self) -> None:
+        """Make `wait` return."""
+        self._stopping.set()
+
+    def close(self) -> None:
+        """Say NOT_SERVING, take nothing new, end the endless streams, finish what is in flight, and stop."""
+        self._stopping.set()
+        _log.info("draining", grace_ms=self._settings.drain_grace_ms)
+        self._health.enter_graceful_shutdown()
+        self._streams.end()
+        self._server.stop(self._settings.drain_grace_ms / 1000).wait()
+        self._watcher.join()
+        for pool in self._pools:
+            pool.shutdown(wait=True, cancel_futures=True)
+        self._metrics.close()
+        _log.info("closed")
+
+    def _public(self) -> tuple[Service, Service]:
+        names = [*(service.name for service in self._services), health.SERVICE_NAME, reflection.SERVICE_NAME]
+        return (
+            Service(
+                name=health.SERVICE_NAME,
+                register=partial(health_pb2_grpc.add_HealthServicer_to_server, self._health),
+                roles={"Check": Role.PUBLIC, "Watch": Role.PUBLIC},
+                control=frozenset({"Check"}),
+                endless=frozenset({"Watch"}),
+            ),
+            Service(
+                name=reflection.SERVICE_NAME,
+                register=partial(
+                    reflection_pb2_grpc.add_ServerReflectionServicer_to_server,
+                    reflection.ReflectionServicer(names),
+                ),
+                roles={"ServerReflectionInfo": Role.PUBLIC},
+                endless=frozenset({"ServerReflectionInfo"}),
+            ),
+        )
+
+    def _route(self, services: Sequence[Service], unary: BoundedPool, streams: BoundedPool) -> _Router:
+        wrapper = Wrapper(
+            keys=self._keys,
+            collector=self._collector,
+            access_log_share=self._settings.access_log_share,
+            streams=self._streams,
+        )
+        router = _Router()
+        for service in services:
+            recorder = _Recorder()
+            service.register(recorder)
+            for method, handler in recorder.handlers.items():
+                streaming = handler.request_streaming or handler.response_streaming
+                pool = streams if streaming else self._control if method in service.control else unary
+                wrapped = wrapper.wrap(
+                    service.name,
+                    method,
+                    handler,
+                    role=service.roles[method],
+                    pool=pool,
+                    endless=method in service.endless,
+                )
+                router.add(f"/{service.name}/{method}", wrapped, busy(handler, self._control), pool)
+        return router
+
+    def _refuse_open_door(self) -> None:
+        settings = self._settings
+        if settings.insecure or self._keys.enforced or is_loopback(settings.host):
+            return
+        raise FailedPrecondition(
+            f"refusing to listen on {settings.host} without keys: anyone could be an admin. Configure "
+            "PENSTOCK_KEYS_FILE (`penstock key create` makes it), listen on 127.0.0.1, or set PENSTOCK_INSECURE=true",
+            reason="INSECURE_ADDRESS",
+        )
+
+    def _listen(self) -> int:
+        host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
+        address = f"{host}:{self._settings.port}"
+        try:
+            port = self._server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise FailedPrecondition(
+                f"cannot listen on {address}: is another server there? PENSTOCK_PORT chooses another port",
+                reason="ADDRESS_IN_USE",
+            ) from error
+        return port
+
+    def _watch_dependencies(self) -> None:
+        while not self._stopping.wait(self._settings.health_interval_ms / 1000):
+            self._check()
+
+    def _check(self) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING
+        for check in self._checks:
+            try:
+                check()
+            except DomainError as error:
+                status = health_pb2.HealthCheckResponse.NOT_SERVING
+                _log.warning("not serving", reason=error.reason, message=error.message)
+        if not self._stopping.is_set():
+            for name in ("", *(service.name for service in self._services)):
+                self._health.set(name, status)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach the address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _options(settings: ServerSettings) -> list[tuple[str, int]]:
+    return [
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", settings.max_message_bytes),
+        ("grpc.max_send_message_length", settings.max_message_bytes),
+        # A dead peer is noticed within about 80 s; a client may ping every 10 s.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+    ]

@@ -1,0 +1,60 @@
+"""What every service can be told: environment variables prefixed PENSTOCK_, then a `.env` file, then defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+Port = Annotated[int, Field(ge=0, le=65_535)]
+Share = Annotated[float, Field(ge=0, le=1)]
+MEBIBYTE = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """The base of all settings: frozen, and each field is described where it is declared."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="PENSTOCK_",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        use_attribute_docstrings=True,
+        hide_input_in_errors=True,
+    )
+
+
+class ServerSettings(Settings):
+    """How a service listens, whom it lets in, and its limits."""
+
+    host: str = "127.0.0.1"
+    """The address to listen on. Without keys only a loopback address is taken, unless `insecure`."""
+    port: Port
+    """The gRPC port; 0 takes a free one, which the log names."""
+    metrics_port: Port
+    """The Prometheus port; 0 takes a free one, which the log names."""
+    insecure: bool = False
+    """Listen on any address although no keys are configured. Anyone who can connect is then an admin."""
+    keys_file: Path | None = None
+    """The file of API keys that `penstock key create` writes; read again when it changes."""
+    service_token: SecretStr | None = None
+    """The key that this service shows to the others."""
+    request_threads: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Unary requests worked on at once."""
+    request_backlog: Annotated[int, Field(ge=0, le=100_000)] = 256
+    """Unary requests that may wait for a thread; more are refused with RESOURCE_EXHAUSTED."""
+    max_streams: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Streams open at once; more are refused with RESOURCE_EXHAUSTED."""
+    max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = 16 * MEBIBYTE
+    """The largest message taken or sent."""
+    drain_grace_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 20_000
+    """After SIGTERM: how long requests in flight may take to finish."""
+    health_interval_ms: Annotated[int, Field(ge=50, le=60_000)] = 1_000
+    """How often the dependencies are looked at for the health answer."""
+    log_level: str = "info"
+    """debug, info, warning or error."""
+    access_log_share: Share = 1.0
+    """The share of successful requests that get a log line; failed ones always do."""
