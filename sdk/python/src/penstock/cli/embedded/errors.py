@@ -1,0 +1,15 @@
+"""What can keep `penstock up` from standing up, each a sentence for the person at the terminal."""
+
+from __future__ import annotations
+
+
+class EmbeddedError(Exception):
+    """The embedded suite can't start or go on; the message says why and what to do."""
+
+
+class AlreadyRunningError(EmbeddedError):
+    """Another `penstock up` works on this data folder; `pid` is its process, where known."""
+
+    def __init__(self, message: str, *, pid: int | None) -> None:
+        super().__init__(message)
+        self.pid = pid

@@ -1,0 +1,5 @@
+"""Fixtures for every test: the real servers that they run on."""
+
+from __future__ import annotations
+
+pytest_plugins = ["tests.postgres"]
