@@ -9,13 +9,15 @@ from __future__ import annotations
 import threading
 from bisect import bisect_left
 from collections.abc import Iterator
+from socketserver import ThreadingMixIn
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import (
     CollectorRegistry,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
-    start_http_server,
+    make_wsgi_app,
 )
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -114,6 +116,15 @@ def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:
     return sums
 
 
+class _ThreadingServer(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _QuietHandler(WSGIRequestHandler):
+    def log_message(self, *_args: object) -> None:
+        """Say nothing: a line per scrape helps nobody."""
+
+
 class MetricsServer:
     """Prometheus' view of this process, on a port of its own."""
 
@@ -126,7 +137,12 @@ class MetricsServer:
 
     def open(self) -> int:
         """Listen, and say on which port."""
-        self._server, self._thread = start_http_server(self._port, self._host, self.registry)
+        self._server = make_server(
+            self._host, self._port, make_wsgi_app(self.registry), _ThreadingServer, _QuietHandler
+        )
+        # prometheus_client's own start_http_server looks twice a second whether to stop; a drain waits for it.
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
+        self._thread.start()
         return int(self._server.server_port)
 
     def close(self) -> None:

@@ -175,8 +175,18 @@ class Server:
         """Make `wait` return."""
         self._stopping.set()
 
+    @property
+    def draining(self) -> bool:
+        """Whether `close` has begun."""
+        return self._streams.draining
+
     def close(self) -> None:
-        """Say NOT_SERVING, take nothing new, end the endless streams, finish what is in flight, and stop."""
+        """Say NOT_SERVING, take nothing new, end the endless streams, finish what is in flight, and stop.
+
+        Closing a closed server does nothing.
+        """
+        if self.draining:
+            return
         self._stopping.set()
         _log.info("draining", grace_ms=self._settings.drain_grace_ms)
         self._health.enter_graceful_shutdown()

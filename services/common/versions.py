@@ -9,7 +9,8 @@ from typing import Protocol, TypeVar
 # Semantic Versioning 2.0.0, section 2 and 9 to 11; a leading `v` and missing minor or patch numbers are let pass.
 _SEMANTIC = re.compile(
     r"v?(?P<major>\d{1,18})(?:\.(?P<minor>\d{1,18}))?(?:\.(?P<patch>\d{1,18}))?"
-    r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z.-]+)?"
+    r"(?:-(?P<pre>[0-9A-Za-z-]+(?:\.[0-9A-Za-z-]+)*))?(?:\+[0-9A-Za-z.-]+)?",
+    re.ASCII,
 )
 LATEST = "latest"
 

@@ -1,0 +1,431 @@
+"""The server kit, over a real socket: what every service promises whatever it serves.
+
+The servicer behind it is scripted (the contract is monitoring's); the server, its pools and its wire are real.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.request
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Never, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+from penstock.api.monitoring.v1 import monitoring_pb2 as pb
+from penstock.api.monitoring.v1 import monitoring_pb2_grpc as pb_grpc
+from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, RetryInfo, Status
+from services.common import errors, keys
+from services.common.keys import KeyRing, Role
+from services.common.metrics import MetricsServer
+from services.common.server import Server, Service
+from services.common.settings import ServerSettings
+
+NAME = "penstock.api.monitoring.v1.MonitoringService"
+ROLES = {
+    "RecordEvents": Role.OPERATOR,
+    "RecordFeedback": Role.OPERATOR,
+    "GetInference": Role.VIEWER,
+    "ListInferences": Role.VIEWER,
+    "GetMetrics": Role.VIEWER,
+}
+
+
+class Scripted(pb_grpc.MonitoringServiceServicer):
+    """Does what the test says."""
+
+    def __init__(self) -> None:
+        self.get_metrics: Callable[[], object] = lambda: None
+        self.saw_end: list[BaseException] = []
+        self.ended = threading.Event()
+
+    def GetMetrics(self, request: pb.GetMetricsRequest, context: grpc.ServicerContext) -> pb.GetMetricsResponse:
+        self.get_metrics()
+        return pb.GetMetricsResponse(inference_count=len(request.model))
+
+    def GetInference(self, request: pb.GetInferenceRequest, context: grpc.ServicerContext) -> pb.GetInferenceResponse:
+        event = pb.InferenceEvent(inference_id=keys.caller().name)
+        return pb.GetInferenceResponse(inference=pb.Inference(event=event))
+
+    def RecordFeedback(self, request: pb.RecordFeedbackRequest, context: grpc.ServicerContext) -> Never:
+        raise NotImplementedError
+
+    def ListInferences(self, request: pb.ListInferencesRequest, context: grpc.ServicerContext) -> Never:
+        raise NotImplementedError
+
+    def RecordEvents(
+        self, request_iterator: Iterator[pb.RecordEventsRequest], context: grpc.ServicerContext
+    ) -> Iterator[pb.RecordEventsResponse]:
+        try:
+            for request in request_iterator:
+                if request.batch_id < 0:
+                    raise errors.Aborted("negative", reason="SCRIPTED")
+                yield pb.RecordEventsResponse(batch_id=request.batch_id)
+        except BaseException as error:
+            self.saw_end.append(error)
+            raise
+        finally:
+            self.ended.set()
+
+
+class Kit:
+    """A server under test and a channel to it."""
+
+    def __init__(self, folder: Path, **settings: Any) -> None:
+        self.servicer = Scripted()
+        self.down: errors.DomainError | None = None
+        self.settings = ServerSettings(port=0, metrics_port=0, health_interval_ms=50, **settings)
+        keyring = KeyRing(self.settings.keys_file)
+        keyring.open()
+        self.metrics = MetricsServer("127.0.0.1", 0)
+        service = Service(
+            name=NAME,
+            register=partial(pb_grpc.add_MonitoringServiceServicer_to_server, self.servicer),
+            roles=ROLES,
+            endless=frozenset({"RecordEvents"}),
+        )
+        self.server = Server(self.settings, [service], keys=keyring, metrics=self.metrics, checks=(self._check,))
+
+    def _check(self) -> None:
+        if self.down is not None:
+            raise self.down
+
+    @contextmanager
+    def running(self) -> Iterator[Kit]:
+        self.port = self.server.open()
+        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as self.channel:
+            self.stub = pb_grpc.MonitoringServiceStub(self.channel)
+            self.health = health_pb2_grpc.HealthStub(self.channel)
+            try:
+                yield self
+            finally:
+                self.server.close()
+
+    def status(self, service: str = "") -> health_pb2.HealthCheckResponse.ServingStatus:
+        return self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+
+
+@pytest.fixture
+def kit(tmp_path: Path) -> Iterator[Kit]:
+    with Kit(tmp_path).running() as running:
+        yield running
+
+
+def failure(call: Callable[[], object]) -> grpc.Call:
+    with pytest.raises(grpc.RpcError) as caught:
+        call()
+    return cast("grpc.Call", caught.value)
+
+
+def details(error: grpc.Call) -> tuple[Status, ErrorInfo]:
+    trailing = dict(error.trailing_metadata() or ())
+    value = trailing["grpc-status-details-bin"]
+    assert isinstance(value, bytes)
+    status = Status.FromString(value)
+    return status, ErrorInfo.FromString(status.details[0].value)
+
+
+def eventually(met: Callable[[], bool], *, within_s: float = 10) -> None:
+    deadline = threading.Event()
+    for _ in range(int(within_s / 0.01)):
+        if met():
+            return
+        deadline.wait(0.01)
+    pytest.fail("it did not come to pass")
+
+
+def test_a_call_is_answered(kit: Kit) -> None:
+    assert kit.stub.GetMetrics(pb.GetMetricsRequest(model="iris"), timeout=5).inference_count == 4
+
+
+ERRORS = [
+    (errors.InvalidArgument("m"), grpc.StatusCode.INVALID_ARGUMENT),
+    (errors.NotFound("m"), grpc.StatusCode.NOT_FOUND),
+    (errors.AlreadyExists("m"), grpc.StatusCode.ALREADY_EXISTS),
+    (errors.FailedPrecondition("m"), grpc.StatusCode.FAILED_PRECONDITION),
+    (errors.Aborted("m"), grpc.StatusCode.ABORTED),
+    (errors.OutOfRange("m"), grpc.StatusCode.OUT_OF_RANGE),
+    (errors.ResourceExhausted("m"), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    (errors.PermissionDenied("m"), grpc.StatusCode.PERMISSION_DENIED),
+    (errors.Unavailable("m"), grpc.StatusCode.UNAVAILABLE),
+    (errors.DeadlineExceeded("m"), grpc.StatusCode.DEADLINE_EXCEEDED),
+    (errors.Cancelled("m"), grpc.StatusCode.CANCELLED),
+    (errors.DataLoss("m"), grpc.StatusCode.DATA_LOSS),
+    (errors.Unimplemented("m"), grpc.StatusCode.UNIMPLEMENTED),
+]
+
+
+@pytest.mark.parametrize(("error", "code"), ERRORS, ids=lambda value: type(value).__name__)
+def test_each_domain_error_has_its_code_and_reason(kit: Kit, error: errors.DomainError, code: grpc.StatusCode) -> None:
+    def fail() -> None:
+        raise error
+
+    kit.servicer.get_metrics = fail
+    refused = failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5))
+    assert refused.code() is code
+    status, info = details(refused)
+    assert (status.code, status.message) == (code.value[0], "m")
+    assert (info.reason, info.domain) == (error.reason, "penstock")
+    assert info.metadata["retryable"] == str(error.retryable).lower()
+
+
+def test_a_more_specific_error_takes_the_code_of_its_kind(kit: Kit) -> None:
+    class Sold(errors.FailedPrecondition):
+        default_reason = "SOLD"
+
+    def fail() -> None:
+        raise Sold("gone")
+
+    kit.servicer.get_metrics = fail
+    refused = failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5))
+    assert refused.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert details(refused)[1].reason == "SOLD"
+
+
+def test_a_violation_names_the_field_and_a_wait_is_said(kit: Kit) -> None:
+    raised: list[errors.DomainError] = [errors.InvalidArgument.field("page_size", "got -1; 1 to 10 are allowed")]
+
+    def fail() -> None:
+        raise raised[0]
+
+    kit.servicer.get_metrics = fail
+    status, _ = details(failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5)))
+    assert status.details[1].type_url == "type.googleapis.com/google.rpc.BadRequest"
+    assert BadRequest.FromString(status.details[1].value).field_violations[0].field == "page_size"
+    raised[0] = errors.Unavailable("later", retry_after_s=1.5)
+    status, _ = details(failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5)))
+    assert RetryInfo.FromString(status.details[1].value).retry_delay.ToMilliseconds() == 1_500
+
+
+def test_a_defect_tells_the_client_an_id_and_nothing_else(kit: Kit, caplog: pytest.LogCaptureFixture) -> None:
+    def fail() -> None:
+        raise KeyError("the password")
+
+    kit.servicer.get_metrics = fail
+    refused = failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5))
+    assert refused.code() is grpc.StatusCode.INTERNAL
+    assert "password" not in str(refused.details())
+    assert details(refused)[1].metadata["error_id"] in str(refused.details())
+
+
+def test_a_quote_of_ten_thousand_characters_still_reaches_the_client(kit: Kit) -> None:
+    def fail() -> None:
+        raise errors.InvalidArgument.field("name", "x" * 10_000)
+
+    kit.servicer.get_metrics = fail
+    refused = failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5))
+    assert refused.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert len(str(refused.details())) <= 2_000
+
+
+def test_an_error_in_mid_stream_is_mapped_too(kit: Kit) -> None:
+    answers = kit.stub.RecordEvents(iter([pb.RecordEventsRequest(batch_id=1), pb.RecordEventsRequest(batch_id=-1)]))
+    assert next(answers).batch_id == 1
+    refused = failure(lambda: next(answers))
+    assert refused.code() is grpc.StatusCode.ABORTED
+    assert details(refused)[1].reason == "SCRIPTED"
+
+
+def test_a_message_over_the_limit_is_refused(tmp_path: Path) -> None:
+    with Kit(tmp_path, max_message_bytes=4_096).running() as kit:
+        refused = failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(model="x" * 5_000), timeout=5))
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert kit.stub.GetMetrics(pb.GetMetricsRequest(model="x"), timeout=5).inference_count == 1
+
+
+def test_health_answers_while_every_request_thread_is_taken(tmp_path: Path) -> None:
+    release = threading.Event()
+    with Kit(tmp_path, request_threads=2, request_backlog=2).running() as kit, ThreadPoolExecutor() as clients:
+        kit.servicer.get_metrics = lambda: release.wait(30)
+        calls = [kit.stub.GetMetrics.future(pb.GetMetricsRequest(model="iris"), timeout=30) for _ in range(10)]
+        eventually(lambda: sum(call.done() for call in calls) == 6)
+        assert clients.submit(kit.status).result(5) == health_pb2.HealthCheckResponse.SERVING
+        refused = [call for call in calls if call.done()]
+        raised = [error_of(call) for call in refused]
+        assert {error.code() for error in raised} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert details(raised[0])[1].reason == "SERVER_BUSY"
+        release.set()
+        answered = [call for call in calls if call not in refused]
+        assert [call.result().inference_count for call in answered] == [4, 4, 4, 4]
+
+
+def error_of(call: Any) -> grpc.Call:
+    return cast("grpc.Call", call.exception())
+
+
+def test_streams_are_bounded_and_free_their_place(tmp_path: Path) -> None:
+    with Kit(tmp_path, max_streams=1).running() as kit:
+        hold = threading.Event()
+        first = kit.stub.RecordEvents(requests_until(hold), timeout=30)
+        assert next(first).batch_id == 1
+        refused = failure(lambda: next(kit.stub.RecordEvents(iter([pb.RecordEventsRequest()]), timeout=5)))
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        hold.set()
+        assert list(first) == []
+        eventually(lambda: stream_opens(kit))
+
+
+def stream_opens(kit: Kit) -> bool:
+    try:
+        return next(kit.stub.RecordEvents(iter([pb.RecordEventsRequest(batch_id=3)]), timeout=5)).batch_id == 3
+    except grpc.RpcError:
+        return False
+
+
+def requests_until(hold: threading.Event) -> Iterator[pb.RecordEventsRequest]:
+    yield pb.RecordEventsRequest(batch_id=1)
+    hold.wait(30)
+
+
+def test_draining_ends_an_idle_stream_with_unavailable_at_once(tmp_path: Path) -> None:
+    hold = threading.Event()
+    kit = Kit(tmp_path, drain_grace_ms=20_000)
+    with kit.running():
+        answers = kit.stub.RecordEvents(requests_until(hold), timeout=30)
+        assert next(answers).batch_id == 1
+        closing = threading.Thread(target=kit.server.close)
+        closing.start()
+        refused = failure(lambda: next(answers))
+        assert refused.code() is grpc.StatusCode.UNAVAILABLE
+        assert details(refused)[1].reason == "DRAINING"
+        hold.set()
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+def test_draining_finishes_what_is_in_flight(tmp_path: Path) -> None:
+    entered, release = threading.Event(), threading.Event()
+    kit = Kit(tmp_path)
+    with kit.running():
+
+        def hold() -> None:
+            entered.set()
+            release.wait(30)
+
+        kit.servicer.get_metrics = hold
+        call = kit.stub.GetMetrics.future(pb.GetMetricsRequest(model="iris"), timeout=30)
+        assert entered.wait(10)
+        closing = threading.Thread(target=kit.server.close)
+        closing.start()
+        eventually(lambda: kit.server.draining)
+        release.set()
+        assert call.result().inference_count == 4
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+def test_a_client_that_leaves_reaches_the_use_case(kit: Kit) -> None:
+    hold = threading.Event()
+    answers = kit.stub.RecordEvents(requests_until(hold), timeout=30)
+    assert next(answers).batch_id == 1
+    answers.cancel()
+    assert kit.servicer.ended.wait(10)
+    assert isinstance(kit.servicer.saw_end[0], errors.Cancelled)
+    hold.set()
+
+
+def test_health_follows_the_dependencies(kit: Kit) -> None:
+    assert kit.status(NAME) == health_pb2.HealthCheckResponse.SERVING
+    kit.down = errors.Unavailable("the database is gone")
+    eventually(lambda: kit.status(NAME) == health_pb2.HealthCheckResponse.NOT_SERVING)
+    kit.down = None
+    eventually(lambda: kit.status(NAME) == health_pb2.HealthCheckResponse.SERVING)
+
+
+def test_reflection_names_the_services(kit: Kit) -> None:
+    stub = reflection_pb2_grpc.ServerReflectionStub(kit.channel)
+    ask = reflection_pb2.ServerReflectionRequest(list_services="")
+    answer = next(stub.ServerReflectionInfo(iter([ask]), timeout=5))
+    assert NAME in {service.name for service in answer.list_services_response.service}
+
+
+def test_the_metrics_port_counts_calls_by_code(tmp_path: Path) -> None:
+    kit = Kit(tmp_path)
+    ports: list[int] = []
+    opened = kit.metrics.open
+    kit.metrics.open = lambda: ports.append(opened()) or ports[0]  # type: ignore[method-assign,func-returns-value] # to learn the port
+    with kit.running():
+        kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5)
+        page = urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=5).read().decode()
+    labels = f'grpc_method="GetMetrics",grpc_service="{NAME}",grpc_type="unary"'
+    assert f"grpc_server_started_total{{{labels}}} 1.0" in page
+    assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in page
+    assert f"grpc_server_handling_seconds_count{{{labels}}} 1.0" in page
+
+
+def write_keys(path: Path, **roles: str) -> None:
+    entries = [
+        {"id": name, "name": name, "role": role, "sha256": sha256(name.encode()).hexdigest()}
+        for name, role in roles.items()
+    ]
+    path.write_text(json.dumps({"keys": entries}))
+
+
+@pytest.fixture
+def guarded(tmp_path: Path) -> Iterator[Kit]:
+    write_keys(tmp_path / "keys.json", vic="viewer", olga="operator")
+    with Kit(tmp_path, keys_file=tmp_path / "keys.json").running() as running:
+        yield running
+
+
+def test_a_call_without_a_key_is_refused(guarded: Kit) -> None:
+    refused = failure(lambda: guarded.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5))
+    assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert details(refused)[1].reason == "MISSING_KEY"
+
+
+def test_a_call_with_a_wrong_key_is_refused(guarded: Kit) -> None:
+    metadata = (("authorization", "Bearer nobody"),)
+    refused = failure(lambda: guarded.stub.GetMetrics(pb.GetMetricsRequest(), metadata=metadata, timeout=5))
+    assert refused.code() is grpc.StatusCode.UNAUTHENTICATED
+    assert details(refused)[1].reason == "UNKNOWN_KEY"
+
+
+def test_a_call_with_a_too_weak_key_is_refused(guarded: Kit) -> None:
+    metadata = (("authorization", "Bearer vic"),)
+    answers = guarded.stub.RecordEvents(iter([pb.RecordEventsRequest()]), metadata=metadata, timeout=5)
+    refused = failure(lambda: next(answers))
+    assert refused.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert details(refused)[1].reason == "ROLE_TOO_WEAK"
+
+
+def test_the_use_case_knows_who_calls_and_threads_do_not_mix_callers_up(guarded: Kit) -> None:
+    def ask(name: str) -> str:
+        metadata = (("authorization", f"Bearer {name}"),)
+        answer = guarded.stub.GetInference(pb.GetInferenceRequest(), metadata=metadata, timeout=10)
+        return answer.inference.event.inference_id
+
+    names = ["vic", "olga"] * 50
+    with ThreadPoolExecutor(16) as clients:
+        assert list(clients.map(ask, names)) == names
+
+
+def test_health_and_reflection_need_no_key(guarded: Kit) -> None:
+    assert guarded.status() == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_an_open_address_without_keys_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        Kit(tmp_path, host="0.0.0.0").server.open()
+    assert caught.value.reason == "INSECURE_ADDRESS"
+    with Kit(tmp_path, host="0.0.0.0", insecure=True).running() as kit:
+        assert kit.status() == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_a_second_server_on_the_same_port_fails(kit: Kit, tmp_path: Path) -> None:
+    second = Kit(tmp_path)
+    second.server = Server(
+        ServerSettings(port=kit.port, metrics_port=0), [], keys=KeyRing(None), metrics=MetricsServer("127.0.0.1", 0)
+    )
+    with pytest.raises(errors.FailedPrecondition) as caught:
+        second.server.open()
+    assert caught.value.reason == "ADDRESS_IN_USE"
