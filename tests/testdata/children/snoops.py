@@ -1,0 +1,61 @@
+"""Enters the real sandbox, tries what a hijacked runtime would, and says on stderr how each attempt ended."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import json
+import os
+import resource
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from services.registry.validation.report import Signature, ValidationReport
+from services.registry.validation.sandbox import SandboxLimits, enter
+
+
+def fork() -> None:
+    if os.fork() == 0:
+        os._exit(0)
+
+
+def trace_itself() -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.ptrace(0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "ptrace")
+
+
+settings = json.loads(sys.argv[1])
+victim = Path(sys.stdin.read())
+attempts: dict[str, Callable[[], object]] = {
+    "read a file of the system": lambda: os.open("/etc/passwd", os.O_RDONLY),
+    "read a file beside it": lambda: os.open(victim, os.O_RDONLY),
+    "list a folder": lambda: list(Path("/").iterdir()),
+    "look at a path": Path("/etc/passwd").stat,
+    "delete a file": victim.unlink,
+    "open a socket": lambda: socket.socket(socket.AF_INET, socket.SOCK_STREAM),
+    "open a local socket": lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM),
+    "start a program": lambda: os.execv("/bin/true", ["true"]),
+    "start a process": fork,
+    "start a thread": threading.Thread(target=int).start,
+    "signal its parent": lambda: os.kill(settings["parent_pid"], 0),
+    "become root": lambda: os.setuid(0),
+    "trace": trace_itself,
+    "raise a limit": lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64)),
+    "take 4 GiB": lambda: bytearray(4 * 2**30),
+}
+sandbox = enter(SandboxLimits(2**31, 30), settings["parent_pid"])
+outcomes = {}
+for attempt, act in attempts.items():
+    try:
+        act()
+    except (OSError, MemoryError, RuntimeError, ValueError) as error:
+        outcomes[attempt] = type(error).__name__
+    else:
+        outcomes[attempt] = "done"
+os.write(2, json.dumps(outcomes).encode())
+os.write(1, json.dumps(dataclasses.asdict(ValidationReport(signature=Signature((), ()), sandbox=sandbox))).encode())
+os._exit(0)
