@@ -1,0 +1,54 @@
+"""Inference ids: UUIDv7 (RFC 9562, section 5.7), whose first 48 bits are the Unix time in ms."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from services.common.errors import InvalidArgument
+
+_UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}", re.IGNORECASE)
+_TIME_SHIFT = 80
+_MAX_TIME_MS = (1 << 48) - 1
+_LAST_DATETIME_MS = 253_402_300_799_999
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MILLISECOND = timedelta(milliseconds=1)
+
+
+def find_id(text: str) -> UUID | None:
+    """Read a UUIDv7 in its canonical form of 36 characters; None where it is something else."""
+    return UUID(int=int(text.replace("-", ""), 16)) if _UUID7.fullmatch(text) else None
+
+
+def get_id(text: str) -> UUID:
+    """Read the `inference_id` of a request.
+
+    Raises:
+        InvalidArgument: it is no UUIDv7 (INVALID_ID).
+    """
+    found = find_id(text)
+    if found is None:
+        raise InvalidArgument.field("inference_id", not_an_id(text), reason="INVALID_ID")
+    return found
+
+
+def not_an_id(text: str) -> str:
+    """Say what is wrong with an id."""
+    return f"{text[:64]!r} is not a UUIDv7 like 019a3f5e-7c00-7abc-8def-0123456789ab; penstock.ids.uuid7() makes one"
+
+
+def time_ms_of(inference_id: UUID) -> int:
+    """Give an id's time, in ms since 1970."""
+    return inference_id.int >> _TIME_SHIFT
+
+
+def time_of(inference_id: UUID) -> datetime:
+    """Give an id's time; one after the year 9999, which no datetime reaches, counts as that year's end."""
+    return _EPOCH + min(time_ms_of(inference_id), _LAST_DATETIME_MS) * _MILLISECOND
+
+
+def first_id(time: datetime) -> UUID:
+    """Give the smallest value that an id of this time or later can have: a bound for ranges of ids."""
+    time_ms = -((_EPOCH - time) // _MILLISECOND)
+    return UUID(int=min(max(time_ms, 0), _MAX_TIME_MS) << _TIME_SHIFT)

@@ -1,0 +1,86 @@
+"""The gRPC face of monitoring."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import grpc
+
+from penstock.api.monitoring.v1 import monitoring_pb2 as pb
+from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceServicer
+from services.common.keys import Role
+from services.monitoring import convert
+from services.monitoring.events import EventLog
+from services.monitoring.feedback import FeedbackLog
+from services.monitoring.ids import get_id
+from services.monitoring.inferences import Inferences
+
+NAME = "penstock.api.monitoring.v1.MonitoringService"
+ROLES = {
+    "RecordEvents": Role.OPERATOR,
+    "RecordFeedback": Role.OPERATOR,
+    "GetInference": Role.VIEWER,
+    "ListInferences": Role.VIEWER,
+    "GetMetrics": Role.VIEWER,
+}
+ENDLESS = frozenset({"RecordEvents"})
+
+
+class MonitoringServicer(MonitoringServiceServicer):
+    """Decode, call, encode."""
+
+    def __init__(self, events: EventLog, feedback: FeedbackLog, inferences: Inferences) -> None:
+        self._events = events
+        self._feedback = feedback
+        self._inferences = inferences
+
+    def RecordEvents(
+        self,
+        request_iterator: Iterator[pb.RecordEventsRequest],
+        context: grpc.ServicerContext,
+    ) -> Iterator[pb.RecordEventsResponse]:
+        """Record batches, in order."""
+        for request in request_iterator:
+            batch = convert.batch_from(request, self._events.accepted())
+            results = self._events.record(batch)
+            yield convert.batch_response(request.batch_id, results)
+
+    def RecordFeedback(
+        self,
+        request: pb.RecordFeedbackRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.RecordFeedbackResponse:
+        """Record what really happened."""
+        report = convert.report_from(request)
+        standing, matched = self._feedback.record(report)
+        return pb.RecordFeedbackResponse(feedback=convert.feedback_proto(standing), matched=matched)
+
+    def GetInference(
+        self,
+        request: pb.GetInferenceRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.GetInferenceResponse:
+        """Give one inference."""
+        inference_id = get_id(request.inference_id)
+        inference = self._inferences.get(inference_id)
+        return pb.GetInferenceResponse(inference=convert.inference_proto(inference))
+
+    def ListInferences(
+        self,
+        request: pb.ListInferencesRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.ListInferencesResponse:
+        """Give a page of inferences."""
+        filters = convert.filters_from(request)
+        page = self._inferences.page(filters, size=request.page_size, token=request.page_token)
+        return convert.page_response(page)
+
+    def GetMetrics(
+        self,
+        request: pb.GetMetricsRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.GetMetricsResponse:
+        """Say how a model did."""
+        question = convert.question_from(request)
+        metrics = self._inferences.measure(*question)
+        return convert.metrics_response(metrics)

@@ -1,0 +1,1 @@
+"""The schema `monitoring`: its SQL, and its rows as dataclasses."""

@@ -1,0 +1,101 @@
+"""Writing feedback: appended, never changed."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from psycopg import Connection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from services.common.postgres import Database
+from services.monitoring.ids import time_of
+from services.monitoring.models import Feedback
+from services.monitoring.store.days import Days
+from services.monitoring.store.inferences import JUDGED, feedback_from
+
+# Two reports on one row at once are taken one after the other: a repeat must see what it repeats.
+_LOCK_ROW = "SELECT pg_advisory_xact_lock(hashtextextended(%(inference_id)s::text || '/' || %(row)s::text, 0))"
+
+_ROW_COUNT = "SELECT row_count FROM monitoring.inferences WHERE inference_id = %(inference_id)s"
+
+# The same again adds nothing: said of the same time, or of no time and standing already.
+_APPEND = """
+INSERT INTO monitoring.feedback (
+    inference_id, row_index, feedback_time, actual_outcome, outcome_literal, correct, recorded_by
+)
+SELECT
+    %(inference_id)s, %(row)s, %(feedback_time)s, %(actual_outcome)s, %(outcome_literal)s, %(correct)s,
+    %(recorded_by)s
+WHERE NOT EXISTS (
+    SELECT
+    FROM monitoring.feedback AS known
+    WHERE known.inference_id = %(inference_id)s
+      AND known.row_index = %(row)s
+      AND known.actual_outcome IS NOT DISTINCT FROM %(actual_outcome)s
+      AND known.correct IS NOT DISTINCT FROM %(correct)s
+      AND CASE WHEN %(timed)s THEN known.feedback_time = %(feedback_time)s ELSE known.feedback_number = (
+          SELECT feedback_number
+          FROM monitoring.feedback
+          WHERE inference_id = %(inference_id)s AND row_index = %(row)s
+          ORDER BY feedback_time DESC, feedback_number DESC
+          LIMIT 1
+      ) END
+)
+"""
+
+
+_STANDING = f"""
+SELECT said.inference_id, said.row_index, said.actual_outcome, said.feedback_time, said.recorded_by,
+    {JUDGED} AS correct
+FROM monitoring.feedback AS said
+LEFT JOIN monitoring.inferences AS inference USING (inference_id)
+WHERE said.inference_id = %(inference_id)s AND said.row_index = %(row)s
+ORDER BY said.feedback_time DESC, said.feedback_number DESC
+LIMIT 1
+"""  # noqa: S608 - the braces are a constant of ours
+
+
+class FeedbackStore:
+    """What really happened, as it was reported."""
+
+    def __init__(self, database: Database, days: Days) -> None:
+        self._db = database
+        self._days = days
+
+    def find_row_count(self, inference_id: UUID) -> int | None:
+        """Find how many rows an inference has; None where it is not known (yet)."""
+        with self._db.transaction() as connection:
+            found = connection.execute(_ROW_COUNT, {"inference_id": inference_id}).fetchone()
+        return None if found is None else int(found["row_count"])
+
+    def append(self, entry: Feedback, *, literal: str | None, timed: bool) -> Feedback:
+        """Append to the history of a row, unless the very same stands there, and give what stands then.
+
+        Args:
+            entry: the report, with the time that it counts from.
+            literal: its outcome as it is compared.
+            timed: the caller gave the time; an untimed repeat of what stands is no news.
+        """
+        self._days.ensure([time_of(entry.inference_id).date()])
+        with self._db.transaction() as connection:
+            return _append(connection, entry, literal, timed=timed)
+
+
+def _append(connection: Connection[DictRow], entry: Feedback, literal: str | None, *, timed: bool) -> Feedback:
+    values = {
+        "inference_id": entry.inference_id,
+        "row": entry.row,
+        "feedback_time": entry.feedback_time,
+        "actual_outcome": None if entry.actual_outcome is None else Jsonb(entry.actual_outcome),
+        "outcome_literal": literal,
+        "correct": entry.correct,
+        "recorded_by": entry.recorded_by,
+        "timed": timed,
+    }
+    connection.execute(_LOCK_ROW, values)
+    connection.execute(_APPEND, values)
+    standing = connection.execute(_STANDING, values).fetchone()
+    if standing is None:
+        raise AssertionError("feedback is never deleted but with its day")
+    return feedback_from(standing)
