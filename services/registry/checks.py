@@ -1,0 +1,91 @@
+"""Checks of single fields. Each says which field, what came, cut to what a person reads, and what is allowed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from services.common.errors import InvalidArgument
+
+MAX_NAME_CHARS = 128
+MAX_LINE_CHARS = 256
+MAX_TEXT_CHARS = 4_096
+MAX_PATH_CHARS = 512
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+_SHOWN_CHARS = 80
+# Line ends and tabs are welcome in a note; the rest would corrupt a terminal, and no database takes a NUL.
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_CONTROL_OR_END = re.compile(r"[\x00-\x1f\x7f]")
+
+
+def shown(text: str) -> str:
+    """Quote what came, and cut it."""
+    return repr(text) if len(text) <= _SHOWN_CHARS else f"{text[:_SHOWN_CHARS]!r}… ({len(text):,} characters)"
+
+
+def model_name(field: str, value: str) -> str:
+    """Give a model's name back if it is one; raises InvalidArgument (INVALID_NAME)."""
+    return _named(field, value, _NAME, "a-z, A-Z, 0-9, '.', '_', '-'")
+
+
+def version_name(field: str, value: str) -> str:
+    """Give a version's name back if it is one; raises InvalidArgument (INVALID_NAME)."""
+    return _named(field, value, _VERSION, "a-z, A-Z, 0-9, '.', '_', '-', '+'")
+
+
+def line(field: str, value: str, limit: int = MAX_LINE_CHARS) -> str:
+    """Give a line of text back if it is one; raises InvalidArgument (INVALID_TEXT)."""
+    return _text(field, value, limit, _CONTROL_OR_END)
+
+
+def text(field: str, value: str, limit: int = MAX_TEXT_CHARS) -> str:
+    """Give text back, line ends included, if it is not too long; raises InvalidArgument (INVALID_TEXT)."""
+    return _text(field, value, limit, _CONTROL)
+
+
+def lines(field: str, values: Iterable[str], *, count: int, limit: int) -> tuple[str, ...]:
+    """Give some lines back if they are not too many; raises InvalidArgument (INVALID_TEXT, TOO_MANY)."""
+    found = tuple(values)
+    if len(found) > count:
+        raise InvalidArgument.field(field, f"{len(found):,} came; at most {count} are allowed", reason="TOO_MANY")
+    return tuple(line(field, value, limit) for value in found)
+
+
+def file_path(field: str, value: str) -> str:
+    """Give a relative path back if it stays in its folder; raises InvalidArgument (INVALID_PATH)."""
+    line(field, value, MAX_PATH_CHARS)
+    parts = value.split("/")
+    if "\\" in value or any(part in ("", ".", "..") for part in parts):
+        raise InvalidArgument.field(
+            field,
+            f"got {shown(value)}; send a relative path with forward slashes and without '.', '..' or empty parts",
+            reason="INVALID_PATH",
+        )
+    return value
+
+
+def between(field: str, value: float, low: float, high: float) -> None:
+    """Let a number in a range pass, both ends included; raises InvalidArgument (OUT_OF_BOUNDS)."""
+    if not low <= value <= high:
+        raise InvalidArgument.field(field, f"got {value}; {low:,} to {high:,} are allowed", reason="OUT_OF_BOUNDS")
+
+
+def _named(field: str, value: str, pattern: re.Pattern[str], alphabet: str) -> str:
+    if len(value) > MAX_NAME_CHARS or not pattern.fullmatch(value):
+        raise InvalidArgument.field(
+            field,
+            f"got {shown(value)}; allowed are 1 to {MAX_NAME_CHARS} of {alphabet}, the first a letter or digit",
+            reason="INVALID_NAME",
+        )
+    return value
+
+
+def _text(field: str, value: str, limit: int, forbidden: re.Pattern[str]) -> str:
+    if len(value) > limit or forbidden.search(value):
+        raise InvalidArgument.field(
+            field,
+            f"got {shown(value)}; at most {limit:,} characters are allowed, and no control characters",
+            reason="INVALID_TEXT",
+        )
+    return value

@@ -1,0 +1,249 @@
+"""Protos to what the use cases take, checked; see `encode` for the way back."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict, SerializeToJsonError
+from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.tensors.v1 import tensors_pb2
+from services.common.errors import InvalidArgument
+from services.registry import checks
+from services.registry.models import (
+    Approval,
+    CapturePolicy,
+    Framework,
+    Metadata,
+    NewFile,
+    NewModel,
+    NewVersion,
+    ServingSettings,
+    Signature,
+    Source,
+    Stage,
+    TensorSpec,
+    VersionState,
+)
+
+MAX_HEADER_BYTES = 1024 * 1024
+MAX_FIELDS_BYTES = 16 * 1024
+MAX_TAGS = 64
+MAX_TAG_CHARS = 64
+MAX_TENSORS = 1_000
+MAX_COLUMNS = 10_000
+MAX_RANK = 64
+
+
+def new_model(request: pb.CreateModelRequest) -> NewModel:
+    """Read a model to create."""
+    return NewModel(
+        name=checks.model_name("name", request.name),
+        description=checks.text("description", request.description),
+        request_id=checks.line("request_id", request.request_id, checks.MAX_NAME_CHARS),
+        body_sha256=_body_sha256(request),
+    )
+
+
+def upload(requests: Iterator[pb.RegisterVersionRequest]) -> tuple[NewVersion, Iterator[NewFile | bytes]]:
+    """Read the header of an upload at once, and its files as they arrive.
+
+    Raises:
+        InvalidArgument: the parts come in another order than header, file, chunks (INCOMPLETE_UPLOAD).
+    """
+    first = next(requests, None)
+    if first is None or first.WhichOneof("part") != "header":
+        raise InvalidArgument("the first message of an upload is its header", reason="INCOMPLETE_UPLOAD")
+    return _new_version(first.header), _parts(requests)
+
+
+def _parts(requests: Iterator[pb.RegisterVersionRequest]) -> Iterator[NewFile | bytes]:
+    begun = False
+    for request in requests:
+        part = request.WhichOneof("part")
+        if part == "file":
+            begun = True
+            yield _new_file(request.file)
+        elif part == "chunk" and begun:
+            yield request.chunk
+        else:
+            raise InvalidArgument(
+                f"{part or 'an empty message'} came where a file or its bytes should; an upload is one header, then "
+                "for each file a file header and its chunks",
+                reason="INCOMPLETE_UPLOAD",
+            )
+
+
+def _new_file(header: pb.FileHeader) -> NewFile:
+    checks.between("size_bytes", header.size_bytes, 0, 2**62)
+    return NewFile(
+        path=checks.file_path("path", header.path),
+        sha256=header.sha256 or None,
+        size_bytes=header.size_bytes or None,
+    )
+
+
+def _new_version(header: pb.VersionHeader) -> NewVersion:
+    checks.between("header", header.ByteSize(), 0, MAX_HEADER_BYTES)
+    return NewVersion(
+        model=checks.model_name("model", header.model),
+        version=checks.version_name("version", header.version),
+        framework=_framework(header.framework),
+        stage=stage("stage", header.stage),
+        approved_by=checks.line("approved_by", header.approved_by),
+        note=checks.text("note", header.note),
+        declared_signature=_signature(header.declared_signature) if header.HasField("declared_signature") else None,
+        source_version=checks.line("source_version", header.source_version),
+        source=_source(header.source) if header.HasField("source") else Source(),
+        training_run_id=checks.line("training_run_id", header.training_run_id),
+        metadata=_metadata(header.metadata),
+        serving_settings=_serving_settings(header.serving_settings),
+        capture_policy=_capture_policy(header.capture_policy),
+        request_id=checks.line("request_id", header.request_id, checks.MAX_NAME_CHARS),
+        body_sha256=_body_sha256(header),
+    )
+
+
+def approval(request: pb.PromoteVersionRequest | pb.RollbackModelRequest, promoted_by: str) -> Approval:
+    """Read who approved a move, and why."""
+    return Approval(
+        promoted_by=promoted_by,
+        approved_by=checks.line("approved_by", request.approved_by),
+        note=checks.text("note", request.note),
+    )
+
+
+def model_and_version(
+    request: pb.GetVersionRequest | pb.RevalidateVersionRequest | pb.PromoteVersionRequest | pb.DownloadFileRequest,
+) -> tuple[str, str]:
+    """Read which version is meant."""
+    return checks.model_name("model", request.model), checks.version_name("version", request.version)
+
+
+def stage(field: str, value: int) -> Stage | None:
+    """Read a stage; None where none is given."""
+    return Stage(name) if (name := _enum_name(field, pb.Stage, value, "STAGE_")) else None
+
+
+def state(field: str, value: int) -> VersionState | None:
+    """Read a version's state; None where none is given."""
+    return VersionState(name) if (name := _enum_name(field, pb.VersionState, value, "VERSION_STATE_")) else None
+
+
+def time(field: str, value: Timestamp) -> datetime:
+    """Read a time; raises InvalidArgument (INVALID_TIME) outside the years 1 to 9999."""
+    try:
+        return value.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument.field(
+            field,
+            f"{value.seconds} s and {value.nanos} ns is no time between the years 1 and 9999",
+            reason="INVALID_TIME",
+        ) from error
+
+
+def _framework(value: int) -> Framework:
+    name = _enum_name("framework", pb.Framework, value, "FRAMEWORK_")
+    if not name:
+        raise InvalidArgument.field(
+            "framework", f"not given; send one of {', '.join(Framework)}", reason="UNSUPPORTED_FRAMEWORK"
+        )
+    return Framework(name)
+
+
+def _enum_name(field: str, enum: Any, value: int, prefix: str) -> str:
+    if value not in enum.values():
+        allowed = ", ".join(enum.keys()[1:])
+        raise InvalidArgument.field(field, f"got the number {value}; allowed are {allowed}", reason="INVALID_ENUM")
+    return str(enum.Name(value)).removeprefix(prefix).replace("UNSPECIFIED", "")
+
+
+def _signature(signature: tensors_pb2.Signature) -> Signature:
+    return Signature(
+        inputs=_tensor_specs("declared_signature.inputs", signature.inputs),
+        outputs=_tensor_specs("declared_signature.outputs", signature.outputs),
+    )
+
+
+def _tensor_specs(field: str, specs: Iterable[tensors_pb2.TensorSpec]) -> tuple[TensorSpec, ...]:
+    found = tuple(_tensor_spec(f"{field}[{index}]", spec) for index, spec in enumerate(specs))
+    checks.between(field, len(found), 0, MAX_TENSORS)
+    if len({spec.name for spec in found}) < len(found):
+        raise InvalidArgument.field(field, "two tensors bear one name; each has its own", reason="DUPLICATE_NAME")
+    return found
+
+
+def _tensor_spec(field: str, spec: tensors_pb2.TensorSpec) -> TensorSpec:
+    checks.between(f"{field}.shape", len(spec.shape), 0, MAX_RANK)
+    for size in spec.shape:
+        checks.between(f"{field}.shape", size, -1, 2**62)
+    return TensorSpec(
+        name=checks.line(f"{field}.name", spec.name),
+        datatype=_enum_name(f"{field}.datatype", tensors_pb2.DataType, spec.datatype, "DATA_TYPE_"),
+        shape=tuple(spec.shape),
+        columns=checks.lines(f"{field}.columns", spec.columns, count=MAX_COLUMNS, limit=checks.MAX_LINE_CHARS),
+    )
+
+
+def _source(source: pb.Source) -> Source:
+    return Source(
+        origin=checks.line("source.origin", source.origin) or Source().origin,
+        reference=checks.line("source.reference", source.reference, checks.MAX_TEXT_CHARS),
+        revision=checks.line("source.revision", source.revision),
+    )
+
+
+def _metadata(metadata: pb.Metadata) -> Metadata:
+    checks.between("metadata.output_dimensions", metadata.output_dimensions, 0, 2**31 - 1)
+    return Metadata(
+        task_type=checks.line("metadata.task_type", metadata.task_type),
+        equivalence_group=checks.line("metadata.equivalence_group", metadata.equivalence_group),
+        output_dimensions=metadata.output_dimensions,
+        tags=checks.lines("metadata.tags", metadata.tags, count=MAX_TAGS, limit=MAX_TAG_CHARS),
+        fields=_fields(metadata.fields),
+    )
+
+
+def _fields(fields: Struct) -> dict[str, Any]:
+    checks.between("metadata.fields", fields.ByteSize(), 0, MAX_FIELDS_BYTES)
+    try:
+        found = MessageToDict(fields)
+    except SerializeToJsonError as error:
+        raise InvalidArgument.field(
+            "metadata.fields", "JSON has no NaN and no infinity; leave the value out", reason="INVALID_FIELDS"
+        ) from error
+    if "\\u0000" in json.dumps(found):
+        raise InvalidArgument.field(
+            "metadata.fields", "a NUL character came, which nothing can store", reason="INVALID_FIELDS"
+        )
+    return found
+
+
+def _serving_settings(settings: pb.ServingSettings) -> ServingSettings:
+    checks.between("serving_settings.max_in_flight", settings.max_in_flight, 0, 100_000)
+    return ServingSettings(max_in_flight=settings.max_in_flight, pinned=settings.pinned)
+
+
+def _capture_policy(policy: pb.CapturePolicy) -> CapturePolicy:
+    checks.between("capture_policy.share", policy.share, 0, 1)
+    checks.between("capture_policy.max_bytes", policy.max_bytes, 0, 2**31 - 1)
+    return CapturePolicy(
+        disabled=policy.disabled,
+        share=policy.share if policy.HasField("share") else None,
+        max_bytes=policy.max_bytes if policy.HasField("max_bytes") else None,
+    )
+
+
+def _body_sha256(message: Message) -> str:
+    """Digest a message without its request_id; the same for equal messages."""
+    body = type(message)()
+    body.CopyFrom(message)
+    body.ClearField("request_id")
+    return hashlib.sha256(body.SerializeToString(deterministic=True)).hexdigest()

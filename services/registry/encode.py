@@ -1,0 +1,175 @@
+"""What the use cases give, as protos; see `convert` for the way in."""
+
+from __future__ import annotations
+
+import dataclasses
+from datetime import datetime
+
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.tensors.v1 import tensors_pb2
+from services.registry.models import (
+    Bookmark,
+    CapturePolicy,
+    Change,
+    File,
+    Metadata,
+    Model,
+    ModelVersion,
+    Promotion,
+    Signature,
+    SnapshotPart,
+    TensorSpec,
+    Transition,
+    Validation,
+)
+
+
+def model(found: Model) -> pb.Model:
+    """Write a model."""
+    return pb.Model(
+        name=found.name,
+        description=found.description,
+        version_count=found.version_count,
+        production_version=found.production_version,
+        latest_version=found.latest_version,
+        create_time=_time(found.create_time),
+        update_time=_time(found.update_time),
+    )
+
+
+def version(found: ModelVersion) -> pb.ModelVersion:
+    """Write a version."""
+    return pb.ModelVersion(
+        model=found.model,
+        version=found.version,
+        deployment_number=found.deployment_number,
+        framework=pb.Framework.Value(f"FRAMEWORK_{found.framework}"),
+        state=pb.VersionState.Value(f"VERSION_STATE_{found.state}"),
+        failure_reason=found.failure_reason,
+        failure_message=found.failure_message,
+        stage=pb.Stage.Value(f"STAGE_{found.stage}"),
+        files=[file(each) for each in found.files],
+        signature=_signature(found.signature) if found.signature else None,
+        validation=_validation(found.validation) if found.validation else None,
+        source_version=found.source_version,
+        source=pb.Source(**dataclasses.asdict(found.source)),
+        training_run_id=found.training_run_id,
+        parent_deployment_number=found.parent_deployment_number,
+        metadata=_metadata(found.metadata),
+        serving_settings=pb.ServingSettings(**dataclasses.asdict(found.serving_settings)),
+        capture_policy=_capture_policy(found.capture_policy),
+        create_time=_time(found.create_time),
+        created_by=found.created_by,
+        ready_time=_time(found.ready_time) if found.ready_time else None,
+        promoted_time=_time(found.promoted_time),
+        promoted_by=found.promoted_by,
+        revision=found.revision,
+    )
+
+
+def file(found: File) -> pb.File:
+    """Write what a file is."""
+    return pb.File(path=found.path, sha256=found.sha256, size_bytes=found.size_bytes)
+
+
+def download_part(part: File | bytes) -> pb.DownloadFileResponse:
+    """Write a part of a download."""
+    if isinstance(part, File):
+        return pb.DownloadFileResponse(file=file(part))
+    return pb.DownloadFileResponse(chunk=part)
+
+
+def transition(found: Transition) -> pb.Transition:
+    """Write a stage move."""
+    return pb.Transition(
+        id=found.transition_id,
+        model=found.model,
+        version=found.version,
+        deployment_number=found.deployment_number,
+        from_stage=pb.Stage.Value(f"STAGE_{found.from_stage or 'UNSPECIFIED'}"),
+        to_stage=pb.Stage.Value(f"STAGE_{found.to_stage}"),
+        kind=pb.TransitionKind.Value(f"TRANSITION_KIND_{found.kind}"),
+        promoted_by=found.promoted_by,
+        approved_by=found.approved_by,
+        note=found.note,
+        promoted_time=_time(found.promoted_time),
+    )
+
+
+def promoted(promotion: Promotion) -> pb.PromoteVersionResponse:
+    """Write what a promotion came to."""
+    replaced = version(promotion.replaced) if promotion.replaced else None
+    return pb.PromoteVersionResponse(version=version(promotion.version), replaced=replaced)
+
+
+def rolled_back(promotion: Promotion) -> pb.RollbackModelResponse:
+    """Write what a rollback came to."""
+    replaced = version(promotion.replaced) if promotion.replaced else None
+    return pb.RollbackModelResponse(version=version(promotion.version), replaced=replaced)
+
+
+def live_version(found: ModelVersion, live_since: datetime) -> pb.GetLiveVersionResponse:
+    """Write what was live, and since when."""
+    return pb.GetLiveVersionResponse(version=version(found), live_since_time=_time(live_since))
+
+
+def watch_event(event: SnapshotPart | Change | Bookmark) -> pb.WatchModelsResponse:
+    """Write what a watcher gets."""
+    response = pb.WatchModelsResponse(revision=event.revision)
+    if isinstance(event, Bookmark):
+        response.bookmark.SetInParent()
+    elif isinstance(event, Change):
+        response.change.versions.extend(map(version, event.versions))
+    else:
+        response.snapshot.complete = event.complete
+        response.snapshot.versions.extend(map(version, event.versions))
+    return response
+
+
+def _signature(signature: Signature) -> tensors_pb2.Signature:
+    return tensors_pb2.Signature(
+        inputs=[_tensor_spec(spec) for spec in signature.inputs],
+        outputs=[_tensor_spec(spec) for spec in signature.outputs],
+    )
+
+
+def _tensor_spec(spec: TensorSpec) -> tensors_pb2.TensorSpec:
+    datatype = tensors_pb2.DataType.Value(f"DATA_TYPE_{spec.datatype}")
+    return tensors_pb2.TensorSpec(name=spec.name, datatype=datatype, shape=spec.shape, columns=spec.columns)
+
+
+def _validation(found: Validation) -> pb.Validation:
+    return pb.Validation(
+        opset=found.opset,
+        ir_version=found.ir_version,
+        producer=found.producer,
+        rows_independent=found.rows_independent,
+        rows_independent_reason=found.rows_independent_reason,
+        sandbox=found.sandbox,
+        time=_time(found.time),
+    )
+
+
+def _metadata(metadata: Metadata) -> pb.Metadata:
+    fields = Struct()
+    fields.update(metadata.fields)
+    return pb.Metadata(
+        task_type=metadata.task_type,
+        equivalence_group=metadata.equivalence_group,
+        output_dimensions=metadata.output_dimensions,
+        tags=metadata.tags,
+        fields=fields,
+    )
+
+
+def _capture_policy(policy: CapturePolicy) -> pb.CapturePolicy:
+    return pb.CapturePolicy(disabled=policy.disabled, share=policy.share, max_bytes=policy.max_bytes)
+
+
+def _time(value: datetime) -> Timestamp:
+    written = Timestamp()
+    written.FromDatetime(value)
+    return written

@@ -1,0 +1,159 @@
+"""The registry over gRPC: decode, call, encode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import grpc
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.registry.v1 import registry_pb2_grpc
+from services.common.keys import Role, caller
+from services.registry import checks, convert, encode
+from services.registry.catalog import Catalog
+from services.registry.downloads import Downloads
+from services.registry.promotions import Promotions
+from services.registry.uploads import Uploads
+from services.registry.validations import Validations
+from services.registry.watches import Subscription, Watches
+
+NAME = "penstock.api.registry.v1.RegistryService"
+ROLES: Mapping[str, Role] = {
+    "CreateModel": Role.OPERATOR,
+    "GetModel": Role.VIEWER,
+    "ListModels": Role.VIEWER,
+    "RegisterVersion": Role.OPERATOR,
+    "GetVersion": Role.VIEWER,
+    "ListVersions": Role.VIEWER,
+    "RevalidateVersion": Role.OPERATOR,
+    "DownloadFile": Role.VIEWER,
+    "ResolveVersion": Role.VIEWER,
+    "PromoteVersion": Role.OPERATOR,  # into PRODUCTION the use case asks for an admin
+    "RollbackModel": Role.ADMIN,
+    "ListTransitions": Role.VIEWER,
+    "GetLiveVersion": Role.VIEWER,
+    "WatchModels": Role.VIEWER,
+}
+ENDLESS = frozenset({"WatchModels"})
+
+
+@dataclass(frozen=True, slots=True)
+class UseCases:
+    """What the registry can do."""
+
+    catalog: Catalog
+    uploads: Uploads
+    downloads: Downloads
+    promotions: Promotions
+    validations: Validations
+    watches: Watches
+
+
+class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
+    """See registry.proto for what each RPC promises."""
+
+    def __init__(self, use_cases: UseCases) -> None:
+        self._do = use_cases
+
+    def CreateModel(self, request: pb.CreateModelRequest, _: grpc.ServicerContext) -> pb.CreateModelResponse:
+        """See registry.proto."""
+        model = self._do.catalog.create_model(convert.new_model(request))
+        return pb.CreateModelResponse(model=encode.model(model))
+
+    def GetModel(self, request: pb.GetModelRequest, _: grpc.ServicerContext) -> pb.GetModelResponse:
+        """See registry.proto."""
+        model = self._do.catalog.get_model(checks.model_name("name", request.name))
+        return pb.GetModelResponse(model=encode.model(model))
+
+    def ListModels(self, request: pb.ListModelsRequest, _: grpc.ServicerContext) -> pb.ListModelsResponse:
+        """See registry.proto."""
+        page = self._do.catalog.list_models(page_size=request.page_size, page_token=request.page_token)
+        return pb.ListModelsResponse(models=map(encode.model, page.items), next_page_token=page.next_page_token)
+
+    def RegisterVersion(
+        self, request_iterator: Iterator[pb.RegisterVersionRequest], _: grpc.ServicerContext
+    ) -> pb.RegisterVersionResponse:
+        """See registry.proto."""
+        version = self._do.uploads.register(*convert.upload(request_iterator))
+        return pb.RegisterVersionResponse(version=encode.version(version))
+
+    def GetVersion(self, request: pb.GetVersionRequest, _: grpc.ServicerContext) -> pb.GetVersionResponse:
+        """See registry.proto."""
+        version = self._do.catalog.get_version(*convert.model_and_version(request))
+        return pb.GetVersionResponse(version=encode.version(version))
+
+    def ListVersions(self, request: pb.ListVersionsRequest, _: grpc.ServicerContext) -> pb.ListVersionsResponse:
+        """See registry.proto."""
+        page = self._do.catalog.list_versions(
+            checks.model_name("model", request.model),
+            stage=convert.stage("stage", request.stage),
+            state=convert.state("state", request.state),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        return pb.ListVersionsResponse(versions=map(encode.version, page.items), next_page_token=page.next_page_token)
+
+    def RevalidateVersion(
+        self, request: pb.RevalidateVersionRequest, _: grpc.ServicerContext
+    ) -> pb.RevalidateVersionResponse:
+        """See registry.proto."""
+        version = self._do.validations.revalidate(*convert.model_and_version(request))
+        return pb.RevalidateVersionResponse(version=encode.version(version))
+
+    def DownloadFile(
+        self, request: pb.DownloadFileRequest, _: grpc.ServicerContext
+    ) -> Iterator[pb.DownloadFileResponse]:
+        """See registry.proto."""
+        path = checks.line("path", request.path, checks.MAX_PATH_CHARS)
+        parts = self._do.downloads.read(*convert.model_and_version(request), path, request.offset_bytes)
+        yield from map(encode.download_part, parts)
+
+    def ResolveVersion(self, request: pb.ResolveVersionRequest, _: grpc.ServicerContext) -> pb.ResolveVersionResponse:
+        """See registry.proto."""
+        selector = request.selector and checks.version_name("selector", request.selector)
+        version = self._do.catalog.resolve(checks.model_name("model", request.model), selector)
+        return pb.ResolveVersionResponse(version=encode.version(version))
+
+    def PromoteVersion(self, request: pb.PromoteVersionRequest, _: grpc.ServicerContext) -> pb.PromoteVersionResponse:
+        """See registry.proto."""
+        promotion = self._do.promotions.promote(
+            *convert.model_and_version(request),
+            convert.stage("to_stage", request.to_stage),
+            convert.approval(request, caller().name),
+        )
+        return encode.promoted(promotion)
+
+    def RollbackModel(self, request: pb.RollbackModelRequest, _: grpc.ServicerContext) -> pb.RollbackModelResponse:
+        """See registry.proto."""
+        model = checks.model_name("model", request.model)
+        promotion = self._do.promotions.roll_back(model, convert.approval(request, caller().name))
+        return encode.rolled_back(promotion)
+
+    def ListTransitions(
+        self, request: pb.ListTransitionsRequest, _: grpc.ServicerContext
+    ) -> pb.ListTransitionsResponse:
+        """See registry.proto."""
+        page = self._do.catalog.list_transitions(
+            checks.model_name("model", request.model),
+            version=request.version and checks.version_name("version", request.version),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        transitions = map(encode.transition, page.items)
+        return pb.ListTransitionsResponse(transitions=transitions, next_page_token=page.next_page_token)
+
+    def GetLiveVersion(self, request: pb.GetLiveVersionRequest, _: grpc.ServicerContext) -> pb.GetLiveVersionResponse:
+        """See registry.proto."""
+        time = convert.time("time", request.time) if request.HasField("time") else None
+        return encode.live_version(*self._do.catalog.get_live_version(checks.model_name("model", request.model), time))
+
+    def WatchModels(
+        self, request: pb.WatchModelsRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.WatchModelsResponse]:
+        """See registry.proto."""
+        subscription = Subscription()
+        if not context.add_callback(subscription.close):
+            return
+        checks.between("after_revision", request.after_revision, 0, 2**63 - 1)
+        yield from map(encode.watch_event, self._do.watches.follow(request.after_revision, subscription))

@@ -1,0 +1,44 @@
+"""What a registration says of a signature, and what the file says: compared, and put together."""
+
+from __future__ import annotations
+
+from services.registry.models import Signature, TensorSpec
+from services.registry.validation import report
+from services.registry.validation.report import Failure, FailureReason, check_declared
+
+
+def reconcile(declared: Signature | None, found: report.Signature) -> Signature | Failure:
+    """Take the file's signature and the declared columns; a declaration that contradicts the file is a failure."""
+    if declared is None:
+        return Signature(_with_columns(found.inputs, {}), _with_columns(found.outputs, {}))
+    failure = check_declared(_without_columns(declared), found) or _columns_differ(declared, found)
+    if failure is not None:
+        return failure
+    return Signature(
+        _with_columns(found.inputs, {spec.name: spec.columns for spec in declared.inputs}),
+        _with_columns(found.outputs, {spec.name: spec.columns for spec in declared.outputs}),
+    )
+
+
+def _with_columns(specs: tuple[report.TensorSpec, ...], columns: dict[str, tuple[str, ...]]) -> tuple[TensorSpec, ...]:
+    return tuple(TensorSpec(spec.name, spec.datatype, spec.shape, columns.get(spec.name, ())) for spec in specs)
+
+
+def _without_columns(signature: Signature) -> report.Signature:
+    def bare(specs: tuple[TensorSpec, ...]) -> tuple[report.TensorSpec, ...]:
+        return tuple(report.TensorSpec(spec.name, spec.datatype, spec.shape) for spec in specs)
+
+    return report.Signature(bare(signature.inputs), bare(signature.outputs))
+
+
+def _columns_differ(declared: Signature, found: report.Signature) -> Failure | None:
+    real = {spec.name: spec.shape for spec in (*found.inputs, *found.outputs)}
+    for spec in (*declared.inputs, *declared.outputs):
+        shape = real[spec.name]
+        if spec.columns and (len(shape) != 2 or shape[1] not in (-1, len(spec.columns))):
+            return Failure(
+                FailureReason.SIGNATURE_MISMATCH,
+                f"{len(spec.columns)} columns are declared for {spec.name!r}, whose shape in the file is "
+                f"{list(shape)}; a tensor of rank 2 takes as many columns as its last dimension",
+            )
+    return None

@@ -1,0 +1,71 @@
+"""Revisions: which versions changed, in the order of the commits."""
+
+from __future__ import annotations
+
+from psycopg import Connection
+from psycopg.rows import DictRow
+
+CHANGES_CHANNEL = "registry_changes"
+
+_NEXT = "UPDATE registry.revisions SET revision = revision + 1 RETURNING revision"
+_STAMP = "UPDATE registry.versions SET revision = %(revision)s WHERE version_id = ANY(%(version_ids)s)"
+_TOUCH_MODELS = """
+UPDATE registry.models SET update_time = clock_timestamp()
+WHERE model_id IN (SELECT model_id FROM registry.versions WHERE version_id = ANY(%(version_ids)s))
+"""
+_INSERT = "INSERT INTO registry.changes (revision, version_id) SELECT %(revision)s, unnest(%(version_ids)s::bigint[])"
+_NOTIFY = "SELECT pg_notify(%(channel)s, '')"
+_BOUNDS = "SELECT compacted_revision, revision FROM registry.revisions"
+# Whole revisions: the last one in the page is cut at no version.
+_SINCE = """
+SELECT revision, array_agg(version_id ORDER BY version_id) AS version_ids
+FROM registry.changes WHERE revision > %(after)s
+GROUP BY revision ORDER BY revision LIMIT %(limit)s
+"""
+_COMPACT = """
+UPDATE registry.revisions SET compacted_revision = revision - %(kept)s
+WHERE compacted_revision < revision - %(kept)s
+RETURNING compacted_revision
+"""
+_FORGET = "DELETE FROM registry.changes WHERE revision <= %(compacted)s"
+
+
+class ChangeTable:
+    """What changed at which revision."""
+
+    def __init__(self, connection: Connection[DictRow]) -> None:
+        self._connection = connection
+        self._noted: set[int] = set()
+
+    def note(self, version_id: int) -> None:
+        """Remember that this transaction changed a version."""
+        self._noted.add(version_id)
+
+    def record(self) -> None:
+        """Give what was noted one revision. The lock on the counter is held until the commit: call it last."""
+        if not self._noted:
+            return
+        changed: dict[str, object] = {"version_ids": sorted(self._noted)}
+        self._connection.execute(_TOUCH_MODELS, changed)
+        row = self._connection.execute(_NEXT).fetchone()
+        changed["revision"] = (row or {})["revision"]
+        self._connection.execute(_STAMP, changed)
+        self._connection.execute(_INSERT, changed)
+        self._connection.execute(_NOTIFY, {"channel": CHANGES_CHANNEL})
+        self._noted.clear()
+
+    def bounds(self) -> tuple[int, int]:
+        """Read the revision up to which changes are forgotten, and the newest one."""
+        row = self._connection.execute(_BOUNDS).fetchone() or {}
+        return row["compacted_revision"], row["revision"]
+
+    def since(self, after: int, *, limit: int) -> list[tuple[int, list[int]]]:
+        """Read up to `limit` revisions after one, each with the ids of the versions that it changed."""
+        rows = self._connection.execute(_SINCE, {"after": after, "limit": limit})
+        return [(row["revision"], row["version_ids"]) for row in rows]
+
+    def compact(self, kept: int) -> None:
+        """Forget all but the newest `kept` revisions."""
+        row = self._connection.execute(_COMPACT, {"kept": kept}).fetchone()
+        if row is not None:
+            self._connection.execute(_FORGET, {"compacted": row["compacted_revision"]})

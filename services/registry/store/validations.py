@@ -1,0 +1,72 @@
+"""The queue of the validator: leases by the database's clock, fenced by the attempt's number."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from psycopg import Connection
+from psycopg.rows import DictRow
+
+from services.registry.models import Lease
+
+VALIDATIONS_CHANNEL = "registry_validations"
+
+_INSERT = "INSERT INTO registry.validations (version_id) VALUES (%(version_id)s)"
+_NOTIFY = "SELECT pg_notify(%(channel)s, '')"
+# Every claim counts as a crash until it says otherwise: one that is killed can't.
+_CLAIM = """
+UPDATE registry.validations
+SET attempt = attempt + 1, crash_count = crash_count + 1,
+    lease_expire_time = clock_timestamp() + make_interval(secs => %(lease_s)s)
+WHERE validation_id = (
+    SELECT validation_id FROM registry.validations WHERE lease_expire_time <= clock_timestamp()
+    ORDER BY lease_expire_time, validation_id FOR UPDATE SKIP LOCKED LIMIT 1
+)
+RETURNING validation_id, version_id, attempt, crash_count
+"""
+_RENEW = """
+UPDATE registry.validations SET lease_expire_time = clock_timestamp() + make_interval(secs => %(lease_s)s)
+WHERE validation_id = %(validation_id)s AND attempt = %(attempt)s
+"""
+_POSTPONE = """
+UPDATE registry.validations
+SET crash_count = crash_count - 1, lease_expire_time = clock_timestamp() + make_interval(secs => %(pause_s)s)
+WHERE validation_id = %(validation_id)s AND attempt = %(attempt)s
+"""
+_FINISH = """
+DELETE FROM registry.validations WHERE validation_id = %(validation_id)s AND attempt = %(attempt)s
+"""
+
+
+class ValidationTable:
+    """What waits for the validator or is with it."""
+
+    def __init__(self, connection: Connection[DictRow]) -> None:
+        self._connection = connection
+
+    def insert(self, version_id: int) -> None:
+        """Queue a version, and wake the validators."""
+        self._connection.execute(_INSERT, {"version_id": version_id})
+        self._connection.execute(_NOTIFY, {"channel": VALIDATIONS_CHANNEL})
+
+    def claim(self, lease_s: float) -> Lease | None:
+        """Take the one that has waited longest, or whose lease ran out; None when there is none."""
+        row = self._connection.execute(_CLAIM, {"lease_s": lease_s}).fetchone()
+        return None if row is None else Lease(**row)
+
+    def renew(self, leases: Iterable[Lease], lease_s: float) -> None:
+        """Lengthen those leases that are still held."""
+        for lease in leases:
+            self._connection.execute(_RENEW, {**_token(lease), "lease_s": lease_s})
+
+    def postpone(self, lease: Lease, pause_s: float) -> None:
+        """Give a lease back, for another try after a pause: it ended with a word, so it was no crash."""
+        self._connection.execute(_POSTPONE, {**_token(lease), "pause_s": pause_s})
+
+    def finish(self, lease: Lease) -> bool:
+        """Take it out of the queue; False when the lease was lost, and the caller must write nothing."""
+        return self._connection.execute(_FINISH, _token(lease)).rowcount == 1
+
+
+def _token(lease: Lease) -> dict[str, object]:
+    return {"validation_id": lease.validation_id, "attempt": lease.attempt}

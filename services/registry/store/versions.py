@@ -1,0 +1,225 @@
+"""Versions and their files. Every change here is noted for the watchers."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+from pydantic import TypeAdapter
+
+from services.common.errors import NotFound
+from services.registry.models import (
+    Candidate,
+    File,
+    Model,
+    ModelVersion,
+    NewVersion,
+    Signature,
+    Stage,
+    Validation,
+    VersionState,
+)
+from services.registry.store.changes import ChangeTable
+
+_SELECT = """
+SELECT v.version_id, v.model_id, m.name AS model, v.version, v.deployment_number, v.framework, v.state,
+       v.failure_reason, v.failure_message, v.stage, v.requested_stage, v.requested_approved_by, v.requested_note,
+       v.declared_signature, v.signature, v.validation, v.source_version, v.source, v.training_run_id,
+       v.parent_deployment_number, v.metadata, v.serving_settings, v.capture_policy, v.create_time, v.created_by,
+       v.ready_time, v.promoted_time, v.promoted_by, v.revision,
+       (SELECT jsonb_agg(jsonb_build_object('path', f.path, 'sha256', f.sha256, 'size_bytes', f.size_bytes)
+                         ORDER BY f.path)
+        FROM registry.files f WHERE f.version_id = v.version_id) AS files
+FROM registry.versions v JOIN registry.models m USING (model_id)
+"""
+_FIND = f"{_SELECT} WHERE v.model_id = %(model_id)s AND v.version = %(version)s"
+_GET = f"{_SELECT} WHERE v.version_id = %(version_id)s"
+_ALL = f"{_SELECT} ORDER BY v.version_id"
+_SOME = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s)"
+_PAGE = f"""
+{_SELECT}
+WHERE v.model_id = %(model_id)s
+  AND (%(before)s::bigint IS NULL OR v.deployment_number < %(before)s)
+  AND (%(stage)s::text IS NULL OR v.stage = %(stage)s)
+  AND (%(state)s::text IS NULL OR v.state = %(state)s)
+ORDER BY v.deployment_number DESC LIMIT %(limit)s
+"""
+_CANDIDATES = """
+SELECT version_id, model_id, version, deployment_number, state, stage
+FROM registry.versions WHERE model_id = ANY(%(model_ids)s)
+"""
+_LIVE_NUMBER = """
+SELECT deployment_number FROM registry.versions WHERE model_id = %(model_id)s AND stage = 'PRODUCTION'
+"""
+_INSERT = """
+INSERT INTO registry.versions
+    (model_id, version, deployment_number, framework, state, stage, requested_stage, requested_approved_by,
+     requested_note, declared_signature, source_version, source, training_run_id, parent_deployment_number,
+     metadata, serving_settings, capture_policy, created_by, promoted_by)
+VALUES
+    (%(model_id)s, %(version)s, %(deployment_number)s, %(framework)s, %(state)s, %(stage)s, %(requested_stage)s,
+     %(approved_by)s, %(note)s, %(declared_signature)s, %(source_version)s, %(source)s, %(training_run_id)s,
+     %(parent_deployment_number)s, %(metadata)s, %(serving_settings)s, %(capture_policy)s, %(created_by)s,
+     %(created_by)s)
+RETURNING version_id
+"""
+_INSERT_FILE = """
+INSERT INTO registry.files (version_id, path, sha256, size_bytes)
+VALUES (%(version_id)s, %(path)s, %(sha256)s, %(size_bytes)s)
+"""
+_SET_STAGE = """
+UPDATE registry.versions SET stage = %(stage)s, promoted_by = %(promoted_by)s, promoted_time = clock_timestamp()
+WHERE version_id = %(version_id)s
+"""
+_SET_READY = """
+UPDATE registry.versions SET state = 'READY', signature = %(signature)s, validation = %(validation)s,
+       failure_reason = '', failure_message = '', ready_time = clock_timestamp()
+WHERE version_id = %(version_id)s
+"""
+_SET_FAILED = """
+UPDATE registry.versions SET state = 'FAILED', failure_reason = %(reason)s, failure_message = %(message)s
+WHERE version_id = %(version_id)s
+"""
+_SET_VALIDATING = """
+UPDATE registry.versions SET state = 'VALIDATING', failure_reason = '', failure_message = ''
+WHERE version_id = %(version_id)s
+"""
+_COUNT_BY_STATE = "SELECT state, count(*) AS count FROM registry.versions GROUP BY state"
+
+_VERSION = TypeAdapter(ModelVersion)
+_CANDIDATE = TypeAdapter(Candidate)
+_VALIDATION = TypeAdapter(Validation)
+
+
+def _version_from(row: DictRow) -> ModelVersion:
+    return _VERSION.validate_python(row)
+
+
+class VersionTable:
+    """The table of versions, with their files."""
+
+    def __init__(self, connection: Connection[DictRow], changes: ChangeTable) -> None:
+        self._connection = connection
+        self._changes = changes
+
+    def find(self, model: Model, version: str) -> ModelVersion | None:
+        """Find a version by its exact name."""
+        row = self._connection.execute(_FIND, {"model_id": model.model_id, "version": version}).fetchone()
+        return None if row is None else _version_from(row)
+
+    def get(self, model: Model, version: str) -> ModelVersion:
+        """Find a version by its exact name; raises NotFound (VERSION_NOT_FOUND)."""
+        found = self.find(model, version)
+        if found is None:
+            raise NotFound(
+                f"model {model.name!r} has no version {version!r}; ListVersions shows which it has",
+                reason="VERSION_NOT_FOUND",
+            )
+        return found
+
+    def get_by_id(self, version_id: int) -> ModelVersion:
+        """Read the version that a row of ours points to."""
+        row = self._connection.execute(_GET, {"version_id": version_id}).fetchone()
+        return _version_from(row or {})
+
+    def all(self) -> tuple[ModelVersion, ...]:
+        """Read every version of every model."""
+        return tuple(_version_from(row) for row in self._connection.execute(_ALL))
+
+    def some(self, version_ids: Iterable[int]) -> dict[int, ModelVersion]:
+        """Read some versions, by id."""
+        rows = self._connection.execute(_SOME, {"version_ids": list(version_ids)})
+        return {row["version_id"]: _version_from(row) for row in rows}
+
+    def page(
+        self, model: Model, *, stage: Stage | None, state: VersionState | None, before: int | None, limit: int
+    ) -> tuple[ModelVersion, ...]:
+        """Read up to `limit` versions, the newest first, those before a deployment number."""
+        wanted = {"model_id": model.model_id, "stage": stage, "state": state, "before": before, "limit": limit}
+        return tuple(_version_from(row) for row in self._connection.execute(_PAGE, wanted))
+
+    def candidates(self, models: Iterable[Model]) -> dict[int, list[Candidate]]:
+        """Read what the rule of resolving needs, by model."""
+        by_model: dict[int, list[Candidate]] = {model.model_id: [] for model in models}
+        for row in self._connection.execute(_CANDIDATES, {"model_ids": list(by_model)}):
+            by_model[row["model_id"]].append(_CANDIDATE.validate_python(row))
+        return by_model
+
+    def find_live_number(self, model: Model) -> int | None:
+        """Find the deployment number of what is live."""
+        row = self._connection.execute(_LIVE_NUMBER, {"model_id": model.model_id}).fetchone()
+        return None if row is None else int(row["deployment_number"])
+
+    def insert(
+        self,
+        model: Model,
+        new: NewVersion,
+        *,
+        deployment_number: int,
+        parent_deployment_number: int,
+        stage: Stage,
+        created_by: str,
+        files: Iterable[File],
+    ) -> int:
+        """Write a new version in VALIDATING, and give its id; raises AlreadyExists (VERSION_EXISTS)."""
+        row = self._connection.execute(
+            _INSERT,
+            {
+                "model_id": model.model_id,
+                "version": new.version,
+                "deployment_number": deployment_number,
+                "framework": new.framework,
+                "state": VersionState.UPLOADING.after(VersionState.VALIDATING),
+                "stage": stage,
+                "requested_stage": new.stage or stage,
+                "approved_by": new.approved_by,
+                "note": new.note,
+                "declared_signature": _json(new.declared_signature),
+                "source_version": new.source_version,
+                "source": _json(new.source),
+                "training_run_id": new.training_run_id,
+                "parent_deployment_number": parent_deployment_number,
+                "metadata": _json(new.metadata),
+                "serving_settings": _json(new.serving_settings),
+                "capture_policy": _json(new.capture_policy),
+                "created_by": created_by,
+            },
+        ).fetchone()
+        version_id = int((row or {})["version_id"])
+        for file in files:
+            self._connection.execute(_INSERT_FILE, {"version_id": version_id, **dataclasses.asdict(file)})
+        self._changes.note(version_id)
+        return version_id
+
+    def set_stage(self, version_id: int, stage: Stage, promoted_by: str) -> None:
+        """Put a version into a stage."""
+        self._update(_SET_STAGE, version_id, stage=stage, promoted_by=promoted_by)
+
+    def set_ready(self, version_id: int, signature: Signature, validation: Validation) -> None:
+        """Write what the validator found; from now on it cannot change."""
+        found = Jsonb(_VALIDATION.dump_python(validation, mode="json"))
+        self._update(_SET_READY, version_id, signature=_json(signature), validation=found)
+
+    def set_failed(self, version_id: int, reason: str, message: str) -> None:
+        """Write why the validator refused it."""
+        self._update(_SET_FAILED, version_id, reason=reason, message=message)
+
+    def set_validating(self, version_id: int) -> None:
+        """Have it validated again."""
+        self._update(_SET_VALIDATING, version_id)
+
+    def count_by_state(self) -> dict[str, int]:
+        """Count the versions in each state."""
+        return {row["state"]: row["count"] for row in self._connection.execute(_COUNT_BY_STATE)}
+
+    def _update(self, statement: str, version_id: int, **values: object) -> None:
+        self._connection.execute(statement, {"version_id": version_id, **values})
+        self._changes.note(version_id)
+
+
+def _json(value: Any) -> Jsonb | None:
+    return None if value is None else Jsonb(dataclasses.asdict(value))

@@ -1,0 +1,149 @@
+"""Uploading a version: the bytes first, then all its rows in one transaction."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+
+from prometheus_client import Counter
+
+from services.common.blobs import BlobStore
+from services.common.errors import AlreadyExists, InvalidArgument
+from services.common.keys import caller
+from services.registry.models import (
+    Approval,
+    File,
+    Framework,
+    ModelVersion,
+    NewFile,
+    NewVersion,
+    RequestKey,
+    TransitionKind,
+)
+from services.registry.promotions import check_going_live
+from services.registry.stages import birth_stage
+from services.registry.store import Store
+
+SUPPORTED = (Framework.ONNX,)
+_REGISTER = "RegisterVersion"
+Part = NewFile | bytes
+
+
+class Uploads:
+    """Takes new versions in. `max_bytes` is the largest file taken."""
+
+    def __init__(self, store: Store, blobs: BlobStore, *, max_bytes: int, uploaded_bytes: Counter) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._max_bytes = max_bytes
+        self._uploaded_bytes = uploaded_bytes
+
+    def register(self, new: NewVersion, parts: Iterator[Part]) -> ModelVersion:
+        """Store a version's file and then its rows; give the version, in VALIDATING.
+
+        Whatever breaks off before the end leaves no row, and no blob that any row names.
+
+        Args:
+            new: the version.
+            parts: the file's header and then its bytes, as they arrive.
+
+        Raises:
+            AlreadyExists: VERSION_EXISTS; before any byte is taken, where that is known then.
+            InvalidArgument: UNSUPPORTED_FRAMEWORK, INCOMPLETE_UPLOAD, EMPTY_FILE, TOO_MANY_FILES, TOO_LARGE,
+                DIGEST_MISMATCH, SIZE_MISMATCH, APPROVAL_REQUIRED, INVALID_STAGE.
+            PermissionDenied: it asks for PRODUCTION, and the caller is no admin (ROLE_TOO_WEAK).
+            FailedPrecondition: REQUEST_ID_REUSED.
+        """
+        self._check(new)
+        header = next(parts, None)
+        if not isinstance(header, NewFile):
+            raise InvalidArgument(
+                "the upload ended before a file began; send the header, a file header, then the file's bytes",
+                reason="INCOMPLETE_UPLOAD",
+            )
+        receive = _measured if self._known(new) else self._stored
+        return self._insert(new, receive(header, _bytes_of(parts)))
+
+    def _check(self, new: NewVersion) -> None:
+        if new.framework not in SUPPORTED:
+            raise InvalidArgument.field(
+                "framework",
+                f"got {new.framework}; this release takes {', '.join(SUPPORTED)}",
+                reason="UNSUPPORTED_FRAMEWORK",
+            )
+        birth_stage(new.stage)
+        if new.stage is not None:
+            check_going_live(new.stage, Approval(caller().name, new.approved_by, new.note))
+
+    def _known(self, new: NewVersion) -> bool:
+        """Say whether this request came before; raises AlreadyExists where another made the version."""
+        with self._store.read() as tables:
+            if tables.requests.known(caller().name, _REGISTER, new.request_id):
+                return True
+            model = tables.models.find(new.model)
+            if model is not None and tables.versions.find(model, new.version) is not None:
+                raise AlreadyExists(
+                    f"model {new.model!r} has a version {new.version!r} already, which stays as it is; choose "
+                    "another version",
+                    reason="VERSION_EXISTS",
+                )
+            return False
+
+    def _stored(self, header: NewFile, chunks: Iterator[bytes]) -> File:
+        blob = self._blobs.put(chunks, sha256=header.sha256, size_bytes=header.size_bytes, max_bytes=self._max_bytes)
+        self._uploaded_bytes.inc(blob.size_bytes)
+        return File(header.path, blob.sha256, blob.size_bytes)
+
+    def _insert(self, new: NewVersion, file: File) -> ModelVersion:
+        key = RequestKey(caller().name, _REGISTER, new.request_id, _digest(new.body_sha256, file))
+        stage = birth_stage(new.stage)
+        with self._store.write() as tables:
+            tables.models.insert(new.model)
+            model = tables.models.lock(new.model)
+            _, version_id = tables.requests.find_result(key) or (None, None)
+            if version_id is not None:
+                return tables.versions.get_by_id(version_id)
+            version_id = tables.versions.insert(
+                model,
+                new,
+                deployment_number=tables.models.next_deployment_number(model.model_id),
+                parent_deployment_number=tables.versions.find_live_number(model) or 0,
+                stage=stage,
+                created_by=caller().name,
+                files=(file,),
+            )
+            approval = Approval(caller().name, new.approved_by, new.note)
+            born = tables.versions.get_by_id(version_id)
+            tables.transitions.append(born, stage, TransitionKind.REGISTER, approval)
+            tables.validations.insert(version_id)
+            tables.requests.insert(key, model.model_id, version_id)
+            tables.changes.record()
+            return tables.versions.get_by_id(version_id)
+
+
+def _bytes_of(parts: Iterator[Part]) -> Iterator[bytes]:
+    empty = True
+    for part in parts:
+        if isinstance(part, NewFile):
+            raise InvalidArgument(
+                f"a second file, {part.path!r}, came; an ONNX version is one file, with its weights inside",
+                reason="TOO_MANY_FILES",
+            )
+        empty = empty and not part
+        yield part
+    if empty:
+        raise InvalidArgument("no bytes came for the file; send the model itself", reason="EMPTY_FILE")
+
+
+def _measured(header: NewFile, chunks: Iterator[bytes]) -> File:
+    """Read a repeated upload without storing it: only its digest says whether it is the same."""
+    digest = hashlib.sha256()
+    size_bytes = 0
+    for chunk in chunks:
+        digest.update(chunk)
+        size_bytes += len(chunk)
+    return File(header.path, digest.hexdigest(), size_bytes)
+
+
+def _digest(body_sha256: str, file: File) -> str:
+    return hashlib.sha256(f"{body_sha256} {file.path} {file.sha256} {file.size_bytes}".encode()).hexdigest()

@@ -1,0 +1,215 @@
+"""Validating what was uploaded, on threads of the registry's own; the models are opened in child processes."""
+
+from __future__ import annotations
+
+import tempfile
+import threading
+from datetime import UTC, datetime
+from pathlib import Path
+
+import structlog
+from prometheus_client import Counter
+
+from services.common.blobs import BlobStore
+from services.common.errors import DataLoss, DomainError, NotFound
+from services.registry.models import Lease, ModelVersion, Signature, Validation, VersionState
+from services.registry.promotions import climb
+from services.registry.signatures import reconcile
+from services.registry.store import Store
+from services.registry.validation.report import Failure, FailureReason, ValidationReport
+from services.registry.validation.validator import Validator
+
+_log = structlog.get_logger(__name__)
+MAX_CRASHES = 3
+POSTPONED_S = 5.0
+CLOSE_WAIT_S = 5.0
+
+
+class Validations:
+    """Takes versions in VALIDATING one by one, under a lease, and says what became of them.
+
+    Any number of registries share the queue. One that is killed lets its leases run out, and another takes over;
+    a file that ends three attempts that way is FAILED.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        blobs: BlobStore,
+        validator: Validator,
+        *,
+        threads: int,
+        lease_s: float,
+        finished: Counter,
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._validator = validator
+        self._lease_s = lease_s
+        self._finished = finished
+        self._stopping = threading.Event()
+        self._wakes = [threading.Event() for _ in range(threads)]
+        self._held: dict[int, Lease] = {}
+        self._held_lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+
+    def open(self) -> None:
+        """Start the threads."""
+        self._threads = [
+            # Daemons: a validation under way must not hold up the end of the process; its lease is given back.
+            threading.Thread(target=self._work, args=(wake,), name="validate", daemon=True)
+            for wake in self._wakes
+        ]
+        self._threads.append(threading.Thread(target=self._renew, name="validate-leases", daemon=True))
+        for thread in self._threads:
+            thread.start()
+
+    def wake(self) -> None:
+        """Say that there may be something to do."""
+        for wake in self._wakes:
+            wake.set()
+
+    def close(self) -> None:
+        """Stop taking; give back what is not finished soon, for another registry to take at once."""
+        self._stopping.set()
+        self.wake()
+        for thread in self._threads:
+            thread.join(CLOSE_WAIT_S / len(self._threads))
+        for lease in self._leases():
+            self._postpone(lease, 0.0)
+
+    def revalidate(self, model: str, version: str) -> ModelVersion:
+        """Queue a FAILED version again.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+            FailedPrecondition: it is not FAILED (WRONG_STATE).
+        """
+        with self._store.write() as tables:
+            found = tables.versions.get(tables.models.lock(model), version)
+            found.state.after(VersionState.VALIDATING)
+            tables.versions.set_validating(found.version_id)
+            tables.validations.insert(found.version_id)
+            tables.changes.record()
+            return tables.versions.get_by_id(found.version_id)
+
+    def _work(self, wake: threading.Event) -> None:
+        while not self._stopping.is_set():
+            wake.clear()
+            try:
+                while not self._stopping.is_set() and self._validate_next():
+                    pass
+            except DomainError as error:
+                _log.warning("validation interrupted", reason=error.reason, message=error.message)
+            except Exception:  # noqa: BLE001 - whatever one file does, the thread goes on; the lease runs out
+                _log.exception("validation broke")
+            if not self._stopping.is_set():
+                wake.wait()
+
+    def _renew(self) -> None:
+        while not self._stopping.wait(self._lease_s / 3):
+            leases = self._leases()
+            if not leases:
+                continue
+            try:
+                with self._store.write() as tables:
+                    tables.validations.renew(leases, self._lease_s)
+            except DomainError as error:
+                _log.warning("leases not renewed", reason=error.reason, message=error.message)
+
+    def _validate_next(self) -> bool:
+        """Validate one version; False when none waits."""
+        with self._store.write() as tables:
+            lease = tables.validations.claim(self._lease_s)
+            if lease is None:
+                return False
+            version = tables.versions.get_by_id(lease.version_id)
+        with self._held_lock:
+            self._held[lease.validation_id] = lease
+        try:
+            report = _given_up() if lease.crash_count > MAX_CRASHES else self._examine(version)
+            self._conclude(lease, report)
+        except (DomainError, OSError) as error:
+            # Trouble of the server's own (a dependency away, a full disk) says nothing about the file.
+            _log.warning("validation postponed", model=version.model, version=version.version, error=str(error))
+            self._postpone(lease, POSTPONED_S)
+        finally:
+            with self._held_lock:
+                self._held.pop(lease.validation_id, None)
+        return True
+
+    def _examine(self, version: ModelVersion) -> ValidationReport:
+        """Open the file in a child process; stored bytes that are damaged or gone are a failure of the version."""
+        with tempfile.TemporaryDirectory(prefix="penstock-validate-") as folder:
+            path = Path(folder) / "model"
+            try:
+                with self._blobs.open(version.files[0].sha256) as reader, path.open("wb") as file:
+                    for chunk in reader:
+                        file.write(chunk)
+            except (DataLoss, NotFound) as error:
+                return ValidationReport(failure=Failure(FailureReason.INVALID_MODEL, error.message))
+            return self._validator.validate(path, version.framework.lower())
+
+    def _conclude(self, lease: Lease, report: ValidationReport) -> None:
+        with self._store.write() as tables:
+            name = tables.versions.get_by_id(lease.version_id).model
+            model = tables.models.lock(name)
+            version = tables.versions.get_by_id(lease.version_id)
+            if not tables.validations.finish(lease):
+                _log.warning("lease lost", model=name, version=version.version, attempt=lease.attempt)
+                return
+            outcome = _outcome(version, report)
+            if isinstance(outcome, Failure):
+                state = version.state.after(VersionState.FAILED)
+                tables.versions.set_failed(version.version_id, outcome.reason, outcome.message)
+            else:
+                state = version.state.after(VersionState.READY)
+                tables.versions.set_ready(version.version_id, outcome, _facts(report))
+                climb(tables, model, tables.versions.get_by_id(version.version_id))
+        self._finished.labels(result=state.lower()).inc()
+        _log.info(
+            "validated",
+            model=name,
+            version=version.version,
+            state=state,
+            failure=report.failure and report.failure.reason,
+            ms=report.duration_ms,
+            peak_memory_bytes=report.peak_memory_bytes,
+            diagnostics=report.diagnostics,
+        )
+
+    def _postpone(self, lease: Lease, pause_s: float) -> None:
+        try:
+            with self._store.write() as tables:
+                tables.validations.postpone(lease, pause_s)
+        except DomainError as error:
+            _log.warning("lease not given back; it runs out", reason=error.reason, message=error.message)
+
+    def _leases(self) -> list[Lease]:
+        with self._held_lock:
+            return list(self._held.values())
+
+
+def _outcome(version: ModelVersion, report: ValidationReport) -> Signature | Failure:
+    if report.failure is not None:
+        return report.failure
+    if report.signature is None:
+        return Failure(FailureReason.VALIDATOR_CRASHED, "the validator passed the model without a signature")
+    return reconcile(version.declared_signature, report.signature)
+
+
+def _facts(report: ValidationReport) -> Validation:
+    return Validation(
+        opset=report.opset,
+        ir_version=report.ir_version,
+        producer=report.producer,
+        rows_independent=report.rows_independent,
+        rows_independent_reason=report.rows_independent_reason,
+        sandbox=report.sandbox,
+        time=datetime.now(UTC),
+    )
+
+
+def _given_up() -> ValidationReport:
+    message = f"the registry ended {MAX_CRASHES} times while it validated this version; it is not tried again"
+    return ValidationReport(failure=Failure(FailureReason.VALIDATOR_CRASHED, message))

@@ -1,0 +1,119 @@
+"""A registry for the tests: the real composition, in this process, on a port of its own."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, Status
+from services.registry.__main__ import open_server
+from services.registry.settings import RegistrySettings
+
+DEADLINE_S = 30.0
+Found = TypeVar("Found")
+APPROVED = {"approved_by": "ada", "note": "it was tried"}
+
+
+def settings_for(database_url: str, folder: Path, **more: Any) -> RegistrySettings:
+    """Settings of a registry that a test can be quick with."""
+    values: dict[str, Any] = {
+        "database_url": database_url,
+        "blob_url": f"file://{folder}/blobs",
+        "port": 0,
+        "metrics_port": 0,
+        "poll_interval_ms": 200,
+        "drain_grace_ms": 2_000,
+        "log_level": "error",
+    }
+    return RegistrySettings.model_validate({**values, **more})
+
+
+@contextmanager
+def registry(settings: RegistrySettings) -> Iterator[RegistryServiceStub]:
+    """Serve, and give a stub."""
+    with ExitStack() as stack:
+        server = open_server(settings, stack)
+        port = server.open()
+        stack.callback(server.close)
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        yield RegistryServiceStub(channel)
+
+
+def upload(
+    content: bytes,
+    *,
+    model: str = "iris",
+    version: str = "1",
+    chunk_bytes: int = 64 * 1024,
+    file: dict[str, Any] | None = None,
+    **header: Any,
+) -> Iterator[pb.RegisterVersionRequest]:
+    """The messages of an upload."""
+    header = {"framework": pb.FRAMEWORK_ONNX, **header}
+    yield pb.RegisterVersionRequest(header=pb.VersionHeader(model=model, version=version, **header))
+    described = {"path": "model.onnx", "sha256": hashlib.sha256(content).hexdigest(), "size_bytes": len(content)}
+    yield pb.RegisterVersionRequest(file=pb.FileHeader(**{**described, **(file or {})}))
+    for start in range(0, len(content), chunk_bytes):
+        yield pb.RegisterVersionRequest(chunk=content[start : start + chunk_bytes])
+
+
+def register(stub: RegistryServiceStub, content: bytes, **more: Any) -> pb.ModelVersion:
+    """Upload a version, and wait until it is READY or FAILED."""
+    registered = stub.RegisterVersion(upload(content, **more), timeout=DEADLINE_S).version
+    return settled(stub, registered.model, registered.version)
+
+
+def settled(stub: RegistryServiceStub, model: str, version: str) -> pb.ModelVersion:
+    """Wait until a version is READY or FAILED."""
+
+    def look() -> pb.ModelVersion | None:
+        found = stub.GetVersion(pb.GetVersionRequest(model=model, version=version), timeout=DEADLINE_S).version
+        return found if found.state in (pb.VERSION_STATE_READY, pb.VERSION_STATE_FAILED) else None
+
+    return wait_until(look)
+
+
+def promote(
+    stub: RegistryServiceStub, version: str, to_stage: pb.Stage.ValueType = pb.STAGE_UNSPECIFIED, model: str = "iris"
+) -> pb.ModelVersion:
+    """Move a version, with an approval."""
+    request = pb.PromoteVersionRequest(model=model, version=version, to_stage=to_stage, **APPROVED)
+    return stub.PromoteVersion(request, timeout=DEADLINE_S).version
+
+
+def go_live(stub: RegistryServiceStub, version: str, model: str = "iris") -> None:
+    """Move a version from DEVELOPMENT to PRODUCTION."""
+    for stage in (pb.STAGE_CANDIDATE, pb.STAGE_STAGING, pb.STAGE_PRODUCTION):
+        promote(stub, version, stage, model)
+
+
+def wait_until(look: Callable[[], Found | None]) -> Found:
+    """Look until something is found."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, "waited too long"
+        time.sleep(0.01)
+    return found
+
+
+def refusal(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, list[str]]:
+    """Take an error apart: its code, its reason, and the fields that it names."""
+    call: Any = error  # what a stub raises is a grpc.Call as well, which its types do not say
+    info, bad = ErrorInfo(), BadRequest()
+    for key, value in call.trailing_metadata() or ():
+        if key == "grpc-status-details-bin":
+            for detail in Status.FromString(value).details:
+                kinds: dict[str, Message] = {"ErrorInfo": info, "BadRequest": bad}
+                kind = kinds.get(detail.type_url.rpartition(".")[2])
+                if kind is not None:
+                    kind.ParseFromString(detail.value)
+    return call.code(), info.reason, [violation.field for violation in bad.field_violations]
