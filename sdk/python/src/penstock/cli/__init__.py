@@ -1,0 +1,1 @@
+"""The `penstock` command: a module per noun over the SDK's Client."""
