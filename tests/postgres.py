@@ -20,7 +20,8 @@ import pytest
 from psycopg import sql
 
 from penstock.cli.embedded.errors import EmbeddedError
-from penstock.cli.embedded.postgres import PostgresCluster, find_binaries, free_port
+from penstock.cli.embedded.ports import free_port
+from penstock.cli.embedded.postgres import PostgresCluster, find_binaries
 from services.common.migrate import migrate
 
 ROOT = Path(__file__).resolve().parents[1]

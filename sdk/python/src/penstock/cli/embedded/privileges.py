@@ -59,9 +59,8 @@ def dropping_root(user: pwd.struct_passwd, *, program: Path, folder: Path) -> tu
         raise EmbeddedError("Running as root needs setpriv (package util-linux); or run as an ordinary user.")
     identity = (setpriv, f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups")
     for capability in CAPABILITIES:
-        grant = f"-all,+{capability}" if capability else "-all"
-        prefix = (*identity, f"--inh-caps={grant}", *((f"--ambient-caps={grant}",) if capability else ()))
-        if _works(prefix, [str(program), "--version"]) and _works(prefix, ["test", "-x", str(folder)]):
+        prefix = (*identity, *_granting(capability))
+        if _works(prefix, [str(program), "--version"]) and _works(prefix, ["stat", f"{folder}/."]):
             return prefix
     raise EmbeddedError(
         f"PostgreSQL refuses to run as root, and the user {user.pw_name!r} can reach {program} or {folder} by no "
@@ -70,6 +69,16 @@ def dropping_root(user: pwd.struct_passwd, *, program: Path, folder: Path) -> tu
     )
 
 
+def _granting(capability: str) -> tuple[str, ...]:
+    """Without no_setuid_fixup, access(2) forgets the capability, and initdb asks access(2) for its binaries."""
+    if not capability:
+        return ("--inh-caps=-all",)
+    grant = f"-all,+{capability}"
+    return (f"--inh-caps={grant}", f"--ambient-caps={grant}", "--securebits=+no_setuid_fixup")
+
+
 def _works(prefix: Sequence[str], command: Sequence[str]) -> bool:
-    done = subprocess.run([*prefix, "--", *command], capture_output=True, timeout=TRIAL_TIMEOUT_S, check=False, cwd="/")
+    """Try it through env: what setpriv itself starts still profits from root's capabilities on the way in."""
+    tried = [*prefix, "--", "env", *command]
+    done = subprocess.run(tried, capture_output=True, timeout=TRIAL_TIMEOUT_S, check=False, cwd="/")
     return done.returncode == 0

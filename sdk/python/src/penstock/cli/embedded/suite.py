@@ -1,0 +1,206 @@
+"""The whole of Penstock on one machine: PostgreSQL, the registry, monitoring and inference, in one data folder."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from penstock.cli.embedded.child import ChildSpec, RestartPolicy
+from penstock.cli.embedded.errors import EmbeddedError
+from penstock.cli.embedded.folder import DataFolder, ProcessMark, State, write_private
+from penstock.cli.embedded.health import is_serving
+from penstock.cli.embedded.ports import HOST, Ports
+from penstock.cli.embedded.postgres import PostgresCluster
+from penstock.cli.embedded.processes import stop_process
+from penstock.cli.embedded.supervisor import Event, EventKind, OnEvent, Supervisor
+from penstock.cli.keys_file import KeyNotFound, KeysFile, Kind, Role
+
+SERVICES = ("registry", "monitoring", "inference")
+"""Started together, stopped one by one from the last: who calls goes before who answers."""
+START_DEADLINE_S = 60.0
+POSTGRES_GRACE_S = 30.0
+
+
+class Suite:
+    """The embedded suite on one data folder. One thread calls `start`, `wait` and `stop`, and outlives them.
+
+    with suite.stopping_on_signals():
+        try:
+            suite.start(on_event)
+            suite.wait()
+        finally:
+            suite.stop()
+    """
+
+    def __init__(
+        self,
+        data_dir: Path,
+        *,
+        ports: Ports | None = None,
+        environment: Mapping[str, str] | None = None,
+        commands: Mapping[str, tuple[str, ...]] | None = None,
+        policy: RestartPolicy | None = None,
+    ) -> None:
+        """Nothing is touched yet. `environment` (default: our own) is what the services see beside our settings.
+
+        `commands` replaces how a service is started, by name.
+        """
+        self.folder = DataFolder(data_dir)
+        self.ports = ports or Ports()
+        self._environment = dict(os.environ if environment is None else environment)
+        self._commands = {name: (sys.executable, "-m", f"services.{name}") for name in SERVICES} | dict(commands or {})
+        self._policy = policy
+        self._supervisor: Supervisor | None = None
+        self._state: State | None = None
+        self._stops_requested = 0
+
+    @property
+    def state(self) -> State:
+        """What runs, and where; raises EmbeddedError before `start`."""
+        if self._state is None:
+            raise EmbeddedError("The suite is not started.")
+        return self._state
+
+    def start(self, on_event: OnEvent = lambda _: None, *, deadline_s: float = START_DEADLINE_S) -> None:
+        """Start everything and return when all is healthy; call `stop` whatever comes of it.
+
+        Raises AlreadyRunningError when another suite works on the folder, and EmbeddedError with what to do
+        when a port is taken, a child keeps dying or the deadline passes.
+        """
+        self.folder.lock()
+        cluster = PostgresCluster(self.folder.postgres)
+        self._stop_orphans(cluster)
+        self.ports = self.ports.settled()
+        cluster.create()
+        self._supervisor = Supervisor(
+            self._stages(cluster, self.ports),
+            log_folder=self.folder.logs,
+            on_event=partial(self._record, on_event),
+            policy=self._policy,
+        )
+        self._write(self._first_state(self.ports))
+        for _ in range(self._stops_requested):
+            self._supervisor.request_stop()
+        self._supervisor.start(deadline_s=deadline_s)
+        self._write(replace(self.state, ready=True))
+
+    def wait(self) -> None:
+        """Keep everything running until asked to stop; raises EmbeddedError when a child keeps dying."""
+        if self._supervisor is not None:
+            self._supervisor.wait()
+
+    def request_stop(self) -> None:
+        """Ask for the end; the second time, for a quick one. Safe in signal handlers and other threads."""
+        self._stops_requested += 1
+        if self._supervisor is not None:
+            self._supervisor.request_stop()
+
+    def stop(self) -> None:
+        """Stop everything in reverse order, and give the folder back. Nothing is left running."""
+        if self._supervisor is not None:
+            self._supervisor.stop()
+            self.folder.clear_state()
+            self._supervisor = None
+        self.folder.unlock()
+
+    @contextmanager
+    def stopping_on_signals(self) -> Iterator[None]:
+        """Inside, SIGINT, SIGTERM and a closed terminal ask for the end. For the main thread."""
+        signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        heeded = [each for each in signals if signal.getsignal(each) is not signal.SIG_IGN]  # nohup ignores some
+        previous = {each: signal.signal(each, lambda *_: self.request_stop()) for each in heeded}
+        try:
+            yield
+        finally:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+
+    def _stop_orphans(self, cluster: PostgresCluster) -> None:
+        """End what a suite that was killed left running here; we hold the lock, so none of it has a parent."""
+        previous = self.folder.read_state()
+        for mark in previous.children.values() if previous else ():
+            if (process := mark.find()) and process.name() != "postgres":
+                stop_process(process, (signal.SIGKILL,), grace_s=5.0)
+        cluster.stop_orphan()
+        self.folder.clear_state()
+
+    def _stages(self, cluster: PostgresCluster, ports: Ports) -> list[list[ChildSpec]]:
+        postgres = ChildSpec(
+            name="postgres",
+            command=cluster.command(ports.postgres),
+            environment=cluster.environment,
+            is_healthy=partial(cluster.is_ready, ports.postgres),
+            stop_signal=signal.SIGINT,
+            death_signal=None,
+            grace_s=POSTGRES_GRACE_S,
+        )
+        shared = self._shared_environment(cluster.url(ports.postgres), ports)
+        return [[postgres], [self._service(name, shared, ports) for name in SERVICES]]
+
+    def _service(self, name: str, shared: Mapping[str, str], ports: Ports) -> ChildSpec:
+        port: int = getattr(ports, name)
+        return ChildSpec(
+            name=name,
+            command=self._commands[name],
+            environment={
+                **shared,
+                "PENSTOCK_PORT": str(port),
+                "PENSTOCK_METRICS_PORT": str(getattr(ports, f"{name}_metrics")),
+                "PENSTOCK_SERVICE_TOKEN": self._service_token(name),
+            },
+            is_healthy=partial(is_serving, f"{HOST}:{port}"),
+        )
+
+    def _shared_environment(self, database_url: str, ports: Ports) -> dict[str, str]:
+        return {
+            # libpq would mix the user's PG… variables (PGSSLMODE, PGOPTIONS) into our DSN.
+            **{name: value for name, value in self._environment.items() if not name.startswith("PG")},
+            "PENSTOCK_HOST": HOST,
+            "PENSTOCK_DATABASE_URL": database_url,
+            "PENSTOCK_LISTEN_URL": database_url,
+            "PENSTOCK_BLOB_URL": self.folder.blobs.as_uri(),
+            "PENSTOCK_KEYS_FILE": str(self.folder.keys_file),
+            "PENSTOCK_SPOOL_DIR": str(self.folder.spool),
+            "PENSTOCK_CACHE_DIR": str(self.folder.cache),
+            **{f"PENSTOCK_{name.upper()}_ADDRESS": f"{HOST}:{getattr(ports, name)}" for name in SERVICES},
+        }
+
+    def _service_token(self, name: str) -> str:
+        """Read the service's own key; made once, and again when its file or its entry is gone."""
+        keys = KeysFile(self.folder.keys_file)
+        key_name, file = f"service.{name}", self.folder.tokens / name
+        if file.exists() and any(key.name == key_name for key in keys.list()):
+            return file.read_text()
+        with suppress(KeyNotFound):  # as on the first start
+            keys.revoke(key_name)
+        _, token = keys.create(key_name, Role.OPERATOR, kind=Kind.SERVICE)
+        write_private(file, token)
+        return token
+
+    def _first_state(self, ports: Ports) -> State:
+        ourselves = ProcessMark.of(os.getpid())
+        if ourselves is None:
+            raise EmbeddedError("This machine hides processes from themselves; /proc must be mounted.")
+        return State(
+            supervisor=ourselves,
+            started_time=datetime.now(UTC).isoformat(timespec="seconds"),
+            addresses={name: f"{HOST}:{getattr(ports, name)}" for name in SERVICES},
+            metrics_addresses={name: f"{HOST}:{getattr(ports, f'{name}_metrics')}" for name in SERVICES},
+        )
+
+    def _record(self, on_event: OnEvent, event: Event) -> None:
+        """Keep the children's pids on disk, for the start after a kill -9, and pass the event on."""
+        if event.kind is EventKind.STARTED and event.pid and (mark := ProcessMark.of(event.pid)):
+            self._write(replace(self.state, children={**self.state.children, event.name: mark}))
+        on_event(event)
+
+    def _write(self, state: State) -> None:
+        self._state = state
+        self.folder.write_state(state)
