@@ -4,6 +4,8 @@ SHELL := /bin/bash
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# ONNX Runtime reports to its makers over the network unless told not to before it is imported.
+export ORT_DISABLE_TELEMETRY := 1
 UV := $(shell command -v uv 2>/dev/null)
 
 # $(call install,LOCK): the locked packages, by uv where it is present and by pip otherwise.

@@ -49,8 +49,9 @@ class InferenceServiceServicer(object):
     def Predict(self, request, context):
         """Runs a model on one request and records the prediction.
         Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: UNKNOWN_INPUT, MISSING_INPUT,
-        WRONG_DATATYPE, WRONG_SHAPE and others that name the input, what came and what was expected.
-        FAILED_PRECONDITION: MODEL_LOAD_FAILED. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
+        DATATYPE_MISMATCH, RANK_MISMATCH, DIMENSION_MISMATCH and others that name the input, what came and what was
+        expected.
+        FAILED_PRECONDITION: MODEL_LOAD_FAILED, VERSION_NOT_READY. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
         DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
         version has never been seen here.
         """

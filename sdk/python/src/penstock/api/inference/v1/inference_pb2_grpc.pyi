@@ -39,8 +39,9 @@ class InferenceServiceStub:
     Predict: _grpc.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]
     """Runs a model on one request and records the prediction.
     Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: UNKNOWN_INPUT, MISSING_INPUT,
-    WRONG_DATATYPE, WRONG_SHAPE and others that name the input, what came and what was expected.
-    FAILED_PRECONDITION: MODEL_LOAD_FAILED. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
+    DATATYPE_MISMATCH, RANK_MISMATCH, DIMENSION_MISMATCH and others that name the input, what came and what was
+    expected.
+    FAILED_PRECONDITION: MODEL_LOAD_FAILED, VERSION_NOT_READY. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
     DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
     version has never been seen here.
     """
@@ -53,8 +54,9 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     Predict: _aio.UnaryUnaryMultiCallable[_inference_pb2.PredictRequest, _inference_pb2.PredictResponse]  # type: ignore[assignment]
     """Runs a model on one request and records the prediction.
     Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: UNKNOWN_INPUT, MISSING_INPUT,
-    WRONG_DATATYPE, WRONG_SHAPE and others that name the input, what came and what was expected.
-    FAILED_PRECONDITION: MODEL_LOAD_FAILED. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
+    DATATYPE_MISMATCH, RANK_MISMATCH, DIMENSION_MISMATCH and others that name the input, what came and what was
+    expected.
+    FAILED_PRECONDITION: MODEL_LOAD_FAILED, VERSION_NOT_READY. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
     DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
     version has never been seen here.
     """
@@ -70,8 +72,9 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_inference_pb2.PredictResponse, _abc.Awaitable[_inference_pb2.PredictResponse]]:
         """Runs a model on one request and records the prediction.
         Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: UNKNOWN_INPUT, MISSING_INPUT,
-        WRONG_DATATYPE, WRONG_SHAPE and others that name the input, what came and what was expected.
-        FAILED_PRECONDITION: MODEL_LOAD_FAILED. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
+        DATATYPE_MISMATCH, RANK_MISMATCH, DIMENSION_MISMATCH and others that name the input, what came and what was
+        expected.
+        FAILED_PRECONDITION: MODEL_LOAD_FAILED, VERSION_NOT_READY. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
         DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
         version has never been seen here.
         """
