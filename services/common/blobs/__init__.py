@@ -1,0 +1,68 @@
+"""Content-addressed blobs: one protocol, kept in a folder or in an S3 bucket.
+
+`open_blobs` is how a service gets its own; the prefix keeps services apart in one folder or bucket.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from services.common.blobs.blob import Blob, BlobStore, checked_sha256
+from services.common.blobs.file import FileBlobStore
+from services.common.blobs.flow import BlobReader
+from services.common.blobs.s3 import S3BlobStore
+
+__all__ = ["Blob", "BlobReader", "BlobStore", "FileBlobStore", "S3BlobStore", "checked_sha256", "open_blobs"]
+
+_PREFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+
+
+def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_key: str | None = None) -> BlobStore:
+    """Open the store at `url` for one service, and sweep what killed uploads left there over a day ago.
+
+    `file:///absolute/path`, or `s3://bucket?endpoint=http://127.0.0.1:9000&region=us-east-1` with the keys
+    beside it (never inside: URLs end up in logs). Without `endpoint` it is Amazon's; `region` is us-east-1
+    by default. `prefix` is the service's own part of it, e.g. `registry`. An S3 server that is down at this
+    moment is no error: `check` tells.
+
+    Raises ValueError for a URL or prefix that can't be meant, and for S3 without keys.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        message = f"blob prefix {prefix!r}: use lowercase letters, digits, - and _, beginning with a letter or digit"
+        raise ValueError(message)
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1 and not parts.query:
+        files = FileBlobStore(Path(unquote(parts.path)) / prefix)
+        files.prepare()
+        return files
+    if parts.scheme == "s3" and parts.netloc and not parts.path.strip("/"):
+        objects = _s3_from(parts.netloc, parts.query, prefix, access_key, secret_key)
+        objects.prepare()
+        return objects
+    message = f"blob URL {url!r}: use file:///absolute/path or s3://bucket?endpoint=http://host:port&region=…"
+    raise ValueError(message)
+
+
+def _s3_from(bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None) -> S3BlobStore:
+    options = {name: values[-1] for name, values in parse_qs(query).items()}
+    if unknown := sorted(options.keys() - {"endpoint", "region"}):
+        message = f"blob URL: unknown option {', '.join(unknown)}; s3:// takes endpoint and region"
+        raise ValueError(message)
+    if not (access_key and secret_key):
+        message = f"blob URL: s3://{bucket} needs an access key and a secret key"
+        raise ValueError(message)
+    endpoint = urlsplit(options.get("endpoint", "https://s3.amazonaws.com"))
+    if endpoint.scheme not in {"http", "https"} or not endpoint.hostname or endpoint.path.strip("/"):
+        message = f"blob URL: endpoint {options['endpoint']!r}: use http://host:port or https://host"
+        raise ValueError(message)
+    return S3BlobStore(
+        bucket,
+        prefix=prefix,
+        endpoint=endpoint.netloc,
+        secure=endpoint.scheme == "https",
+        region=options.get("region", "us-east-1"),
+        access_key=access_key,
+        secret_key=secret_key,
+    )

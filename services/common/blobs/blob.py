@@ -1,0 +1,86 @@
+"""What a blob is, and what every blob store promises."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from services.common.blobs.flow import BlobReader
+from services.common.errors import InvalidArgument
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """Stored bytes: their address, which is their SHA-256 in 64 lowercase hex digits, and how many they are."""
+
+    sha256: str
+    size_bytes: int
+
+
+def checked_sha256(sha256: str) -> str:
+    """Give the digest back if it is one. It becomes a path and a key, so nothing else may pass."""
+    if not _SHA256.fullmatch(sha256):
+        shown = sha256 if len(sha256) <= 80 else f"{sha256[:80]}… ({len(sha256)} characters)"
+        raise InvalidArgument.field(
+            "sha256", f"{shown!r} is not a digest; send 64 lowercase hex digits", reason="DIGEST_MALFORMED"
+        )
+    return sha256
+
+
+class BlobStore(Protocol):
+    """Bytes addressed by their SHA-256. Safe to use from many threads.
+
+    Every method may raise Unavailable (BLOB_STORE_UNAVAILABLE: down, deaf or cut off; try again) and
+    FailedPrecondition (BLOB_STORE_DENIED, BLOB_BUCKET_MISSING: someone has to mend the configuration).
+    """
+
+    def put(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        sha256: str | None = None,
+        size_bytes: int | None = None,
+        max_bytes: int,
+    ) -> Blob:
+        """Store the bytes that flow from `chunks`, in constant memory, and return their address and size.
+
+        What is declared (`sha256`, `size_bytes`) is checked before the blob can be seen; None means that the
+        caller learns it from the answer. Whatever goes wrong, an exception out of `chunks` included, nothing
+        stays behind. Bytes that are there already are written over by themselves: one object, and a damaged
+        one is healed.
+
+        Raises InvalidArgument (DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, or TOO_LARGE above
+        `max_bytes`) and ResourceExhausted (BLOB_STORE_FULL).
+        """
+        ...
+
+    def open(self, sha256: str, *, offset: int = 0) -> BlobReader:
+        """Open a blob for reading from byte `offset` on; the reader says what it verifies.
+
+        Raises NotFound (BLOB_NOT_FOUND) and OutOfRange (OFFSET_OUT_OF_RANGE) at once, not at the first chunk.
+        """
+        ...
+
+    def stat(self, sha256: str) -> Blob:
+        """Return the blob's address and stored size, or raise NotFound (BLOB_NOT_FOUND)."""
+        ...
+
+    def exists(self, sha256: str) -> bool:
+        """Say whether the blob is stored."""
+        ...
+
+    def delete(self, sha256: str) -> None:
+        """Remove the blob; one that is not there is no error."""
+        ...
+
+    def check(self) -> None:
+        """Return soon if the store can be used, and raise what is wrong with it otherwise."""
+        ...
+
+    def close(self) -> None:
+        """Let go of connections. Closing twice is no error."""
+        ...

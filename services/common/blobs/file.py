@@ -1,0 +1,172 @@
+"""Blobs in a folder: one file each, made visible by a rename once it is whole, checked and on the disk."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import BinaryIO, Final, ParamSpec, TypeVar
+
+from services.common.blobs.blob import Blob, checked_sha256
+from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
+from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
+
+STALE_AFTER_S: Final = 24 * 60 * 60
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class FileBlobStore:
+    """A `BlobStore` under `root`: `<root>/ab/abcd…` are blobs, `<root>/incoming/` is what still arrives.
+
+    Both lie on one file system, since only there is a rename one step. Processes may share a root.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._incoming = root / "incoming"
+
+    def prepare(self) -> None:
+        """Make the folders, and sweep what killed processes left there more than a day ago."""
+        _call(self._incoming.mkdir, parents=True, exist_ok=True)
+        oldest = time.time() - STALE_AFTER_S
+        for path in _call(lambda: list(self._incoming.iterdir())):
+            if _modified(path) < oldest:
+                _call(path.unlink, missing_ok=True)
+
+    def put(
+        self,
+        chunks: Iterable[bytes],
+        *,
+        sha256: str | None = None,
+        size_bytes: int | None = None,
+        max_bytes: int,
+    ) -> Blob:
+        """Store the bytes: temporary file, fsync, rename, fsync of the folder. See `BlobStore.put`."""
+        declared = None if sha256 is None else checked_sha256(sha256)
+        inflow = Inflow(chunks, sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes)
+        temporary = self._incoming / f"{uuid.uuid4().hex}.part"
+        try:
+            file: BinaryIO = _call(temporary.open, "xb", buffering=0)
+            try:
+                for chunk in inflow:
+                    _call(_write, file, chunk)
+                _call(os.fsync, file.fileno())
+            finally:
+                _call(file.close)
+            _call(self._publish, temporary, inflow.sha256)
+        finally:
+            _call(temporary.unlink, missing_ok=True)
+        return Blob(inflow.sha256, inflow.size_bytes)
+
+    def open(self, sha256: str, *, offset: int = 0) -> BlobReader:
+        """Open the file. See `BlobStore.open`."""
+        path = self._path(sha256)
+        file: BinaryIO = _look_up(sha256, path.open, "rb", buffering=0)
+        try:
+            size_bytes = _call(os.fstat, file.fileno()).st_size
+            check_offset(offset, size_bytes=size_bytes)
+            _call(file.seek, offset)
+        except BaseException:
+            file.close()
+            raise
+        return BlobReader(
+            sha256,
+            size_bytes=size_bytes,
+            offset=offset,
+            read=lambda: _call(file.read, READ_BYTES),
+            release=file.close,
+        )
+
+    def stat(self, sha256: str) -> Blob:
+        """See `BlobStore.stat`."""
+        return Blob(sha256, _look_up(sha256, self._path(sha256).stat).st_size)
+
+    def exists(self, sha256: str) -> bool:
+        """See `BlobStore.exists`."""
+        return _call(self._path(sha256).is_file)
+
+    def delete(self, sha256: str) -> None:
+        """See `BlobStore.delete`."""
+        _call(self._path(sha256).unlink, missing_ok=True)
+
+    def check(self) -> None:
+        """Raise unless the folder is there and can be written to. See `BlobStore.check`."""
+        if not _call(self._incoming.is_dir):
+            message = f"the blob folder {self._root} is gone; is its volume mounted?"
+            raise Unavailable(message, reason="BLOB_STORE_UNAVAILABLE")
+        if not os.access(self._incoming, os.W_OK | os.X_OK):
+            raise _fault_of(PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(self._incoming)))
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def _path(self, sha256: str) -> Path:
+        return self._root / checked_sha256(sha256)[:2] / sha256
+
+    def _publish(self, temporary: Path, sha256: str) -> None:
+        target = self._path(sha256)
+        target.parent.mkdir(exist_ok=True)
+        temporary.replace(target)
+        # The rename, and the folder it went into, survive a power cut only when their folders are synced too.
+        _sync_folder(target.parent)
+        _sync_folder(self._root)
+
+
+def _call(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make one call to the file system, with what it raises said in our terms."""
+    try:
+        return call(*args, **kwargs)
+    except OSError as error:
+        raise _fault_of(error) from error
+
+
+def _look_up(sha256: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Make one call that finds the blob, or raises NotFound."""
+    try:
+        return call(*args, **kwargs)
+    except FileNotFoundError:
+        message = f"no blob {sha256} is stored; upload it first"
+        raise NotFound(message, reason="BLOB_NOT_FOUND") from None
+    except OSError as error:
+        raise _fault_of(error) from error
+
+
+def _fault_of(error: OSError) -> DomainError:
+    cause = error.strerror or type(error).__name__
+    if error.errno in _FULL:
+        message = f"the blob store is full ({cause}); free space or enlarge its volume, then try again"
+        return ResourceExhausted(message, reason="BLOB_STORE_FULL")
+    if error.errno in _DENIED:
+        message = f"the blob folder can't be used ({cause}); give this service's user the right to read and write"
+        return FailedPrecondition(message, reason="BLOB_STORE_DENIED")
+    return Unavailable(f"the blob store can't be reached ({cause})", reason="BLOB_STORE_UNAVAILABLE")
+
+
+def _write(file: BinaryIO, chunk: bytes) -> None:
+    # An unbuffered write may take less than it was given (a disk that fills up does that first).
+    with memoryview(chunk) as rest:
+        done = 0
+        while done < len(rest):
+            done += file.write(rest[done:])
+
+
+def _modified(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()  # its upload has just ended
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
