@@ -20,6 +20,7 @@ from tests.serving import wait_until
 
 QUICK = SpoolSettings(
     gather_s=0.001,
+    fsync="never",
     retry_s=0.01,
     delivery=DeliverySettings(linger_s=0.001, backoff_s=0.001, max_backoff_s=0.01),
 )
