@@ -166,7 +166,15 @@ def command_as(user: pwd.struct_passwd) -> tuple[str, ...]:
     drop = ("setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups", "--inh-caps=-all", "--")
     system_python = f"/usr/bin/python{sys.version_info.major}.{sys.version_info.minor}"
     for python in (sys.executable, system_python):
-        command = (*drop, "env", f"PYTHONPATH={':'.join(filter(None, sys.path))}", python, *UP[1:])
+        command = (
+            *drop,
+            "env",
+            "-u",
+            "COVERAGE_PROCESS_CONFIG",
+            f"PYTHONPATH={':'.join(filter(None, sys.path))}",
+            python,
+            *UP[1:],
+        )
         if subprocess.run([*command[:-1], "-c", "import penstock, grpc"], check=False).returncode == 0:
             return command
     pytest.skip("the user 'nobody' can read neither this checkout's Python nor the system's")

@@ -3,10 +3,12 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -14,7 +16,7 @@ import pytest
 
 from penstock.cli.embedded.child import Child, ChildSpec, RestartPolicy
 from penstock.cli.embedded.errors import EmbeddedError, StopRequestedError
-from penstock.cli.embedded.folder import DataFolder, ProcessMark
+from penstock.cli.embedded.folder import DataFolder, ProcessMark, State
 from penstock.cli.embedded.health import is_serving
 from penstock.cli.embedded.ports import Ports, free_port
 from penstock.cli.embedded.postgres import PostgresCluster
@@ -57,9 +59,28 @@ def test_a_kill_of_the_supervisor_leaves_no_process_and_the_next_start_works(
     below = first.descendants()
     assert len(below) > len(SERVICES) + 1
     first.process.kill()
+    eventually(lambda: all_gone(below))
     second = running_up(tmp_path / "data")
     second.ready()
+    below = second.descendants()
+    second.process.kill()
+    running_up(tmp_path / "data").ready()  # at once, while the kernel may still be clearing up
     assert all_gone(below)
+
+
+def test_a_service_left_behind_is_ended_by_the_next_start(tmp_path: Path) -> None:
+    orphan = subprocess.Popen(["sleep", "1000"])
+    mark, ourselves = ProcessMark.of(orphan.pid), ProcessMark.of(os.getpid())
+    assert mark is not None
+    assert ourselves is not None
+    with DataFolder(tmp_path / "data") as folder:
+        folder.write_state(State(supervisor=ourselves, started_time="", children={"registry": mark}))
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        suite = Suite(tmp_path / "data", ports=replace(Ports.auto(), registry=taken.getsockname()[1]))
+        with pytest.raises(EmbeddedError, match="PENSTOCK_REGISTRY_PORT"):
+            suite.start()  # it gets as far as the ports
+        suite.stop()
+    assert orphan.wait(DEADLINE_S) == -signal.SIGKILL
 
 
 @pytest.mark.slow
@@ -91,6 +112,7 @@ def test_a_child_that_dies_is_started_again(tmp_path: Path, victim: str, running
     after = up.ready()
     if victim != "postgres":
         eventually(lambda: is_serving(after.addresses[victim]))
+    assert after.restarts == {victim: 1}
     others = set(before.children) - {victim}
     assert {name: after.children[name] for name in others} == {name: before.children[name] for name in others}
 

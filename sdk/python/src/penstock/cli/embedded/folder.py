@@ -55,6 +55,8 @@ class State:
     """Service → host:port of its Prometheus endpoint."""
     children: dict[str, ProcessMark] = field(default_factory=dict)
     """Name → its process now."""
+    restarts: dict[str, int] = field(default_factory=dict)
+    """Name → how often it was started again since the suite came up."""
 
 
 class DataFolder:

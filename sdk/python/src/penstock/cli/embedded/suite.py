@@ -198,8 +198,14 @@ class Suite:
     def _record(self, on_event: OnEvent, event: Event) -> None:
         """Keep the children's pids on disk, for the start after a kill -9, and pass the event on."""
         if event.kind is EventKind.STARTED and event.pid and (mark := ProcessMark.of(event.pid)):
-            self._write(replace(self.state, children={**self.state.children, event.name: mark}))
+            self._write(self._with_started(event.name, mark))
         on_event(event)
+
+    def _with_started(self, name: str, mark: ProcessMark) -> State:
+        restarts = dict(self.state.restarts)
+        if name in self.state.children:
+            restarts[name] = restarts.get(name, 0) + 1
+        return replace(self.state, children={**self.state.children, name: mark}, restarts=restarts)
 
     def _write(self, state: State) -> None:
         self._state = state
