@@ -15,7 +15,6 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
-from services.inference.cached_session import CachedSession
 from services.inference.models import ResolvedVersion
 from services.inference.sessions import SessionCache
 from services.inference.signature import SignatureCheck
@@ -148,7 +147,11 @@ class Engine:
             answer.timings.total_ns = time.monotonic_ns() - began_ns
             if lane is not None:
                 self._count(answer, lane, entered=entered)
-            self._hand_over(answer, done)
+            try:
+                done(answer)
+            except Exception:
+                # It was called; what it did with the answer is its own affair, and no neighbour's.
+                log.exception("a request's answer could not be handed over")
 
     def infer(self, request: InferenceRequest) -> InferenceAnswer:
         """Submit, and wait for the answer: what a blocking handler calls."""
@@ -197,8 +200,13 @@ class Engine:
         if request.outputs:
             lane.check.check_outputs(request.outputs)
         checked_ns = time.monotonic_ns()
-        entry = self._acquire(request, version, checked_ns)
+        wait_s = self._load_wait_s
+        if request.deadline_ns or request.cancelled:
+            wait_s = request.remaining_s(checked_ns, wait_s)
+        entry = self._sessions.acquire(version, wait_s)
         try:
+            if request.cancelled:  # while the model was being loaded
+                request.remaining_s(checked_ns, wait_s)
             run_ns = time.monotonic_ns()
             answer.outputs = entry.session.run(request.inputs, request.outputs)
             ran_ns = time.monotonic_ns()
@@ -210,13 +218,6 @@ class Engine:
         timings.compute_infer_ns = ran_ns - run_ns
         timings.compute_output_ns = time.monotonic_ns() - ran_ns
 
-    def _acquire(self, request: InferenceRequest, version: ResolvedVersion, now_ns: int) -> CachedSession:
-        entry = self._sessions.acquire(version, request.remaining_s(now_ns, self._load_wait_s))
-        if request.cancelled:  # while the model was being loaded
-            self._sessions.release(entry)
-            request.remaining_s(now_ns, 0.0)
-        return entry
-
     def _count(self, answer: InferenceAnswer, lane: _Lane, *, entered: bool) -> None:
         """Count before answering: a caller that has its answer finds it in the statistics."""
         with lane.model.lock:
@@ -224,13 +225,6 @@ class Engine:
                 lane.model.in_flight -= 1
                 lane.statistics.in_flight -= 1
             if answer.error is None:
-                lane.statistics.count_success(answer.row_count, answer.timings, time.time_ns() // 1_000_000)
+                lane.statistics.count_success(answer.row_count, answer.timings)
             else:
                 lane.statistics.count_failure(answer.error, answer.timings.total_ns)
-
-    def _hand_over(self, answer: InferenceAnswer, done: Callable[[InferenceAnswer], None]) -> None:
-        try:
-            done(answer)
-        except Exception:
-            # It was called; what it did with the answer is its own affair, and no neighbour's.
-            log.exception("a request's answer could not be handed over")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field, replace
 
 from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
@@ -53,7 +54,7 @@ class VersionStatistics:
     failures: dict[str, int] = field(default_factory=dict)
     batches: dict[int, BatchTally] = field(default_factory=dict)
 
-    def count_success(self, rows: int, timings: Timings, now_ms: int) -> None:
+    def count_success(self, rows: int, timings: Timings) -> None:
         """Count one request that ran by itself."""
         self.successes += 1
         self.success_ns += timings.total_ns
@@ -63,7 +64,7 @@ class VersionStatistics:
         self.compute_output_ns += timings.compute_output_ns
         self.inferences += rows
         self.executions += 1
-        self.last_inference_ms = now_ms
+        self.last_inference_ms = time.time_ns() // 1_000_000
         batch = self.batches.get(rows)
         if batch is None:
             batch = self.batches[rows] = BatchTally()

@@ -1,0 +1,37 @@
+"""Ends runs that hang, so that a model which never answers keeps neither its caller nor a thread for ever."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from services.inference.sessions import SessionCache
+
+log = logging.getLogger(__name__)
+
+
+class RunWatchdog:
+    """Looks four times in `run_limit_s` and ends each run that has gone on for longer; its caller hears ModelFailed."""
+
+    def __init__(self, sessions: SessionCache, *, run_limit_s: float) -> None:
+        self.terminated = 0
+        self._sessions = sessions
+        self._run_limit_s = run_limit_s
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="run-watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Watch no more."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(self._run_limit_s / 4):
+            count = self._sessions.terminate_runs(longer_than_s=self._run_limit_s)
+            if count:
+                self.terminated += count
+                log.warning("%d runs went on for over %g s and were ended", count, self._run_limit_s)
