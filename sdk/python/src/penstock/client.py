@@ -1,0 +1,134 @@
+"""The one Client: where the services are, how to reach them, and a property per service."""
+
+from __future__ import annotations
+
+import os
+from os import PathLike
+from types import TracebackType
+from typing import Self
+
+from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from penstock.channels import MEBIBYTE, Connection, Limits
+from penstock.credentials import Address, Credentials
+from penstock.inference import InferenceClient
+from penstock.monitoring import MonitoringClient
+from penstock.registry import RegistryClient
+from penstock.retries import RetryPolicy
+
+DEFAULT_ADDRESSES = {
+    "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
+    "PENSTOCK_INFERENCE_ADDRESS": "localhost:8001",
+    "PENSTOCK_MONITORING_ADDRESS": "localhost:50053",
+}
+
+
+class Client:
+    """A client of the whole suite. Threads may share it; nothing connects before the first call.
+
+    Use it as a context manager, or `close()` it.
+    """
+
+    def __init__(
+        self,
+        *,
+        registry: str | None = None,
+        inference: str | None = None,
+        monitoring: str | None = None,
+        token: str | None = None,
+        ca_file: str | PathLike[str] | None = None,
+        cert_file: str | PathLike[str] | None = None,
+        key_file: str | PathLike[str] | None = None,
+        insecure: bool = False,
+        timeout_s: float = 30.0,
+        idle_timeout_s: float = 60.0,
+        retry: RetryPolicy | None = None,
+        connections: int = 1,
+        max_message_bytes: int = 64 * MEBIBYTE,
+    ) -> None:
+        """Say where the services are and how to reach them.
+
+        Args:
+            registry: its address, host:port, with grpcs:// before it for TLS. None: PENSTOCK_REGISTRY_ADDRESS, or
+                localhost:50051.
+            inference: likewise PENSTOCK_INFERENCE_ADDRESS, or localhost:8001.
+            monitoring: likewise PENSTOCK_MONITORING_ADDRESS, or localhost:50053.
+            token: the API key. None: PENSTOCK_TOKEN, if there is one.
+            ca_file: PEM certificates to trust; with it TLS is used wherever the address doesn't say http:// or grpc://.
+            cert_file: this side's certificate, PEM, for mutual TLS.
+            key_file: its private key, PEM.
+            insecure: send the token in plain text also to another machine.
+            timeout_s: a unary call with all its retries, in seconds.
+            idle_timeout_s: one wait for the other side of an upload, a download or a watch, in seconds. They have no
+                total limit: it would cut large models off, or let dead connections hang.
+            retry: how calls that may be repeated are repeated; None: 5 tries. `NO_RETRIES` turns it off.
+            connections: connections to the inference service, used in turn; more than one pays where it runs several
+                workers.
+            max_message_bytes: the largest message sent or taken.
+
+        Raises:
+            InvalidArgument: an address or a setting is malformed, or the token would go to another machine in plain
+                text (TOKEN_OVER_INSECURE_CHANNEL).
+        """
+        credentials = Credentials(
+            token=os.environ.get("PENSTOCK_TOKEN", "") if token is None else token,
+            ca_file=ca_file,
+            cert_file=cert_file,
+            key_file=key_file,
+            insecure=insecure,
+        )
+        limits = Limits(
+            timeout_s=timeout_s,
+            idle_timeout_s=idle_timeout_s,
+            max_message_bytes=max_message_bytes,
+            retry=retry or RetryPolicy(),
+        )
+        self._registry_connection = Connection(
+            RegistryServiceStub, _address(registry, "PENSTOCK_REGISTRY_ADDRESS"), credentials, limits
+        )
+        self._inference_connection = Connection(
+            InferenceServiceStub,
+            _address(inference, "PENSTOCK_INFERENCE_ADDRESS"),
+            credentials,
+            limits,
+            channels=connections,
+        )
+        self._monitoring_connection = Connection(
+            MonitoringServiceStub, _address(monitoring, "PENSTOCK_MONITORING_ADDRESS"), credentials, limits
+        )
+        self._registry = RegistryClient(self._registry_connection)
+        self._inference = InferenceClient(self._inference_connection)
+        self._monitoring = MonitoringClient(self._monitoring_connection)
+
+    @property
+    def registry(self) -> RegistryClient:
+        """Models, their versions, and what is live."""
+        return self._registry
+
+    @property
+    def inference(self) -> InferenceClient:
+        """Predictions."""
+        return self._inference
+
+    @property
+    def monitoring(self) -> MonitoringClient:
+        """What was predicted, what really happened, and how good the model is."""
+        return self._monitoring
+
+    def close(self) -> None:
+        """Close every connection; calls in flight end with Cancelled, later ones raise FailedPrecondition."""
+        for connection in (self._monitoring_connection, self._inference_connection, self._registry_connection):
+            connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _address(given: str | None, variable: str) -> Address:
+    return Address.parse(given or os.environ.get(variable) or DEFAULT_ADDRESSES[variable])

@@ -1,0 +1,324 @@
+"""The registry's client: models, versions, their files and their stages."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing
+from datetime import datetime
+from os import PathLike
+from pathlib import Path
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from penstock.api.tensors.v1.tensors_pb2 import Signature, TensorSpec
+from penstock.channels import Connection
+from penstock.downloads import Fetch, download, verified_chunks
+from penstock.errors import DeadlineExceeded, InvalidArgument, PenstockError, Unavailable, ValidationFailed
+from penstock.ids import uuid7
+from penstock.paging import pages
+from penstock.retries import NO_RETRIES, Tries
+from penstock.uploads import Progress, Source, opened
+from penstock.values import enum_number, to_timestamp
+
+Columns = Sequence[str] | Mapping[str, Sequence[str]]
+_SLOWEST_POLL_S = 2.0
+
+
+class RegistryClient:
+    """Calls the registry. Every method raises PenstockError's subclasses; their reasons stand in the contracts.
+
+    Enums are taken by number or by short name, in any case: `stage="production"`. Lists are fetched page by page,
+    as they are iterated.
+    """
+
+    def __init__(self, connection: Connection[RegistryServiceStub]) -> None:
+        self._connection = connection
+
+    def create_model(self, name: str, description: str = "", *, request_id: str | None = None) -> pb.Model:
+        """Create a model without versions; the same `request_id` again gives the first result for 7 days."""
+        request = pb.CreateModelRequest(name=name, description=description, request_id=request_id or uuid7())
+        return self._connection.unary(self._connection.stub.CreateModel, request).model
+
+    def get_model(self, name: str) -> pb.Model:
+        """Get a model."""
+        return self._connection.unary(self._connection.stub.GetModel, pb.GetModelRequest(name=name)).model
+
+    def list_models(self, *, page_size: int = 0) -> Iterator[pb.Model]:
+        """List all models by name, so many a page (1 to 1,000; 0: 50)."""
+
+        def fetch(token: str) -> pb.ListModelsResponse:
+            request = pb.ListModelsRequest(page_size=page_size, page_token=token)
+            return self._connection.unary(self._connection.stub.ListModels, request)
+
+        return (model for page in pages(fetch) for model in page.models)
+
+    def register_version(
+        self,
+        model: str,
+        version: str,
+        source: Source,
+        *,
+        framework: pb.Framework.ValueType | str | None = None,
+        stage: pb.Stage.ValueType | str | None = None,
+        approved_by: str = "",
+        note: str = "",
+        columns: Columns = (),
+        signature: Signature | None = None,
+        source_version: str = "",
+        origin: pb.Source | None = None,
+        training_run_id: str = "",
+        metadata: pb.Metadata | None = None,
+        serving_settings: pb.ServingSettings | None = None,
+        capture_policy: pb.CapturePolicy | None = None,
+        request_id: str | None = None,
+        progress: Progress | None = None,
+        wait: bool = True,
+        wait_timeout_s: float = 600.0,
+    ) -> pb.ModelVersion:
+        """Upload a version and, unless told otherwise, wait until it is READY.
+
+        What can be read twice is hashed before it is sent, at the cost of one more reading, so that the registry
+        checks every byte; a break is then retried from the beginning under the same request id. What can be read only
+        once, such as a pipe, is sent once, unchecked.
+
+        Args:
+            model: created where it is missing.
+            version: 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-`, `+`; unique per model.
+            source: the path of a file or a folder, bytes, a binary file, or several of these by their names.
+            framework: None: by the suffix, .onnx or .keras.
+            stage: None: DEVELOPMENT. A later one needs what `promote` needs.
+            approved_by: who approved the stage.
+            note: why.
+            columns: what the features are called, in order: of the only input, or by input. Not with `signature`.
+            signature: what the model takes and gives; refused where the file contradicts it.
+            source_version: what its makers call it.
+            origin: where it came from.
+            training_run_id: the run that made it.
+            metadata: task, tags and free fields; immutable once READY.
+            serving_settings: how inference serves it.
+            capture_policy: which payloads are kept.
+            request_id: the same again, files included, gives the first result for 7 days. None: a new one.
+            progress: told the bytes sent and in all, after each MiB, from another thread; begins anew with a retry.
+                What it raises ends the upload and is raised here.
+            wait: until the version is READY, or FAILED.
+            wait_timeout_s: how long at most, in seconds, after the upload.
+
+        Raises:
+            ValidationFailed: the registry refused the files; its `version` is the FAILED version.
+            DeadlineExceeded: still VALIDATING (VALIDATION_TIMEOUT); the version stays, and `get_version` tells more.
+            OSError: the source can't be read.
+        """
+        with opened(source) as upload:
+            number = enum_number("framework", pb.Framework, framework) or upload.framework
+            if number is None:
+                raise InvalidArgument(
+                    "framework: the file's name doesn't tell it; give framework='onnx' or another",
+                    reason="UNSUPPORTED_FRAMEWORK",
+                )
+            header = pb.VersionHeader(
+                model=model,
+                version=version,
+                framework=number,
+                stage=enum_number("stage", pb.Stage, stage),
+                approved_by=approved_by,
+                note=note,
+                declared_signature=_declared(signature, columns),
+                source_version=source_version,
+                source=origin,
+                training_run_id=training_run_id,
+                metadata=metadata,
+                serving_settings=serving_settings,
+                capture_policy=capture_policy,
+                request_id=request_id or uuid7(),
+            )
+            tries = Tries(self._connection.retry if upload.repeatable else NO_RETRIES)
+            while True:
+                try:
+                    registered = self._connection.upload(
+                        self._connection.stub.RegisterVersion,
+                        pb.RegisterVersionRequest,
+                        upload.requests(header, progress),
+                    ).version
+                    break
+                except PenstockError as error:
+                    tries.again(error)
+        return self.wait_until_ready(model, version, timeout_s=wait_timeout_s) if wait else registered
+
+    def wait_until_ready(self, model: str, version: str, *, timeout_s: float = 600.0) -> pb.ModelVersion:
+        """Wait for the validator.
+
+        Raises:
+            ValidationFailed: the version is FAILED.
+            DeadlineExceeded: it is still VALIDATING after `timeout_s` seconds (VALIDATION_TIMEOUT).
+        """
+        deadline = time.monotonic() + timeout_s
+        pause_s = 0.05
+        while True:
+            found = self.get_version(model, version)
+            if found.state == pb.VERSION_STATE_READY:
+                return found
+            if found.state == pb.VERSION_STATE_FAILED:
+                raise ValidationFailed(found)
+            if time.monotonic() + pause_s > deadline:
+                raise DeadlineExceeded(
+                    f"{model} {version} is registered, and still VALIDATING after {timeout_s:g} s; look again later",
+                    reason="VALIDATION_TIMEOUT",
+                )
+            time.sleep(pause_s * random.uniform(0.5, 1))  # noqa: S311 - spreads load, guards no secret
+            pause_s = min(pause_s * 1.5, _SLOWEST_POLL_S)
+
+    def get_version(self, model: str, version: str) -> pb.ModelVersion:
+        """Get an exact version; `resolve` takes selectors."""
+        request = pb.GetVersionRequest(model=model, version=version)
+        return self._connection.unary(self._connection.stub.GetVersion, request).version
+
+    def list_versions(
+        self,
+        model: str,
+        *,
+        stage: pb.Stage.ValueType | str | None = None,
+        state: pb.VersionState.ValueType | str | None = None,
+        page_size: int = 0,
+    ) -> Iterator[pb.ModelVersion]:
+        """List a model's versions, the newest first; only those in a stage or a state, where one is given."""
+        stage_number = enum_number("stage", pb.Stage, stage)
+        state_number = enum_number("state", pb.VersionState, state)
+
+        def fetch(token: str) -> pb.ListVersionsResponse:
+            request = pb.ListVersionsRequest(
+                model=model, stage=stage_number, state=state_number, page_size=page_size, page_token=token
+            )
+            return self._connection.unary(self._connection.stub.ListVersions, request)
+
+        return (version for page in pages(fetch) for version in page.versions)
+
+    def revalidate(self, model: str, version: str) -> pb.ModelVersion:
+        """Validate a FAILED version again; gives it in VALIDATING, and `wait_until_ready` waits for the rest."""
+        request = pb.RevalidateVersionRequest(model=model, version=version)
+        return self._connection.unary(self._connection.stub.RevalidateVersion, request).version
+
+    def download(
+        self,
+        model: str,
+        version: str,
+        destination: str | PathLike[str],
+        *,
+        path: str = "",
+        progress: Progress | None = None,
+    ) -> Path:
+        """Download one file of a version, verified by its SHA-256; gives its final path.
+
+        It appears whole or not at all. A break is resumed where it happened.
+
+        Args:
+            model: the model.
+            version: the exact version.
+            destination: the file's new path, or an existing folder for it.
+            path: which file of the version; empty where it has one only.
+            progress: told the bytes so far and in all, after each part.
+
+        Raises:
+            DataLoss: the bytes are not the registered ones.
+            OSError: the destination can't be written.
+        """
+        return download(self._fetch(model, version, path), Path(destination), self._connection.retry, progress)
+
+    def download_chunks(self, model: str, version: str, path: str = "") -> Generator[bytes, None, None]:
+        """Give one file's bytes as they come, at most 1 MiB at once, resumed where the connection breaks.
+
+        Raises:
+            DataLoss: the bytes are not the registered ones; known for sure only after the last chunk.
+        """
+        with closing(verified_chunks(self._fetch(model, version, path), self._connection.retry)) as parts:
+            for _, chunk in parts:
+                yield chunk
+
+    def resolve(self, model: str, selector: str = "") -> pb.ModelVersion:
+        """Find the READY version a selector means: an exact one, a stage or `latest`; empty: PRODUCTION, else that."""
+        request = pb.ResolveVersionRequest(model=model, selector=selector)
+        return self._connection.unary(self._connection.stub.ResolveVersion, request).version
+
+    def promote(
+        self,
+        model: str,
+        version: str,
+        to_stage: pb.Stage.ValueType | str | None = None,
+        *,
+        approved_by: str = "",
+        note: str = "",
+    ) -> pb.PromoteVersionResponse:
+        """Move a version to a stage, or to the next one; into PRODUCTION an approver and a note are required.
+
+        Never retried: after Unavailable or DeadlineExceeded look at `get_version` first.
+        """
+        request = pb.PromoteVersionRequest(
+            model=model,
+            version=version,
+            to_stage=enum_number("to_stage", pb.Stage, to_stage),
+            approved_by=approved_by,
+            note=note,
+        )
+        return self._connection.unary(self._connection.stub.PromoteVersion, request)
+
+    def rollback(self, model: str, *, approved_by: str, note: str) -> pb.RollbackModelResponse:
+        """Make the live version's predecessor live again. Never retried: twice goes back twice."""
+        request = pb.RollbackModelRequest(model=model, approved_by=approved_by, note=note)
+        return self._connection.unary(self._connection.stub.RollbackModel, request)
+
+    def transitions(self, model: str, version: str = "", *, page_size: int = 0) -> Iterator[pb.Transition]:
+        """List the stage moves of a model, or of one version, the newest first."""
+
+        def fetch(token: str) -> pb.ListTransitionsResponse:
+            request = pb.ListTransitionsRequest(model=model, version=version, page_size=page_size, page_token=token)
+            return self._connection.unary(self._connection.stub.ListTransitions, request)
+
+        return (transition for page in pages(fetch) for transition in page.transitions)
+
+    def live_version(self, model: str, *, at: datetime | None = None) -> pb.GetLiveVersionResponse:
+        """Say which version was in PRODUCTION at an (aware) time, by default now, and since when."""
+        request = pb.GetLiveVersionRequest(model=model, time=to_timestamp("at", at))
+        return self._connection.unary(self._connection.stub.GetLiveVersion, request)
+
+    def watch(self, after_revision: int = 0) -> Iterator[pb.WatchModelsResponse]:
+        """Follow every version's state, without end: a snapshot (from 0), then each change, and bookmarks.
+
+        A break is mended by asking again after the last revision seen; one inside the snapshot begins the snapshot
+        anew. Leaving the iterator ends the watch.
+
+        Raises:
+            OutOfRange: the revision is no longer kept (REVISION_COMPACTED): watch again from 0.
+            PenstockError: the registry stayed away through all tries; go on later from the last revision seen.
+        """
+        tries = Tries(self._connection.retry)
+        while True:
+            try:
+                request = pb.WatchModelsRequest(after_revision=after_revision)
+                with closing(self._connection.stream(self._connection.stub.WatchModels, request)) as events:
+                    for event in events:
+                        tries.progressed()
+                        if not event.HasField("snapshot") or event.snapshot.complete:
+                            after_revision = event.revision
+                        yield event
+                raise Unavailable("the registry ended the watch", reason="WATCH_ENDED", retryable=True)
+            except PenstockError as error:
+                tries.again(error)
+
+    def _fetch(self, model: str, version: str, path: str) -> Fetch:
+        def fetch(offset_bytes: int) -> Generator[pb.DownloadFileResponse, None, None]:
+            request = pb.DownloadFileRequest(model=model, version=version, path=path, offset_bytes=offset_bytes)
+            return self._connection.stream(self._connection.stub.DownloadFile, request)
+
+        return fetch
+
+
+def _declared(signature: Signature | None, columns: Columns) -> Signature | None:
+    """Say in a signature what the caller knows: all of it, or only what columns are called."""
+    if signature is not None and columns:
+        raise InvalidArgument("columns: put them into the signature, or leave that out", reason="COLUMNS_TWICE")
+    if not columns:
+        return signature
+    # The only input needs no name; an input without a datatype declares nothing but its columns.
+    named = columns if isinstance(columns, Mapping) else {"": columns}
+    return Signature(inputs=[TensorSpec(name=name, columns=each) for name, each in named.items()])

@@ -1,0 +1,138 @@
+"""The one retry policy: what may be repeated, when, and for how long.
+
+A call is repeated only if repeating it is safe (`SAFETY`) *and* worth it: the error says that it is retryable, or no
+error details came and the server was UNAVAILABLE. Waits are full-jitter back-off, never shorter than the server asked
+for; the deadline of a call spans all its tries.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+import time
+from dataclasses import dataclass
+from math import inf
+
+from google.protobuf.message import Message
+
+from penstock.errors import PenstockError
+
+
+class Safety(enum.Enum):
+    """Whether an RPC may be sent again when its outcome is not known."""
+
+    ALWAYS = "always"
+    """Twice does what once does."""
+    WITH_REQUEST_ID = "with_request_id"
+    """The server knows the request by its `request_id` and answers the repetition with the first result."""
+    WHEN_ASKED = "when_asked"
+    """It costs or records something each time; the caller decides."""
+    NEVER = "never"
+    """Twice is not once."""
+
+
+SAFETY: dict[str, dict[str, Safety]] = {
+    "penstock.api.registry.v1": {
+        "CreateModel": Safety.WITH_REQUEST_ID,
+        "GetModel": Safety.ALWAYS,
+        "ListModels": Safety.ALWAYS,
+        "RegisterVersion": Safety.WITH_REQUEST_ID,  # and only from a source that can be read again
+        "GetVersion": Safety.ALWAYS,
+        "ListVersions": Safety.ALWAYS,
+        "RevalidateVersion": Safety.NEVER,  # the second finds the version VALIDATING: WRONG_STATE
+        "DownloadFile": Safety.ALWAYS,  # resumed at the byte where it broke
+        "ResolveVersion": Safety.ALWAYS,
+        "PromoteVersion": Safety.NEVER,  # without a stage named, twice is two stages
+        "RollbackModel": Safety.NEVER,  # twice is the predecessor's predecessor
+        "ListTransitions": Safety.ALWAYS,
+        "GetLiveVersion": Safety.ALWAYS,
+        "WatchModels": Safety.ALWAYS,  # resumed after the last revision seen
+    },
+    "penstock.api.inference.v1": {
+        "Predict": Safety.WHEN_ASKED,  # each try is recorded as an inference of its own
+    },
+    "penstock.api.monitoring.v1": {
+        "RecordEvents": Safety.NEVER,  # safe by the event ids, but the SDK can't rewind the caller's iterable
+        "RecordFeedback": Safety.ALWAYS,  # the feedback_time is fixed before the first try: the same one wins
+        "GetInference": Safety.ALWAYS,
+        "ListInferences": Safety.ALWAYS,
+        "GetMetrics": Safety.ALWAYS,
+    },
+}
+"""By proto package and RPC. A test holds it complete against the contracts."""
+
+
+def rpc_of(request: type[Message]) -> tuple[str, str]:
+    """Give the package and the name of the RPC that takes a request: each RPC has a request of its own."""
+    package, _, name = request.DESCRIPTOR.full_name.rpartition(".")
+    return package, name.removesuffix("Request")
+
+
+def may_repeat(request: Message, *, asked: bool = False) -> bool:
+    """Say whether a request may be sent again; `asked`: the caller wants it to be, where it is for them to say."""
+    package, rpc = rpc_of(type(request))
+    match SAFETY[package][rpc]:
+        case Safety.ALWAYS:
+            return True
+        case Safety.WITH_REQUEST_ID:
+            return bool(getattr(request, "request_id", ""))
+        case Safety.WHEN_ASKED:
+            return asked
+        case Safety.NEVER:
+            return False
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and how patiently a call that may be repeated is repeated.
+
+    Attributes:
+        attempts: tries in all, 1 or more. For a stream: tries in a row without a message.
+        base_delay_s: the longest first wait, in seconds; it doubles from try to try.
+        max_delay_s: the longest wait of all, in seconds. What the server asks for may be longer.
+    """
+
+    attempts: int = 5
+    base_delay_s: float = 0.1
+    max_delay_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1 or self.base_delay_s < 0 or self.max_delay_s < self.base_delay_s:
+            raise ValueError(f"attempts must be 1 or more and 0 <= base_delay_s <= max_delay_s; got {self}")
+
+    def delay_s(self, failures: int, retry_after_s: float | None = None) -> float:
+        """Draw the wait after so many failures (1 or more), in seconds: full jitter, upon what the server asked for."""
+        longest = min(self.max_delay_s, self.base_delay_s * 2.0 ** min(failures - 1, 60))
+        return (retry_after_s or 0.0) + random.uniform(0, longest)  # noqa: S311 - spreads load, guards no secret
+
+
+NO_RETRIES = RetryPolicy(attempts=1)
+"""Every failure is the caller's."""
+
+
+class Tries:
+    """The tries of one call: counts failures, waits between them, and keeps to the deadline."""
+
+    def __init__(self, policy: RetryPolicy, timeout_s: float = inf) -> None:
+        self._policy = policy
+        self._deadline = time.monotonic() + timeout_s
+        self._failures = 0
+
+    @property
+    def remaining_s(self) -> float:
+        """What is left of the time allowed, in seconds; 0 at the least."""
+        return max(0.0, self._deadline - time.monotonic())
+
+    def progressed(self) -> None:
+        """Forget the failures: a stream brought something."""
+        self._failures = 0
+
+    def again(self, error: PenstockError) -> None:
+        """Wait until the next try; raises `error` itself where there is none, or no time left for it."""
+        self._failures += 1
+        if not error.retryable or self._failures >= self._policy.attempts:
+            raise error
+        delay_s = self._policy.delay_s(self._failures, error.retry_after_s)
+        if delay_s >= self.remaining_s:
+            raise error
+        time.sleep(delay_s)

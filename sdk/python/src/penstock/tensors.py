@@ -1,0 +1,136 @@
+"""numpy arrays as tensors on the wire, and back: one copy out, and in a view of the bytes that came."""
+
+from __future__ import annotations
+
+import struct
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from penstock.api.tensors.v1 import tensors_pb2 as pb
+from penstock.errors import FieldViolation, InvalidArgument
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "UINT8": np.dtype("u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "INT8": np.dtype("i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+    "BYTES": np.dtype(object),
+}
+"""The numpy type of each datatype, by its name in the Open Inference Protocol. BF16 has none."""
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_LENGTH = struct.Struct("<I")
+
+
+def datatype_name(datatype: pb.DataType.ValueType) -> str:
+    """Name a datatype as the Open Inference Protocol does: `FP32`, `BYTES`; a number where it is unknown here."""
+    try:
+        return pb.DataType.Name(datatype).removeprefix("DATA_TYPE_")
+    except ValueError:
+        return str(datatype)
+
+
+def datatype_of(name: str, dtype: np.dtype[Any]) -> str:
+    """Find the datatype of a numpy type, whatever its byte order; strings of every kind are BYTES.
+
+    Raises:
+        InvalidArgument: there is none (UNSUPPORTED_DATATYPE); `name` is the tensor's, for the sentence.
+    """
+    if dtype.kind in "OSUT":
+        return "BYTES"
+    found = _NAMES.get(dtype.newbyteorder("<"))
+    if found is None:
+        raise _refused(name, f"numpy type {dtype} has no datatype; give one of {_allowed()}", "UNSUPPORTED_DATATYPE")
+    return found
+
+
+def to_tensor(name: str, array: ArrayLike) -> pb.Tensor:
+    """Encode an array, of any memory layout and byte order. Lists are taken as `numpy.asarray` takes them.
+
+    BYTES elements are bytes, or strings, which travel as UTF-8. A fixed-width numpy bytes array loses trailing
+    zero bytes, by numpy's own rule: use an object array to keep them.
+
+    Raises:
+        InvalidArgument: the type has no datatype, or an object array holds something else (UNSUPPORTED_DATATYPE).
+    """
+    values = np.asarray(array)
+    datatype = datatype_of(name, values.dtype)
+    return pb.Tensor(
+        name=name,
+        datatype=pb.DataType.Value(f"DATA_TYPE_{datatype}"),
+        shape=values.shape,
+        raw=_join(name, values) if datatype == "BYTES" else values.astype(DTYPES[datatype], copy=False).tobytes(),
+    )
+
+
+def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
+    """Decode a tensor. The array is read-only: a view of the bytes that came; BYTES are an object array of bytes.
+
+    Raises:
+        InvalidArgument: numpy has no such type (UNSUPPORTED_DATATYPE), or the bytes are not what datatype and shape
+            need (SHAPE_MISMATCH).
+    """
+    name, datatype, shape, raw = tensor.name, datatype_name(tensor.datatype), tuple(tensor.shape), tensor.raw
+    dtype = DTYPES.get(datatype)
+    if dtype is None:
+        hint = "numpy has no bfloat16: read `raw` yourself, or export the model with a FP32 tensor"
+        sentence = hint if datatype == "BF16" else f"datatype {datatype} is not one of {_allowed()}"
+        raise _refused(name, sentence, "UNSUPPORTED_DATATYPE")
+    if any(size < 0 for size in shape):
+        raise _refused(name, f"the shape {list(shape)} has a negative dimension", "SHAPE_MISMATCH")
+    if datatype == "BYTES":
+        values = _split(name, prod(shape), raw)
+    else:
+        if prod(shape) * dtype.itemsize != len(raw):
+            sentence = f"{len(raw)} bytes came; shape {list(shape)} of {datatype} takes {prod(shape) * dtype.itemsize}"
+            raise _refused(name, sentence, "SHAPE_MISMATCH")
+        values = np.frombuffer(raw, dtype)
+    values = values.reshape(shape)
+    values.flags.writeable = False
+    return values
+
+
+def _join(name: str, values: NDArray[Any]) -> bytes:
+    parts: list[bytes] = []
+    for index, element in enumerate(values.ravel().tolist()):
+        if isinstance(element, str):
+            element = element.encode()
+        elif not isinstance(element, bytes):
+            sentence = f"element {index} is a {type(element).__name__}; an object array holds bytes or strings only"
+            raise _refused(name, sentence, "UNSUPPORTED_DATATYPE")
+        parts += (_LENGTH.pack(len(element)), element)
+    return b"".join(parts)
+
+
+def _split(name: str, count: int, raw: bytes) -> NDArray[Any]:
+    elements: list[bytes] = []
+    position, size = 0, len(raw)
+    while position + _LENGTH.size <= size and len(elements) < count:
+        start = position + _LENGTH.size
+        position = start + _LENGTH.unpack_from(raw, position)[0]
+        elements.append(raw[start:position])
+    if len(elements) != count or position != size:
+        raise _refused(name, f"{size} bytes are not {count} length-prefixed elements", "SHAPE_MISMATCH")
+    values = np.empty(count, dtype=object)
+    values[:] = elements
+    return values
+
+
+def _allowed() -> str:
+    return ", ".join(DTYPES)
+
+
+def _refused(name: str, sentence: str, reason: str) -> InvalidArgument:
+    field = name or "tensor"
+    return InvalidArgument(f"{field}: {sentence}", reason=reason, violations=[FieldViolation(field, sentence)])
