@@ -13,13 +13,14 @@ from typing import Any, cast
 import grpc
 import psycopg
 import pytest
+from pydantic import SecretStr
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.api.status.v1.status_pb2 import ErrorInfo, Status
 from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor, TensorList
 from penstock.ids import uuid7
-from services.monitoring.__main__ import open_server
+from services.monitoring.__main__ import build
 from services.monitoring.settings import MonitoringSettings
 
 TIMEOUT_S = 20
@@ -72,7 +73,7 @@ class Monitoring:
 
     stub: MonitoringServiceStub
     database_url: str
-    metrics_port: int = 0
+    address: str
 
     def record(self, *events: pb.InferenceEvent) -> list[str]:
         """Send one batch and give its outcomes."""
@@ -116,18 +117,20 @@ class Monitoring:
 @contextmanager
 def serve(database_url: str, **settings: Any) -> Iterator[Monitoring]:
     """Serve on free ports, and connect."""
-    given = {
-        "port": 0,
-        "metrics_port": 0,
-        "database_url": database_url,
-        "_env_file": None,
-        "health_interval_ms": 50,
-        **settings,
-    }
+    given: dict[str, Any] = {"_env_file": None, "port": 0, "metrics_port": 0, "health_interval_ms": 50, **settings}
     with ExitStack() as stack:
-        _, port = open_server(MonitoringSettings(**given), stack)
-        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
-        yield Monitoring(MonitoringServiceStub(channel), database_url)
+        server = build(MonitoringSettings(database_url=SecretStr(database_url), **given), stack)
+        port = server.open()
+        stack.callback(server.close)
+        yield stack.enter_context(connect(database_url, port))
+
+
+@contextmanager
+def connect(database_url: str, port: int) -> Iterator[Monitoring]:
+    """Connect to a service on this port of the loopback."""
+    address = f"127.0.0.1:{port}"
+    with grpc.insecure_channel(address) as channel:
+        yield Monitoring(MonitoringServiceStub(channel), database_url, address)
 
 
 def eventually(met: Callable[[], bool], *, within_s: float = 20) -> None:
@@ -138,10 +141,3 @@ def eventually(met: Callable[[], bool], *, within_s: float = 20) -> None:
             return
         time.sleep(0.01)
     pytest.fail("it did not come to pass")
-
-
-@pytest.fixture
-def monitoring(clone_database: Callable[[str], str]) -> Iterator[Monitoring]:
-    """A monitoring service with nothing in it yet."""
-    with serve(clone_database("monitoring")) as running:
-        yield running

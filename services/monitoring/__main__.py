@@ -1,17 +1,17 @@
-"""The monitoring process: `python -m services.monitoring` migrates and serves, `… migrate` only migrates."""
+"""Monitoring's process: `python -m services.monitoring` serves; with `migrate` it only brings its schema up to date."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
 import structlog
+from pydantic import ValidationError
 
-from penstock.api.monitoring.v1.monitoring_pb2_grpc import add_MonitoringServiceServicer_to_server
+from penstock.api.monitoring.v1 import monitoring_pb2_grpc
 from services.common import logs
 from services.common.errors import DomainError
 from services.common.keys import KeyRing
@@ -32,25 +32,51 @@ from services.monitoring.store.events import EventStore
 from services.monitoring.store.feedback import FeedbackStore
 from services.monitoring.store.inferences import InferenceStore
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+SCHEMA = "monitoring"
+MIGRATIONS = Path(__file__).with_name("migrations")
 _log = structlog.get_logger(__name__)
 
 
-def utc_now() -> datetime:
-    """Tell the time."""
-    return datetime.now(UTC)
+def main(arguments: list[str]) -> int:
+    """Run the command; 0 when it ended in order, 1 when it could not begin, 2 when it was called wrongly."""
+    if arguments not in ([], ["migrate"]):
+        sys.stderr.write("usage: python -m services.monitoring [migrate]\n")
+        return 2
+    try:
+        settings = MonitoringSettings()  # type: ignore[call-arg] # the environment gives what is required
+    except ValidationError as error:
+        sys.stderr.write(f"the settings cannot be used: {error}\n")
+        return 2
+    logs.configure("monitoring", settings.log_level)
+    try:
+        for name in migrate(settings.database_url.get_secret_value(), SCHEMA, MIGRATIONS):
+            _log.info("migrated", migration=name)
+        if not arguments:
+            serve(settings)
+    except DomainError as error:
+        _log.error("not started", reason=error.reason, message=error.message)
+        return 1
+    return 0
 
 
-def open_server(settings: MonitoringSettings, stack: ExitStack) -> tuple[Server, int]:
-    """Build and open everything, closed in reverse by `stack`; returns the server and its gRPC port."""
+def serve(settings: MonitoringSettings) -> None:
+    """Open everything, serve until told to stop, and close it all in reverse."""
+    with ExitStack() as stack:
+        server = build(settings, stack)
+        server.open()
+        stack.callback(server.close)
+        server.wait()
+
+
+def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
+    """Build monitoring on what its settings name; what is opened on the way, the stack closes."""
+    keys = KeyRing(settings.keys_file)
+    keys.open()
     database = stack.enter_context(Database.from_settings(settings, name="penstock-monitoring"))
-    days = Days(database)
-    retention = Retention(settings.retention_days)
+    days, retention = Days(database), Retention(settings.retention_days)
     keeper = DayKeeper(days, retention, utc_now, interval_s=settings.retention_interval_ms / 1000)
     keeper.open()
     stack.callback(keeper.close)
-    keys = KeyRing(settings.keys_file)
-    keys.open()
     metrics = MetricsServer(settings.host, settings.metrics_port)
     events = EventStore(database, days, quarantine_max_events=settings.quarantine_max_events)
     servicer = MonitoringServicer(
@@ -60,34 +86,16 @@ def open_server(settings: MonitoringSettings, stack: ExitStack) -> tuple[Server,
     )
     service = Service(
         name=NAME,
-        register=partial(add_MonitoringServiceServicer_to_server, servicer),
+        register=partial(monitoring_pb2_grpc.add_MonitoringServiceServicer_to_server, servicer),
         roles=ROLES,
         endless=ENDLESS,
     )
-    server = Server(settings, [service], keys=keys, metrics=metrics, checks=(database.check,))
-    port = server.open()
-    stack.callback(server.close)
-    return server, port
+    return Server(settings, (service,), keys=keys, metrics=metrics, checks=(database.check,))
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the process; returns its exit code."""
-    if list(arguments) not in ([], ["migrate"]):
-        sys.stderr.write("usage: python -m services.monitoring [migrate]\n")
-        return 2
-    settings = MonitoringSettings()  # type: ignore[call-arg] # pydantic-settings reads the rest from the environment
-    logs.configure("monitoring", settings.log_level)
-    try:
-        for name in migrate(settings.database_url.get_secret_value(), "monitoring", MIGRATIONS):
-            _log.info("migrated", migration=name)
-        if not arguments:
-            with ExitStack() as stack:
-                server, _ = open_server(settings, stack)
-                server.wait()
-    except DomainError as error:
-        _log.error("not started", reason=error.reason, message=error.message)
-        return 1
-    return 0
+def utc_now() -> datetime:
+    """Tell the time."""
+    return datetime.now(UTC)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ MAX_CHARS: Mapping[str, int] = {
     "session_id": 256,
     "error_code": 64,
 }
+_SHORTEST_LIMIT = min(MAX_CHARS.values())
 # A mean of float32 probabilities may come out a hair above 1.
 _CONFIDENCE_SLACK = 1e-6
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -49,13 +50,13 @@ def _checked(event: pb.InferenceEvent, accepted: Accepted) -> Event:
         event.model,
         event.version,
         event.framework,
-        event.request_id,
+        event.request_id or event.inference_id.lower(),
         event.user_id,
         event.session_id,
         event.error_code,
     )
     # One look at all of them together: nearly always there is nothing to say.
-    if not texts[0] or max(map(len, texts)) > 64 or _CONTROL.search("".join(texts)):
+    if not texts[0] or max(map(len, texts)) > _SHORTEST_LIMIT or not "".join(texts).isprintable():
         _check_texts(event)
     latency_ms = event.latency_ms
     if not 0 <= latency_ms < math.inf:
@@ -63,22 +64,29 @@ def _checked(event: pb.InferenceEvent, accepted: Accepted) -> Event:
     row_count = event.row_count or 1
     if row_count < 0:
         raise _RefusedError(Reason.INVALID_FIELD, f"row_count: got {row_count}; 0 (counts as 1) or more is allowed")
-    prediction = _payload("prediction", event)
+    features = _payload("features", event.features) if event.HasField("features") else None
+    prediction = outcomes = None
+    if event.HasField("prediction"):
+        predicted = event.prediction
+        prediction = _payload("prediction", predicted)
+        outcomes = outcomes_of(predicted, row_count)
+    confidence = _confidence(event.confidence) if event.HasField("confidence") else None
+    model, version, framework, request_id, user_id, session_id, error_code = texts
     return Event(
-        inference_id=inference_id,
-        model=texts[0],
-        version=texts[1],
-        framework=texts[2],
-        request_id=texts[3] or str(inference_id),
-        user_id=texts[4],
-        session_id=texts[5],
-        features=_payload("features", event),
-        prediction=prediction,
-        outcomes=None if prediction is None else outcomes_of(event.prediction, row_count),
-        confidence=_confidence(event) if event.HasField("confidence") else None,
-        latency_ms=latency_ms,
-        error_code=texts[6],
-        row_count=row_count,
+        inference_id,
+        model,
+        version,
+        framework,
+        request_id,
+        user_id,
+        session_id,
+        features,
+        prediction,
+        outcomes,
+        confidence,
+        latency_ms,
+        error_code,
+        row_count,
     )
 
 
@@ -109,23 +117,22 @@ def _check_texts(event: pb.InferenceEvent) -> None:
         raise _RefusedError(Reason.INVALID_FIELD, "model: it is empty; name the model that predicted")
 
 
-def _confidence(event: pb.InferenceEvent) -> float:
-    confidence = event.confidence
+def _confidence(confidence: float) -> float:
+    if 0 <= confidence <= 1:
+        return confidence
     if not -_CONFIDENCE_SLACK <= confidence <= 1 + _CONFIDENCE_SLACK:
         raise _RefusedError(Reason.INVALID_FIELD, f"confidence: got {confidence}; 0 to 1 is allowed")
     return min(max(confidence, 0.0), 1.0)
 
 
-def _payload(name: str, event: pb.InferenceEvent) -> bytes | None:
-    if not event.HasField(name):  # type: ignore[arg-type] # the names are `features` and `prediction`
-        return None
-    payload: bytes = getattr(event, name).SerializeToString()
-    if len(payload) > MAX_PAYLOAD_BYTES:
+def _payload(name: str, payload: pb.Payload) -> bytes:
+    data = payload.SerializeToString()
+    if len(data) > MAX_PAYLOAD_BYTES:
         raise _RefusedError(
             Reason.PAYLOAD_TOO_LARGE,
-            f"{name}: got {len(payload)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: send the event without it",
+            f"{name}: got {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: send the event without it",
         )
-    return payload
+    return data
 
 
 def _kept(event: pb.InferenceEvent) -> bytes | None:
