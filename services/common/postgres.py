@@ -215,7 +215,7 @@ class Listener:
         self._channels = tuple(channels)
         self._poll_interval_s = poll_interval_s
         self._closed = threading.Event()
-        self._connection: psycopg.Connection[Any] | None = None
+        self._connection: BoundedConnection | None = None
         self._bell_in, self._bell_out = -1, -1
 
     def __enter__(self) -> Self:
@@ -233,7 +233,8 @@ class Listener:
         """End the iteration, wherever it stands. Closing twice is fine."""
         if not self._closed.is_set():
             self._closed.set()
-            os.write(self._bell_in, b"\0")
+            if self._bell_in >= 0:  # else nobody iterates yet, and nobody will
+                os.write(self._bell_in, b"\0")
 
     def __iter__(self) -> Iterator[frozenset[str]]:
         """Yield the channels that rang; none of them when a poll or a (re)connect woke us. First, at once."""
@@ -244,9 +245,10 @@ class Listener:
     def _connect(self) -> bool:
         """Connect and LISTEN; where that fails, the poll interval is the pause before the next try."""
         try:
-            connection = psycopg.connect(self._conninfo, autocommit=True)
+            connection = BoundedConnection.connect(self._conninfo, autocommit=True)
         except psycopg.OperationalError:
             return False
+        connection.patience_s = CONNECT_TIMEOUT_S
         self._connection = connection
         try:
             for channel in self._channels:
