@@ -12,6 +12,7 @@ from pathlib import Path
 
 from services.common.errors import Unavailable
 from services.inference.delivery import DeliverySettings, Result, Verdict
+from services.inference.segments import parse
 from services.inference.spool import Spool, SpoolSettings
 from tests.serving import wait_until
 
@@ -82,6 +83,8 @@ def fill_the_disk(folder: Path, limit_bytes: int) -> None:
     for _ in range(500):
         spool.append(next(numbers))
     state, dropped = spool.status.writing, spool.status.dropped
+    with spool._segments._changed:  # between two tries of the writer
+        torn = [path.name for path in folder.rglob("*.seg") if parse(path.read_bytes()).bad]
     up = True
     wait_until(lambda: not spool.status.writing and not spool.status.queued)
     again = next(numbers)
@@ -89,6 +92,7 @@ def fill_the_disk(folder: Path, limit_bytes: int) -> None:
     drained = spool.close(10)
     report = {
         "state": state,
+        "torn": torn,
         "dropped_while_full": dropped,
         "drained": drained,
         "appended": again + 1,

@@ -196,6 +196,15 @@ def test_done_is_called_once_for_every_request_whatever_became_of_it(engine: Eng
     assert isinstance(answers[0].error, AttributeError)
 
 
+def test_a_request_that_is_over_makes_room_for_the_next_however_it_ended(
+    resolver: Versions, sessions: SessionCache
+) -> None:
+    engine = Engine(resolver, sessions, max_in_flight=1)
+    for inputs in (X, {}, X):
+        error = engine.infer(InferenceRequest("iris", "", inputs)).error
+        assert not isinstance(error, ResourceExhausted)
+
+
 def test_a_caller_that_fails_to_take_its_answer_harms_nobody(engine: Engine) -> None:
     def fail(_: InferenceAnswer) -> None:
         raise RuntimeError("the caller broke")
