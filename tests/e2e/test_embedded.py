@@ -89,6 +89,7 @@ def test_detached_it_goes_on_and_down_stops_it(tmp_path: Path) -> None:
     state = start_detached(folder, (*UP, str(folder.path)), deadline_s=DEADLINE_S)
     try:
         below = psutil.Process(state.supervisor.pid).children(recursive=True)
+        assert (folder.path.stat().st_mode & 0o066) == 0
         assert all(is_serving(address) for address in state.addresses.values())
         with pytest.raises(EmbeddedError, match="already runs"):
             start_detached(folder, (*UP, str(folder.path)), deadline_s=DEADLINE_S)

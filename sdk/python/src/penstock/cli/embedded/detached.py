@@ -23,7 +23,7 @@ def start_detached(folder: DataFolder, command: Sequence[str], *, deadline_s: fl
     """
     if (running := folder.find_running()) is not None:
         raise EmbeddedError(f"Penstock already runs on {folder.path} (pid {running.supervisor.pid}).")
-    folder.logs.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.make()
     log = folder.logs / "up.log"
     with log.open("wb") as output:
         process = subprocess.Popen(

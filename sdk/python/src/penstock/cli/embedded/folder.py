@@ -106,15 +106,19 @@ class DataFolder:
         """Where the running suite says what it is."""
         return self.path / "state.json"
 
+    def make(self) -> None:
+        """Make the folder and those in it, where they are missing; what is there keeps its permissions."""
+        self.path.mkdir(parents=True, exist_ok=True, mode=PASSABLE if os.geteuid() == 0 else PRIVATE)
+        for folder in (self.blobs, self.spool, self.cache, self.logs, self.tokens):
+            folder.mkdir(exist_ok=True, mode=PRIVATE)
+
     def lock(self) -> None:
         """Make the folder and take its lock, which ends with this process, however that ends.
 
         Raises AlreadyRunningError, with the holder's pid, when another suite has it.
         """
         try:
-            self.path.mkdir(parents=True, exist_ok=True, mode=PASSABLE if os.geteuid() == 0 else PRIVATE)
-            for folder in (self.blobs, self.spool, self.cache, self.logs, self.tokens):
-                folder.mkdir(exist_ok=True, mode=PRIVATE)
+            self.make()
             descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         except OSError as error:
             raise EmbeddedError(f"The data folder {self.path} can't be used: {error.strerror}.") from error
