@@ -1,0 +1,75 @@
+"""The `penstock` command: parse, run, and say what failed in one sentence."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from penstock.cli import events, feedback, key, metrics, model, predict, suite
+from penstock.cli.exits import ExitCode, epilogue, failure_of
+
+app = typer.Typer(
+    name="penstock",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog=epilogue(),
+)
+app.command()(suite.up)
+app.command()(suite.down)
+app.command()(suite.status)
+app.add_typer(model.app, name="model")
+app.command()(predict.predict)
+app.command()(feedback.feedback)
+app.command()(events.events)
+app.command()(metrics.metrics)
+app.add_typer(key.app, name="key")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"penstock {version('penstock')}")
+        raise typer.Exit
+
+
+@app.callback()
+def penstock(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    """Register a model, serve it, watch it, and roll the next one out."""
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit code.
+
+    A failure is one sentence on stderr with its stable reason in brackets; PENSTOCK_DEBUG=1 shows the traceback too.
+    """
+    try:
+        app(args=arguments, prog_name="penstock")
+    except SystemExit as end:
+        return end.code if isinstance(end.code, int) else ExitCode.OK if end.code is None else ExitCode.FAILED
+    except Exception as error:
+        if os.environ.get("PENSTOCK_DEBUG"):
+            raise
+        failure = failure_of(error)
+        typer.echo(failure.sentence(), err=True)
+        return failure.exit_code
+    return ExitCode.OK
+
+
+def main() -> None:
+    """Run the command line of this process."""
+    sys.exit(run())
+
+
+if __name__ == "__main__":
+    main()

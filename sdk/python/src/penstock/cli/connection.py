@@ -1,0 +1,93 @@
+"""Where the services are and which key to show: flag over environment over `.env` over the suite that runs here.
+
+What is not said anywhere is a service's usual port on this machine.
+"""
+
+from __future__ import annotations
+
+import enum
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dotenv import dotenv_values
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+
+_TRUE = ("1", "true", "yes", "on")
+DEFAULT_DATA_DIR = Path(".penstock")
+
+
+class Service(enum.StrEnum):
+    """A service that commands talk to."""
+
+    REGISTRY = "registry"
+    INFERENCE = "inference"
+    MONITORING = "monitoring"
+
+
+DEFAULT_PORTS = {Service.REGISTRY: 50051, Service.INFERENCE: 8001, Service.MONITORING: 50053}
+
+
+def surroundings(folder: Path | None = None) -> dict[str, str]:
+    """Read the environment, with the `.env` file of a folder (default: the present one) behind it. Empty is unset."""
+    said = {**dotenv_values((folder or Path.cwd()) / ".env"), **os.environ}
+    return {name: value for name, value in said.items() if value}
+
+
+def data_dir(flag: Path | None, environment: Mapping[str, str]) -> Path:
+    """Find the data folder: the flag, PENSTOCK_DATA_DIR, or `.penstock` here."""
+    return flag or Path(environment.get("PENSTOCK_DATA_DIR") or DEFAULT_DATA_DIR)
+
+
+def keys_path(flag: Path | None, environment: Mapping[str, str]) -> Path:
+    """Find the keys file: the flag, PENSTOCK_KEYS_FILE, or the one in the data folder."""
+    said = environment.get("PENSTOCK_KEYS_FILE")
+    return flag or (Path(said) if said else data_dir(None, environment) / "keys.json")
+
+
+def address_of(service: Service, url: str | None, environment: Mapping[str, str], running: Mapping[str, str]) -> str:
+    """Find a service's address; `running` names those of the suite that runs here, if one does."""
+    return (
+        url
+        or environment.get(f"PENSTOCK_{service.name}_ADDRESS")
+        or running.get(service)
+        or f"127.0.0.1:{DEFAULT_PORTS[service]}"
+    )
+
+
+@contextmanager
+def connect(service: Service, url: str | None, token: str | None) -> Iterator[Client]:
+    """Open a client whose one service is where the flag, the environment, `.env` or the running suite says it is.
+
+    PENSTOCK_CA_FILE, PENSTOCK_CERT_FILE and PENSTOCK_KEY_FILE are for TLS. PENSTOCK_INSECURE=1 lets the key travel in
+    plain text to another machine.
+    """
+    from penstock.client import Client  # grpc takes 100 ms, which `--help` must not wait for
+
+    environment = surroundings()
+    address = address_of(service, url, environment, running_addresses(environment))
+    with Client(
+        registry=address if service is Service.REGISTRY else None,
+        inference=address if service is Service.INFERENCE else None,
+        monitoring=address if service is Service.MONITORING else None,
+        token=token or environment.get("PENSTOCK_TOKEN", ""),
+        ca_file=environment.get("PENSTOCK_CA_FILE"),
+        cert_file=environment.get("PENSTOCK_CERT_FILE"),
+        key_file=environment.get("PENSTOCK_KEY_FILE"),
+        insecure=environment.get("PENSTOCK_INSECURE", "").lower() in _TRUE,
+    ) as client:
+        yield client
+
+
+def running_addresses(environment: Mapping[str, str]) -> dict[str, str]:
+    """Find where the services of the suite on this data folder listen; none where none runs."""
+    try:
+        from penstock.cli.embedded.folder import DataFolder
+    except ImportError:
+        return {}  # the SDK alone: no suite can run from here
+    running = DataFolder(data_dir(None, environment)).find_running()
+    return running.addresses if running else {}

@@ -1,0 +1,74 @@
+"""How the command reads and writes times, durations, sizes and numbers for people."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
+_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+MAX_DURATION = timedelta(days=36_500)
+
+
+def parse_duration(text: str) -> timedelta:
+    """Read `90d`, `1h30m`, `15m`, `45s` or `2w`.
+
+    Raises:
+        ValueError: it is none of these, or over a hundred years.
+    """
+    compact = text.strip().lower()
+    if not _DURATION.fullmatch(compact):
+        raise ValueError(f"{text!r} is no duration: write for example 45s, 15m, 1h30m, 90d or 2w")
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION_PART.findall(compact))
+    if not 0 < seconds <= MAX_DURATION.total_seconds():
+        raise ValueError(f"{text!r} is out of range: over 0 and at most {MAX_DURATION.days} days")
+    return timedelta(seconds=seconds)
+
+
+def say_time(time: datetime | None) -> str:
+    """Write a time to the second, in the zone of whoever reads it; nothing for None."""
+    return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""
+
+
+def say_iso(time: datetime) -> str:
+    """Write a time as programs read it: ISO 8601 in UTC."""
+    return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def say_duration(seconds: float) -> str:
+    """Write a duration in its two greatest units: `3d 4h`, `12m 5s`, `0.8s`."""
+    if seconds < 60:
+        return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
+    left, parts = int(seconds), []
+    for unit in ("d", "h", "m", "s"):
+        count, left = divmod(left, _UNITS_S[unit])
+        if count or parts:
+            parts.append(f"{count}{unit}")
+    return " ".join(parts[:2])
+
+
+def say_bytes(size: float) -> str:
+    """Write a size in the binary unit that suits it: `512 B`, `1.4 MiB`."""
+    if size < 1024:
+        return f"{size:.0f} B"
+    for unit in ("KiB", "MiB", "GiB"):
+        size /= 1024
+        if size < 1024:
+            return f"{size:.1f} {unit}"
+    return f"{size / 1024:.1f} TiB"
+
+
+def say_number(value: float) -> str:
+    """Write a number to six significant digits."""
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def say_share(value: float | None) -> str:
+    """Write a share of 1 as a percentage, and what is not known as a dash."""
+    return "–" if value is None else f"{value:.2%}"  # noqa: RUF001 - the dash of tables
+
+
+def say_ms(value: float | None) -> str:
+    """Write a latency in milliseconds, and what is not known as a dash."""
+    return "–" if value is None else f"{value:,.2f} ms"  # noqa: RUF001 - the dash of tables

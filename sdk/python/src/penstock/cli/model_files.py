@@ -1,0 +1,117 @@
+"""`penstock model register|download`: files into the registry and out of it."""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.connection import Service, connect
+from penstock.cli.documents import document_of
+from penstock.cli.exits import CommandError, ExitCode
+from penstock.cli.formats import say_bytes
+from penstock.cli.model_stages import Approver, Note, login_name
+from penstock.cli.model_views import version_facts
+from penstock.cli.options import Framework, Json, Model, NoColor, Stage, Token, Url
+from penstock.cli.output import Output
+
+
+def register(
+    model: Annotated[str, typer.Argument(metavar="NAME", help="The model; created if new.", show_default=False)],
+    path: Annotated[
+        Path, typer.Argument(exists=True, readable=True, help="The model's file, or its folder.", show_default=False)
+    ],
+    version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="The new version.", show_default=False)],
+    framework: Annotated[
+        Framework | None, typer.Option("--framework", help="Default: by the file's name.", show_default=False)
+    ] = None,
+    stage: Annotated[Stage | None, typer.Option("--stage", help="Default: development.", show_default=False)] = None,
+    columns: Annotated[
+        str, typer.Option("--columns", metavar="A,B,C", help="What the input's columns mean, in order.")
+    ] = "",
+    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; again for more.")] = None,
+    note: Note = "",
+    approver: Approver = None,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is validated.")] = True,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Upload a new version, and wait until it is validated."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.REGISTRY, url, token) as client:
+        with output.transfer(f"uploading {path.name}") as bar:
+            registered = client.registry.register_version(
+                model,
+                version,
+                path,
+                framework=framework,
+                stage=stage,
+                approved_by=approver or (login_name() if stage else ""),
+                note=note,
+                columns=[column.strip() for column in columns.split(",")] if columns else (),
+                metadata=pb.Metadata(tags=tag or ()),
+                progress=bar.reach,
+                wait=False,
+            )
+        if wait:
+            with output.spinner(f"validating {model} {version}"):
+                registered = client.registry.wait_until_ready(model, version)
+    output.answer(document_of(registered), version_facts(output, registered))
+    if registered.stage != pb.STAGE_PRODUCTION:
+        output.note(f"to make it live: penstock model promote {model} {version} --to production --note …")
+
+
+def download(
+    model: Model,
+    version: Annotated[
+        str, typer.Argument(help="An exact version, a stage, or `latest`. Default: what is live.", show_default=False)
+    ] = "",
+    to: Annotated[Path, typer.Option("--to", metavar="FOLDER", help="Where to.")] = Path(),
+    file: Annotated[str, typer.Option("--file", metavar="PATH", help="Only this file of the version.")] = "",
+    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Download a version's files, each verified by its SHA-256."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.REGISTRY, url, token) as client:
+        found = client.registry.resolve(model, version)
+        wanted = [each for each in found.files if file in ("", each.path)]
+        if not wanted:
+            raise CommandError(
+                f"{model} {found.version} has no file {file!r}; it has {', '.join(each.path for each in found.files)}",
+                reason="FILE_NOT_FOUND",
+                exit_code=ExitCode.NOT_FOUND,
+            )
+        targets = {each.path: _target(to, each.path, force=force) for each in wanted}
+        for each in wanted:
+            target = targets[each.path]
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with output.transfer(f"downloading {each.path}") as bar:
+                client.registry.download(model, found.version, target, path=each.path, progress=bar.reach)
+    output.answer(
+        {"model": model, "version": found.version, "files": [str(path.absolute()) for path in targets.values()]},
+        *(Text(f"{targets[each.path]}  {say_bytes(each.size_bytes)}, SHA-256 verified") for each in wanted),
+    )
+
+
+def _target(folder: Path, path: str, *, force: bool) -> Path:
+    """Find where a file goes. What a server calls it must not lead out of the folder."""
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts:
+        raise CommandError(f"the registry names a file {path!r}, which leads out of the folder", reason="UNSAFE_PATH")
+    target = folder / relative
+    if target.exists() and not force:
+        raise CommandError(
+            f"{target} is there already; --force replaces it, --to takes another folder",
+            reason="FILE_EXISTS",
+            exit_code=ExitCode.ALREADY_EXISTS,
+        )
+    return target

@@ -1,0 +1,194 @@
+"""Models, versions and stage moves as tables and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from rich.console import RenderableType
+from rich.text import Text
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.tensors.v1.tensors_pb2 import DataType, TensorSpec
+from penstock.cli.formats import say_bytes, say_time
+from penstock.cli.options import Stage
+from penstock.cli.output import STAGE_STYLES, STATE_STYLES, Column, Output, lines, styled
+
+if TYPE_CHECKING:
+    from google.protobuf.timestamp_pb2 import Timestamp
+
+_MODEL_COLUMNS = (
+    Column("model", fixed=False),
+    Column("versions", "right"),
+    Column("production", fixed=False),
+    Column("latest", fixed=False),
+    Column("updated"),
+)
+_VERSION_COLUMNS = (
+    Column("#", "right"),
+    Column("version", fixed=False),
+    Column("stage"),
+    Column("state"),
+    Column("framework", fixed=False),
+    Column("size", "right"),
+    Column("registered"),
+    Column("by", fixed=False),
+)
+_TRANSITION_COLUMNS = (
+    Column("when"),
+    Column("version", fixed=False),
+    Column("from → to"),
+    Column("kind"),
+    Column("by", fixed=False),
+    Column("approved by", fixed=False),
+    Column("note", fixed=False),
+)
+
+
+def models_table(output: Output, models: Sequence[pb.Model]) -> RenderableType:
+    """Lay out models, one a row."""
+    return output.table(
+        _MODEL_COLUMNS,
+        [
+            (
+                model.name,
+                str(model.version_count),
+                Text(model.production_version or "–", style=STAGE_STYLES["production"]),  # noqa: RUF001 - a dash
+                model.latest_version or "–",  # noqa: RUF001 - a dash
+                say_time(time_of(model.update_time)),
+            )
+            for model in models
+        ],
+        empty="no models yet; `penstock model register NAME PATH --version V` makes one",
+    )
+
+
+def versions_table(output: Output, versions: Sequence[pb.ModelVersion]) -> RenderableType:
+    """Lay out versions, one a row."""
+    return output.table(
+        _VERSION_COLUMNS,
+        [
+            (
+                str(version.deployment_number),
+                version.version,
+                styled(stage_word(version.stage), STAGE_STYLES),
+                styled(state_word(version.state), STATE_STYLES),
+                framework_word(version.framework),
+                say_bytes(sum(file.size_bytes for file in version.files)),
+                say_time(time_of(version.create_time)),
+                version.created_by,
+            )
+            for version in versions
+        ],
+        empty="no versions match",
+    )
+
+
+def transitions_table(output: Output, transitions: Sequence[pb.Transition]) -> RenderableType:
+    """Lay out stage moves, one a row."""
+    return output.table(
+        _TRANSITION_COLUMNS,
+        [
+            (
+                say_time(time_of(move.promoted_time)),
+                move.version,
+                move_words(move.from_stage, move.to_stage),
+                pb.TransitionKind.Name(move.kind).removeprefix("TRANSITION_KIND_").lower(),
+                move.promoted_by,
+                move.approved_by,
+                move.note,
+            )
+            for move in transitions
+        ],
+        empty="no moves yet",
+    )
+
+
+def model_facts(output: Output, model: pb.Model) -> RenderableType:
+    """Lay out what is known of one model."""
+    return output.facts(
+        model.name,
+        [
+            ("description", model.description),
+            ("versions", str(model.version_count)),
+            ("production", Text(model.production_version, style=STAGE_STYLES["production"])),
+            ("latest", model.latest_version),
+            ("created", say_time(time_of(model.create_time))),
+            ("updated", say_time(time_of(model.update_time))),
+        ],
+    )
+
+
+def version_facts(output: Output, version: pb.ModelVersion) -> RenderableType:
+    """Lay out what is known of one version."""
+    files = lines(f"{file.path}  {say_bytes(file.size_bytes)}  sha256 {file.sha256}" for file in version.files)
+    validation = version.validation
+    rows = "independent" if validation.rows_independent else f"dependent: {validation.rows_independent_reason}"
+    opset = f"{validation.opset}, by {validation.producer or 'an unnamed producer'}"
+    known = version.HasField("validation")
+    source = " ".join(filter(None, (version.source.origin, version.source.reference, version.source.revision)))
+    return output.facts(
+        Text.assemble((f"{version.model} {version.version}", "bold"), f"  #{version.deployment_number}"),
+        [
+            ("stage", styled(stage_word(version.stage), STAGE_STYLES)),
+            ("state", styled(state_word(version.state), STATE_STYLES)),
+            ("failure", f"{version.failure_message} [{version.failure_reason}]" if version.failure_reason else ""),
+            ("framework", framework_word(version.framework)),
+            ("inputs", lines(map(spec_words, version.signature.inputs))),
+            ("outputs", lines(map(spec_words, version.signature.outputs))),
+            ("files", files),
+            ("opset", opset if known else ""),
+            ("rows", rows if known else ""),
+            ("task", version.metadata.task_type),
+            ("tags", ", ".join(version.metadata.tags)),
+            ("source", source),
+            ("source version", version.source_version),
+            ("training run", version.training_run_id),
+            ("registered", _when_and_who(version.create_time, version.created_by)),
+            ("in its stage", _when_and_who(version.promoted_time, version.promoted_by)),
+        ],
+    )
+
+
+def spec_words(spec: TensorSpec) -> str:
+    """Write a tensor of a signature: `features FP32 [-1, 4] (a, b, c, d)`."""
+    columns = f" ({', '.join(spec.columns)})" if spec.columns else ""
+    datatype = DataType.Name(spec.datatype).removeprefix("DATA_TYPE_")
+    return f"{spec.name} {datatype} [{', '.join(str(size) for size in spec.shape)}]{columns}"
+
+
+def move_words(from_stage: pb.Stage.ValueType, to_stage: pb.Stage.ValueType) -> Text:
+    """Write a stage move; a version that was born comes from nowhere."""
+    return Text.assemble(
+        styled(stage_word(from_stage) or "new", STAGE_STYLES), " → ", styled(stage_word(to_stage), STAGE_STYLES)
+    )
+
+
+def stage_word(stage: pb.Stage.ValueType) -> str:
+    """Write a stage as people type it."""
+    return "" if stage == pb.STAGE_UNSPECIFIED else pb.Stage.Name(stage).removeprefix("STAGE_").lower()
+
+
+def stage_number(stage: Stage) -> pb.Stage.ValueType:
+    """Give the contract's number of a stage."""
+    return pb.Stage.Value(f"STAGE_{stage.name}")
+
+
+def state_word(state: pb.VersionState.ValueType) -> str:
+    """Write a state as people read it."""
+    return pb.VersionState.Name(state).removeprefix("VERSION_STATE_").lower()
+
+
+def framework_word(framework: pb.Framework.ValueType) -> str:
+    """Write a framework as people type it."""
+    return pb.Framework.Name(framework).removeprefix("FRAMEWORK_").lower()
+
+
+def time_of(timestamp: Timestamp) -> datetime | None:
+    """Read a timestamp; None where it is unset."""
+    return timestamp.ToDatetime(tzinfo=UTC) if timestamp.ByteSize() else None
+
+
+def _when_and_who(timestamp: Timestamp, who: str) -> str:
+    return say_time(time_of(timestamp)) + (f" by {who}" if who else "")

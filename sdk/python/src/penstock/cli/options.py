@@ -1,0 +1,93 @@
+"""The options that every command takes, and the values that several share."""
+
+from __future__ import annotations
+
+import enum
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from penstock.cli.formats import parse_duration
+
+_PANEL = "Everywhere"
+
+
+class Stage(enum.StrEnum):
+    """What a version is for."""
+
+    DEVELOPMENT = "development"
+    CANDIDATE = "candidate"
+    STAGING = "staging"
+    PRODUCTION = "production"
+    ARCHIVED = "archived"
+
+
+class State(enum.StrEnum):
+    """How far a version has come."""
+
+    VALIDATING = "validating"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Framework(enum.StrEnum):
+    """Which runtime opens a version's files."""
+
+    ONNX = "onnx"
+    TENSORFLOW = "tensorflow"
+    TRANSFORMERS = "transformers"
+    OLLAMA = "ollama"
+
+
+def duration(text: str | timedelta) -> timedelta:
+    """Read a duration for Typer, which sends a default through here too."""
+    try:
+        return text if isinstance(text, timedelta) else parse_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def page_size(limit: int) -> int:
+    """Choose a page that suits a limit, within what the services take."""
+    return min(limit, 1_000)
+
+
+Url = Annotated[
+    str | None,
+    typer.Option(
+        "--url",
+        metavar="HOST:PORT",
+        help="The service's address; grpcs:// before it means TLS. Default: PENSTOCK_<SERVICE>_ADDRESS, "
+        "then the suite that runs here, then the usual port.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Token = Annotated[
+    str | None,
+    typer.Option("--token", metavar="KEY", help="The API key. Default: PENSTOCK_TOKEN.", rich_help_panel=_PANEL),
+]
+Json = Annotated[
+    bool, typer.Option("--json", help="Print one JSON document instead of a table.", rich_help_panel=_PANEL)
+]
+NoColor = Annotated[
+    bool, typer.Option("--no-color", help="Print without colours, as NO_COLOR=1 does.", rich_help_panel=_PANEL)
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option("--data-dir", metavar="DIR", help="The data folder. Default: PENSTOCK_DATA_DIR, then .penstock here."),
+]
+Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
+ExactVersion = Annotated[str, typer.Argument(metavar="VERSION", help="The exact version.", show_default=False)]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most so many.")]
+Version = Annotated[
+    str | None,
+    typer.Option("--version", "-v", metavar="V", help="An exact version, a stage, or `latest`."),
+]
+Since = Annotated[
+    timedelta,
+    typer.Option(
+        "--since", metavar="DURATION", parser=duration, help="How far back: 45s, 15m, 1h30m, 7d.", show_default="1h"
+    ),
+]

@@ -1,0 +1,187 @@
+"""Where a command's words go: answers to stdout, for people or as one JSON document; progress and notes to stderr.
+
+On a terminal answers are tables that fit its width. Piped they are plain aligned columns, never cut.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from penstock.cli.documents import json_value
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+# No line is broken that a program or `grep` may read.
+PIPED_WIDTH = 100_000
+
+STAGE_STYLES = {
+    "production": "bold green",
+    "staging": "yellow",
+    "candidate": "cyan",
+    "development": "blue",
+    "archived": "dim",
+}
+STATE_STYLES = {"ready": "green", "validating": "yellow", "uploading": "yellow", "failed": "bold red"}
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, and how it behaves where the terminal is narrow."""
+
+    title: str
+    justify: Literal["left", "right"] = "left"
+    fixed: bool = True
+    """Never cut. A column that is not fixed gives way, and its cells end in an ellipsis."""
+
+
+class Output:
+    """One command's output."""
+
+    def __init__(self, *, as_json: bool, no_color: bool) -> None:
+        # None leaves the choice to the environment: NO_COLOR, FORCE_COLOR, TERM.
+        color = True if no_color else None
+        self.as_json = as_json
+        self.stdout = Console(no_color=color, highlight=False, markup=False, emoji=False)
+        if not self.stdout.is_terminal:
+            self.stdout.width = PIPED_WIDTH
+        self.stderr = Console(stderr=True, no_color=color, highlight=False, markup=False, emoji=False)
+
+    def answer(self, document: Any, *parts: RenderableType) -> None:
+        """Print the answer: the document with `--json`, else the parts."""
+        if self.as_json:
+            self.stdout.file.write(json.dumps(json_value(document), indent=2, ensure_ascii=False) + "\n")
+            return
+        for part in parts:
+            self.say(part)
+
+    def say(self, part: RenderableType) -> None:
+        """Print a part of an answer that comes in steps; with `--json` nothing."""
+        if not self.as_json:
+            self.stdout.print(part, soft_wrap=not self.stdout.is_terminal)
+
+    def note(self, text: str | Text) -> None:
+        """Say something beside the answer, on stderr: with `--json` nothing."""
+        if not self.as_json:
+            self.stderr.print(text, soft_wrap=True)
+
+    def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], *, empty: str) -> RenderableType:
+        """Build a table, or the sentence that stands for one without rows."""
+        if not rows:
+            return Text(empty, style="dim")
+        if not self.stdout.is_terminal:
+            return _plain(columns, rows)
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
+        for column in columns:
+            table.add_column(
+                column.title,
+                justify=column.justify,
+                no_wrap=True,
+                overflow="ellipsis",
+                min_width=_widest(column, columns, rows) if column.fixed else 4,
+            )
+        for row in rows:
+            table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+        return table
+
+    def facts(self, title: str | Text, facts: Sequence[tuple[str, str | Text]]) -> RenderableType:
+        """Build a title with named facts below it, empty ones left out."""
+        heading = Text(printable(title), style="bold") if isinstance(title, str) else title
+        known = [(name, Text(printable(value)) if isinstance(value, str) else value) for name, value in facts if value]
+        if not self.stdout.is_terminal:
+            return Group(heading, *_plain_facts(known))
+        grid = Table.grid(padding=(0, 2))
+        grid.add_column(style="dim", no_wrap=True)
+        grid.add_column(overflow="fold")
+        for name, value in known:
+            grid.add_row(name, value)
+        return Group(heading, Padding(grid, (0, 0, 0, 2), expand=False))
+
+    @contextmanager
+    def spinner(self, text: str) -> Iterator[None]:
+        """Show that something is under way, where a person watches."""
+        if self.as_json or not self.stderr.is_terminal:
+            yield
+            return
+        with self.stderr.status(Text(text)):
+            yield
+
+    @contextmanager
+    def transfer(self, verb: str) -> Iterator[Transfer]:
+        """Show a bar with bytes, speed and the time left, where a person watches."""
+        from rich import progress as bars  # 30 ms that only transfers need
+
+        progress = bars.Progress(
+            bars.TextColumn("{task.description}", markup=False),
+            bars.BarColumn(bar_width=None),
+            bars.DownloadColumn(binary_units=True),
+            bars.TransferSpeedColumn(),
+            bars.TimeRemainingColumn(compact=True),
+            console=self.stderr,
+            disable=self.as_json or not self.stderr.is_terminal,
+            expand=True,
+        )
+        with progress:
+            yield Transfer(progress, progress.add_task(verb, total=None))
+
+
+class Transfer:
+    """A bar under way."""
+
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self._progress = progress
+        self._task = task
+
+    def reach(self, done_bytes: int, total_bytes: int | None = None) -> None:
+        """Show how far the transfer has come."""
+        self._progress.update(self._task, completed=done_bytes, total=total_bytes)
+
+
+def printable(text: str) -> str:
+    """Replace what would move the cursor or break a row: others wrote these words, and they are shown, not obeyed."""
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+def lines(items: Iterable[str]) -> Text:
+    """Set each item on a line of its own."""
+    return Text("\n".join(printable(item) for item in items))
+
+
+def styled(word: str, styles: dict[str, str]) -> Text:
+    """Colour a word by a table of styles."""
+    return Text(word, style=styles.get(word, ""))
+
+
+def _widest(column: Column, columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> int:
+    index = columns.index(column)
+    return max(len(column.title), *(Text(str(row[index])).cell_len for row in rows))
+
+
+def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> Text:
+    cells = [[column.title.upper() for column in columns], *([printable(str(cell)) for cell in row] for row in rows)]
+    widths = [max(Text(row[index]).cell_len for row in cells) for index in range(len(columns))]
+    lines = []
+    for row in cells:
+        padded = []
+        for column, cell, width in zip(columns, row, widths, strict=True):
+            space = " " * (width - Text(cell).cell_len)
+            padded.append(space + cell if column.justify == "right" else cell + space)
+        lines.append("  ".join(padded).rstrip())
+    return Text("\n".join(lines))
+
+
+def _plain_facts(facts: Sequence[tuple[str, Text]]) -> Iterator[Text]:
+    width = max((len(name) for name, _ in facts), default=0)
+    for name, value in facts:
+        for number, line in enumerate(value.plain.split("\n")):
+            yield Text(f"  {name if number == 0 else '':{width}}  {line}")
