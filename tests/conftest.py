@@ -2,4 +2,26 @@
 
 from __future__ import annotations
 
-pytest_plugins = ["tests.monitoring", "tests.postgres"]
+import os
+
+# ONNX Runtime reports to its makers over the network unless told not to before it is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+
+import pytest
+
+from tests import s3
+
+pytest_plugins = ["tests.postgres", "tests.services"]
+
+
+def pytest_report_header() -> str:
+    """Say which S3 server the contract suite speaks to."""
+    return s3.describe()
+
+
+@pytest.fixture(autouse=True)
+def own_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no setting of the shell that runs the tests reach them, nor a `.env` in the checkout."""
+    for name in list(os.environ):
+        if name.startswith("PENSTOCK_") and not name.startswith("PENSTOCK_TEST_"):
+            monkeypatch.delenv(name)

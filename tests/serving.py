@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -42,13 +42,10 @@ class BlobShelf:
         self.blobs[digest] = data
         return digest
 
-    def download(self, sha256: str) -> Iterator[bytes]:
-        """Stream a blob in two pieces."""
-        self.asked.append(sha256)
-        data = self.blobs[sha256]
-        middle = len(data) // 2
-        yield data[:middle]
-        yield data[middle:]
+    def fetch(self, version: ResolvedVersion, file: ArtifactFile, path: Path) -> None:
+        """Write a blob."""
+        self.asked.append(file.sha256)
+        path.write_bytes(self.blobs[file.sha256])
 
     def version(
         self,
@@ -81,7 +78,7 @@ class Versions:
 
 def onnx_loader(shelf: BlobShelf, folder: Path) -> ModelLoader:
     """Build the loader that the service builds, over the shelf."""
-    artifacts = ArtifactCache(folder, shelf.download)
+    artifacts = ArtifactCache(folder, shelf.fetch)
     artifacts.open()
     return ModelLoader(artifacts, {"onnx": OnnxRuntime(intra_op_threads=1)})
 

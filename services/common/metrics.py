@@ -22,6 +22,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.common.errors import FailedPrecondition
+
 # Seconds; from a tiny model's answer to an upload.
 BUCKETS_S = (
     0.0001,
@@ -136,10 +138,16 @@ class MetricsServer:
             collector(registry=self.registry)
 
     def open(self) -> int:
-        """Listen, and say on which port."""
-        self._server = make_server(
-            self._host, self._port, make_wsgi_app(self.registry), _ThreadingServer, _QuietHandler
-        )
+        """Listen, and say on which port; raises FailedPrecondition where it is taken (ADDRESS_IN_USE)."""
+        app = make_wsgi_app(self.registry)
+        try:
+            self._server = make_server(self._host, self._port, app, _ThreadingServer, _QuietHandler)
+        except OSError as error:
+            raise FailedPrecondition(
+                f"cannot listen on {self._host}:{self._port} for metrics ({error.strerror}): "
+                "PENSTOCK_METRICS_PORT chooses another port",
+                reason="ADDRESS_IN_USE",
+            ) from error
         # prometheus_client's own start_http_server looks twice a second whether to stop; a drain waits for it.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()

@@ -132,6 +132,7 @@ class Server:
         self._stopping = threading.Event()
         self._streams = OpenStreams()
         self._collector = GrpcCollector()
+        self.metrics_port = settings.metrics_port
 
     def open(self) -> int:
         """Listen, and say on which port.
@@ -155,14 +156,18 @@ class Server:
         self._health = health.HealthServicer(experimental_non_blocking=False)
         services = (*self._services, *self._public())
         self._server.add_generic_rpc_handlers((self._route(services, unary, streams),))
-        port = self._listen()
         self._metrics.registry.register(self._collector)
-        metrics_port = self._metrics.open()
+        self.metrics_port = self._metrics.open()
+        try:
+            port = self._listen()
+        except FailedPrecondition:
+            self._metrics.close()
+            raise
         self._check()
         self._server.start()
         self._watcher = threading.Thread(target=self._watch_dependencies, name="health", daemon=True)
         self._watcher.start()
-        _log.info("listening", address=f"{settings.host}:{port}", metrics_port=metrics_port)
+        _log.info("listening", address=f"{settings.host}:{port}", metrics_port=self.metrics_port)
         return port
 
     def wait(self) -> None:

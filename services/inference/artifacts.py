@@ -18,7 +18,7 @@ import os
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -28,8 +28,8 @@ from services.inference.runtime import Artifact
 
 log = logging.getLogger(__name__)
 
-Download = Callable[[str], Iterable[bytes]]
-"""Streams the bytes of the blob with this SHA-256; bounded in time by whoever made it."""
+Fetch = Callable[[ResolvedVersion, ArtifactFile, Path], None]
+"""Writes one file of a version to a path; bounded in time and bytes by whoever made it."""
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 LOCK_STRIPES = 64
@@ -41,11 +41,11 @@ MAX_ATTEMPTS = 5
 class ArtifactCache:
     """A bounded folder of verified artifacts; those that are in use are never evicted."""
 
-    def __init__(self, folder: Path, download: Download, *, max_bytes: int = 50 * 2**30) -> None:
+    def __init__(self, folder: Path, fetch: Fetch, *, max_bytes: int = 50 * 2**30) -> None:
         self._models = folder / "models"
         self._fetching = folder / "fetching"
         self._locks = folder / "locks"
-        self._download = download
+        self._fetch_file = fetch
         self._max_bytes = max_bytes
         self._verified: set[str] = set()
         self._mutex = threading.Lock()
@@ -120,7 +120,7 @@ class ArtifactCache:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_SH)
                 for file in version.files:
-                    self._fetch(file, temporary / file.path)
+                    self._fetch(version, file, temporary / file.path)
                 temporary.rename(target)
             except OSError as error:
                 if error.errno not in DISK_FULL:
@@ -134,18 +134,11 @@ class ArtifactCache:
             self._verified.add(version.digest)
             self.downloads += 1
 
-    def _fetch(self, file: ArtifactFile, path: Path) -> None:
-        """Write one file, its digest and size checked while the bytes flow."""
+    def _fetch(self, version: ResolvedVersion, file: ArtifactFile, path: Path) -> None:
+        """Fetch one file, and take nobody's word for its bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest, size = hashlib.sha256(), 0
-        with path.open("wb") as out:
-            for chunk in self._download(file.sha256):
-                size += len(chunk)
-                if size > file.size_bytes:
-                    break
-                digest.update(chunk)
-                out.write(chunk)
-        if size != file.size_bytes or digest.hexdigest() != file.sha256:
+        self._fetch_file(version, file, path)
+        if _digest_of(path) != file.sha256:
             sentence = f"the stored bytes of {file.path!r} do not match their digest; register the version again"
             raise DataLoss(sentence, reason="DIGEST_MISMATCH")
 

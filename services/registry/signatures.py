@@ -11,6 +11,7 @@ def reconcile(declared: Signature | None, found: report.Signature) -> Signature 
     """Take the file's signature and the declared columns; a declaration that contradicts the file is a failure."""
     if declared is None:
         return Signature(_with_columns(found.inputs, {}), _with_columns(found.outputs, {}))
+    declared = Signature(_completed(declared.inputs, found.inputs), _completed(declared.outputs, found.outputs))
     failure = check_declared(_without_columns(declared), found) or _columns_differ(declared, found)
     if failure is not None:
         return failure
@@ -18,6 +19,26 @@ def reconcile(declared: Signature | None, found: report.Signature) -> Signature 
         _with_columns(found.inputs, {spec.name: spec.columns for spec in declared.inputs}),
         _with_columns(found.outputs, {spec.name: spec.columns for spec in declared.outputs}),
     )
+
+
+def _completed(declared: tuple[TensorSpec, ...], found: tuple[report.TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+    """Fill in what a declaration leaves to the file.
+
+    A tensor without a datatype declares nothing but its columns, and where there is only one it needs no name. A side
+    of which nothing else is declared is the file's own.
+    """
+    real = {spec.name: spec for spec in found}
+    completed: dict[str, TensorSpec] = {}
+    for spec in declared:
+        name = found[0].name if spec.name == "" and len(found) == 1 else spec.name
+        if spec.datatype or name not in real:
+            completed[name] = spec
+        else:
+            completed[name] = TensorSpec(name, real[name].datatype, real[name].shape, spec.columns)
+    if not any(spec.datatype for spec in declared):
+        for name, own in real.items():
+            completed.setdefault(name, TensorSpec(name, own.datatype, own.shape))
+    return tuple(completed.values())
 
 
 def _with_columns(specs: tuple[report.TensorSpec, ...], columns: dict[str, tuple[str, ...]]) -> tuple[TensorSpec, ...]:

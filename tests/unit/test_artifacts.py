@@ -4,7 +4,6 @@ import errno
 import fcntl
 import os
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def shelf() -> BlobShelf:
 
 
 def cache_over(folder: Path, shelf: BlobShelf, max_bytes: int = 1000) -> ArtifactCache:
-    cache = ArtifactCache(folder, shelf.download, max_bytes=max_bytes)
+    cache = ArtifactCache(folder, shelf.fetch, max_bytes=max_bytes)
     cache.open()
     return cache
 
@@ -139,13 +138,13 @@ def test_a_store_that_is_down_leaves_nothing_and_the_next_try_succeeds(tmp_path:
     version = shelf.version({"m.onnx": b"graph"})
     down = True
 
-    def download(sha256: str) -> Iterator[bytes]:
-        yield b"gr"
+    def fetch(version: ResolvedVersion, file: ArtifactFile, path: Path) -> None:
+        path.write_bytes(b"gr")
         if down:
             raise Unavailable("the registry is down")
-        yield b"aph"
+        path.write_bytes(b"graph")
 
-    cache = ArtifactCache(tmp_path, download)
+    cache = ArtifactCache(tmp_path, fetch)
     cache.open()
     with pytest.raises(Unavailable), cache.use(version):
         pass
@@ -156,10 +155,10 @@ def test_a_store_that_is_down_leaves_nothing_and_the_next_try_succeeds(tmp_path:
 
 @pytest.mark.parametrize(("code", "error"), [(errno.ENOSPC, ResourceExhausted), (errno.ECONNRESET, OSError)])
 def test_a_full_disk_is_said_to_be_one(tmp_path: Path, code: int, error: type[Exception]) -> None:
-    def download(sha256: str) -> Iterator[bytes]:
+    def fetch(version: ResolvedVersion, file: ArtifactFile, path: Path) -> None:
         raise OSError(code, os.strerror(code))
 
-    cache = ArtifactCache(tmp_path, download)
+    cache = ArtifactCache(tmp_path, fetch)
     cache.open()
     with pytest.raises(error), cache.use(BlobShelf().version({"m.onnx": b"graph"})):
         pass

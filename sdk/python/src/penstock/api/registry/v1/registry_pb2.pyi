@@ -852,7 +852,8 @@ class VersionHeader(_message.Message):
     @_builtins.property
     def declared_signature(self) -> _tensors_pb2.Signature:
         """What the caller says of the inputs and outputs: names, datatypes and shapes that contradict the file are
-        refused (FAILED, SIGNATURE_MISMATCH); `columns` are taken over.
+        refused (FAILED, SIGNATURE_MISMATCH); `columns` are taken over. A tensor without a datatype declares only its
+        columns, and the only input or output needs no name; a side of which nothing else is declared is the file's own.
         """
 
     @_builtins.property

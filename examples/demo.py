@@ -1,0 +1,241 @@
+"""The main job, end to end, on real input: train, register, serve, predict, score, roll out, roll back.
+
+`make demo` runs it on a suite of its own, in a temporary folder and on free ports, and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import grpc
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+import penstock
+from examples.iris import COLUMNS, IrisModel, train
+from penstock.api.monitoring.v1.monitoring_pb2 import GetMetricsResponse
+from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, STAGE_UNSPECIFIED, Stage
+from penstock.cli.embedded.folder import DataFolder
+from services.inference.oip import open_inference_pb2 as oip
+from services.inference.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
+
+console = Console()
+Result = TypeVar("Result")
+PENSTOCK = Path(sys.executable).with_name("penstock")
+FREE_PORTS = {
+    f"PENSTOCK_{name}_PORT": "0"
+    for name in (
+        "REGISTRY",
+        "REGISTRY_METRICS",
+        "INFERENCE",
+        "INFERENCE_METRICS",
+        "MONITORING",
+        "MONITORING_METRICS",
+        "POSTGRES",
+    )
+}
+
+
+def main() -> None:
+    """Play it through."""
+    with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, suite(Path(folder)) as addresses:
+        model = step(
+            "Train a logistic regression on the iris data, export it by skl2onnx", lambda: train(regularisation=1)
+        )
+        with penstock.Client(
+            registry=addresses["registry"], inference=addresses["inference"], monitoring=addresses["monitoring"]
+        ) as client:
+            release(client, model, "1.0.0")
+            predictions = predict(client, model)
+            predict_by_open_inference(addresses["inference"], model)
+            score(client, model, predictions)
+            roll_out_and_back(client, model)
+
+
+@contextmanager
+def suite(folder: Path) -> Iterator[dict[str, str]]:
+    """Run `penstock up` for the block; gives where the services listen."""
+    environment = {**os.environ, **FREE_PORTS}
+    console.rule("[bold]penstock up")
+    subprocess.run([PENSTOCK, "up", "--detach", "--data-dir", folder], env=environment, check=True)
+    try:
+        state = DataFolder(folder).find_running()
+        if state is None:
+            sys.exit("the suite is not running")
+        yield state.addresses
+    finally:
+        console.rule("[bold]penstock down")
+        subprocess.run([PENSTOCK, "down", "--data-dir", folder], env=environment, check=True)
+
+
+def release(client: penstock.Client, model: IrisModel, version: str) -> None:
+    """Upload a version and put it into production."""
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(model.onnx)
+        file.flush()
+        registered = step(
+            f"Register iris {version} ({len(model.onnx):,} bytes over gRPC), validated in a sandbox",
+            lambda: client.registry.register_version(
+                "iris", version, Path(file.name), stage=STAGE_STAGING, columns=COLUMNS
+            ),
+        )
+    validation = registered.validation
+    say(f"opset {validation.opset}, by {validation.producer}, rows independent: {validation.rows_independent}")
+    step(
+        f"Promote iris {version} to PRODUCTION",
+        lambda: client.registry.promote("iris", version, approved_by="the demo", note="it is the demo's own"),
+    )
+    wait_until_live(client, version)
+
+
+def predict(client: penstock.Client, model: IrisModel) -> dict[str, int]:
+    """Predict each held-out row by Predict, and compare with scikit-learn; gives the labels by inference id."""
+    predictions: dict[str, int] = {}
+    agree = 0
+    expected = model.classifier.predict(model.rows)
+    probabilities = model.classifier.predict_proba(model.rows)
+    console.print(f"[cyan]▸[/] Predict {len(model.rows)} held-out flowers through Predict, features by name")
+    for index, row in enumerate(model.rows):
+        flower = dict(zip(COLUMNS, map(float, row), strict=True))
+        answer = client.inference.predict("iris", flower, user_id=f"botanist-{index % 3}")
+        label = int(answer.outputs["label"][0])
+        agree += label == expected[index] and bool(
+            np.allclose(answer.outputs["probabilities"][0], probabilities[index], atol=1e-5)
+        )
+        predictions[answer.inference_id] = int(model.labels[index])
+    check("answers equal scikit-learn's own", agree, len(model.rows))
+    return predictions
+
+
+def predict_by_open_inference(address: str, model: IrisModel) -> None:
+    """Predict them all in one request through the Open Inference Protocol, and compare with scikit-learn."""
+    console.print("[cyan]▸[/] Predict them again in one request through the Open Inference Protocol")
+    with grpc.insecure_channel(address) as channel:
+        request = oip.ModelInferRequest(model_name="iris", raw_input_contents=[model.rows.tobytes()])
+        request.inputs.add(name="X", datatype="FP32", shape=model.rows.shape)
+        request.outputs.add(name="label")
+        response = GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    labels: NDArray[np.int64] = np.frombuffer(response.raw_output_contents[0], dtype="<i8")
+    check("answers equal scikit-learn's own", int((labels == model.classifier.predict(model.rows)).sum()), len(labels))
+
+
+def score(client: penstock.Client, model: IrisModel, predictions: dict[str, int]) -> None:
+    """Tell monitoring what the flowers really were, and ask how good the model is."""
+    console.print(f"[cyan]▸[/] Send the true species of {len(predictions)} flowers as feedback")
+    for inference_id, label in predictions.items():
+        client.monitoring.record_feedback(inference_id, actual_outcome=label)
+    metrics = wait_until_counted(client, len(predictions) + 1)
+    show(metrics)
+    real = float((model.classifier.predict(model.rows) == model.labels).mean())
+    check(
+        "accuracy equals the one computed here",
+        round(metrics.accuracy * len(predictions)),
+        round(real * len(predictions)),
+    )
+
+
+def roll_out_and_back(client: penstock.Client, model: IrisModel) -> None:
+    """Put a second version into production, see it answer, roll back, and see the first one answer."""
+    release(client, train(regularisation=100), "2.0.0")
+    flower = [float(value) for value in model.rows[0]]
+    say(f"iris {client.inference.predict('iris', {'X': flower}).version} answers now")
+    step("Roll back", lambda: client.registry.rollback("iris", approved_by="the demo", note="the first was fine"))
+    wait_until_live(client, "1.0.0")
+    say(f"iris {client.inference.predict('iris', {'X': flower}).version} answers again")
+    table = Table("when", "version", "from", "to", "by", "note", title="history of iris")
+    for move in client.registry.transitions("iris"):
+        table.add_row(
+            move.promoted_time.ToDatetime().strftime("%H:%M:%S"),
+            move.version,
+            stage(move.from_stage),
+            stage(move.to_stage),
+            move.promoted_by,
+            move.note,
+        )
+    console.print(table)
+
+
+def step(title: str, work: Callable[[], Result]) -> Result:
+    """Do a part, and say how long it took."""
+    began = time.perf_counter()
+    result = work()
+    console.print(f"[cyan]▸[/] {title} [dim]({time.perf_counter() - began:.2f} s)[/]")
+    return result
+
+
+def say(text: str) -> None:
+    """Print a detail."""
+    console.print(f"  [dim]{text}[/]")
+
+
+def check(what: str, found: int, expected: int) -> None:
+    """Print a comparison, and stop the demo where it does not hold."""
+    if found != expected:
+        sys.exit(f"{what}: {found} of {expected}")
+    console.print(f"  [green]✓[/] {what}: {found} of {expected}")
+
+
+def stage(value: Stage.ValueType) -> str:
+    """Name a stage as people do."""
+    return "" if value == STAGE_UNSPECIFIED else Stage.Name(value).removeprefix("STAGE_").lower()
+
+
+def wait_until_live(client: penstock.Client, version: str) -> None:
+    """Wait until inference, which follows the registry by itself, answers with this version."""
+    flower = [5.1, 3.5, 1.4, 0.2]
+    wait_until(lambda: answering(client, flower) == version, f"inference does not follow to {version}")
+
+
+def answering(client: penstock.Client, flower: list[float]) -> str:
+    """Say which version answers; empty where none does yet."""
+    try:
+        return client.inference.predict("iris", {"X": flower}).version
+    except penstock.NotFound:
+        return ""
+
+
+def wait_until_counted(client: penstock.Client, at_least: int) -> GetMetricsResponse:
+    """Wait until monitoring has the events, which reach it by the spool, and give its metrics."""
+    wait_until(
+        lambda: client.monitoring.get_metrics("iris").inference_count >= at_least, "the events do not reach monitoring"
+    )
+    return client.monitoring.get_metrics("iris")
+
+
+def wait_until(met: Callable[[], bool], otherwise: str) -> None:
+    """Look until it is so, for 30 seconds at most."""
+    deadline = time.monotonic() + 30
+    while not met():
+        if time.monotonic() > deadline:
+            sys.exit(otherwise)
+        time.sleep(0.05)
+
+
+def show(metrics: GetMetricsResponse) -> None:
+    """Print the metrics as a table."""
+    table = Table("metric", "value", title="metrics of iris")
+    table.add_row("predictions", str(metrics.inference_count))
+    table.add_row("error rate", f"{metrics.error_rate:.1%}")
+    table.add_row(
+        "latency p50 / p95 / p99",
+        " / ".join(
+            f"{value:.2f} ms" for value in (metrics.p50_latency_ms, metrics.p95_latency_ms, metrics.p99_latency_ms)
+        ),
+    )
+    table.add_row("average confidence", f"{metrics.average_confidence:.3f}")
+    table.add_row("accuracy", f"{metrics.accuracy:.1%} of {metrics.judged_count} judged")
+    console.print(table)
+
+
+if __name__ == "__main__":
+    main()

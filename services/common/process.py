@@ -1,0 +1,76 @@
+"""A service's life as a process: settings, logs, migrations, then serving until told to stop."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import TypeVar
+
+import structlog
+from pydantic import ValidationError
+
+from services.common import logs
+from services.common.errors import DomainError
+from services.common.server import Server
+from services.common.settings import ServerSettings
+
+_log = structlog.get_logger(__name__)
+AnySettings = TypeVar("AnySettings", bound=ServerSettings)
+OK, NOT_STARTED, MISUSED = 0, 1, 2
+
+
+def run(
+    name: str,
+    arguments: Sequence[str],
+    read_settings: Callable[[], AnySettings],
+    build: Callable[[AnySettings, ExitStack], Server],
+    *,
+    migrate: Callable[[AnySettings], Sequence[str]] | None = None,
+) -> int:
+    """Run `python -m services.<name>`, or with the one argument `migrate` only bring its schema up to date.
+
+    Args:
+        name: the service.
+        arguments: what follows on the command line.
+        read_settings: reads the environment and `.env`.
+        build: opens what the server stands on, each part's end pushed on the stack, and builds the server.
+        migrate: brings its schema up to date, where it has one, and names what it applied.
+
+    Returns:
+        The exit code: 0 when it ended in order, 1 when it could not begin, 2 when it was called wrongly.
+    """
+    if list(arguments) not in ([], ["migrate"] if migrate else []):
+        sys.stderr.write(f"usage: python -m services.{name}{' [migrate]' if migrate else ''}\n")
+        return MISUSED
+    try:
+        settings = read_settings()
+    except ValidationError as error:
+        sys.stderr.write(f"the settings cannot be used:\n{_sentences(error)}\n")
+        return MISUSED
+    logs.configure(name, settings.log_level)
+    try:
+        for applied in migrate(settings) if migrate else ():
+            _log.info("migrated", migration=applied)
+        if not arguments:
+            _serve(settings, build)
+    except DomainError as error:
+        _log.error("not started", reason=error.reason, message=error.message)
+        return NOT_STARTED
+    return OK
+
+
+def _serve(settings: AnySettings, build: Callable[[AnySettings, ExitStack], Server]) -> None:
+    with ExitStack() as stack:
+        server = build(settings, stack)
+        server.open()
+        stack.callback(server.close)
+        server.wait()
+
+
+def _sentences(error: ValidationError) -> str:
+    # Without the values: one of them may be a password.
+    return "\n".join(
+        f"  PENSTOCK_{'_'.join(map(str, each['loc'])).upper()}: {each['msg']}"
+        for each in error.errors(include_input=False)
+    )

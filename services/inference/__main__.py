@@ -1,0 +1,109 @@
+"""The inference process: `python -m services.inference`. The only file that knows everything."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+
+import structlog
+
+from penstock import Client
+from services.common.errors import DomainError
+from services.common.keys import KeyRing
+from services.common.metrics import MetricsServer
+from services.common.process import run
+from services.common.server import Server
+from services.inference import servicer
+from services.inference.artifacts import ArtifactCache
+from services.inference.cached_session import SessionLimits
+from services.inference.catalog import Catalog
+from services.inference.engine import Engine
+from services.inference.events import Event, EventLog, MonitoringSender, encode
+from services.inference.follower import Follower
+from services.inference.loader import ModelLoader
+from services.inference.metrics import InferenceCollector
+from services.inference.models import ResolvedVersion
+from services.inference.oip import servicer as oip
+from services.inference.oip.repository import Repository
+from services.inference.onnx_runtime import OnnxRuntime
+from services.inference.prediction import Predictor
+from services.inference.registry_files import RegistryFiles
+from services.inference.sessions import SessionCache
+from services.inference.settings import InferenceSettings
+from services.inference.spool import Spool, SpoolSettings
+
+_log = structlog.get_logger(__name__)
+
+
+def build(settings: InferenceSettings, stack: ExitStack) -> Server:
+    """Open all that the server stands on; `stack` closes it in reverse."""
+    keys = KeyRing(settings.keys_file)
+    keys.open()
+    metrics = MetricsServer(settings.host, settings.metrics_port)
+    catalog = Catalog()
+    sessions = _sessions(settings, stack)
+    engine = Engine(
+        catalog, sessions, max_in_flight=settings.max_in_flight, load_wait_s=settings.load_timeout_ms / 1000
+    )
+    spool = _spool(settings, stack)
+    predictor = Predictor(catalog, engine, EventLog(spool))
+    _follow(settings, stack, catalog, sessions)
+    metrics.registry.register(InferenceCollector(engine, sessions, spool))
+    repository = Repository(catalog, engine, sessions)
+    return Server(
+        settings,
+        [oip.service(predictor, repository), servicer.service(predictor)],
+        keys=keys,
+        metrics=metrics,
+        checks=(catalog.check,),
+    )
+
+
+def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCache:
+    client = stack.enter_context(_client(settings))
+    artifacts = ArtifactCache(settings.cache_dir, RegistryFiles(client), max_bytes=settings.artifact_cache_bytes)
+    artifacts.open()
+    runtimes = {"onnx": OnnxRuntime(intra_op_threads=settings.runtime_threads)}
+    limits = SessionLimits(budget_bytes=settings.session_budget_bytes, max_sessions=settings.max_sessions)
+    sessions = SessionCache(ModelLoader(artifacts, runtimes), limits)
+    stack.callback(sessions.close, settings.drain_grace_ms / 1000)
+    return sessions
+
+
+def _spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | None:
+    if not settings.capture:
+        return None
+    client = stack.enter_context(_client(settings))
+    spool = Spool[Event](
+        settings.spool_dir,
+        encode,
+        MonitoringSender(client),
+        SpoolSettings(
+            max_bytes=settings.spool_max_bytes, at_limit=settings.spool_when_full, fsync=settings.spool_fsync
+        ),
+    )
+    spool.open()
+    stack.callback(spool.close, settings.drain_grace_ms / 1000)
+    return spool
+
+
+def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, sessions: SessionCache) -> None:
+    def prepare(version: ResolvedVersion) -> None:
+        """Load what is about to go live; if it cannot be, its first request will say why."""
+        try:
+            sessions.release(sessions.acquire(version, settings.load_timeout_ms / 1000))
+        except DomainError as error:
+            _log.error("the new live version does not load", version=version.key, reason=error.reason)
+
+    follower = Follower(_client(settings), catalog, settings.cache_dir, prepare)
+    follower.open()
+    stack.callback(follower.close)
+
+
+def _client(settings: InferenceSettings) -> Client:
+    token = settings.service_token.get_secret_value() if settings.service_token else None
+    return Client(registry=settings.registry_address, monitoring=settings.monitoring_address, token=token)
+
+
+if __name__ == "__main__":
+    sys.exit(run("inference", sys.argv[1:], InferenceSettings, build))

@@ -1,0 +1,116 @@
+"""Protobuf ↔ values: versions as the registry sends them, predictions as our own front door speaks them."""
+
+from __future__ import annotations
+
+from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
+from penstock.api.registry.v1 import registry_pb2
+from services.common.errors import FieldViolation, InvalidArgument
+from services.inference.catalog import CatalogVersion
+from services.inference.features import from_features
+from services.inference.models import (
+    ArtifactFile,
+    CapturePolicy,
+    ResolvedVersion,
+    ServingSettings,
+    Signature,
+)
+from services.inference.prediction import Caller, Prediction
+from services.inference.tensor_protos import specs_of, tensor_of, tensor_proto
+from services.inference.tensors import Tensor
+
+MAX_ID_CHARS = 256
+MAX_MODEL_CHARS = 128
+
+
+def catalog_version(version: registry_pb2.ModelVersion) -> CatalogVersion:
+    """Read a version that the registry sent."""
+    ready = version.state == registry_pb2.VERSION_STATE_READY
+    return CatalogVersion(
+        model=version.model,
+        version=version.version,
+        deployment_number=version.deployment_number,
+        stage_name=_stage_name(version.stage),
+        state_name=registry_pb2.VersionState.Name(version.state).removeprefix("VERSION_STATE_"),
+        resolved=_resolved(version) if ready else None,
+    )
+
+
+def _resolved(version: registry_pb2.ModelVersion) -> ResolvedVersion:
+    policy = version.capture_policy
+    default = CapturePolicy()
+    return ResolvedVersion(
+        model=version.model,
+        version=version.version,
+        deployment_number=version.deployment_number,
+        framework=registry_pb2.Framework.Name(version.framework).removeprefix("FRAMEWORK_").lower(),
+        stage=_stage_name(version.stage),
+        signature=Signature(specs_of(version.signature.inputs), specs_of(version.signature.outputs)),
+        files=tuple(ArtifactFile(file.path, file.sha256, file.size_bytes) for file in version.files),
+        rows_independent=version.validation.rows_independent,
+        capture=CapturePolicy(
+            disabled=policy.disabled,
+            share=policy.share if policy.HasField("share") else default.share,
+            max_bytes=policy.max_bytes if policy.HasField("max_bytes") else default.max_bytes,
+        ),
+        serving=ServingSettings(version.serving_settings.max_in_flight, version.serving_settings.pinned),
+    )
+
+
+def _stage_name(stage: registry_pb2.Stage.ValueType) -> str:
+    return registry_pb2.Stage.Name(stage).removeprefix("STAGE_").lower()
+
+
+def caller_of(request: PredictRequest) -> Caller:
+    """Read who asks; raises InvalidArgument for ids that are too long."""
+    ids = {"user_id": request.user_id, "session_id": request.session_id, "request_id": request.request_id}
+    check_ids(request.model, ids)
+    return Caller(**ids)
+
+
+def check_ids(model: str, ids: dict[str, str]) -> None:
+    """Refuse an empty model name and ids that are too long."""
+    violations = [
+        FieldViolation(name, f"{len(value)} characters came; at most {MAX_ID_CHARS} are allowed")
+        for name, value in ids.items()
+        if len(value) > MAX_ID_CHARS
+    ]
+    if not 0 < len(model) <= MAX_MODEL_CHARS:
+        violations.append(FieldViolation("model", f"{len(model)} characters came; 1 to {MAX_MODEL_CHARS} are allowed"))
+    if violations:
+        sentence = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
+        raise InvalidArgument(sentence, reason="INVALID_FIELD", violations=tuple(violations))
+
+
+def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor]:
+    """Read the inputs, given as tensors or as features by name.
+
+    Raises:
+        InvalidArgument: neither came or both (INPUTS_REQUIRED), a tensor came twice (DUPLICATE_INPUT), or what
+            `from_raw` and `from_features` raise.
+    """
+    if bool(request.tensors) == request.HasField("features"):
+        raise InvalidArgument.field(
+            "tensors", "send one of `features` and `tensors`: neither came, or both", reason="INPUTS_REQUIRED"
+        )
+    if not request.tensors:
+        return from_features(request.features, signature)
+    inputs: dict[str, Tensor] = {}
+    for tensor in request.tensors:
+        if tensor.name in inputs:
+            raise InvalidArgument.field(tensor.name, "this input came twice", reason="DUPLICATE_INPUT")
+        inputs[tensor.name] = tensor_of(tensor)
+    return inputs
+
+
+def response_of(prediction: Prediction) -> PredictResponse:
+    """Write the answer."""
+    version = prediction.version
+    return PredictResponse(
+        inference_id=prediction.inference_id,
+        outputs=[tensor_proto(name, array) for name, array in prediction.outputs.items()],
+        confidences=prediction.confidences,
+        model=version.model,
+        version=version.version,
+        framework=version.framework,
+        latency_ms=prediction.latency_ms,
+    )

@@ -1,0 +1,138 @@
+"""Follows the registry: a snapshot, then every change, into the catalog and onto disk.
+
+The last snapshot on disk carries this service through a registry outage, its own restart included.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import threading
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from penstock import Client
+from penstock.api.registry.v1.registry_pb2 import ModelVersion, WatchModelsResponse
+from penstock.errors import OutOfRange, PenstockError
+from services.inference.catalog import Catalog, CatalogVersion
+from services.inference.convert import catalog_version
+from services.inference.models import ResolvedVersion
+
+_log = structlog.get_logger(__name__)
+FIRST_BACKOFF_S = 0.1
+MAX_BACKOFF_S = 10.0
+SNAPSHOT_FILE = "catalog.binpb"
+
+Prepare = Callable[[ResolvedVersion], None]
+"""Loads a version that is about to take another's place; returns when it is loaded, or cannot be."""
+
+
+class Follower:
+    """Keeps a catalog as the registry is. One thread; `open` starts it, `close` ends it."""
+
+    def __init__(self, client: Client, catalog: Catalog, folder: Path, prepare: Prepare) -> None:
+        self._client = client
+        self._catalog = catalog
+        self._path = folder / SNAPSHOT_FILE
+        self._prepare = prepare
+        self._versions: dict[tuple[str, str], ModelVersion] = {}
+        self._revision = 0
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+        self.connected = False
+
+    def open(self) -> None:
+        """Take in the snapshot on disk, if there is one, and follow from there."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._read()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop following. The client is closed by its owner, which ends the watch that may be open."""
+        self._stopping.set()
+        self._client.close()
+        self._thread.join()
+
+    def _follow(self) -> None:
+        backoff_s = FIRST_BACKOFF_S
+        while not self._stopping.is_set():
+            try:
+                for message in self._client.registry.watch(after_revision=self._revision):
+                    self.connected = True
+                    backoff_s = FIRST_BACKOFF_S
+                    self._take(message)
+            except OutOfRange:
+                _log.info("the registry no longer has our revision; taking a new snapshot", revision=self._revision)
+                self._revision = 0
+                continue
+            except PenstockError as error:
+                if self.connected and not self._stopping.is_set():
+                    _log.warning("the registry is out of reach; serving what is known", reason=error.reason)
+            self.connected = False
+            # Full jitter, so that a fleet does not come back as one.
+            self._stopping.wait(random.uniform(0, backoff_s))  # noqa: S311 - spread, not secrecy
+            backoff_s = min(backoff_s * 2, MAX_BACKOFF_S)
+
+    def _take(self, message: WatchModelsResponse) -> None:
+        kind = message.WhichOneof("event")
+        if kind == "snapshot":
+            self._take_snapshot(message)
+        elif kind == "change":
+            self._take_change(message)
+            self._revision = message.revision
+            self._write()
+        else:
+            self._revision = max(self._revision, message.revision)
+
+    def _take_snapshot(self, message: WatchModelsResponse) -> None:
+        if self._revision:  # the first part of a new one
+            self._versions, self._revision = {}, 0
+        self._versions.update(_keyed(message.snapshot.versions))
+        if message.snapshot.complete:
+            self._catalog.replace(catalog_version(version) for version in self._versions.values())
+            self._revision = message.revision
+            self._write()
+            _log.info("the registry has been heard", revision=self._revision, versions=len(self._versions))
+
+    def _take_change(self, message: WatchModelsResponse) -> None:
+        self._versions.update(_keyed(message.change.versions))
+        changed = [catalog_version(version) for version in message.change.versions]
+        for version in changed:
+            if version.resolved is not None and self._takes_over(version):
+                self._prepare(version.resolved)
+        self._catalog.update(changed)
+
+    def _takes_over(self, version: CatalogVersion) -> bool:
+        """Whether it becomes PRODUCTION now. The old one answers until the new one is in memory."""
+        before = self._catalog.models().get(version.model, {}).get(version.version)
+        was = before.stage_name if before else ""
+        return version.stage_name == "production" and was != "production"
+
+    def _read(self) -> None:
+        try:
+            message = WatchModelsResponse.FromString(self._path.read_bytes())
+        except FileNotFoundError:
+            return
+        except (OSError, DecodeError) as error:
+            _log.warning("the snapshot on disk is of no use; waiting for the registry", error=str(error))
+            return
+        self._versions = _keyed(message.snapshot.versions)
+        self._catalog.replace(catalog_version(version) for version in self._versions.values())
+        self._revision = message.revision
+
+    def _write(self) -> None:
+        """Keep what is known. A crash in between keeps the snapshot before; following makes up for it."""
+        snapshot = WatchModelsResponse.SnapshotPart(versions=self._versions.values(), complete=True)
+        fresh = self._path.with_suffix(f".{os.getpid()}")
+        try:
+            fresh.write_bytes(WatchModelsResponse(revision=self._revision, snapshot=snapshot).SerializeToString())
+            fresh.replace(self._path)
+        except OSError as error:
+            _log.warning("the snapshot was not written; an outage together with a restart would hurt", error=str(error))
+
+
+def _keyed(versions: Iterable[ModelVersion]) -> dict[tuple[str, str], ModelVersion]:
+    return {(version.model, version.version): version for version in versions}

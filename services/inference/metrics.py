@@ -1,0 +1,99 @@
+"""The inference service's own counts, as Prometheus reads them and under the names that Triton's dashboards know.
+
+Counters without a `_total` suffix are what those dashboards expect; prometheus_client's own Counter forces one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.inference.engine import Engine
+from services.inference.events import Event
+from services.inference.sessions import SessionCache
+from services.inference.spool import Spool
+from services.inference.statistics import VersionStatistics
+
+_PER_VERSION: tuple[tuple[str, str, Callable[[VersionStatistics], float]], ...] = (
+    ("nv_inference_request_success", "Successful requests.", lambda each: each.successes),
+    ("nv_inference_count", "Rows predicted.", lambda each: each.inferences),
+    ("nv_inference_exec_count", "Runs of the model.", lambda each: each.executions),
+    ("nv_inference_request_duration_us", "Time of successful requests, in µs.", lambda each: each.success_ns / 1000),
+    ("nv_inference_queue_duration_us", "Time spent waiting, in µs.", lambda each: each.queue_ns / 1000),
+    ("nv_inference_compute_input_duration_us", "Checking inputs, in µs.", lambda each: each.compute_input_ns / 1000),
+    ("nv_inference_compute_infer_duration_us", "Running models, in µs.", lambda each: each.compute_infer_ns / 1000),
+    ("nv_inference_compute_output_duration_us", "Reading outputs, in µs.", lambda each: each.compute_output_ns / 1000),
+)
+_LABELS = ("model", "version")
+
+
+class _Unsuffixed(Metric):
+    """A counter whose name ends as it is written."""
+
+    def __init__(self, name: str, documentation: str) -> None:
+        super().__init__(name, documentation, "unknown")
+        self.type = "counter"
+
+    def add(self, value: float, **labels: str) -> None:
+        self.add_sample(self.name, labels, value)
+
+
+class InferenceCollector(Collector):
+    """Reads the engine, the session cache and the spool when somebody asks."""
+
+    def __init__(self, engine: Engine, sessions: SessionCache, spool: Spool[Event] | None) -> None:
+        self._engine = engine
+        self._sessions = sessions
+        self._spool = spool
+
+    def collect(self) -> Iterator[Metric]:
+        """Answer a scrape."""
+        statistics = self._engine.statistics()
+        for name, text, read in _PER_VERSION:
+            family = _Unsuffixed(name, text)
+            for each in statistics:
+                family.add(read(each), model=each.version.model, version=each.version.version)
+            yield family
+        yield from self._failures(statistics)
+        yield from self._session_metrics()
+        if self._spool is not None:
+            yield from _spool_metrics(self._spool)
+
+    @staticmethod
+    def _failures(statistics: list[VersionStatistics]) -> Iterator[Metric]:
+        failures = _Unsuffixed("nv_inference_request_failure", "Failed requests.")
+        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests in flight.", labels=_LABELS)
+        for each in statistics:
+            labels = {"model": each.version.model, "version": each.version.version}
+            pending.add_metric((each.version.model, each.version.version), each.in_flight)
+            for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
+                failures.add(each.failures.get(reason, 0), reason=reason, **labels)
+        yield from (failures, pending)
+
+    def _session_metrics(self) -> Iterator[Metric]:
+        counters = self._sessions.counters
+        seconds = GaugeMetricFamily("nv_model_load_duration_secs", "Time the load took, in s.", labels=_LABELS)
+        held = GaugeMetricFamily("penstock_session_bytes", "Memory of a loaded model, in bytes.", labels=_LABELS)
+        for session in self._sessions.list_sessions():
+            labels = (session.version.model, session.version.version)
+            seconds.add_metric(labels, session.load_s)
+            held.add_metric(labels, session.size_bytes)
+        yield from (seconds, held)
+        yield CounterMetricFamily("penstock_session_hits", "Requests that found their model loaded.", counters.hits)
+        yield CounterMetricFamily("penstock_session_loads", "Models loaded.", counters.loads)
+        yield CounterMetricFamily("penstock_session_load_failures", "Loads that failed.", counters.failed_loads)
+        yield CounterMetricFamily("penstock_session_evictions", "Models evicted.", counters.evictions)
+
+
+def _spool_metrics(spool: Spool[Event]) -> Iterator[Metric]:
+    status = spool.status
+    delivery = status.delivery
+    yield GaugeMetricFamily("penstock_spool_queued_events", "Events not yet on disk.", status.queued)
+    yield GaugeMetricFamily("penstock_spool_bytes", "Disk that waiting events take, in bytes.", status.bytes)
+    yield CounterMetricFamily("penstock_spool_written_events", "Events written to disk.", status.spooled)
+    yield CounterMetricFamily("penstock_spool_dropped_events", "Events lost at the spool's bound.", status.dropped)
+    yield CounterMetricFamily("penstock_spool_delivered_events", "Events stored by monitoring.", delivery.delivered)
+    yield CounterMetricFamily("penstock_spool_duplicate_events", "Events stored before.", delivery.duplicates)
+    yield CounterMetricFamily("penstock_spool_rejected_events", "Events refused for good.", delivery.rejected)

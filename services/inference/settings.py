@@ -1,0 +1,59 @@
+"""What the inference service can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from services.common.settings import MEBIBYTE, Port, ServerSettings, Share
+
+GIBIBYTE = 1024 * MEBIBYTE
+
+
+class InferenceSettings(ServerSettings):
+    """How models are followed, fetched, loaded and run, and where their events go."""
+
+    port: Port = 8001
+    """The gRPC port; 8001 is where Triton's clients look."""
+    metrics_port: Port = 8002
+    """The Prometheus port; 8002 is where Triton's dashboards look."""
+    max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = 64 * MEBIBYTE
+    """The largest message taken or sent; tensors travel in one."""
+    request_threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    """Predictions worked on at once."""
+    access_log_share: Share = 0.001
+    """The share of successful requests that get a log line. A line for each would halve the rate."""
+
+    registry_address: str = "127.0.0.1:50051"
+    """Where the registry listens."""
+    monitoring_address: str = "127.0.0.1:50053"
+    """Where monitoring listens; events wait in the spool while it does not."""
+    cache_dir: Path = Path(".penstock/cache")
+    """Where model files and the last snapshot of the registry are kept; all of it can be rebuilt."""
+    spool_dir: Path = Path(".penstock/spool")
+    """Where events wait for monitoring; keep it on a volume that outlives the process."""
+
+    artifact_cache_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 50 * GIBIBYTE
+    """The most disk that model files take."""
+    session_budget_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 4 * GIBIBYTE
+    """The most memory that loaded models take, as measured when they are loaded."""
+    max_sessions: Annotated[int, Field(ge=1, le=10_000)] = 100
+    """Models loaded at once."""
+    load_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
+    """How long a request without a deadline waits for its model to be loaded."""
+    max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 24
+    """Requests of one model worked on at once; keep it below the request threads, so that no model takes all."""
+    runtime_threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """Threads of ONNX Runtime within one run; 0: as many as the CPU quota has cores."""
+
+    capture: bool = True
+    """Keep events. The version's capture policy says what they hold."""
+    spool_max_bytes: Annotated[int, Field(ge=MEBIBYTE)] = GIBIBYTE
+    """The most disk that waiting events take."""
+    spool_when_full: Literal["drop", "block"] = "drop"
+    """What happens at that bound: the event is dropped and counted, or its prediction waits."""
+    spool_fsync: Literal["never", "interval", "always"] = "interval"
+    """When the spool is forced to disk: a killed process loses nothing that was written either way; a power cut
+    loses what was not forced (interval: at most the last second)."""
