@@ -1,0 +1,122 @@
+"""A real gRPC server that does what a test says, on the contracts of the three services: for the wire's behaviour."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf.message_factory import GetMessageClass
+
+from penstock import Client
+from penstock.api.inference.v1 import inference_pb2
+from penstock.api.monitoring.v1 import monitoring_pb2
+from penstock.api.registry.v1 import registry_pb2
+from services.common.errors import DomainError
+from services.common.status import DETAILS_KEY, code_of, details_of
+
+CONTRACTS = (registry_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR, monitoring_pb2.DESCRIPTOR)
+Behaviour = Callable[[Any, grpc.ServicerContext], Any]
+_HANDLERS = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}
+
+
+class ScriptedServer:
+    """Answers each RPC by the behaviours scripted for it, one a call; the last one stays."""
+
+    def __init__(self) -> None:
+        self._behaviours: dict[str, list[Behaviour]] = {}
+        self._lock = threading.Lock()
+        self.calls: dict[str, list[Any]] = defaultdict(list)
+        """The requests that came, by RPC; for streams of requests, their iterators."""
+        self.peers: set[str] = set()
+        self.metadata: dict[str, str | bytes] = {}
+        """Of the last call."""
+        self.released = threading.Event()
+        """Set when the test is over: what a behaviour that hangs waits for."""
+        self.address = ""
+
+    def on(self, rpc: str, *behaviours: Behaviour) -> None:
+        """Script an RPC."""
+        self._behaviours[rpc] = list(behaviours)
+
+    def service(self, descriptor: Any) -> grpc.GenericRpcHandler:
+        """Make the handler of a service's every RPC."""
+        return grpc.method_handlers_generic_handler(
+            descriptor.full_name, {method.name: self._handler(method) for method in descriptor.methods}
+        )
+
+    def _handler(self, method: Any) -> grpc.RpcMethodHandler[Any, Any]:
+        def behave(request: Any, context: grpc.ServicerContext) -> Any:
+            with self._lock:
+                script = self._behaviours[method.name]
+                behaviour = script.pop(0) if len(script) > 1 else script[0]
+                self.calls[method.name].append(request)
+                self.peers.add(context.peer())
+                self.metadata = dict(context.invocation_metadata())
+            return behaviour(request, context)
+
+        make: Any = _HANDLERS[method.client_streaming, method.server_streaming]
+        return make(  # type: ignore[no-any-return]  # one of four functions, each of which gives a handler
+            behave,
+            request_deserializer=GetMessageClass(method.input_type).FromString,
+            response_serializer=lambda message: message.SerializeToString(),
+        )
+
+
+@contextmanager
+def scripted_server() -> Iterator[ScriptedServer]:
+    """Run one on a free port of this machine."""
+    scripted = ScriptedServer()
+    server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
+    server.add_generic_rpc_handlers(
+        [scripted.service(each) for file in CONTRACTS for each in file.services_by_name.values()]
+    )
+    scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        yield scripted
+    finally:
+        scripted.released.set()
+        server.stop(None).wait()
+
+
+def client_of(server: ScriptedServer, **settings: Any) -> Client:
+    """Make a client whose every service is the scripted one."""
+    address = server.address
+    return Client(**{"registry": address, "inference": address, "monitoring": address, "token": ""} | settings)
+
+
+def answer(message: Any) -> Behaviour:
+    """Answer with a message."""
+    return lambda request, context: message
+
+
+def stream(*messages: Any, then: DomainError | None = None) -> Behaviour:
+    """Answer with messages, and then end well, or with an error."""
+
+    def behave(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        yield from messages
+        if then is not None:
+            abort(context, then)
+
+    return behave
+
+
+def fail(error: DomainError) -> Behaviour:
+    """Answer with an error, encoded as the services do."""
+    return lambda request, context: abort(context, error)
+
+
+def abort(context: grpc.ServicerContext, error: DomainError) -> NoReturn:
+    """End a call as the services do."""
+    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
+    context.abort(code_of(error), error.message)
