@@ -20,7 +20,7 @@ from typing import Any
 
 import structlog
 
-from services.common.errors import PermissionDenied, Unauthenticated
+from services.common.errors import FailedPrecondition, PermissionDenied, Unauthenticated
 
 _log = structlog.get_logger(__name__)
 RELOAD_INTERVAL_S = 1.0
@@ -78,8 +78,13 @@ class KeyRing:
         self._lock = threading.Lock()
 
     def open(self) -> None:
-        """Read the file. A missing file is no keys yet; an unreadable one raises OSError or ValueError."""
-        self._load()
+        """Read the file; a missing one is no keys yet. Raises FailedPrecondition for a broken one (KEYS_UNREADABLE)."""
+        try:
+            self._load()
+        except (OSError, ValueError) as error:
+            raise FailedPrecondition(
+                f"the keys file {self._path} cannot be read: {error}", reason="KEYS_UNREADABLE"
+            ) from error
 
     @property
     def configured(self) -> bool:

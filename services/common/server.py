@@ -28,6 +28,7 @@ from services.common.settings import ServerSettings
 
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
+RECOVERY_INTERVAL_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,9 +164,9 @@ class Server:
         except FailedPrecondition:
             self._metrics.close()
             raise
-        self._check()
+        serving = self._check(was_serving=True)
         self._server.start()
-        self._watcher = threading.Thread(target=self._watch_dependencies, name="health", daemon=True)
+        self._watcher = threading.Thread(target=self._watch_dependencies, args=(serving,), name="health", daemon=True)
         self._watcher.start()
         _log.info("listening", address=f"{settings.host}:{port}", metrics_port=self.metrics_port)
         return port
@@ -271,21 +272,25 @@ class Server:
             ) from error
         return port
 
-    def _watch_dependencies(self) -> None:
-        while not self._stopping.wait(self._settings.health_interval_ms / 1000):
-            self._check()
+    def _watch_dependencies(self, serving: bool) -> None:
+        interval_s = self._settings.health_interval_ms / 1000
+        # Whoever waits for this server wants to know at once when it can serve again.
+        while not self._stopping.wait(interval_s if serving else min(interval_s, RECOVERY_INTERVAL_S)):
+            serving = self._check(was_serving=serving)
 
-    def _check(self) -> None:
+    def _check(self, *, was_serving: bool) -> bool:
         status = health_pb2.HealthCheckResponse.SERVING
         for check in self._checks:
             try:
                 check()
             except DomainError as error:
                 status = health_pb2.HealthCheckResponse.NOT_SERVING
-                _log.warning("not serving", reason=error.reason, message=error.message)
+                if was_serving:
+                    _log.warning("not serving", reason=error.reason, message=error.message)
         if not self._stopping.is_set():
             for name in ("", *(service.name for service in self._services)):
                 self._health.set(name, status)
+        return bool(status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def is_loopback(host: str) -> bool:

@@ -31,6 +31,7 @@ from services.inference.registry_files import RegistryFiles
 from services.inference.sessions import SessionCache
 from services.inference.settings import InferenceSettings
 from services.inference.spool import Spool, SpoolSettings
+from services.inference.watchdog import RunWatchdog
 
 _log = structlog.get_logger(__name__)
 
@@ -67,6 +68,9 @@ def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCache:
     limits = SessionLimits(budget_bytes=settings.session_budget_bytes, max_sessions=settings.max_sessions)
     sessions = SessionCache(ModelLoader(artifacts, runtimes), limits)
     stack.callback(sessions.close, settings.drain_grace_ms / 1000)
+    watchdog = RunWatchdog(sessions, run_limit_s=settings.run_limit_ms / 1000)
+    watchdog.open()
+    stack.callback(watchdog.close)
     return sessions
 
 

@@ -48,6 +48,9 @@ class InferenceSettings(ServerSettings):
     runtime_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of ONNX Runtime within one run; 0: as many as the CPU quota has cores."""
 
+    run_limit_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
+    """A model's run that takes longer is ended, and its caller hears MODEL_FAILED."""
+
     capture: bool = True
     """Keep events. The version's capture policy says what they hold."""
     spool_max_bytes: Annotated[int, Field(ge=MEBIBYTE)] = GIBIBYTE

@@ -20,11 +20,11 @@ class RunWatchdog:
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="run-watchdog", daemon=True)
 
-    def start(self) -> None:
+    def open(self) -> None:
         """Begin to watch."""
         self._thread.start()
 
-    def stop(self) -> None:
+    def close(self) -> None:
         """Watch no more."""
         self._stopped.set()
         self._thread.join()

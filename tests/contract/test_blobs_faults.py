@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 from minio.commonconfig import CopySource
 
-from services.common.blobs import S3BlobStore, open_blobs
+from services.common.blobs import open_blobs
 from services.common.blobs import s3 as s3_module
+from services.common.blobs.s3 import S3BlobStore
 from services.common.errors import DomainError, FailedPrecondition, ResourceExhausted, Unavailable
 from tests.s3 import S3Bucket, free_port
 

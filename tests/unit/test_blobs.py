@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.common.blobs import FileBlobStore, S3BlobStore, open_blobs
+from services.common.blobs import FileBlobStore, open_blobs
 from services.common.blobs.flow import Inflow
+from services.common.blobs.s3 import S3BlobStore
+from services.common.errors import FailedPrecondition
 
 
 @given(st.lists(st.binary(max_size=40), max_size=20), st.integers(1, 30))
@@ -59,16 +61,16 @@ def test_an_s3_server_that_is_down_does_not_keep_a_service_from_starting() -> No
     ],
 )
 def test_a_url_that_cannot_be_meant_is_refused_with_what_can(url: str, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(FailedPrecondition, match=says):
         open_blobs(url, prefix="registry", access_key="key", secret_key="secret")
 
 
 def test_s3_without_keys_is_refused() -> None:
-    with pytest.raises(ValueError, match="needs an access key and a secret key"):
+    with pytest.raises(FailedPrecondition, match="needs an access key and a secret key"):
         open_blobs("s3://bucket", prefix="registry", access_key="key")
 
 
 @pytest.mark.parametrize("prefix", ["", "../up", "a/b", "Upper", "-dash"])
 def test_a_prefix_is_one_plain_name(tmp_path: Path, prefix: str) -> None:
-    with pytest.raises(ValueError, match="blob prefix"):
+    with pytest.raises(FailedPrecondition, match="blob prefix"):
         open_blobs(tmp_path.as_uri(), prefix=prefix)

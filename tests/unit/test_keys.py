@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.common import keys
-from services.common.errors import PermissionDenied, Unauthenticated
+from services.common.errors import FailedPrecondition, PermissionDenied, Unauthenticated
 from services.common.keys import ANONYMOUS, KeyRing, Principal, Role
 
 
@@ -121,8 +121,9 @@ def test_a_deleted_file_opens_no_door(tmp_path: Path) -> None:
 def test_a_broken_file_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text("{")
-    with pytest.raises(ValueError, match="Expecting"):
+    with pytest.raises(FailedPrecondition) as caught:
         ring(path)
+    assert caught.value.reason == "KEYS_UNREADABLE"
 
 
 @pytest.mark.parametrize("role", [Role.VIEWER, Role.OPERATOR, Role.ADMIN])

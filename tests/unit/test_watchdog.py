@@ -17,9 +17,9 @@ def test_a_run_that_hangs_is_ended_and_its_caller_answered(tmp_path: Path) -> No
     sessions = SessionCache(onnx_loader(shelf, tmp_path))
     engine = Engine(Versions(shelf.version({"model.onnx": models.unending()})), sessions)
     watchdog = RunWatchdog(sessions, run_limit_s=0.05)
-    watchdog.start()
+    watchdog.open()
     answer = engine.infer(InferenceRequest("iris", "", {"x": np.ones((1, 4), np.float32)}))
-    watchdog.stop()
+    watchdog.close()
     assert isinstance(answer.error, ModelFailed)
     assert answer.error.reason == "RUN_TERMINATED"
     assert watchdog.terminated >= 1

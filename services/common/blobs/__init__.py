@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from services.common.blobs.blob import Blob, BlobStore, checked_sha256
 from services.common.blobs.file import FileBlobStore
 from services.common.blobs.flow import BlobReader
-from services.common.blobs.s3 import S3BlobStore
+from services.common.errors import FailedPrecondition
 
-__all__ = ["Blob", "BlobReader", "BlobStore", "FileBlobStore", "S3BlobStore", "checked_sha256", "open_blobs"]
+if TYPE_CHECKING:
+    from services.common.blobs.s3 import S3BlobStore
+
+__all__ = ["Blob", "BlobReader", "BlobStore", "FileBlobStore", "checked_sha256", "open_blobs"]
 
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -27,11 +31,11 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
     by default. `prefix` is the service's own part of it, e.g. `registry`. An S3 server that is down at this
     moment is no error: `check` tells.
 
-    Raises ValueError for a URL or prefix that can't be meant, and for S3 without keys.
+    Raises FailedPrecondition for a URL or prefix that can't be meant, and for S3 without keys (BLOB_URL_INVALID).
     """
     if not _PREFIX.fullmatch(prefix):
         message = f"blob prefix {prefix!r}: use lowercase letters, digits, - and _, beginning with a letter or digit"
-        raise ValueError(message)
+        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     parts = urlsplit(url)
     if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1 and not parts.query:
         files = FileBlobStore(Path(unquote(parts.path)) / prefix)
@@ -42,27 +46,33 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
         objects.prepare()
         return objects
     message = f"blob URL {url!r}: use file:///absolute/path or s3://bucket?endpoint=http://host:port&region=…"
-    raise ValueError(message)
+    raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
 
 
 def _s3_from(bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None) -> S3BlobStore:
     options = {name: values[-1] for name, values in parse_qs(query).items()}
     if unknown := sorted(options.keys() - {"endpoint", "region"}):
         message = f"blob URL: unknown option {', '.join(unknown)}; s3:// takes endpoint and region"
-        raise ValueError(message)
+        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     if not (access_key and secret_key):
         message = f"blob URL: s3://{bucket} needs an access key and a secret key"
-        raise ValueError(message)
+        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     endpoint = urlsplit(options.get("endpoint", "https://s3.amazonaws.com"))
     if endpoint.scheme not in {"http", "https"} or not endpoint.hostname or endpoint.path.strip("/"):
         message = f"blob URL: endpoint {options['endpoint']!r}: use http://host:port or https://host"
-        raise ValueError(message)
-    return S3BlobStore(
-        bucket,
-        prefix=prefix,
-        endpoint=endpoint.netloc,
-        secure=endpoint.scheme == "https",
-        region=options.get("region", "us-east-1"),
-        access_key=access_key,
-        secret_key=secret_key,
-    )
+        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
+    # Only who keeps blobs in S3 pays for its client, a third of a second.
+    from services.common.blobs.s3 import S3BlobStore
+
+    try:
+        return S3BlobStore(
+            bucket,
+            prefix=prefix,
+            endpoint=endpoint.netloc,
+            secure=endpoint.scheme == "https",
+            region=options.get("region", "us-east-1"),
+            access_key=access_key,
+            secret_key=secret_key,
+        )
+    except ValueError as error:  # minio's own word on bucket names
+        raise FailedPrecondition(f"blob URL: {error}", reason="BLOB_URL_INVALID") from error
