@@ -73,14 +73,16 @@ class ScriptedServer:
 
 
 @contextmanager
-def scripted_server() -> Iterator[ScriptedServer]:
-    """Run one on a free port of this machine."""
+def scripted_server(credentials: grpc.ServerCredentials | None = None) -> Iterator[ScriptedServer]:
+    """Run one on a free port of this machine, in plain text or behind TLS."""
     scripted = ScriptedServer()
     server = grpc.server(ThreadPoolExecutor(8), options=[("grpc.so_reuseport", 0)])
     server.add_generic_rpc_handlers(
         [scripted.service(each) for file in CONTRACTS for each in file.services_by_name.values()]
     )
-    scripted.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    where = "127.0.0.1:0"
+    port = server.add_secure_port(where, credentials) if credentials else server.add_insecure_port(where)
+    scripted.address = f"127.0.0.1:{port}"
     server.start()
     try:
         yield scripted

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 import penstock
 from penstock import Client
@@ -193,3 +200,37 @@ def test_tensors_go_as_arrays_and_the_only_input_without_a_name() -> None:
             client.inference.predict("iris")
         with pytest.raises(sdk.InvalidArgument, match="either features or tensors"):
             client.inference.predict("iris", {"x": 1}, tensors={"x": rows})
+
+
+def _certificate(folder: Path) -> tuple[Path, Path]:
+    """Make a certificate for localhost that vouches for itself, and its key, as PEM files."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(hours=1))
+        .not_valid_after(now + timedelta(hours=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+    return folder / "cert.pem", folder / "key.pem"
+
+
+def test_mutual_tls_by_file_paths(tmp_path: Path) -> None:
+    cert_file, key_file = _certificate(tmp_path)
+    cert, key = cert_file.read_bytes(), key_file.read_bytes()
+    credentials = grpc.ssl_server_credentials([(key, cert)], root_certificates=cert, require_client_auth=True)
+    with scripted_server(credentials) as server:
+        server.on("GetModel", answer(pb.GetModelResponse(model=pb.Model(name="iris"))))
+        address = server.address.replace("127.0.0.1", "localhost")
+        with Client(registry=address, ca_file=cert_file, cert_file=cert_file, key_file=key_file, token="k") as client:
+            assert client.registry.get_model("iris").name == "iris"
+        assert server.metadata["authorization"] == "Bearer k"
+        for settings in ({"ca_file": cert_file}, {}):
+            stranger = Client(registry=address, retry=penstock.NO_RETRIES, **settings)  # type: ignore[arg-type]  # a path
+            with stranger as client, pytest.raises(sdk.Unavailable):
+                client.registry.get_model("iris")
