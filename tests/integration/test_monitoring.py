@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from hashlib import sha256
@@ -15,6 +17,7 @@ import grpc
 import numpy as np
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
 
 from penstock import Client
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
@@ -22,8 +25,10 @@ from penstock.errors import NotFound
 from penstock.ids import time_of
 from penstock.monitoring import make_event
 from services.common import pages
+from services.monitoring.__main__ import build
 from services.monitoring.models import Filters
-from tests.monitoring import Monitoring, labels, new_event, new_id, outcome, reason, serve
+from services.monitoring.settings import MonitoringSettings
+from tests.monitoring import Monitoring, connect, labels, new_event, new_id, outcome, reason, serve
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -341,3 +346,26 @@ def test_roles_are_kept(clone_database: Callable[[str], str], tmp_path: Path) ->
         answer = stub.RecordFeedback(feedback, metadata=bearer("operator"))
         assert answer.feedback.recorded_by == "operator"
         assert stub.GetMetrics(pb.GetMetricsRequest(model="iris"), metadata=bearer("viewer")).accuracy == 1
+
+
+def test_prometheus_reads_what_became_of_events(clone_database: Callable[[str], str]) -> None:
+    settings = MonitoringSettings(
+        port=0, metrics_port=0, database_url=SecretStr(clone_database("monitoring")), access_log_share=0
+    )
+    with ExitStack() as stack:
+        server = build(settings, stack)
+        port = server.open()
+        stack.callback(server.close)
+        monitoring = stack.enter_context(connect("", port))
+        event = new_event()
+        monitoring.record(event, event, new_event(model=""), new_event(latency_ms=-1), new_event(inference_id=""))
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+    for line in (
+        'penstock_monitoring_events_total{outcome="stored"} 1.0',
+        'penstock_monitoring_events_total{outcome="duplicate"} 1.0',
+        'penstock_monitoring_events_total{outcome="rejected"} 3.0',
+        'penstock_monitoring_events_rejected_total{reason="INVALID_FIELD"} 2.0',
+        "penstock_monitoring_ingest_batch_seconds_count 1.0",
+    ):
+        assert line in lines

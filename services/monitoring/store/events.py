@@ -15,6 +15,7 @@ from services.common.postgres import Database
 from services.monitoring.ids import time_of
 from services.monitoring.models import Event, Rejection
 from services.monitoring.store.days import Days, partition_name
+from services.monitoring.store.durability import make_durable
 from services.monitoring.store.rows import COLUMNS, copy_text
 
 _COPY = f"COPY monitoring.{{table}} ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
@@ -61,6 +62,7 @@ class EventStore:
         by_day = {day: list(group) for day, group in groupby(events, key=_day_of)}
         self._days.ensure(by_day)
         with self._db.transaction() as connection:
+            make_durable(connection)
             if rejections:
                 self._quarantine(connection, rejections, sent_by)
             try:

@@ -12,6 +12,7 @@ from services.common.postgres import Database
 from services.monitoring.ids import time_of
 from services.monitoring.models import Feedback
 from services.monitoring.store.days import Days
+from services.monitoring.store.durability import make_durable
 from services.monitoring.store.inferences import JUDGED, feedback_from
 
 # Two reports on one row at once are taken one after the other: a repeat must see what it repeats.
@@ -79,6 +80,7 @@ class FeedbackStore:
         """
         self._days.ensure([time_of(entry.inference_id).date()])
         with self._db.transaction() as connection:
+            make_durable(connection)
             return _append(connection, entry, literal, timed=timed)
 
 

@@ -304,7 +304,7 @@ class RecordFeedbackResponse(_message.Message):
     """The inference is known already; if not, the two are joined when it comes."""
     @_builtins.property
     def feedback(self) -> Global___Feedback:
-        """The feedback recorded."""
+        """The feedback that stands for the row now: the one recorded, unless one with a later feedback_time was there."""
 
     def __init__(
         self,
@@ -385,7 +385,9 @@ class Inference(_message.Message):
 
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
-        """What the model said of each row, as feedback is compared with it; empty where it was not captured."""
+        """What the model said of each row, as feedback is compared with it: booleans as 1 and 0, numeric strings as numbers;
+        empty where it was not captured.
+        """
 
     @_builtins.property
     def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
@@ -393,7 +395,7 @@ class Inference(_message.Message):
 
     @_builtins.property
     def feedback_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
-        """Every feedback ever given, the oldest first; by GetInference only."""
+        """Every feedback ever given, the oldest first, the newest 1,000 of it; by GetInference only."""
 
     def __init__(
         self,
@@ -528,7 +530,7 @@ class ListInferencesResponse(_message.Message):
     """Empty on the last page."""
     @_builtins.property
     def inferences(self) -> _containers.RepeatedCompositeFieldContainer[Global___Inference]:
-        """The newest first."""
+        """The newest first; without payloads, and with the outcomes and the feedback of the first 100 rows of each."""
 
     def __init__(
         self,
