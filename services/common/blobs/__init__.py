@@ -42,14 +42,12 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
         files.prepare()
         return files
     if parts.scheme == "s3" and parts.netloc and not parts.path.strip("/"):
-        objects = _s3_from(parts.netloc, parts.query, prefix, access_key, secret_key)
-        objects.prepare()
-        return objects
+        return _open_s3(parts.netloc, parts.query, prefix, access_key, secret_key)
     message = f"blob URL {url!r}: use file:///absolute/path or s3://bucket?endpoint=http://host:port&region=…"
     raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
 
 
-def _s3_from(bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None) -> S3BlobStore:
+def _open_s3(bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None) -> S3BlobStore:
     options = {name: values[-1] for name, values in parse_qs(query).items()}
     if unknown := sorted(options.keys() - {"endpoint", "region"}):
         message = f"blob URL: unknown option {', '.join(unknown)}; s3:// takes endpoint and region"
@@ -65,7 +63,7 @@ def _s3_from(bucket: str, query: str, prefix: str, access_key: str | None, secre
     from services.common.blobs.s3 import S3BlobStore
 
     try:
-        return S3BlobStore(
+        objects = S3BlobStore(
             bucket,
             prefix=prefix,
             endpoint=endpoint.netloc,
@@ -74,5 +72,7 @@ def _s3_from(bucket: str, query: str, prefix: str, access_key: str | None, secre
             access_key=access_key,
             secret_key=secret_key,
         )
+        objects.prepare()
     except ValueError as error:  # minio's own word on bucket names
         raise FailedPrecondition(f"blob URL: {error}", reason="BLOB_URL_INVALID") from error
+    return objects
