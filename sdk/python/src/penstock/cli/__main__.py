@@ -11,6 +11,7 @@ import typer
 
 from penstock.cli import events, feedback, key, metrics, model, predict, suite
 from penstock.cli.exits import ExitCode, epilogue, failure_of
+from penstock.cli.output import complain
 
 app = typer.Typer(
     name="penstock",
@@ -61,7 +62,7 @@ def run(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("PENSTOCK_DEBUG"):
             raise
         failure = failure_of(error)
-        typer.echo(failure.sentence(), err=True)
+        complain(failure.sentence())
         return failure.exit_code
     return ExitCode.OK
 

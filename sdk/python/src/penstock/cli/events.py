@@ -10,22 +10,22 @@ from rich.text import Text
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.connection import Service, connect
-from penstock.cli.documents import document_of, json_value
-from penstock.cli.formats import say_ms, say_share, say_time
+from penstock.cli.documents import document_of
+from penstock.cli.formats import say_ms, say_number, say_share
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, NoColor, Since, Token, Url
 from penstock.cli.output import Column, Output
 
 _COLUMNS = (
     Column("time"),
-    Column("model", fixed=False),
-    Column("version", fixed=False),
-    Column("outcome", fixed=False),
-    Column("conf.", "right"),
-    Column("latency", "right"),
+    Column("model", give="cut"),
+    Column("version", give="cut", optional=True),
+    Column("outcome", give="cut"),
+    Column("conf.", "right", optional=True),
+    Column("latency", "right", optional=True),
     Column("feedback"),
-    Column("user", fixed=False),
-    Column("inference id", fixed=False),
+    Column("user", give="cut", optional=True),
+    Column("inference id"),
 )
 SHOWN_OUTCOMES = 5
 
@@ -58,16 +58,16 @@ def events(
         found = list(inferences)
     output.answer(
         [document_of(inference) for inference in found],
-        output.table(_COLUMNS, [_row(inference) for inference in found], empty="no predictions match"),
+        output.table(_COLUMNS, [_row(output, inference) for inference in found], empty="no predictions match"),
     )
     if len(found) == limit:
         output.note(f"the newest {limit}; --limit shows more, --since looks further back")
 
 
-def _row(inference: pb.Inference) -> tuple[str | Text, ...]:
+def _row(output: Output, inference: pb.Inference) -> tuple[str | Text, ...]:
     event = inference.event
     return (
-        say_time(time_of(inference.time)),
+        output.time(time_of(inference.time)),
         event.model,
         event.version,
         Text(event.error_code, style="bold red") if event.error_code else _outcomes(inference),
@@ -82,7 +82,7 @@ def _row(inference: pb.Inference) -> tuple[str | Text, ...]:
 def _outcomes(inference: pb.Inference) -> str:
     outcomes: list[Any] = [document_of(outcome) for outcome in inference.outcomes[:SHOWN_OUTCOMES]]
     more = ", …" if len(inference.outcomes) > SHOWN_OUTCOMES else ""
-    return ", ".join(f"{json_value(outcome)}" for outcome in outcomes) + more
+    return ", ".join(map(say_number, outcomes)) + more
 
 
 def _verdict(inference: pb.Inference) -> Text:

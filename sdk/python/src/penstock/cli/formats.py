@@ -31,6 +31,15 @@ def say_time(time: datetime | None) -> str:
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S") if time else ""
 
 
+def say_short_time(time: datetime | None) -> str:
+    """Write a time of today as hours, minutes and seconds, any other with its date and to the minute."""
+    if time is None:
+        return ""
+    here = time.astimezone()
+    today = here.date() == datetime.now(UTC).astimezone().date()
+    return here.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
+
+
 def say_iso(time: datetime) -> str:
     """Write a time as programs read it: ISO 8601 in UTC."""
     return time.astimezone(UTC).isoformat().replace("+00:00", "Z")
@@ -59,8 +68,8 @@ def say_bytes(size: float) -> str:
     return f"{size / 1024:.1f} TiB"
 
 
-def say_number(value: float) -> str:
-    """Write a number to six significant digits."""
+def say_number(value: object) -> str:
+    """Write a number to six significant digits, and anything else as it is."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Make, list and revoke API keys.")
 
 _COLUMNS = (
     Column("id"),
-    Column("name", fixed=False),
+    Column("name", give="cut"),
     Column("role"),
     Column("kind"),
     Column("created"),
@@ -66,7 +66,7 @@ def list_keys(keys_file: KeysPath = None, as_json: Json = False, no_color: NoCol
         [_document(key) for key in keys],
         output.table(
             _COLUMNS,
-            [_row(key) for key in keys],
+            [_row(output, key) for key in keys],
             empty="no keys yet; `penstock key create NAME --role admin` makes one",
         ),
     )
@@ -96,11 +96,11 @@ def _document(key: Key) -> dict[str, Any]:
     }
 
 
-def _row(key: Key) -> tuple[str | Text, ...]:
+def _row(output: Output, key: Key) -> tuple[str | Text, ...]:
     if key.expire_time is None:
         expires = Text("never", style="dim")
     elif key.has_expired(datetime.now(UTC)):
-        expires = Text(f"expired {say_time(key.expire_time)}", style="red")
+        expires = Text(f"expired {output.time(key.expire_time)}", style="red")
     else:
-        expires = Text(say_time(key.expire_time))
-    return (key.id, key.name, key.role.value, key.kind.value, say_time(key.create_time), expires)
+        expires = Text(output.time(key.expire_time))
+    return (key.id, key.name, key.role.value, key.kind.value, output.time(key.create_time), expires)

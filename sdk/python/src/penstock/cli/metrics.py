@@ -11,7 +11,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.formats import say_ms, say_number, say_share, say_time
+from penstock.cli.formats import say_ms, say_share, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Model, NoColor, Since, Token, Url
 from penstock.cli.output import Output
@@ -48,7 +48,7 @@ def _facts(answer: pb.GetMetricsResponse) -> list[tuple[str, str | Text]]:
     known = [f"{name} {say_ms(getattr(answer, field))}" for name, field in latencies if answer.HasField(field)]
     return [
         ("predictions", f"{answer.inference_count:,} ({answer.row_count:,} rows)"),
-        ("throughput", f"{say_number(answer.throughput_per_s)} per second"),
+        ("throughput", f"{answer.throughput_per_s:.3g} per second"),
         ("errors", Text(errors, style="bold red" if answer.error_count else "")),
         ("latency", ", ".join(known)),
         ("confidence", say_share(answer.average_confidence) if answer.HasField("average_confidence") else ""),

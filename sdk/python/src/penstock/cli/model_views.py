@@ -19,30 +19,30 @@ if TYPE_CHECKING:
     from google.protobuf.timestamp_pb2 import Timestamp
 
 _MODEL_COLUMNS = (
-    Column("model", fixed=False),
+    Column("model", give="cut"),
     Column("versions", "right"),
-    Column("production", fixed=False),
-    Column("latest", fixed=False),
+    Column("production", give="cut"),
+    Column("latest", give="cut"),
     Column("updated"),
 )
 _VERSION_COLUMNS = (
     Column("#", "right"),
-    Column("version", fixed=False),
+    Column("version", give="cut"),
     Column("stage"),
     Column("state"),
-    Column("framework", fixed=False),
+    Column("framework", give="cut"),
     Column("size", "right"),
     Column("registered"),
-    Column("by", fixed=False),
+    Column("by", give="cut"),
 )
 _TRANSITION_COLUMNS = (
     Column("when"),
-    Column("version", fixed=False),
+    Column("version", give="cut"),
     Column("from → to"),
     Column("kind"),
-    Column("by", fixed=False),
-    Column("approved by", fixed=False),
-    Column("note", fixed=False),
+    Column("by", give="cut"),
+    Column("approved by", give="cut"),
+    Column("note", give="wrap"),
 )
 
 
@@ -56,7 +56,7 @@ def models_table(output: Output, models: Sequence[pb.Model]) -> RenderableType:
                 str(model.version_count),
                 Text(model.production_version or "–", style=STAGE_STYLES["production"]),  # noqa: RUF001 - a dash
                 model.latest_version or "–",  # noqa: RUF001 - a dash
-                say_time(time_of(model.update_time)),
+                output.time(time_of(model.update_time)),
             )
             for model in models
         ],
@@ -76,7 +76,7 @@ def versions_table(output: Output, versions: Sequence[pb.ModelVersion]) -> Rende
                 styled(state_word(version.state), STATE_STYLES),
                 framework_word(version.framework),
                 say_bytes(sum(file.size_bytes for file in version.files)),
-                say_time(time_of(version.create_time)),
+                output.time(time_of(version.create_time)),
                 version.created_by,
             )
             for version in versions
@@ -91,7 +91,7 @@ def transitions_table(output: Output, transitions: Sequence[pb.Transition]) -> R
         _TRANSITION_COLUMNS,
         [
             (
-                say_time(time_of(move.promoted_time)),
+                output.time(time_of(move.promoted_time)),
                 move.version,
                 move_words(move.from_stage, move.to_stage),
                 pb.TransitionKind.Name(move.kind).removeprefix("TRANSITION_KIND_").lower(),
@@ -122,7 +122,7 @@ def model_facts(output: Output, model: pb.Model) -> RenderableType:
 
 def version_facts(output: Output, version: pb.ModelVersion) -> RenderableType:
     """Lay out what is known of one version."""
-    files = lines(f"{file.path}  {say_bytes(file.size_bytes)}  sha256 {file.sha256}" for file in version.files)
+    files = lines(f"{file.path}  {say_bytes(file.size_bytes)}  sha256 {file.sha256[:12]}…" for file in version.files)
     validation = version.validation
     rows = "independent" if validation.rows_independent else f"dependent: {validation.rows_independent_reason}"
     opset = f"{validation.opset}, by {validation.producer or 'an unnamed producer'}"

@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -18,12 +19,16 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.cli.documents import json_value
+from penstock.cli.formats import say_bytes, say_short_time, say_time
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 # No line is broken that a program or `grep` may read.
 PIPED_WIDTH = 100_000
+MIN_WIDTH = 6
+# Narrower, a wrapped cell is a column of single words.
+MIN_WRAP_WIDTH = 20
 
 STAGE_STYLES = {
     "production": "bold green",
@@ -41,8 +46,10 @@ class Column:
 
     title: str
     justify: Literal["left", "right"] = "left"
-    fixed: bool = True
-    """Never cut. A column that is not fixed gives way, and its cells end in an ellipsis."""
+    give: Literal["nothing", "cut", "wrap"] = "nothing"
+    """What it does for the others: keeps its width, ends in an ellipsis, or goes on in the next line."""
+    optional: bool = False
+    """Left out where even then not all fit, the last one first. Piped, all are there."""
 
 
 class Output:
@@ -73,7 +80,7 @@ class Output:
     def note(self, text: str | Text) -> None:
         """Say something beside the answer, on stderr: with `--json` nothing."""
         if not self.as_json:
-            self.stderr.print(text, soft_wrap=True)
+            self.stderr.print(text, soft_wrap=not self.stderr.is_terminal)
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], *, empty: str) -> RenderableType:
         """Build a table, or the sentence that stands for one without rows."""
@@ -81,18 +88,22 @@ class Output:
             return Text(empty, style="dim")
         if not self.stdout.is_terminal:
             return _plain(columns, rows)
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, header_style="bold", show_edge=False)
-        for column in columns:
-            table.add_column(
-                column.title,
-                justify=column.justify,
-                no_wrap=True,
-                overflow="ellipsis",
-                min_width=_widest(column, columns, rows) if column.fixed else 4,
-            )
-        for row in rows:
-            table.add_row(*(Text(printable(cell)) if isinstance(cell, str) else cell for cell in row))
+        cells = [[Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        shown = _shown(columns, _natural_widths(columns, cells), self.stdout.width)
+        columns, cells = [columns[index] for index in shown], [[row[index] for index in shown] for row in cells]
+        widths = _fit(columns, _natural_widths(columns, cells), self.stdout.width - _gaps(columns))
+        # A space of the box and one of padding stand between two columns.
+        table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
+        for column, width in zip(columns, widths, strict=True):
+            wraps = column.give == "wrap" and width >= MIN_WRAP_WIDTH
+            table.add_column(column.title, justify=column.justify, width=width, no_wrap=not wraps, overflow="ellipsis")
+        for row in cells:
+            table.add_row(*row)
         return table
+
+    def time(self, time: datetime | None) -> str:
+        """Write a time: in full where it is piped, in short where a person looks."""
+        return say_short_time(time) if self.stdout.is_terminal else say_time(time)
 
     def facts(self, title: str | Text, facts: Sequence[tuple[str, str | Text]]) -> RenderableType:
         """Build a title with named facts below it, empty ones left out."""
@@ -125,14 +136,14 @@ class Output:
             bars.TextColumn("{task.description}", markup=False),
             bars.BarColumn(bar_width=None),
             bars.DownloadColumn(binary_units=True),
-            bars.TransferSpeedColumn(),
+            bars.TextColumn("{task.fields[speed]}", justify="right"),
             bars.TimeRemainingColumn(compact=True),
             console=self.stderr,
             disable=self.as_json or not self.stderr.is_terminal,
             expand=True,
         )
         with progress:
-            yield Transfer(progress, progress.add_task(verb, total=None))
+            yield Transfer(progress, progress.add_task(verb, total=None, speed=""))
 
 
 class Transfer:
@@ -144,7 +155,15 @@ class Transfer:
 
     def reach(self, done_bytes: int, total_bytes: int | None = None) -> None:
         """Show how far the transfer has come."""
-        self._progress.update(self._task, completed=done_bytes, total=total_bytes)
+        speed = self._progress.tasks[0].finished_speed or self._progress.tasks[0].speed
+        said = f"{say_bytes(speed)}/s" if speed else ""
+        self._progress.update(self._task, completed=done_bytes, total=total_bytes, speed=said)
+
+
+def complain(sentence: str) -> None:
+    """Print an error to stderr: whole lines where it is piped, wrapped between words on a terminal."""
+    stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
+    stderr.print(Text("\n".join(map(printable, sentence.split("\n")))), soft_wrap=not stderr.is_terminal)
 
 
 def printable(text: str) -> str:
@@ -162,9 +181,43 @@ def styled(word: str, styles: dict[str, str]) -> Text:
     return Text(word, style=styles.get(word, ""))
 
 
-def _widest(column: Column, columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> int:
-    index = columns.index(column)
-    return max(len(column.title), *(Text(str(row[index])).cell_len for row in rows))
+def _natural_widths(columns: Sequence[Column], cells: Sequence[Sequence[Text]]) -> list[int]:
+    return [
+        max(Text(column.title).cell_len, *(row[index].cell_len for row in cells))
+        for index, column in enumerate(columns)
+    ]
+
+
+def _gaps(columns: Sequence[Column]) -> int:
+    return 2 * (len(columns) - 1)
+
+
+def _least_width(column: Column, natural: int) -> int:
+    return natural if column.give == "nothing" else min(natural, MIN_WIDTH)
+
+
+def _shown(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
+    """Choose the columns that there is room for."""
+    shown = list(range(len(columns)))
+    for index in reversed(range(len(columns))):
+        least = sum(_least_width(columns[each], widths[each]) for each in shown)
+        if least + _gaps([columns[each] for each in shown]) <= available:
+            break
+        if columns[index].optional:
+            shown.remove(index)
+    return shown
+
+
+def _fit(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
+    """Take from the widest column that gives, again and again, until all fit or nobody can give more."""
+    least = [_least_width(column, width) for column, width in zip(columns, widths, strict=True)]
+    fitted = [max(least[index], min(width, available)) for index, width in enumerate(widths)]
+    while sum(fitted) > available:
+        givers = [index for index, width in enumerate(fitted) if width > least[index]]
+        if not givers:
+            break
+        fitted[max(givers, key=fitted.__getitem__)] -= 1
+    return fitted
 
 
 def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> Text:

@@ -57,7 +57,7 @@ def predict(
     output.answer(_document(prediction), output.table(columns, rows[:SHOWN_ROWS], empty="no rows"), answered)
     if len(rows) > SHOWN_ROWS:
         output.note(f"{SHOWN_ROWS} of {len(rows)} rows shown; --json gives all")
-    output.note(f"when you know what really happened: penstock feedback {prediction.inference_id} --outcome …")
+    output.note(f"later: penstock feedback {prediction.inference_id} --outcome …")
 
 
 def read_argument(text: str) -> str:
@@ -109,7 +109,7 @@ def _document(prediction: Prediction) -> dict[str, Any]:
 
 def _rows(prediction: Prediction) -> tuple[list[Column], list[list[str | Text]]]:
     """Lay out the outputs row by row; an output without rows stands in the first."""
-    columns = [Column("row", "right"), *(Column(name, fixed=False) for name in prediction.outputs)]
+    columns = [Column("row", "right"), *(Column(name, give="wrap") for name in prediction.outputs)]
     values = [array.tolist() if array.ndim else [array.item()] for array in prediction.outputs.values()]
     count = max((len(rows) for rows in values), default=0)
     confident = len(prediction.confidences) == count

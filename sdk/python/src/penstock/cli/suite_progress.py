@@ -52,34 +52,42 @@ class SuiteProgress:
     @contextmanager
     def starting(self) -> Iterator[None]:
         """Show all parts until they are healthy."""
-        with self._shown(_PARTS):
+        with self._shown(_PARTS, before="waits"):
             yield
 
     @contextmanager
     def stopping(self) -> Iterator[None]:
         """Show the parts that run until they have stopped."""
-        with self._shown(tuple(name for name in reversed(_PARTS) if name in self._last)):
+        begun = tuple(name for name in reversed(_PARTS) if name in self._last)
+        self._last.clear()
+        with self._shown(begun, before="runs"):
             yield
 
     @contextmanager
-    def _shown(self, names: tuple[str, ...]) -> Iterator[None]:
+    def _shown(self, names: tuple[str, ...], *, before: str) -> Iterator[None]:
         if not self._live or not names:
             yield
             return
         self._watched = True
+        live = Live(
+            get_renderable=lambda: self._table(names, before), console=self._output.stderr, refresh_per_second=12
+        )
         try:
-            with Live(get_renderable=lambda: self._table(names), console=self._output.stderr, refresh_per_second=12):
-                yield
+            with live:
+                try:
+                    yield
+                finally:
+                    live.transient = not self._last  # where nothing began, no table stays behind
         finally:
             self._watched = False
 
-    def _table(self, names: tuple[str, ...]) -> Table:
+    def _table(self, names: tuple[str, ...], before: str) -> Table:
         now = time.monotonic()
         table = Table.grid(padding=(0, 1))
         for name in names:
             kind = self._last.get(name)
             if kind is None:
-                table.add_row(Text("·", style="dim"), Text(name, style="dim"), Text("waits", style="dim"), "")
+                table.add_row(Text("·", style="dim"), Text(name, style="dim"), Text(before, style="dim"), "")
                 continue
             word, style = _WORDS[kind]
             done = kind in _DONE
