@@ -9,12 +9,13 @@ from services.inference.catalog import CatalogVersion
 from services.inference.features import from_features
 from services.inference.models import (
     ArtifactFile,
+    Caller,
     CapturePolicy,
     ResolvedVersion,
     ServingSettings,
     Signature,
 )
-from services.inference.prediction import Caller, Prediction
+from services.inference.prediction import Prediction
 from services.inference.tensor_protos import specs_of, tensor_of, tensor_proto
 from services.inference.tensors import Tensor
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from penstock import Client
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
@@ -12,13 +11,10 @@ from penstock.api.tensors.v1.tensors_pb2 import TensorList
 from penstock.errors import PenstockError
 from services.common.errors import Unavailable
 from services.inference.delivery import Result, Verdict
-from services.inference.models import CapturePolicy, ResolvedVersion
+from services.inference.models import Caller, CapturePolicy, ResolvedVersion
 from services.inference.spool import Spool
 from services.inference.tensor_protos import tensor_proto
 from services.inference.tensors import Tensor
-
-if TYPE_CHECKING:
-    from services.inference.prediction import Caller
 
 
 class Event:

@@ -98,3 +98,12 @@ class ResolvedVersion:
     def size_bytes(self) -> int:
         """The size of all files together."""
         return sum(file.size_bytes for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Whom a prediction is for, in the caller's own words."""
+
+    user_id: str = ""
+    session_id: str = ""
+    request_id: str = ""

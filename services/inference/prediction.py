@@ -12,21 +12,12 @@ from services.inference.catalog import Catalog
 from services.inference.confidence import Confidence
 from services.inference.engine import Engine, InferenceRequest
 from services.inference.events import Event, EventLog
-from services.inference.models import ResolvedVersion, Signature
+from services.inference.models import Caller, ResolvedVersion, Signature
 from services.inference.tensors import Tensor
 
 ReadInputs = Callable[[Signature], dict[str, Tensor]]
 OnCancel = Callable[[Callable[[], None]], object]
 MAX_CONFIDENCES = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Caller:
-    """Whom a prediction is for, in the caller's own words."""
-
-    user_id: str = ""
-    session_id: str = ""
-    request_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
