@@ -106,7 +106,12 @@ def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, ses
 
 def _client(settings: InferenceSettings) -> Client:
     token = settings.service_token.get_secret_value() if settings.service_token else None
-    return Client(registry=settings.registry_address, monitoring=settings.monitoring_address, token=token)
+    return Client(
+        registry=settings.registry_address,
+        monitoring=settings.monitoring_address,
+        token=token or "",
+        insecure=settings.insecure,
+    )
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
 from penstock.api.registry.v1 import registry_pb2
 from services.common.errors import FieldViolation, InvalidArgument
@@ -19,6 +21,7 @@ from services.inference.prediction import Prediction
 from services.inference.tensor_protos import specs_of, tensor_of, tensor_proto
 from services.inference.tensors import Tensor
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MAX_ID_CHARS = 256
 MAX_MODEL_CHARS = 128
 
@@ -62,28 +65,32 @@ def _stage_name(stage: registry_pb2.Stage.ValueType) -> str:
 
 
 def caller_of(request: PredictRequest) -> Caller:
-    """Read who asks; raises InvalidArgument for ids that are too long."""
+    """Read who asks; raises InvalidArgument (INVALID_FIELD) as `check_ids` does."""
     ids = {"user_id": request.user_id, "session_id": request.session_id, "request_id": request.request_id}
     check_ids(request.model, ids)
     return Caller(**ids)
 
 
 def check_ids(model: str, ids: dict[str, str]) -> None:
-    """Refuse an empty model name and ids that are too long."""
-    violations = [
-        FieldViolation(name, f"{len(value)} characters came; at most {MAX_ID_CHARS} are allowed")
-        for name, value in ids.items()
-        if len(value) > MAX_ID_CHARS
-    ]
-    if not 0 < len(model) <= MAX_MODEL_CHARS:
-        violations.append(FieldViolation("model", f"{len(model)} characters came; 1 to {MAX_MODEL_CHARS} are allowed"))
+    """Refuse an empty model name, and names and ids that are too long or that monitoring could not keep."""
+    violations = [violation for name, value in ids.items() for violation in _bad_text(name, value, 0, MAX_ID_CHARS)]
+    violations += _bad_text("model", model, 1, MAX_MODEL_CHARS)
     if violations:
         sentence = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)
         raise InvalidArgument(sentence, reason="INVALID_FIELD", violations=tuple(violations))
 
 
+def _bad_text(name: str, value: str, least: int, most: int) -> list[FieldViolation]:
+    if not least <= len(value) <= most:
+        return [FieldViolation(name, f"{len(value)} characters came; {least} to {most} are allowed")]
+    # Nearly every text is printable, which is quickly seen; of the others only control characters are refused.
+    if not value.isprintable() and _CONTROL.search(value):
+        return [FieldViolation(name, "a control character came; none is allowed")]
+    return []
+
+
 def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor]:
-    """Read the inputs, given as tensors or as features by name.
+    """Read the inputs, given as tensors or as features by name. A model's only input needs no name.
 
     Raises:
         InvalidArgument: neither came or both (INPUTS_REQUIRED), a tensor came twice (DUPLICATE_INPUT), or what
@@ -96,10 +103,12 @@ def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor
     if not request.tensors:
         return from_features(request.features, signature)
     inputs: dict[str, Tensor] = {}
+    only = signature.inputs[0].name if len(signature.inputs) == 1 else ""
     for tensor in request.tensors:
-        if tensor.name in inputs:
-            raise InvalidArgument.field(tensor.name, "this input came twice", reason="DUPLICATE_INPUT")
-        inputs[tensor.name] = tensor_of(tensor)
+        name = tensor.name or only
+        if name in inputs:
+            raise InvalidArgument.field(name, "this input came twice", reason="DUPLICATE_INPUT")
+        inputs[name] = tensor_of(tensor)
     return inputs
 
 

@@ -16,6 +16,9 @@ from services.inference.spool import Spool
 from services.inference.tensor_protos import tensor_proto
 from services.inference.tensors import Tensor
 
+MAX_PAYLOAD_BYTES = 2**20
+"""What monitoring takes of either payload, whatever the policy says; it would refuse the whole event for more."""
+
 
 class Event:
     """What is known of a prediction. Filled in on the hot path, written out by the spool's own thread."""
@@ -86,7 +89,8 @@ def _attach(message: pb.InferenceEvent, event: Event, max_bytes: int) -> None:
         message.features.CopyFrom(_payload(event.inputs))
     if event.outputs:
         message.prediction.CopyFrom(_payload(event.outputs))
-    if message.features.ByteSize() + message.prediction.ByteSize() > max_bytes:
+    sizes = message.features.ByteSize(), message.prediction.ByteSize()
+    if sum(sizes) > max_bytes or max(sizes) > MAX_PAYLOAD_BYTES:
         message.ClearField("features")
         message.ClearField("prediction")
 

@@ -67,6 +67,7 @@ class Follower:
             except OutOfRange:
                 _log.info("the registry no longer has our revision; taking a new snapshot", revision=self._revision)
                 self._revision = 0
+                self._versions = {}  # the new snapshot is the whole truth; the catalog keeps the old one until then
                 continue
             except PenstockError as error:
                 if self.connected and not self._stopping.is_set():
@@ -118,6 +119,9 @@ class Follower:
             return
         except (OSError, DecodeError) as error:
             _log.warning("the snapshot on disk is of no use; waiting for the registry", error=str(error))
+            return
+        if not message.snapshot.complete:  # an empty file, as a power cut may leave it, reads as an empty message
+            _log.warning("the snapshot on disk is cut short; waiting for the registry")
             return
         self._versions = _keyed(message.snapshot.versions)
         self._catalog.replace(catalog_version(version) for version in self._versions.values())

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
 from services.inference.models import ModelFailed, ResolvedVersion
 
+EXACT_BATCH_ROWS = 64
+
 
 @dataclass(slots=True)
 class Timings:
@@ -35,7 +37,8 @@ class VersionStatistics:
     """The counts of one version since the process began; whoever counts holds its model's lock.
 
     `inferences` counts rows, `executions` runs of the model. Queue and compute times are those of the successful
-    requests. `failures` are by kind: REJECTED, CANCELED, BACKEND, OTHER.
+    requests. `failures` are by kind: REJECTED, CANCELED, BACKEND, OTHER. `batches` are by rows: exact up to
+    EXACT_BATCH_ROWS and rounded up to a power of two beyond, since callers choose how many they send.
     """
 
     version: ResolvedVersion
@@ -65,9 +68,10 @@ class VersionStatistics:
         self.inferences += rows
         self.executions += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
-        batch = self.batches.get(rows)
+        size = rows if rows <= EXACT_BATCH_ROWS else 1 << (rows - 1).bit_length()
+        batch = self.batches.get(size)
         if batch is None:
-            batch = self.batches[rows] = BatchTally()
+            batch = self.batches[size] = BatchTally()
         batch.executions += 1
         batch.compute_input_ns += timings.compute_input_ns
         batch.compute_infer_ns += timings.compute_infer_ns

@@ -30,7 +30,9 @@ CONTENTS: Final = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-CONFIG_TYPES: Final = {name: pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}") for name in DTYPES}
+CONFIG_TYPES: Final = {
+    name: pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}") for name in (*DTYPES, "BF16")
+}
 # What Triton calls the runtimes; clients and dashboards show it.
 PLATFORMS: Final = {"onnx": "onnxruntime_onnx", "tensorflow": "tensorflow_savedmodel"}
 BACKENDS: Final = {"onnx": "onnxruntime", "tensorflow": "tensorflow"}

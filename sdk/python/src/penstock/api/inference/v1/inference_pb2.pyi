@@ -57,7 +57,7 @@ class PredictRequest(_message.Message):
 
     @_builtins.property
     def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.Tensor]:
-        """As tensors, the fast way."""
+        """As tensors, the fast way. A model's only input needs no name."""
 
     @_builtins.property
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
