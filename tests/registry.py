@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -15,12 +21,12 @@ from google.protobuf.message import Message
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, Status
-from services.registry.__main__ import open_server
+from services.registry.__main__ import build
 from services.registry.settings import RegistrySettings
 
 DEADLINE_S = 30.0
 Found = TypeVar("Found")
-APPROVED = {"approved_by": "ada", "note": "it was tried"}
+APPROVED: dict[str, Any] = {"approved_by": "ada", "note": "it was tried"}
 
 
 def settings_for(database_url: str, folder: Path, **more: Any) -> RegistrySettings:
@@ -39,13 +45,48 @@ def settings_for(database_url: str, folder: Path, **more: Any) -> RegistrySettin
 
 @contextmanager
 def registry(settings: RegistrySettings) -> Iterator[RegistryServiceStub]:
-    """Serve, and give a stub."""
+    """Serve, and give a stub whose channel outlives the server."""
     with ExitStack() as stack:
-        server = open_server(settings, stack)
-        port = server.open()
+        server = build(settings, stack)
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.open()}"))
         stack.callback(server.close)
-        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
         yield RegistryServiceStub(channel)
+
+
+class RegistryProcess:
+    """A registry in a process of its own, as it is run."""
+
+    def __init__(self, database_url: str, folder: Path, **more: Any) -> None:
+        settings = {
+            "database_url": database_url,
+            "blob_url": f"file://{folder}/blobs",
+            "port": 0,
+            "metrics_port": 0,
+            "poll_interval_ms": 200,
+            **more,
+        }
+        environment = {**os.environ, **{f"PENSTOCK_{key.upper()}": str(value) for key, value in settings.items()}}
+        self.log = folder / f"registry-{secrets.token_hex(4)}.log"
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "services.registry"], env=environment, stdout=log, stderr=log
+            )
+
+    def address(self) -> str:
+        """Wait until it listens, and say where."""
+
+        def look() -> str | None:
+            assert self.process.poll() is None, self.log.read_text()
+            lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+            return next((line["address"] for line in lines if line["event"] == "listening"), None)
+
+        return wait_until(look)
+
+    def end(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal, and give the exit code."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(DEADLINE_S)
 
 
 def upload(
@@ -105,7 +146,7 @@ def wait_until(look: Callable[[], Found | None]) -> Found:
     return found
 
 
-def refusal(error: grpc.RpcError) -> tuple[grpc.StatusCode, str, list[str]]:
+def refusal(error: BaseException | None) -> tuple[grpc.StatusCode, str, list[str]]:
     """Take an error apart: its code, its reason, and the fields that it names."""
     call: Any = error  # what a stub raises is a grpc.Call as well, which its types do not say
     info, bad = ErrorInfo(), BadRequest()

@@ -65,13 +65,13 @@ def main(arguments: list[str]) -> int:
 def serve(settings: RegistrySettings) -> None:
     """Open everything, serve until told to stop, and close it all in reverse."""
     with ExitStack() as stack:
-        server = open_server(settings, stack)
+        server = build(settings, stack)
         server.open()
         stack.callback(server.close)
         server.wait()
 
 
-def open_server(settings: RegistrySettings, stack: ExitStack) -> Server:
+def build(settings: RegistrySettings, stack: ExitStack) -> Server:
     """Build the registry on what its settings name; what is opened on the way, the stack closes."""
     keys = KeyRing(settings.keys_file)
     keys.open()

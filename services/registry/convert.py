@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from google.protobuf.json_format import MessageToDict, SerializeToJsonError
+from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -20,6 +20,7 @@ from services.registry import checks
 from services.registry.models import (
     Approval,
     CapturePolicy,
+    FileEnd,
     Framework,
     Metadata,
     NewFile,
@@ -30,6 +31,7 @@ from services.registry.models import (
     Source,
     Stage,
     TensorSpec,
+    UploadPart,
     VersionState,
 )
 
@@ -52,7 +54,7 @@ def new_model(request: pb.CreateModelRequest) -> NewModel:
     )
 
 
-def upload(requests: Iterator[pb.RegisterVersionRequest]) -> tuple[NewVersion, Iterator[NewFile | bytes]]:
+def upload(requests: Iterator[pb.RegisterVersionRequest]) -> tuple[NewVersion, Iterator[UploadPart]]:
     """Read the header of an upload at once, and its files as they arrive.
 
     Raises:
@@ -64,7 +66,7 @@ def upload(requests: Iterator[pb.RegisterVersionRequest]) -> tuple[NewVersion, I
     return _new_version(first.header), _parts(requests)
 
 
-def _parts(requests: Iterator[pb.RegisterVersionRequest]) -> Iterator[NewFile | bytes]:
+def _parts(requests: Iterator[pb.RegisterVersionRequest]) -> Iterator[UploadPart]:
     begun = False
     for request in requests:
         part = request.WhichOneof("part")
@@ -73,6 +75,8 @@ def _parts(requests: Iterator[pb.RegisterVersionRequest]) -> Iterator[NewFile | 
             yield _new_file(request.file)
         elif part == "chunk" and begun:
             yield request.chunk
+        elif part == "end" and begun:
+            yield FileEnd(request.end.sha256)
         else:
             raise InvalidArgument(
                 f"{part or 'an empty message'} came where a file or its bytes should; an upload is one header, then "
@@ -215,7 +219,7 @@ def _fields(fields: Struct) -> dict[str, Any]:
     checks.between("metadata.fields", fields.ByteSize(), 0, MAX_FIELDS_BYTES)
     try:
         found = MessageToDict(fields)
-    except SerializeToJsonError as error:
+    except ValueError as error:
         raise InvalidArgument.field(
             "metadata.fields", "JSON has no NaN and no infinity; leave the value out", reason="INVALID_FIELDS"
         ) from error

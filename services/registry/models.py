@@ -213,6 +213,16 @@ class NewFile:
 
 
 @dataclass(frozen=True, slots=True)
+class FileEnd:
+    """The digest of a file that has been sent."""
+
+    sha256: str
+
+
+UploadPart = NewFile | FileEnd | bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Model:
     """A name under which versions are kept; `latest_version` is filled in by the use case that shows it."""
 
@@ -335,7 +345,7 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The versions that one transaction changed, as they stand now."""
+    """The versions that changed up to a revision, as they stand there."""
 
     revision: int
     versions: tuple[ModelVersion, ...]

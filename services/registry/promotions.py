@@ -96,7 +96,7 @@ def move(tables: Tables, model: Model, version: ModelVersion, stage: Stage, appr
     transition_id = tables.transitions.append(
         version, stage, TransitionKind.PROMOTE, approval, previous_live_transition_id=previous
     )
-    tables.versions.set_stage(version.version_id, stage, approval.promoted_by)
+    tables.versions.move(version.version_id, transition_id)
     if stage is Stage.PRODUCTION:
         tables.models.set_live(model.model_id, transition_id)
     return replaced
@@ -129,8 +129,8 @@ def _revive_predecessor(tables: Tables, model: Model, approval: Approval) -> tup
     earlier = tables.transitions.get(in_force.previous_live_transition_id)
     revived = tables.versions.get_by_id(earlier.version_id)
     replaced = _archive_live(tables, model, TransitionKind.ROLLBACK, approval)
-    tables.transitions.append(revived, Stage.PRODUCTION, TransitionKind.ROLLBACK, approval)
-    tables.versions.set_stage(revived.version_id, Stage.PRODUCTION, approval.promoted_by)
+    transition_id = tables.transitions.append(revived, Stage.PRODUCTION, TransitionKind.ROLLBACK, approval)
+    tables.versions.move(revived.version_id, transition_id)
     # Back on the older promotion, whose own predecessor is where the next rollback leads.
     tables.models.set_live(model.model_id, earlier.transition_id)
     return revived, replaced
@@ -140,8 +140,7 @@ def _archive_live(tables: Tables, model: Model, kind: TransitionKind, approval: 
     if model.live_transition_id is None:
         return None
     live = tables.versions.get_by_id(tables.transitions.get(model.live_transition_id).version_id)
-    tables.transitions.append(live, Stage.ARCHIVED, kind, approval)
-    tables.versions.set_stage(live.version_id, Stage.ARCHIVED, approval.promoted_by)
+    tables.versions.move(live.version_id, tables.transitions.append(live, Stage.ARCHIVED, kind, approval))
     return live
 
 

@@ -13,12 +13,14 @@ from services.common.keys import caller
 from services.registry.models import (
     Approval,
     File,
+    FileEnd,
     Framework,
     ModelVersion,
     NewFile,
     NewVersion,
     RequestKey,
     TransitionKind,
+    UploadPart,
 )
 from services.registry.promotions import check_going_live
 from services.registry.stages import birth_stage
@@ -26,7 +28,6 @@ from services.registry.store import Store
 
 SUPPORTED = (Framework.ONNX,)
 _REGISTER = "RegisterVersion"
-Part = NewFile | bytes
 
 
 class Uploads:
@@ -38,7 +39,7 @@ class Uploads:
         self._max_bytes = max_bytes
         self._uploaded_bytes = uploaded_bytes
 
-    def register(self, new: NewVersion, parts: Iterator[Part]) -> ModelVersion:
+    def register(self, new: NewVersion, parts: Iterator[UploadPart]) -> ModelVersion:
         """Store a version's file and then its rows; give the version, in VALIDATING.
 
         Whatever breaks off before the end leaves no row, and no blob that any row names.
@@ -62,7 +63,7 @@ class Uploads:
                 reason="INCOMPLETE_UPLOAD",
             )
         receive = _measured if self._known(new) else self._stored
-        return self._insert(new, receive(header, _bytes_of(parts)))
+        return self._insert(new, receive(header, _bytes_of(header, parts)))
 
     def _check(self, new: NewVersion) -> None:
         if new.framework not in SUPPORTED:
@@ -114,25 +115,54 @@ class Uploads:
             )
             approval = Approval(caller().name, new.approved_by, new.note)
             born = tables.versions.get_by_id(version_id)
-            tables.transitions.append(born, stage, TransitionKind.REGISTER, approval)
+            birth = tables.transitions.append(born, stage, TransitionKind.REGISTER, approval)
+            tables.versions.move(version_id, birth)
             tables.validations.insert(version_id)
             tables.requests.insert(key, model.model_id, version_id)
             tables.changes.record()
             return tables.versions.get_by_id(version_id)
 
 
-def _bytes_of(parts: Iterator[Part]) -> Iterator[bytes]:
+def _bytes_of(header: NewFile, parts: Iterator[UploadPart]) -> Iterator[bytes]:
+    """Give the bytes of the one file, and raise in place of the end unless they are all there.
+
+    A stream that was cancelled can look like one that is complete. The size or the digest tells them apart: it came
+    with the header, where the blob store checks it, or it comes with the file's end.
+    """
     empty = True
+    end: FileEnd | None = None
+    digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, NewFile):
             raise InvalidArgument(
                 f"a second file, {part.path!r}, came; an ONNX version is one file, with its weights inside",
                 reason="TOO_MANY_FILES",
             )
+        if end is not None:
+            raise InvalidArgument("more came after the file's end; it is the last message", reason="INCOMPLETE_UPLOAD")
+        if isinstance(part, FileEnd):
+            end = part
+            continue
         empty = empty and not part
+        if header.sha256 is None:
+            digest.update(part)
         yield part
     if empty:
         raise InvalidArgument("no bytes came for the file; send the model itself", reason="EMPTY_FILE")
+    _check_end(header, end, header.sha256 or digest.hexdigest())
+
+
+def _check_end(header: NewFile, end: FileEnd | None, sha256: str) -> None:
+    if end is not None and end.sha256 != sha256:
+        raise InvalidArgument.field(
+            "sha256", f"the bytes that came hash to {sha256}, and their end says otherwise", reason="DIGEST_MISMATCH"
+        )
+    if end is None and header.sha256 is None and header.size_bytes is None:
+        raise InvalidArgument(
+            "the upload ended without the file's end, so it may be cut short; send its size or digest in the file "
+            "header, or its digest in a FileEnd after its last bytes",
+            reason="INCOMPLETE_UPLOAD",
+        )
 
 
 def _measured(header: NewFile, chunks: Iterator[bytes]) -> File:

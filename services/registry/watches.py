@@ -11,7 +11,7 @@ from services.registry.models import Bookmark, Change, SnapshotPart
 from services.registry.store import Store
 
 PART_VERSIONS = 500
-READ_REVISIONS = 100
+READ_REVISIONS = 500
 
 
 class Subscription:
@@ -80,7 +80,8 @@ class Watches:
         silent_until = time.monotonic() + self._bookmark_s
         while not subscription.closed:
             subscription.forget()
-            for change in self._read(revision):
+            change = self._read(revision)
+            if change.versions:
                 revision = change.revision
                 yield change
                 silent_until = time.monotonic() + self._bookmark_s
@@ -91,13 +92,17 @@ class Watches:
             if not subscription.closed:
                 subscription.wait(silent_until - time.monotonic())
 
-    def _read(self, revision: int) -> list[Change]:
+    def _read(self, revision: int) -> Change:
+        """Read what changed since, as it stands now.
+
+        Transactions that a watcher has yet to see come together, since a version shown as it stands now belongs
+        with all that has changed by now: at no message are two versions of a model live.
+        """
         with self._store.read() as tables:
             compacted, newest = tables.changes.bounds()
             _check_revision(revision, compacted, newest)
-            changed = tables.changes.since(revision, limit=READ_REVISIONS)
-            versions = tables.versions.some({version_id for _, ids in changed for version_id in ids})
-        return [Change(number, tuple(versions[version_id] for version_id in ids)) for number, ids in changed]
+            reached, changed = tables.changes.since(revision, limit=READ_REVISIONS)
+            return Change(reached, tables.versions.some(changed))
 
     def _snapshot(self) -> Iterator[SnapshotPart]:
         with self._store.read() as tables:

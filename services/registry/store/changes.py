@@ -16,11 +16,10 @@ WHERE model_id IN (SELECT model_id FROM registry.versions WHERE version_id = ANY
 _INSERT = "INSERT INTO registry.changes (revision, version_id) SELECT %(revision)s, unnest(%(version_ids)s::bigint[])"
 _NOTIFY = "SELECT pg_notify(%(channel)s, '')"
 _BOUNDS = "SELECT compacted_revision, revision FROM registry.revisions"
-# Whole revisions: the last one in the page is cut at no version.
+# Revisions count without gaps, so the limit cuts no transaction in two.
 _SINCE = """
-SELECT revision, array_agg(version_id ORDER BY version_id) AS version_ids
-FROM registry.changes WHERE revision > %(after)s
-GROUP BY revision ORDER BY revision LIMIT %(limit)s
+SELECT max(revision) AS revision, array_agg(DISTINCT version_id) AS version_ids
+FROM registry.changes WHERE revision > %(after)s AND revision <= %(after)s + %(limit)s
 """
 _COMPACT = """
 UPDATE registry.revisions SET compacted_revision = revision - %(kept)s
@@ -59,10 +58,10 @@ class ChangeTable:
         row = self._connection.execute(_BOUNDS).fetchone() or {}
         return row["compacted_revision"], row["revision"]
 
-    def since(self, after: int, *, limit: int) -> list[tuple[int, list[int]]]:
-        """Read up to `limit` revisions after one, each with the ids of the versions that it changed."""
-        rows = self._connection.execute(_SINCE, {"after": after, "limit": limit})
-        return [(row["revision"], row["version_ids"]) for row in rows]
+    def since(self, after: int, *, limit: int) -> tuple[int, list[int]]:
+        """Read which versions changed in up to `limit` revisions after one, and the last of those revisions."""
+        row = self._connection.execute(_SINCE, {"after": after, "limit": limit}).fetchone() or {}
+        return row["revision"] or after, row["version_ids"] or []
 
     def compact(self, kept: int) -> None:
         """Forget all but the newest `kept` revisions."""

@@ -39,7 +39,7 @@ FROM registry.versions v JOIN registry.models m USING (model_id)
 _FIND = f"{_SELECT} WHERE v.model_id = %(model_id)s AND v.version = %(version)s"
 _GET = f"{_SELECT} WHERE v.version_id = %(version_id)s"
 _ALL = f"{_SELECT} ORDER BY v.version_id"
-_SOME = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s)"
+_SOME = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s) ORDER BY v.version_id"
 _PAGE = f"""
 {_SELECT}
 WHERE v.model_id = %(model_id)s
@@ -71,9 +71,11 @@ _INSERT_FILE = """
 INSERT INTO registry.files (version_id, path, sha256, size_bytes)
 VALUES (%(version_id)s, %(path)s, %(sha256)s, %(size_bytes)s)
 """
-_SET_STAGE = """
-UPDATE registry.versions SET stage = %(stage)s, promoted_by = %(promoted_by)s, promoted_time = clock_timestamp()
-WHERE version_id = %(version_id)s
+_MOVE = """
+UPDATE registry.versions v
+SET stage = t.to_stage, promoted_by = t.promoted_by, promoted_time = t.promoted_time
+FROM registry.transitions t
+WHERE v.version_id = %(version_id)s AND t.transition_id = %(transition_id)s
 """
 _SET_READY = """
 UPDATE registry.versions SET state = 'READY', signature = %(signature)s, validation = %(validation)s,
@@ -130,10 +132,10 @@ class VersionTable:
         """Read every version of every model."""
         return tuple(_version_from(row) for row in self._connection.execute(_ALL))
 
-    def some(self, version_ids: Iterable[int]) -> dict[int, ModelVersion]:
-        """Read some versions, by id."""
-        rows = self._connection.execute(_SOME, {"version_ids": list(version_ids)})
-        return {row["version_id"]: _version_from(row) for row in rows}
+    def some(self, version_ids: list[int]) -> tuple[ModelVersion, ...]:
+        """Read some versions, in the order of their ids."""
+        rows = self._connection.execute(_SOME, {"version_ids": version_ids})
+        return tuple(_version_from(row) for row in rows)
 
     def page(
         self, model: Model, *, stage: Stage | None, state: VersionState | None, before: int | None, limit: int
@@ -195,9 +197,9 @@ class VersionTable:
         self._changes.note(version_id)
         return version_id
 
-    def set_stage(self, version_id: int, stage: Stage, promoted_by: str) -> None:
-        """Put a version into a stage."""
-        self._update(_SET_STAGE, version_id, stage=stage, promoted_by=promoted_by)
+    def move(self, version_id: int, transition_id: int) -> None:
+        """Put a version where a move of it, already in the log, leads."""
+        self._update(_MOVE, version_id, transition_id=transition_id)
 
     def set_ready(self, version_id: int, signature: Signature, validation: Validation) -> None:
         """Write what the validator found; from now on it cannot change."""

@@ -97,11 +97,17 @@ class Upload:
             yield pb.RegisterVersionRequest(
                 file=pb.FileHeader(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes)
             )
+            digest = None if file.sha256 else sha256()
             for chunk in file.chunks():
                 yield pb.RegisterVersionRequest(chunk=chunk)
+                if digest is not None:
+                    digest.update(chunk)
                 sent_bytes += len(chunk)
                 if progress is not None:
                     progress(sent_bytes, total_bytes)
+            if digest is not None:
+                # Without it the server could not tell a stream that broke from one that is complete.
+                yield pb.RegisterVersionRequest(end=pb.FileEnd(sha256=digest.hexdigest()))
 
 
 @contextmanager

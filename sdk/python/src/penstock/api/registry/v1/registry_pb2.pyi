@@ -784,6 +784,7 @@ class RegisterVersionRequest(_message.Message):
     HEADER_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     CHUNK_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """The next bytes of the file begun; at most 1 MiB is best, 4 MiB the limit."""
     @_builtins.property
@@ -794,18 +795,23 @@ class RegisterVersionRequest(_message.Message):
     def file(self) -> Global___FileHeader:
         """Begins a file."""
 
+    @_builtins.property
+    def end(self) -> Global___FileEnd:
+        """Ends a file whose header says neither its digest nor its size: only then is it known to be whole."""
+
     def __init__(
         self,
         *,
         header: Global___VersionHeader | None = ...,
         file: Global___FileHeader | None = ...,
         chunk: _builtins.bytes = ...,
+        end: Global___FileEnd | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "header", b"header", "part", b"part"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "file", b"file", "header", b"header", "part", b"part"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "file", b"file", "header", b"header", "part", b"part"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "end", b"end", "file", b"file", "header", b"header", "part", b"part"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "file", "chunk"]  # noqa: Y015
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["header", "file", "chunk", "end"]  # noqa: Y015
     _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
 
@@ -910,7 +916,7 @@ class FileHeader(_message.Message):
     path: _builtins.str
     """Relative, forward slashes, no `..`; at most 512 characters."""
     sha256: _builtins.str
-    """Lowercase hex; checked while the bytes flow. Empty: not checked, but computed."""
+    """Lowercase hex; checked while the bytes flow. Empty: computed."""
     size_bytes: _builtins.int
     """Checked; 0: not known beforehand."""
     def __init__(
@@ -927,6 +933,30 @@ class FileHeader(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FileHeader: _TypeAlias = FileHeader  # noqa: Y015
+
+@_typing.final
+class FileEnd(_message.Message):
+    """FileEnd says what was sent. A cancelled or broken stream may look to the server like one that is complete, so a
+    file that nothing was said of beforehand is taken only with it.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHA256_FIELD_NUMBER: _builtins.int
+    sha256: _builtins.str
+    """Lowercase hex; checked. Required."""
+    def __init__(
+        self,
+        *,
+        sha256: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["sha256", b"sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FileEnd: _TypeAlias = FileEnd  # noqa: Y015
 
 @_typing.final
 class RegisterVersionResponse(_message.Message):
@@ -1534,14 +1564,14 @@ class WatchModelsResponse(_message.Message):
 
     @_typing.final
     class Change(_message.Message):
-        """Change is all that one transaction changed."""
+        """Change is all that a transaction changed, or several that came close together: never a part of one."""
 
         DESCRIPTOR: _descriptor.Descriptor
 
         VERSIONS_FIELD_NUMBER: _builtins.int
         @_builtins.property
         def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
-            """The versions, as they stand now."""
+            """The versions, as they stand at the revision."""
 
         def __init__(
             self,

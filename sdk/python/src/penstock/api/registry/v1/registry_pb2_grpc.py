@@ -138,7 +138,7 @@ class RegistryServiceServicer(object):
         flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-        SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD.
+        SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
         FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -220,7 +220,8 @@ class RegistryServiceServicer(object):
     def WatchModels(self, request, context):
         """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
         missed. Changes of one transaction come in one message. Resume with the last revision seen.
-        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED (start again from 0). UNAVAILABLE when the server drains.
+        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
+        drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class RegistryServiceStub:
     flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
     rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-    SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD.
+    SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
     FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
@@ -87,7 +87,8 @@ class RegistryServiceStub:
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]
     """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
     missed. Changes of one transaction come in one message. Resume with the last revision seen.
-    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED (start again from 0). UNAVAILABLE when the server drains.
+    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
+    drains.
     """
 
 @_typing.type_check_only
@@ -108,7 +109,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
     rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-    SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD.
+    SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
     FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
@@ -145,7 +146,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
     missed. Changes of one transaction come in one message. Resume with the last revision seen.
-    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED (start again from 0). UNAVAILABLE when the server drains.
+    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
+    drains.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -187,7 +189,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-        SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD.
+        SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
         FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
         """
 
@@ -284,7 +286,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchModelsResponse], _abc.AsyncIterator[_registry_pb2.WatchModelsResponse]]:
         """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
         missed. Changes of one transaction come in one message. Resume with the last revision seen.
-        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED (start again from 0). UNAVAILABLE when the server drains.
+        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
+        drains.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

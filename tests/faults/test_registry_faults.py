@@ -1,0 +1,152 @@
+"""The registry when its process is killed, and when its database goes away."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psycopg
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from psycopg import sql
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from services.registry.__main__ import build
+from services.registry.servicer import NAME
+from tests import registry
+from tests.postgres import PostgresServer
+from tests.testdata import models
+
+pytestmark = pytest.mark.slow
+READY, FAILED = pb.VERSION_STATE_READY, pb.VERSION_STATE_FAILED
+
+
+@contextmanager
+def running(database_url: str, folder: Path, **more: Any) -> Iterator[tuple[registry.RegistryProcess, Any]]:
+    process = registry.RegistryProcess(database_url, folder, **more)
+    try:
+        with grpc.insecure_channel(process.address()) as channel:
+            yield process, RegistryServiceStub(channel)
+    finally:
+        process.end(signal.SIGKILL)
+
+
+@pytest.mark.parametrize(("crash_count", "state", "reason"), [(1, READY, ""), (3, FAILED, "VALIDATOR_CRASHED")])
+def test_a_validation_whose_registry_is_killed_is_taken_over_by_another(
+    clone_database: Callable[[str], str], tmp_path: Path, crash_count: int, state: int, reason: str
+) -> None:
+    """And one that has ended three registries is not tried a fourth time."""
+    database_url = clone_database("registry")
+    with psycopg.connect(database_url, autocommit=True) as database:
+        with running(database_url, tmp_path, validation_lease_ms=500) as (process, stub):
+            stub.RegisterVersion(registry.upload(models.linear()), timeout=registry.DEADLINE_S)
+            with database.transaction():
+                # While this lock is held, no validation can conclude.
+                database.execute("SELECT 1 FROM registry.models FOR UPDATE")
+                claimed = "SELECT attempt FROM registry.validations WHERE attempt > 0"
+                registry.wait_until(lambda: database.execute(claimed).fetchone())
+                assert process.end(signal.SIGKILL) == -signal.SIGKILL
+        assert database.execute("SELECT state FROM registry.versions").fetchall() == [("VALIDATING",)]
+        database.execute("UPDATE registry.validations SET crash_count = %s", [crash_count])
+        with running(database_url, tmp_path) as (_, stub):
+            taken_over = registry.settled(stub, "iris", "1")
+    assert (taken_over.state, taken_over.failure_reason) == (state, reason)
+
+
+def test_sigterm_ends_the_process_in_order_and_gives_its_validation_back(
+    clone_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    database_url = clone_database("registry")
+    with psycopg.connect(database_url, autocommit=True) as database:
+        with running(database_url, tmp_path, validation_lease_ms=600_000) as (process, stub):
+            stub.RegisterVersion(registry.upload(models.unending()), timeout=registry.DEADLINE_S)
+            held = "SELECT crash_count, lease_expire_time <= clock_timestamp() FROM registry.validations"
+            registry.wait_until(lambda: (database.execute(held).fetchone() == (1, False)) or None)
+            assert process.end(signal.SIGTERM) == 0, process.log.read_text()
+        assert database.execute(held).fetchone() == (0, True)
+
+
+def test_postgresql_stopped_and_started_again_under_load(own_postgres_server: PostgresServer, tmp_path: Path) -> None:
+    database_url = own_postgres_server.clone("registry")
+    with psycopg.connect(database_url, autocommit=True) as database:
+        # The server of the tests forgets the last moments of a crash for speed; here nothing answered may be lost.
+        name = sql.Identifier(database_url.rpartition("/")[2])
+        database.execute(sql.SQL("ALTER DATABASE {} SET synchronous_commit = on").format(name))
+    with ExitStack() as stack:
+        server = build(registry.settings_for(database_url, tmp_path, health_interval_ms=100), stack)
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.open()}"))
+        stack.callback(server.close)
+        stub, health = RegistryServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        registry.register(stub, models.linear())
+        load = Load(stub)
+        load.start()
+        load.wait_for_successes()
+
+        own_postgres_server.stop()
+        watch_health(health, health_pb2.HealthCheckResponse.NOT_SERVING)
+        registry.wait_until(lambda: load.refusals or None)
+        own_postgres_server.start()
+        watch_health(health, health_pb2.HealthCheckResponse.SERVING)
+
+        load.wait_for_successes()
+        load.stop()
+        assert set(load.refusals) == {(grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")}
+        moves = stub.ListTransitions(pb.ListTransitionsRequest(model="iris", page_size=1_000)).transitions
+        assert load.promoted_times <= {move.promoted_time.ToNanoseconds() for move in moves}
+        assert registry.register(stub, models.linear(), version="2").state == READY
+
+
+def watch_health(health: health_pb2_grpc.HealthStub, status: int) -> None:
+    request = health_pb2.HealthCheckRequest(service=NAME)
+    registry.wait_until(lambda: (health.Check(request, timeout=registry.DEADLINE_S).status == status) or None)
+
+
+class Load:
+    """Two callers who move a version back and forth and read it, and keep what they were told."""
+
+    def __init__(self, stub: RegistryServiceStub) -> None:
+        self._stub = stub
+        self._stopping = threading.Event()
+        self._threads = [threading.Thread(target=self._move), threading.Thread(target=self._read)]
+        self.successes = 0
+        self.refusals: list[tuple[grpc.StatusCode, str]] = []
+        self.promoted_times: set[int] = set()
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        self._stopping.set()
+        for thread in self._threads:
+            thread.join()
+
+    def wait_for_successes(self) -> None:
+        enough = self.successes + 20
+        registry.wait_until(lambda: (self.successes >= enough) or None)
+
+    def _move(self) -> None:
+        stage = pb.STAGE_DEVELOPMENT
+        while not self._stopping.is_set():
+            try:
+                # A move that was cut off may have happened all the same, so each begins with a look.
+                found = self._stub.GetVersion(pb.GetVersionRequest(model="iris", version="1"), timeout=20).version
+                stage = pb.STAGE_CANDIDATE if found.stage == pb.STAGE_DEVELOPMENT else pb.STAGE_DEVELOPMENT
+                moved = registry.promote(self._stub, "1", stage)
+                self.promoted_times.add(moved.promoted_time.ToNanoseconds())
+                self.successes += 1
+            except grpc.RpcError as error:
+                self.refusals.append(registry.refusal(error)[:2])
+
+    def _read(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                self._stub.ListVersions(pb.ListVersionsRequest(model="iris"), timeout=20)
+            except grpc.RpcError as error:
+                self.refusals.append(registry.refusal(error)[:2])

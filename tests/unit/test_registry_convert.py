@@ -1,0 +1,176 @@
+"""What the registry takes off the wire, and what it refuses there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import pytest
+from google.protobuf.struct_pb2 import Struct
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.tensors.v1 import tensors_pb2
+from services.common.errors import InvalidArgument
+from services.registry import convert
+from services.registry.models import NewFile, NewVersion, Source, Stage
+from services.registry.servicer import ENDLESS, ROLES
+from services.registry.signatures import reconcile
+from services.registry.validation import report
+
+BAD_NAMES = ["", "a/b", "../x", "a b", "-a", ".hidden", "a\x00b", "a\nb", "ü", "x" * 129, "x" * 10_000]
+
+
+def metadata_with(fields: dict[str, Any]) -> dict[str, Any]:
+    struct = Struct()
+    struct.update(fields)
+    return {"metadata": pb.Metadata(fields=struct)}
+
+
+def header(**more: Any) -> NewVersion:
+    values: dict[str, Any] = {"model": "iris", "version": "1", "framework": pb.FRAMEWORK_ONNX, **more}
+    new, _ = convert.upload(iter([pb.RegisterVersionRequest(header=pb.VersionHeader(**values))]))
+    return new
+
+
+def refused(call: Callable[[], object]) -> tuple[str, str]:
+    with pytest.raises(InvalidArgument) as caught:
+        call()
+    assert len(caught.value.message) < 1_000
+    fields = [violation.field for violation in caught.value.violations]
+    return caught.value.reason, fields[0] if fields else ""
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=lambda name: repr(name[:8]))
+def test_a_bad_name_is_refused_shortly_and_by_its_field(name: str) -> None:
+    assert refused(lambda: header(model=name)) == ("INVALID_NAME", "model")
+    assert refused(lambda: header(version=name)) == ("INVALID_NAME", "version")
+    assert refused(lambda: convert.new_model(pb.CreateModelRequest(name=name))) == ("INVALID_NAME", "name")
+
+
+def test_names_of_the_full_length_and_a_build_number_are_taken() -> None:
+    new = header(model="x" * 128, version="v1.2.3-rc.1+build_7")
+    assert (len(new.model), new.version) == (128, "v1.2.3-rc.1+build_7")
+    assert refused(lambda: header(model="a+b")) == ("INVALID_NAME", "model")
+
+
+def test_a_header_without_extras_gets_the_defaults() -> None:
+    new = header()
+    assert (new.stage, new.source, new.declared_signature) == (None, Source("upload"), None)
+    assert (new.capture_policy.share, new.capture_policy.max_bytes) == (None, None)
+    assert header(stage=pb.STAGE_STAGING).stage is Stage.STAGING
+
+
+@pytest.mark.parametrize(
+    ("more", "reason", "field"),
+    [
+        ({"framework": pb.FRAMEWORK_UNSPECIFIED}, "UNSUPPORTED_FRAMEWORK", "framework"),
+        ({"framework": 99}, "INVALID_ENUM", "framework"),
+        ({"note": "x" * 4_097}, "INVALID_TEXT", "note"),
+        ({"note": "nul\x00"}, "INVALID_TEXT", "note"),
+        ({"approved_by": "two\nlines"}, "INVALID_TEXT", "approved_by"),
+        ({"request_id": "x" * 129}, "INVALID_TEXT", "request_id"),
+        ({"metadata": pb.Metadata(tags=["t"] * 65)}, "TOO_MANY", "metadata.tags"),
+        ({"metadata": pb.Metadata(tags=["t" * 65])}, "INVALID_TEXT", "metadata.tags"),
+        ({"metadata": pb.Metadata(output_dimensions=-1)}, "OUT_OF_BOUNDS", "metadata.output_dimensions"),
+        (metadata_with({"x": float("nan")}), "INVALID_FIELDS", "metadata.fields"),
+        (metadata_with({"x": "\x00"}), "INVALID_FIELDS", "metadata.fields"),
+        (metadata_with({"x": "y" * 17_000}), "OUT_OF_BOUNDS", "metadata.fields"),
+        ({"capture_policy": pb.CapturePolicy(share=1.1)}, "OUT_OF_BOUNDS", "capture_policy.share"),
+        ({"capture_policy": pb.CapturePolicy(share=float("nan"))}, "OUT_OF_BOUNDS", "capture_policy.share"),
+        ({"serving_settings": pb.ServingSettings(max_in_flight=-1)}, "OUT_OF_BOUNDS", "serving_settings.max_in_flight"),
+        ({"source": pb.Source(reference="x" * 4_097)}, "INVALID_TEXT", "source.reference"),
+        ({"note": "", "training_run_id": "x" * 257}, "INVALID_TEXT", "training_run_id"),
+    ],
+)
+def test_a_bad_header_names_the_field(more: dict[str, Any], reason: str, field: str) -> None:
+    assert refused(lambda: header(**more)) == (reason, field)
+
+
+@pytest.mark.parametrize(
+    ("spec", "reason", "field"),
+    [
+        ({"shape": [-2]}, "OUT_OF_BOUNDS", "declared_signature.inputs[0].shape"),
+        ({"shape": [1] * 65}, "OUT_OF_BOUNDS", "declared_signature.inputs[0].shape"),
+        ({"name": "a\x00"}, "INVALID_TEXT", "declared_signature.inputs[0].name"),
+        ({"datatype": 77}, "INVALID_ENUM", "declared_signature.inputs[0].datatype"),
+        ({"columns": ["x" * 300]}, "INVALID_TEXT", "declared_signature.inputs[0].columns"),
+    ],
+)
+def test_a_bad_declared_tensor_names_the_field(spec: dict[str, Any], reason: str, field: str) -> None:
+    signature = tensors_pb2.Signature(inputs=[tensors_pb2.TensorSpec(**spec)])
+    assert refused(lambda: header(declared_signature=signature)) == (reason, field)
+
+
+def test_two_declared_tensors_of_one_name_are_refused() -> None:
+    signature = tensors_pb2.Signature(inputs=[tensors_pb2.TensorSpec(name="x")] * 2)
+    assert refused(lambda: header(declared_signature=signature))[0] == "DUPLICATE_NAME"
+
+
+@pytest.mark.parametrize("path", ["", "/abs", "a/../b", "./a", "a//b", "a\\b", "a/", "x" * 513, "a\x00"])
+def test_a_path_that_may_leave_its_folder_is_refused(path: str) -> None:
+    file = pb.RegisterVersionRequest(file=pb.FileHeader(path=path))
+    _, parts = convert.upload(iter([pb.RegisterVersionRequest(header=good_header()), file]))
+    reason, field = refused(lambda: next(parts))
+    assert (reason, field) in {("INVALID_PATH", "path"), ("INVALID_TEXT", "path")}
+
+
+def test_the_parts_of_an_upload_come_in_order() -> None:
+    messages = [
+        pb.RegisterVersionRequest(header=good_header()),
+        pb.RegisterVersionRequest(file=pb.FileHeader(path="a/model.onnx")),
+        pb.RegisterVersionRequest(chunk=b"bytes"),
+    ]
+    _, parts = convert.upload(iter(messages))
+    assert list(parts) == [NewFile("a/model.onnx", None, None), b"bytes"]
+    for wrong in ([], messages[1:], messages[2:]):
+        assert refused(partial(convert.upload, iter(wrong)))[0] == "INCOMPLETE_UPLOAD"
+    for wrong in ([messages[2]], [messages[0]], [pb.RegisterVersionRequest()]):
+        _, parts = convert.upload(iter([messages[0], *wrong]))
+        assert refused(partial(list, parts))[0] == "INCOMPLETE_UPLOAD"
+
+
+def test_the_body_digest_covers_all_but_the_request_id() -> None:
+    assert header(request_id="a").body_sha256 == header(request_id="b").body_sha256
+    assert header(note="a").body_sha256 != header(note="b").body_sha256
+
+
+def test_a_time_outside_the_calendar_is_refused() -> None:
+    assert refused(lambda: convert.time("time", Timestamp(seconds=10**15))) == ("INVALID_TIME", "time")
+
+
+def test_every_rpc_names_the_role_that_it_needs() -> None:
+    methods = pb.DESCRIPTOR.services_by_name["RegistryService"].methods_by_name
+    assert set(ROLES) == set(methods)
+    assert set(ROLES) >= ENDLESS
+
+
+FOUND = report.Signature((report.TensorSpec("x", "FP32", (-1, 2)),), (report.TensorSpec("y", "FP32", (-1,)),))
+
+
+def declared(names: list[str], **output: Any) -> NewVersion:
+    spec = tensors_pb2.TensorSpec
+    x = spec(name="x", datatype=tensors_pb2.DATA_TYPE_FP32, shape=[-1, 2], columns=names)
+    y = spec(**{"name": "y", "datatype": tensors_pb2.DATA_TYPE_FP32, "shape": [-1], **output})
+    return header(declared_signature=tensors_pb2.Signature(inputs=[x], outputs=[y]))
+
+
+def test_declared_columns_join_the_signature_of_the_file() -> None:
+    merged = reconcile(declared(["width", "height"]).declared_signature, FOUND)
+    assert not isinstance(merged, report.Failure)
+    assert merged.inputs[0].columns == ("width", "height")
+    assert merged.outputs[0].shape == (-1,)
+
+
+@pytest.mark.parametrize(
+    "new", [declared(["one"]), declared([], columns=["y"]), declared([], datatype=tensors_pb2.DATA_TYPE_INT64)]
+)
+def test_a_declaration_that_contradicts_the_file_is_a_failure(new: NewVersion) -> None:
+    failure = reconcile(new.declared_signature, FOUND)
+    assert isinstance(failure, report.Failure)
+    assert failure.reason == "SIGNATURE_MISMATCH"
+
+
+def good_header() -> pb.VersionHeader:
+    return pb.VersionHeader(model="iris", version="1", framework=pb.FRAMEWORK_ONNX)
