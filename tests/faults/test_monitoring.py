@@ -33,6 +33,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PARTITIONS = (
     "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'monitoring.inferences'::regclass ORDER BY 1"
 )
+HOLD = """
+INSERT INTO monitoring.inferences (
+    inference_id, event_time, latency_ms, row_count, model, version, framework, request_id, user_id, session_id,
+    error_code
+)
+VALUES (%s, now(), 0, 1, '', '', '', '', '', '', '')
+"""
 CloneDatabase = Callable[[str], str]
 
 
@@ -50,6 +57,18 @@ def test_senders_of_the_same_events_at_once_store_each_once(clone_database: Clon
         outcomes = [one for batch in pool.map(lambda order: monitoring.record(*order), orders) for one in batch]
         assert (outcomes.count("STORED"), outcomes.count("DUPLICATE")) == (600, 1800)
         assert stored(monitoring) == 600
+
+
+def test_senders_in_opposite_orders_wait_for_each_other_and_never_in_a_circle(clone_database: CloneDatabase) -> None:
+    url = clone_database("monitoring")
+    events = [new_event(age_s=60 - n) for n in range(3)]
+    with serve(url) as monitoring, ThreadPoolExecutor(2) as pool, psycopg.connect(url) as blocker:
+        monitoring.record(new_event())  # the day is there
+        blocker.execute(HOLD, [events[1].inference_id])
+        one, other = pool.submit(monitoring.record, *events), pool.submit(monitoring.record, *events[::-1])
+        eventually(lambda: in_copy(url) == 2)
+        blocker.rollback()
+        assert sorted([one.result(20), other.result(20)]) == [["DUPLICATE"] * 3, ["STORED"] * 3]
 
 
 def test_replicas_that_meet_new_days_at_once_make_each_once(clone_database: CloneDatabase) -> None:

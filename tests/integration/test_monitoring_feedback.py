@@ -149,6 +149,16 @@ def test_a_row_that_the_inference_does_not_have_is_refused_or_never_joined(monit
     assert reason(refused) == (INVALID, "ROW_OUT_OF_RANGE")
 
 
+def test_a_row_without_a_label_cannot_be_judged(monitoring: Monitoring) -> None:
+    event = new_event(prediction=prediction(label=["a", None, "c"]), row_count=3)
+    monitoring.record(event)
+    for row in range(3):
+        monitoring.feedback(event.inference_id, row=row, actual="c")
+    assert counts(monitoring.metrics()) == (3, 2, 1)
+    kinds = [value.WhichOneof("kind") for value in monitoring.get(event.inference_id).outcomes]
+    assert kinds == ["string_value", "null_value", "string_value"]
+
+
 def test_bad_feedback_is_refused_and_nothing_is_kept(monitoring: Monitoring) -> None:
     known = new_event()
     monitoring.record(known)

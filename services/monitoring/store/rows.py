@@ -65,9 +65,7 @@ def _append(parts: list[bytes], event: Event) -> None:
 
 
 def _texts(values: Sequence[str | None]) -> bytes:
-    if not values:
-        empty = struct.pack("!iii", 0, 0, _TEXT_OID)
-        return _length(len(empty)) + empty
+    """Encode one outcome or more; an event has at least one row."""
     parts = [_array(1, int(None in values), _TEXT_OID, len(values), 1)]
     for value in values:
         if value is None:
