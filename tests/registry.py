@@ -44,8 +44,18 @@ def settings_for(database_url: str, folder: Path, **more: Any) -> RegistrySettin
 
 
 @contextmanager
+def served(settings: RegistrySettings) -> Iterator[str]:
+    """Serve, and give the address."""
+    with ExitStack() as stack:
+        server = build(settings, stack)
+        port = server.open()
+        stack.callback(server.close)
+        yield f"127.0.0.1:{port}"
+
+
+@contextmanager
 def registry(settings: RegistrySettings) -> Iterator[RegistryServiceStub]:
-    """Serve, and give a stub whose channel outlives the server."""
+    """Serve, and give a stub, for messages that the SDK would not send; its channel outlives the server."""
     with ExitStack() as stack:
         server = build(settings, stack)
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.open()}"))

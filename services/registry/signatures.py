@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from services.registry.models import Signature, TensorSpec
 from services.registry.validation import report
 from services.registry.validation.report import Failure, FailureReason, check_declared
@@ -32,7 +34,7 @@ def _completed(declared: tuple[TensorSpec, ...], found: tuple[report.TensorSpec,
     for spec in declared:
         name = found[0].name if spec.name == "" and len(found) == 1 else spec.name
         if spec.datatype or name not in real:
-            completed[name] = spec
+            completed[name] = replace(spec, name=name)
         else:
             completed[name] = TensorSpec(name, real[name].datatype, real[name].shape, spec.columns)
     if not any(spec.datatype for spec in declared):

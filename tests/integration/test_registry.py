@@ -1,50 +1,113 @@
-"""The registry over gRPC, on a real PostgreSQL and a real blob store."""
+"""The registry's main path through the SDK, and its process, on a real PostgreSQL and a real blob store."""
 
 from __future__ import annotations
 
+import io
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
+import penstock
+from penstock import errors
 from penstock.api.registry.v1 import registry_pb2 as pb
-from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tests import registry
 from tests.testdata import models
 
+Running = tuple[penstock.Client, Path]
+COLUMNS = ["sepal length", "sepal width", "petal length", "petal width"]
+
 
 @pytest.fixture
-def stub(clone_database: Callable[[str], str], tmp_path: Path) -> Iterator[RegistryServiceStub]:
-    """A registry of this test's own."""
-    with registry.registry(registry.settings_for(clone_database("registry"), tmp_path)) as opened:
-        yield opened
+def running(clone_database: Callable[[str], str], tmp_path: Path) -> Iterator[Running]:
+    """A client of a registry of this test's own, and the folder of its blobs."""
+    settings = registry.settings_for(clone_database("registry"), tmp_path)
+    with registry.served(settings) as address, penstock.Client(registry=address) as client:
+        yield client, tmp_path / "blobs"
 
 
-def test_a_model_goes_from_upload_to_production_and_back_to_the_client(stub: RegistryServiceStub) -> None:
+def test_a_model_goes_from_upload_to_production_and_back_to_the_client(running: Running, tmp_path: Path) -> None:
+    client, _ = running
     content = models.linear()
-    version = registry.register(stub, content)
-    assert version.state == pb.VERSION_STATE_READY, version.failure_message
-    assert (version.deployment_number, version.created_by) == (1, "anonymous")
-    assert [spec.name for spec in version.signature.inputs] == ["x"]
+    version = client.registry.register_version("iris", "1", content, framework="onnx", columns=COLUMNS)
+    assert (version.state, version.deployment_number) == (pb.VERSION_STATE_READY, 1)
+    assert list(version.signature.inputs[0].columns) == COLUMNS
     assert version.validation.rows_independent
 
-    registry.go_live(stub, "1")
-    live = stub.ResolveVersion(pb.ResolveVersionRequest(model="iris")).version
+    for stage in ("candidate", "staging", "production"):
+        client.registry.promote("iris", "1", stage, approved_by="ada", note="it was tried")
+    live = client.registry.resolve("iris")
     assert (live.version, live.stage, live.promoted_by) == ("1", pb.STAGE_PRODUCTION, "anonymous")
-
-    first, *chunks = stub.DownloadFile(pb.DownloadFileRequest(model="iris", version="1"))
-    assert first.file == version.files[0]
-    assert b"".join(part.chunk for part in chunks) == content
+    assert client.registry.download("iris", "1", tmp_path / "back.onnx").read_bytes() == content
 
 
-def test_a_watcher_gets_a_snapshot_and_then_each_change(stub: RegistryServiceStub) -> None:
-    registry.register(stub, models.linear())
-    watch = stub.WatchModels(pb.WatchModelsRequest(), timeout=registry.DEADLINE_S)
+def test_a_pipe_is_uploaded_with_its_digest_behind_it(running: Running) -> None:
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+    client, _ = running
+    version = client.registry.register_version("iris", "1", {"model.onnx": Pipe(models.linear())}, framework="onnx")
+    assert version.state == pb.VERSION_STATE_READY
+
+
+def test_a_watcher_gets_a_snapshot_and_then_each_change(running: Running) -> None:
+    client, _ = running
+    client.registry.register_version("iris", "1", models.linear(), framework="onnx")
+    watch = client.registry.watch()
     snapshot = next(watch)
     assert snapshot.snapshot.complete
     assert [version.version for version in snapshot.snapshot.versions] == ["1"]
-    registry.promote(stub, "1")
-    change = next(watch)
+    client.registry.promote("iris", "1")
+    change = next(event for event in watch if event.WhichOneof("event") == "change")
     assert change.revision == snapshot.revision + 1
     assert [version.stage for version in change.change.versions] == [pb.STAGE_CANDIDATE]
-    watch.cancel()
+
+
+def test_stored_bytes_that_are_damaged_or_gone_are_never_given_as_good(running: Running, tmp_path: Path) -> None:
+    client, blobs = running
+    with pytest.raises(errors.ValidationFailed):
+        client.registry.register_version("iris", "1", b"not a model", framework="onnx")
+    version = client.registry.get_version("iris", "1")
+    with pytest.raises(errors.NotFound) as missing:
+        client.registry.download("iris", "1", tmp_path / "back", path="another.onnx")
+    assert missing.value.reason == "FILE_NOT_FOUND"
+
+    (stored,) = blobs.rglob(version.files[0].sha256)
+    stored.write_bytes(b"not a madel")
+    with pytest.raises(errors.DataLoss):
+        client.registry.download("iris", "1", tmp_path / "back")
+    stored.unlink()
+    with pytest.raises(errors.DataLoss) as lost:
+        client.registry.download("iris", "1", tmp_path / "back")
+    assert lost.value.reason == "BLOB_LOST"
+    assert not (tmp_path / "back").exists()
+
+    client.registry.revalidate("iris", "1")
+    with pytest.raises(errors.ValidationFailed) as failed:
+        client.registry.wait_until_ready("iris", "1")
+    assert failed.value.reason == "INVALID_MODEL"
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "services.registry", *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.slow
+def test_the_migrate_command_brings_an_empty_database_up_to_date_and_ends(empty_database: str) -> None:
+    done = run("migrate", PENSTOCK_DATABASE_URL=empty_database, PENSTOCK_BLOB_URL="file:///nowhere")
+    assert done.returncode == 0, done.stderr
+    with psycopg.connect(empty_database) as connection:
+        assert connection.execute("SELECT revision FROM registry.revisions").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_a_wrong_call_and_missing_settings_end_with_a_sentence() -> None:
+    for done in (run("serve"), run()):
+        assert done.returncode == 2
+        assert done.stderr
+        assert "Traceback" not in done.stderr

@@ -164,6 +164,29 @@ def test_declared_columns_join_the_signature_of_the_file() -> None:
 
 
 @pytest.mark.parametrize(
+    "spec",
+    [
+        {"name": ""},
+        {"name": "x"},
+        {"name": "", "datatype": tensors_pb2.DATA_TYPE_FP32, "shape": [-1, 2]},
+    ],
+)
+def test_columns_alone_may_be_declared_and_the_only_input_needs_no_name(spec: dict[str, Any]) -> None:
+    signature = tensors_pb2.Signature(inputs=[tensors_pb2.TensorSpec(**spec, columns=["width", "height"])])
+    merged = reconcile(header(declared_signature=signature).declared_signature, FOUND)
+    assert not isinstance(merged, report.Failure), merged
+    assert merged.inputs[0].columns == ("width", "height")
+    assert (merged.inputs[0].datatype, merged.inputs[0].shape, merged.outputs[0].columns) == ("FP32", (-1, 2), ())
+
+
+def test_an_input_that_the_file_does_not_have_is_a_failure() -> None:
+    signature = tensors_pb2.Signature(inputs=[tensors_pb2.TensorSpec(name="z", columns=["width", "height"])])
+    failure = reconcile(header(declared_signature=signature).declared_signature, FOUND)
+    assert isinstance(failure, report.Failure)
+    assert "'z'" in failure.message
+
+
+@pytest.mark.parametrize(
     "new", [declared(["one"]), declared([], columns=["y"]), declared([], datatype=tensors_pb2.DATA_TYPE_INT64)]
 )
 def test_a_declaration_that_contradicts_the_file_is_a_failure(new: NewVersion) -> None:

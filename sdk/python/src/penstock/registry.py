@@ -81,7 +81,7 @@ class RegistryClient:
 
         What can be read twice is hashed before it is sent, at the cost of one more reading, so that the registry
         checks every byte; a break is then retried from the beginning under the same request id. What can be read only
-        once, such as a pipe, is sent once, unchecked.
+        once, such as a pipe, is sent once, and its digest after it.
 
         Args:
             model: created where it is missing.
