@@ -1,0 +1,256 @@
+"""What the command shows: tables that fit the terminal, sentences for errors, the suite going up and down."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from rich.text import Text
+
+from penstock.cli.__main__ import run
+from penstock.cli.embedded.errors import AlreadyRunningError, EmbeddedError, StopRequestedError
+from penstock.cli.embedded.folder import DataFolder, ProcessMark, State
+from penstock.cli.embedded.supervisor import Event, EventKind
+from penstock.cli.exits import ExitCode, failure_of
+from penstock.cli.keys_file import KeysFileError
+from penstock.cli.output import Column, Output
+from penstock.cli.suite_progress import SuiteProgress
+
+ID = "01934a1e-7c00-7000-8000-000000000001"
+COLUMNS = (
+    Column("when"),
+    Column("model", give="cut"),
+    Column("latency", "right", optional=True),
+    Column("user", give="cut", optional=True),
+    Column("note", give="wrap"),
+    Column("id"),
+)
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let rich believe in a terminal of 80 columns; tests set others."""
+    for name in ("NO_COLOR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    monkeypatch.setenv("COLUMNS", "80")
+    return monkeypatch
+
+
+def shown(capsys: pytest.CaptureFixture[str], *, note: str = "short", no_color: bool = True) -> list[str]:
+    output = Output(as_json=False, no_color=no_color)
+    row = ("12:00:00", "a-model-with-a-long-name", "1,234.00 ms", "somebody@example.org", note, ID)
+    output.answer([], output.table(COLUMNS, [row, row], empty="nothing"))
+    return [Text.from_ansi(line).plain.rstrip() for line in capsys.readouterr().out.splitlines()]
+
+
+@pytest.mark.parametrize("width", [72, 80, 100, 120, 200])
+def test_a_table_fits_and_keeps_its_ids_whole(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    terminal.setenv("COLUMNS", str(width))
+    lines = shown(capsys)
+    assert len(lines) == 4
+    assert max(map(len, lines)) <= width
+    assert all(line.endswith(ID) for line in lines[2:])
+    assert "12:00:00" in lines[2]
+
+
+def test_a_narrow_terminal_leaves_optional_columns_out_the_last_first(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    headers = {}
+    for width in (72, 80, 140):
+        terminal.setenv("COLUMNS", str(width))
+        headers[width] = shown(capsys)[0].split()
+    assert headers[72] == ["when", "model", "note", "id"]
+    assert headers[80] == ["when", "model", "latency", "note", "id"]
+    assert headers[140] == ["when", "model", "latency", "user", "note", "id"]
+
+
+def test_a_long_note_is_wrapped_where_there_is_room_and_cut_where_not(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    note = "the first version that beats the old rules on every one of the held-out weeks"
+    terminal.setenv("COLUMNS", "160")
+    assert len(shown(capsys, note=note)) > 4
+    terminal.setenv("COLUMNS", "80")
+    lines = shown(capsys, note=note)
+    assert len(lines) == 4
+    assert "…" in lines[2]
+
+
+def test_colours_can_be_turned_off(terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def printed(*, no_color: bool) -> str:
+        Output(as_json=False, no_color=no_color).say(Text("live", style="green"))
+        return capsys.readouterr().out
+
+    assert "\x1b[32m" in printed(no_color=False)
+    assert "\x1b[" not in printed(no_color=True)
+    terminal.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in printed(no_color=False)
+
+
+def test_facts_stand_below_their_title_without_the_unknown_ones(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Output(as_json=False, no_color=True)
+    output.say(output.facts("iris", [("stage", "staging"), ("task", ""), ("latest", Text("2"))]))
+    lines = capsys.readouterr().out.splitlines()
+    assert [Text.from_ansi(line).plain.rstrip() for line in lines] == [
+        "iris",
+        "  stage   staging",
+        "  latest  2",
+    ]
+
+
+def test_a_transfer_shows_bytes_speed_and_time_left_on_a_terminal_only(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def transfer(*, as_json: bool) -> str:
+        with Output(as_json=as_json, no_color=True).transfer("uploading iris.onnx") as bar:
+            bar.reach(1024 * 1024, 4 * 1024 * 1024)
+            bar.reach(4 * 1024 * 1024, 4 * 1024 * 1024)
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        return printed.err
+
+    shown = transfer(as_json=False)
+    assert "uploading iris.onnx" in shown
+    assert "4.0/4.0 MiB" in shown
+    assert transfer(as_json=True) == ""
+    terminal.delenv("FORCE_COLOR")
+    assert "uploading" not in transfer(as_json=False)
+
+
+def test_times_are_short_on_a_terminal_and_whole_where_piped(terminal: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    output = Output(as_json=False, no_color=True)
+    assert output.time(now) == now.astimezone().strftime("%H:%M:%S")
+    assert output.time(now - timedelta(days=400)) == (now - timedelta(days=400)).astimezone().strftime("%Y-%m-%d %H:%M")
+    assert output.time(None) == ""
+    terminal.delenv("FORCE_COLOR")
+    assert Output(as_json=False, no_color=True).time(now) == now.astimezone().strftime("%Y-%m-%d %H:%M:%S")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "exit_code"),
+    [
+        (AlreadyRunningError("It runs.", pid=1), "ALREADY_RUNNING", ExitCode.ALREADY_EXISTS),
+        (StopRequestedError("Asked to stop."), "STOPPED", ExitCode.INTERRUPTED),
+        (EmbeddedError("A port is taken."), "SUITE_FAILED", ExitCode.FAILED),
+        (KeysFileError("It is broken"), "KEYS_FILE_BROKEN", ExitCode.FAILED),
+        (FileNotFoundError(2, "No such file", "x.json"), "FILE_NOT_FOUND", ExitCode.NOT_FOUND),
+        (PermissionError(13, "Permission denied", "x.json"), "FILE_NOT_PERMITTED", ExitCode.NOT_PERMITTED),
+        (OSError("disk on fire"), "SYSTEM_ERROR", ExitCode.FAILED),
+        (KeyError("x"), "INTERNAL", ExitCode.FAILED),
+    ],
+)
+def test_every_error_has_a_reason_and_an_exit_code(error: Exception, reason: str, exit_code: ExitCode) -> None:
+    failure = failure_of(error)
+    assert (failure.reason, failure.exit_code) == (reason, exit_code)
+    assert failure.sentence().endswith(f"[{reason}]")
+
+
+def test_what_an_error_quotes_stands_below_its_sentence() -> None:
+    failure = failure_of(EmbeddedError("registry keeps dying; its log ends with:\nImportError\nbye"))
+    assert failure.sentence() == "penstock: registry keeps dying; its log ends with: [SUITE_FAILED]\nImportError\nbye"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> DataFolder:
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path / "data"))
+    return DataFolder(tmp_path / "data")
+
+
+def test_where_nothing_runs_status_says_so_and_down_is_content(
+    folder: DataFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["status", "--json"]) == 6
+    assert json.loads(capsys.readouterr().out) == {
+        "data_dir": str(folder.path),
+        "running": False,
+        "healthy": False,
+        "services": [],
+    }
+    assert run(["down"]) == 0
+    assert capsys.readouterr().out == f"nothing runs on {folder.path}\n"
+
+
+def test_status_tells_the_dead_and_the_deaf_from_the_healthy(
+    folder: DataFolder, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ourselves = ProcessMark.of(os.getpid())
+    assert ourselves is not None
+    folder.path.mkdir()
+    folder.write_state(
+        State(
+            supervisor=ourselves,
+            started_time="2026-01-01T00:00:00+00:00",
+            addresses={"registry": "127.0.0.1:1", "inference": "127.0.0.1:2"},
+            metrics_addresses={"registry": "127.0.0.1:3", "inference": "127.0.0.1:4"},
+            children={"postgres": ourselves, "registry": ourselves, "inference": ProcessMark(2**22, 0.0)},
+            restarts={"inference": 2},
+        )
+    )
+    assert run(["status", "--json"]) == 6
+    document = json.loads(capsys.readouterr().out)
+    assert document["running"]
+    assert not document["healthy"]
+    assert {service["name"]: service["state"] for service in document["services"]} == {
+        "postgres": "healthy",
+        "registry": "not healthy",
+        "inference": "dead",
+    }
+    assert run(["status"]) == 6
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("inference"))
+    assert row.split() == ["inference", "dead", "127.0.0.1:2", "127.0.0.1:4", "2"]
+
+
+def test_up_without_the_services_is_one_clear_sentence(
+    folder: DataFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    assert run(["up"]) == 1
+    printed = capsys.readouterr().err
+    assert "only the SDK" in printed
+    assert printed.count("\n") == 1
+
+
+def test_piped_each_part_tells_a_line_when_something_happens(capsys: pytest.CaptureFixture[str]) -> None:
+    progress = SuiteProgress(Output(as_json=False, no_color=True))
+    with progress.starting():
+        progress.see(Event(EventKind.STARTED, "postgres", 1))
+        progress.see(Event(EventKind.HEALTHY, "postgres", 1))
+        progress.see(Event(EventKind.DIED, "registry", 2, -9))
+    with progress.stopping():
+        progress.see(Event(EventKind.KILLED, "postgres", 1))
+    assert capsys.readouterr().err.splitlines() == [
+        "postgres: starting",
+        "postgres: healthy after 0.0s",
+        "registry: died, starting again (exit status -9)",
+        "postgres: did not stop in time, killed after 0.0s",
+    ]
+
+
+def test_on_a_terminal_the_parts_stand_with_check_marks(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    progress = SuiteProgress(Output(as_json=False, no_color=True))
+    with progress.starting():
+        progress.see(Event(EventKind.STARTED, "postgres", 1))
+        progress.see(Event(EventKind.HEALTHY, "postgres", 1))
+    started = capsys.readouterr().err
+    assert "✔ postgres   healthy" in Text.from_ansi(started).plain
+    assert "· registry   waits" in Text.from_ansi(started).plain
+    progress.see(Event(EventKind.DIED, "postgres", 1, 1))
+    assert "postgres: died, starting again (exit status 1)" in capsys.readouterr().err
+    with progress.stopping():
+        progress.see(Event(EventKind.STOPPING, "postgres", 1))
+        progress.see(Event(EventKind.STOPPED, "postgres", 1))
+    assert "✔ postgres stopped" in Text.from_ansi(capsys.readouterr().err).plain
