@@ -25,12 +25,14 @@ class Downloads:
             InvalidArgument: no path, and more than one file (PATH_REQUIRED).
             OutOfRange: OFFSET_OUT_OF_RANGE.
             DataLoss: the stored bytes are damaged (BLOB_CORRUPT) or gone (BLOB_LOST).
+            Unavailable: the whole blob store is away.
         """
         with self._store.read() as tables:
             file = _chosen(tables.versions.get(tables.models.get(model), version), path)
         try:
             reader = self._blobs.open(file.sha256, offset=offset)
         except NotFound as error:
+            self._blobs.check()
             raise DataLoss(f"the stored bytes of {file.path!r} are gone", reason="BLOB_LOST") from error
         with reader:
             yield file

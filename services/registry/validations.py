@@ -147,6 +147,7 @@ class Validations:
                     for chunk in reader:
                         file.write(chunk)
             except (DataLoss, NotFound) as error:
+                self._blobs.check()  # a volume that is not mounted has no blob either, and that is no fault of the file
                 return ValidationReport(failure=Failure(FailureReason.INVALID_MODEL, error.message))
             return self._validator.validate(path, version.framework.lower())
 

@@ -17,8 +17,12 @@ from psycopg import sql
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from services.common.postgres import Database
+from services.registry import convert
 from services.registry.__main__ import build
+from services.registry.models import Lease, Stage
 from services.registry.servicer import NAME
+from services.registry.store import Store
 from tests import registry
 from tests.postgres import PostgresServer
 from tests.testdata import models
@@ -70,6 +74,64 @@ def test_sigterm_ends_the_process_in_order_and_gives_its_validation_back(
             registry.wait_until(lambda: (database.execute(held).fetchone() == (1, False)) or None)
             assert process.end(signal.SIGTERM) == 0, process.log.read_text()
         assert database.execute(held).fetchone() == (0, True)
+
+
+def test_who_lost_a_lease_can_neither_finish_nor_lengthen_nor_give_back(clone_database: Callable[[str], str]) -> None:
+    with Database(clone_database("registry")) as database:
+        store = Store(database)
+        with store.write() as tables:
+            tables.models.insert("iris")
+            model = tables.models.get("iris")
+            new, _ = convert.upload(registry.upload(b"model"))
+            version_id = tables.versions.insert(
+                model,
+                new,
+                deployment_number=1,
+                parent_deployment_number=0,
+                stage=Stage.DEVELOPMENT,
+                created_by="ada",
+                files=(),
+            )
+            tables.validations.insert(version_id)
+
+        def claim(lease_s: float) -> Lease | None:
+            with store.write() as tables:
+                return tables.validations.claim(lease_s)
+
+        lost, held = claim(0.0), claim(60.0)
+        assert lost is not None
+        assert held is not None
+        assert (lost.attempt, held.attempt, held.crash_count) == (1, 2, 2)
+        assert claim(60.0) is None
+        with store.write() as tables:
+            tables.validations.renew([lost], 0.0)
+            tables.validations.postpone(lost, 0.0)
+            assert not tables.validations.finish(lost)
+        assert claim(60.0) is None
+        with store.write() as tables:
+            assert tables.validations.finish(held)
+            assert not tables.validations.finish(held)
+
+
+def test_a_blob_store_that_is_away_fails_no_version_and_its_validation_waits(
+    clone_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    blobs, away = tmp_path / "blobs", tmp_path / "away"
+    database_url = clone_database("registry")
+    with (
+        registry.registry(registry.settings_for(database_url, tmp_path)) as stub,
+        psycopg.connect(database_url, autocommit=True) as database,
+    ):
+        assert registry.register(stub, models.garbage()).failure_reason == "NOT_ONNX"
+        blobs.rename(away)
+        stub.RevalidateVersion(pb.RevalidateVersionRequest(model="iris", version="1"))
+        postponed = "SELECT attempt, crash_count FROM registry.validations WHERE attempt > 0 AND crash_count = 0"
+        registry.wait_until(lambda: database.execute(postponed).fetchone())
+        with pytest.raises(grpc.RpcError) as refused:
+            list(stub.DownloadFile(pb.DownloadFileRequest(model="iris", version="1")))
+        assert registry.refusal(refused.value)[0] == grpc.StatusCode.UNAVAILABLE
+        away.rename(blobs)
+        assert registry.settled(stub, "iris", "1").failure_reason == "NOT_ONNX"
 
 
 def test_postgresql_stopped_and_started_again_under_load(own_postgres_server: PostgresServer, tmp_path: Path) -> None:
