@@ -56,7 +56,9 @@ def get(
 @app.command()
 def versions(
     model: Model,
-    stage: Annotated[Stage | None, typer.Option("--stage", help="Only this stage.", show_default=False)] = None,
+    stage: Annotated[
+        Stage | None, typer.Option("--stage", metavar="STAGE", help="Only this stage.", show_default=False)
+    ] = None,
     state: Annotated[State | None, typer.Option("--state", help="Only this state.", show_default=False)] = None,
     limit: Limit = 50,
     url: Url = None,

@@ -28,7 +28,15 @@ def register(
     framework: Annotated[
         Framework | None, typer.Option("--framework", help="Default: by the file's name.", show_default=False)
     ] = None,
-    stage: Annotated[Stage | None, typer.Option("--stage", help="Default: development.", show_default=False)] = None,
+    stage: Annotated[
+        Stage | None,
+        typer.Option(
+            "--stage",
+            metavar="STAGE",
+            help="development, candidate, staging, production. Default: the first.",
+            show_default=False,
+        ),
+    ] = None,
     columns: Annotated[
         str, typer.Option("--columns", metavar="A,B,C", help="What the input's columns mean, in order.")
     ] = "",

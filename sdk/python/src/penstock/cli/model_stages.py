@@ -30,7 +30,12 @@ def promote(
     version: ExactVersion,
     to: Annotated[
         Stage | None,
-        typer.Option("--to", help="Where to, step by step. Default: the next stage.", show_default=False),
+        typer.Option(
+            "--to",
+            metavar="STAGE",
+            help="development, candidate, staging, production, archived. Default: the next.",
+            show_default=False,
+        ),
     ] = None,
     note: Note = "",
     approver: Approver = None,
