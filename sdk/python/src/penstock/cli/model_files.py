@@ -26,7 +26,13 @@ def register(
     ],
     version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="The new version.", show_default=False)],
     framework: Annotated[
-        Framework | None, typer.Option("--framework", help="Default: by the file's name.", show_default=False)
+        Framework | None,
+        typer.Option(
+            "--framework",
+            metavar="F",
+            help="onnx, tensorflow, transformers, ollama. Default: by the file.",
+            show_default=False,
+        ),
     ] = None,
     stage: Annotated[
         Stage | None,
