@@ -93,15 +93,15 @@ def outcomes_of(prediction: Payload, row_count: int) -> Outcomes | None:
 
 def _of_tensors(tensors: Sequence[Tensor]) -> Outcomes | None:
     for tensor in tensors:
-        shape = tuple(tensor.shape)
+        shape = tensor.shape
         if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
             labels = _labels(tensor, shape[0])
             if labels is not None:
                 return labels
     for tensor in tensors:
-        shape = tuple(tensor.shape)
+        shape = tensor.shape
         if len(shape) == 2 and shape[1] > 1:
-            scores = _scores(tensor, *shape)
+            scores = _scores(tensor, shape[0], shape[1])
             if scores is not None:
                 return _best_columns(scores)
     return None

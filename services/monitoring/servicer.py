@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import grpc
 
@@ -15,6 +17,7 @@ from services.monitoring.feedback import FeedbackLog
 from services.monitoring.ids import get_id
 from services.monitoring.inferences import Inferences
 
+T = TypeVar("T")
 NAME = "penstock.api.monitoring.v1.MonitoringService"
 ROLES = {
     "RecordEvents": Role.OPERATOR,
@@ -40,10 +43,12 @@ class MonitoringServicer(MonitoringServiceServicer):
         context: grpc.ServicerContext,
     ) -> Iterator[pb.RecordEventsResponse]:
         """Record batches, in order."""
-        for request in request_iterator:
-            batch = convert.batch_from(request, self._events.accepted())
+        decoded = (
+            (request.batch_id, convert.batch_from(request, self._events.accepted())) for request in request_iterator
+        )
+        for batch_id, batch in _one_ahead(decoded):
             results = self._events.record(batch)
-            yield convert.batch_response(request.batch_id, results)
+            yield convert.batch_response(batch_id, results)
 
     def RecordFeedback(
         self,
@@ -84,3 +89,16 @@ class MonitoringServicer(MonitoringServiceServicer):
         question = convert.question_from(request)
         metrics = self._inferences.measure(*question)
         return convert.metrics_response(metrics)
+
+
+def _one_ahead(items: Iterator[T]) -> Iterator[T]:
+    """Read the next item while the current one is worked on: a batch is decoded while PostgreSQL stores another."""
+    reader = ThreadPoolExecutor(1, thread_name_prefix="decode")
+    try:
+        coming = reader.submit(next, items, None)
+        while (item := coming.result()) is not None:
+            coming = reader.submit(next, items, None)
+            yield item
+    finally:
+        # Without waiting: the reader may stand at a stream that says nothing more until its status is out.
+        reader.shutdown(wait=False, cancel_futures=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -28,7 +29,7 @@ from services.common import pages
 from services.monitoring.__main__ import build
 from services.monitoring.models import Filters
 from services.monitoring.settings import MonitoringSettings
-from tests.monitoring import Monitoring, connect, labels, new_event, new_id, outcome, reason, serve
+from tests.monitoring import Monitoring, connect, eventually, labels, new_event, new_id, outcome, reason, serve
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -369,3 +370,18 @@ def test_prometheus_reads_what_became_of_events(clone_database: Callable[[str], 
         "penstock_monitoring_ingest_batch_seconds_count 1.0",
     ):
         assert line in lines
+
+
+def test_a_refused_stream_leaves_no_thread_behind_though_its_client_stays_silent(monitoring: Monitoring) -> None:
+    done = threading.Event()
+
+    def requests() -> Iterator[pb.RecordEventsRequest]:
+        yield pb.RecordEventsRequest(events=[new_event()])
+        yield pb.RecordEventsRequest()
+        done.wait(30)
+
+    answers = monitoring.stub.RecordEvents(requests(), timeout=60)
+    assert outcome(next(answers).results[0]) == "STORED"
+    assert reason(lambda: next(answers)) == (INVALID, "INVALID_BATCH")
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("decode")])
+    done.set()
