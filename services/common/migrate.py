@@ -18,6 +18,7 @@ import psycopg
 from psycopg import sql
 
 from services.common.errors import FailedPrecondition
+from services.common.postgres import translated
 
 FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 LOCK_WAIT_MS = 60_000
@@ -75,11 +76,15 @@ def migrate(database_url: str, schema: str, folder: Path) -> tuple[str, ...]:
     """Bring `schema` to the newest migration in `folder`; returns the names of those applied now.
 
     Safe to run from many processes at once: one works, the others wait for it. Raises MigrationError when an
-    applied file has changed or the database knows migrations that the folder does not.
+    applied file has changed or the database knows migrations that the folder does not, and Unavailable when the
+    database is away.
     """
     migrations = load_migrations(folder)
     applied = []
-    with psycopg.connect(database_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+    with (
+        translated({}),
+        psycopg.connect(database_url, autocommit=True, connect_timeout=CONNECT_TIMEOUT_S) as connection,
+    ):
         while (done := _apply_next(connection, schema, migrations)) is not None:
             applied.append(str(done))
     return tuple(applied)

@@ -170,7 +170,7 @@ class Database:
     def check(self) -> None:
         """Ask the database for a sign of life, for a second or two; raises Unavailable without one."""
         with (
-            _translated({}),
+            translated({}),
             self._pool.connection(timeout=CHECK_TIMEOUT_S) as connection,
             connection.hurried(CHECK_TIMEOUT_S),
         ):
@@ -185,7 +185,7 @@ class Database:
         DeadlineExceeded (statement timeout).
         """
         with (
-            _translated({**self._constraints, **(constraints or {})}),
+            translated({**self._constraints, **(constraints or {})}),
             self._pool.connection() as connection,
             connection.transaction(),
         ):
@@ -299,7 +299,7 @@ def _conninfo(url: str, name: str, **server_settings: int) -> str:
 
 
 @contextmanager
-def _translated(constraints: Constraints) -> Iterator[None]:
+def translated(constraints: Constraints) -> Iterator[None]:
     """Turn psycopg's errors into ours. The most specific class stands first: most are OperationalErrors."""
     try:
         yield

@@ -23,7 +23,7 @@ OK, NOT_STARTED, MISUSED = 0, 1, 2
 def run(
     name: str,
     arguments: Sequence[str],
-    read_settings: Callable[[], AnySettings],
+    settings_type: type[AnySettings],
     build: Callable[[AnySettings, ExitStack], Server],
     *,
     migrate: Callable[[AnySettings], Sequence[str]] | None = None,
@@ -33,7 +33,7 @@ def run(
     Args:
         name: the service.
         arguments: what follows on the command line.
-        read_settings: reads the environment and `.env`.
+        settings_type: read from the environment and `.env`.
         build: opens what the server stands on, each part's end pushed on the stack, and builds the server.
         migrate: brings its schema up to date, where it has one, and names what it applied.
 
@@ -44,7 +44,7 @@ def run(
         sys.stderr.write(f"usage: python -m services.{name}{' [migrate]' if migrate else ''}\n")
         return MISUSED
     try:
-        settings = read_settings()
+        settings = settings_type()  # type: ignore[call-arg] # the environment gives what has no default
     except ValidationError as error:
         sys.stderr.write(f"the settings cannot be used:\n{_sentences(error)}\n")
         return MISUSED

@@ -7,17 +7,13 @@ from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
-import structlog
-from pydantic import ValidationError
-
 from penstock.api.registry.v1 import registry_pb2_grpc
-from services.common import logs
 from services.common.blobs import BlobStore, open_blobs
-from services.common.errors import DomainError
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
 from services.common.migrate import migrate
 from services.common.postgres import Database
+from services.common.process import run
 from services.common.server import Server, Service
 from services.registry.catalog import Catalog
 from services.registry.downloads import Downloads
@@ -37,38 +33,11 @@ from services.registry.watches import Watches
 
 SCHEMA = "registry"
 MIGRATIONS = Path(__file__).with_name("migrations")
-_log = structlog.get_logger(__name__)
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; 0 when it ended in order, 1 when it could not begin, 2 when it was called wrongly."""
-    if arguments not in ([], ["migrate"]):
-        sys.stderr.write("usage: python -m services.registry [migrate]\n")
-        return 2
-    try:
-        settings = RegistrySettings()  # type: ignore[call-arg] # the environment gives what is required
-    except ValidationError as error:
-        sys.stderr.write(f"the settings cannot be used: {error}\n")
-        return 2
-    logs.configure("registry", settings.log_level)
-    try:
-        for name in migrate(settings.database_url.get_secret_value(), SCHEMA, MIGRATIONS):
-            _log.info("migrated", migration=name)
-        if not arguments:
-            serve(settings)
-    except DomainError as error:
-        _log.error("not started", reason=error.reason, message=error.message)
-        return 1
-    return 0
-
-
-def serve(settings: RegistrySettings) -> None:
-    """Open everything, serve until told to stop, and close it all in reverse."""
-    with ExitStack() as stack:
-        server = build(settings, stack)
-        server.open()
-        stack.callback(server.close)
-        server.wait()
+def migrate_schema(settings: RegistrySettings) -> tuple[str, ...]:
+    """Bring the schema up to date; names what was applied."""
+    return migrate(settings.database_url.get_secret_value(), SCHEMA, MIGRATIONS)
 
 
 def build(settings: RegistrySettings, stack: ExitStack) -> Server:
@@ -139,4 +108,4 @@ def _open_blobs(settings: RegistrySettings) -> BlobStore:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(run("registry", sys.argv[1:], RegistrySettings, build, migrate=migrate_schema))

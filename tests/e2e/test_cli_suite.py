@@ -36,7 +36,7 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        self.environment = {**clean, **PORTS}
+        self.environment = {**clean, **PORTS, "HOME": str(folder)}
 
     def run(self, *arguments: str, exit_code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command, and see that it ends as it should."""

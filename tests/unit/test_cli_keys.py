@@ -121,6 +121,7 @@ def test_a_linked_file_stays_a_link(tmp_path: Path) -> None:
 @pytest.fixture
 def keys_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("PENSTOCK_KEYS_FILE", raising=False)
     monkeypatch.delenv("PENSTOCK_DATA_DIR", raising=False)
     return tmp_path / ".penstock" / "keys.json"

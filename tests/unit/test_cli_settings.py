@@ -49,7 +49,7 @@ def test_an_empty_setting_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PENSTOCK_REGISTRY_ADDRESS", "")
     monkeypatch.setenv("PENSTOCK_DATA_DIR", "")
     assert address_of(Service.REGISTRY, None, surroundings(), {}) == "127.0.0.1:50051"
-    assert data_dir(None, surroundings()) == Path(".penstock")
+    assert data_dir(None, surroundings()) == Path.home() / ".penstock"
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from penstock.client import Client
 
 _TRUE = ("1", "true", "yes", "on")
-DEFAULT_DATA_DIR = Path(".penstock")
 
 
 class Service(enum.StrEnum):
@@ -39,8 +38,14 @@ def surroundings(folder: Path | None = None) -> dict[str, str]:
 
 
 def data_dir(flag: Path | None, environment: Mapping[str, str]) -> Path:
-    """Find the data folder: the flag, PENSTOCK_DATA_DIR, or `.penstock` here."""
-    return flag or Path(environment.get("PENSTOCK_DATA_DIR") or DEFAULT_DATA_DIR)
+    """Find the data folder: the flag, PENSTOCK_DATA_DIR, or `.penstock` in the home folder."""
+    said = environment.get("PENSTOCK_DATA_DIR")
+    return flag or (Path(said) if said else default_data_dir())
+
+
+def default_data_dir() -> Path:
+    """Find the folder that is used where none is named: the same wherever a command is typed."""
+    return Path.home() / ".penstock"
 
 
 def keys_path(flag: Path | None, environment: Mapping[str, str]) -> Path:

@@ -76,7 +76,7 @@ NoColor = Annotated[
 ]
 DataDir = Annotated[
     Path | None,
-    typer.Option("--data-dir", metavar="DIR", help="The data folder. Default: PENSTOCK_DATA_DIR, then .penstock here."),
+    typer.Option("--data-dir", metavar="DIR", help="The data folder. Default: PENSTOCK_DATA_DIR, then ~/.penstock."),
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 ExactVersion = Annotated[str, typer.Argument(metavar="VERSION", help="The exact version.", show_default=False)]

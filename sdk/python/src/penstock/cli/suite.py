@@ -12,7 +12,7 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
-from penstock.cli.connection import data_dir, surroundings
+from penstock.cli.connection import data_dir, default_data_dir, surroundings
 from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.formats import say_duration
 from penstock.cli.options import DataDir, Json, NoColor
@@ -151,7 +151,7 @@ def _announce(output: Output, path: Path, state: State, took_s: float, *, stop_w
         (name, f"{address}   metrics http://{state.metrics_addresses[name]}/metrics")
         for name, address in sorted(state.addresses.items())
     ]
-    elsewhere = "" if path == Path(".penstock").absolute() else f" --data-dir {path}"
+    elsewhere = "" if path == default_data_dir() else f" --data-dir {path}"
     tries = [
         (f"penstock status{elsewhere}", ""),
         ("penstock model register iris model.onnx --version 1.0.0", ""),
