@@ -10,15 +10,13 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Mapping, MutableSequence, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
-
-if TYPE_CHECKING:
-    from google.protobuf.message import Message
 
 _ENUM = FieldDescriptor.CPPTYPE_ENUM
 
@@ -41,17 +39,19 @@ def document_of(message: Message) -> Any:
     }
 
 
-def _field(field: FieldDescriptor, value: Any) -> Any:
+def _field(field: Any, value: Any) -> Any:
     # By the container, not the descriptor: `is_repeated` is younger than the oldest protobuf supported.
     # Struct and ListValue pose as containers too, and are messages first.
-    if isinstance(value, Mapping) and not isinstance(value, Struct):
+    if isinstance(value, Message):
+        return _one(field, value)
+    if isinstance(value, Mapping):
         return {str(key): _scalar(item) for key, item in value.items()}
-    if isinstance(value, MutableSequence) and not isinstance(value, ListValue):
+    if isinstance(value, MutableSequence):
         return [_one(field, item) for item in value]
     return _one(field, value)
 
 
-def _one(field: FieldDescriptor, value: Any) -> Any:
+def _one(field: Any, value: Any) -> Any:
     if field.cpp_type == _ENUM and field.enum_type is not None:
         known = field.enum_type.values_by_number.get(value)
         return known.name if known else value

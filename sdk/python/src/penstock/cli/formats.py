@@ -49,7 +49,8 @@ def say_duration(seconds: float) -> str:
     """Write a duration in its two greatest units: `3d 4h`, `12m 5s`, `0.8s`."""
     if seconds < 60:
         return f"{seconds:.1f}s" if seconds < 10 else f"{seconds:.0f}s"
-    left, parts = int(seconds), []
+    left = int(seconds)
+    parts: list[str] = []
     for unit in ("d", "h", "m", "s"):
         count, left = divmod(left, _UNITS_S[unit])
         if count or parts:

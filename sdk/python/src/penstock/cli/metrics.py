@@ -40,12 +40,12 @@ def _facts(answer: pb.GetMetricsResponse) -> list[tuple[str, str | Text]]:
     if answer.HasField("error_rate"):
         errors += f" ({say_share(answer.error_rate)})"
     latencies = (
-        ("average", "average_latency_ms"),
-        ("p50", "p50_latency_ms"),
-        ("p95", "p95_latency_ms"),
-        ("p99", "p99_latency_ms"),
+        ("average", answer.HasField("average_latency_ms"), answer.average_latency_ms),
+        ("p50", answer.HasField("p50_latency_ms"), answer.p50_latency_ms),
+        ("p95", answer.HasField("p95_latency_ms"), answer.p95_latency_ms),
+        ("p99", answer.HasField("p99_latency_ms"), answer.p99_latency_ms),
     )
-    known = [f"{name} {say_ms(getattr(answer, field))}" for name, field in latencies if answer.HasField(field)]
+    known = [f"{name} {say_ms(value)}" for name, is_known, value in latencies if is_known]
     return [
         ("predictions", f"{answer.inference_count:,} ({answer.row_count:,} rows)"),
         ("throughput", f"{answer.throughput_per_s:.3g} per second"),
