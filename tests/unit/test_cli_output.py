@@ -141,7 +141,7 @@ def test_times_are_short_on_a_terminal_and_whole_where_piped(terminal: pytest.Mo
 @pytest.mark.parametrize(
     ("error", "reason", "exit_code"),
     [
-        (AlreadyRunningError("It runs.", pid=1), "ALREADY_RUNNING", ExitCode.ALREADY_EXISTS),
+        (AlreadyRunningError(Path("data"), pid=1), "ALREADY_RUNNING", ExitCode.ALREADY_EXISTS),
         (StopRequestedError("Asked to stop."), "STOPPED", ExitCode.INTERRUPTED),
         (EmbeddedError("A port is taken."), "SUITE_FAILED", ExitCode.FAILED),
         (KeysFileError("It is broken"), "KEYS_FILE_BROKEN", ExitCode.FAILED),

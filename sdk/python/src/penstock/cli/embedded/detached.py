@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from penstock.cli.embedded.errors import EmbeddedError
+from penstock.cli.embedded.errors import AlreadyRunningError, EmbeddedError
 from penstock.cli.embedded.folder import DataFolder, State
 from penstock.cli.embedded.processes import stop_process
 
@@ -19,10 +19,11 @@ STOP_GRACE_S = 120.0
 def start_detached(folder: DataFolder, command: Sequence[str], *, deadline_s: float) -> State:
     """Run `command` (a `penstock up` on `folder`) in a session of its own; return when all is healthy.
 
-    Its output goes to logs/up.log. Raises EmbeddedError with the log's end when it ends or is late.
+    Its output goes to logs/up.log. Raises AlreadyRunningError when one runs there, and EmbeddedError with the log's
+    end when it ends or is late.
     """
     if (running := folder.find_running()) is not None:
-        raise EmbeddedError(f"Penstock already runs on {folder.path} (pid {running.supervisor.pid}).")
+        raise AlreadyRunningError(folder.path, pid=running.supervisor.pid)
     folder.make()
     log = folder.logs / "up.log"
     with log.open("wb") as output:

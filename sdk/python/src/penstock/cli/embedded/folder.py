@@ -127,11 +127,7 @@ class DataFolder:
         except BlockingIOError:
             holder = os.read(descriptor, 32).decode().strip()
             os.close(descriptor)
-            raise AlreadyRunningError(
-                f"Penstock already runs on {self.path} (pid {holder or 'unknown'}); "
-                "`penstock down` stops it, and --data-dir takes another folder.",
-                pid=int(holder) if holder.isdigit() else None,
-            ) from None
+            raise AlreadyRunningError(self.path, pid=int(holder) if holder.isdigit() else None) from None
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._lock = descriptor
