@@ -83,7 +83,10 @@ def _spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | None
         encode,
         MonitoringSender(client),
         SpoolSettings(
-            max_bytes=settings.spool_max_bytes, at_limit=settings.spool_when_full, fsync=settings.spool_fsync
+            queue_items=settings.spool_queue_events,
+            max_bytes=settings.spool_max_bytes,
+            at_limit=settings.spool_when_full,
+            fsync=settings.spool_fsync,
         ),
     )
     spool.open()

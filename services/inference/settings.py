@@ -55,8 +55,10 @@ class InferenceSettings(ServerSettings):
     """Keep events. The version's capture policy says what they hold."""
     spool_max_bytes: Annotated[int, Field(ge=MEBIBYTE)] = GIBIBYTE
     """The most disk that waiting events take."""
+    spool_queue_events: Annotated[int, Field(ge=1, le=10_000_000)] = 50_000
+    """The most events that wait in memory for the disk: when the spool holds all it may, or the disk is full."""
     spool_when_full: Literal["drop", "block"] = "drop"
-    """What happens at that bound: the event is dropped and counted, or its prediction waits."""
+    """What happens when both bounds are reached: the event is dropped and counted, or its prediction waits."""
     spool_fsync: Literal["never", "interval", "always"] = "interval"
     """When the spool is forced to disk: a killed process loses nothing that was written either way; a power cut
     loses what was not forced (interval: at most the last second)."""
