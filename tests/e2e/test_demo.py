@@ -1,0 +1,57 @@
+"""The demo, as `make demo` plays it to somebody who has never run Penstock: with an empty home."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DEADLINE_S = 240
+CHECKS = (
+    "✓ answers equal scikit-learn's own: 38 of 38",
+    "✓ answers equal scikit-learn's own: 38 of 38",
+    "✓ accuracy equals the one computed here:",
+)
+MOVES = ("iris 2.0.0 answers now", "iris 1.0.0 answers again", "history of iris")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(DEADLINE_S + 30)
+def test_the_demo_plays_the_main_job_to_its_end_and_leaves_nothing(tmp_path: Path) -> None:
+    home, scratch = tmp_path / "home", tmp_path / "scratch"
+    home.mkdir()
+    scratch.mkdir()
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(scratch), "COLUMNS": "160", "NO_COLOR": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "examples.demo"],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    found = [line.strip() for line in done.stdout.splitlines() if "✓" in line]
+    assert len(found) == len(CHECKS), done.stdout
+    assert all(line.startswith(check) for line, check in zip(found, CHECKS, strict=True)), found
+    position = -1
+    for words in MOVES:
+        position = done.stdout.find(words, position + 1)
+        assert position >= 0, done.stdout
+    assert list(scratch.iterdir()) == []
+    assert not [process.pid for process in psutil.process_iter() if names(process, scratch)]
+
+
+def names(process: psutil.Process, folder: Path) -> bool:
+    """Say whether a process was told of the folder."""
+    try:
+        return any(str(folder) in argument for argument in process.cmdline())
+    except (psutil.NoSuchProcess, psutil.AccessDenied):
+        return False
