@@ -43,10 +43,10 @@ def running(build: Callable[[Any, ExitStack], Server], settings: Any) -> Iterato
 
 
 @contextmanager
-def running_registry(database_url: str, folder: Path, **more: Any) -> Iterator[Running]:
+def running_registry(database_url: str, folder: Path, *, port: int = 0, **more: Any) -> Iterator[Running]:
     """Run a registry on a database and a folder."""
     settings = RegistrySettings(
-        port=0, metrics_port=0, database_url=SecretStr(database_url), blob_url=f"file://{folder}/blobs", **more
+        port=port, metrics_port=0, database_url=SecretStr(database_url), blob_url=f"file://{folder}/blobs", **more
     )
     with running(build_registry, settings) as registry:
         yield registry

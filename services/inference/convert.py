@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
 from penstock.api.registry.v1 import registry_pb2
@@ -21,6 +22,11 @@ from services.inference.prediction import Prediction
 from services.inference.tensor_protos import specs_of, tensor_of, tensor_proto
 from services.inference.tensors import Tensor
 
+# What a newer registry knows and we do not is UNKNOWN, and no reason to stop following it.
+UNKNOWN: Final = "unknown"
+STATES: Final = {number: name.removeprefix("VERSION_STATE_") for name, number in registry_pb2.VersionState.items()}
+STAGES: Final = {number: name.removeprefix("STAGE_").lower() for name, number in registry_pb2.Stage.items()}
+FRAMEWORKS: Final = {number: name.removeprefix("FRAMEWORK_").lower() for name, number in registry_pb2.Framework.items()}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MAX_ID_CHARS = 256
 MAX_MODEL_CHARS = 128
@@ -33,8 +39,8 @@ def catalog_version(version: registry_pb2.ModelVersion) -> CatalogVersion:
         model=version.model,
         version=version.version,
         deployment_number=version.deployment_number,
-        stage_name=_stage_name(version.stage),
-        state_name=registry_pb2.VersionState.Name(version.state).removeprefix("VERSION_STATE_"),
+        stage_name=STAGES.get(version.stage, UNKNOWN),
+        state_name=STATES.get(version.state, UNKNOWN),
         resolved=_resolved(version) if ready else None,
     )
 
@@ -46,8 +52,8 @@ def _resolved(version: registry_pb2.ModelVersion) -> ResolvedVersion:
         model=version.model,
         version=version.version,
         deployment_number=version.deployment_number,
-        framework=registry_pb2.Framework.Name(version.framework).removeprefix("FRAMEWORK_").lower(),
-        stage=_stage_name(version.stage),
+        framework=FRAMEWORKS.get(version.framework, UNKNOWN),
+        stage=STAGES.get(version.stage, UNKNOWN),
         signature=Signature(specs_of(version.signature.inputs), specs_of(version.signature.outputs)),
         files=tuple(ArtifactFile(file.path, file.sha256, file.size_bytes) for file in version.files),
         rows_independent=version.validation.rows_independent,
@@ -58,10 +64,6 @@ def _resolved(version: registry_pb2.ModelVersion) -> ResolvedVersion:
         ),
         serving=ServingSettings(version.serving_settings.max_in_flight, version.serving_settings.pinned),
     )
-
-
-def _stage_name(stage: registry_pb2.Stage.ValueType) -> str:
-    return registry_pb2.Stage.Name(stage).removeprefix("STAGE_").lower()
 
 
 def caller_of(request: PredictRequest) -> Caller:

@@ -119,6 +119,7 @@ class Engine:
         self._max_in_flight = max_in_flight
         self._load_wait_s = load_wait_s
         self._lanes: dict[str, _Lane] = {}
+        self._keys: dict[tuple[str, str], str] = {}
         self._models: dict[str, _Model] = {}
         self._adding = threading.Lock()
 
@@ -170,7 +171,13 @@ class Engine:
     def _add_lane(self, version: ResolvedVersion) -> _Lane:
         with self._adding:
             model = self._models.setdefault(version.model, _Model())
-            return self._lanes.setdefault(version.key, _Lane(version, model))
+            lane = self._lanes.setdefault(version.key, _Lane(version, model))
+            before = self._keys.get((version.model, version.version))
+            if before is not None and before != version.key:
+                # Registered anew with other bytes: whoever counts by name must meet one of the two only.
+                self._lanes.pop(before, None)
+            self._keys[version.model, version.version] = version.key
+            return lane
 
     def _enter(self, lane: _Lane, version: ResolvedVersion) -> None:
         limit = version.serving.max_in_flight or self._max_in_flight

@@ -81,10 +81,6 @@ def captured(inference_id: str, policy: CapturePolicy) -> bool:
 
 
 def _attach(message: pb.InferenceEvent, event: Event, max_bytes: int) -> None:
-    # Judged by the arrays before they are copied; strings weigh in once written.
-    weight = sum(array.nbytes for tensors in (event.inputs, event.outputs) for array in tensors.values())
-    if weight > max_bytes:
-        return
     if event.inputs:
         message.features.CopyFrom(_payload(event.inputs))
     if event.outputs:
@@ -93,6 +89,17 @@ def _attach(message: pb.InferenceEvent, event: Event, max_bytes: int) -> None:
     if sum(sizes) > max_bytes or max(sizes) > MAX_PAYLOAD_BYTES:
         message.ClearField("features")
         message.ClearField("prediction")
+
+
+def _weight(event: Event) -> int:
+    """Weigh the tensors, in bytes, before anything is written."""
+    weight = 0
+    for tensors in (event.inputs, event.outputs):
+        for array in tensors.values():
+            weight += array.nbytes
+            if array.dtype.hasobject:
+                weight += sum(map(len, array.flat))
+    return weight
 
 
 def _payload(tensors: Mapping[str, Tensor]) -> pb.Payload:
@@ -106,9 +113,14 @@ class EventLog:
         self._spool = spool
 
     def record(self, event: Event) -> None:
-        """Take an event; a few hundred nanoseconds, unless the spool is full and told to wait."""
-        if self._spool is not None:
-            self._spool.append(event)
+        """Take an event; about a microsecond, unless the spool is full and told to wait."""
+        if self._spool is None:
+            return
+        # Tensors that will not be kept must not wait in the queue: while the disk is full it holds thousands.
+        policy = event.resolved.capture if event.resolved else None
+        if policy is not None and (policy.disabled or _weight(event) > min(policy.max_bytes, 2 * MAX_PAYLOAD_BYTES)):
+            event.inputs = event.outputs = {}
+        self._spool.append(event)
 
 
 class MonitoringSender:

@@ -72,6 +72,8 @@ class Follower:
             except PenstockError as error:
                 if self.connected and not self._stopping.is_set():
                     _log.warning("the registry is out of reach; serving what is known", reason=error.reason)
+            except Exception:  # noqa: BLE001 - were this thread to end, what is served would stay as it is for good
+                _log.exception("a change of the registry could not be taken in; trying again")
             self.connected = False
             # Full jitter, so that a fleet does not come back as one.
             self._stopping.wait(random.uniform(0, backoff_s))  # noqa: S311 - spread, not secrecy
@@ -89,8 +91,6 @@ class Follower:
             self._revision = max(self._revision, message.revision)
 
     def _take_snapshot(self, message: WatchModelsResponse) -> None:
-        if self._revision:  # the first part of a new one
-            self._versions, self._revision = {}, 0
         self._versions.update(_keyed(message.snapshot.versions))
         if message.snapshot.complete:
             self._catalog.replace(catalog_version(version) for version in self._versions.values())

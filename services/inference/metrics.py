@@ -5,7 +5,8 @@ Counters without a `_total` suffix are what those dashboards expect; prometheus_
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -74,17 +75,26 @@ class InferenceCollector(Collector):
 
     def _session_metrics(self) -> Iterator[Metric]:
         counters = self._sessions.counters
-        seconds = GaugeMetricFamily("nv_model_load_duration_secs", "Time the load took, in s.", labels=_LABELS)
-        held = GaugeMetricFamily("penstock_session_bytes", "Memory of a loaded model, in bytes.", labels=_LABELS)
+        # By name: a version that was registered anew with other bytes may be loaded beside its namesake.
+        load_s: dict[tuple[str, str], float] = {}
+        held_bytes: Counter[tuple[str, str]] = Counter()
         for session in self._sessions.list_sessions():
             labels = (session.version.model, session.version.version)
-            seconds.add_metric(labels, session.load_s)
-            held.add_metric(labels, session.size_bytes)
-        yield from (seconds, held)
+            load_s[labels] = session.load_s
+            held_bytes[labels] += session.size_bytes
+        yield _gauge("nv_model_load_duration_secs", "Time the load took, in s.", load_s)
+        yield _gauge("penstock_session_bytes", "Memory of a loaded model, in bytes.", held_bytes)
         yield CounterMetricFamily("penstock_session_hits", "Requests that found their model loaded.", counters.hits)
         yield CounterMetricFamily("penstock_session_loads", "Models loaded.", counters.loads)
         yield CounterMetricFamily("penstock_session_load_failures", "Loads that failed.", counters.failed_loads)
         yield CounterMetricFamily("penstock_session_evictions", "Models evicted.", counters.evictions)
+
+
+def _gauge(name: str, text: str, values: Mapping[tuple[str, str], float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=_LABELS)
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family
 
 
 def _spool_metrics(spool: Spool[Event]) -> Iterator[Metric]:

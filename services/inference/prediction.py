@@ -16,7 +16,7 @@ from services.inference.models import Caller, ResolvedVersion, Signature
 from services.inference.tensors import Tensor
 
 ReadInputs = Callable[[Signature], dict[str, Tensor]]
-OnCancel = Callable[[Callable[[], None]], object]
+OnCancel = Callable[[Callable[[], None]], bool]
 MAX_CONFIDENCES = 10_000
 
 
@@ -60,7 +60,7 @@ class Predictor:
             caller: goes into the event.
             outputs: the outputs wanted; none named: all.
             timeout_s: the time left, from now.
-            on_cancel: takes a callback for when the client goes away.
+            on_cancel: takes a callback for when the client goes away; says False where it has gone already.
 
         Raises:
             DomainError: see `Engine.submit` and `Catalog.resolve`.
@@ -75,7 +75,8 @@ class Predictor:
             request = InferenceRequest(
                 model, version, inputs, outputs=outputs, deadline_ns=deadline_ns, resolved=resolved
             )
-            on_cancel(request.cancel)
+            if not on_cancel(request.cancel):
+                request.cancel()
             answer = self._engine.infer(request)
             if answer.error is not None:
                 raise answer.error

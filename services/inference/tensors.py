@@ -38,7 +38,10 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
 
 DATATYPES: Final = {dtype: datatype for datatype, dtype in DTYPES.items()}
 MAX_RANK: Final = 32
-MAX_ELEMENTS: Final = 2**40
+MAX_ELEMENTS: Final = 2**31 - 1
+"""More than any message holds."""
+MAX_EMPTY_ELEMENTS: Final = 2**24
+"""The product of the other sizes where one is 0: a model may answer with as many, though nothing came."""
 _LENGTH: Final = struct.Struct("<I")
 
 
@@ -70,9 +73,11 @@ def element_count(name: str, shape: Sequence[int]) -> int:
     if shape and min(shape) < 0:
         raise _invalid_shape(name, f"the shape {list(shape)} has a negative dimension; send the real sizes")
     count = prod(shape)
-    # A zero hides how big the others are, and numpy would stumble over them.
-    if count > MAX_ELEMENTS or (count == 0 and prod(size or 1 for size in shape) > MAX_ELEMENTS):
+    if count > MAX_ELEMENTS:
         raise _invalid_shape(name, f"the shape has more than {MAX_ELEMENTS} elements; send less at once")
+    # A zero hides how big the others are, and numpy would stumble over them.
+    if count == 0 and prod(size or 1 for size in shape) > MAX_EMPTY_ELEMENTS:
+        raise _invalid_shape(name, f"the shape {list(shape)} is empty and too big; send smaller sizes")
     return count
 
 

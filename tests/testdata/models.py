@@ -200,6 +200,21 @@ def unending() -> bytes:
     )
 
 
+def patient() -> bytes:
+    """Applies the sine to x as often as its input `turns` INT64 [1] says: a test chooses how long it takes."""
+    body = _graph(
+        [helper.make_node("Identity", ["more"], ["more_"]), helper.make_node("Sin", ["value"], ["value_"])],
+        [_value("turn", INT64, []), _value("more", BOOL, []), _value("value", FLOAT, ["N", 4])],
+        [_value("more_", BOOL, []), _value("value_", FLOAT, ["N", 4])],
+    )
+    return _model(
+        [helper.make_node("Loop", ["turns", "true", "x"], ["y"], body=body)],
+        [_value("x", FLOAT, ["N", 4]), _value("turns", INT64, [1])],
+        [_value("y", FLOAT, ["N", 4])],
+        {"true": np.array(True)},
+    )
+
+
 def gigantic(gibibytes: int = 64) -> bytes:
     """A file of some hundred bytes that asks for a tensor of `gibibytes` when it is run."""
     return _model(

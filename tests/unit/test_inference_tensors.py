@@ -61,7 +61,7 @@ def test_raw_length_must_match_the_shape(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [[-1, 4], [-2, -2], [2**62, 2**62], [0, 2**62], [2**41], [1] * 33, [-(2**63), 0]], ids=str
+    "shape", [[-1, 4], [-2, -2], [2**62, 2**62], [0, 2**62], [0, 2**25], [2**31], [1] * 33, [-(2**63), 0]], ids=str
 )
 @pytest.mark.parametrize("datatype", ["FP32", "BYTES"])
 def test_negative_and_huge_shapes_are_refused_before_anything_is_allocated(datatype: str, shape: list[int]) -> None:
@@ -78,7 +78,7 @@ def test_byte_strings_with_something_left_over_are_refused() -> None:
 
 
 def test_many_byte_strings_from_few_bytes_are_refused_before_anything_is_allocated() -> None:
-    assert reason_of("BYTES", [2**39], b"\0" * 8) == "BYTES_TRUNCATED"
+    assert reason_of("BYTES", [2**30], b"\0" * 8) == "BYTES_TRUNCATED"
 
 
 @pytest.mark.parametrize("datatype", ["BF16", "FLOAT", "", "fp32"])
