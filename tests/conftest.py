@@ -7,10 +7,15 @@ import os
 # ONNX Runtime reports to its makers over the network unless told not to before it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import logging
+
 import pytest
+import structlog
 
 from tests import s3
 
+# Services in this process log as they do on their own; only what is wrong is worth a reader's time here.
+structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 pytest_plugins = ["tests.postgres", "tests.services"]
 
 
