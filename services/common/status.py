@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import grpc
 from google.protobuf.any_pb2 import Any
 from google.protobuf.duration_pb2 import Duration
@@ -11,9 +13,12 @@ from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, RetryInfo, 
 from services.common import errors
 
 DETAILS_KEY = "grpc-status-details-bin"
-MAX_VIOLATIONS = 100
-# Trailing metadata is bounded (8 KiB by default in gRPC); a sentence that quotes a request must not burst it.
-MAX_MESSAGE_CHARS = 2_000
+# Trailing metadata is bounded (8 KiB by default in gRPC), and what quotes a request must not burst it: the client
+# would read RESOURCE_EXHAUSTED and no reason. The sentence goes out twice, once with three bytes for an odd one.
+MAX_MESSAGE_BYTES = 1_000
+MAX_VIOLATIONS_BYTES = 2_000
+MAX_FIELD_BYTES = 200
+MAX_DESCRIPTION_BYTES = 500
 
 CODES: dict[type[errors.DomainError], grpc.StatusCode] = {
     errors.InvalidArgument: grpc.StatusCode.INVALID_ARGUMENT,
@@ -49,14 +54,7 @@ def details_of(error: errors.DomainError) -> bytes:
     )
     parts: list[Message] = [info]
     if isinstance(error, errors.InvalidArgument) and error.violations:
-        parts.append(
-            BadRequest(
-                field_violations=[
-                    BadRequest.FieldViolation(field=violation.field, description=violation.description[:500])
-                    for violation in error.violations[:MAX_VIOLATIONS]
-                ]
-            )
-        )
+        parts.append(BadRequest(field_violations=_fitting(error.violations)))
     if error.retry_after_s is not None:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
@@ -68,7 +66,27 @@ def details_of(error: errors.DomainError) -> bytes:
 
 def sentence_of(error: errors.DomainError) -> str:
     """Cut the error's message to what the wire bears."""
-    return error.message[:MAX_MESSAGE_CHARS]
+    return _cut(error.message, MAX_MESSAGE_BYTES)
+
+
+def _fitting(violations: Iterable[errors.FieldViolation]) -> Iterator[BadRequest.FieldViolation]:
+    """Encode as many violations as fit; the first always does."""
+    room_bytes = MAX_VIOLATIONS_BYTES
+    for violation in violations:
+        encoded = BadRequest.FieldViolation(
+            field=_cut(violation.field, MAX_FIELD_BYTES),
+            description=_cut(violation.description, MAX_DESCRIPTION_BYTES),
+        )
+        room_bytes -= encoded.ByteSize()
+        if room_bytes < 0:
+            return
+        yield encoded
+
+
+def _cut(text: str, most_bytes: int) -> str:
+    if len(text) <= most_bytes // 4:  # no character has more than four
+        return text
+    return text.encode()[:most_bytes].decode(errors="ignore")
 
 
 def _pack(message: Message) -> Any:

@@ -24,7 +24,8 @@ def from_features(features: Struct, signature: Signature) -> dict[str, Tensor]:
     flat list is one value a row. A column takes one value, or a list with one value a row. None is NaN in a float.
 
     Raises:
-        InvalidArgument: MISSING_INPUT, UNKNOWN_INPUT, DATATYPE_MISMATCH, RAGGED_INPUT, RANK_MISMATCH.
+        InvalidArgument: MISSING_INPUT, UNKNOWN_INPUT, DATATYPE_MISMATCH, VALUE_OUT_OF_RANGE, RAGGED_INPUT,
+            RANK_MISMATCH.
     """
     given = features.fields
     taken: set[str] = set()
@@ -116,7 +117,20 @@ def _array(spec: TensorSpec, value: Nested, shape: tuple[int, ...]) -> Tensor:
         array = np.empty(len(flat), dtype=object)
         array[:] = flat
         return array.reshape(shape)
-    return np.array(flat, dtype=dtype).reshape(shape)
+    with np.errstate(over="ignore"):  # looked at below
+        array = np.array(flat, dtype=dtype)
+    if dtype.kind == "f" and np.isinf(array).any():
+        _refuse_overflow(spec, flat, array)
+    return array.reshape(shape)
+
+
+def _refuse_overflow(spec: TensorSpec, values: list[Nested], array: Tensor) -> None:
+    """Refuse a finite number that the input's type would turn into infinity."""
+    for value, taken in zip(values, array.tolist(), strict=True):
+        if math.isinf(taken) and math.isfinite(value):
+            raise InvalidArgument.field(
+                spec.name, f"{value!r} came; {spec.datatype} does not reach so far", reason="VALUE_OUT_OF_RANGE"
+            )
 
 
 def _flatten(value: Nested) -> list[Nested]:

@@ -24,6 +24,7 @@ from services.inference.models import ResolvedVersion
 _log = structlog.get_logger(__name__)
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 10.0
+CLOSE_WAIT_S = 2.0
 SNAPSHOT_FILE = "catalog.binpb"
 
 Prepare = Callable[[ResolvedVersion], None]
@@ -51,10 +52,13 @@ class Follower:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following. The client is closed by its owner, which ends the watch that may be open."""
+        """Stop following: close the client, which ends the watch that may be open.
+
+        A model that is just being loaded is not waited for: there are events to be written before the process ends.
+        """
         self._stopping.set()
         self._client.close()
-        self._thread.join()
+        self._thread.join(CLOSE_WAIT_S)
 
     def _follow(self) -> None:
         backoff_s = FIRST_BACKOFF_S

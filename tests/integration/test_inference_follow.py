@@ -16,6 +16,9 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 import penstock
 from penstock.api.registry.v1.registry_pb2 import WatchModelsResponse
+from services.inference.catalog import Catalog
+from services.inference.follower import Follower
+from services.inference.models import ResolvedVersion
 from services.inference.oip import open_inference_pb2 as oip
 from tests import inference
 from tests.inference import APPROVED, DEADLINE_S, Suite, fp32
@@ -308,3 +311,47 @@ def test_another_database_behind_the_registry_is_taken_over_whole(
     outage.stop_registry()
     suite = outage.start_inference()
     assert [entry.name for entry in index(suite)] == ["linear"]
+
+
+def test_a_change_that_cannot_be_taken_in_is_tried_again(registry: Running, tmp_path: Path) -> None:
+    failures = [RuntimeError("out of luck"), KeyError("again")]
+    prepared: list[str] = []
+
+    def prepare(version: ResolvedVersion) -> None:
+        if failures:
+            raise failures.pop()
+        prepared.append(version.version)
+
+    catalog = Catalog()
+    follower = Follower(penstock.Client(registry=registry.address), catalog, tmp_path, prepare)
+    follower.open()
+    try:
+        inference.wait_until(lambda: catalog.heard or None)
+        with penstock.Client(registry=registry.address) as client:
+            inference.register(client, "linear", models.linear())
+            inference.go_live(client, "linear", "1.0.0")
+        inference.wait_until(lambda: prepared or None)
+        inference.wait_until(lambda: catalog.resolve("linear", "").stage == "production" or None)
+        assert failures == []
+    finally:
+        follower.close()
+
+
+def test_a_model_that_takes_its_time_to_load_does_not_keep_the_process_from_ending(
+    registry: Running, tmp_path: Path
+) -> None:
+    loading, loaded = threading.Event(), threading.Event()
+
+    def prepare(_version: ResolvedVersion) -> None:
+        loading.set()
+        loaded.wait(DEADLINE_S)
+
+    follower = Follower(penstock.Client(registry=registry.address), Catalog(), tmp_path, prepare)
+    follower.open()
+    with penstock.Client(registry=registry.address) as client:
+        inference.register(client, "linear", models.linear())
+        inference.go_live(client, "linear", "1.0.0")
+    assert loading.wait(DEADLINE_S)
+    follower.close()
+    assert not loaded.is_set()
+    loaded.set()

@@ -129,6 +129,21 @@ def test_an_output_that_the_model_does_not_give_is_named_at_both_doors(suite: Su
     assert refused(suite.predict.Predict, request) == expected
 
 
+@pytest.mark.parametrize("name", ["n" * 25_000, "é" * 12_000, "\U0001f9ea" * 6_000], ids=["n", "é", "tube"])
+def test_names_without_end_are_refused_with_a_reason_that_arrives(suite: Suite, name: str) -> None:
+    as_datatype = infer_request("linear", {name: ROW})
+    as_datatype.inputs[0].datatype = name
+    for request, reason in (
+        (infer_request("linear", {"x": ROW, name: ROW}), "UNKNOWN_INPUT"),
+        (infer_request("linear", {"x": ROW}, outputs=[name]), "UNKNOWN_OUTPUT"),
+        (as_datatype, "UNSUPPORTED_DATATYPE"),
+    ):
+        code, came, (field,) = refused(suite.oip.ModelInfer, request)
+        assert (code, came) == ("INVALID_ARGUMENT", reason)
+        assert name.startswith(field)
+        assert field
+
+
 def test_the_sentence_says_what_came_and_what_is_expected(suite: Suite) -> None:
     with pytest.raises(penstock.InvalidArgument) as caught:
         suite.client.inference.predict("linear", tensors={"x": np.ones((2, 5), np.float32)})
@@ -222,6 +237,7 @@ def test_neither_features_nor_tensors_and_both_of_them_are_refused(suite: Suite)
         ({"x": [[1, 2, 3, 4], [1, 2]]}, "RAGGED_INPUT", "x"),
         ({"x": [1, [2]]}, "RAGGED_INPUT", "x"),
         ({"x": [[[1, 2, 3, 4]]]}, "RANK_MISMATCH", "x"),
+        ({"x": [1, 2, 3, 1e300]}, "VALUE_OUT_OF_RANGE", "x"),
         ({"x": []}, "DIMENSION_MISMATCH", "x"),
         ({}, "MISSING_INPUT", "x"),
         ({"x": [1, 2, 3, 4], "y": 1}, "UNKNOWN_INPUT", "y"),
