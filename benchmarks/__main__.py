@@ -1,8 +1,9 @@
-"""`python -m benchmarks [NAME] [OPTIONS]`: run one benchmark, or all; `NAME --help` lists a benchmark's options."""
+"""`python -m benchmarks [NAME [OPTIONS]]`: run one benchmark, or all; `NAME --help` lists a benchmark's options."""
 
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 
 BENCHMARKS = ("iris", "ingest")
@@ -10,13 +11,16 @@ BENCHMARKS = ("iris", "ingest")
 
 def main() -> None:
     """Run what is asked for; each benchmark reads its own options."""
-    names, options = (sys.argv[1:2], sys.argv[2:]) if len(sys.argv) > 1 else (list(BENCHMARKS), [])
-    for name in names:
-        if name not in BENCHMARKS:
-            print(__doc__, f"\nbenchmarks: {', '.join(BENCHMARKS)}")
-            raise SystemExit(0 if name in ("-h", "--help") else 2)
-        sys.argv = [f"python -m benchmarks {name}", *options]
-        importlib.import_module(f"benchmarks.{name}").main()
+    if len(sys.argv) == 1:
+        for name in BENCHMARKS:  # in processes of their own: one that keeps to some cores leaves them all to the next
+            subprocess.run([sys.executable, "-m", "benchmarks", name], check=True)
+        return
+    name, *options = sys.argv[1:]
+    if name not in BENCHMARKS:
+        print(__doc__, f"\nbenchmarks: {', '.join(BENCHMARKS)}")
+        raise SystemExit(0 if name in ("-h", "--help") else 2)
+    sys.argv = [f"python -m benchmarks {name}", *options]
+    importlib.import_module(f"benchmarks.{name}").main()
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ def surroundings() -> dict[str, str]:
     return {
         "time": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
         "processor": f"{_processor()}, {os.cpu_count()} cores",
-        "kernel": f"{platform.system()} {platform.release()}",
+        "kernel": f"{platform.system()} {platform.release().partition('-')[0]}",
         "python": sys.version.split()[0],
         **{package: importlib.metadata.version(package) for package in PACKAGES},
         "commit": commit.stdout.strip(),

@@ -3,7 +3,7 @@
 All sides write events alike, interleaved, into a partition emptied before each turn, on one PostgreSQL with its usual
 durability. The service runs in a process of its own and commits a thousand events at a time; the bare COPY writes rows
 with psycopg's own row writer, once in transactions of a thousand and once in a single one.
-Run it by `.venv/bin/python -m benchmarks.ingest --events 100000`.
+Run it by `.venv/bin/python -m benchmarks ingest --events 100000`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import os
 import random
 import statistics
 import struct
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,6 +26,7 @@ from uuid import UUID
 import grpc
 import psycopg
 
+from benchmarks.harness import DEADLINE_S, running, wait_until
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor, TensorList
@@ -35,7 +35,6 @@ from penstock.cli.embedded.postgres import PostgresCluster
 from penstock.ids import time_of, uuid7
 
 BATCH = 1_000
-DEADLINE_S = 60.0
 COLUMNS = {
     "inference_id": "uuid",
     "event_time": "timestamptz",
@@ -123,25 +122,6 @@ def send(stub: MonitoringServiceStub, batches: Sequence[pb.RecordEventsRequest])
 
 
 @contextmanager
-def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[None]:
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=dict(environment), stdout=output, stderr=output)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(DEADLINE_S)
-
-
-def wait_for(ready: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not ready():
-        if time.monotonic() > deadline:
-            raise SystemExit(f"{what} did not come up")
-        time.sleep(0.05)
-
-
-@contextmanager
 def suite(folder: Path) -> Iterator[tuple[MonitoringServiceStub, psycopg.Connection[Any]]]:
     """Run PostgreSQL and the service, and connect to both."""
     with ExitStack() as stack:
@@ -149,7 +129,7 @@ def suite(folder: Path) -> Iterator[tuple[MonitoringServiceStub, psycopg.Connect
         cluster.create()
         command = cluster.command(database_port)
         stack.enter_context(running(command, cluster.environment, folder / "postgres.log"))
-        wait_for(lambda: cluster.is_ready(database_port), "PostgreSQL")
+        wait_until(lambda: cluster.is_ready(database_port), "PostgreSQL did not come up")
         environment = {
             **os.environ,
             "PENSTOCK_DATABASE_URL": cluster.url(database_port),

@@ -37,7 +37,7 @@ COMPARED = (BARE, PENSTOCK)
 WARM_UP_REQUESTS = 500
 console = Console()
 if not console.is_terminal:
-    console = Console(width=132)  # the table's own; a pipe has none
+    console = Console(width=150)  # the table's own; a pipe has none
 
 
 @dataclass(frozen=True, slots=True)
