@@ -18,6 +18,7 @@ from typing import Any, NoReturn
 
 import grpc
 import structlog
+from google.protobuf.message import DecodeError
 
 from services.common import errors
 from services.common.keys import ANONYMOUS, KeyRing, Principal, Role, become, require
@@ -35,6 +36,8 @@ BUSY = errors.ResourceExhausted(
     reason="SERVER_BUSY",
     retry_after_s=0.1,
 )
+MALFORMED = object()
+"""Stands for a request whose bytes could not be parsed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,14 +151,13 @@ class Wrapper:
         """Wrap one handler; its calls run on `pool`. An endless stream is ended when the server drains."""
         kind, behaviour = _behaviour(handler)
         rpc = Rpc(service, method, role, self._collector.add(kind, service, method))
-        if handler.request_streaming:
-            behaviour = _with_mapped_requests(behaviour)
+        behaviour = (_with_mapped_requests if handler.request_streaming else _with_parsed_request)(behaviour)
         if handler.response_streaming:
             wrapped: Callable[..., Any] = self._streaming(rpc, behaviour, endless=endless)
         else:
             wrapped = self._unary(rpc, behaviour)
         wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined] # how grpc is told of a pool
-        return _MAKERS[kind](wrapped, handler.request_deserializer, handler.response_serializer)
+        return _MAKERS[kind](wrapped, _parser(handler.request_deserializer), handler.response_serializer)
 
     def _unary(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
         counts = rpc.counts
@@ -271,12 +273,42 @@ def busy(handler: grpc.RpcMethodHandler[Any, Any], pool: ThreadPoolExecutor) -> 
     return _MAKERS[kind](refuse, handler.request_deserializer, handler.response_serializer)
 
 
+def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
+    """Parse a request, and let the handler say that it is none: grpc itself would call that an INTERNAL error."""
+
+    def parsed(data: bytes) -> Any:
+        try:
+            return parse(data) if parse is not None else data
+        except DecodeError:
+            return MALFORMED
+
+    return parsed
+
+
+def _malformed() -> errors.InvalidArgument:
+    return errors.InvalidArgument(
+        "the request's bytes are not the RPC's message, or its values are nested too deep", reason="MALFORMED_REQUEST"
+    )
+
+
+def _with_parsed_request(behaviour: Behaviour) -> Behaviour:
+    def parsed(request: Any, context: grpc.ServicerContext) -> Any:
+        if request is MALFORMED:
+            raise _malformed()
+        return behaviour(request, context)
+
+    return parsed
+
+
 def _with_mapped_requests(behaviour: Behaviour) -> Behaviour:
     """Let the use case see a client's going away in mid-stream as the domain error that it is."""
 
     def mapped(requests: Iterator[Any]) -> Iterator[Any]:
         try:
-            yield from requests
+            for request in requests:
+                if request is MALFORMED:
+                    raise _malformed()
+                yield request
         except grpc.RpcError as error:
             raise errors.Cancelled("the client went away before its stream was complete") from error
 

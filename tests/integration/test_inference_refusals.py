@@ -260,6 +260,47 @@ def test_features_nested_as_deep_as_the_wire_allows_are_refused(suite: Suite) ->
     assert refused(suite.predict.Predict, request)[:2] == ("INVALID_ARGUMENT", "RANK_MISMATCH")
 
 
+def deeper_than_the_wire_allows() -> bytes:
+    """The bytes of a PredictRequest that no protobuf library would write: features of 500 lists in one another."""
+    value = b"\x11" + bytes(8)
+    for _ in range(500):
+        value = delimited(6, delimited(1, value))
+    return delimited(1, b"linear") + delimited(3, delimited(1, delimited(1, b"x") + delimited(2, value)))
+
+
+def delimited(number: int, content: bytes) -> bytes:
+    """Write a length-delimited field."""
+    length = b""
+    left = len(content)
+    while left > 127:
+        length += bytes([left & 127 | 128])
+        left >>= 7
+    return bytes([number << 3 | 2]) + length + bytes([left]) + content
+
+
+@pytest.mark.parametrize(
+    ("method", "content"),
+    [
+        ("penstock.api.inference.v1.InferenceService/Predict", deeper_than_the_wire_allows()),
+        ("penstock.api.inference.v1.InferenceService/Predict", b"\xff" * 64),
+        ("inference.GRPCInferenceService/ModelInfer", b"\xff" * 64),
+        ("inference.GRPCInferenceService/ModelInfer", b"\x0a\x7fcut short"),
+    ],
+)
+def test_bytes_that_are_no_request_are_refused_as_the_callers_fault(suite: Suite, method: str, content: bytes) -> None:
+    with grpc.insecure_channel(suite.inference.address) as channel:
+        call: Any = channel.unary_unary(f"/{method}")
+        assert refused(call, content) == ("INVALID_ARGUMENT", "MALFORMED_REQUEST", [])
+
+
+def test_bytes_that_are_no_request_are_refused_in_a_stream_too(suite: Suite) -> None:
+    with grpc.insecure_channel(suite.monitoring.address) as channel:
+        call: Any = channel.stream_stream("/penstock.api.monitoring.v1.MonitoringService/RecordEvents")
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call(iter([b"\xff" * 64]), timeout=DEADLINE_S))
+    assert refusal(caught.value)[:2] == (grpc.StatusCode.INVALID_ARGUMENT, "MALFORMED_REQUEST")
+
+
 @pytest.mark.parametrize("field", ["user_id", "session_id", "request_id"])
 @pytest.mark.parametrize("text", ["i" * 257, "a\x00b", "a\nb"], ids=["long", "nul", "newline"])
 def test_ids_that_monitoring_could_not_keep_are_refused(suite: Suite, field: str, text: str) -> None:
