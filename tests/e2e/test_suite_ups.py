@@ -56,4 +56,5 @@ def test_a_second_up_on_the_folder_names_the_first_and_touches_nothing(
 
 
 def events(suite: RunningSuite) -> set[str]:
-    return {event["event"]["inference_id"] for event in suite.json("events")}
+    with suite.client() as client:
+        return {inference.event.inference_id for inference in client.monitoring.list_inferences()}

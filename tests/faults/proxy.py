@@ -110,7 +110,8 @@ class Proxy:
                     self._ended.wait(self._delay_s)
                 if not self._deaf.is_set():
                     sink.sendall(data)
-        self._reset(link)
+        if not self._deaf.is_set():  # else nobody hears of the end either
+            self._reset(link)
 
     def _reset_links(self) -> None:
         with self._lock:

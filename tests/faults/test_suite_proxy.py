@@ -151,7 +151,7 @@ def test_while_the_database_is_away_calls_are_refused_and_health_says_so(
 
 
 def test_a_slow_database_is_waited_for(behind: Behind) -> None:
-    behind.proxy.slow_down(0.05)
+    behind.proxy.slow_down(0.02)
     assert behind.client.registry.register_version("tiny", "2", models.linear(), framework="onnx").version == "2"
     assert len(list(behind.client.monitoring.record_events([make_event("tiny")]))) == 1
     assert behind.all_serve()
