@@ -66,8 +66,8 @@ class Follower:
             try:
                 for message in self._client.registry.watch(after_revision=self._revision):
                     self.connected = True
-                    backoff_s = FIRST_BACKOFF_S
                     self._take(message)
+                    backoff_s = FIRST_BACKOFF_S
             except OutOfRange:
                 _log.info("the registry no longer has our revision; taking a new snapshot", revision=self._revision)
                 self._revision = 0

@@ -63,8 +63,11 @@ def test_a_share_keeps_some_payloads_and_every_event(suite: Suite) -> None:
 
 
 def test_a_payload_that_monitoring_would_refuse_does_not_cost_the_event(suite: Suite) -> None:
-    rows = 2**20 // 16 + 1  # of four floats: a little over 1 MiB
-    event = predicted(suite, "greedy", CapturePolicy(max_bytes=2**30), rows)
+    inference.serve(suite, "greedy", models.linear(), capture_policy=CapturePolicy(max_bytes=2**30))
+    rows = 2**20 // 16 + 1  # of four floats: a little over 1 MiB, and with their answers less than 2
+    answer = suite.client.inference.predict("greedy", np.ones((rows, 4), np.float32))
+    event = inference.event_of(suite.client, answer.inference_id).event
+    assert event.row_count == rows
     assert has_payloads(event) == (False, False)
 
 

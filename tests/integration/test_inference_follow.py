@@ -340,11 +340,12 @@ def test_a_change_that_cannot_be_taken_in_is_tried_again(registry: Running, tmp_
 def test_a_model_that_takes_its_time_to_load_does_not_keep_the_process_from_ending(
     registry: Running, tmp_path: Path
 ) -> None:
-    loading, loaded = threading.Event(), threading.Event()
+    loading, may_end, ended = threading.Event(), threading.Event(), threading.Event()
 
     def prepare(_version: ResolvedVersion) -> None:
         loading.set()
-        loaded.wait(DEADLINE_S)
+        may_end.wait(DEADLINE_S)
+        ended.set()
 
     follower = Follower(penstock.Client(registry=registry.address), Catalog(), tmp_path, prepare)
     follower.open()
@@ -353,5 +354,5 @@ def test_a_model_that_takes_its_time_to_load_does_not_keep_the_process_from_endi
         inference.go_live(client, "linear", "1.0.0")
     assert loading.wait(DEADLINE_S)
     follower.close()
-    assert not loaded.is_set()
-    loaded.set()
+    assert not ended.is_set()
+    may_end.set()

@@ -66,6 +66,7 @@ def test_raw_in_is_raw_out_an_entry_an_output_in_their_order(suite: Suite) -> No
 def test_typed_in_is_raw_out_and_the_same_answer(suite: Suite) -> None:
     raw, of_typed = infer(suite, infer_request("classifier", {"X": ROWS})), infer(suite, typed())
     assert of_typed.raw_output_contents == raw.raw_output_contents
+    assert infer(suite, typed(mirror_contents=False)).raw_output_contents == raw.raw_output_contents
 
 
 def test_typed_in_and_told_to_mirror_is_typed_out(suite: Suite) -> None:
