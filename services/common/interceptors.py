@@ -224,11 +224,14 @@ class Wrapper:
         if rpc.role is Role.PUBLIC or not self._keys.configured:
             principal = ANONYMOUS
         else:
-            authorization = next(
-                (value for key, value in context.invocation_metadata() if key == "authorization"), None
-            )
-            principal = self._keys.authenticate(str(authorization) if authorization is not None else None)
-            require(principal, rpc.role, rpc.name)
+            authorization = None
+            for key, value in context.invocation_metadata():
+                if key == "authorization":
+                    authorization = str(value)
+                    break
+            principal = self._keys.authenticate(authorization)
+            if principal.role < rpc.role:
+                require(principal, rpc.role, rpc.name)
         become(principal)
         return principal
 

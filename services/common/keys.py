@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -25,6 +25,7 @@ from services.common.errors import FailedPrecondition, PermissionDenied, Unauthe
 _log = structlog.get_logger(__name__)
 RELOAD_INTERVAL_S = 1.0
 MAX_FILE_BYTES = 16 * 1024 * 1024
+MAX_SEEN = 10_000
 
 
 class Role(enum.IntEnum):
@@ -65,10 +66,15 @@ class _Keys:
     by_digest: Mapping[str, Principal]
     enforced: bool
     """A key of a person's or program's making exists. Keys of kind `service` alone lock nobody out."""
+    seen: dict[str, Principal] = field(default_factory=dict)
+    """What callers have sent → whom it proved to be, so that a key is hashed once and not with each call."""
 
 
 class KeyRing:
-    """The keys that are in force. With no file, or with service keys alone, everyone is let in."""
+    """The keys that are in force. With no file, or with service keys alone, everyone is let in.
+
+    Once a key has been needed, one is needed for the life of the process: revoking the last one opens no door.
+    """
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
@@ -106,19 +112,7 @@ class KeyRing:
         """
         self._refresh()
         keys = self._keys
-        if not keys.enforced and authorization is None:
-            return ANONYMOUS
-        if not authorization:
-            raise Unauthenticated(
-                "no API key came: send the metadata 'authorization: Bearer <key>' (`penstock key create` makes one)",
-                reason="MISSING_KEY",
-            )
-        token = authorization[7:] if authorization[:7].lower() == "bearer " else authorization
-        principal = keys.by_digest.get(sha256(token.strip().encode()).hexdigest())
-        if principal is None:
-            if not keys.enforced:
-                return ANONYMOUS
-            raise Unauthenticated("the API key is not known here: it was revoked or mistyped", reason="UNKNOWN_KEY")
+        principal = keys.seen.get(authorization or "") or _find(keys, authorization)
         if principal.expire_time is not None and principal.expire_time <= datetime.now(UTC):
             raise Unauthenticated(f"the API key {principal.name!r} has expired", reason="EXPIRED_KEY")
         return principal
@@ -152,8 +146,28 @@ class KeyRing:
             return
         if status.st_size > MAX_FILE_BYTES:
             raise ValueError(f"the keys file is over {MAX_FILE_BYTES} bytes")
-        self._keys = _parse(json.loads(self._path.read_bytes()))
+        read = _parse(json.loads(self._path.read_bytes()))
+        self._keys = replace(read, enforced=read.enforced or self._keys.enforced)
         self._stamp = stamp
+
+
+def _find(keys: _Keys, authorization: str | None) -> Principal:
+    if not keys.enforced and not authorization:
+        return ANONYMOUS
+    if not authorization:
+        raise Unauthenticated(
+            "no API key came: send the metadata 'authorization: Bearer <key>' (`penstock key create` makes one)",
+            reason="MISSING_KEY",
+        )
+    token = authorization[7:] if authorization[:7].lower() == "bearer " else authorization
+    principal = keys.by_digest.get(sha256(token.strip().encode()).hexdigest())
+    if principal is not None:
+        if len(keys.seen) < MAX_SEEN:
+            keys.seen[authorization] = principal
+        return principal
+    if not keys.enforced:
+        return ANONYMOUS
+    raise Unauthenticated("the API key is not known here: it was revoked or mistyped", reason="UNKNOWN_KEY")
 
 
 def _parse(document: Any) -> _Keys:
@@ -161,16 +175,24 @@ def _parse(document: Any) -> _Keys:
     enforced = False
     try:
         for entry in document["keys"]:
-            expire_time = entry.get("expire_time")
             by_digest[entry["sha256"]] = Principal(
                 name=entry["name"],
                 role=Role[entry["role"].upper()],
-                expire_time=datetime.fromisoformat(expire_time) if expire_time else None,
+                expire_time=_expire_time(entry.get("expire_time")),
             )
             enforced = enforced or entry.get("kind", "user") != "service"
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"the keys file is malformed: {error!r}") from error
     return _Keys(by_digest, enforced)
+
+
+def _expire_time(text: str | None) -> datetime | None:
+    if not text:
+        return None
+    time = datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(f"expire_time {text} names no time zone; write for example {text}+00:00")
+    return time
 
 
 def require(principal: Principal, role: Role, rpc: str) -> None:

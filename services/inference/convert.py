@@ -19,7 +19,7 @@ from services.inference.models import (
     Signature,
 )
 from services.inference.prediction import Prediction
-from services.inference.tensor_protos import specs_of, tensor_of, tensor_proto
+from services.inference.tensor_protos import add_tensor, specs_of, tensor_of
 from services.inference.tensors import Tensor
 
 # What a newer registry knows and we do not is UNKNOWN, and no reason to stop following it.
@@ -117,12 +117,14 @@ def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor
 def response_of(prediction: Prediction) -> PredictResponse:
     """Write the answer."""
     version = prediction.version
-    return PredictResponse(
+    response = PredictResponse(
         inference_id=prediction.inference_id,
-        outputs=[tensor_proto(name, array) for name, array in prediction.outputs.items()],
         confidences=prediction.confidences,
         model=version.model,
         version=version.version,
         framework=version.framework,
         latency_ms=prediction.latency_ms,
     )
+    for name, array in prediction.outputs.items():
+        add_tensor(response.outputs, name, array)
+    return response

@@ -6,14 +6,13 @@ import zlib
 from collections.abc import Mapping, Sequence
 
 from penstock import Client
+from penstock import errors as sdk
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
-from penstock.api.tensors.v1.tensors_pb2 import TensorList
-from penstock.errors import PenstockError
-from services.common.errors import Unavailable
+from services.common.errors import InvalidArgument, Unavailable
 from services.inference.delivery import Result, Verdict
 from services.inference.models import Caller, CapturePolicy, ResolvedVersion
 from services.inference.spool import Spool
-from services.inference.tensor_protos import tensor_proto
+from services.inference.tensor_protos import add_tensor
 from services.inference.tensors import Tensor
 
 MAX_PAYLOAD_BYTES = 2**20
@@ -81,10 +80,9 @@ def captured(inference_id: str, policy: CapturePolicy) -> bool:
 
 
 def _attach(message: pb.InferenceEvent, event: Event, max_bytes: int) -> None:
-    if event.inputs:
-        message.features.CopyFrom(_payload(event.inputs))
-    if event.outputs:
-        message.prediction.CopyFrom(_payload(event.outputs))
+    for payload, tensors in ((message.features, event.inputs), (message.prediction, event.outputs)):
+        for name, array in tensors.items():
+            add_tensor(payload.tensors.tensors, name, array)
     sizes = message.features.ByteSize(), message.prediction.ByteSize()
     if sum(sizes) > max_bytes or max(sizes) > MAX_PAYLOAD_BYTES:
         message.ClearField("features")
@@ -100,10 +98,6 @@ def _weight(event: Event) -> int:
             if array.dtype.hasobject:
                 weight += sum(map(len, array.flat))
     return weight
-
-
-def _payload(tensors: Mapping[str, Tensor]) -> pb.Payload:
-    return pb.Payload(tensors=TensorList(tensors=[tensor_proto(name, array) for name, array in tensors.items()]))
 
 
 class EventLog:
@@ -130,11 +124,18 @@ class MonitoringSender:
         self._client = client
 
     def __call__(self, batch: list[bytes]) -> Sequence[Result]:
-        """Send a batch; raises Unavailable where it was not answered, whatever the cause."""
+        """Send a batch.
+
+        Raises:
+            InvalidArgument: monitoring refuses the batch itself: to send it again would help nobody.
+            Unavailable: it was not answered, whatever the cause.
+        """
         events = [pb.InferenceEvent.FromString(record) for record in batch]
         try:
             results = list(self._client.monitoring.record_events(events))
-        except PenstockError as error:
+        except sdk.InvalidArgument as error:
+            raise InvalidArgument(error.message, reason=error.reason) from error
+        except sdk.PenstockError as error:
             raise Unavailable(f"monitoring did not answer: {error}", reason=error.reason or "UNAVAILABLE") from error
         return [Result(_VERDICTS[result.outcome], result.reason) for result in results]
 

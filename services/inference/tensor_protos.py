@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor, TensorSpec
 from services.inference import models, tensors
+
+if TYPE_CHECKING:
+    from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 
 DATATYPE_NAMES: Final = {number: name.removeprefix("DATA_TYPE_") for name, number in DataType.items() if number}
 DATATYPE_NUMBERS: Final = {name: DataType.Value(f"DATA_TYPE_{name}") for name in DATATYPE_NAMES.values()}
 UNKNOWN: Final = "UNSPECIFIED"
 
 
-def tensor_proto(name: str, array: tensors.Tensor) -> Tensor:
-    """Write a tensor."""
+def add_tensor(to: RepeatedCompositeFieldContainer[Tensor], name: str, array: tensors.Tensor) -> None:
+    """Write a tensor where its message keeps tensors: in place, since a copy would cost as much again."""
     datatype = DATATYPE_NUMBERS[tensors.datatype_of(array)]
-    return Tensor(name=name, datatype=datatype, shape=array.shape, raw=tensors.to_raw(array))
+    to.add(name=name, datatype=datatype, shape=array.shape, raw=tensors.to_raw(array))
 
 
 def tensor_of(tensor: Tensor) -> tensors.Tensor:
