@@ -8,7 +8,7 @@ our own (a wrong query, a constraint that nobody named) passes as it is, and bec
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -20,7 +20,7 @@ from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg.rows import DictRow, dict_row
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from services.common.errors import Aborted, DeadlineExceeded, DomainError, Unavailable
 from services.common.settings import Settings
@@ -36,12 +36,24 @@ SERVER_GRACE_S = 2.0
 _T = TypeVar("_T")
 
 
+def _checked_dsn(url: SecretStr) -> SecretStr:
+    # libpq's own word quotes what came, password and all.
+    try:
+        conninfo_to_dict(url.get_secret_value())
+    except psycopg.ProgrammingError:
+        raise ValueError("this is no DSN; write postgresql://user:password@host:port/database") from None
+    return url
+
+
+Dsn = Annotated[SecretStr, AfterValidator(_checked_dsn)]
+
+
 class PostgresSettings(Settings):
     """Where the database is, and what one process may take of it."""
 
-    database_url: SecretStr
+    database_url: Dsn
     """The DSN: postgresql://user:password@host:port/database. A pooler may stand between."""
-    listen_url: SecretStr | None = None
+    listen_url: Dsn | None = None
     """Another DSN for LISTEN, straight to the server, where a transaction pooler stands in `database_url`."""
     database_pool_size: Annotated[int, Field(ge=1, le=200)] = 8
     """Connections that this process may hold; all services together must stay under max_connections."""
@@ -259,8 +271,11 @@ class Listener:
         return True
 
     def _wait(self) -> frozenset[str]:
-        waited_on = [self._bell_out] + ([self._connection.fileno()] if self._connection else [])
-        ready, _, _ = select.select(waited_on, [], [], self._poll_interval_s)
+        with selectors.DefaultSelector() as selector:  # select() itself knows no file above 1,023
+            selector.register(self._bell_out, selectors.EVENT_READ)
+            if self._connection is not None:
+                selector.register(self._connection.fileno(), selectors.EVENT_READ)
+            ready = {key.fd for key, _ in selector.select(self._poll_interval_s)}
         if self._connection is None or self._connection.fileno() not in ready:
             return frozenset()
         try:

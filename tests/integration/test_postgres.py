@@ -1,13 +1,18 @@
 from __future__ import annotations
 
+import os
+import resource
 import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
 
 import psycopg
 import pytest
+from pydantic import ValidationError
 
 from services.common.errors import Aborted, AlreadyExists, DeadlineExceeded, Unavailable
 from services.common.postgres import Database, Listener, PostgresSettings
@@ -171,6 +176,21 @@ def test_a_listener_wakes_first_then_for_each_notification(database: Database) -
         assert next(woken) == {"gates"}
 
 
+def test_a_listener_hears_where_a_thousand_files_are_open(database: Database) -> None:
+    with ExitStack() as stack:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(4_096, hard), hard))
+        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        while stack.enter_context(Path(os.devnull).open()).fileno() < 1_024:
+            pass
+        wakes = stack.enter_context(database.listen(["gates"], poll_interval_s=DEADLINE_S))
+        woken = iter(wakes)
+        next(woken)
+        with database.transaction() as connection:
+            connection.execute("NOTIFY gates")
+        assert next(woken) == {"gates"}
+
+
 def test_a_listener_ends_when_another_thread_closes_it(database: Database) -> None:
     wakes_seen = threading.Semaphore(0)
 
@@ -204,6 +224,18 @@ def test_a_listener_polls_through_a_lost_connection_and_hears_again(database: Da
             return next(woken) == {"gates"}
 
         eventually(heard)
+
+
+@pytest.mark.parametrize("variable", ["PENSTOCK_DATABASE_URL", "PENSTOCK_LISTEN_URL"])
+@pytest.mark.parametrize("dsn", ["penstock:hush@127.0.0.1/db", "postgresql://penstock:hush@127.0.0.1/db?colour=red"])
+def test_what_is_no_dsn_is_refused_and_its_password_not_told(
+    monkeypatch: pytest.MonkeyPatch, variable: str, dsn: str
+) -> None:
+    monkeypatch.setenv("PENSTOCK_DATABASE_URL", "postgresql://127.0.0.1/db")
+    monkeypatch.setenv(variable, dsn)
+    with pytest.raises(ValidationError, match="postgresql://user:password@host") as refused:
+        PostgresSettings()  # type: ignore[call-arg] # the environment gives what is required
+    assert "hush" not in str(refused.value)
 
 
 def test_settings_come_from_the_environment_and_hide_the_password(monkeypatch: pytest.MonkeyPatch) -> None:

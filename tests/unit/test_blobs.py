@@ -65,6 +65,15 @@ def test_a_url_that_cannot_be_meant_is_refused_with_what_can(url: str, says: str
         open_blobs(url, prefix="registry", access_key="key", secret_key="secret")
 
 
+@pytest.mark.parametrize(
+    "url", ["s3://key:hush@bucket", "s3://bucket?endpoint=http://key:hush@127.0.0.1:1", "http://key:hush@host"]
+)
+def test_keys_inside_the_url_are_refused_and_not_told_on(url: str) -> None:
+    with pytest.raises(FailedPrecondition, match="PENSTOCK_BLOB_SECRET_KEY") as refused:
+        open_blobs(url, prefix="registry", access_key="key", secret_key="secret")
+    assert "hush" not in refused.value.message
+
+
 def test_s3_without_keys_is_refused() -> None:
     with pytest.raises(FailedPrecondition, match="needs an access key and a secret key"):
         open_blobs("s3://bucket", prefix="registry", access_key="key")

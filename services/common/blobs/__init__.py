@@ -37,6 +37,12 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
         message = f"blob prefix {prefix!r}: use lowercase letters, digits, - and _, beginning with a letter or digit"
         raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     parts = urlsplit(url)
+    if "@" in parts.netloc + parts.query:
+        message = (
+            "blob URL: it has a user or key inside, and URLs end up in logs; give the keys as "
+            "PENSTOCK_BLOB_ACCESS_KEY and PENSTOCK_BLOB_SECRET_KEY"
+        )
+        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1 and not parts.query:
         files = FileBlobStore(Path(unquote(parts.path)) / prefix)
         files.prepare()
