@@ -118,6 +118,24 @@ def test_a_deleted_file_opens_no_door(tmp_path: Path) -> None:
         keys.authenticate(None)
 
 
+def test_revoking_the_last_key_opens_no_door(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write(path, entry("secret"))
+    keys = ring(path)
+    write(path)
+    for authorization in (None, "secret"):
+        with pytest.raises(Unauthenticated):
+            keys.authenticate(authorization)
+    assert keys.enforced
+
+
+def test_an_expiry_without_a_time_zone_is_a_broken_file(tmp_path: Path) -> None:
+    path = tmp_path / "keys.json"
+    write(path, entry("secret", expire_time="2030-01-01"))
+    with pytest.raises(FailedPrecondition, match="time zone"):
+        ring(path)
+
+
 def test_a_broken_file_stops_the_start(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     path.write_text("{")
