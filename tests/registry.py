@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import grpc
+import psycopg
 from google.protobuf.message import Message
 
 from penstock.api.registry.v1 import registry_pb2 as pb
@@ -154,6 +155,21 @@ def wait_until(look: Callable[[], Found | None]) -> Found:
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)
     return found
+
+
+@contextmanager
+def models_locked(database_url: str) -> Iterator[Callable[[int], None]]:
+    """Keep every model from being changed inside the block; gives what waits until so many try to."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+
+    def wait_for(count: int) -> None:
+        with psycopg.connect(database_url, autocommit=True) as eyes:
+            wait_until(lambda: (eyes.execute(waiting).fetchone() == (count,)) or None)
+
+    with psycopg.connect(database_url) as holder:
+        holder.execute("LOCK TABLE registry.models IN EXCLUSIVE MODE")
+        yield wait_for
+        holder.rollback()
 
 
 def refusal(error: BaseException | None) -> tuple[grpc.StatusCode, str, list[str]]:

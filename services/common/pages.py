@@ -49,9 +49,7 @@ def decode(token: str, filters: dict[str, Any]) -> list[Any] | None:
             raise ValueError(token[:16])
         digest, *position = json.loads(base64.urlsafe_b64decode(token + "=" * (-len(token) % 4)))
     except (ValueError, TypeError, binascii.Error, RecursionError) as error:
-        raise InvalidArgument.field(
-            "page_token", "not a token of this service; begin again without one", reason="INVALID_PAGE_TOKEN"
-        ) from error
+        raise unknown_token() from error
     if digest != _digest(filters):
         raise InvalidArgument.field(
             "page_token",
@@ -59,6 +57,13 @@ def decode(token: str, filters: dict[str, Any]) -> list[Any] | None:
             reason="INVALID_PAGE_TOKEN",
         )
     return list(position)
+
+
+def unknown_token() -> InvalidArgument:
+    """Make the error for a token that is not ours. Tokens are not signed, so who reads a position checks it."""
+    return InvalidArgument.field(
+        "page_token", "not a token of this service; begin again without one", reason="INVALID_PAGE_TOKEN"
+    )
 
 
 def _digest(filters: dict[str, Any]) -> str:

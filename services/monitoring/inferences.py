@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from services.common import pages
-from services.common.errors import InvalidArgument, NotFound
+from services.common.errors import NotFound
 from services.monitoring.ids import find_id
 from services.monitoring.models import Filters, Inference, Metrics, Page, Retention, Window
 from services.monitoring.store.inferences import InferenceStore
@@ -82,7 +82,5 @@ def _position(position: list[Any]) -> tuple[Window, UUID]:
         if before is None or window.from_time.tzinfo is None or window.to_time.tzinfo is None:
             raise ValueError(last)
     except (ValueError, TypeError) as error:
-        raise InvalidArgument.field(
-            "page_token", "not a token of this service; begin again without one", reason="INVALID_PAGE_TOKEN"
-        ) from error
+        raise pages.unknown_token() from error
     return window, before

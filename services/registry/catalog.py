@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import datetime
+from typing import Any
 
 from services.common import pages, versions
 from services.common.errors import AlreadyExists, NotFound
 from services.common.keys import caller
+from services.registry.checks import MAX_NAME_CHARS
 from services.registry.models import (
     Candidate,
     Model,
@@ -43,7 +45,8 @@ class Catalog:
             inserted = tables.models.insert(new.name, new.description)
             made = tables.requests.find_result(key)
             if made is not None:
-                return tables.models.get_by_id(made[0])
+                model = tables.models.get_by_id(made[0])
+                return _with_latest(model, tables.versions.candidates([model])[model.model_id])
             if not inserted:
                 raise AlreadyExists(
                     f"a model {new.name!r} exists already; use it, or choose another name", reason="MODEL_EXISTS"
@@ -63,7 +66,7 @@ class Catalog:
         size = pages.page_size(page_size, default=DEFAULT_PAGE_SIZE)
         position = pages.decode(page_token, {})
         with self._store.read() as tables:
-            found = tables.models.page(after=str(position[0]) if position else "", limit=size + 1)
+            found = tables.models.page(after=_last_name(position), limit=size + 1)
             candidates = tables.versions.candidates(found[:size])
         shown = tuple(_with_latest(model, candidates[model.model_id]) for model in found[:size])
         return Page(shown, pages.encode([shown[-1].name], {}) if len(found) > size else "")
@@ -85,7 +88,7 @@ class Catalog:
                 tables.models.get(model),
                 stage=stage,
                 state=state,
-                before=int(position[0]) if position else None,
+                before=_last_number(position),
                 limit=size + 1,
             )
         shown = found[:size]
@@ -115,7 +118,7 @@ class Catalog:
             found = tables.transitions.page(
                 found_model,
                 version=tables.versions.get(found_model, version) if version else None,
-                before=int(position[0]) if position else None,
+                before=_last_number(position),
                 limit=size + 1,
             )
         shown = found[:size]
@@ -129,6 +132,28 @@ class Catalog:
                 when = "now" if time is None else f"at {time.isoformat()}"
                 raise NotFound(f"no version of model {model!r} is live {when}", reason="NOTHING_LIVE")
             return tables.versions.get_by_id(transition.version_id), transition.promoted_time
+
+
+def _last_name(position: list[Any] | None) -> str:
+    """Read where a page by names begins; "" is the first."""
+    match position:
+        case None:
+            return ""
+        case [str(name)] if len(name) <= MAX_NAME_CHARS and "\0" not in name:
+            return name
+        case _:
+            raise pages.unknown_token()
+
+
+def _last_number(position: list[Any] | None) -> int | None:
+    """Read where a page by numbers begins; None is the first."""
+    match position:
+        case None:
+            return None
+        case [int(number)] if not isinstance(number, bool) and 0 <= number < 2**63:
+            return number
+        case _:
+            raise pages.unknown_token()
 
 
 def _with_latest(model: Model, candidates: list[Candidate]) -> Model:

@@ -36,6 +36,7 @@ from services.registry.models import (
 )
 
 MAX_HEADER_BYTES = 1024 * 1024
+MAX_CHUNK_BYTES = 4 * 1024 * 1024
 MAX_FIELDS_BYTES = 16 * 1024
 MAX_TAGS = 64
 MAX_TAG_CHARS = 64
@@ -74,6 +75,7 @@ def _parts(requests: Iterator[pb.RegisterVersionRequest]) -> Iterator[UploadPart
             begun = True
             yield _new_file(request.file)
         elif part == "chunk" and begun:
+            checks.between("chunk", len(request.chunk), 0, MAX_CHUNK_BYTES)
             yield request.chunk
         elif part == "end" and begun:
             yield FileEnd(request.end.sha256)

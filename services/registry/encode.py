@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from datetime import datetime
 
 from google.protobuf.struct_pb2 import Struct
@@ -25,6 +26,9 @@ from services.registry.models import (
     Transition,
     Validation,
 )
+
+# gRPC's clients take messages of 4 MiB unless told otherwise.
+MAX_PART_BYTES = 3 * 1024 * 1024
 
 
 def model(found: Model) -> pb.Model:
@@ -116,17 +120,24 @@ def live_version(found: ModelVersion, live_since: datetime) -> pb.GetLiveVersion
     return pb.GetLiveVersionResponse(version=version(found), live_since_time=_time(live_since))
 
 
-def watch_event(event: SnapshotPart | Change | Bookmark) -> pb.WatchModelsResponse:
-    """Write what a watcher gets."""
+def watch_events(event: SnapshotPart | Change | Bookmark) -> Iterator[pb.WatchModelsResponse]:
+    """Write what a watcher gets; a part of the snapshot in as many messages as clients can take it."""
     response = pb.WatchModelsResponse(revision=event.revision)
     if isinstance(event, Bookmark):
         response.bookmark.SetInParent()
     elif isinstance(event, Change):
         response.change.versions.extend(map(version, event.versions))
     else:
+        room_bytes = MAX_PART_BYTES
+        for written in map(version, event.versions):
+            room_bytes -= written.ByteSize()
+            if room_bytes < 0 and response.snapshot.versions:
+                yield response
+                response = pb.WatchModelsResponse(revision=event.revision)
+                room_bytes = MAX_PART_BYTES - written.ByteSize()
+            response.snapshot.versions.append(written)
         response.snapshot.complete = event.complete
-        response.snapshot.versions.extend(map(version, event.versions))
-    return response
+    yield response
 
 
 def _signature(signature: Signature) -> tensors_pb2.Signature:

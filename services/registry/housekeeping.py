@@ -36,9 +36,10 @@ class Housekeeping:
     def tidy(self) -> None:
         """Do one round."""
         with self._store.write() as tables:
-            tables.changes.compact(self._kept_revisions)
             tables.requests.expire()
             counts = tables.versions.count_by_state()
+            # Last: it locks the revisions' row, for which everyone who writes would wait.
+            tables.changes.compact(self._kept_revisions)
         for state in ("VALIDATING", "READY", "FAILED"):
             self._versions.labels(state=state.lower()).set(counts.get(state, 0))
 

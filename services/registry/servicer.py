@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 import grpc
 
@@ -156,4 +157,5 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if not context.add_callback(subscription.close):
             return
         checks.between("after_revision", request.after_revision, 0, 2**63 - 1)
-        yield from map(encode.watch_event, self._do.watches.follow(request.after_revision, subscription))
+        events = self._do.watches.follow(request.after_revision, subscription)
+        yield from chain.from_iterable(map(encode.watch_events, events))

@@ -56,14 +56,14 @@ class Uploads:
             FailedPrecondition: REQUEST_ID_REUSED.
         """
         self._check(new)
+        self._refuse_existing(new)
         header = next(parts, None)
         if not isinstance(header, NewFile):
             raise InvalidArgument(
                 "the upload ended before a file began; send the header, a file header, then the file's bytes",
                 reason="INCOMPLETE_UPLOAD",
             )
-        receive = _measured if self._known(new) else self._stored
-        return self._insert(new, receive(header, _bytes_of(header, parts)))
+        return self._insert(new, self._stored(header, _bytes_of(header, parts)))
 
     def _check(self, new: NewVersion) -> None:
         if new.framework not in SUPPORTED:
@@ -76,11 +76,11 @@ class Uploads:
         if new.stage is not None:
             check_going_live(new.stage, Approval(caller().name, new.approved_by, new.note))
 
-    def _known(self, new: NewVersion) -> bool:
-        """Say whether this request came before; raises AlreadyExists where another made the version."""
+    def _refuse_existing(self, new: NewVersion) -> None:
+        """Raise AlreadyExists before any byte is taken, unless this request may be the one that made the version."""
         with self._store.read() as tables:
             if tables.requests.known(caller().name, _REGISTER, new.request_id):
-                return True
+                return
             model = tables.models.find(new.model)
             if model is not None and tables.versions.find(model, new.version) is not None:
                 raise AlreadyExists(
@@ -88,7 +88,6 @@ class Uploads:
                     "another version",
                     reason="VERSION_EXISTS",
                 )
-            return False
 
     def _stored(self, header: NewFile, chunks: Iterator[bytes]) -> File:
         blob = self._blobs.put(chunks, sha256=header.sha256, size_bytes=header.size_bytes, max_bytes=self._max_bytes)
@@ -163,16 +162,6 @@ def _check_end(header: NewFile, end: FileEnd | None, sha256: str) -> None:
             "header, or its digest in a FileEnd after its last bytes",
             reason="INCOMPLETE_UPLOAD",
         )
-
-
-def _measured(header: NewFile, chunks: Iterator[bytes]) -> File:
-    """Read a repeated upload without storing it: only its digest says whether it is the same."""
-    digest = hashlib.sha256()
-    size_bytes = 0
-    for chunk in chunks:
-        digest.update(chunk)
-        size_bytes += len(chunk)
-    return File(header.path, digest.hexdigest(), size_bytes)
 
 
 def _digest(body_sha256: str, file: File) -> str:

@@ -63,6 +63,23 @@ def test_a_validation_whose_registry_is_killed_is_taken_over_by_another(
     assert (taken_over.state, taken_over.failure_reason) == (state, reason)
 
 
+def test_killed_between_the_bytes_and_the_rows_it_leaves_no_row_and_the_upload_can_be_sent_again(
+    clone_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    database_url = clone_database("registry")
+    with running(database_url, tmp_path) as (process, stub), registry.models_locked(database_url) as wait_for:
+        cut = stub.RegisterVersion.future(registry.upload(models.linear()), timeout=registry.DEADLINE_S)
+        wait_for(1)
+        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+    assert cut.exception() is not None
+    stored = [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()]
+    assert len(stored) == 1  # whole, and of nobody: collecting it is for later
+    with running(database_url, tmp_path) as (_, stub):
+        assert not stub.ListModels(pb.ListModelsRequest()).models
+        assert registry.register(stub, models.linear()).state == READY
+    assert [path for path in (tmp_path / "blobs").rglob("*") if path.is_file()] == stored
+
+
 def test_sigterm_ends_the_process_in_order_and_gives_its_validation_back(
     clone_database: Callable[[str], str], tmp_path: Path
 ) -> None:

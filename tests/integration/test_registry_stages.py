@@ -17,6 +17,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from services.common import pages
 from services.registry.stages import MOVES
 from tests import registry
 from tests.testdata import models
@@ -166,10 +167,27 @@ def test_lists_come_in_pages(stub: RegistryServiceStub) -> None:
     assert [model.name for model in (*first.models, *second.models)] == ["another", "iris"]
     assert (second.next_page_token, second.models[0].latest_version) == ("", "3")
     moves = stub.ListTransitions(pb.ListTransitionsRequest(model="iris", page_size=2))
+    other_moves = pb.ListTransitionsRequest(model="iris", version="1", page_token=moves.next_page_token)
+    assert refused(partial(stub.ListTransitions, other_moves))[1] == "INVALID_PAGE_TOKEN"
     rest = stub.ListTransitions(pb.ListTransitionsRequest(model="iris", page_size=2, page_token=moves.next_page_token))
     assert len({move.id for move in (*moves.transitions, *rest.transitions)}) == 3
     filtered = stub.ListVersions(pb.ListVersionsRequest(model="iris", state=pb.VERSION_STATE_FAILED))
     assert not filtered.versions
+
+
+@pytest.mark.parametrize("position", [[], ["x"], [True], [-1], [2**63], [1, 2], [None], ["nul\0"]])
+def test_a_forged_page_token_is_refused_and_breaks_no_query(stub: RegistryServiceStub, position: list[object]) -> None:
+    stub.CreateModel(pb.CreateModelRequest(name="iris"))
+    of_versions = pages.encode(position, {"model": "iris", "stage": None, "state": None})
+    of_moves = pages.encode(position, {"model": "iris", "version": ""})
+    malformed = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_PAGE_TOKEN")
+    versions = pb.ListVersionsRequest(model="iris", page_token=of_versions)
+    assert refused(partial(stub.ListVersions, versions)) == malformed
+    moves = pb.ListTransitionsRequest(model="iris", page_token=of_moves)
+    assert refused(partial(stub.ListTransitions, moves)) == malformed
+    if position != ["x"]:  # which is a name
+        listing = pb.ListModelsRequest(page_token=pages.encode(position, {}))
+        assert refused(partial(stub.ListModels, listing)) == malformed
 
 
 def test_a_selector_means_a_version_a_stage_production_or_the_latest(stub: RegistryServiceStub) -> None:
@@ -188,15 +206,9 @@ def test_a_selector_means_a_version_a_stage_production_or_the_latest(stub: Regis
 
 def at_once(database_url: str, calls: list[Call]) -> list[tuple[grpc.StatusCode, str] | None]:
     """Start calls while the model is locked, so that all have looked before any may write; None is a success."""
-    with psycopg.connect(database_url) as holder:
-        holder.execute("SELECT 1 FROM registry.models WHERE name = 'iris' FOR UPDATE")
+    with registry.models_locked(database_url) as wait_for:
         futures = [call() for call in calls]
-        with psycopg.connect(database_url, autocommit=True) as eyes:
-            waiting = """
-                SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-            """
-            registry.wait_until(lambda: (eyes.execute(waiting).fetchone() == (len(calls),)) or None)
-        holder.rollback()
+        wait_for(len(calls))
     return [None if future.exception() is None else registry.refusal(future.exception())[:2] for future in futures]
 
 

@@ -217,6 +217,44 @@ def test_a_model_is_created_once_and_again_only_by_the_same_request(stub: Regist
         assert registry.refusal(caught.value)[:2] == (code, reason)
 
 
+def test_of_identical_requests_at_once_one_makes_and_all_get_the_same(
+    stub: RegistryServiceStub, database_url: str
+) -> None:
+    creation = pb.CreateModelRequest(name="rose", request_id="r1")
+    with registry.models_locked(database_url) as wait_for:
+        created = [stub.CreateModel.future(creation) for _ in range(3)]
+        uploaded = [
+            stub.RegisterVersion.future(registry.upload(models.linear(), request_id="r1"), timeout=registry.DEADLINE_S)
+            for _ in range(3)
+        ]
+        wait_for(6)
+    assert len({call.result().model.create_time.ToNanoseconds() for call in created}) == 1
+    assert {call.result().version.deployment_number for call in uploaded} == {1}
+    assert stub.GetModel(pb.GetModelRequest(name="iris")).model.version_count == 1
+
+
+def test_different_requests_of_one_id_at_once_make_one_thing(stub: RegistryServiceStub, database_url: str) -> None:
+    with registry.models_locked(database_url) as wait_for:
+        calls = [stub.CreateModel.future(pb.CreateModelRequest(name=name, request_id="r1")) for name in ("a", "b")]
+        wait_for(2)
+    outcomes = [registry.refusal(call.exception())[:2] if call.exception() else None for call in calls]
+    assert set(outcomes) == {None, (grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED")}
+    assert len(stub.ListModels(pb.ListModelsRequest()).models) == 1
+
+
+def test_a_repeated_upload_is_held_to_the_limits_too(stub: RegistryServiceStub) -> None:
+    registry.register(stub, models.linear(), request_id="r1")
+    large = registry.upload(b"x" * (MAX_UPLOAD_BYTES + 1), request_id="r1", file={"size_bytes": 0})
+    assert refused(stub, large)[:2] == (INVALID, "TOO_LARGE")
+
+
+def test_a_repeated_creation_shows_the_model_as_it_stands(stub: RegistryServiceStub) -> None:
+    request = pb.CreateModelRequest(name="iris", request_id="r1")
+    stub.CreateModel(request)
+    registry.register(stub, models.linear())
+    assert stub.CreateModel(request).model == stub.GetModel(pb.GetModelRequest(name="iris")).model
+
+
 def test_registrations_at_once_count_without_gaps_and_a_version_is_made_once(stub: RegistryServiceStub) -> None:
     content = models.linear()
     refusals: list[str] = []

@@ -15,6 +15,7 @@ import pytest
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from penstock.api.tensors.v1 import tensors_pb2
 from tests import registry
 from tests.testdata import models
 
@@ -75,6 +76,21 @@ def test_an_empty_registry_gives_an_empty_snapshot_and_signs_of_life(stub: Regis
     assert (first.revision, list(first.snapshot.versions)) == (0, [])
     assert second.WhichOneof("event") == "bookmark"
     call.cancel()
+
+
+def test_a_snapshot_of_wide_versions_comes_in_messages_that_any_client_takes(stub: RegistryServiceStub) -> None:
+    """A client of gRPC takes 4 MiB unless told otherwise."""
+    columns = [f"{number:0150}" for number in range(6_000)]
+    signature = tensors_pb2.Signature(inputs=[tensors_pb2.TensorSpec(columns=columns)])
+    for version in "12345":
+        registry.register(stub, models.linear(width=6_000), version=version, declared_signature=signature)
+    parts = []
+    for message in watch(stub):
+        parts.append(message)
+        if message.snapshot.complete:
+            break
+    assert [[version.version for version in part.snapshot.versions] for part in parts] == [["1", "2", "3"], ["4", "5"]]
+    assert len({part.revision for part in parts}) == 1
 
 
 def test_a_promotion_and_what_it_replaces_come_in_one_message(stub: RegistryServiceStub) -> None:
