@@ -1,10 +1,18 @@
-"""A client in twenty lines. Start the suite with `penstock up`, run the demo's training or bring your own model."""
+"""A client in twenty lines: `python -m examples.client iris.onnx`, beside a running `penstock up`.
+
+`python -m examples.iris iris.onnx` makes the file, once `make demo` has installed what that needs.
+"""
 
 from __future__ import annotations
 
 import sys
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
 import penstock
+
+Answer = TypeVar("Answer")
 
 
 def main(path: str) -> None:
@@ -13,11 +21,22 @@ def main(path: str) -> None:
         version = client.registry.register_version("iris", "1.0.0", path, columns=columns)
         print(f"{version.model} {version.version} is number {version.deployment_number}")
         flower = dict(zip(columns, (5.1, 3.5, 1.4, 0.2), strict=True))
-        answer = client.inference.predict("iris", flower, user_id="ada")
+        answer = once_known(lambda: client.inference.predict("iris", flower, user_id="ada"))
         print(f"{answer.outputs} with confidence {answer.confidences[0]:.2f}")
+        once_known(lambda: client.monitoring.get_inference(answer.inference_id))
         client.monitoring.record_feedback(answer.inference_id, actual_outcome=0)
         metrics = client.monitoring.get_metrics("iris")
-        print(f"{metrics.inference_count} predictions, accuracy {metrics.accuracy}")
+        print(f"predictions: {metrics.inference_count}, accuracy: {metrics.accuracy}")
+
+
+def once_known(ask: Callable[[], Answer]) -> Answer:
+    """Ask again for five seconds: a new version reaches inference, and an event monitoring, a moment later."""
+    for _ in range(50):
+        try:
+            return ask()
+        except penstock.NotFound:
+            time.sleep(0.1)
+    return ask()
 
 
 if __name__ == "__main__":

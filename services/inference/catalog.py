@@ -101,7 +101,7 @@ class Catalog:
         if found.resolved is None:
             raise FailedPrecondition(
                 f"version {found.version} of {model} is {found.state_name}, not READY; "
-                f"`penstock model get {model} --version {found.version}` says why",
+                f"`penstock model get {model} {found.version}` says why",
                 reason="VERSION_NOT_READY",
             )
         if len(names) < MAX_REMEMBERED_NAMES:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -22,6 +23,7 @@ from penstock.cli.embedded.ports import Ports, free_port
 from penstock.cli.embedded.postgres import PostgresCluster
 from penstock.cli.embedded.suite import SERVICES, Suite
 from penstock.cli.embedded.supervisor import Event, EventKind, Supervisor
+from penstock.cli.keys_file import KeysFile
 from tests.embedded import DEADLINE_S, TESTDATA, RunningUp, all_gone, eventually, running_up
 
 __all__ = ["running_up"]
@@ -223,6 +225,80 @@ def test_a_log_is_bounded_and_the_child_writes_on(tmp_path: Path, monkeypatch: p
     writer.wait(DEADLINE_S)
     assert log.read_text() == "after\n"
     assert (tmp_path / "child.log.1").stat().st_size == 2001
+
+
+def test_a_log_stays_bounded_where_the_disk_has_no_room_for_the_older_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("penstock.cli.embedded.child.LOG_LIMIT_BYTES", 1000)
+    log = tmp_path / "child.log"
+    log.write_bytes(b"x" * 2000)
+    (tmp_path / "child.log.1").symlink_to("/dev/full")
+    Child(ChildSpec("child", ("true",), dict(os.environ), lambda: True), log, QUICK).bound_log()
+    assert log.stat().st_size == 0
+    assert not (tmp_path / "child.log.1").is_symlink()
+
+
+@pytest.mark.slow
+def test_a_full_disk_and_a_terminal_that_is_gone_end_nothing_that_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commands = {name: (sys.executable, SERVICE, name) for name in SERVICES}
+    suite = Suite(tmp_path / "data", ports=Ports.auto(), commands=commands)
+    healthy: list[str] = []
+
+    def on_event(event: Event) -> None:
+        if not suite.state.ready:
+            return
+        if event.kind is EventKind.HEALTHY:
+            healthy.append(event.name)
+            suite.request_stop()
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    def full(_state: State) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    try:
+        suite.start(on_event)
+        monkeypatch.setattr(suite.folder, "write_state", full)
+        os.kill(suite.state.children["registry"].pid, signal.SIGKILL)
+        suite.wait()
+    finally:
+        suite.stop()
+    assert healthy == ["registry"]
+    stopped = (tmp_path / "data" / "spool" / "stopped").read_text().split()
+    assert stopped == ["inference", "monitoring", "registry"]
+
+
+@pytest.mark.slow
+def test_only_those_who_work_on_the_database_are_told_its_password_and_nobody_our_own_key(tmp_path: Path) -> None:
+    environment = {**os.environ, "PENSTOCK_TOKEN": "ours", "PENSTOCK_DATABASE_URL": "theirs"}
+    commands = {name: (sys.executable, SERVICE, name) for name in SERVICES}
+    suite = Suite(tmp_path / "data", ports=Ports.auto(), commands=commands, environment=environment)
+    try:
+        suite.start()
+        told = {name: psutil.Process(mark.pid).environ() for name, mark in suite.state.children.items()}
+    finally:
+        suite.stop()
+    password = (tmp_path / "data" / "postgres.password").read_text()
+    knowing = {name for name, seen in told.items() if any(password in value for value in seen.values())}
+    assert knowing == {"registry", "monitoring"}
+    assert not any({"ours", "theirs"} & set(seen.values()) for seen in told.values())
+
+
+@pytest.mark.slow
+def test_the_keys_file_that_the_environment_names_is_the_one_that_services_read(tmp_path: Path) -> None:
+    environment = {**os.environ, "PENSTOCK_KEYS_FILE": str(tmp_path / "ours.json")}
+    commands = {name: (sys.executable, SERVICE, name) for name in SERVICES}
+    suite = Suite(tmp_path / "data", ports=Ports.auto(), commands=commands, environment=environment)
+    try:
+        suite.start()
+        seen = psutil.Process(suite.state.children["registry"].pid).environ()
+    finally:
+        suite.stop()
+    assert seen["PENSTOCK_KEYS_FILE"] == str(tmp_path / "ours.json")
+    assert {key.name for key in KeysFile(tmp_path / "ours.json").list()} == {f"service.{name}" for name in SERVICES}
+    assert not suite.folder.keys_file.exists()
 
 
 def test_initdb_killed_half_way_leaves_nothing_that_is_taken_for_a_cluster(tmp_path: Path) -> None:

@@ -97,6 +97,8 @@ def test_a_name_that_could_confuse_is_refused(file: KeysFile, name: str) -> None
         "[]",
         "{}",
         '{"keys": [{}]}',
+        '{"keys": ["a"]}',
+        '{"keys": {"id": 1}}',
         '{"keys": [{"id": "1", "name": "a", "role": "god", "sha256": "", "create_time": ""}]}',
     ],
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -212,14 +213,27 @@ def test_status_tells_the_dead_and_the_deaf_from_the_healthy(
     assert row.split() == ["inference", "dead", "127.0.0.1:2", "127.0.0.1:4", "2"]
 
 
-def test_up_without_the_services_is_one_clear_sentence(
-    folder: DataFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("command", ["up", "down", "status"])
+def test_without_the_services_each_is_one_clear_sentence(
+    command: str, folder: DataFolder, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert run(["up"]) == 1
+    assert run([command]) == 1
     printed = capsys.readouterr().err
     assert "only the SDK" in printed
     assert printed.count("\n") == 1
+
+
+def test_notes_that_nobody_reads_end_no_command(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    broken = os.fdopen(writing, "w")
+    monkeypatch.setattr("sys.stderr", broken)
+    output = Output(as_json=False, no_color=True)
+    output.note("registry: died, starting again")
+    output.note("registry: starting")
+    with suppress(BrokenPipeError):  # what is buffered has nowhere to go
+        broken.close()
 
 
 def test_piped_each_part_tells_a_line_when_something_happens(capsys: pytest.CaptureFixture[str]) -> None:

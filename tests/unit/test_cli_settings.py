@@ -12,8 +12,9 @@ import typer
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Inference, InferenceEvent
 from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, ListModelsResponse, Model, ModelVersion
-from penstock.cli.connection import Service, address_of, data_dir, surroundings
+from penstock.cli.connection import Service, address_of, connect, data_dir, running_addresses, surroundings
 from penstock.cli.documents import document_of
+from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.feedback import parse_outcome
 from penstock.cli.formats import parse_duration, say_bytes, say_duration, say_iso, say_share
 from penstock.cli.output import Column, Output, printable
@@ -50,6 +51,19 @@ def test_an_empty_setting_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("PENSTOCK_DATA_DIR", "")
     assert address_of(Service.REGISTRY, None, surroundings(), {}) == "127.0.0.1:50051"
     assert data_dir(None, surroundings()) == Path.home() / ".penstock"
+
+
+def test_without_a_home_only_what_needs_a_folder_asks_for_one(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def nobody() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", nobody)
+    with pytest.raises(CommandError, match="set PENSTOCK_DATA_DIR or HOME") as caught:
+        data_dir(None, surroundings())
+    assert caught.value.exit_code is ExitCode.USAGE
+    assert running_addresses(surroundings()) == {}
+    with connect(Service.REGISTRY, None, None) as client:
+        assert client.registry is not None
 
 
 @pytest.mark.parametrize(
@@ -133,6 +147,14 @@ def test_features_are_read_from_a_file_after_an_at_sign(tmp_path: Path) -> None:
     path.write_text('{"X": [1]}')
     assert read_argument(f"@{path}") == '{"X": [1]}'
     assert read_argument('{"X": [2]}') == '{"X": [2]}'
+
+
+def test_features_that_are_no_text_are_refused_as_the_callers_fault(tmp_path: Path) -> None:
+    (tmp_path / "model.onnx").write_bytes(b"\x08\xff\xfe")
+    with pytest.raises(typer.BadParameter, match="no text in UTF-8"):
+        read_argument(f"@{tmp_path}/model.onnx")
+    with pytest.raises(typer.BadParameter, match="no JSON"):
+        parse_features("[" * 100_000)
 
 
 def test_an_outcome_is_json_or_else_a_text() -> None:

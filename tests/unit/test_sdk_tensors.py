@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import numpy as np
 import pytest
+from google.protobuf.struct_pb2 import Struct
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -15,7 +17,7 @@ from penstock.api.registry.v1 import registry_pb2
 from penstock.api.tensors.v1 import tensors_pb2 as pb
 from penstock.errors import InvalidArgument
 from penstock.tensors import DTYPES, datatype_name, from_tensor, to_tensor
-from penstock.values import enum_number, from_timestamp, from_value, to_struct, to_timestamp, to_value
+from penstock.values import MAX_DEPTH, enum_number, from_timestamp, from_value, to_struct, to_timestamp, to_value
 
 FIXED = sorted(name for name in DTYPES if name != "BYTES")
 
@@ -136,6 +138,17 @@ def test_values_that_would_not_arrive_whole_are_refused(value: Any, said: str) -
     with pytest.raises(InvalidArgument, match=said) as caught:
         to_struct({"column": [value]})
     assert caught.value.violations[0].field == "column"
+
+
+@pytest.mark.parametrize("wrap", [lambda value: [value], lambda value: {"in": value}], ids=["lists", "mappings"])
+def test_values_are_nested_as_deep_as_parsers_follow_and_no_deeper(wrap: Callable[[Any], Any]) -> None:
+    value: Any = 1
+    for _ in range(MAX_DEPTH):
+        value = wrap(value)
+    assert Struct.FromString(to_struct({"column": value}).SerializeToString()) == to_struct({"column": value})
+    with pytest.raises(InvalidArgument, match="nested more than 32 deep") as caught:
+        to_struct({"column": wrap(value)})
+    assert caught.value.reason == "UNSUPPORTED_VALUE"
 
 
 def test_times_keep_their_instant_and_must_be_aware() -> None:

@@ -15,6 +15,8 @@ from penstock.errors import FieldViolation, InvalidArgument
 
 MAX_EXACT = 2**53
 """Numbers travel as doubles, which hold every integer up to here exactly."""
+MAX_DEPTH = 32
+"""Lists and mappings within each other; protobuf's own parsers give up at some fifty."""
 Number = TypeVar("Number", bound=int)
 Number_co = TypeVar("Number_co", bound=int, covariant=True)
 
@@ -26,21 +28,23 @@ class EnumType(Protocol[Number_co]):
     def keys(self) -> list[str]: ...  # noqa: D102 - protobuf's
 
 
-def to_struct(fields: Mapping[str, Any]) -> Struct:
+def to_struct(fields: Mapping[str, Any], depth: int = MAX_DEPTH) -> Struct:
     """Encode named values; see `to_value` for what they may be."""
     struct = Struct()
     for name, value in fields.items():
-        struct.fields[name].CopyFrom(to_value(name, value))
+        struct.fields[name].CopyFrom(to_value(name, value, depth))
     return struct
 
 
-def to_value(name: str, value: Any) -> Value:
+def to_value(name: str, value: Any, depth: int = MAX_DEPTH) -> Value:
     """Encode None, a boolean, a number, a string, a mapping, or a list or numpy array of them.
 
     Raises:
-        InvalidArgument: it is something else, or an integer beyond 2^53, which a double can't hold
-            (UNSUPPORTED_VALUE); `name` names it in the sentence.
+        InvalidArgument: it is something else, an integer beyond 2^53, which a double can't hold, or nested more than
+            `depth` deep (UNSUPPORTED_VALUE); `name` names it in the sentence.
     """
+    if depth < 0:
+        raise _refused(name, f"lists and mappings are nested more than {MAX_DEPTH} deep; send less deep ones")
     match value:
         case None:
             return Value(null_value=NULL_VALUE)
@@ -55,11 +59,11 @@ def to_value(name: str, value: Any) -> Value:
         case str():
             return Value(string_value=value)
         case np.ndarray():
-            return to_value(name, value.tolist())
+            return to_value(name, value.tolist(), depth)
         case Mapping():
-            return Value(struct_value=to_struct(value))
+            return Value(struct_value=to_struct(value, depth - 1))
         case Sequence() if not isinstance(value, (bytes, bytearray)):
-            return Value(list_value=ListValue(values=[to_value(name, each) for each in value]))
+            return Value(list_value=ListValue(values=[to_value(name, each, depth - 1) for each in value]))
     raise _refused(name, f"a {type(value).__name__} can't be sent as a named value; send it as a tensor")
 
 

@@ -7,7 +7,10 @@ import sys
 from collections.abc import Sequence
 from typing import Annotated
 
-import typer
+try:
+    import typer
+except ModuleNotFoundError:  # the SDK brings the command's files, and not the packages that only the command needs
+    sys.exit("penstock: the command needs more than the SDK: pip install 'penstock[cli]' [CLI_NOT_INSTALLED]")
 
 from penstock.cli import events, feedback, key, metrics, model, predict, suite
 from penstock.cli.exits import ExitCode, epilogue, failure_of

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 from dotenv import dotenv_values
 
+from penstock.cli.exits import CommandError, ExitCode
+
 if TYPE_CHECKING:
     from penstock.client import Client
 
@@ -45,7 +47,14 @@ def data_dir(flag: Path | None, environment: Mapping[str, str]) -> Path:
 
 def default_data_dir() -> Path:
     """Find the folder that is used where none is named: the same wherever a command is typed."""
-    return Path.home() / ".penstock"
+    try:
+        return Path.home() / ".penstock"
+    except RuntimeError as error:  # HOME is unset, and the system does not know the user
+        raise CommandError(
+            "you have no home folder: give --data-dir, or set PENSTOCK_DATA_DIR or HOME",
+            reason="NO_HOME_FOLDER",
+            exit_code=ExitCode.USAGE,
+        ) from error
 
 
 def keys_path(flag: Path | None, environment: Mapping[str, str]) -> Path:
@@ -74,7 +83,8 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
     from penstock.client import Client  # grpc takes 100 ms, which `--help` must not wait for
 
     environment = surroundings()
-    address = address_of(service, url, environment, running_addresses(environment))
+    said = url or environment.get(f"PENSTOCK_{service.name}_ADDRESS")
+    address = address_of(service, url, environment, {} if said else running_addresses(environment))
     with Client(
         registry=address if service is Service.REGISTRY else None,
         inference=address if service is Service.INFERENCE else None,
@@ -92,7 +102,9 @@ def running_addresses(environment: Mapping[str, str]) -> dict[str, str]:
     """Find where the services of the suite on this data folder listen; none where none runs."""
     try:
         from penstock.cli.embedded.folder import DataFolder
-    except ImportError:
-        return {}  # the SDK alone: no suite can run from here
-    running = DataFolder(data_dir(None, environment)).find_running()
+
+        folder = data_dir(None, environment)
+    except (ImportError, CommandError):
+        return {}  # the SDK alone, or nowhere to keep data: no suite can run from here
+    running = DataFolder(folder).find_running()
     return running.addresses if running else {}

@@ -101,7 +101,7 @@ class KeysFile:
             return ()
         try:
             return tuple(_key_from(entry) for entry in json.loads(content)["keys"])
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise KeysFileError(f"{self.path} is no file of keys ({error!r}); it is left as it is") from error
 
     def create(

@@ -52,6 +52,14 @@ class Column:
     """Left out where even then not all fit, the last one first. Piped, all are there."""
 
 
+class _Aside(Console):
+    """Where notes go. Nobody need read them: whoever closes that pipe ends no command."""
+
+    def on_broken_pipe(self) -> None:
+        """Say no more; rich would end the process."""
+        self.quiet = True
+
+
 class Output:
     """One command's output."""
 
@@ -62,7 +70,7 @@ class Output:
         self.stdout = Console(no_color=color, highlight=False, markup=False, emoji=False)
         if not self.stdout.is_terminal:
             self.stdout.width = PIPED_WIDTH
-        self.stderr = Console(stderr=True, no_color=color, highlight=False, markup=False, emoji=False)
+        self.stderr = _Aside(stderr=True, no_color=color, highlight=False, markup=False, emoji=False)
 
     def answer(self, document: Any, *parts: RenderableType) -> None:
         """Print the answer: the document with `--json`, else the parts."""

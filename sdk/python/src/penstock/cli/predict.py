@@ -65,8 +65,11 @@ def read_argument(text: str) -> str:
     if text == "-":
         content = sys.stdin.read(MAX_INPUT_BYTES + 1)
     elif text.startswith("@"):
-        with Path(text[1:]).open(encoding="utf-8") as file:
-            content = file.read(MAX_INPUT_BYTES + 1)
+        try:
+            with Path(text[1:]).open(encoding="utf-8") as file:
+                content = file.read(MAX_INPUT_BYTES + 1)
+        except UnicodeDecodeError as error:
+            raise typer.BadParameter(f"{text[1:]} is no text in UTF-8, so it holds no JSON") from error
     else:
         return text
     if len(content) > MAX_INPUT_BYTES:
@@ -82,7 +85,7 @@ def parse_features(text: str) -> dict[str, Any]:
     """
     try:
         features = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise typer.BadParameter(f"the features are no JSON: {error}") from error
     if isinstance(features, dict):
         return features

@@ -61,6 +61,7 @@ def up(
 
 def status(data_folder: DataDir = None, as_json: Json = False, no_color: NoColor = False) -> None:
     """Show what runs here. Exit code 0: all is healthy; 6: it is not, or nothing runs."""
+    _require_services()
     from penstock.cli.embedded.folder import DataFolder
 
     output = Output(as_json=as_json, no_color=no_color)
@@ -92,6 +93,7 @@ def status(data_folder: DataDir = None, as_json: Json = False, no_color: NoColor
 
 def down(data_folder: DataDir = None, as_json: Json = False, no_color: NoColor = False) -> None:
     """Stop what runs here, and wait until it is gone."""
+    _require_services()
     from penstock.cli.embedded.detached import stop_running
     from penstock.cli.embedded.folder import DataFolder
 
@@ -131,7 +133,7 @@ def _up_here(output: Output, path: Path, environment: dict[str, str]) -> None:
     from penstock.cli.embedded.suite import Suite
     from penstock.cli.suite_progress import SuiteProgress
 
-    suite = Suite(path, ports=Ports.from_environment(environment))
+    suite = Suite(path, ports=Ports.from_environment(environment), environment=environment)
     progress = SuiteProgress(output)
     begun = time.monotonic()
     with suite.stopping_on_signals():
@@ -141,8 +143,11 @@ def _up_here(output: Output, path: Path, environment: dict[str, str]) -> None:
             _announce(output, path, suite.state, time.monotonic() - begun, stop_with="Ctrl-C")
             suite.wait()
         finally:
-            with progress.stopping():
-                suite.stop()
+            try:
+                with progress.stopping():
+                    suite.stop()
+            finally:
+                suite.stop()  # also where the terminal went away in mid-picture; the second time does nothing
     output.note("stopped; the data stays in " + str(path))
 
 

@@ -124,7 +124,11 @@ class Child:
     def bound_log(self) -> None:
         """Keep one older log beside the present one. The process goes on appending to the file it has."""
         if self.log.exists() and self.log.stat().st_size > LOG_LIMIT_BYTES:
-            shutil.copyfile(self.log, self.log.with_suffix(".log.1"))
+            older = self.log.with_suffix(".log.1")
+            try:
+                shutil.copyfile(self.log, older)
+            except OSError:  # the disk is full: room matters more than old lines
+                older.unlink(missing_ok=True)
             os.truncate(self.log, 0)
 
     def last_words(self) -> str:

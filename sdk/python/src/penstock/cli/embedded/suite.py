@@ -24,6 +24,10 @@ from penstock.cli.keys_file import KeyNotFound, KeysFile, Kind, Role
 
 SERVICES = ("registry", "monitoring", "inference")
 """Started together, stopped one by one from the last: who calls goes before who answers."""
+ON_POSTGRES = ("registry", "monitoring")
+"""Who gets the database's password. Inference opens other people's models, and touches no database."""
+SECRETS = ("PENSTOCK_TOKEN", "PENSTOCK_DATABASE_URL", "PENSTOCK_LISTEN_URL")
+"""What of our own environment no service needs to see."""
 START_DEADLINE_S = 60.0
 POSTGRES_GRACE_S = 30.0
 
@@ -50,12 +54,15 @@ class Suite:
     ) -> None:
         """Nothing is touched yet. `environment` (default: our own) is what the services see beside our settings.
 
-        `commands` replaces how a service is started, by name.
+        A PENSTOCK_KEYS_FILE in it stands for the folder's own, as it does for `penstock key`. `commands` replaces how
+        a service is started, by name.
         """
         self.folder = DataFolder(data_dir)
         self.ports = ports or Ports()
         self._environment = dict(os.environ if environment is None else environment)
         self._commands = {name: (sys.executable, "-m", f"services.{name}") for name in SERVICES} | dict(commands or {})
+        said = self._environment.get("PENSTOCK_KEYS_FILE")
+        self._keys_file = Path(said).absolute() if said else self.folder.keys_file
         self._policy = policy
         self._supervisor: Supervisor | None = None
         self._state: State | None = None
@@ -141,16 +148,21 @@ class Suite:
             death_signal=None,
             grace_s=POSTGRES_GRACE_S,
         )
-        shared = self._shared_environment(cluster.url(ports.postgres), ports)
-        return [[postgres], [self._service(name, shared, ports) for name in SERVICES]]
+        url = cluster.url(ports.postgres)
+        database = {"PENSTOCK_DATABASE_URL": url, "PENSTOCK_LISTEN_URL": url}
+        shared = self._shared_environment(ports)
+        services = [
+            self._service(name, {**shared, **(database if name in ON_POSTGRES else {})}, ports) for name in SERVICES
+        ]
+        return [[postgres], services]
 
-    def _service(self, name: str, shared: Mapping[str, str], ports: Ports) -> ChildSpec:
+    def _service(self, name: str, environment: Mapping[str, str], ports: Ports) -> ChildSpec:
         port: int = getattr(ports, name)
         return ChildSpec(
             name=name,
             command=self._commands[name],
             environment={
-                **shared,
+                **environment,
                 "PENSTOCK_PORT": str(port),
                 "PENSTOCK_METRICS_PORT": str(getattr(ports, f"{name}_metrics")),
                 "PENSTOCK_SERVICE_TOKEN": self._service_token(name),
@@ -158,15 +170,18 @@ class Suite:
             is_healthy=partial(is_serving, f"{HOST}:{port}"),
         )
 
-    def _shared_environment(self, database_url: str, ports: Ports) -> dict[str, str]:
+    def _shared_environment(self, ports: Ports) -> dict[str, str]:
+        # libpq would mix the user's PG… variables (PGSSLMODE, PGOPTIONS) into our DSN.
+        theirs = {
+            name: value
+            for name, value in self._environment.items()
+            if not name.startswith("PG") and name not in SECRETS
+        }
         return {
-            # libpq would mix the user's PG… variables (PGSSLMODE, PGOPTIONS) into our DSN.
-            **{name: value for name, value in self._environment.items() if not name.startswith("PG")},
+            **theirs,
             "PENSTOCK_HOST": HOST,
-            "PENSTOCK_DATABASE_URL": database_url,
-            "PENSTOCK_LISTEN_URL": database_url,
             "PENSTOCK_BLOB_URL": self.folder.blobs.as_uri(),
-            "PENSTOCK_KEYS_FILE": str(self.folder.keys_file),
+            "PENSTOCK_KEYS_FILE": str(self._keys_file),
             "PENSTOCK_SPOOL_DIR": str(self.folder.spool),
             "PENSTOCK_CACHE_DIR": str(self.folder.cache),
             **{f"PENSTOCK_{name.upper()}_ADDRESS": f"{HOST}:{getattr(ports, name)}" for name in SERVICES},
@@ -174,7 +189,7 @@ class Suite:
 
     def _service_token(self, name: str) -> str:
         """Read the service's own key; made once, and again when its file or its entry is gone."""
-        keys = KeysFile(self.folder.keys_file)
+        keys = KeysFile(self._keys_file)
         key_name, file = f"service.{name}", self.folder.tokens / name
         if file.exists() and any(key.name == key_name for key in keys.list()):
             return file.read_text()
@@ -196,10 +211,15 @@ class Suite:
         )
 
     def _record(self, on_event: OnEvent, event: Event) -> None:
-        """Keep the children's pids on disk, for the start after a kill -9, and pass the event on."""
+        """Keep the children's pids on disk, for the start after a kill -9, and pass the event on.
+
+        What runs goes on running: neither a full disk nor a terminal that is gone may end it.
+        """
         if event.kind is EventKind.STARTED and event.pid and (mark := ProcessMark.of(event.pid)):
-            self._write(self._with_started(event.name, mark))
-        on_event(event)
+            with suppress(OSError):
+                self._write(self._with_started(event.name, mark))
+        with suppress(OSError):
+            on_event(event)
 
     def _with_started(self, name: str, mark: ProcessMark) -> State:
         restarts = dict(self.state.restarts)
