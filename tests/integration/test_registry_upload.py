@@ -78,6 +78,24 @@ def test_a_bad_upload_is_refused_and_leaves_nothing(
     assert_nothing_is_left(database_url, tmp_path)
 
 
+def test_an_odd_name_is_refused_shortly_by_every_rpc(stub: RegistryServiceStub) -> None:
+    """Each request, with the odd name in each field that names a model or a version."""
+    for odd in ("a/b", "../a", "bell\x07", "nul\0", "ünïcode", "x" * 10_000):
+        asked = 0
+        for rpc in pb.DESCRIPTOR.services_by_name["RegistryService"].methods:
+            fields = rpc.input_type.fields_by_name
+            good = {name: value for name, value in (("model", "iris"), ("version", "1")) if name in fields}
+            for field in {"name", "model", "version", "selector"} & set(fields):
+                request = getattr(pb, rpc.input_type.name)(**{**good, field: odd})
+                call = getattr(stub, rpc.name)
+                with pytest.raises(grpc.RpcError) as caught:
+                    list(call(request)) if rpc.server_streaming else call(request)
+                assert registry.refusal(caught.value) == (INVALID, "INVALID_NAME", [field])
+                assert len(str(caught.value)) < 1_000
+                asked += 1
+        assert asked == 17
+
+
 def test_an_upload_without_a_file_and_one_with_two_are_refused(
     stub: RegistryServiceStub, database_url: str, tmp_path: Path
 ) -> None:
@@ -278,6 +296,8 @@ def test_a_registration_climbs_to_the_stage_that_it_asked_for_once_ready(stub: R
     assert (first.stage, first.parent_deployment_number) == (pb.STAGE_PRODUCTION, 0)
     second = registry.register(stub, models.linear(), version="2", stage=pb.STAGE_STAGING)
     assert (second.stage, second.parent_deployment_number) == (pb.STAGE_STAGING, 1)
+    failed = registry.register(stub, models.garbage(), version="3", stage=pb.STAGE_PRODUCTION, **registry.APPROVED)
+    assert (failed.state, failed.stage) == (pb.VERSION_STATE_FAILED, pb.STAGE_CANDIDATE)
     transitions = stub.ListTransitions(pb.ListTransitionsRequest(model="iris", version="1")).transitions
     assert [transition.to_stage for transition in reversed(transitions)] == [
         pb.STAGE_CANDIDATE,

@@ -69,7 +69,7 @@ class MonitoringServiceServicer(object):
     def RecordEvents(self, request_iterator, context):
         """Takes events in batches and answers each batch, in order, once its events are durable. From any sender with the
         role: models that are served elsewhere can be watched too. An event whose id is known is a DUPLICATE and changes
-        nothing; a bad one is REJECTED alone. Role: operator.
+        nothing; a bad one is REJECTED alone. Role: operator. INVALID_ARGUMENT ends the stream: INVALID_BATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +77,9 @@ class MonitoringServiceServicer(object):
 
     def RecordFeedback(self, request, context):
         """Says what really happened, before or after the event arrives; again: the latest feedback_time wins, and the
-        history stays. Role: operator.
+        history stays. It replaces the one before whole: what it leaves out is not taken over.
+        Role: operator. INVALID_ARGUMENT: INVALID_ID, EVENT_TOO_OLD, EVENT_IN_FUTURE, FEEDBACK_IN_FUTURE, ROW_OUT_OF_RANGE,
+        EMPTY_FEEDBACK, INVALID_OUTCOME.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,14 +93,16 @@ class MonitoringServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListInferences(self, request, context):
-        """Inferences, the newest first. Role: viewer.
+        """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
+        INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetMetrics(self, request, context):
-        """Counts, latencies and accuracy over a window. Role: viewer.
+        """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
+        DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,18 +40,24 @@ class MonitoringServiceStub:
     RecordEvents: _grpc.StreamStreamMultiCallable[_monitoring_pb2.RecordEventsRequest, _monitoring_pb2.RecordEventsResponse]
     """Takes events in batches and answers each batch, in order, once its events are durable. From any sender with the
     role: models that are served elsewhere can be watched too. An event whose id is known is a DUPLICATE and changes
-    nothing; a bad one is REJECTED alone. Role: operator.
+    nothing; a bad one is REJECTED alone. Role: operator. INVALID_ARGUMENT ends the stream: INVALID_BATCH.
     """
     RecordFeedback: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.RecordFeedbackRequest, _monitoring_pb2.RecordFeedbackResponse]
     """Says what really happened, before or after the event arrives; again: the latest feedback_time wins, and the
-    history stays. Role: operator.
+    history stays. It replaces the one before whole: what it leaves out is not taken over.
+    Role: operator. INVALID_ARGUMENT: INVALID_ID, EVENT_TOO_OLD, EVENT_IN_FUTURE, FEEDBACK_IN_FUTURE, ROW_OUT_OF_RANGE,
+    EMPTY_FEEDBACK, INVALID_OUTCOME.
     """
     GetInference: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetInferenceRequest, _monitoring_pb2.GetInferenceResponse]
     """One inference with its feedback. Role: viewer. NOT_FOUND: INFERENCE_NOT_FOUND."""
     ListInferences: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListInferencesRequest, _monitoring_pb2.ListInferencesResponse]
-    """Inferences, the newest first. Role: viewer."""
+    """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
+    INVALID_PAGE_TOKEN.
+    """
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetMetricsRequest, _monitoring_pb2.GetMetricsResponse]
-    """Counts, latencies and accuracy over a window. Role: viewer."""
+    """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
+    DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+    """
 
 @_typing.type_check_only
 class MonitoringServiceAsyncStub(MonitoringServiceStub):
@@ -61,18 +67,24 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     RecordEvents: _aio.StreamStreamMultiCallable[_monitoring_pb2.RecordEventsRequest, _monitoring_pb2.RecordEventsResponse]  # type: ignore[assignment]
     """Takes events in batches and answers each batch, in order, once its events are durable. From any sender with the
     role: models that are served elsewhere can be watched too. An event whose id is known is a DUPLICATE and changes
-    nothing; a bad one is REJECTED alone. Role: operator.
+    nothing; a bad one is REJECTED alone. Role: operator. INVALID_ARGUMENT ends the stream: INVALID_BATCH.
     """
     RecordFeedback: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.RecordFeedbackRequest, _monitoring_pb2.RecordFeedbackResponse]  # type: ignore[assignment]
     """Says what really happened, before or after the event arrives; again: the latest feedback_time wins, and the
-    history stays. Role: operator.
+    history stays. It replaces the one before whole: what it leaves out is not taken over.
+    Role: operator. INVALID_ARGUMENT: INVALID_ID, EVENT_TOO_OLD, EVENT_IN_FUTURE, FEEDBACK_IN_FUTURE, ROW_OUT_OF_RANGE,
+    EMPTY_FEEDBACK, INVALID_OUTCOME.
     """
     GetInference: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetInferenceRequest, _monitoring_pb2.GetInferenceResponse]  # type: ignore[assignment]
     """One inference with its feedback. Role: viewer. NOT_FOUND: INFERENCE_NOT_FOUND."""
     ListInferences: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListInferencesRequest, _monitoring_pb2.ListInferencesResponse]  # type: ignore[assignment]
-    """Inferences, the newest first. Role: viewer."""
+    """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
+    INVALID_PAGE_TOKEN.
+    """
     GetMetrics: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetMetricsRequest, _monitoring_pb2.GetMetricsResponse]  # type: ignore[assignment]
-    """Counts, latencies and accuracy over a window. Role: viewer."""
+    """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
+    DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+    """
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     """MonitoringService keeps inference events and feedback, and answers for them."""
@@ -85,7 +97,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_monitoring_pb2.RecordEventsResponse], _abc.AsyncIterator[_monitoring_pb2.RecordEventsResponse]]:
         """Takes events in batches and answers each batch, in order, once its events are durable. From any sender with the
         role: models that are served elsewhere can be watched too. An event whose id is known is a DUPLICATE and changes
-        nothing; a bad one is REJECTED alone. Role: operator.
+        nothing; a bad one is REJECTED alone. Role: operator. INVALID_ARGUMENT ends the stream: INVALID_BATCH.
         """
 
     @_abc_1.abstractmethod
@@ -95,7 +107,9 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.RecordFeedbackResponse, _abc.Awaitable[_monitoring_pb2.RecordFeedbackResponse]]:
         """Says what really happened, before or after the event arrives; again: the latest feedback_time wins, and the
-        history stays. Role: operator.
+        history stays. It replaces the one before whole: what it leaves out is not taken over.
+        Role: operator. INVALID_ARGUMENT: INVALID_ID, EVENT_TOO_OLD, EVENT_IN_FUTURE, FEEDBACK_IN_FUTURE, ROW_OUT_OF_RANGE,
+        EMPTY_FEEDBACK, INVALID_OUTCOME.
         """
 
     @_abc_1.abstractmethod
@@ -112,7 +126,9 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.ListInferencesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ListInferencesResponse, _abc.Awaitable[_monitoring_pb2.ListInferencesResponse]]:
-        """Inferences, the newest first. Role: viewer."""
+        """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
+        INVALID_PAGE_TOKEN.
+        """
 
     @_abc_1.abstractmethod
     def GetMetrics(
@@ -120,6 +136,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _monitoring_pb2.GetMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.GetMetricsResponse, _abc.Awaitable[_monitoring_pb2.GetMetricsResponse]]:
-        """Counts, latencies and accuracy over a window. Role: viewer."""
+        """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
+        DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+        """
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

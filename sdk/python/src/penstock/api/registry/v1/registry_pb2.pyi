@@ -312,7 +312,7 @@ Global___Metadata: _TypeAlias = Metadata  # noqa: Y015
 
 @_typing.final
 class ServingSettings(_message.Message):
-    """ServingSettings is how inference serves a version. Mutable; inference follows at once."""
+    """ServingSettings is how inference serves a version. READY does not freeze them."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1548,7 +1548,7 @@ class WatchModelsResponse(_message.Message):
         """This was the last part."""
         @_builtins.property
         def versions(self) -> _containers.RepeatedCompositeFieldContainer[Global___ModelVersion]:
-            """At most 500."""
+            """At most 500, and about 3 MiB."""
 
         def __init__(
             self,

@@ -138,8 +138,9 @@ class RegistryServiceServicer(object):
         flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-        SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
-        FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
+        DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
+        INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -160,15 +161,18 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RevalidateVersion(self, request, context):
-        """Validates a FAILED version again. Role: operator. FAILED_PRECONDITION: WRONG_STATE.
+        """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+        FAILED_PRECONDITION: WRONG_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadFile(self, request, context):
-        """Streams one file of a version in chunks of at most 1 MiB. Verified: DATA_LOSS if stored bytes do not match.
-        Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND.
+        """Streams one file of a version in chunks of at most 1 MiB, verified where it begins at 0.
+        Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+        OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT (the stored bytes changed; what came must not be used),
+        BLOB_LOST.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -187,6 +191,7 @@ class RegistryServiceServicer(object):
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
         a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
         ABORTED: CONCURRENT_PROMOTION (another promotion won).
         """
@@ -196,15 +201,16 @@ class RegistryServiceServicer(object):
 
     def RollbackModel(self, request, context):
         """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-        back from is archived. Role: admin. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR, VERSION_NOT_READY.
-        INVALID_ARGUMENT: APPROVAL_REQUIRED.
+        back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
+        INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListTransitions(self, request, context):
-        """Lists the stage moves of a model, the newest first. The log is append-only. Role: viewer.
+        """Lists the stage moves of a model, the newest first. The log is append-only.
+        Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,18 +50,23 @@ class RegistryServiceStub:
     flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
     rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-    SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
-    FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
+    DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
+    INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+    FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]
     """Lists the versions of a model, the newest deployment number first. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
     RevalidateVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevalidateVersionRequest, _registry_pb2.RevalidateVersionResponse]
-    """Validates a FAILED version again. Role: operator. FAILED_PRECONDITION: WRONG_STATE."""
+    """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: WRONG_STATE.
+    """
     DownloadFile: _grpc.UnaryStreamMultiCallable[_registry_pb2.DownloadFileRequest, _registry_pb2.DownloadFileResponse]
-    """Streams one file of a version in chunks of at most 1 MiB. Verified: DATA_LOSS if stored bytes do not match.
-    Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND.
+    """Streams one file of a version in chunks of at most 1 MiB, verified where it begins at 0.
+    Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+    OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT (the stored bytes changed; what came must not be used),
+    BLOB_LOST.
     """
     ResolveVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveVersionRequest, _registry_pb2.ResolveVersionResponse]
     """Says which version a selector means: an exact version; else a stage; else PRODUCTION; else the latest (the
@@ -72,16 +77,19 @@ class RegistryServiceStub:
     """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
     earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
     a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
     ABORTED: CONCURRENT_PROMOTION (another promotion won).
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackModelRequest, _registry_pb2.RollbackModelResponse]
     """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-    back from is archived. Role: admin. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR, VERSION_NOT_READY.
-    INVALID_ARGUMENT: APPROVAL_REQUIRED.
+    back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
+    INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
     """
     ListTransitions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTransitionsRequest, _registry_pb2.ListTransitionsResponse]
-    """Lists the stage moves of a model, the newest first. The log is append-only. Role: viewer."""
+    """Lists the stage moves of a model, the newest first. The log is append-only.
+    Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    """
     GetLiveVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetLiveVersionRequest, _registry_pb2.GetLiveVersionResponse]
     """Says which version was in PRODUCTION at a time. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, NOTHING_LIVE."""
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]
@@ -109,18 +117,23 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
     rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-    SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
-    FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
+    DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
+    INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+    FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]  # type: ignore[assignment]
     """Lists the versions of a model, the newest deployment number first. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
     RevalidateVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevalidateVersionRequest, _registry_pb2.RevalidateVersionResponse]  # type: ignore[assignment]
-    """Validates a FAILED version again. Role: operator. FAILED_PRECONDITION: WRONG_STATE."""
+    """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: WRONG_STATE.
+    """
     DownloadFile: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadFileRequest, _registry_pb2.DownloadFileResponse]  # type: ignore[assignment]
-    """Streams one file of a version in chunks of at most 1 MiB. Verified: DATA_LOSS if stored bytes do not match.
-    Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND.
+    """Streams one file of a version in chunks of at most 1 MiB, verified where it begins at 0.
+    Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+    OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT (the stored bytes changed; what came must not be used),
+    BLOB_LOST.
     """
     ResolveVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveVersionRequest, _registry_pb2.ResolveVersionResponse]  # type: ignore[assignment]
     """Says which version a selector means: an exact version; else a stage; else PRODUCTION; else the latest (the
@@ -131,16 +144,19 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
     earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
     a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
     ABORTED: CONCURRENT_PROMOTION (another promotion won).
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackModelRequest, _registry_pb2.RollbackModelResponse]  # type: ignore[assignment]
     """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-    back from is archived. Role: admin. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR, VERSION_NOT_READY.
-    INVALID_ARGUMENT: APPROVAL_REQUIRED.
+    back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
+    INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
     """
     ListTransitions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTransitionsRequest, _registry_pb2.ListTransitionsResponse]  # type: ignore[assignment]
-    """Lists the stage moves of a model, the newest first. The log is append-only. Role: viewer."""
+    """Lists the stage moves of a model, the newest first. The log is append-only.
+    Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    """
     GetLiveVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetLiveVersionRequest, _registry_pb2.GetLiveVersionResponse]  # type: ignore[assignment]
     """Says which version was in PRODUCTION at a time. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, NOTHING_LIVE."""
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]  # type: ignore[assignment]
@@ -189,8 +205,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
-        SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES.
-        FAILED_PRECONDITION: the guards of the stage asked for (see PromoteVersion); REQUEST_ID_REUSED.
+        DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
+        INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -215,7 +232,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.RevalidateVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RevalidateVersionResponse, _abc.Awaitable[_registry_pb2.RevalidateVersionResponse]]:
-        """Validates a FAILED version again. Role: operator. FAILED_PRECONDITION: WRONG_STATE."""
+        """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+        FAILED_PRECONDITION: WRONG_STATE.
+        """
 
     @_abc_1.abstractmethod
     def DownloadFile(
@@ -223,8 +242,10 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.DownloadFileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.DownloadFileResponse], _abc.AsyncIterator[_registry_pb2.DownloadFileResponse]]:
-        """Streams one file of a version in chunks of at most 1 MiB. Verified: DATA_LOSS if stored bytes do not match.
-        Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND.
+        """Streams one file of a version in chunks of at most 1 MiB, verified where it begins at 0.
+        Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+        OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT (the stored bytes changed; what came must not be used),
+        BLOB_LOST.
         """
 
     @_abc_1.abstractmethod
@@ -247,6 +268,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
         a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
         ABORTED: CONCURRENT_PROMOTION (another promotion won).
         """
@@ -258,8 +280,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RollbackModelResponse, _abc.Awaitable[_registry_pb2.RollbackModelResponse]]:
         """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-        back from is archived. Role: admin. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR, VERSION_NOT_READY.
-        INVALID_ARGUMENT: APPROVAL_REQUIRED.
+        back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
+        INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
         """
 
     @_abc_1.abstractmethod
@@ -268,7 +290,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListTransitionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListTransitionsResponse, _abc.Awaitable[_registry_pb2.ListTransitionsResponse]]:
-        """Lists the stage moves of a model, the newest first. The log is append-only. Role: viewer."""
+        """Lists the stage moves of a model, the newest first. The log is append-only.
+        Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+        """
 
     @_abc_1.abstractmethod
     def GetLiveVersion(
