@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 
 from google.protobuf.struct_pb2 import NullValue, Value
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
+from services.common import timestamps
 from services.common.errors import InvalidArgument
 from services.monitoring.checks import MAX_CHARS, event_from
 from services.monitoring.ids import get_id
@@ -131,7 +131,9 @@ def question_from(request: pb.GetMetricsRequest) -> Question:
 def _check_filter(name: str, text: str) -> None:
     if len(text) > MAX_CHARS[name] or "\0" in text:
         raise InvalidArgument.field(
-            name, f"got {len(text)} characters; at most {MAX_CHARS[name]} are allowed, and no NUL"
+            name,
+            f"got {len(text)} characters; at most {MAX_CHARS[name]} are allowed, and no NUL",
+            reason="INVALID_TEXT",
         )
 
 
@@ -140,15 +142,7 @@ def _time(
 ) -> datetime | None:
     if not request.HasField(name):  # type: ignore[arg-type] # each caller names a field of its request
         return None
-    timestamp: Timestamp = getattr(request, name)
-    try:
-        return timestamp.ToDatetime(UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument.field(
-            name,
-            f"got {timestamp.seconds} s and {timestamp.nanos} ns; a time of the years 1 to 9999 is allowed",
-            reason="INVALID_TIME",
-        ) from error
+    return timestamps.read(name, getattr(request, name))
 
 
 def feedback_proto(feedback: Feedback) -> pb.Feedback:

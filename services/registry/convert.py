@@ -5,13 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
-from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
@@ -141,18 +139,6 @@ def stage(field: str, value: int) -> Stage | None:
 def state(field: str, value: int) -> VersionState | None:
     """Read a version's state; None where none is given."""
     return VersionState(name) if (name := _enum_name(field, pb.VersionState, value, "VERSION_STATE_")) else None
-
-
-def time(field: str, value: Timestamp) -> datetime:
-    """Read a time; raises InvalidArgument (INVALID_TIME) outside the years 1 to 9999."""
-    try:
-        return value.ToDatetime(tzinfo=UTC)
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument.field(
-            field,
-            f"{value.seconds} s and {value.nanos} ns is no time between the years 1 and 9999",
-            reason="INVALID_TIME",
-        ) from error
 
 
 def _framework(value: int) -> Framework:

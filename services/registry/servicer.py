@@ -10,6 +10,7 @@ import grpc
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1 import registry_pb2_grpc
+from services.common import timestamps
 from services.common.keys import Role, caller
 from services.registry import checks, convert, encode
 from services.registry.catalog import Catalog
@@ -146,7 +147,7 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     def GetLiveVersion(self, request: pb.GetLiveVersionRequest, _: grpc.ServicerContext) -> pb.GetLiveVersionResponse:
         """See registry.proto."""
-        time = convert.time("time", request.time) if request.HasField("time") else None
+        time = timestamps.read("time", request.time) if request.HasField("time") else None
         return encode.live_version(*self._do.catalog.get_live_version(checks.model_name("model", request.model), time))
 
     def WatchModels(
