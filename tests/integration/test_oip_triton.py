@@ -60,7 +60,7 @@ def test_it_reads_who_serves_and_only_extensions_that_work(report: Report) -> No
     server = report["around"]["server"]
     assert server["name"] == "penstock"
     assert server["version"]
-    assert server["extensions"] == ["model_configuration", "statistics"]
+    assert server["extensions"] == ["classification", "model_configuration", "statistics"]
 
 
 def test_it_reads_what_a_model_takes_and_gives(report: Report) -> None:
@@ -97,6 +97,11 @@ def test_it_gets_the_outputs_that_it_asked_for(report: Report) -> None:
     assert report["predicted"]["unwanted"]
 
 
+def test_it_gets_the_best_class_of_each_row(report: Report, ours: dict[str, Any]) -> None:
+    rows = ours["probabilities"]
+    assert report["predicted"]["best"] == [[f"{row.max():f}:{row.argmax()}"] for row in rows]
+
+
 def test_it_sends_text_and_whole_numbers(report: Report, suite: Suite) -> None:
     ours = suite.client.inference.predict("strings", {"colour": [["red"], ["green"]]})
     assert report["predicted"]["numbers"] == ours.outputs["number"].tolist()
@@ -106,11 +111,11 @@ def test_it_sends_text_and_whole_numbers(report: Report, suite: Suite) -> None:
 def test_it_reads_statistics_that_equal_what_it_asked(report: Report) -> None:
     assert "inference_stats" not in report["before"] or report["before"]["inference_stats"]["success"] == {}
     after = report["after"]
-    # One with a request id, one with a requested output, and eight at once, of two rows each.
-    assert (after["execution_count"], after["inference_count"]) == ("10", "20")
-    assert after["inference_stats"]["success"]["count"] == "10"
+    # One with a request id, one with a requested output, one with classes, and eight at once, of two rows each.
+    assert (after["execution_count"], after["inference_count"]) == ("11", "22")
+    assert after["inference_stats"]["success"]["count"] == "11"
     assert int(after["inference_stats"]["success"]["ns"]) > 0
-    assert [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in after["batch_stats"]] == [("2", "10")]
+    assert [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in after["batch_stats"]] == [("2", "11")]
     assert int(after["memory_usage"][0]["byte_size"]) > 0
 
 

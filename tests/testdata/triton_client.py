@@ -47,6 +47,7 @@ def predict(client: triton.InferenceServerClient) -> dict[str, Any]:
     x = tensor("X", ROWS, "FP32")
     whole = client.infer("classifier", [x], request_id="req-7", model_version="1.0.0")
     wanted = client.infer("classifier", [x], outputs=[triton.InferRequestedOutput("probabilities")])
+    best = client.infer("classifier", [x], outputs=[triton.InferRequestedOutput("probabilities", class_count=1)])
     colours = np.array([["red"], ["green"]], dtype=np.object_)
     strings = client.infer("strings", [tensor("colour", colours, "BYTES")])
     words = client.infer("words", [tensor("ids", np.array([[1, 2]], np.int64), "INT64")])
@@ -57,6 +58,7 @@ def predict(client: triton.InferenceServerClient) -> dict[str, Any]:
         "probabilities": whole.as_numpy("probabilities").tolist(),
         "wanted": [output.name for output in wanted.get_response().outputs],
         "unwanted": wanted.as_numpy("label") is None,
+        "best": [[element.decode() for element in row] for row in best.as_numpy("probabilities").tolist()],
         "numbers": strings.as_numpy("number").tolist(),
         "vectors_shape": list(words.as_numpy("vectors").shape),
         "async_labels": predict_later(client, x),

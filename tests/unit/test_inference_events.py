@@ -11,12 +11,13 @@ import pytest
 
 from penstock.api.monitoring.v1.monitoring_pb2 import InferenceEvent
 from penstock.ids import uuid7
-from services.common.errors import Unavailable
+from services.common.errors import InvalidArgument, Unavailable
 from services.inference.delivery import Result
-from services.inference.events import Event, EventLog, captured, encode
+from services.inference.events import Event, EventLog, MonitoringSender, captured, encode
 from services.inference.models import Caller, CapturePolicy
 from services.inference.spool import Spool
 from services.inference.tensors import Tensor
+from tests.sdk import client_of, fail, scripted_server
 from tests.serving import plain_version
 
 X = np.ones((2, 4), np.float32)
@@ -55,6 +56,18 @@ def test_an_event_that_met_no_version_is_written_too() -> None:
     written = read(made)
     assert (written.model, written.version, written.error_code) == ("nowhere", "", "MODEL_NOT_FOUND")
     assert not written.HasField("confidence")
+
+
+def test_a_batch_that_monitoring_refuses_is_no_outage(tmp_path: Path) -> None:
+    """Sent again for ever it would keep back every event after it; refused, it is halved until one stands alone."""
+    with scripted_server() as server, client_of(server) as client:
+        server.on("RecordEvents", fail(InvalidArgument("no", reason="INVALID_BATCH")))
+        spool = Spool[Event](tmp_path, encode, MonitoringSender(client))
+        spool.open()
+        EventLog(spool).record(event(CapturePolicy()))
+        assert spool.close(10)
+        assert spool.status.delivery.rejected == 1
+    assert "INVALID_BATCH" in (tmp_path / "slot-000" / "dead-letters.jsonl").read_text()
 
 
 def test_a_share_is_kept_by_the_id_alone() -> None:

@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, Unimplemented
 from services.inference.models import ResolvedVersion, Signature, TensorSpec
 from services.inference.oip import convert
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.prediction import Prediction
 from services.inference.statistics import Timings, VersionStatistics
+from services.inference.tensors import from_raw
 
 NOTHING = Signature((), ())
 VERSION = ResolvedVersion(
@@ -162,6 +163,60 @@ def test_a_typed_request_may_ask_for_a_typed_answer() -> None:
     response = convert.infer_response(message, answer())
     assert list(response.outputs[0].contents.bytes_contents) == [b"setosa"]
     assert not response.raw_output_contents
+
+
+def wanting(name: str = "scores", **parameters: int | str) -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="iris")
+    output = message.outputs.add(name=name)
+    for key, value in parameters.items():
+        setattr(output.parameters[key], "int64_param" if isinstance(value, int) else "string_param", value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("scores", "count", "shape", "classes"),
+    [
+        (np.array([[0.1, 0.7, 0.2], [0.5, 0.0, 0.5]], np.float32), 2, [2, 2],
+         [b"0.700000:1", b"0.200000:2", b"0.500000:0", b"0.500000:2"]),
+        (np.array([0.25, 0.75]), 9, [2], [b"0.750000:1", b"0.250000:0"]),
+        (np.array([[3, 9]], np.uint8), 1, [1, 1], [b"9:1"]),
+        (np.array([[0.5, np.nan, 0.75]]), 1, [1, 1], [b"0.750000:2"]),
+    ],
+    ids=["rows, the first of equals first", "no more than there are", "whole numbers", "NaN comes last"],
+)  # fmt: skip
+def test_classes_are_the_best_scores_with_their_places(
+    scores: Any, count: int, shape: list[int], classes: list[bytes]
+) -> None:
+    message = wanting(classification=count)
+    assert convert.outputs_of(message) == ("scores",)
+    response = convert.infer_response(message, Prediction("id-7", VERSION, {"scores": scores}, [], 1.0))
+    assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("BYTES", shape)
+    assert from_raw("scores", "BYTES", shape, response.raw_output_contents[0]).ravel().tolist() == classes
+
+
+def test_classes_of_what_has_no_scores_are_refused() -> None:
+    with pytest.raises(InvalidArgument, match="no scores") as caught:
+        convert.infer_response(wanting("label", classification=1), answer())
+    assert caught.value.reason == "INVALID_PARAMETER"
+
+
+@pytest.mark.parametrize("count", [0, -1, "two"])
+def test_a_number_of_classes_that_is_none_is_refused_before_anything_runs(count: int | str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        convert.outputs_of(wanting(classification=count))
+    assert caught.value.reason == "INVALID_PARAMETER"
+
+
+def test_shared_memory_is_refused_by_its_name() -> None:
+    with pytest.raises(Unimplemented) as caught:
+        convert.outputs_of(wanting(shared_memory_region="region"))
+    assert caught.value.reason == "SHARED_MEMORY_NOT_SERVED"
+    alone = typed("FP32", [1])
+    alone.inputs[0].parameters["shared_memory_region"].string_param = "region"
+    beside = pb.ModelInferRequest(inputs=[alone.inputs[0], alone.inputs[0]], raw_input_contents=[b"1234"])
+    for message in (alone, beside):
+        with pytest.raises(Unimplemented):
+            convert.inputs_of(message, NOTHING)
 
 
 def test_metadata_and_config_say_the_same_of_a_model() -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, Unimplemented
 from services.inference.convert import check_ids
 from services.inference.models import Caller, ResolvedVersion, Signature, TensorSpec
 from services.inference.oip import open_inference_pb2 as pb
@@ -81,6 +81,8 @@ def inputs_of(request: pb.ModelInferRequest, _signature: Signature) -> dict[str,
     raws = request.raw_input_contents
     tensors = request.inputs
     if raws and len(raws) != len(tensors):
+        for tensor in tensors:
+            _refuse_shared_memory(tensor)
         raise InvalidArgument.field(
             "raw_input_contents",
             f"{len(raws)} entries came for {len(tensors)} inputs; send one an input, in order",
@@ -113,6 +115,7 @@ def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
     count = element_count(tensor.name, shape)
     values = getattr(tensor.contents, field)
     if len(values) != count:
+        _refuse_shared_memory(tensor)
         raise InvalidArgument.field(
             tensor.name,
             f"{len(values)} elements came in {field}; shape {list(shape)} takes {count}",
@@ -130,9 +133,50 @@ def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
         ) from error
 
 
+def _refuse_shared_memory(
+    tensor: pb.ModelInferRequest.InferInputTensor | pb.ModelInferRequest.InferRequestedOutputTensor,
+) -> None:
+    if "shared_memory_region" in tensor.parameters:
+        sentence = f"{tensor.name}: shared memory is not served here; send and take the bytes in the messages"
+        raise Unimplemented(sentence, reason="SHARED_MEMORY_NOT_SERVED")
+
+
 def outputs_of(request: pb.ModelInferRequest) -> tuple[str, ...]:
-    """Read the names of the outputs wanted; none: all."""
+    """Read the names of the outputs wanted; none: all. What is asked of them is checked before anything runs.
+
+    Raises:
+        InvalidArgument: `classification` is no whole number over 0 (INVALID_PARAMETER).
+        Unimplemented: an output is to go into shared memory (SHARED_MEMORY_NOT_SERVED).
+    """
+    for output in request.outputs:
+        if output.parameters:
+            _refuse_shared_memory(output)
+            _class_count(output)
     return tuple(output.name for output in request.outputs) if request.outputs else ()
+
+
+def _class_count(output: pb.ModelInferRequest.InferRequestedOutputTensor) -> int:
+    """Read how many of the best classes are wanted in place of the scores; 0: the scores."""
+    if "classification" not in output.parameters:
+        return 0
+    count = _integer(output.parameters["classification"], "classification")
+    if count <= 0:
+        sentence = f"{count} came; send how many of the best classes to give, 1 or more"
+        raise InvalidArgument.field("parameters[classification]", sentence, reason="INVALID_PARAMETER")
+    return count
+
+
+def _classes(name: str, scores: Tensor, count: int) -> Tensor:
+    """Write the `count` best along the last dimension as `score:index`, the best first."""
+    if scores.dtype.hasobject or scores.dtype.kind == "U" or scores.ndim == 0:
+        sentence = f"{datatype_of(scores)} of shape {list(scores.shape)} has no scores; ask for it without it"
+        raise InvalidArgument.field(f"{name}.parameters[classification]", sentence, reason="INVALID_PARAMETER")
+    best = np.argsort(-scores.astype(np.float64), axis=-1, kind="stable")[..., :count]
+    ranked = np.take_along_axis(scores, best, axis=-1)
+    pairs = zip(ranked.ravel().tolist(), best.ravel().tolist(), strict=True)
+    classes = np.empty(best.size, dtype=object)
+    classes[:] = [(f"{score:f}" if isinstance(score, float) else f"{score:d}") + f":{index}" for score, index in pairs]
+    return classes.reshape(best.shape)
 
 
 def infer_response(request: pb.ModelInferRequest, prediction: Prediction) -> pb.ModelInferResponse:
@@ -146,7 +190,10 @@ def infer_response(request: pb.ModelInferRequest, prediction: Prediction) -> pb.
         model_name=request.model_name, model_version=prediction.version.version, id=request.id
     )
     response.parameters["inference_id"].string_param = prediction.inference_id
+    class_counts = {output.name: _class_count(output) for output in request.outputs if output.parameters}
     for name, array in prediction.outputs.items():
+        if class_count := class_counts.get(name):
+            array = _classes(name, array, class_count)
         datatype = datatype_of(array)
         output = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
         if typed and datatype in CONTENTS:

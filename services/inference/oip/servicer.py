@@ -20,7 +20,7 @@ from services.inference.prediction import Predictor
 
 NAME = "inference.GRPCInferenceService"
 # Only what works; perf_analyzer asks for statistics where it sees them here.
-EXTENSIONS = ("model_configuration", "statistics")
+EXTENSIONS = ("classification", "model_configuration", "statistics")
 ROLES = {
     "ServerLive": Role.PUBLIC,
     "ServerReady": Role.PUBLIC,
