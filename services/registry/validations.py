@@ -140,16 +140,16 @@ class Validations:
 
     def _examine(self, version: ModelVersion) -> ValidationReport:
         """Open the file in a child process; stored bytes that are damaged or gone are a failure of the version."""
-        with tempfile.TemporaryDirectory(prefix="penstock-validate-") as folder:
-            path = Path(folder) / "model"
+        # A file without a name: it goes with this process, however that ends.
+        with tempfile.TemporaryFile() as file:
             try:
-                with self._blobs.open(version.files[0].sha256) as reader, path.open("wb") as file:
-                    for chunk in reader:
-                        file.write(chunk)
+                with self._blobs.open(version.files[0].sha256) as reader:
+                    file.writelines(reader)
             except (DataLoss, NotFound) as error:
                 self._blobs.check()  # a volume that is not mounted has no blob either, and that is no fault of the file
                 return ValidationReport(failure=Failure(FailureReason.INVALID_MODEL, error.message))
-            return self._validator.validate(path, version.framework.lower())
+            file.seek(0)
+            return self._validator.validate(Path(f"/dev/fd/{file.fileno()}"), version.framework.lower())
 
     def _conclude(self, lease: Lease, report: ValidationReport) -> None:
         with self._store.write() as tables:

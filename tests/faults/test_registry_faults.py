@@ -63,6 +63,20 @@ def test_a_validation_whose_registry_is_killed_is_taken_over_by_another(
     assert (taken_over.state, taken_over.failure_reason) == (state, reason)
 
 
+def test_killed_in_mid_validation_it_leaves_no_copy_of_the_model(
+    clone_database: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with running(clone_database("registry"), tmp_path) as (process, stub):
+        stub.RegisterVersion(registry.upload(models.unending()), timeout=registry.DEADLINE_S)
+        threads = Path(f"/proc/{process.process.pid}/task")
+        registry.wait_until(lambda: "".join(path.read_text() for path in threads.glob("*/children")) or None)
+        assert process.end(signal.SIGKILL) == -signal.SIGKILL
+    assert not list(temporary.rglob("*"))
+
+
 def test_killed_between_the_bytes_and_the_rows_it_leaves_no_row_and_the_upload_can_be_sent_again(
     clone_database: Callable[[str], str], tmp_path: Path
 ) -> None:
