@@ -14,9 +14,9 @@ from services.common.errors import InvalidArgument
 FUTURE_TOLERANCE = timedelta(minutes=5)
 DEFAULT_WINDOW = timedelta(hours=1)
 MAX_OUTCOMES = 10_000
-"""Rows of one inference whose outcomes are kept."""
+"""Rows of one inference whose outcomes are kept, and whose feedback GetInference shows."""
 LISTED_ROWS = 100
-"""Rows of one inference whose outcomes and feedback a list shows; GetInference shows all."""
+"""Rows of one inference whose outcomes and feedback a list shows."""
 MAX_HISTORY = 1_000
 """Entries of one inference's feedback history that are shown, the newest."""
 

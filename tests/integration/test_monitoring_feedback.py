@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -63,6 +64,21 @@ def test_the_latest_feedback_time_wins_and_the_history_stays(monitoring: Monitor
     assert [one.actual_outcome.number_value for one in found.feedback_history] == [1, 2, 0]
     assert [one.correct for one in found.feedback_history] == [True, False, False]
     assert found.feedback[0].feedback_time.ToDatetime(UTC) == LATER
+
+
+def test_feedback_of_very_many_rows_is_counted_whole_and_shown_in_part(monitoring: Monitoring) -> None:
+    event = new_event(row_count=300_000)
+    monitoring.record(event)
+    with psycopg.connect(monitoring.database_url) as connection:
+        connection.execute(
+            """
+            INSERT INTO monitoring.feedback (inference_id, row_index, feedback_time, correct, recorded_by)
+            SELECT %s, row_index, now(), true, 'anonymous' FROM generate_series(0, 299999) AS row_index
+            """,
+            [event.inference_id],
+        )
+    assert [one.row for one in monitoring.get(event.inference_id).feedback] == list(range(10_000))
+    assert counts(monitoring.metrics()) == (300_000, 300_000, 300_000)
 
 
 def test_the_same_again_is_no_news(monitoring: Monitoring) -> None:

@@ -14,6 +14,7 @@ from services.monitoring.ids import first_id
 from services.monitoring.models import (
     LISTED_ROWS,
     MAX_HISTORY,
+    MAX_OUTCOMES,
     Event,
     Feedback,
     Filters,
@@ -126,7 +127,7 @@ class InferenceStore:
             row = connection.execute(_GET, values).fetchone()
             if row is None:
                 return None
-            standing = _standing(connection, [inference_id], rows=row["row_count"])
+            standing = _standing(connection, [inference_id], rows=MAX_OUTCOMES)
             history = [feedback_from(entry) for entry in connection.execute(_HISTORY, values)]
         return _inference(row, standing, history[::-1])
 

@@ -386,12 +386,12 @@ class Inference(_message.Message):
     @_builtins.property
     def outcomes(self) -> _containers.RepeatedCompositeFieldContainer[_struct_pb2.Value]:
         """What the model said of each row, as feedback is compared with it: booleans as 1 and 0, numeric strings as numbers;
-        empty where it was not captured.
+        empty where it was not captured, or where there are over 10,000 rows.
         """
 
     @_builtins.property
     def feedback(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
-        """The latest feedback of each row that has some, by row."""
+        """The latest feedback of each row that has some, by row; of the first 10,000 rows."""
 
     @_builtins.property
     def feedback_history(self) -> _containers.RepeatedCompositeFieldContainer[Global___Feedback]:
