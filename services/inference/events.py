@@ -33,13 +33,11 @@ class Event:
         "outputs",
         "resolved",
         "row_count",
-        "selector",
     )
 
-    def __init__(self, inference_id: str, model: str, selector: str, caller: Caller) -> None:
+    def __init__(self, inference_id: str, model: str, caller: Caller) -> None:
         self.inference_id = inference_id
         self.model = model
-        self.selector = selector
         self.caller = caller
         self.resolved: ResolvedVersion | None = None
         self.inputs: Mapping[str, Tensor] = {}

@@ -66,7 +66,7 @@ class Predictor:
             DomainError: see `Engine.submit` and `Catalog.resolve`.
         """
         began_ns = time.perf_counter_ns()
-        event = Event(uuid7(), model, version, caller)
+        event = Event(uuid7(), model, caller)
         try:
             resolved = self._catalog.resolve(model, version)
             event.resolved = resolved

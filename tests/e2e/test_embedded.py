@@ -18,12 +18,12 @@ import pytest
 
 from penstock.cli.embedded.detached import start_detached, stop_running
 from penstock.cli.embedded.errors import AlreadyRunningError, EmbeddedError
-from penstock.cli.embedded.folder import DataFolder
+from penstock.cli.embedded.folder import DataFolder, State
 from penstock.cli.embedded.health import is_serving
 from penstock.cli.embedded.ports import Ports
 from penstock.cli.embedded.postgres import PostgresCluster
 from penstock.cli.embedded.suite import SERVICES, Suite
-from tests.embedded import DEADLINE_S, TESTDATA, UP, RunningUp, all_gone, running_up
+from tests.embedded import DEADLINE_S, TESTDATA, UP, RunningUp, all_gone, eventually, running_up
 
 pytestmark = pytest.mark.slow
 __all__ = ["running_up"]
@@ -104,6 +104,24 @@ def test_a_detached_start_that_fails_says_why(tmp_path: Path) -> None:
     command = (sys.executable, "-c", "raise SystemExit('the turbine is stuck')")
     with pytest.raises(EmbeddedError, match="the turbine is stuck"):
         start_detached(folder, command, deadline_s=DEADLINE_S)
+
+
+def test_a_detached_start_that_is_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    begun: list[psutil.Process] = []
+    before = set(psutil.Process().children())
+
+    class Interrupted(DataFolder):
+        def find_running(self) -> State | None:
+            if not self.path.exists():
+                return None
+            begun.extend(set(psutil.Process().children()) - before)
+            raise KeyboardInterrupt
+
+    sleeping = (sys.executable, "-S", "-c", "import time; time.sleep(1000)")
+    with pytest.raises(KeyboardInterrupt):
+        start_detached(Interrupted(tmp_path / "data"), sleeping, deadline_s=DEADLINE_S)
+    assert len(begun) == 1
+    eventually(lambda: all_gone(begun))
 
 
 def test_a_port_that_is_taken_is_named_with_its_setting(tmp_path: Path) -> None:

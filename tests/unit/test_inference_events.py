@@ -29,7 +29,7 @@ def never(_records: list[bytes]) -> Sequence[Result]:
 
 
 def event(policy: CapturePolicy, tensor: Tensor = X) -> Event:
-    made = Event(uuid7(), "iris", "", Caller("u", "s", "r"))
+    made = Event(uuid7(), "iris", Caller("u", "s", "r"))
     made.resolved = replace(plain_version("iris"), capture=policy)
     made.inputs, made.outputs, made.row_count = {"x": tensor}, {"y": tensor}, len(tensor)
     return made
@@ -51,7 +51,7 @@ def test_an_event_is_written_whole() -> None:
 
 
 def test_an_event_that_met_no_version_is_written_too() -> None:
-    made = Event(uuid7(), "nowhere", "", Caller())
+    made = Event(uuid7(), "nowhere", Caller())
     made.error_code = "MODEL_NOT_FOUND"
     written = read(made)
     assert (written.model, written.version, written.error_code) == ("nowhere", "", "MODEL_NOT_FOUND")

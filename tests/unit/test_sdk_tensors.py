@@ -104,6 +104,8 @@ def test_what_has_no_datatype_is_refused_by_name(array: Any, said: str) -> None:
         (pb.Tensor(datatype=pb.DATA_TYPE_BYTES, shape=[2], raw=b"\0\0\0\0"), "SHAPE_MISMATCH", "length-prefixed"),
         (pb.Tensor(datatype=pb.DATA_TYPE_BYTES, shape=[1], raw=b"\0\0\0\0\0"), "SHAPE_MISMATCH", "length-prefixed"),
         (pb.Tensor(datatype=pb.DATA_TYPE_BYTES, shape=[2**60], raw=b""), "SHAPE_MISMATCH", "length-prefixed"),
+        (pb.Tensor(datatype=pb.DATA_TYPE_FP64, shape=[0, 2**62], raw=b""), "SHAPE_MISMATCH", "no array of shape"),
+        (pb.Tensor(datatype=pb.DATA_TYPE_UINT8, shape=[1] * 65, raw=b"a"), "SHAPE_MISMATCH", "no array of shape"),
     ],
 )
 def test_a_malformed_tensor_is_refused(tensor: pb.Tensor, reason: str, said: str) -> None:

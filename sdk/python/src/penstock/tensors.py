@@ -96,7 +96,10 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
             sentence = f"{len(raw)} bytes came; shape {list(shape)} of {datatype} takes {prod(shape) * dtype.itemsize}"
             raise _refused(name, sentence, "SHAPE_MISMATCH")
         values = np.frombuffer(raw, dtype)
-    values = values.reshape(shape)
+    try:
+        values = values.reshape(shape)
+    except ValueError as error:  # of more dimensions than numpy has, or empty and beyond all addresses
+        raise _refused(name, f"numpy takes no array of shape {list(shape)}", "SHAPE_MISMATCH") from error
     values.flags.writeable = False
     return values
 

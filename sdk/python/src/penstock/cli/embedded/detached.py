@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import time
@@ -20,7 +19,7 @@ def start_detached(folder: DataFolder, command: Sequence[str], *, deadline_s: fl
     """Run `command` (a `penstock up` on `folder`) in a session of its own; return when all is healthy.
 
     Its output goes to logs/up.log. Raises AlreadyRunningError when one runs there, and EmbeddedError with the log's
-    end when it ends or is late.
+    end when it ends or is late. A Ctrl-C before that stops it.
     """
     if (running := folder.find_running()) is not None:
         raise AlreadyRunningError(folder.path, pid=running.supervisor.pid)
@@ -31,16 +30,19 @@ def start_detached(folder: DataFolder, command: Sequence[str], *, deadline_s: fl
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
         )
     deadline = time.monotonic() + deadline_s
-    while True:
-        state = folder.find_running()
-        if state is not None and state.supervisor.pid == process.pid and state.ready:
-            return state
-        if process.poll() is not None:
-            raise EmbeddedError(f"Penstock did not start: {log.read_text(errors='replace').strip()[-4000:]}")
-        if time.monotonic() > deadline:
-            os.kill(process.pid, signal.SIGTERM)
-            raise EmbeddedError(f"Penstock is not healthy after {deadline_s:g} s and was stopped; see {log}.")
-        time.sleep(LOOK_INTERVAL_S)
+    try:
+        while time.monotonic() < deadline:
+            state = folder.find_running()
+            if state is not None and state.supervisor.pid == process.pid and state.ready:
+                return state
+            if process.poll() is not None:
+                raise EmbeddedError(f"Penstock did not start: {log.read_text(errors='replace').strip()[-4000:]}")
+            time.sleep(LOOK_INTERVAL_S)
+    except BaseException:  # nobody would know of it
+        process.terminate()
+        raise
+    process.terminate()
+    raise EmbeddedError(f"Penstock is not healthy after {deadline_s:g} s and was stopped; see {log}.")
 
 
 def stop_running(folder: DataFolder, *, grace_s: float = STOP_GRACE_S) -> int | None:
