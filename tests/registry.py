@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -160,16 +161,17 @@ def wait_until(look: Callable[[], Found | None]) -> Found:
 @contextmanager
 def models_locked(database_url: str) -> Iterator[Callable[[int], None]]:
     """Keep every model from being changed inside the block; gives what waits until so many try to."""
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-
-    def wait_for(count: int) -> None:
-        with psycopg.connect(database_url, autocommit=True) as eyes:
-            wait_until(lambda: (eyes.execute(waiting).fetchone() == (count,)) or None)
-
     with psycopg.connect(database_url) as holder:
         holder.execute("LOCK TABLE registry.models IN EXCLUSIVE MODE")
-        yield wait_for
+        yield partial(wait_for_locks, database_url)
         holder.rollback()
+
+
+def wait_for_locks(database_url: str, count: int) -> None:
+    """Wait until so many of the database's connections wait for a lock."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with psycopg.connect(database_url, autocommit=True) as eyes:
+        wait_until(lambda: (eyes.execute(waiting).fetchone() == (count,)) or None)
 
 
 def refusal(error: BaseException | None) -> tuple[grpc.StatusCode, str, list[str]]:

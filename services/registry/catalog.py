@@ -129,8 +129,10 @@ class Catalog:
         with self._store.read() as tables:
             transition = tables.transitions.find_live_at(tables.models.get(model), time)
             if transition is None:
-                when = "now" if time is None else f"at {time.isoformat()}"
-                raise NotFound(f"no version of model {model!r} is live {when}", reason="NOTHING_LIVE")
+                when = (
+                    "is live; promote one" if time is None else f"was live at {time.isoformat()}; ask for a later time"
+                )
+                raise NotFound(f"no version of model {model!r} {when}", reason="NOTHING_LIVE")
             return tables.versions.get_by_id(transition.version_id), transition.promoted_time
 
 
@@ -169,7 +171,9 @@ def _unresolved(model: str, selector: str, chosen: Candidate | None) -> NotFound
         )
     if selector in ("", versions.LATEST) or selector.upper() in Stage.__members__:
         where = f" in {selector.upper()}" if selector.upper() in Stage.__members__ else ""
-        return NotFound(f"model {model!r} has no READY version{where}", reason="NO_VERSION_READY")
+        return NotFound(
+            f"model {model!r} has no READY version{where}; ListVersions shows what it has", reason="NO_VERSION_READY"
+        )
     return NotFound(
         f"model {model!r} has no version {selector!r}; send one of its versions, a stage, 'latest', or nothing",
         reason="VERSION_NOT_FOUND",

@@ -119,7 +119,7 @@ def climb(tables: Tables, model: Model, version: ModelVersion) -> None:
 
 def _revive_predecessor(tables: Tables, model: Model, approval: Approval) -> tuple[ModelVersion, ModelVersion | None]:
     if model.live_transition_id is None:
-        raise FailedPrecondition(f"no version of model {model.name!r} is live", reason="NOTHING_LIVE")
+        raise FailedPrecondition(f"no version of model {model.name!r} is live; promote one", reason="NOTHING_LIVE")
     in_force = tables.transitions.get(model.live_transition_id)
     if in_force.previous_live_transition_id is None:
         raise FailedPrecondition(

@@ -308,7 +308,8 @@ def test_bad_questions_are_refused_by_field(monitoring: Monitoring) -> None:
 def test_metrics_count_exactly_and_leave_unset_what_cannot_be_told(monitoring: Monitoring) -> None:
     nothing = monitoring.metrics()
     assert (nothing.inference_count, nothing.throughput_per_s) == (0, 0)
-    unset = ("error_rate", "average_latency_ms", "p50_latency_ms", "p99_latency_ms", "average_confidence", "accuracy")
+    latencies = ("average_latency_ms", "p50_latency_ms", "p95_latency_ms", "p99_latency_ms")
+    unset = ("error_rate", *latencies, "average_confidence", "accuracy")
     assert not [name for name in unset if nothing.HasField(name)]  # type: ignore[arg-type] # names of the message
     good = [new_event(latency_ms=n, confidence=n / 100 if n % 2 else None, row_count=2) for n in range(1, 101)]
     failed = [new_event(latency_ms=9_999, error_code="INTERNAL", version="") for _ in range(25)]

@@ -12,10 +12,15 @@ from typing import Any
 import grpc
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.tensors.v1 import tensors_pb2
+from services.common.postgres import Database
+from services.registry.housekeeping import Housekeeping
+from services.registry.metrics import RegistryMetrics
+from services.registry.store import Store
 from tests import registry
 from tests.testdata import models
 
@@ -215,6 +220,21 @@ def test_a_draining_server_ends_its_watches(clone_database: Callable[[str], str]
     pool.shutdown()
 
 
+def test_housekeeping_that_waits_keeps_nobody_from_writing(stub: RegistryServiceStub, database_url: str) -> None:
+    registry.register(stub, models.linear())
+    versions = RegistryMetrics(CollectorRegistry()).versions
+    with Database(database_url) as database, psycopg.connect(database_url) as holder:
+        housekeeping = Housekeeping(Store(database), kept_revisions=0, interval_s=60, versions=versions)
+        holder.execute("LOCK TABLE registry.requests IN SHARE MODE")
+        with ThreadPoolExecutor(1) as pool:
+            tidying = pool.submit(housekeeping.tidy)
+            registry.wait_for_locks(database_url, 1)
+            registry.promote(stub, "1")
+            assert not tidying.done()
+            holder.rollback()
+            tidying.result()
+
+
 def test_a_revision_is_given_only_in_the_order_of_commits(stub: RegistryServiceStub, database_url: str) -> None:
     """A transaction that has its revision and has not committed holds back every later one."""
     registry.register(stub, models.linear())
@@ -222,11 +242,7 @@ def test_a_revision_is_given_only_in_the_order_of_commits(stub: RegistryServiceS
     with psycopg.connect(database_url) as slow:
         slow.execute("UPDATE registry.revisions SET revision = revision + 1")
         late = stub.PromoteVersion.future(pb.PromoteVersionRequest(model="iris", version="1"))
-        with psycopg.connect(database_url, autocommit=True) as eyes:
-            waiting = (
-                "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-            )
-            registry.wait_until(lambda: (eyes.execute(waiting).fetchone() == (1,)) or None)
+        registry.wait_for_locks(database_url, 1)
         assert watch_end(stub) == before
         slow.commit()
     assert late.result().version.revision == before + 2
