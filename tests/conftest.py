@@ -8,12 +8,15 @@ import os
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import logging
+import signal
 
 import pytest
 import structlog
 
 from tests import s3
 
+# A shell that runs the tests in the background makes them deaf to Ctrl-C, and so all that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 # Services in this process log as they do on their own; only what is wrong is worth a reader's time here.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
 pytest_plugins = ["tests.postgres", "tests.services"]
