@@ -143,6 +143,6 @@ class Unimplemented(DomainError):
 
 
 class Internal(DomainError):
-    """A defect of ours; the interceptor makes it of an unknown error, whose id the log has. Never raise it."""
+    """The work itself broke, through no fault of the caller's; of an unknown error the interceptor makes one."""
 
     default_reason = "INTERNAL"

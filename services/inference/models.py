@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from services.common.errors import DomainError
+from services.common.errors import Internal
 
 ANY = -1
 """A dimension that may have any size."""
 
 
-class ModelFailed(DomainError):
+class ModelFailed(Internal):
     """The model itself could not answer: the request was well-formed, and the run broke."""
 
     default_reason = "MODEL_FAILED"

@@ -325,7 +325,7 @@ def test_a_message_over_the_limit_is_refused(suite: Suite) -> None:
 
 def test_what_the_model_itself_refuses_is_an_error_of_its_own(suite: Suite) -> None:
     inputs = {"x": np.ones((1, 7), np.float32), "shape": np.array([5, 5])}
-    assert refused(suite.oip.ModelInfer, infer_request("two", inputs)) == ("UNKNOWN", "MODEL_FAILED", [])
+    assert refused(suite.oip.ModelInfer, infer_request("two", inputs)) == ("INTERNAL", "MODEL_FAILED", [])
 
 
 def test_a_full_queue_is_said_as_existing_clients_expect(suite: Suite) -> None:
@@ -341,7 +341,7 @@ def test_a_full_queue_is_said_as_existing_clients_expect(suite: Suite) -> None:
         # Another model has a queue of its own.
         assert suite.oip.ModelInfer(infer_request("linear", {"x": ROW}), timeout=DEADLINE_S).outputs
         # The run that would never end is ended, and its caller hears of it.
-        assert running.result(DEADLINE_S) == ("UNKNOWN", "RUN_TERMINATED", [])
+        assert running.result(DEADLINE_S) == ("INTERNAL", "RUN_TERMINATED", [])
 
 
 def test_a_time_limit_that_is_over_before_the_run_is_said_as_existing_clients_expect(suite: Suite) -> None:

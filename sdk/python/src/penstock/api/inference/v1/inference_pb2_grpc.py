@@ -52,6 +52,7 @@ class InferenceServiceServicer(object):
         DATATYPE_MISMATCH, RANK_MISMATCH, DIMENSION_MISMATCH and others that name the input, what came and what was
         expected.
         FAILED_PRECONDITION: MODEL_LOAD_FAILED, VERSION_NOT_READY. RESOURCE_EXHAUSTED: QUEUE_FULL, SESSION_BUDGET_EXCEEDED.
+        INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
         DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
         version has never been seen here.
         """
