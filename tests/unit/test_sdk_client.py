@@ -5,26 +5,25 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import NameOID
 
 import penstock
 from penstock import Client
 from penstock import errors as sdk
 from penstock.api.inference.v1 import inference_pb2
+from penstock.api.monitoring.v1 import monitoring_pb2
+from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.api.registry.v1 import registry_pb2 as pb
-from penstock.channels import Limits
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from penstock.channels import Connection, Limits
 from penstock.credentials import Address, Credentials
 from penstock.tensors import to_tensor
+from tests.certificates import certificate
 from tests.sdk import answer, client_of, scripted_server
 
 VARIABLES = [
@@ -141,6 +140,34 @@ def test_a_closed_client_says_so() -> None:
     assert caught.value.reason == "CLIENT_CLOSED"
 
 
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda connection, registry, _: connection.unary(registry.GetModel, pb.GetModelRequest()),
+        lambda connection, registry, _: next(connection.stream(registry.WatchModels, pb.WatchModelsRequest())),
+        lambda connection, registry, _: connection.upload(
+            registry.RegisterVersion, pb.RegisterVersionRequest, iter(())
+        ),
+        lambda connection, _, monitoring: next(
+            connection.exchange(monitoring.RecordEvents, monitoring_pb2.RecordEventsRequest, iter(()))
+        ),
+    ],
+    ids=["unary", "stream", "upload", "exchange"],
+)
+def test_a_client_that_another_thread_closes_as_a_call_begins_says_so(call: Callable[..., Any]) -> None:
+    connection = Connection(
+        lambda channel: (RegistryServiceStub(channel), MonitoringServiceStub(channel)),
+        Address.parse("localhost:1"),
+        Credentials(),
+        Limits(),
+    )
+    stubs = connection.stub
+    connection.close()
+    with pytest.raises(sdk.FailedPrecondition) as caught:
+        call(connection, *stubs)
+    assert caught.value.reason == "CLIENT_CLOSED"
+
+
 def test_several_connections_are_used_in_turn() -> None:
     with scripted_server() as server, client_of(server, connections=3) as client:
         server.on("Predict", answer(inference_pb2.PredictResponse()))
@@ -202,26 +229,8 @@ def test_tensors_go_as_arrays_and_the_only_input_without_a_name() -> None:
             client.inference.predict("iris", {"x": 1}, tensors={"x": rows})
 
 
-def _certificate(folder: Path) -> tuple[Path, Path]:
-    """Make a certificate for localhost that vouches for itself, and its key, as PEM files."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    (folder / "cert.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
-    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    return folder / "cert.pem", folder / "key.pem"
-
-
 def test_mutual_tls_by_file_paths(tmp_path: Path) -> None:
-    cert_file, key_file = _certificate(tmp_path)
+    cert_file, key_file = certificate(tmp_path)
     cert, key = cert_file.read_bytes(), key_file.read_bytes()
     credentials = grpc.ssl_server_credentials([(key, cert)], root_certificates=cert, require_client_auth=True)
     with scripted_server(credentials) as server:

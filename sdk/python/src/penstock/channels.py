@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -114,7 +115,8 @@ class Connection(Generic[Stub]):
         tries = Tries(policy, self._limits.timeout_s if timeout_s is None else timeout_s)
         while True:
             try:
-                return method(request, timeout=tries.remaining_s, metadata=self._metadata)
+                with self._unless_closed():
+                    return method(request, timeout=tries.remaining_s, metadata=self._metadata)
             except grpc.RpcError as error:
                 tries.again(self._typed(error, request))
 
@@ -122,7 +124,8 @@ class Connection(Generic[Stub]):
         self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request
     ) -> Generator[Response, None, None]:
         """Read a stream of responses, once, in one piece; leaving the iterator cancels it."""
-        call = method(request, metadata=self._metadata)
+        with self._unless_closed():
+            call = method(request, metadata=self._metadata)
         with Watchdog(call.cancel, self._limits.idle_timeout_s) as watchdog:
             try:
                 watchdog.waiting()
@@ -141,7 +144,8 @@ class Connection(Generic[Stub]):
         """Send a stream of requests and wait for the answer. What `requests` raises is raised here."""
         watchdog = Watchdog(lambda: call.cancel(), self._limits.idle_timeout_s)
         feed = Feed(requests, taken=watchdog.busy, given=watchdog.waiting)
-        call = method.future(feed, metadata=self._metadata)
+        with self._unless_closed():
+            call = method.future(feed, metadata=self._metadata)
         feed.attach(call.cancel)
         with watchdog:
             try:
@@ -163,7 +167,8 @@ class Connection(Generic[Stub]):
         watchdog = Watchdog(lambda: call.cancel(), self._limits.idle_timeout_s)
         turns = Turns(watchdog)
         feed = Feed(requests, given=turns.asked)
-        call = method(feed, metadata=self._metadata)
+        with self._unless_closed():
+            call = method(feed, metadata=self._metadata)
         feed.attach(call.cancel)
         with watchdog:
             try:
@@ -179,10 +184,20 @@ class Connection(Generic[Stub]):
             finally:
                 call.cancel()
 
+    @contextmanager
+    def _unless_closed(self) -> Iterator[None]:
+        """Begin a call. Where another thread closed the client since the stub was taken, grpc raises a ValueError."""
+        try:
+            yield
+        except ValueError as error:
+            if not self._closed:
+                raise
+            raise _closed() from error
+
     def _open(self) -> Iterator[Stub]:
         with self._lock:
             if self._closed:
-                raise FailedPrecondition("this client is closed; make another", reason="CLIENT_CLOSED")
+                raise _closed()
             if self._stubs is None:
                 options = self._options()
                 self._channels = [self._credentials.open(self._address, options) for _ in range(self._count)]
@@ -221,3 +236,7 @@ class Connection(Generic[Stub]):
             reason="STREAM_STALLED",
             retryable=True,
         )
+
+
+def _closed() -> FailedPrecondition:
+    return FailedPrecondition("this client is closed; make another", reason="CLIENT_CLOSED")
