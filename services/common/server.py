@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -139,11 +140,12 @@ class Server:
         """Listen, and say on which port.
 
         Raises:
-            FailedPrecondition: the address is not a loopback one and no keys are configured (INSECURE_ADDRESS), or
-                it is taken (ADDRESS_IN_USE).
+            FailedPrecondition: the address is not a loopback one and no keys are configured (INSECURE_ADDRESS), it
+                is taken (ADDRESS_IN_USE), or the TLS files are not all there (TLS_INCOMPLETE, TLS_UNREADABLE).
         """
         self._refuse_open_door()
         settings = self._settings
+        credentials = _credentials(settings)
         self._control = BoundedPool(CONTROL_THREADS, 1_000, "control")
         unary = BoundedPool(settings.request_threads, settings.request_backlog, "unary")
         streams = BoundedPool(settings.max_streams, 0, "stream")
@@ -160,7 +162,7 @@ class Server:
         self._metrics.registry.register(self._collector)
         self.metrics_port = self._metrics.open()
         try:
-            port = self._listen()
+            port = self._listen(credentials)
         except FailedPrecondition:
             self._metrics.close()
             raise
@@ -260,17 +262,18 @@ class Server:
             reason="INSECURE_ADDRESS",
         )
 
-    def _listen(self) -> int:
+    def _listen(self, credentials: grpc.ServerCredentials | None) -> int:
         host = f"[{self._settings.host}]" if ":" in self._settings.host else self._settings.host
         address = f"{host}:{self._settings.port}"
         try:
-            port = self._server.add_insecure_port(address)
+            if credentials is None:
+                return self._server.add_insecure_port(address)
+            return self._server.add_secure_port(address, credentials)
         except RuntimeError as error:
             raise FailedPrecondition(
                 f"cannot listen on {address}: is another server there? PENSTOCK_PORT chooses another port",
                 reason="ADDRESS_IN_USE",
             ) from error
-        return port
 
     def _watch_dependencies(self, serving: bool) -> None:
         interval_s = self._settings.health_interval_ms / 1000
@@ -301,6 +304,35 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+
+
+def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
+    """Read the TLS files; None where none are named."""
+    cert_file, key_file, client_ca_file = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
+    if cert_file is key_file is client_ca_file is None:
+        return None
+    if cert_file is None or key_file is None:
+        raise FailedPrecondition(
+            "TLS takes both PENSTOCK_TLS_CERT_FILE and PENSTOCK_TLS_KEY_FILE: set both, or none of its files",
+            reason="TLS_INCOMPLETE",
+        )
+    return grpc.ssl_server_credentials(
+        [(_read_pem("PENSTOCK_TLS_KEY_FILE", key_file), _read_pem("PENSTOCK_TLS_CERT_FILE", cert_file))],
+        root_certificates=None if client_ca_file is None else _read_pem("PENSTOCK_TLS_CLIENT_CA_FILE", client_ca_file),
+        require_client_auth=client_ca_file is not None,
+    )
+
+
+def _read_pem(setting: str, path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise FailedPrecondition(
+            f"{setting} names {path}, which cannot be read: {error.strerror}", reason="TLS_UNREADABLE"
+        ) from error
+    if b"-----BEGIN " not in content:
+        raise FailedPrecondition(f"{setting} names {path}, which is no PEM file", reason="TLS_UNREADABLE")
+    return content
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

@@ -43,6 +43,12 @@ class ServerSettings(Settings):
     """The file of API keys that `penstock key create` writes; read again when it changes."""
     service_token: SecretStr | None = None
     """The key that this service shows to the others."""
+    tls_cert_file: Path | None = None
+    """This server's certificate chain, PEM; with it and its key, gRPC speaks TLS only."""
+    tls_key_file: Path | None = None
+    """The private key of `tls_cert_file`, PEM."""
+    tls_client_ca_file: Path | None = None
+    """The certificates that vouch for clients, PEM; with them a client without a certificate is refused."""
     request_threads: Annotated[int, Field(ge=1, le=1024)] = 16
     """Unary requests worked on at once."""
     request_backlog: Annotated[int, Field(ge=0, le=100_000)] = 256

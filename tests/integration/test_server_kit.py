@@ -29,6 +29,7 @@ from services.common.keys import KeyRing, Role
 from services.common.metrics import MetricsServer
 from services.common.server import Server, Service
 from services.common.settings import ServerSettings
+from tests.certificates import certificate
 
 NAME = "penstock.api.monitoring.v1.MonitoringService"
 ROLES = {
@@ -419,6 +420,42 @@ def test_an_open_address_without_keys_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "INSECURE_ADDRESS"
     with Kit(tmp_path, host="0.0.0.0", insecure=True).running() as kit:
         assert kit.status() == health_pb2.HealthCheckResponse.SERVING
+
+
+def test_tls_by_file_paths_and_mutual_tls(tmp_path: Path) -> None:
+    cert_file, key_file = certificate(tmp_path)
+    cert, key = cert_file.read_bytes(), key_file.read_bytes()
+    files = {"tls_cert_file": cert_file, "tls_key_file": key_file}
+    stranger, known = grpc.ssl_channel_credentials(cert), grpc.ssl_channel_credentials(cert, key, cert)
+
+    def answers(kit: Kit, credentials: grpc.ChannelCredentials) -> bool:
+        with grpc.secure_channel(f"localhost:{kit.port}", credentials) as channel:
+            try:
+                health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=5)
+            except grpc.RpcError:
+                return False
+            return True
+
+    with Kit(tmp_path, **files).running() as kit:
+        assert answers(kit, stranger)
+        assert failure(kit.status).code() is grpc.StatusCode.UNAVAILABLE  # in plain text
+    with Kit(tmp_path, **files, tls_client_ca_file=cert_file).running() as kit:
+        assert answers(kit, known)
+        assert not answers(kit, stranger)
+
+
+def test_tls_files_that_are_not_all_there_stop_the_start(tmp_path: Path) -> None:
+    cert_file, key_file = certificate(tmp_path)
+    (tmp_path / "words").write_text("no certificate")
+    for files, reason in (
+        ({"tls_cert_file": cert_file}, "TLS_INCOMPLETE"),
+        ({"tls_client_ca_file": cert_file}, "TLS_INCOMPLETE"),
+        ({"tls_cert_file": cert_file, "tls_key_file": tmp_path / "gone"}, "TLS_UNREADABLE"),
+        ({"tls_cert_file": tmp_path / "words", "tls_key_file": key_file}, "TLS_UNREADABLE"),
+    ):
+        with pytest.raises(errors.FailedPrecondition) as refused:
+            Kit(tmp_path, **files).server.open()
+        assert refused.value.reason == reason
 
 
 def test_a_second_server_on_the_same_port_fails(kit: Kit, tmp_path: Path) -> None:
