@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -103,6 +105,30 @@ def test_the_migrate_command_brings_an_empty_database_up_to_date_and_ends(empty_
     assert done.returncode == 0, done.stderr
     with psycopg.connect(empty_database) as connection:
         assert connection.execute("SELECT revision FROM registry.revisions").fetchone() == (0,)
+
+
+@pytest.mark.slow
+def test_its_log_has_one_json_line_for_each_request_and_no_key(
+    clone_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    keys = tmp_path / "keys.json"
+    digest = hashlib.sha256(b"hush-known").hexdigest()
+    keys.write_text(json.dumps({"keys": [{"name": "ada", "role": "viewer", "sha256": digest}]}))
+    process = registry.RegistryProcess(clone_database("registry"), tmp_path, keys_file=keys)
+    try:
+        address = process.address()
+        for token in ("hush-known", "hush-unknown"):
+            with penstock.Client(registry=address, token=token) as client, pytest.raises(errors.PenstockError):
+                client.registry.get_model("iris")
+    finally:
+        assert process.end() == 0
+    log = process.log.read_text()
+    lines = [json.loads(line) for line in log.splitlines()]
+    assert all(line["service"] == "registry" and line["timestamp"] and line["level"] for line in lines)
+    seen = [(line["rpc"], line["code"], line["caller"]) for line in lines if line["event"] == "rpc"]
+    rpc = "penstock.api.registry.v1.RegistryService/GetModel"
+    assert seen == [(rpc, "NOT_FOUND", "ada"), (rpc, "UNAUTHENTICATED", "anonymous")]
+    assert "hush" not in log
 
 
 @pytest.mark.slow
