@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -61,7 +61,7 @@ class ServerSettings(Settings):
     """After SIGTERM: how long requests in flight may take to finish."""
     health_interval_ms: Annotated[int, Field(ge=50, le=60_000)] = 1_000
     """How often the dependencies are looked at for the health answer."""
-    log_level: str = "info"
-    """debug, info, warning or error."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """Lines below this level are left out."""
     access_log_share: Share = 1.0
     """The share of successful requests that get a log line; failed ones always do."""
