@@ -55,8 +55,8 @@ test: $(VENV)/.dev ## Run every test, with coverage
 	@$(BIN)/python -m tests.coverage_floor
 
 .PHONY: test-quick
-test-quick: $(VENV)/.dev ## Run the tests that take under a minute in all
-	@$(BIN)/python -m pytest -m "not slow"
+test-quick: $(VENV)/.dev ## Run the unit and contract tests, in under a minute
+	@$(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
 
 .PHONY: protos
 protos: $(VENV)/.dev ## Generate the stubs from protos/
