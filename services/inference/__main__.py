@@ -31,6 +31,7 @@ from services.inference.registry_files import RegistryFiles
 from services.inference.sessions import SessionCache
 from services.inference.settings import InferenceSettings
 from services.inference.spool import Spool, SpoolSettings
+from services.inference.takeovers import Takeovers
 from services.inference.watchdog import RunWatchdog
 
 _log = structlog.get_logger(__name__)
@@ -102,7 +103,7 @@ def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, ses
         except DomainError as error:
             _log.error("the new live version does not load", version=version.key, reason=error.reason)
 
-    follower = Follower(_client(settings), catalog, settings.cache_dir, prepare)
+    follower = Follower(_client(settings), Takeovers(catalog, prepare), settings.cache_dir)
     follower.open()
     stack.callback(follower.close)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 import structlog
@@ -17,28 +17,22 @@ from google.protobuf.message import DecodeError
 from penstock import Client
 from penstock.api.registry.v1.registry_pb2 import ModelVersion, WatchModelsResponse
 from penstock.errors import OutOfRange, PenstockError
-from services.inference.catalog import Catalog, CatalogVersion
 from services.inference.convert import catalog_version
-from services.inference.models import ResolvedVersion
+from services.inference.takeovers import Takeovers
 
 _log = structlog.get_logger(__name__)
 FIRST_BACKOFF_S = 0.1
 MAX_BACKOFF_S = 10.0
-CLOSE_WAIT_S = 2.0
 SNAPSHOT_FILE = "catalog.binpb"
-
-Prepare = Callable[[ResolvedVersion], None]
-"""Loads a version that is about to take another's place; returns when it is loaded, or cannot be."""
 
 
 class Follower:
-    """Keeps a catalog as the registry is. One thread; `open` starts it, `close` ends it."""
+    """Keeps the catalog as the registry is. One thread; `open` starts it, `close` ends it."""
 
-    def __init__(self, client: Client, catalog: Catalog, folder: Path, prepare: Prepare) -> None:
+    def __init__(self, client: Client, takeovers: Takeovers, folder: Path) -> None:
         self._client = client
-        self._catalog = catalog
+        self._takeovers = takeovers
         self._path = folder / SNAPSHOT_FILE
-        self._prepare = prepare
         self._versions: dict[tuple[str, str], ModelVersion] = {}
         self._revision = 0
         self._stopping = threading.Event()
@@ -48,17 +42,16 @@ class Follower:
     def open(self) -> None:
         """Take in the snapshot on disk, if there is one, and follow from there."""
         self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._takeovers.open()
         self._read()
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following: close the client, which ends the watch that may be open.
-
-        A model that is just being loaded is not waited for: there are events to be written before the process ends.
-        """
+        """Stop following: close the client, which ends the watch that may be open."""
         self._stopping.set()
         self._client.close()
-        self._thread.join(CLOSE_WAIT_S)
+        self._thread.join()
+        self._takeovers.close()
 
     def _follow(self) -> None:
         backoff_s = FIRST_BACKOFF_S
@@ -97,24 +90,15 @@ class Follower:
     def _take_snapshot(self, message: WatchModelsResponse) -> None:
         self._versions.update(_keyed(message.snapshot.versions))
         if message.snapshot.complete:
-            self._catalog.replace(catalog_version(version) for version in self._versions.values())
+            self._takeovers.replace(catalog_version(version) for version in self._versions.values())
             self._revision = message.revision
             self._write()
             _log.info("the registry has been heard", revision=self._revision, versions=len(self._versions))
 
     def _take_change(self, message: WatchModelsResponse) -> None:
-        self._versions.update(_keyed(message.change.versions))
         changed = [catalog_version(version) for version in message.change.versions]
-        for version in changed:
-            if version.resolved is not None and self._takes_over(version):
-                self._prepare(version.resolved)
-        self._catalog.update(changed)
-
-    def _takes_over(self, version: CatalogVersion) -> bool:
-        """Whether it becomes PRODUCTION now. The old one answers until the new one is in memory."""
-        before = self._catalog.models().get(version.model, {}).get(version.version)
-        was = before.stage_name if before else ""
-        return version.stage_name == "production" and was != "production"
+        self._versions.update(_keyed(message.change.versions))
+        self._takeovers.update(changed)
 
     def _read(self) -> None:
         try:
@@ -128,7 +112,7 @@ class Follower:
             _log.warning("the snapshot on disk is cut short; waiting for the registry")
             return
         self._versions = _keyed(message.snapshot.versions)
-        self._catalog.replace(catalog_version(version) for version in self._versions.values())
+        self._takeovers.replace(catalog_version(version) for version in self._versions.values())
         self._revision = message.revision
 
     def _write(self) -> None:

@@ -1,6 +1,6 @@
 -- An inference id is a UUIDv7: it begins with its time, and ids sort by time. So the id alone is the partition key,
 -- the primary key and the order of every list, and a duplicate always meets its twin.
--- Partitions, one a day (UTC), are made by the service: see services/monitoring/store.py.
+-- Partitions, one a day (UTC), are made by the service: see services/monitoring/store/days.py.
 CREATE TABLE inferences (
     inference_id  uuid             NOT NULL,
     event_time    timestamptz      NOT NULL,  -- the time in the id, for people and dashboards

@@ -1,0 +1,94 @@
+"""Changes on their way into the catalog: what goes live is loaded first, and holds up its own model alone."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from services.inference.catalog import Catalog, CatalogVersion
+from services.inference.models import ResolvedVersion, Signature
+from services.inference.takeovers import Takeovers
+from tests.serving import wait_until
+
+NOTHING = Signature((), ())
+
+
+def version(model: str, name: str, stage: str) -> CatalogVersion:
+    resolved = ResolvedVersion(model, name, 1, "onnx", stage, NOTHING)
+    return CatalogVersion(model, name, 1, stage, "READY", resolved)
+
+
+class Loads:
+    """Loads that end when the test says so."""
+
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.may_end = threading.Event()
+
+    def __call__(self, version: ResolvedVersion) -> None:
+        self.begun.append(version.model)
+        assert self.may_end.wait(10)
+
+
+@pytest.fixture
+def loads() -> Iterator[Loads]:
+    loads = Loads()
+    yield loads
+    loads.may_end.set()
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    return Catalog()
+
+
+@pytest.fixture
+def takeovers(catalog: Catalog, loads: Loads) -> Iterator[Takeovers]:
+    takeovers = Takeovers(catalog, loads)
+    takeovers.open()
+    takeovers.replace([version("a", "1", "production"), version("a", "2", "staging"), version("b", "1", "production")])
+    yield takeovers
+    takeovers.close()
+
+
+def test_the_old_version_answers_until_the_new_one_is_loaded(
+    catalog: Catalog, takeovers: Takeovers, loads: Loads
+) -> None:
+    takeovers.update([version("a", "1", "archived"), version("a", "2", "production")])
+    wait_until(lambda: loads.begun == ["a"])
+    assert catalog.resolve("a", "").version == "1"
+    loads.may_end.set()
+    wait_until(lambda: catalog.resolve("a", "").version == "2")
+
+
+def test_a_slow_load_holds_up_its_own_model_alone_and_in_order(
+    catalog: Catalog, takeovers: Takeovers, loads: Loads
+) -> None:
+    takeovers.update([version("a", "1", "archived"), version("a", "2", "production")])
+    wait_until(lambda: loads.begun == ["a"])
+    takeovers.update([version("a", "1", "staging")])
+    takeovers.update([version("b", "2", "staging")])
+    assert catalog.resolve("b", "2").stage == "staging"
+    assert catalog.resolve("a", "1").stage == "production"
+    loads.may_end.set()
+    wait_until(lambda: catalog.resolve("a", "1").stage == "staging")
+    assert catalog.resolve("a", "").version == "2"
+
+
+def test_a_snapshot_knows_better_than_what_waits(catalog: Catalog, takeovers: Takeovers, loads: Loads) -> None:
+    takeovers.update([version("a", "1", "archived"), version("a", "2", "production")])
+    wait_until(lambda: loads.begun == ["a"])
+    takeovers.replace([version("a", "3", "production")])
+    loads.may_end.set()
+    takeovers.update([version("c", "1", "production")])  # goes the same way, and so after it
+    wait_until(lambda: "c" in catalog.models())
+    assert set(catalog.models()["a"]) == {"3"}
+
+
+def test_what_is_live_already_is_not_loaded_again(catalog: Catalog, takeovers: Takeovers, loads: Loads) -> None:
+    takeovers.update([version("b", "1", "production")])
+    takeovers.update([version("c", "1", "production")])
+    wait_until(lambda: loads.begun != [])
+    assert loads.begun == ["c"]
