@@ -28,10 +28,10 @@ def generate(top: str, out: Path) -> None:
     """Write the stubs of protos/<top> below `out`."""
     sources = sorted(str(path.relative_to(PROTOS)) for path in (PROTOS / top).rglob("*.proto"))
     plugins = [
-        f"--plugin={name}={Path(sys.executable).parent / name}"
-        for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
+        f"--plugin={name}={Path(sys.executable).parent / name}" for name in ("protoc-gen-mypy", "protoc-gen-mypy_grpc")
     ]
-    outputs = [f"--{kind}_out={out}" for kind in ("python", "grpc_python", "mypy", "mypy_grpc")]
+    outputs = [f"--{kind}_out={out}" for kind in ("python", "grpc_python")]
+    outputs += [f"--{kind}_out=quiet:{out}" for kind in ("mypy", "mypy_grpc")]
     if protoc.main(["protoc", f"-I{PROTOS}", f"-I{WELL_KNOWN}", *plugins, *outputs, *sources]) != 0:
         sys.exit("protoc failed")
 
