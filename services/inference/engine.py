@@ -64,11 +64,9 @@ class InferenceRequest:
         self.cancelled = True
 
     def remaining_s(self, now_ns: int, at_most_s: float) -> float:
-        """The time left; raises Cancelled, or DeadlineExceeded where there is none."""
+        """The time left of a request with a deadline; raises Cancelled, or DeadlineExceeded where there is none."""
         if self.cancelled:
             raise Cancelled("the caller went away; the request was dropped")
-        if not self.deadline_ns:
-            return at_most_s
         if now_ns >= self.deadline_ns:
             raise DeadlineExceeded("Request timeout expired", reason="REQUEST_TIMEOUT")
         return min(at_most_s, (self.deadline_ns - now_ns) / 1e9)

@@ -37,7 +37,8 @@ def get_id(text: str) -> UUID:
 
 def not_an_id(text: str) -> str:
     """Say what is wrong with an id."""
-    return f"{text[:64]!r} is not a UUIDv7 like 019a3f5e-7c00-7abc-8def-0123456789ab; penstock.ids.uuid7() makes one"
+    example = "019a3f5e-7c00-7abc-8def-0123456789ab"
+    return f"{text[:64]!r} is not a UUIDv7 like {example}; send the inference_id that the prediction gave"
 
 
 def time_ms_of(inference_id: UUID) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common.errors import Aborted, FailedPrecondition
 from services.common.keys import Role, caller, require
-from services.registry.models import Approval, Model, ModelVersion, Promotion, Stage, TransitionKind
+from services.registry.models import Approval, Model, ModelVersion, Promotion, Stage, TransitionKind, VersionState
 from services.registry.stages import check_approval, check_move, next_stage, steps
 from services.registry.store import Store, Tables
 
@@ -83,6 +83,12 @@ def move(tables: Tables, model: Model, version: ModelVersion, stage: Stage, appr
         FailedPrecondition: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY.
     """
     check_move(version.stage, stage)
+    if version.state is VersionState.FAILED and stage not in (Stage.DEVELOPMENT, Stage.ARCHIVED):
+        raise FailedPrecondition(
+            f"version {version.version!r} is FAILED: it moves to DEVELOPMENT and ARCHIVED only; register a "
+            "corrected file under another version, or call RevalidateVersion",
+            reason="VERSION_NOT_READY",
+        )
     replaced = None
     previous = None
     if stage is Stage.PRODUCTION:

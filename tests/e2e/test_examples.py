@@ -35,5 +35,5 @@ def test_the_example_client_registers_predicts_and_scores(
             check=False,
         )
         assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[0] == "iris 1.0.0 is number 1"
+    assert done.stdout.splitlines()[0].endswith("is deployment number 1")
     assert done.stdout.splitlines()[-1] == "predictions: 1, accuracy: 1.0"

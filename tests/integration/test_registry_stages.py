@@ -78,11 +78,12 @@ def test_every_forbidden_move_is_refused_and_changes_nothing(stub: RegistryServi
     assert stages(stub) == before
 
 
-def test_what_is_not_ready_goes_nowhere_near_production(stub: RegistryServiceStub) -> None:
+def test_a_version_that_failed_moves_to_development_and_the_archive_only(stub: RegistryServiceStub) -> None:
     registry.register(stub, models.garbage())
-    registry.promote(stub, "1", pb.STAGE_CANDIDATE)
-    registry.promote(stub, "1", pb.STAGE_STAGING)
-    assert refused(lambda: registry.promote(stub, "1", LIVE)) == (PRECONDITION, "VERSION_NOT_READY")
+    for stage in (pb.STAGE_ARCHIVED, pb.STAGE_DEVELOPMENT):
+        registry.promote(stub, "1", stage)
+    assert refused(lambda: registry.promote(stub, "1", pb.STAGE_CANDIDATE)) == (PRECONDITION, "VERSION_NOT_READY")
+    assert stages(stub) == {"1": "DEVELOPMENT"}
 
 
 def test_production_needs_an_approver_and_a_note(stub: RegistryServiceStub) -> None:

@@ -116,7 +116,7 @@ def version_in(stage: registry.Stage.ValueType, **more: Any) -> registry.ModelVe
         (errors.InvalidArgument("no", reason="INVALID_NAME"), 1),
         (errors.NotFound("no", reason="MODEL_NOT_FOUND"), 3),
         (errors.AlreadyExists("no", reason="MODEL_EXISTS"), 4),
-        (errors.Unauthenticated("no", reason="MISSING_KEY"), 5),
+        (errors.Unauthenticated("no", reason="EXPIRED_KEY"), 5),
         (errors.PermissionDenied("no", reason="ROLE_TOO_WEAK"), 5),
         (errors.DeadlineExceeded("no", reason="TOO_LATE"), 6),
     ],
@@ -130,6 +130,14 @@ def test_a_refusal_is_one_sentence_with_its_reason_and_an_exit_code(
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == f"penstock: no [{error.reason}]\n"
+
+
+def test_where_a_service_speaks_of_its_protocol_the_command_says_which_option_helps(
+    script: Script, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.answers["GetModel"] = errors.Unauthenticated("no API key came", reason="MISSING_KEY")
+    assert run(["model", "get", "iris"]) == 5
+    assert capsys.readouterr().err == "penstock: no API key came; give --token, or set PENSTOCK_TOKEN [MISSING_KEY]\n"
 
 
 def test_a_service_that_is_not_there_is_unavailable(

@@ -244,3 +244,9 @@ def test_mutual_tls_by_file_paths(tmp_path: Path) -> None:
             stranger = Client(registry=address, retry=penstock.NO_RETRIES, **settings)  # type: ignore[arg-type]  # a path
             with stranger as client, pytest.raises(sdk.Unavailable):
                 client.registry.get_model("iris")
+
+
+def test_a_list_without_names_is_refused_with_what_to_give() -> None:
+    with Client() as client, pytest.raises(sdk.InvalidArgument, match="by name, or a numpy array") as caught:
+        client.inference.predict("iris", [5.1, 3.5, 1.4, 0.2])  # type: ignore[arg-type] # what people try first
+    assert caught.value.reason == "FEATURES_NOT_NAMED"

@@ -88,6 +88,11 @@ class InferenceClient:
         if isinstance(features, np.ndarray):
             tensors = {"": features}  # the only input needs no name
             features = None
+        if features is not None and not isinstance(features, Mapping):
+            raise InvalidArgument(
+                f"features: a {type(features).__name__} came; give values by name, or a numpy array for the only input",
+                reason="FEATURES_NOT_NAMED",
+            )
         request = pb.PredictRequest(
             model=model,
             version=version,

@@ -61,6 +61,15 @@ _BY_CODE = {
 }
 
 
+# What helps at the command line, where a service can only speak of its own protocol.
+_HINTS = {
+    "MISSING_KEY": "give --token, or set PENSTOCK_TOKEN",
+    "UNKNOWN_KEY": "give another --token, or set PENSTOCK_TOKEN",
+    "APPROVAL_REQUIRED": "give --note, and --approver",
+    "UNAVAILABLE": "`penstock up` starts the suite",
+}
+
+
 def failure_of(error: Exception) -> CommandError:
     """Say what an error means at the command line."""
     # The SDK raised it only if the SDK is loaded: commands that call no service need not wait for grpc.
@@ -68,7 +77,8 @@ def failure_of(error: Exception) -> CommandError:
     if sdk is not None and isinstance(error, sdk.PenstockError):
         usage = error.reason in _USAGE_REASONS
         exit_code = ExitCode.USAGE if usage else _BY_CODE.get(error.code.name, ExitCode.FAILED)
-        message = "; ".join((error.message.rstrip("."), *getattr(error, "__notes__", ())))
+        hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
+        message = "; ".join((error.message.rstrip("."), *hints, *getattr(error, "__notes__", ())))
         return CommandError(message, reason=error.reason, exit_code=exit_code)
     match error:
         case CommandError():

@@ -63,6 +63,8 @@ def predict(
 def read_argument(text: str) -> str:
     """Read what an argument means: itself, the file after an @, or stdin for a dash."""
     if text == "-":
+        if sys.stdin.isatty():
+            sys.stderr.write("reading JSON from the terminal; Ctrl-D ends it\n")
         content = sys.stdin.read(MAX_INPUT_BYTES + 1)
     elif text.startswith("@"):
         try:

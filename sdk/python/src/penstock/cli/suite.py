@@ -46,7 +46,8 @@ def up(
 ) -> None:
     """Run the whole suite here: PostgreSQL, registry, monitoring, inference.
 
-    PENSTOCK_INFERENCE_PORT, PENSTOCK_REGISTRY_PORT and PENSTOCK_MONITORING_PORT choose other ports; 0 takes a free one.
+    PENSTOCK_<SERVICE>_PORT and PENSTOCK_<SERVICE>_METRICS_PORT choose other ports for INFERENCE, REGISTRY and
+    MONITORING; 0 takes a free one.
     Ctrl-C drains and stops everything; a second Ctrl-C stops it at once.
     """
     _require_services()
@@ -157,10 +158,11 @@ def _announce(output: Output, path: Path, state: State, took_s: float, *, stop_w
         for name, address in sorted(state.addresses.items())
     ]
     elsewhere = "" if path == default_data_dir() else f" --data-dir {path}"
+    there = f"PENSTOCK_DATA_DIR={path} " if elsewhere else ""
     tries = [
         (f"penstock status{elsewhere}", ""),
-        ("penstock model register iris model.onnx --version 1.0.0", ""),
-        (f"penstock down{elsewhere}" if stop_with != "Ctrl-C" else "Ctrl-C", "stops it"),
+        (f"{there}penstock model register iris model.onnx --version 1.0.0", ""),
+        (f"penstock down{elsewhere}" if stop_with != "Ctrl-C" else "Ctrl-C", "# stops it"),
     ]
     following = Text("\n".join(f"  {command}  {meaning}".rstrip() for command, meaning in tries))
     parts: list[RenderableType] = [

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from penstock.cli.embedded.errors import AlreadyRunningError, EmbeddedError
 from penstock.cli.embedded.folder import DataFolder, State
@@ -36,13 +37,20 @@ def start_detached(folder: DataFolder, command: Sequence[str], *, deadline_s: fl
             if state is not None and state.supervisor.pid == process.pid and state.ready:
                 return state
             if process.poll() is not None:
-                raise EmbeddedError(f"Penstock did not start: {log.read_text(errors='replace').strip()[-4000:]}")
+                raise EmbeddedError(_last_words(log))
             time.sleep(LOOK_INTERVAL_S)
     except BaseException:  # nobody would know of it
         process.terminate()
         raise
     process.terminate()
     raise EmbeddedError(f"Penstock is not healthy after {deadline_s:g} s and was stopped; see {log}.")
+
+
+def _last_words(log: Path) -> str:
+    """Give what the `penstock up` that ended said last, without the marks that our own error gets again."""
+    said = log.read_text(errors="replace").strip()[-4000:]
+    sentence = said.removeprefix("penstock: ").removesuffix(" [SUITE_FAILED]")
+    return f"Penstock did not start: {sentence or 'it said nothing'}"
 
 
 def stop_running(folder: DataFolder, *, grace_s: float = STOP_GRACE_S) -> int | None:

@@ -190,7 +190,8 @@ class RegistryServiceServicer(object):
     def PromoteVersion(self, request, context):
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
-        a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+        a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+        Role: operator; into PRODUCTION: admin.
         NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
         ABORTED: CONCURRENT_PROMOTION (another promotion won).

@@ -76,7 +76,8 @@ class RegistryServiceStub:
     PromoteVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PromoteVersionRequest, _registry_pb2.PromoteVersionResponse]
     """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
     earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
-    a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+    a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+    Role: operator; into PRODUCTION: admin.
     NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
     ABORTED: CONCURRENT_PROMOTION (another promotion won).
@@ -143,7 +144,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     PromoteVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.PromoteVersionRequest, _registry_pb2.PromoteVersionResponse]  # type: ignore[assignment]
     """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
     earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
-    a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+    a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+    Role: operator; into PRODUCTION: admin.
     NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
     ABORTED: CONCURRENT_PROMOTION (another promotion won).
@@ -267,7 +269,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_registry_pb2.PromoteVersionResponse, _abc.Awaitable[_registry_pb2.PromoteVersionResponse]]:
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
-        a note, and archives the version that it replaces. Role: operator; into PRODUCTION: admin.
+        a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+        Role: operator; into PRODUCTION: admin.
         NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
         ABORTED: CONCURRENT_PROMOTION (another promotion won).
