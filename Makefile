@@ -45,6 +45,7 @@ check: $(VENV)/.dev ## Lint, types, the rules of the house, contracts, stubs cur
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -q tests/unit/test_house.py
 	@$(BIN)/buf lint protos
 	@$(BIN)/python protos/generate.py --check
 
