@@ -147,6 +147,15 @@ def test_a_service_that_is_not_there_is_unavailable(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_named_folder_on_which_nothing_runs_is_no_reason_to_talk_to_another_suite(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("PENSTOCK_REGISTRY_ADDRESS", raising=False)
+    monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path / "other"))
+    assert run(["model", "list"]) == 6
+    assert "[NOT_RUNNING]" in capsys.readouterr().err
+
+
 def test_a_traceback_comes_only_when_asked_for(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
     script.answers["GetModel"] = errors.NotFound("no", reason="MODEL_NOT_FOUND")
     monkeypatch.setenv("PENSTOCK_DEBUG", "1")

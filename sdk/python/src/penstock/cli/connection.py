@@ -84,7 +84,16 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
 
     environment = surroundings()
     said = url or environment.get(f"PENSTOCK_{service.name}_ADDRESS")
-    address = address_of(service, url, environment, {} if said else running_addresses(environment))
+    running = {} if said else running_addresses(environment)
+    if not said and not running and environment.get("PENSTOCK_DATA_DIR"):
+        # Whoever names a folder means the suite on it; another one that listens on the usual ports is not it.
+        raise CommandError(
+            f"no suite runs on {environment['PENSTOCK_DATA_DIR']}, which PENSTOCK_DATA_DIR names: start it by "
+            "`penstock up`, or give --url",
+            reason="NOT_RUNNING",
+            exit_code=ExitCode.UNAVAILABLE,
+        )
+    address = address_of(service, url, environment, running)
     with Client(
         registry=address if service is Service.REGISTRY else None,
         inference=address if service is Service.INFERENCE else None,

@@ -30,7 +30,7 @@ MEANINGS: dict[ExitCode, str] = {
     ExitCode.ALREADY_EXISTS: "what it would create exists already",
     ExitCode.NOT_PERMITTED: "no key, an unknown one, or one whose role is too weak",
     ExitCode.UNAVAILABLE: "no answer in time, or the suite is not healthy",
-    ExitCode.INTERRUPTED: "stopped by Ctrl-C",
+    ExitCode.INTERRUPTED: "stopped by Ctrl-C (an `up` that is up drains, and ends with 0)",
 }
 
 
