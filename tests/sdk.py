@@ -15,11 +15,17 @@ from google.protobuf.message_factory import GetMessageClass
 from penstock import Client
 from penstock.api.inference.v1 import inference_pb2
 from penstock.api.monitoring.v1 import monitoring_pb2
-from penstock.api.registry.v1 import registry_pb2
+from penstock.api.registry.v1 import administration_pb2, registry_pb2, uploads_pb2
 from services.common.errors import DomainError
 from services.common.status import DETAILS_KEY, code_of, details_of
 
-CONTRACTS = (registry_pb2.DESCRIPTOR, inference_pb2.DESCRIPTOR, monitoring_pb2.DESCRIPTOR)
+CONTRACTS = (
+    registry_pb2.DESCRIPTOR,
+    uploads_pb2.DESCRIPTOR,
+    administration_pb2.DESCRIPTOR,
+    inference_pb2.DESCRIPTOR,
+    monitoring_pb2.DESCRIPTOR,
+)
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 _HANDLERS = {
     (False, False): grpc.unary_unary_rpc_method_handler,

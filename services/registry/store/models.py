@@ -20,7 +20,7 @@ _PAGE = f"{_SELECT} WHERE m.name > %(after)s ORDER BY m.name LIMIT %(limit)s"
 _LOCK = "SELECT 1 FROM registry.models WHERE name = %(name)s FOR UPDATE"
 _INSERT = """
 INSERT INTO registry.models (name, description) VALUES (%(name)s, %(description)s)
-ON CONFLICT ON CONSTRAINT models_name_key DO NOTHING
+ON CONFLICT (name) WHERE NOT purged DO NOTHING
 """
 _COUNT_ON = """
 UPDATE registry.models SET version_count = version_count + 1 WHERE model_id = %(model_id)s RETURNING version_count

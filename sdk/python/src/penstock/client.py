@@ -9,13 +9,13 @@ from typing import Self
 
 from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
-from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
 from penstock.inference import InferenceClient
 from penstock.monitoring import MonitoringClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
+from penstock.stubs import RegistryStub
 
 DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
@@ -85,7 +85,7 @@ class Client:
             retry=retry or RetryPolicy(),
         )
         self._registry_connection = Connection(
-            RegistryServiceStub, _address(registry, "PENSTOCK_REGISTRY_ADDRESS"), credentials, limits
+            RegistryStub, _address(registry, "PENSTOCK_REGISTRY_ADDRESS"), credentials, limits
         )
         self._inference_connection = Connection(
             InferenceServiceStub,

@@ -11,7 +11,6 @@ from os import PathLike
 from pathlib import Path
 
 from penstock.api.registry.v1 import registry_pb2 as pb
-from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.tensors.v1.tensors_pb2 import Signature, TensorSpec
 from penstock.channels import Connection
 from penstock.downloads import Fetch, download, verified_chunks
@@ -19,6 +18,7 @@ from penstock.errors import DeadlineExceeded, InvalidArgument, PenstockError, Un
 from penstock.ids import uuid7
 from penstock.paging import pages
 from penstock.retries import NO_RETRIES, Tries
+from penstock.stubs import RegistryStub
 from penstock.uploads import Progress, Source, opened
 from penstock.values import enum_number, to_timestamp
 
@@ -33,7 +33,7 @@ class RegistryClient:
     as they are iterated.
     """
 
-    def __init__(self, connection: Connection[RegistryServiceStub]) -> None:
+    def __init__(self, connection: Connection[RegistryStub]) -> None:
         self._connection = connection
 
     def create_model(self, name: str, description: str = "", *, request_id: str | None = None) -> pb.Model:

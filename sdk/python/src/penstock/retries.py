@@ -36,17 +36,35 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "CreateModel": Safety.WITH_REQUEST_ID,
         "GetModel": Safety.ALWAYS,
         "ListModels": Safety.ALWAYS,
+        "UpdateModel": Safety.ALWAYS,  # the same values again; with an etag the second try says that it changed
+        "DeleteModel": Safety.NEVER,  # the second finds nothing to delete, or another model of that name
+        "RestoreModel": Safety.NEVER,
         "RegisterVersion": Safety.WITH_REQUEST_ID,  # and only from a source that can be read again
         "GetVersion": Safety.ALWAYS,
         "ListVersions": Safety.ALWAYS,
+        "UpdateVersion": Safety.ALWAYS,  # as UpdateModel
+        "DeleteVersion": Safety.NEVER,
+        "RestoreVersion": Safety.NEVER,
         "RevalidateVersion": Safety.NEVER,  # the second finds the version VALIDATING: WRONG_STATE
         "DownloadFile": Safety.ALWAYS,  # resumed at the byte where it broke
+        "CreateDownloadUrl": Safety.ALWAYS,
         "ResolveVersion": Safety.ALWAYS,
+        "SetAlias": Safety.ALWAYS,
+        "DeleteAlias": Safety.NEVER,  # the second finds none
+        "RecordEvaluation": Safety.WITH_REQUEST_ID,
+        "ListEvaluations": Safety.ALWAYS,
         "PromoteVersion": Safety.NEVER,  # without a stage named, twice is two stages
         "RollbackModel": Safety.NEVER,  # twice is the predecessor's predecessor
         "ListTransitions": Safety.ALWAYS,
         "GetLiveVersion": Safety.ALWAYS,
         "WatchModels": Safety.ALWAYS,  # resumed after the last revision seen
+        "CreateUpload": Safety.WITH_REQUEST_ID,
+        "UploadPart": Safety.ALWAYS,  # a part that was sent before is replaced by itself
+        "GetUpload": Safety.ALWAYS,
+        "FinishUpload": Safety.ALWAYS,
+        "AbortUpload": Safety.NEVER,  # the second finds none
+        "ListAuditEntries": Safety.ALWAYS,
+        "CollectGarbage": Safety.ALWAYS,  # a round after a round
     },
     "penstock.api.inference.v1": {
         "Predict": Safety.WHEN_ASKED,  # each try is recorded as an inference of its own

@@ -50,6 +50,21 @@ class RegistryServiceStub(object):
                 request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListModelsRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListModelsResponse.FromString,
                 _registered_method=True)
+        self.UpdateModel = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/UpdateModel',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateModelResponse.FromString,
+                _registered_method=True)
+        self.DeleteModel = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/DeleteModel',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteModelResponse.FromString,
+                _registered_method=True)
+        self.RestoreModel = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/RestoreModel',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreModelRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreModelResponse.FromString,
+                _registered_method=True)
         self.RegisterVersion = channel.stream_unary(
                 '/penstock.api.registry.v1.RegistryService/RegisterVersion',
                 request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RegisterVersionRequest.SerializeToString,
@@ -65,6 +80,21 @@ class RegistryServiceStub(object):
                 request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListVersionsRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListVersionsResponse.FromString,
                 _registered_method=True)
+        self.UpdateVersion = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/UpdateVersion',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateVersionRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateVersionResponse.FromString,
+                _registered_method=True)
+        self.DeleteVersion = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/DeleteVersion',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionResponse.FromString,
+                _registered_method=True)
+        self.RestoreVersion = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/RestoreVersion',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreVersionRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreVersionResponse.FromString,
+                _registered_method=True)
         self.RevalidateVersion = channel.unary_unary(
                 '/penstock.api.registry.v1.RegistryService/RevalidateVersion',
                 request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevalidateVersionRequest.SerializeToString,
@@ -75,10 +105,35 @@ class RegistryServiceStub(object):
                 request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DownloadFileRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DownloadFileResponse.FromString,
                 _registered_method=True)
+        self.CreateDownloadUrl = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/CreateDownloadUrl',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateDownloadUrlRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateDownloadUrlResponse.FromString,
+                _registered_method=True)
         self.ResolveVersion = channel.unary_unary(
                 '/penstock.api.registry.v1.RegistryService/ResolveVersion',
                 request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResolveVersionRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResolveVersionResponse.FromString,
+                _registered_method=True)
+        self.SetAlias = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/SetAlias',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.FromString,
+                _registered_method=True)
+        self.DeleteAlias = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/DeleteAlias',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
+                _registered_method=True)
+        self.RecordEvaluation = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/RecordEvaluation',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RecordEvaluationRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RecordEvaluationResponse.FromString,
+                _registered_method=True)
+        self.ListEvaluations = channel.unary_unary(
+                '/penstock.api.registry.v1.RegistryService/ListEvaluations',
+                request_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListEvaluationsRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListEvaluationsResponse.FromString,
                 _registered_method=True)
         self.PromoteVersion = channel.unary_unary(
                 '/penstock.api.registry.v1.RegistryService/PromoteVersion',
@@ -133,14 +188,42 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpdateModel(self, request, context):
+        """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
+        INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteModel(self, request, context):
+        """Hides a model with all its versions, and keeps it restorable for a while; then its files go. Its name stays taken
+        until then. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: MODEL_LIVE (a version is in PRODUCTION,
+        and `force` was not said). ABORTED: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreModel(self, request, context):
+        """Brings a deleted model back, with the versions that went with it. Role: admin. NOT_FOUND: MODEL_NOT_FOUND.
+        FAILED_PRECONDITION: NOT_DELETED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def RegisterVersion(self, request_iterator, context):
         """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
         flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
-        INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-        FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        DUPLICATE_PATH, NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
+        APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE (a link, a device, a path that leads out),
+        ARCHIVE_TOO_LARGE. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
+        runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -154,7 +237,33 @@ class RegistryServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListVersions(self, request, context):
-        """Lists the versions of a model, the newest deployment number first. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND.
+        """Lists versions, the newest first: those of a model, or of all. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdateVersion(self, request, context):
+        """Changes what the mask names, and nothing else; inference follows at once. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteVersion(self, request, context):
+        """Hides a version, and keeps it restorable for a while; then its files go. The name of one that was ever READY is
+        never given again; that of a FAILED one is free at once. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. FAILED_PRECONDITION: VERSION_LIVE (it is in PRODUCTION).
+        ABORTED: ETAG_MISMATCH.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreVersion(self, request, context):
+        """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+        FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,10 +287,52 @@ class RegistryServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CreateDownloadUrl(self, request, context):
+        """Gives a URL that reads one file of a version from the blob store itself, for a while and without a key; where the
+        store has none (files on disk), it says to stream. Role: viewer.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ResolveVersion(self, request, context):
-        """Says which version a selector means: an exact version; else a stage; else PRODUCTION; else the latest (the
-        highest semantic version that is READY; where versions do not parse, the newest).
+        """Says which version a selector means: an exact version; else a stage or an alias; else PRODUCTION; else the latest
+        (the highest semantic version that is READY; where versions do not parse, the newest).
         Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, NO_VERSION_READY.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetAlias(self, request, context):
+        """Points an alias at a version, whether it is new or points elsewhere; inference follows at once. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_NAME (a stage's name or `latest`), TOO_MANY.
+        FAILED_PRECONDITION: VERSION_NOT_READY, ALIAS_IS_VERSION (a version bears the name, and would hide it).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteAlias(self, request, context):
+        """Role: operator. NOT_FOUND: MODEL_NOT_FOUND, ALIAS_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RecordEvaluation(self, request, context):
+        """Records how well a version did, and judges it by the model's success criteria. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_METRIC, TOO_MANY.
+        FAILED_PRECONDITION: REQUEST_ID_REUSED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvaluations(self, request, context):
+        """Lists the evaluations of a model, or of one version, the newest first. Role: viewer.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -191,9 +342,11 @@ class RegistryServiceServicer(object):
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
         a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+        Where the model has success criteria, STAGING needs a latest evaluation that meets them all.
         Role: operator; into PRODUCTION: admin.
         NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
+        FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
+        INVALID_ARGUMENT: APPROVAL_REQUIRED.
         ABORTED: CONCURRENT_PROMOTION (another promotion won).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -202,8 +355,8 @@ class RegistryServiceServicer(object):
 
     def RollbackModel(self, request, context):
         """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-        back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
-        INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
+        back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR,
+        VERSION_DELETED (the predecessor was deleted). INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -227,8 +380,9 @@ class RegistryServiceServicer(object):
     def WatchModels(self, request, context):
         """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
         missed. Changes of one transaction come in one message. Resume with the last revision seen.
-        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
-        drains.
+        A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
+        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
+        UNAVAILABLE when the server drains.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -252,6 +406,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListModelsRequest.FromString,
                     response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListModelsResponse.SerializeToString,
             ),
+            'UpdateModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateModel,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateModelRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateModelResponse.SerializeToString,
+            ),
+            'DeleteModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteModel,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteModelResponse.SerializeToString,
+            ),
+            'RestoreModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreModel,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreModelRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreModelResponse.SerializeToString,
+            ),
             'RegisterVersion': grpc.stream_unary_rpc_method_handler(
                     servicer.RegisterVersion,
                     request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RegisterVersionRequest.FromString,
@@ -267,6 +436,21 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListVersionsRequest.FromString,
                     response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListVersionsResponse.SerializeToString,
             ),
+            'UpdateVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdateVersion,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateVersionRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateVersionResponse.SerializeToString,
+            ),
+            'DeleteVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteVersion,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionResponse.SerializeToString,
+            ),
+            'RestoreVersion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestoreVersion,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreVersionRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreVersionResponse.SerializeToString,
+            ),
             'RevalidateVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.RevalidateVersion,
                     request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RevalidateVersionRequest.FromString,
@@ -277,10 +461,35 @@ def add_RegistryServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DownloadFileRequest.FromString,
                     response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DownloadFileResponse.SerializeToString,
             ),
+            'CreateDownloadUrl': grpc.unary_unary_rpc_method_handler(
+                    servicer.CreateDownloadUrl,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateDownloadUrlRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateDownloadUrlResponse.SerializeToString,
+            ),
             'ResolveVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.ResolveVersion,
                     request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResolveVersionRequest.FromString,
                     response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResolveVersionResponse.SerializeToString,
+            ),
+            'SetAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetAlias,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.SerializeToString,
+            ),
+            'DeleteAlias': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteAlias,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.SerializeToString,
+            ),
+            'RecordEvaluation': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordEvaluation,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RecordEvaluationRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RecordEvaluationResponse.SerializeToString,
+            ),
+            'ListEvaluations': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvaluations,
+                    request_deserializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListEvaluationsRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListEvaluationsResponse.SerializeToString,
             ),
             'PromoteVersion': grpc.unary_unary_rpc_method_handler(
                     servicer.PromoteVersion,
@@ -401,6 +610,87 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/UpdateModel',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateModelRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/DeleteModel',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteModelRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/RestoreModel',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreModelRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RegisterVersion(request_iterator,
             target,
             options=(),
@@ -482,6 +772,87 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def UpdateVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/UpdateVersion',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateVersionRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.UpdateVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/DeleteVersion',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreVersion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/RestoreVersion',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreVersionRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RestoreVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def RevalidateVersion(request,
             target,
             options=(),
@@ -536,6 +907,33 @@ class RegistryService(object):
             _registered_method=True)
 
     @staticmethod
+    def CreateDownloadUrl(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/CreateDownloadUrl',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateDownloadUrlRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.CreateDownloadUrlResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def ResolveVersion(request,
             target,
             options=(),
@@ -552,6 +950,114 @@ class RegistryService(object):
             '/penstock.api.registry.v1.RegistryService/ResolveVersion',
             penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResolveVersionRequest.SerializeToString,
             penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ResolveVersionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/SetAlias',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.SetAliasRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.SetAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteAlias(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/DeleteAlias',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.DeleteAliasResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordEvaluation(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/RecordEvaluation',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RecordEvaluationRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.RecordEvaluationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvaluations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.registry.v1.RegistryService/ListEvaluations',
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListEvaluationsRequest.SerializeToString,
+            penstock_dot_api_dot_registry_dot_v1_dot_registry__pb2.ListEvaluationsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -45,19 +45,49 @@ class RegistryServiceStub:
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
     ListModels: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]
     """Lists models by name. Role: viewer."""
+    UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.UpdateModelResponse]
+    """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
+    INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+    """
+    DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _registry_pb2.DeleteModelResponse]
+    """Hides a model with all its versions, and keeps it restorable for a while; then its files go. Its name stays taken
+    until then. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: MODEL_LIVE (a version is in PRODUCTION,
+    and `force` was not said). ABORTED: ETAG_MISMATCH.
+    """
+    RestoreModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RestoreModelRequest, _registry_pb2.RestoreModelResponse]
+    """Brings a deleted model back, with the versions that went with it. Role: admin. NOT_FOUND: MODEL_NOT_FOUND.
+    FAILED_PRECONDITION: NOT_DELETED.
+    """
     RegisterVersion: _grpc.StreamUnaryMultiCallable[_registry_pb2.RegisterVersionRequest, _registry_pb2.RegisterVersionResponse]
     """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
     flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
     rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
-    INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-    FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    DUPLICATE_PATH, NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
+    APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE (a link, a device, a path that leads out),
+    ARCHIVE_TOO_LARGE. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+    NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
+    runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
     ListVersions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]
-    """Lists the versions of a model, the newest deployment number first. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
+    """Lists versions, the newest first: those of a model, or of all. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
+    UpdateVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateVersionRequest, _registry_pb2.UpdateVersionResponse]
+    """Changes what the mask names, and nothing else; inference follows at once. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH.
+    """
+    DeleteVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteVersionRequest, _registry_pb2.DeleteVersionResponse]
+    """Hides a version, and keeps it restorable for a while; then its files go. The name of one that was ever READY is
+    never given again; that of a FAILED one is free at once. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. FAILED_PRECONDITION: VERSION_LIVE (it is in PRODUCTION).
+    ABORTED: ETAG_MISMATCH.
+    """
+    RestoreVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RestoreVersionRequest, _registry_pb2.RestoreVersionResponse]
+    """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+    """
     RevalidateVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevalidateVersionRequest, _registry_pb2.RevalidateVersionResponse]
     """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     FAILED_PRECONDITION: WRONG_STATE.
@@ -68,24 +98,47 @@ class RegistryServiceStub:
     OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT (the stored bytes changed; what came must not be used),
     BLOB_LOST.
     """
+    CreateDownloadUrl: _grpc.UnaryUnaryMultiCallable[_registry_pb2.CreateDownloadUrlRequest, _registry_pb2.CreateDownloadUrlResponse]
+    """Gives a URL that reads one file of a version from the blob store itself, for a while and without a key; where the
+    store has none (files on disk), it says to stream. Role: viewer.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+    """
     ResolveVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ResolveVersionRequest, _registry_pb2.ResolveVersionResponse]
-    """Says which version a selector means: an exact version; else a stage; else PRODUCTION; else the latest (the
-    highest semantic version that is READY; where versions do not parse, the newest).
+    """Says which version a selector means: an exact version; else a stage or an alias; else PRODUCTION; else the latest
+    (the highest semantic version that is READY; where versions do not parse, the newest).
     Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, NO_VERSION_READY.
+    """
+    SetAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]
+    """Points an alias at a version, whether it is new or points elsewhere; inference follows at once. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_NAME (a stage's name or `latest`), TOO_MANY.
+    FAILED_PRECONDITION: VERSION_NOT_READY, ALIAS_IS_VERSION (a version bears the name, and would hide it).
+    """
+    DeleteAlias: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.DeleteAliasResponse]
+    """Role: operator. NOT_FOUND: MODEL_NOT_FOUND, ALIAS_NOT_FOUND."""
+    RecordEvaluation: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RecordEvaluationRequest, _registry_pb2.RecordEvaluationResponse]
+    """Records how well a version did, and judges it by the model's success criteria. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_METRIC, TOO_MANY.
+    FAILED_PRECONDITION: REQUEST_ID_REUSED.
+    """
+    ListEvaluations: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListEvaluationsRequest, _registry_pb2.ListEvaluationsResponse]
+    """Lists the evaluations of a model, or of one version, the newest first. Role: viewer.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     """
     PromoteVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.PromoteVersionRequest, _registry_pb2.PromoteVersionResponse]
     """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
     earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
     a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+    Where the model has success criteria, STAGING needs a latest evaluation that meets them all.
     Role: operator; into PRODUCTION: admin.
     NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
+    FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
+    INVALID_ARGUMENT: APPROVAL_REQUIRED.
     ABORTED: CONCURRENT_PROMOTION (another promotion won).
     """
     RollbackModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RollbackModelRequest, _registry_pb2.RollbackModelResponse]
     """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-    back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
-    INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
+    back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR,
+    VERSION_DELETED (the predecessor was deleted). INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
     """
     ListTransitions: _grpc.UnaryUnaryMultiCallable[_registry_pb2.ListTransitionsRequest, _registry_pb2.ListTransitionsResponse]
     """Lists the stage moves of a model, the newest first. The log is append-only.
@@ -96,8 +149,9 @@ class RegistryServiceStub:
     WatchModels: _grpc.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]
     """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
     missed. Changes of one transaction come in one message. Resume with the last revision seen.
-    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
-    drains.
+    A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
+    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
+    UNAVAILABLE when the server drains.
     """
 
 @_typing.type_check_only
@@ -113,19 +167,49 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
     ListModels: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListModelsRequest, _registry_pb2.ListModelsResponse]  # type: ignore[assignment]
     """Lists models by name. Role: viewer."""
+    UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.UpdateModelResponse]  # type: ignore[assignment]
+    """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
+    INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+    """
+    DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _registry_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """Hides a model with all its versions, and keeps it restorable for a while; then its files go. Its name stays taken
+    until then. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: MODEL_LIVE (a version is in PRODUCTION,
+    and `force` was not said). ABORTED: ETAG_MISMATCH.
+    """
+    RestoreModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.RestoreModelRequest, _registry_pb2.RestoreModelResponse]  # type: ignore[assignment]
+    """Brings a deleted model back, with the versions that went with it. Role: admin. NOT_FOUND: MODEL_NOT_FOUND.
+    FAILED_PRECONDITION: NOT_DELETED.
+    """
     RegisterVersion: _aio.StreamUnaryMultiCallable[_registry_pb2.RegisterVersionRequest, _registry_pb2.RegisterVersionResponse]  # type: ignore[assignment]
     """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
     flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
     rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
-    INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-    FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    DUPLICATE_PATH, NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
+    APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE (a link, a device, a path that leads out),
+    ARCHIVE_TOO_LARGE. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+    NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
+    runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
     ListVersions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListVersionsRequest, _registry_pb2.ListVersionsResponse]  # type: ignore[assignment]
-    """Lists the versions of a model, the newest deployment number first. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
+    """Lists versions, the newest first: those of a model, or of all. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
+    UpdateVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateVersionRequest, _registry_pb2.UpdateVersionResponse]  # type: ignore[assignment]
+    """Changes what the mask names, and nothing else; inference follows at once. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH.
+    """
+    DeleteVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteVersionRequest, _registry_pb2.DeleteVersionResponse]  # type: ignore[assignment]
+    """Hides a version, and keeps it restorable for a while; then its files go. The name of one that was ever READY is
+    never given again; that of a FAILED one is free at once. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. FAILED_PRECONDITION: VERSION_LIVE (it is in PRODUCTION).
+    ABORTED: ETAG_MISMATCH.
+    """
+    RestoreVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.RestoreVersionRequest, _registry_pb2.RestoreVersionResponse]  # type: ignore[assignment]
+    """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+    """
     RevalidateVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevalidateVersionRequest, _registry_pb2.RevalidateVersionResponse]  # type: ignore[assignment]
     """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     FAILED_PRECONDITION: WRONG_STATE.
@@ -136,24 +220,47 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT (the stored bytes changed; what came must not be used),
     BLOB_LOST.
     """
+    CreateDownloadUrl: _aio.UnaryUnaryMultiCallable[_registry_pb2.CreateDownloadUrlRequest, _registry_pb2.CreateDownloadUrlResponse]  # type: ignore[assignment]
+    """Gives a URL that reads one file of a version from the blob store itself, for a while and without a key; where the
+    store has none (files on disk), it says to stream. Role: viewer.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+    """
     ResolveVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.ResolveVersionRequest, _registry_pb2.ResolveVersionResponse]  # type: ignore[assignment]
-    """Says which version a selector means: an exact version; else a stage; else PRODUCTION; else the latest (the
-    highest semantic version that is READY; where versions do not parse, the newest).
+    """Says which version a selector means: an exact version; else a stage or an alias; else PRODUCTION; else the latest
+    (the highest semantic version that is READY; where versions do not parse, the newest).
     Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, NO_VERSION_READY.
+    """
+    SetAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.SetAliasRequest, _registry_pb2.SetAliasResponse]  # type: ignore[assignment]
+    """Points an alias at a version, whether it is new or points elsewhere; inference follows at once. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_NAME (a stage's name or `latest`), TOO_MANY.
+    FAILED_PRECONDITION: VERSION_NOT_READY, ALIAS_IS_VERSION (a version bears the name, and would hide it).
+    """
+    DeleteAlias: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteAliasRequest, _registry_pb2.DeleteAliasResponse]  # type: ignore[assignment]
+    """Role: operator. NOT_FOUND: MODEL_NOT_FOUND, ALIAS_NOT_FOUND."""
+    RecordEvaluation: _aio.UnaryUnaryMultiCallable[_registry_pb2.RecordEvaluationRequest, _registry_pb2.RecordEvaluationResponse]  # type: ignore[assignment]
+    """Records how well a version did, and judges it by the model's success criteria. Role: operator.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_METRIC, TOO_MANY.
+    FAILED_PRECONDITION: REQUEST_ID_REUSED.
+    """
+    ListEvaluations: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListEvaluationsRequest, _registry_pb2.ListEvaluationsResponse]  # type: ignore[assignment]
+    """Lists the evaluations of a model, or of one version, the newest first. Role: viewer.
+    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
     """
     PromoteVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.PromoteVersionRequest, _registry_pb2.PromoteVersionResponse]  # type: ignore[assignment]
     """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
     earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
     a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+    Where the model has success criteria, STAGING needs a latest evaluation that meets them all.
     Role: operator; into PRODUCTION: admin.
     NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
+    FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
+    INVALID_ARGUMENT: APPROVAL_REQUIRED.
     ABORTED: CONCURRENT_PROMOTION (another promotion won).
     """
     RollbackModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.RollbackModelRequest, _registry_pb2.RollbackModelResponse]  # type: ignore[assignment]
     """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-    back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
-    INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
+    back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR,
+    VERSION_DELETED (the predecessor was deleted). INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
     """
     ListTransitions: _aio.UnaryUnaryMultiCallable[_registry_pb2.ListTransitionsRequest, _registry_pb2.ListTransitionsResponse]  # type: ignore[assignment]
     """Lists the stage moves of a model, the newest first. The log is append-only.
@@ -164,8 +271,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     WatchModels: _aio.UnaryStreamMultiCallable[_registry_pb2.WatchModelsRequest, _registry_pb2.WatchModelsResponse]  # type: ignore[assignment]
     """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
     missed. Changes of one transaction come in one message. Resume with the last revision seen.
-    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
-    drains.
+    A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
+    Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
+    UNAVAILABLE when the server drains.
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -198,6 +306,37 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Lists models by name. Role: viewer."""
 
     @_abc_1.abstractmethod
+    def UpdateModel(
+        self,
+        request: _registry_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UpdateModelResponse, _abc.Awaitable[_registry_pb2.UpdateModelResponse]]:
+        """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
+        INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteModel(
+        self,
+        request: _registry_pb2.DeleteModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteModelResponse, _abc.Awaitable[_registry_pb2.DeleteModelResponse]]:
+        """Hides a model with all its versions, and keeps it restorable for a while; then its files go. Its name stays taken
+        until then. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: MODEL_LIVE (a version is in PRODUCTION,
+        and `force` was not said). ABORTED: ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreModel(
+        self,
+        request: _registry_pb2.RestoreModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RestoreModelResponse, _abc.Awaitable[_registry_pb2.RestoreModelResponse]]:
+        """Brings a deleted model back, with the versions that went with it. Role: admin. NOT_FOUND: MODEL_NOT_FOUND.
+        FAILED_PRECONDITION: NOT_DELETED.
+        """
+
+    @_abc_1.abstractmethod
     def RegisterVersion(
         self,
         request_iterator: _MaybeAsyncIterator[_registry_pb2.RegisterVersionRequest],
@@ -208,8 +347,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
-        INVALID_STAGE, APPROVAL_REQUIRED. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-        FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        DUPLICATE_PATH, NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
+        APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE (a link, a device, a path that leads out),
+        ARCHIVE_TOO_LARGE. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
+        runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -226,7 +368,39 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _registry_pb2.ListVersionsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ListVersionsResponse, _abc.Awaitable[_registry_pb2.ListVersionsResponse]]:
-        """Lists the versions of a model, the newest deployment number first. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
+        """Lists versions, the newest first: those of a model, or of all. Role: viewer. NOT_FOUND: MODEL_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def UpdateVersion(
+        self,
+        request: _registry_pb2.UpdateVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.UpdateVersionResponse, _abc.Awaitable[_registry_pb2.UpdateVersionResponse]]:
+        """Changes what the mask names, and nothing else; inference follows at once. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteVersion(
+        self,
+        request: _registry_pb2.DeleteVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteVersionResponse, _abc.Awaitable[_registry_pb2.DeleteVersionResponse]]:
+        """Hides a version, and keeps it restorable for a while; then its files go. The name of one that was ever READY is
+        never given again; that of a FAILED one is free at once. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. FAILED_PRECONDITION: VERSION_LIVE (it is in PRODUCTION).
+        ABORTED: ETAG_MISMATCH.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreVersion(
+        self,
+        request: _registry_pb2.RestoreVersionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RestoreVersionResponse, _abc.Awaitable[_registry_pb2.RestoreVersionResponse]]:
+        """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+        FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+        """
 
     @_abc_1.abstractmethod
     def RevalidateVersion(
@@ -251,14 +425,65 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def CreateDownloadUrl(
+        self,
+        request: _registry_pb2.CreateDownloadUrlRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.CreateDownloadUrlResponse, _abc.Awaitable[_registry_pb2.CreateDownloadUrlResponse]]:
+        """Gives a URL that reads one file of a version from the blob store itself, for a while and without a key; where the
+        store has none (files on disk), it says to stream. Role: viewer.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, FILE_NOT_FOUND. INVALID_ARGUMENT: PATH_REQUIRED.
+        """
+
+    @_abc_1.abstractmethod
     def ResolveVersion(
         self,
         request: _registry_pb2.ResolveVersionRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.ResolveVersionResponse, _abc.Awaitable[_registry_pb2.ResolveVersionResponse]]:
-        """Says which version a selector means: an exact version; else a stage; else PRODUCTION; else the latest (the
-        highest semantic version that is READY; where versions do not parse, the newest).
+        """Says which version a selector means: an exact version; else a stage or an alias; else PRODUCTION; else the latest
+        (the highest semantic version that is READY; where versions do not parse, the newest).
         Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND, NO_VERSION_READY.
+        """
+
+    @_abc_1.abstractmethod
+    def SetAlias(
+        self,
+        request: _registry_pb2.SetAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.SetAliasResponse, _abc.Awaitable[_registry_pb2.SetAliasResponse]]:
+        """Points an alias at a version, whether it is new or points elsewhere; inference follows at once. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_NAME (a stage's name or `latest`), TOO_MANY.
+        FAILED_PRECONDITION: VERSION_NOT_READY, ALIAS_IS_VERSION (a version bears the name, and would hide it).
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteAlias(
+        self,
+        request: _registry_pb2.DeleteAliasRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.DeleteAliasResponse, _abc.Awaitable[_registry_pb2.DeleteAliasResponse]]:
+        """Role: operator. NOT_FOUND: MODEL_NOT_FOUND, ALIAS_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def RecordEvaluation(
+        self,
+        request: _registry_pb2.RecordEvaluationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.RecordEvaluationResponse, _abc.Awaitable[_registry_pb2.RecordEvaluationResponse]]:
+        """Records how well a version did, and judges it by the model's success criteria. Role: operator.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT: INVALID_METRIC, TOO_MANY.
+        FAILED_PRECONDITION: REQUEST_ID_REUSED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvaluations(
+        self,
+        request: _registry_pb2.ListEvaluationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_registry_pb2.ListEvaluationsResponse, _abc.Awaitable[_registry_pb2.ListEvaluationsResponse]]:
+        """Lists the evaluations of a model, or of one version, the newest first. Role: viewer.
+        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         """
 
     @_abc_1.abstractmethod
@@ -270,9 +495,11 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
         a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
+        Where the model has success criteria, STAGING needs a latest evaluation that meets them all.
         Role: operator; into PRODUCTION: admin.
         NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY. INVALID_ARGUMENT: APPROVAL_REQUIRED.
+        FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
+        INVALID_ARGUMENT: APPROVAL_REQUIRED.
         ABORTED: CONCURRENT_PROMOTION (another promotion won).
         """
 
@@ -283,8 +510,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RollbackModelResponse, _abc.Awaitable[_registry_pb2.RollbackModelResponse]]:
         """Makes the predecessor of the live version live again; twice: the predecessor's predecessor. The version rolled
-        back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR.
-        INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
+        back from is archived. Role: admin. NOT_FOUND: MODEL_NOT_FOUND. FAILED_PRECONDITION: NOTHING_LIVE, NO_PREDECESSOR,
+        VERSION_DELETED (the predecessor was deleted). INVALID_ARGUMENT: APPROVAL_REQUIRED. ABORTED: CONCURRENT_PROMOTION (another move won).
         """
 
     @_abc_1.abstractmethod
@@ -313,8 +540,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_registry_pb2.WatchModelsResponse], _abc.AsyncIterator[_registry_pb2.WatchModelsResponse]]:
         """Streams every version's state: a snapshot, then each change, in the order of their revisions; nothing is
         missed. Changes of one transaction come in one message. Resume with the last revision seen.
-        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN (start again from 0). UNAVAILABLE when the server
-        drains.
+        A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
+        Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
+        UNAVAILABLE when the server drains.
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

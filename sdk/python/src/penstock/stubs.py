@@ -1,0 +1,19 @@
+"""The stubs of a process that serves more than one service, as one: their RPCs' names are distinct."""
+
+from __future__ import annotations
+
+import grpc
+
+from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServiceStub
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
+from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
+
+
+class RegistryStub(RegistryServiceStub, UploadServiceStub, AdministrationServiceStub):
+    """All that the registry answers, over one channel."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        # The generated constructors set an attribute for each RPC; their type stubs show only __new__.
+        RegistryServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+        UploadServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+        AdministrationServiceStub.__init__(self, channel)  # type: ignore[call-arg]
