@@ -1,12 +1,17 @@
-"""What every service can be told: environment variables prefixed PENSTOCK_, then a `.env` file, then defaults."""
+"""What every service can be told: environment variables prefixed PENSTOCK_, then a `.env` file, then defaults.
+
+Secrets may come as files instead, as Docker and Kubernetes mount them: PENSTOCK_SECRETS_DIR names a folder, and its
+file `penstock_database_url` holds PENSTOCK_DATABASE_URL. Variables and the `.env` file go before these files.
+"""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SecretStr
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,6 +30,20 @@ class Settings(BaseSettings):
         use_attribute_docstrings=True,
         hide_input_in_errors=True,
     )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the folder of secrets last, where there is one."""
+        if folder := os.environ.get("PENSTOCK_SECRETS_DIR"):
+            file_secret_settings = SecretsSettingsSource(settings_cls, secrets_dir=folder)
+        return init_settings, env_settings, dotenv_settings, file_secret_settings
 
 
 class ServerSettings(Settings):
