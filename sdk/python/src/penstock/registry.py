@@ -6,35 +6,32 @@ import random
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
 from os import PathLike
 from pathlib import Path
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1.tensors_pb2 import Signature, TensorSpec
-from penstock.channels import Connection
 from penstock.downloads import Fetch, download, verified_chunks
 from penstock.errors import DeadlineExceeded, InvalidArgument, PenstockError, Unavailable, ValidationFailed
 from penstock.ids import uuid7
 from penstock.paging import pages
+from penstock.registry_administration import RegistryAdministration
+from penstock.registry_editing import RegistryEditing
+from penstock.registry_stages import RegistryStages
 from penstock.retries import NO_RETRIES, Tries
-from penstock.stubs import RegistryStub
-from penstock.uploads import Progress, Source, opened
-from penstock.values import enum_number, to_timestamp
+from penstock.uploads import NO_FILES, Progress, Source, opened
+from penstock.values import enum_number
 
 Columns = Sequence[str] | Mapping[str, Sequence[str]]
 _SLOWEST_POLL_S = 2.0
 
 
-class RegistryClient:
+class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
     """Calls the registry. Every method raises PenstockError's subclasses; their reasons stand in the contracts.
 
     Enums are taken by number or by short name, in any case: `stage="production"`. Lists are fetched page by page,
     as they are iterated.
     """
-
-    def __init__(self, connection: Connection[RegistryStub]) -> None:
-        self._connection = connection
 
     def create_model(self, name: str, description: str = "", *, request_id: str | None = None) -> pb.Model:
         """Create a model without versions; the same `request_id` again gives the first result for 7 days."""
@@ -45,11 +42,27 @@ class RegistryClient:
         """Get a model."""
         return self._connection.unary(self._connection.stub.GetModel, pb.GetModelRequest(name=name)).model
 
-    def list_models(self, *, page_size: int = 0) -> Iterator[pb.Model]:
-        """List all models by name, so many a page (1 to 1,000; 0: 50)."""
+    def list_models(
+        self,
+        *,
+        labels: Mapping[str, str] | None = None,
+        query: str = "",
+        show_deleted: bool = False,
+        page_size: int = 0,
+    ) -> Iterator[pb.Model]:
+        """List models by name, so many a page (1 to 1,000; 0: 50).
+
+        Args:
+            labels: only models with all of these.
+            query: only models in whose name, description or tags every word of this begins a word, in any case.
+            show_deleted: deleted ones too.
+            page_size: models a page.
+        """
 
         def fetch(token: str) -> pb.ListModelsResponse:
-            request = pb.ListModelsRequest(page_size=page_size, page_token=token)
+            request = pb.ListModelsRequest(
+                labels=labels, query=query, show_deleted=show_deleted, page_size=page_size, page_token=token
+            )
             return self._connection.unary(self._connection.stub.ListModels, request)
 
         return (model for page in pages(fetch) for model in page.models)
@@ -58,14 +71,18 @@ class RegistryClient:
         self,
         model: str,
         version: str,
-        source: Source,
+        source: Source | None = None,
         *,
         framework: pb.Framework.ValueType | str | None = None,
         stage: pb.Stage.ValueType | str | None = None,
         approved_by: str = "",
         note: str = "",
+        description: str = "",
+        labels: Mapping[str, str] | None = None,
         columns: Columns = (),
         signature: Signature | None = None,
+        unpack: bool = False,
+        ollama: pb.OllamaReference | None = None,
         source_version: str = "",
         origin: pb.Source | None = None,
         training_run_id: str = "",
@@ -86,13 +103,19 @@ class RegistryClient:
         Args:
             model: created where it is missing.
             version: 1 to 128 of a-z, A-Z, 0-9, `.`, `_`, `-`, `+`; unique per model.
-            source: the path of a file or a folder, bytes, a binary file, or several of these by their names.
-            framework: None: by the suffix, .onnx or .keras.
+            source: the path of a file or a folder, bytes, a binary file, or several of these by their names. None with
+                `ollama` alone, which brings no files.
+            framework: None: by the files' names; an archive's says nothing.
             stage: None: DEVELOPMENT. A later one needs what `promote` needs.
             approved_by: who approved the stage.
             note: why.
+            description: what it is; may be changed later, as the labels may.
+            labels: for search.
             columns: what the features are called, in order: of the only input, or by input. Not with `signature`.
             signature: what the model takes and gives; refused where the file contradicts it.
+            unpack: the source is an archive (zip, tar, tar.gz, tar.bz2, tar.xz), or several: what they hold is
+                registered in their place.
+            ollama: which model of an Ollama server answers.
             source_version: what its makers call it.
             origin: where it came from.
             training_run_id: the run that made it.
@@ -110,8 +133,9 @@ class RegistryClient:
             DeadlineExceeded: still VALIDATING (VALIDATION_TIMEOUT); the version stays, and `get_version` tells more.
             OSError: the source can't be read.
         """
-        with opened(source) as upload:
-            number = enum_number("framework", pb.Framework, framework) or upload.framework
+        with opened(NO_FILES if source is None and ollama else source, unpack=unpack) as upload:
+            told = pb.FRAMEWORK_OLLAMA if ollama else upload.framework
+            number = enum_number("framework", pb.Framework, framework) or told
             if number is None:
                 raise InvalidArgument(
                     "framework: the file's name doesn't tell it; give framework='onnx' or another",
@@ -132,6 +156,9 @@ class RegistryClient:
                 serving_settings=serving_settings,
                 capture_policy=capture_policy,
                 request_id=request_id or uuid7(),
+                description=description,
+                labels=labels,
+                ollama=ollama,
             )
             tries = Tries(self._connection.retry if upload.repeatable else NO_RETRIES)
             while True:
@@ -176,20 +203,44 @@ class RegistryClient:
 
     def list_versions(
         self,
-        model: str,
+        model: str = "",
         *,
         stage: pb.Stage.ValueType | str | None = None,
         state: pb.VersionState.ValueType | str | None = None,
+        framework: pb.Framework.ValueType | str | None = None,
+        labels: Mapping[str, str] | None = None,
+        query: str = "",
+        show_deleted: bool = False,
         page_size: int = 0,
     ) -> Iterator[pb.ModelVersion]:
-        """List a model's versions, the newest first; only those in a stage or a state, where one is given."""
-        stage_number = enum_number("stage", pb.Stage, stage)
-        state_number = enum_number("state", pb.VersionState, state)
+        """List a model's versions, or all models', the newest first; only those that meet what is given.
+
+        Args:
+            model: empty: of all models.
+            stage: only those in it.
+            state: only those in it.
+            framework: only those of it.
+            labels: only versions with all of these, on themselves or on their model.
+            query: only versions in whose model's name, version, description, tags, task or source every word of this
+                begins a word, in any case.
+            show_deleted: deleted ones too, until they are purged.
+            page_size: versions a page, 1 to 1,000; 0: 50.
+        """
+        filters = pb.ListVersionsRequest(
+            model=model,
+            stage=enum_number("stage", pb.Stage, stage),
+            state=enum_number("state", pb.VersionState, state),
+            framework=enum_number("framework", pb.Framework, framework),
+            labels=labels,
+            query=query,
+            show_deleted=show_deleted,
+            page_size=page_size,
+        )
 
         def fetch(token: str) -> pb.ListVersionsResponse:
-            request = pb.ListVersionsRequest(
-                model=model, stage=stage_number, state=state_number, page_size=page_size, page_token=token
-            )
+            request = pb.ListVersionsRequest()
+            request.CopyFrom(filters)
+            request.page_token = token
             return self._connection.unary(self._connection.stub.ListVersions, request)
 
         return (version for page in pages(fetch) for version in page.versions)
@@ -225,6 +276,21 @@ class RegistryClient:
         """
         return download(self._fetch(model, version, path), Path(destination), self._connection.retry, progress)
 
+    def download_url(
+        self, model: str, version: str, path: str = "", *, lifetime_s: int = 0
+    ) -> pb.CreateDownloadUrlResponse:
+        """Get a URL that reads one file of a version for a while, without a key; its `url` is empty where the
+        registry has none to give: then `download` streams the file.
+
+        Args:
+            model: the model.
+            version: the exact version.
+            path: which file of the version; empty where it has one only.
+            lifetime_s: how long the URL works, 1 to 604,800 s; 0: 900 s.
+        """
+        request = pb.CreateDownloadUrlRequest(model=model, version=version, path=path, lifetime_s=lifetime_s)
+        return self._connection.unary(self._connection.stub.CreateDownloadUrl, request)
+
     def download_chunks(self, model: str, version: str, path: str = "") -> Generator[bytes, None, None]:
         """Give one file's bytes as they come, at most 1 MiB at once, resumed where the connection breaks.
 
@@ -234,52 +300,6 @@ class RegistryClient:
         with closing(verified_chunks(self._fetch(model, version, path), self._connection.retry)) as parts:
             for _, chunk in parts:
                 yield chunk
-
-    def resolve(self, model: str, selector: str = "") -> pb.ModelVersion:
-        """Find the READY version a selector means: an exact one, a stage or `latest`; empty: PRODUCTION, else that."""
-        request = pb.ResolveVersionRequest(model=model, selector=selector)
-        return self._connection.unary(self._connection.stub.ResolveVersion, request).version
-
-    def promote(
-        self,
-        model: str,
-        version: str,
-        to_stage: pb.Stage.ValueType | str | None = None,
-        *,
-        approved_by: str = "",
-        note: str = "",
-    ) -> pb.PromoteVersionResponse:
-        """Move a version to a stage, or to the next one; into PRODUCTION an approver and a note are required.
-
-        Never retried: after Unavailable or DeadlineExceeded look at `get_version` first.
-        """
-        request = pb.PromoteVersionRequest(
-            model=model,
-            version=version,
-            to_stage=enum_number("to_stage", pb.Stage, to_stage),
-            approved_by=approved_by,
-            note=note,
-        )
-        return self._connection.unary(self._connection.stub.PromoteVersion, request)
-
-    def rollback(self, model: str, *, approved_by: str, note: str) -> pb.RollbackModelResponse:
-        """Make the live version's predecessor live again. Never retried: twice goes back twice."""
-        request = pb.RollbackModelRequest(model=model, approved_by=approved_by, note=note)
-        return self._connection.unary(self._connection.stub.RollbackModel, request)
-
-    def transitions(self, model: str, version: str = "", *, page_size: int = 0) -> Iterator[pb.Transition]:
-        """List the stage moves of a model, or of one version, the newest first."""
-
-        def fetch(token: str) -> pb.ListTransitionsResponse:
-            request = pb.ListTransitionsRequest(model=model, version=version, page_size=page_size, page_token=token)
-            return self._connection.unary(self._connection.stub.ListTransitions, request)
-
-        return (transition for page in pages(fetch) for transition in page.transitions)
-
-    def live_version(self, model: str, *, at: datetime | None = None) -> pb.GetLiveVersionResponse:
-        """Say which version was in PRODUCTION at an (aware) time, by default now, and since when."""
-        request = pb.GetLiveVersionRequest(model=model, time=to_timestamp("at", at))
-        return self._connection.unary(self._connection.stub.GetLiveVersion, request)
 
     def watch(self, after_revision: int = 0) -> Iterator[pb.WatchModelsResponse]:
         """Follow every version's state, without end: a snapshot (from 0), then each change, and bookmarks.

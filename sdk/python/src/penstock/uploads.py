@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from penstock.api.registry.v1 import registry_pb2 as pb
@@ -21,7 +21,9 @@ Source = FileSource | Mapping[str, FileSource]
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the bytes in all, None where that is not known beforehand."""
 
-_FRAMEWORKS = {".onnx": pb.FRAMEWORK_ONNX, ".keras": pb.FRAMEWORK_TENSORFLOW}
+_TOKENIZERS = {"tokenizer.json", "tokenizer_config.json", "vocab.txt"}
+NO_FILES: Mapping[str, FileSource] = {}
+"""The source of a version that is a reference."""
 
 
 @dataclass(slots=True)
@@ -72,9 +74,10 @@ class UploadFile:
 
 @dataclass(frozen=True, slots=True)
 class Upload:
-    """The files of a version."""
+    """The files of a version; `unpack`: they are archives of them."""
 
     files: tuple[UploadFile, ...]
+    unpack: bool = False
 
     @property
     def repeatable(self) -> bool:
@@ -84,9 +87,7 @@ class Upload:
     @property
     def framework(self) -> pb.Framework.ValueType | None:
         """What the names of the files say; None where they say nothing."""
-        suffixes = {Path(file.path).suffix.lower() for file in self.files}
-        found = {_FRAMEWORKS[suffix] for suffix in suffixes if suffix in _FRAMEWORKS}
-        return found.pop() if len(found) == 1 else None
+        return framework_of(file.path for file in self.files)
 
     def requests(self, header: pb.VersionHeader, progress: Progress | None) -> Iterator[pb.RegisterVersionRequest]:
         """Give the messages of the upload; progress is told once a chunk is on its way."""
@@ -95,7 +96,7 @@ class Upload:
         yield pb.RegisterVersionRequest(header=header)
         for file in self.files:
             yield pb.RegisterVersionRequest(
-                file=pb.FileHeader(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes)
+                file=pb.FileHeader(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes, unpack=self.unpack)
             )
             digest = None if file.sha256 else sha256()
             for chunk in file.chunks():
@@ -111,20 +112,35 @@ class Upload:
 
 
 @contextmanager
-def opened(source: Source) -> Iterator[Upload]:
+def opened(source: Source | None, *, unpack: bool = False) -> Iterator[Upload]:
     """Open a source: the path of a file or a folder, bytes, a binary file, or several of these by their names.
 
-    A binary file is read from where it stands, and left open.
+    A binary file is read from where it stands, and left open. `NO_FILES` alone may be empty.
 
     Raises:
         InvalidArgument: there is no file in it (NO_FILES).
         OSError: a file can't be read.
     """
     with ExitStack() as stack:
-        named = source if isinstance(source, Mapping) else _named(source)
-        if not named:
-            raise InvalidArgument(f"there is no file in {source!r}", reason="NO_FILES")
-        yield Upload(tuple(UploadFile.of(path, _stream(each, stack)) for path, each in named.items()))
+        named = source if isinstance(source, Mapping) else {} if source is None else _named(source)
+        if not named and source is not NO_FILES:
+            where = "there is no source" if source is None else f"there is no file in {source!r}"
+            raise InvalidArgument(f"{where}; only a reference to Ollama has no files", reason="NO_FILES")
+        yield Upload(tuple(UploadFile.of(path, _stream(each, stack)) for path, each in named.items()), unpack)
+
+
+def framework_of(paths: Iterable[str]) -> pb.Framework.ValueType | None:
+    """Tell a framework by the names of a version's files; None where they say nothing, or two things."""
+    names = {PurePosixPath(path).name.lower() for path in paths}
+    if "saved_model.pb" in names:
+        return pb.FRAMEWORK_TENSORFLOW  # whatever lies in its assets
+    suffixes = {PurePosixPath(name).suffix for name in names}
+    found = set[pb.Framework.ValueType]()
+    if ".keras" in suffixes:
+        found.add(pb.FRAMEWORK_TENSORFLOW)
+    if ".onnx" in suffixes:
+        found.add(pb.FRAMEWORK_TRANSFORMERS if names & _TOKENIZERS else pb.FRAMEWORK_ONNX)
+    return found.pop() if len(found) == 1 else None
 
 
 def _named(source: FileSource) -> dict[str, FileSource]:
