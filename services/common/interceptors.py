@@ -7,30 +7,28 @@ them anew for each call.
 from __future__ import annotations
 
 import random
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.message import DecodeError
 
 from services.common import errors
+from services.common.budgets import Budget
 from services.common.keys import ANONYMOUS, KeyRing, Principal, Role, become, require
 from services.common.metrics import GrpcCollector, RpcMetrics
-from services.common.status import DETAILS_KEY, code_of, details_of, sentence_of
+from services.common.status import abort, code_of
+from services.common.streams import OpenStreams, Stream, StreamKind, single, size_of
 
 _log = structlog.get_logger(__name__)
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 
-DRAINING = errors.Unavailable(
-    "this server is shutting down; connect again to reach another", reason="DRAINING", retry_after_s=0.1
-)
 BUSY = errors.ResourceExhausted(
     "this server has as many requests as it may hold; slow down or try again",
     reason="SERVER_BUSY",
@@ -53,73 +51,6 @@ class Rpc:
     def name(self) -> str:
         """The RPC as people write it."""
         return f"{self.service}/{self.method}"
-
-
-class Stream:
-    """A response stream that is open. Its status goes out once, from whichever thread comes first."""
-
-    def __init__(self, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
-        self._context = context
-        self._send = send
-        self._lock = threading.Lock()
-        self._ended: errors.DomainError | None = None
-        self._open = True
-
-    @property
-    def open(self) -> bool:
-        """Whether there is still someone to send to."""
-        return self._open and self._context.is_active()
-
-    def send(self, response: Any) -> None:
-        """Send a message; the call waits for the client's flow control."""
-        self._send(response)
-
-    def end(self, error: errors.DomainError | None = None) -> errors.DomainError | None:
-        """Send the status, unless it is out already, and say which one it was."""
-        with self._lock:
-            if self._open:
-                self._open = False
-                self._ended = error
-                if error is not None:
-                    _set_status(self._context, error)
-                self._send(None)
-            return self._ended
-
-
-@dataclass(slots=True)
-class OpenStreams:
-    """The endless streams that are open, so that a draining server can end them."""
-
-    streams: set[Stream] = field(default_factory=set)
-    draining: bool = False
-
-    def end(self) -> None:
-        """End each with UNAVAILABLE, and from now on those that begin."""
-        self.draining = True
-        for stream in list(self.streams):
-            stream.end(DRAINING)
-
-    @contextmanager
-    def keep(self, stream: Stream) -> Iterator[None]:
-        """Hold a stream while it is open."""
-        self.streams.add(stream)
-        try:
-            if self.draining:
-                raise DRAINING
-            yield
-        finally:
-            self.streams.discard(stream)
-
-
-def _set_status(context: grpc.ServicerContext, error: errors.DomainError) -> None:
-    context.set_code(code_of(error))
-    context.set_details(sentence_of(error))
-    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
-
-
-def _abort(context: grpc.ServicerContext, error: errors.DomainError) -> NoReturn:
-    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
-    context.abort(code_of(error), sentence_of(error))
 
 
 class Wrapper:
@@ -151,13 +82,12 @@ class Wrapper:
         """Wrap one handler; its calls run on `pool`. An endless stream is ended when the server drains."""
         kind, behaviour = _behaviour(handler)
         rpc = Rpc(service, method, role, self._collector.add(kind, service, method))
-        behaviour = (_with_mapped_requests if handler.request_streaming else _with_parsed_request)(behaviour)
-        if handler.response_streaming:
-            wrapped: Callable[..., Any] = self._streaming(rpc, behaviour, endless=endless)
-        else:
-            wrapped = self._unary(rpc, behaviour)
+        behaviour = (_with_parsed_requests if handler.request_streaming else _with_parsed_request)(behaviour)
+        wrapped: Callable[..., Any] = (
+            self._unary(rpc, behaviour) if kind == "unary" else self._streaming(rpc, kind, behaviour, endless=endless)
+        )
         wrapped.experimental_thread_pool = pool  # type: ignore[attr-defined] # how grpc is told of a pool
-        return _MAKERS[kind](wrapped, _parser(handler.request_deserializer), handler.response_serializer)
+        return _SERVED_AS[kind](wrapped, _parser(handler.request_deserializer), handler.response_serializer)
 
     def _unary(self, rpc: Rpc, behaviour: Behaviour) -> Behaviour:
         counts = rpc.counts
@@ -169,7 +99,10 @@ class Wrapper:
             principal = ANONYMOUS
             try:
                 principal = self._admit(rpc, context)
-                response = behaviour(request, context)
+                if principal.budget is None:
+                    response = behaviour(request, context)
+                else:
+                    response = _metered(principal.budget, behaviour, request, context)
             except Exception as raised:  # noqa: BLE001 - the boundary: everything becomes a status and a log line
                 error = known(raised, rpc)
             else:
@@ -178,24 +111,32 @@ class Wrapper:
                 self._log_some(rpc, principal, "OK", seconds)
                 return response
             self._failed(rpc, principal, error, clock() - started)
-            _abort(context, error)
+            return abort(context, error)
 
         return answer
 
-    def _streaming(self, rpc: Rpc, behaviour: Behaviour, *, endless: bool) -> Callable[..., None]:
+    def _streaming(self, rpc: Rpc, kind: str, behaviour: Behaviour, *, endless: bool) -> Callable[..., None]:
+        traits = StreamKind(endless=endless, takes_all=kind == "client_stream", counts_messages=kind == "bidi_stream")
+        reads = kind != "server_stream"
+        if kind == "client_stream":
+            behaviour = partial(single, behaviour)
+
         # grpc's non-blocking form: the status may be sent from another thread than the one that iterates, which is
-        # how draining ends a stream whose own thread waits for something.
+        # how a stream is ended whose own thread waits for something.
         def answer(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
             started = time.perf_counter()
             rpc.counts.start()
             principal = ANONYMOUS
             error: errors.DomainError | None = None
             complete = False
-            stream = Stream(context, send)
+            stream = Stream(context, send, traits, partial(self._check_still, rpc, context))
             try:
                 principal = self._admit(rpc, context)
-                with self._streams.keep(stream) if endless else nullcontext():
-                    complete = self._pump(stream, behaviour(request, context))
+                if principal.budget is not None:
+                    principal.budget.admit()
+                    stream.budget = principal.budget
+                with self._streams.keep(stream):
+                    complete = self._pump(stream, behaviour(stream.requests(request) if reads else request, context))
             except Exception as raised:  # noqa: BLE001 - the boundary: everything becomes a status and a log line
                 error = known(raised, rpc)
             error = stream.end(error)
@@ -224,16 +165,15 @@ class Wrapper:
         if rpc.role is Role.PUBLIC or not self._keys.configured:
             principal = ANONYMOUS
         else:
-            authorization = None
-            for key, value in context.invocation_metadata():
-                if key == "authorization":
-                    authorization = str(value)
-                    break
-            principal = self._keys.authenticate(authorization)
+            principal = self._keys.authenticate(_authorization(context))
             if principal.role < rpc.role:
                 require(principal, rpc.role, rpc.name)
         become(principal)
         return principal
+
+    def _check_still(self, rpc: Rpc, context: grpc.ServicerContext) -> None:
+        if rpc.role is not Role.PUBLIC and self._keys.configured:
+            self._keys.check_still(_authorization(context), rpc.role, rpc.name)
 
     def _finished(self, rpc: Rpc, principal: Principal, code: str, started: float) -> None:
         seconds = time.perf_counter() - started
@@ -270,7 +210,7 @@ def busy(handler: grpc.RpcMethodHandler[Any, Any], pool: ThreadPoolExecutor) -> 
     kind, _ = _behaviour(handler)
 
     def refuse(_request: Any, context: grpc.ServicerContext) -> Any:
-        _abort(context, BUSY)
+        abort(context, BUSY)
 
     refuse.experimental_thread_pool = pool  # type: ignore[attr-defined] # how grpc is told of a pool
     return _MAKERS[kind](refuse, handler.request_deserializer, handler.response_serializer)
@@ -303,19 +243,30 @@ def _with_parsed_request(behaviour: Behaviour) -> Behaviour:
     return parsed
 
 
-def _with_mapped_requests(behaviour: Behaviour) -> Behaviour:
-    """Let the use case see a client's going away in mid-stream as the domain error that it is."""
+def _with_parsed_requests(behaviour: Behaviour) -> Behaviour:
+    def parsed(requests: Iterator[Any]) -> Iterator[Any]:
+        for request in requests:
+            if request is MALFORMED:
+                raise _malformed()
+            yield request
 
-    def mapped(requests: Iterator[Any]) -> Iterator[Any]:
-        try:
-            for request in requests:
-                if request is MALFORMED:
-                    raise _malformed()
-                yield request
-        except grpc.RpcError as error:
-            raise errors.Cancelled("the client went away before its stream was complete") from error
+    return lambda requests, context: behaviour(parsed(requests), context)
 
-    return lambda requests, context: behaviour(mapped(requests), context)
+
+def _metered(budget: Budget, behaviour: Behaviour, request: Any, context: grpc.ServicerContext) -> Any:
+    """Work on a unary request of a key with limits."""
+    budget.admit()
+    budget.spend(size_of(request))
+    response = behaviour(request, context)
+    budget.spend(size_of(response))
+    return response
+
+
+def _authorization(context: grpc.ServicerContext) -> str | None:
+    for key, value in context.invocation_metadata():
+        if key == "authorization":
+            return str(value)
+    return None
 
 
 _MAKERS: Mapping[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
@@ -324,6 +275,9 @@ _MAKERS: Mapping[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
     "client_stream": grpc.stream_unary_rpc_method_handler,
     "bidi_stream": grpc.stream_stream_rpc_method_handler,
 }
+
+# A stream that is answered once is served as one that is answered in a stream, of one: on the wire they are the same.
+_SERVED_AS = {**_MAKERS, "client_stream": grpc.stream_stream_rpc_method_handler}
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Behaviour]:

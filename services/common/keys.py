@@ -1,7 +1,8 @@
 """API keys and roles. One file holds every key's SHA-256; each service reads it, and reads it again when it changes.
 
 A key is 256 random bits, so a fast hash is as safe as a slow one, and the request path can afford it.
-The file is JSON: {"keys": [{"id", "name", "role", "kind", "sha256", "create_time", "expire_time"}]}.
+The file is JSON: {"keys": [{"id", "name", "role", "kind", "sha256", "create_time", "expire_time",
+"requests_per_minute", "bytes_per_minute"}]}; the last two are limits, absent where there are none.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 
 import structlog
 
+from services.common.budgets import Budget, Rates, budget_of
 from services.common.errors import FailedPrecondition, PermissionDenied, Unauthenticated
 
 _log = structlog.get_logger(__name__)
@@ -44,6 +46,8 @@ class Principal:
     name: str
     role: Role
     expire_time: datetime | None = None
+    budget: Budget | None = field(default=None, compare=False, repr=False)
+    """What the key may spend; None where it has no limits."""
 
 
 # Where no keys are configured everyone is this; such a service listens on loopback only.
@@ -117,6 +121,29 @@ class KeyRing:
             raise Unauthenticated(f"the API key {principal.name!r} has expired", reason="EXPIRED_KEY")
         return principal
 
+    def check_still(self, authorization: str | None, role: Role, rpc: str) -> None:
+        """Let a call that goes on go on, if its key would still be let in.
+
+        Raises:
+            Unauthenticated: the key is gone by now (KEY_REVOKED) or past its time (EXPIRED_KEY); or none came, and one
+                is needed since (MISSING_KEY).
+            PermissionDenied: its role is another by now (ROLE_TOO_WEAK).
+        """
+        try:
+            principal = self.authenticate(authorization)
+        except Unauthenticated as error:
+            if error.reason != "UNKNOWN_KEY":
+                raise
+            raise Unauthenticated(
+                f"the API key was revoked while {rpc} went on; call again with one that is in force",
+                reason="KEY_REVOKED",
+            ) from error
+        require(principal, role, rpc)
+
+    def budgets(self) -> list[Budget]:
+        """Give the budgets of the keys that have limits, for the metrics."""
+        return [each.budget for each in self._keys.by_digest.values() if each.budget is not None]
+
     def _refresh(self) -> None:
         now = time.monotonic()
         if self._path is None or now < self._next_look:
@@ -146,7 +173,7 @@ class KeyRing:
             return
         if status.st_size > MAX_FILE_BYTES:
             raise ValueError(f"the keys file is over {MAX_FILE_BYTES} bytes")
-        read = _parse(json.loads(self._path.read_bytes()))
+        read = _parse(json.loads(self._path.read_bytes()), self._keys.by_digest)
         self._keys = replace(read, enforced=read.enforced or self._keys.enforced)
         self._stamp = stamp
 
@@ -170,15 +197,18 @@ def _find(keys: _Keys, authorization: str | None) -> Principal:
     raise Unauthenticated("the API key is not known here: it was revoked or mistyped", reason="UNKNOWN_KEY")
 
 
-def _parse(document: Any) -> _Keys:
+def _parse(document: Any, before: Mapping[str, Principal]) -> _Keys:
     by_digest: dict[str, Principal] = {}
     enforced = False
     try:
         for entry in document["keys"]:
+            known = before.get(entry["sha256"])
+            rates = Rates(entry.get("requests_per_minute"), entry.get("bytes_per_minute"))
             by_digest[entry["sha256"]] = Principal(
                 name=entry["name"],
                 role=Role[entry["role"].upper()],
                 expire_time=_expire_time(entry.get("expire_time")),
+                budget=budget_of(entry["name"], rates, known.budget if known else None),
             )
             enforced = enforced or entry.get("kind", "user") != "service"
     except (KeyError, TypeError, AttributeError) as error:

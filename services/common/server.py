@@ -10,10 +10,8 @@ import ipaddress
 import signal
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -21,15 +19,20 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
+from services.common.budgets import BudgetCollector
+from services.common.certificates import CertificateFiles, Certificates
 from services.common.errors import DomainError, FailedPrecondition
-from services.common.interceptors import OpenStreams, Wrapper, busy
+from services.common.interceptors import Wrapper, busy
 from services.common.keys import KeyRing, Role
 from services.common.metrics import GrpcCollector, MetricsServer
+from services.common.pools import BoundedPool
 from services.common.settings import ServerSettings
+from services.common.streams import OpenStreams
 
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
 RECOVERY_INTERVAL_S = 0.1
+SWEEP_INTERVAL_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +44,8 @@ class Service:
         register: the generated `add_…Servicer_to_server`, bound to the servicer.
         roles: the role that each RPC needs; every RPC must be there.
         control: unary RPCs that must be answered while predictions fill the server.
-        endless: streams without an end of their own; they end with UNAVAILABLE when the server drains.
+        endless: streams without an end of their own; they end with UNAVAILABLE when the server drains, and their
+            clients may be silent for as long as there are places for others.
     """
 
     name: str
@@ -49,39 +53,6 @@ class Service:
     roles: Mapping[str, Role]
     control: frozenset[str] = frozenset()
     endless: frozenset[str] = frozenset()
-
-
-class BoundedPool(ThreadPoolExecutor):
-    """A thread pool that knows how many calls it holds, waiting ones included."""
-
-    def __init__(self, threads: int, backlog: int, name: str) -> None:
-        super().__init__(max_workers=threads, thread_name_prefix=name)
-        self._limit = threads + backlog
-        self._held = 0
-        self._held_lock = threading.Lock()
-
-    @property
-    def limit(self) -> int:
-        """The most calls it may hold."""
-        return self._limit
-
-    @property
-    def full(self) -> bool:
-        """Whether the next call is one too many."""
-        return self._held >= self._limit
-
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Queue a call. grpc calls this on its one polling thread, which an exception here would end."""
-        with self._held_lock:
-            self._held += 1
-        return super().submit(self._run, work, args, kwargs)
-
-    def _run(self, work: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        try:
-            return work(*args, **kwargs)
-        finally:
-            with self._held_lock:
-                self._held -= 1
 
 
 class _Recorder:
@@ -141,15 +112,18 @@ class Server:
 
         Raises:
             FailedPrecondition: the address is not a loopback one and no keys are configured (INSECURE_ADDRESS), it
-                is taken (ADDRESS_IN_USE), or the TLS files are not all there (TLS_INCOMPLETE, TLS_UNREADABLE).
+                is taken (ADDRESS_IN_USE), or the TLS files are not all there or of no use (TLS_INCOMPLETE,
+                TLS_UNREADABLE, TLS_MISMATCH).
         """
         self._refuse_open_door()
         settings = self._settings
-        credentials = _credentials(settings)
+        credentials = _credentials(CertificateFiles.of(settings))
         self._control = BoundedPool(CONTROL_THREADS, 1_000, "control")
         unary = BoundedPool(settings.request_threads, settings.request_backlog, "unary")
         streams = BoundedPool(settings.max_streams, 0, "stream")
-        self._pools = (self._control, unary, streams)
+        # Whoever has no key can take no place from those who have.
+        public = BoundedPool(settings.max_streams, 0, "public")
+        self._pools = (self._control, unary, streams, public)
         self._server = grpc.server(
             unary,
             options=_options(settings),
@@ -158,8 +132,9 @@ class Server:
         )
         self._health = health.HealthServicer(experimental_non_blocking=False)
         services = (*self._services, *self._public())
-        self._server.add_generic_rpc_handlers((self._route(services, unary, streams),))
-        self._metrics.registry.register(self._collector)
+        self._server.add_generic_rpc_handlers((self._route(services, unary, streams, public),))
+        for collector in (self._collector, BudgetCollector(self._keys.budgets)):
+            self._metrics.registry.register(collector)
         self.metrics_port = self._metrics.open()
         try:
             port = self._listen(credentials)
@@ -168,8 +143,12 @@ class Server:
             raise
         serving = self._check(was_serving=True)
         self._server.start()
-        self._watcher = threading.Thread(target=self._watch_dependencies, args=(serving,), name="health", daemon=True)
-        self._watcher.start()
+        self._watchers = (
+            threading.Thread(target=self._watch_dependencies, args=(serving,), name="health", daemon=True),
+            threading.Thread(target=self._watch_streams, args=(streams, public), name="streams", daemon=True),
+        )
+        for watcher in self._watchers:
+            watcher.start()
         _log.info("listening", address=f"{settings.host}:{port}", metrics_port=self.metrics_port)
         return port
 
@@ -200,7 +179,8 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._streams.end()
         self._server.stop(self._settings.drain_grace_ms / 1000).wait()
-        self._watcher.join()
+        for watcher in self._watchers:
+            watcher.join()
         for pool in self._pools:
             pool.shutdown(wait=True, cancel_futures=True)
         self._metrics.close()
@@ -227,7 +207,9 @@ class Server:
             ),
         )
 
-    def _route(self, services: Sequence[Service], unary: BoundedPool, streams: BoundedPool) -> _Router:
+    def _route(
+        self, services: Sequence[Service], unary: BoundedPool, streams: BoundedPool, public: BoundedPool
+    ) -> _Router:
         wrapper = Wrapper(
             keys=self._keys,
             collector=self._collector,
@@ -239,13 +221,16 @@ class Server:
             recorder = _Recorder()
             service.register(recorder)
             for method, handler in recorder.handlers.items():
-                streaming = handler.request_streaming or handler.response_streaming
-                pool = streams if streaming else self._control if method in service.control else unary
+                role = service.roles[method]
+                if handler.request_streaming or handler.response_streaming:
+                    pool = public if role is Role.PUBLIC else streams
+                else:
+                    pool = self._control if method in service.control else unary
                 wrapped = wrapper.wrap(
                     service.name,
                     method,
                     handler,
-                    role=service.roles[method],
+                    role=role,
                     pool=pool,
                     endless=method in service.endless,
                 )
@@ -281,6 +266,12 @@ class Server:
         while not self._stopping.wait(interval_s if serving else min(interval_s, RECOVERY_INTERVAL_S)):
             serving = self._check(was_serving=serving)
 
+    def _watch_streams(self, *pools: BoundedPool) -> None:
+        idle_limit_s = self._settings.stream_idle_timeout_ms / 1000
+        interval_s = min(SWEEP_INTERVAL_S, idle_limit_s)
+        while not self._stopping.wait(interval_s):
+            self._streams.sweep(idle_limit_s=idle_limit_s, full=lambda: any(pool.full for pool in pools))
+
     def _check(self, *, was_serving: bool) -> bool:
         status = health_pb2.HealthCheckResponse.SERVING
         for check in self._checks:
@@ -306,33 +297,24 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def _credentials(settings: ServerSettings) -> grpc.ServerCredentials | None:
-    """Read the TLS files; None where none are named."""
-    cert_file, key_file, client_ca_file = settings.tls_cert_file, settings.tls_key_file, settings.tls_client_ca_file
-    if cert_file is key_file is client_ca_file is None:
+def _credentials(files: CertificateFiles | None) -> grpc.ServerCredentials | None:
+    """Make grpc ask at each new connection whether the files have changed."""
+    if files is None:
         return None
-    if cert_file is None or key_file is None:
-        raise FailedPrecondition(
-            "TLS takes both PENSTOCK_TLS_CERT_FILE and PENSTOCK_TLS_KEY_FILE: set both, or none of its files",
-            reason="TLS_INCOMPLETE",
-        )
-    return grpc.ssl_server_credentials(
-        [(_read_pem("PENSTOCK_TLS_KEY_FILE", key_file), _read_pem("PENSTOCK_TLS_CERT_FILE", cert_file))],
-        root_certificates=None if client_ca_file is None else _read_pem("PENSTOCK_TLS_CLIENT_CA_FILE", client_ca_file),
-        require_client_auth=client_ca_file is not None,
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        found = files.changed()
+        return None if found is None else _configuration(found)
+
+    return grpc.dynamic_ssl_server_credentials(
+        _configuration(files.read()),
+        changed,  # type: ignore[arg-type] # None is for no change, which the stubs do not know
+        require_client_authentication=files.wants_clients,
     )
 
 
-def _read_pem(setting: str, path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise FailedPrecondition(
-            f"{setting} names {path}, which cannot be read: {error.strerror}", reason="TLS_UNREADABLE"
-        ) from error
-    if b"-----BEGIN " not in content:
-        raise FailedPrecondition(f"{setting} names {path}, which is no PEM file", reason="TLS_UNREADABLE")
-    return content
+def _configuration(found: Certificates) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(found.key, found.chain)], root_certificates=found.client_ca)
 
 
 def _options(settings: ServerSettings) -> list[tuple[str, int]]:

@@ -63,7 +63,8 @@ class ServerSettings(Settings):
     service_token: SecretStr | None = None
     """The key that this service shows to the others."""
     tls_cert_file: Path | None = None
-    """This server's certificate chain, PEM; with it and its key, gRPC speaks TLS only."""
+    """This server's certificate chain, PEM; with it and its key, gRPC speaks TLS only. The TLS files are read again
+    when they change."""
     tls_key_file: Path | None = None
     """The private key of `tls_cert_file`, PEM."""
     tls_client_ca_file: Path | None = None
@@ -74,6 +75,9 @@ class ServerSettings(Settings):
     """Unary requests that may wait for a thread; more are refused with RESOURCE_EXHAUSTED."""
     max_streams: Annotated[int, Field(ge=1, le=4096)] = 64
     """Streams open at once; more are refused with RESOURCE_EXHAUSTED."""
+    stream_idle_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 120_000
+    """How long the client of a stream may neither send nor take anything before the stream is ended with
+    DEADLINE_EXCEEDED. Of those without an end of their own (events), one ends so whenever every place is taken."""
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = 16 * MEBIBYTE
     """The largest message taken or sent."""
     drain_grace_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 20_000

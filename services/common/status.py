@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import NoReturn
 
 import grpc
 from google.protobuf.any_pb2 import Any
@@ -67,6 +68,19 @@ def details_of(error: errors.DomainError) -> bytes:
 def sentence_of(error: errors.DomainError) -> str:
     """Cut the error's message to what the wire bears."""
     return _cut(error.message, MAX_MESSAGE_BYTES)
+
+
+def set_status(context: grpc.ServicerContext, error: errors.DomainError) -> None:
+    """Put an error where grpc takes a call's status from."""
+    context.set_code(code_of(error))
+    context.set_details(sentence_of(error))
+    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
+
+
+def abort(context: grpc.ServicerContext, error: errors.DomainError) -> NoReturn:
+    """End a call with an error."""
+    context.set_trailing_metadata(((DETAILS_KEY, details_of(error)),))
+    context.abort(code_of(error), sentence_of(error))
 
 
 def _fitting(violations: Iterable[errors.FieldViolation]) -> Iterator[BadRequest.FieldViolation]:

@@ -5,16 +5,12 @@ The servicer behind it is scripted (the contract is monitoring's); the server, i
 
 from __future__ import annotations
 
-import json
 import threading
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Never, cast
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -22,126 +18,20 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
-from penstock.api.monitoring.v1 import monitoring_pb2_grpc as pb_grpc
-from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, RetryInfo, Status
-from services.common import errors, keys
-from services.common.keys import KeyRing, Role
+from penstock.api.status.v1.status_pb2 import BadRequest, RetryInfo
+from services.common import errors
+from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
-from services.common.server import Server, Service
+from services.common.server import Server
 from services.common.settings import ServerSettings
 from tests.certificates import certificate
-
-NAME = "penstock.api.monitoring.v1.MonitoringService"
-ROLES = {
-    "RecordEvents": Role.OPERATOR,
-    "RecordFeedback": Role.OPERATOR,
-    "GetInference": Role.VIEWER,
-    "ListInferences": Role.VIEWER,
-    "GetMetrics": Role.VIEWER,
-}
-
-
-class Scripted(pb_grpc.MonitoringServiceServicer):
-    """Does what the test says."""
-
-    def __init__(self) -> None:
-        self.get_metrics: Callable[[], object] = lambda: None
-        self.saw_end: list[BaseException] = []
-        self.ended = threading.Event()
-
-    def GetMetrics(self, request: pb.GetMetricsRequest, context: grpc.ServicerContext) -> pb.GetMetricsResponse:
-        self.get_metrics()
-        return pb.GetMetricsResponse(inference_count=len(request.model))
-
-    def GetInference(self, request: pb.GetInferenceRequest, context: grpc.ServicerContext) -> pb.GetInferenceResponse:
-        event = pb.InferenceEvent(inference_id=keys.caller().name)
-        return pb.GetInferenceResponse(inference=pb.Inference(event=event))
-
-    def RecordFeedback(self, request: pb.RecordFeedbackRequest, context: grpc.ServicerContext) -> Never:
-        raise NotImplementedError
-
-    def ListInferences(self, request: pb.ListInferencesRequest, context: grpc.ServicerContext) -> Never:
-        raise NotImplementedError
-
-    def RecordEvents(
-        self, request_iterator: Iterator[pb.RecordEventsRequest], context: grpc.ServicerContext
-    ) -> Iterator[pb.RecordEventsResponse]:
-        try:
-            for request in request_iterator:
-                if request.batch_id < 0:
-                    raise errors.Aborted("negative", reason="SCRIPTED")
-                yield pb.RecordEventsResponse(batch_id=request.batch_id)
-        except BaseException as error:
-            self.saw_end.append(error)
-            raise
-        finally:
-            self.ended.set()
-
-
-class Kit:
-    """A server under test and a channel to it."""
-
-    def __init__(self, folder: Path, **settings: Any) -> None:
-        self.servicer = Scripted()
-        self.down: errors.DomainError | None = None
-        self.settings = ServerSettings(port=0, metrics_port=0, health_interval_ms=50, **settings)
-        keyring = KeyRing(self.settings.keys_file)
-        keyring.open()
-        self.metrics = MetricsServer("127.0.0.1", 0)
-        service = Service(
-            name=NAME,
-            register=partial(pb_grpc.add_MonitoringServiceServicer_to_server, self.servicer),
-            roles=ROLES,
-            endless=frozenset({"RecordEvents"}),
-        )
-        self.server = Server(self.settings, [service], keys=keyring, metrics=self.metrics, checks=(self._check,))
-
-    def _check(self) -> None:
-        if self.down is not None:
-            raise self.down
-
-    @contextmanager
-    def running(self) -> Iterator[Kit]:
-        self.port = self.server.open()
-        with grpc.insecure_channel(f"127.0.0.1:{self.port}") as self.channel:
-            self.stub = pb_grpc.MonitoringServiceStub(self.channel)
-            self.health = health_pb2_grpc.HealthStub(self.channel)
-            try:
-                yield self
-            finally:
-                self.server.close()
-
-    def status(self, service: str = "") -> health_pb2.HealthCheckResponse.ServingStatus:
-        return self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+from tests.kit import NAME, Kit, details, eventually, failure, write_keys
 
 
 @pytest.fixture
 def kit(tmp_path: Path) -> Iterator[Kit]:
     with Kit(tmp_path).running() as running:
         yield running
-
-
-def failure(call: Callable[[], object]) -> grpc.Call:
-    with pytest.raises(grpc.RpcError) as caught:
-        call()
-    return cast("grpc.Call", caught.value)
-
-
-def details(error: grpc.Call) -> tuple[Status, ErrorInfo]:
-    trailing = dict(error.trailing_metadata() or ())
-    value = trailing["grpc-status-details-bin"]
-    assert isinstance(value, bytes)
-    status = Status.FromString(value)
-    return status, ErrorInfo.FromString(status.details[0].value)
-
-
-def eventually(met: Callable[[], bool], *, within_s: float = 10) -> None:
-    deadline = threading.Event()
-    for _ in range(int(within_s / 0.01)):
-        if met():
-            return
-        deadline.wait(0.01)
-    pytest.fail("it did not come to pass")
 
 
 def test_a_call_is_answered(kit: Kit) -> None:
@@ -361,14 +251,6 @@ def test_the_metrics_port_counts_calls_by_code(tmp_path: Path) -> None:
     assert f"grpc_server_started_total{{{labels}}} 1.0" in page
     assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in page
     assert f"grpc_server_handling_seconds_count{{{labels}}} 1.0" in page
-
-
-def write_keys(path: Path, **roles: str) -> None:
-    entries = [
-        {"id": name, "name": name, "role": role, "sha256": sha256(name.encode()).hexdigest()}
-        for name, role in roles.items()
-    ]
-    path.write_text(json.dumps({"keys": entries}))
 
 
 @pytest.fixture
