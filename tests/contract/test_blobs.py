@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import urllib3
 
 from services.common.blobs import Blob, BlobStore, open_blobs
 from services.common.errors import DataLoss, InvalidArgument, NotFound, OutOfRange
@@ -182,6 +184,71 @@ def test_the_same_bytes_are_stored_once_however_many_send_them(backend: Backend)
     assert len(backend.stored()) == 1
 
 
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "learnt"])
+@pytest.mark.parametrize("size_bytes", [10, 3 * PART], ids=["small", "multipart"])
+def test_what_is_about_to_be_seen_is_told_before_it_can_be(backend: Backend, size_bytes: int, declared: bool) -> None:
+    content = content_of(size_bytes)
+    told: list[tuple[Blob, bool]] = []
+
+    def tell(blob: Blob) -> None:
+        told.append((blob, backend.store.exists(blob.sha256)))
+
+    sha256 = digest_of(content) if declared else None
+    blob = backend.store.put(chunked(content), sha256=sha256, max_bytes=LIMIT, before_publish=tell)
+    assert told == [(blob, False)]
+    assert blob == Blob(digest_of(content), size_bytes)
+
+    with pytest.raises(InvalidArgument):
+        backend.store.put(chunked(content), sha256=digest_of(b"other"), max_bytes=LIMIT, before_publish=tell)
+    assert len(told) == 1  # what is not as it was declared is told to nobody
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "learnt"])
+@pytest.mark.parametrize("size_bytes", [10, 3 * PART], ids=["small", "multipart"])
+def test_who_is_told_can_keep_it_from_being_seen(backend: Backend, size_bytes: int, declared: bool) -> None:
+    content = content_of(size_bytes)
+
+    def refuse(_: Blob) -> None:
+        raise ConnectionAbortedError("the database went away")
+
+    sha256 = digest_of(content) if declared else None
+    with pytest.raises(ConnectionAbortedError, match="the database went away"):
+        backend.store.put(chunked(content), sha256=sha256, max_bytes=LIMIT, before_publish=refuse)
+    assert backend.stored() == []
+
+
+def test_every_blob_is_listed_with_its_size_and_time_and_nothing_else_is(backend: Backend) -> None:
+    before = datetime.now(UTC) - timedelta(seconds=2)  # S3 tells whole seconds
+    blobs = {backend.store.put([content_of(size)], max_bytes=LIMIT) for size in (1, 2, 3)}
+    theirs = backend.reopen("registry-too")
+    theirs.put([b"another service's"], max_bytes=LIMIT)
+
+    def listed_meanwhile() -> Iterator[bytes]:
+        yield from chunked(content_of(3 * PART))
+        found = list(backend.store.list())
+        assert {blob for blob, _ in found} == blobs
+        assert len(found) == 3
+        assert all(before < time < datetime.now(UTC) + timedelta(seconds=2) for _, time in found)
+
+    backend.store.put(listed_meanwhile(), max_bytes=LIMIT)
+    assert len(list(backend.store.list())) == 4
+    theirs.close()
+
+
+def test_a_presigned_url_reads_the_blob_without_a_key(backend: Backend) -> None:
+    blob = backend.store.put([b"for everyone"], max_bytes=LIMIT)
+    url = backend.store.presign(blob.sha256, lifetime_s=60, file_name="mödel 1.onnx")
+    if len(backend.arguments) == 1:
+        assert url is None  # a folder answers no HTTP
+        return
+    assert url is not None
+    answer = urllib3.request("GET", url)
+    assert (answer.status, answer.data) == (200, b"for everyone")
+    assert answer.headers["content-disposition"] == "attachment; filename*=UTF-8''m%C3%B6del%201.onnx"
+    assert urllib3.request("GET", url.replace(blob.sha256, digest_of(b"another"))).status == 403
+    assert urllib3.request("DELETE", url).status == 403
+
+
 def test_prefixes_keep_services_apart(backend: Backend) -> None:
     blob = backend.store.put([b"mine"], max_bytes=LIMIT)
     theirs = backend.reopen("fetcher")
@@ -225,7 +292,10 @@ def test_only_a_digest_is_an_address(backend: Backend, sha256: str) -> None:
     def put(digest: str) -> Blob:
         return backend.store.put([b""], sha256=digest, max_bytes=LIMIT)
 
-    for call in (put, backend.store.open, backend.store.stat, backend.store.exists, backend.store.delete):
+    def presign(digest: str) -> str | None:
+        return backend.store.presign(digest, lifetime_s=1, file_name="model.onnx")
+
+    for call in (put, presign, backend.store.open, backend.store.stat, backend.store.exists, backend.store.delete):
         with pytest.raises(InvalidArgument) as caught:
             call(sha256)
         assert caught.value.reason == "DIGEST_MALFORMED"

@@ -121,6 +121,7 @@ def assert_unavailable(store: S3BlobStore) -> None:
         lambda: store.exists(DIGEST),
         lambda: store.open(DIGEST),
         lambda: store.delete(DIGEST),
+        lambda: list(store.list()),
     ):
         with pytest.raises(Unavailable) as caught:
             call()

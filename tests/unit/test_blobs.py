@@ -45,6 +45,24 @@ def test_an_s3_server_that_is_down_does_not_keep_a_service_from_starting() -> No
     store.close()
 
 
+def test_a_url_is_signed_for_the_address_that_clients_know_and_nobody_is_asked() -> None:
+    store = open_blobs(
+        "s3://bucket?endpoint=http://127.0.0.1:1&public_endpoint=https://models.example.org",
+        prefix="registry",
+        access_key="key",
+        secret_key="secret",
+    )
+    url = store.presign("0" * 64, lifetime_s=900, file_name="model.onnx")
+    assert url is not None
+    assert url.startswith(f"https://models.example.org/bucket/registry/00/{'0' * 64}?")
+    assert "X-Amz-Expires=900" in url
+    assert "secret" not in url
+    for lifetime_s in (0, 604_801):
+        with pytest.raises(ValueError, match="1 to 604800"):
+            store.presign("0" * 64, lifetime_s=lifetime_s, file_name="model.onnx")
+    store.close()
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -57,6 +75,10 @@ def test_an_s3_server_that_is_down_does_not_keep_a_service_from_starting() -> No
         ("s3://bucket?endpont=http://127.0.0.1:1", "unknown option endpont"),
         ("s3://bucket?endpoint=127.0.0.1:9000", "use http://host:port"),
         ("s3://bucket?endpoint=http://127.0.0.1:9000/path", "use http://host:port"),
+        (
+            "s3://bucket?public_endpoint=models.example.org",
+            "public_endpoint 'models.example.org': use http://host:port",
+        ),
         ("s3://B?endpoint=http://127.0.0.1:1", "invalid bucket name B"),
     ],
 )

@@ -8,9 +8,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from services.common.blobs.blob import Blob, BlobStore, checked_sha256
+from services.common.blobs.blob import BeforePublish, Blob, BlobStore, checked_sha256
 from services.common.blobs.file import FileBlobStore
 from services.common.blobs.flow import BlobReader
 from services.common.errors import FailedPrecondition
@@ -18,7 +18,7 @@ from services.common.errors import FailedPrecondition
 if TYPE_CHECKING:
     from services.common.blobs.s3 import S3BlobStore
 
-__all__ = ["Blob", "BlobReader", "BlobStore", "FileBlobStore", "checked_sha256", "open_blobs"]
+__all__ = ["BeforePublish", "Blob", "BlobReader", "BlobStore", "FileBlobStore", "checked_sha256", "open_blobs"]
 
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
@@ -28,8 +28,9 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
 
     `file:///absolute/path`, or `s3://bucket?endpoint=http://127.0.0.1:9000&region=us-east-1` with the keys
     beside it (never inside: URLs end up in logs). Without `endpoint` it is Amazon's; `region` is us-east-1
-    by default. `prefix` is the service's own part of it, e.g. `registry`. An S3 server that is down at this
-    moment is no error: `check` tells.
+    by default; presigned URLs name `public_endpoint`, where clients reach the server under another address.
+    `prefix` is the service's own part of it, e.g. `registry`. An S3 server that is down at this moment is no
+    error: `check` tells.
 
     Raises FailedPrecondition for a URL or prefix that can't be meant, and for S3 without keys (BLOB_URL_INVALID).
     """
@@ -55,16 +56,14 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
 
 def _open_s3(bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None) -> S3BlobStore:
     options = {name: values[-1] for name, values in parse_qs(query).items()}
-    if unknown := sorted(options.keys() - {"endpoint", "region"}):
-        message = f"blob URL: unknown option {', '.join(unknown)}; s3:// takes endpoint and region"
+    if unknown := sorted(options.keys() - {"endpoint", "public_endpoint", "region"}):
+        message = f"blob URL: unknown option {', '.join(unknown)}; s3:// takes endpoint, public_endpoint and region"
         raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     if not (access_key and secret_key):
         message = f"blob URL: s3://{bucket} needs an access key and a secret key"
         raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
-    endpoint = urlsplit(options.get("endpoint", "https://s3.amazonaws.com"))
-    if endpoint.scheme not in {"http", "https"} or not endpoint.hostname or endpoint.path.strip("/"):
-        message = f"blob URL: endpoint {options['endpoint']!r}: use http://host:port or https://host"
-        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
+    endpoint = _endpoint(options, "endpoint") or urlsplit("https://s3.amazonaws.com")
+    public = _endpoint(options, "public_endpoint")
     # Only who keeps blobs in S3 pays for its client, a third of a second.
     from services.common.blobs.s3 import S3BlobStore
 
@@ -77,8 +76,20 @@ def _open_s3(bucket: str, query: str, prefix: str, access_key: str | None, secre
             region=options.get("region", "us-east-1"),
             access_key=access_key,
             secret_key=secret_key,
+            public_endpoint=public.netloc if public else None,
+            public_secure=public is not None and public.scheme == "https",
         )
         objects.prepare()
     except ValueError as error:  # minio's own word on bucket names
         raise FailedPrecondition(f"blob URL: {error}", reason="BLOB_URL_INVALID") from error
     return objects
+
+
+def _endpoint(options: dict[str, str], name: str) -> SplitResult | None:
+    if name not in options:
+        return None
+    found = urlsplit(options[name])
+    if found.scheme not in {"http", "https"} or not found.hostname or found.path.strip("/"):
+        message = f"blob URL: {name} {options[name]!r}: use http://host:port or https://host"
+        raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
+    return found

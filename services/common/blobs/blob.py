@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from datetime import datetime
+from typing import Final, Protocol
 
 from services.common.blobs.flow import BlobReader
 from services.common.errors import InvalidArgument
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+MAX_URL_LIFETIME_S: Final = 7 * 24 * 60 * 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +21,10 @@ class Blob:
 
     sha256: str
     size_bytes: int
+
+
+BeforePublish = Callable[[Blob], None]
+"""Told what is about to be seen, once all of it is there and checked; what it raises keeps it from being seen."""
 
 
 def checked_sha256(sha256: str) -> str:
@@ -45,13 +51,14 @@ class BlobStore(Protocol):
         sha256: str | None = None,
         size_bytes: int | None = None,
         max_bytes: int,
+        before_publish: BeforePublish | None = None,
     ) -> Blob:
         """Store the bytes that flow from `chunks`, in constant memory, and return their address and size.
 
         What is declared (`sha256`, `size_bytes`) is checked before the blob can be seen; None means that the
         caller learns it from the answer. Whatever goes wrong, an exception out of `chunks` included, nothing
         stays behind. Bytes that are there already are written over by themselves: one object, and a damaged
-        one is healed.
+        one is healed. `before_publish` is called once all of that is settled and before the blob can be seen.
 
         Raises InvalidArgument (DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, or TOO_LARGE above
         `max_bytes`) and ResourceExhausted (BLOB_STORE_FULL).
@@ -75,6 +82,18 @@ class BlobStore(Protocol):
 
     def delete(self, sha256: str) -> None:
         """Remove the blob; one that is not there is no error."""
+        ...
+
+    def list(self) -> Iterator[tuple[Blob, datetime]]:
+        """Give every blob, in no order, and when it was last stored; what comes or goes meanwhile may be missed."""
+        ...
+
+    def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:
+        """Make a URL that reads the blob by GET without a key, for `lifetime_s` (1 to 604,800), without a call.
+
+        A browser saves it as `file_name`. None where the store has no such URLs. Whether the blob is there is not
+        looked at. Whoever has the URL can read the blob, so it goes into no log.
+        """
         ...
 
     def check(self) -> None:

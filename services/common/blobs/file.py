@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, ParamSpec, TypeVar
 
-from services.common.blobs.blob import Blob, checked_sha256
+from services.common.blobs.blob import BeforePublish, Blob, checked_sha256
 from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 STALE_AFTER_S: Final = 24 * 60 * 60
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
+_FOLDER_OF_BLOBS: Final = re.compile(r"[0-9a-f]{2}")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,7 +39,7 @@ class FileBlobStore:
         """Make the folders, and sweep what killed processes left there more than a day ago."""
         _call(self._incoming.mkdir, parents=True, exist_ok=True)
         oldest = time.time() - STALE_AFTER_S
-        for path in _call(lambda: list(self._incoming.iterdir())):
+        for path in _call(_listed, self._incoming):
             if _modified(path) < oldest:
                 _call(path.unlink, missing_ok=True)
 
@@ -47,6 +50,7 @@ class FileBlobStore:
         sha256: str | None = None,
         size_bytes: int | None = None,
         max_bytes: int,
+        before_publish: BeforePublish | None = None,
     ) -> Blob:
         """Store the bytes: temporary file, fsync, rename, fsync of the folder. See `BlobStore.put`."""
         declared = None if sha256 is None else checked_sha256(sha256)
@@ -60,10 +64,13 @@ class FileBlobStore:
                 _call(os.fsync, file.fileno())
             finally:
                 _call(file.close)
-            _call(self._publish, temporary, inflow.sha256)
+            blob = Blob(inflow.sha256, inflow.size_bytes)
+            if before_publish is not None:
+                before_publish(blob)
+            _call(self._publish, temporary, blob.sha256)
         finally:
             _call(temporary.unlink, missing_ok=True)
-        return Blob(inflow.sha256, inflow.size_bytes)
+        return blob
 
     def open(self, sha256: str, *, offset: int = 0) -> BlobReader:
         """Open the file. See `BlobStore.open`."""
@@ -95,6 +102,23 @@ class FileBlobStore:
     def delete(self, sha256: str) -> None:
         """See `BlobStore.delete`."""
         _call(self._path(sha256).unlink, missing_ok=True)
+
+    def list(self) -> Iterator[tuple[Blob, datetime]]:
+        """Walk the folders. See `BlobStore.list`."""
+        for folder in _call(_listed, self._root):
+            if not _FOLDER_OF_BLOBS.fullmatch(folder.name):
+                continue
+            for path in _call(_listed, folder):
+                try:
+                    found = _look_up(path.name, path.stat)
+                except NotFound:
+                    continue  # deleted since
+                yield Blob(path.name, found.st_size), datetime.fromtimestamp(found.st_mtime, UTC)
+
+    def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:  # noqa: ARG002 -- the protocol's
+        """None: a folder answers no HTTP. See `BlobStore.presign`."""
+        checked_sha256(sha256)
+        return None
 
     def check(self) -> None:
         """Raise unless the folder is there and can be written to. See `BlobStore.check`."""
@@ -155,6 +179,10 @@ def _write(file: BinaryIO, chunk: bytes) -> None:
         done = 0
         while done < len(rest):
             done += file.write(rest[done:])
+
+
+def _listed(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
 
 
 def _modified(path: Path) -> float:

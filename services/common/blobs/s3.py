@@ -25,6 +25,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import chain
 from typing import Final, ParamSpec, TypeVar
+from urllib.parse import quote
 from xml.etree.ElementTree import ParseError
 
 import urllib3
@@ -34,7 +35,7 @@ from minio.datatypes import Part
 from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
-from services.common.blobs.blob import Blob, checked_sha256
+from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, checked_sha256
 from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
@@ -74,6 +75,8 @@ class S3BlobStore:
         region: str,
         access_key: str,
         secret_key: str,
+        public_endpoint: str | None = None,
+        public_secure: bool = False,
         connect_timeout_s: float = 3.0,
         answer_timeout_s: float = 30.0,
     ) -> None:
@@ -83,8 +86,9 @@ class S3BlobStore:
         # Health is asked often and wants its answer soon, so the probe neither waits nor tries again.
         probe_timeout_s = min(PROBE_TIMEOUT_S, answer_timeout_s)
         self._probe_http = _http(probe_timeout_s, probe_timeout_s, retries=0)
-        self._client, self._probe = (
-            Minio(
+
+        def client(endpoint: str, secure: bool, http: urllib3.PoolManager) -> Minio:
+            return Minio(
                 endpoint,
                 access_key=access_key,
                 secret_key=secret_key,
@@ -92,8 +96,11 @@ class S3BlobStore:
                 region=region,
                 http_client=http,
             )
-            for http in (self._http, self._probe_http)
-        )
+
+        self._client = client(endpoint, secure, self._http)
+        self._probe = client(endpoint, secure, self._probe_http)
+        # A URL is signed for the host that it names; signing calls nobody, so it need not be in our reach.
+        self._public = client(public_endpoint, public_secure, self._http) if public_endpoint else self._client
 
     def prepare(self) -> None:
         """Sweep temporary objects older than a day; a server that can't be reached now is swept next time."""
@@ -110,6 +117,7 @@ class S3BlobStore:
         sha256: str | None = None,
         size_bytes: int | None = None,
         max_bytes: int,
+        before_publish: BeforePublish | None = None,
     ) -> Blob:
         """Store the bytes, the digest checked before the upload is completed. See `BlobStore.put`."""
         declared = None if sha256 is None else checked_sha256(sha256)
@@ -117,16 +125,22 @@ class S3BlobStore:
         largest = max_bytes if size_bytes is None else size_bytes
         parts = inflow.parts(max(PART_BYTES, math.ceil(largest / MAX_PARTS)))
         first = next(parts)
+
+        def arrived() -> Blob:
+            blob = Blob(inflow.sha256, inflow.size_bytes)
+            if before_publish is not None:
+                before_publish(blob)
+            return blob
+
         if inflow.ended:
-            self._put_whole(self._key(inflow.sha256), first)
-            return Blob(inflow.sha256, inflow.size_bytes)
+            blob = arrived()
+            self._put_whole(self._key(blob.sha256), first)
+            return blob
         parts = chain((first,), parts)
         del first  # this frame lives as long as the upload; the part must not
         if declared is not None:
-            self._put_parts(self._key(declared), parts)
-        else:
-            self._put_by_copy(parts, inflow)
-        return Blob(inflow.sha256, inflow.size_bytes)
+            return self._put_parts(self._key(declared), parts, arrived)
+        return self._put_by_copy(parts, arrived)
 
     def open(self, sha256: str, *, offset: int = 0) -> BlobReader:
         """Begin the download. See `BlobStore.open`."""
@@ -167,6 +181,27 @@ class S3BlobStore:
         """See `BlobStore.delete`."""
         self._call(self._client.remove_object, self._bucket, self._key(sha256))
 
+    def list(self) -> Iterator[tuple[Blob, datetime]]:
+        """Go through the keys, a page of a thousand at a time. See `BlobStore.list`."""
+        found = iter(self._client.list_objects(self._bucket, prefix=f"{self._prefix}/", recursive=True))
+        while (each := self._call(next, found, None)) is not None:
+            folder, _, name = str(each.object_name).removeprefix(f"{self._prefix}/").partition("/")
+            if folder == name[:2] and each.last_modified is not None:  # what still arrives lies in another folder
+                yield Blob(name, each.size or 0), each.last_modified
+
+    def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:
+        """Sign a URL with this store's key, for the endpoint that clients reach. See `BlobStore.presign`."""
+        if not 1 <= lifetime_s <= MAX_URL_LIFETIME_S:
+            raise ValueError(f"lifetime_s is {lifetime_s}; 1 to {MAX_URL_LIFETIME_S} are allowed")
+        disposition = f"attachment; filename*=UTF-8''{quote(file_name, safe='')}"
+        return self._call(
+            self._public.presigned_get_object,
+            self._bucket,
+            self._key(sha256),
+            timedelta(seconds=lifetime_s),
+            {"response-content-disposition": disposition},
+        )
+
     def check(self) -> None:
         """Ask for the bucket, once and briefly. See `BlobStore.check`."""
         if not self._call(self._probe.bucket_exists, self._bucket):
@@ -183,12 +218,13 @@ class S3BlobStore:
     def _put_whole(self, key: str, body: bytes) -> None:
         self._call(self._client.put_object, self._bucket, key, io.BytesIO(body), len(body))
 
-    def _put_parts(self, key: str, parts: Iterator[bytes]) -> None:
-        """Upload the parts to `key` and complete; whatever is raised on the way, abort."""
+    def _put_parts(self, key: str, parts: Iterator[bytes], arrived: Callable[[], T]) -> T:
+        """Upload the parts to `key`, say so and complete; whatever is raised on the way, abort."""
         upload_id = self._call(self._client._create_multipart_upload, self._bucket, key, {})
         try:
             sent = self._send(key, upload_id, parts)
-            done = self._call(self._client._complete_multipart_upload, self._bucket, key, upload_id, sent)
+            result = arrived()
+            done = self._call(self._client._complete_multipart_upload, self._bucket, key, upload_id, list(sent))
             if not done.etag:  # an error that came too late for the status line: 200 with an error inside
                 message = "the blob store could not complete the upload; send the file again"
                 raise Unavailable(message, reason="BLOB_STORE_UNAVAILABLE")
@@ -197,8 +233,9 @@ class S3BlobStore:
             with suppress(DomainError):
                 self._call(self._client._abort_multipart_upload, self._bucket, key, upload_id)
             raise
+        return result
 
-    def _send(self, key: str, upload_id: str, parts: Iterator[bytes]) -> list[Part]:
+    def _send(self, key: str, upload_id: str, parts: Iterator[bytes]) -> tuple[Part, ...]:
         """Send the parts, a few at a time. When this returns or raises, none is in flight any more."""
         sent: list[Part] = []
         flying: deque[Future[Part]] = deque()
@@ -213,14 +250,16 @@ class S3BlobStore:
                     sent.append(flying.popleft().result())
                 flying.append(pool.submit(send, number, part))
             sent.extend(future.result() for future in flying)
-        return sent
+        return tuple(sent)
 
-    def _put_by_copy(self, parts: Iterator[bytes], inflow: Inflow) -> None:
+    def _put_by_copy(self, parts: Iterator[bytes], arrived: Callable[[], Blob]) -> Blob:
         temporary = f"{self._prefix}/incoming/{uuid.uuid4().hex}"
-        self._put_parts(temporary, parts)
+        self._put_parts(temporary, parts, lambda: None)
         try:
+            blob = arrived()
             source = CopySource(self._bucket, temporary)
-            self._call(self._client.copy_object, self._bucket, self._key(inflow.sha256), source)
+            self._call(self._client.copy_object, self._bucket, self._key(blob.sha256), source)
+            return blob
         finally:
             # Should this fail, the sweep of a later opening takes it.
             with suppress(DomainError):
