@@ -47,6 +47,9 @@ ERRORS: tuple[type[Exception], ...] = tuple(
 )
 # What else the binding raises: an array that it cannot read, no memory, an exception thrown in C++.
 RUN_ERRORS: tuple[type[Exception], ...] = (*ERRORS, RuntimeError, ValueError, TypeError, MemoryError)
+# Where the one graph of several is, in this order. The registry's validator follows the same rule (its `layout`).
+PREFERRED_GRAPHS = ("model.onnx", "onnx/model.onnx")
+MAX_SHOWN_FILES = 8
 FATAL_ONLY = 4
 MAX_SENTENCE_CHARS = 500
 
@@ -64,7 +67,7 @@ class OnnxRuntime:
         self._memory_arena = memory_arena
 
     def load(self, artifact: Artifact) -> OnnxSession:
-        """Open the artifact's one `.onnx` file; raises FailedPrecondition(MODEL_LOAD_FAILED)."""
+        """Open the artifact's graph, with its data beside it; raises FailedPrecondition(MODEL_LOAD_FAILED)."""
         path = _model_path(artifact)
         try:
             session = onnxruntime.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
@@ -162,11 +165,19 @@ def _sentence(error: Exception, path: Path | None = None) -> str:
 
 
 def _model_path(artifact: Artifact) -> Path:
-    names = [file.path for file in artifact.version.files if file.path.endswith(".onnx")]
-    if len(names) != 1:
-        sentence = f"an ONNX version holds exactly one .onnx file; this one holds {len(names)}"
-        raise FailedPrecondition(sentence, reason="MODEL_LOAD_FAILED")
-    return artifact.folder / names[0]
+    """Choose the graph: the only `.onnx` file, else `model.onnx`, else `onnx/model.onnx`, as the validator did.
+
+    Data that the graph keeps in files beside it, ONNX Runtime finds there by itself.
+    """
+    graphs = sorted(file.path for file in artifact.version.files if file.path.lower().endswith(".onnx"))
+    for preferred in graphs if len(graphs) == 1 else PREFERRED_GRAPHS:
+        if preferred in graphs:
+            return artifact.folder / preferred
+    sentence = (
+        "a version with an ONNX graph holds one .onnx file, or several of which one is model.onnx or "
+        f"onnx/model.onnx; this one holds {', '.join(graphs[:MAX_SHOWN_FILES]) or 'none'}"
+    )
+    raise FailedPrecondition(sentence, reason="MODEL_LOAD_FAILED")
 
 
 def _signature(session: Any) -> Signature:

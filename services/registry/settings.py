@@ -1,38 +1,71 @@
-"""What the registry can be told, beside what every service can."""
+"""What the registry and its validator can be told, beside what every service can."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, SecretStr
+from pydantic import BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from services.common.postgres import PostgresSettings
-from services.common.settings import MEBIBYTE, Port, ServerSettings
+from services.common.settings import MEBIBYTE, Port, ServerSettings, Settings
 
 
-class RegistrySettings(ServerSettings, PostgresSettings):
-    """The registry's settings."""
+def _split(text: object) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
-    port: Port = 50051
-    """The gRPC port; 0 takes a free one, which the log names."""
-    metrics_port: Port = 9101
-    """The Prometheus port; 0 takes a free one, which the log names."""
+
+FrameworkName = Annotated[str, Field(pattern="^(onnx|tensorflow|transformers)$")]
+AllowedName = Annotated[str, Field(pattern=r"^(keras-lambda|tensorflow-files|onnx-domain:[\w.-]{1,100})$")]
+
+
+class StorageSettings(PostgresSettings):
+    """Where the registry keeps its rows and files."""
+
     blob_url: str
     """Where the files are kept: file:///absolute/folder or s3://bucket?endpoint=http://host:port&region=…"""
     blob_access_key: SecretStr | None = None
     """The access key of S3."""
     blob_secret_key: SecretStr | None = None
     """The secret key of S3."""
+
+
+class ValidationSettings(Settings):
+    """How versions are validated, in the registry's process or in one of its own."""
+
+    validation_frameworks: Annotated[frozenset[FrameworkName] | None, NoDecode, BeforeValidator(_split)] = None
+    """Which frameworks are validated here: some of onnx, tensorflow and transformers, separated by commas. By default
+    those whose runtimes are installed."""
+    validation_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
+    """How long one model may take to load and run its rows, its runtime's start included."""
+    validation_memory_bytes: Annotated[int, Field(ge=64 * MEBIBYTE)] = 2048 * MEBIBYTE
+    """What the validator's child may take, beside six times the files' size."""
+    validation_lease_ms: Annotated[int, Field(ge=300, le=600_000)] = 15_000
+    """How long after a validator dies another takes its validations over."""
+    validation_allow: Annotated[frozenset[AllowedName], NoDecode, BeforeValidator(_split)] = frozenset()
+    """What is let in that is refused otherwise, separated by commas: keras-lambda (Python code inside a Keras model),
+    tensorflow-files (operators that read files of the server), onnx-domain:NAME (operators of a domain of one's own).
+    Who allows one of them trusts everyone who may register a version."""
+    validation_require_sandbox: bool = False
+    """Fail a version rather than open it without the whole sandbox: seccomp, and for TensorFlow landlock."""
+    validation_dir: Path | None = None
+    """Where a version's files are copied to while it is validated; by default the system's folder for temporary
+    files. It needs room for the largest version, times the threads."""
+
+
+class RegistrySettings(ServerSettings, StorageSettings, ValidationSettings):
+    """The registry's settings."""
+
+    port: Port = 50051
+    """The gRPC port; 0 takes a free one, which the log names."""
+    metrics_port: Port = 9101
+    """The Prometheus port; 0 takes a free one, which the log names."""
     max_upload_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 5 * 1024 * MEBIBYTE
     """The largest file of a version."""
-    validation_threads: Annotated[int, Field(ge=1, le=64)] = 1
-    """Models validated at once; each is a child process on a core."""
-    validation_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
-    """How long one model may take to load and run its rows."""
-    validation_memory_bytes: Annotated[int, Field(ge=64 * MEBIBYTE)] = 2048 * MEBIBYTE
-    """What the validator's child may take, beside six times the file's size."""
-    validation_lease_ms: Annotated[int, Field(ge=300, le=600_000)] = 15_000
-    """How long after a registry dies another takes its validations over."""
+    validation_threads: Annotated[int, Field(ge=0, le=64)] = 1
+    """Versions validated at once in this process, each by a child on a core; 0 leaves them to validators of their own
+    (`python -m services.registry.validation`)."""
     kept_revisions: Annotated[int, Field(ge=1, le=100_000_000)] = 100_000
     """Changes kept for watchers that resume; who comes later begins with a snapshot."""
     watch_bookmark_ms: Annotated[int, Field(ge=100, le=30_000)] = 15_000

@@ -1,35 +1,43 @@
-"""Validating what was uploaded, on threads of the registry's own; the models are opened in child processes."""
+"""Validating what was uploaded, in the registry's process or one of its own; models are opened in child processes."""
 
 from __future__ import annotations
 
-import tempfile
+import os
+import socket
 import threading
+import time
+from collections.abc import Collection
 from datetime import UTC, datetime
-from pathlib import Path
 
 import structlog
 from prometheus_client import Counter
 
 from services.common.blobs import BlobStore
 from services.common.errors import DataLoss, DomainError, NotFound
-from services.registry.models import Lease, ModelVersion, Signature, Validation, VersionState
+from services.registry.models import Framework, Lease, ModelVersion, Signature, Validation, VersionState
 from services.registry.promotions import climb
+from services.registry.settings import RegistrySettings
 from services.registry.signatures import reconcile
 from services.registry.store import Store
-from services.registry.validation.report import Failure, FailureReason, ValidationReport
-from services.registry.validation.validator import Validator
+from services.registry.validation.report import Failure, FailureReason, Refusal, ValidationReport
+from services.registry.validation.settings import ValidatorSettings
+from services.registry.validation.validator import ValidationLimits, Validator, installed_frameworks
+from services.registry.validation.workspace import Workspace
 
 _log = structlog.get_logger(__name__)
 MAX_CRASHES = 3
 POSTPONED_S = 5.0
 CLOSE_WAIT_S = 5.0
+ANNOUNCED_S = 60.0
 
 
 class Validations:
     """Takes versions in VALIDATING one by one, under a lease, and says what became of them.
 
-    Any number of registries share the queue. One that is killed lets its leases run out, and another takes over;
-    a file that ends three attempts that way is FAILED.
+    Any number of processes share the queue. One that is killed lets its leases run out, and another takes over;
+    a version that ends three attempts that way is FAILED. Only versions of `frameworks` are taken, and the database
+    is told which those are, so that nobody registers what nothing would ever open. With no threads nothing is taken:
+    validators elsewhere do the work.
     """
 
     def __init__(
@@ -37,7 +45,9 @@ class Validations:
         store: Store,
         blobs: BlobStore,
         validator: Validator,
+        workspace: Workspace,
         *,
+        frameworks: Collection[Framework],
         threads: int,
         lease_s: float,
         finished: Counter,
@@ -45,6 +55,9 @@ class Validations:
         self._store = store
         self._blobs = blobs
         self._validator = validator
+        self._workspace = workspace
+        self._frameworks = tuple(sorted(frameworks))
+        self._name = f"{socket.gethostname()}:{os.getpid()}"
         self._lease_s = lease_s
         self._finished = finished
         self._stopping = threading.Event()
@@ -53,8 +66,36 @@ class Validations:
         self._held_lock = threading.Lock()
         self._threads: list[threading.Thread] = []
 
+    @classmethod
+    def from_settings(
+        cls, settings: RegistrySettings | ValidatorSettings, store: Store, blobs: BlobStore, *, finished: Counter
+    ) -> Validations:
+        """Build it as the settings say."""
+        names = settings.validation_frameworks
+        return cls(
+            store,
+            blobs,
+            Validator(
+                ValidationLimits(
+                    timeout_s=settings.validation_timeout_ms / 1000,
+                    memory_limit_bytes=settings.validation_memory_bytes,
+                ),
+                allowed=settings.validation_allow,
+                require_sandbox=settings.validation_require_sandbox,
+            ),
+            Workspace(settings.validation_dir),
+            frameworks=[Framework(name.upper()) for name in (installed_frameworks() if names is None else names)],
+            threads=settings.validation_threads,
+            lease_s=settings.validation_lease_ms / 1000,
+            finished=finished,
+        )
+
     def open(self) -> None:
-        """Start the threads."""
+        """Tell the database what is opened here, and start the threads."""
+        if not self._wakes:
+            return
+        self._workspace.open()
+        self._announce()
         self._threads = [
             # Daemons: a validation under way must not hold up the end of the process; its lease is given back.
             threading.Thread(target=self._work, args=(wake,), name="validate", daemon=True)
@@ -106,8 +147,19 @@ class Validations:
             if not self._stopping.is_set():
                 wake.wait()
 
+    def _announce(self) -> None:
+        try:
+            with self._store.write() as tables:
+                tables.validations.announce(self._name, self._frameworks)
+        except DomainError as error:
+            _log.warning("not announced; trying again", reason=error.reason, message=error.message)
+
     def _renew(self) -> None:
+        announced = time.monotonic()
         while not self._stopping.wait(self._lease_s / 3):
+            if time.monotonic() - announced > ANNOUNCED_S:
+                self._announce()
+                announced = time.monotonic()
             leases = self._leases()
             if not leases:
                 continue
@@ -120,7 +172,7 @@ class Validations:
     def _validate_next(self) -> bool:
         """Validate one version; False when none waits."""
         with self._store.write() as tables:
-            lease = tables.validations.claim(self._lease_s)
+            lease = tables.validations.claim(self._lease_s, self._frameworks)
             if lease is None:
                 return False
             version = tables.versions.get_by_id(lease.version_id)
@@ -139,17 +191,15 @@ class Validations:
         return True
 
     def _examine(self, version: ModelVersion) -> ValidationReport:
-        """Open the file in a child process; stored bytes that are damaged or gone are a failure of the version."""
-        # A file without a name: it goes with this process, however that ends.
-        with tempfile.TemporaryFile() as file:
-            try:
-                with self._blobs.open(version.files[0].sha256) as reader:
-                    file.writelines(reader)
-            except (DataLoss, NotFound) as error:
-                self._blobs.check()  # a volume that is not mounted has no blob either, and that is no fault of the file
-                return ValidationReport(failure=Failure(FailureReason.INVALID_MODEL, error.message))
-            file.seek(0)
-            return self._validator.validate(Path(f"/dev/fd/{file.fileno()}"), version.framework.lower())
+        """Open the files in a child process; stored bytes that are damaged or gone are a failure of the version."""
+        try:
+            with self._workspace.copy(self._blobs, version.files) as folder:
+                return self._validator.validate(folder, version.framework.lower())
+        except Refusal as refusal:
+            return ValidationReport(failure=Failure(refusal.reason, refusal.message))
+        except (DataLoss, NotFound) as error:
+            self._blobs.check()  # a volume that is not mounted has no blob either, and that is no fault of the files
+            return ValidationReport(failure=Failure(FailureReason.INVALID_MODEL, error.message))
 
     def _conclude(self, lease: Lease, report: ValidationReport) -> None:
         with self._store.write() as tables:
@@ -212,5 +262,5 @@ def _facts(report: ValidationReport) -> Validation:
 
 
 def _given_up() -> ValidationReport:
-    message = f"the registry ended {MAX_CRASHES} times while it validated this version; it is not tried again"
+    message = f"the validator ended {MAX_CRASHES} times while it had this version open; it is not tried again"
     return ValidationReport(failure=Failure(FailureReason.VALIDATOR_CRASHED, message))

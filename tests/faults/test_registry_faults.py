@@ -20,7 +20,7 @@ from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from services.common.postgres import Database
 from services.registry import convert
 from services.registry.__main__ import build
-from services.registry.models import Lease, Stage
+from services.registry.models import Framework, Lease, Stage
 from services.registry.servicer import NAME
 from services.registry.store import Store
 from tests import registry
@@ -63,18 +63,19 @@ def test_a_validation_whose_registry_is_killed_is_taken_over_by_another(
     assert (taken_over.state, taken_over.failure_reason) == (state, reason)
 
 
-def test_killed_in_mid_validation_it_leaves_no_copy_of_the_model(
-    clone_database: Callable[[str], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_killed_in_mid_validation_its_copy_of_the_model_goes_with_the_next_start(
+    clone_database: Callable[[str], str], tmp_path: Path
 ) -> None:
-    temporary = tmp_path / "temporary"
-    temporary.mkdir()
-    monkeypatch.setenv("TMPDIR", str(temporary))
-    with running(clone_database("registry"), tmp_path) as (process, stub):
+    copies, database_url = tmp_path / "copies", clone_database("registry")
+    with running(database_url, tmp_path, validation_dir=copies) as (process, stub):
         stub.RegisterVersion(registry.upload(models.unending()), timeout=registry.DEADLINE_S)
         threads = Path(f"/proc/{process.process.pid}/task")
         registry.wait_until(lambda: "".join(path.read_text() for path in threads.glob("*/children")) or None)
+        (held,) = copies.glob("*/files/model.onnx")
+        assert held.parents[1].stat().st_mode & 0o777 == 0o700, "nobody else comes to it"
         assert process.end(signal.SIGKILL) == -signal.SIGKILL
-    assert not list(temporary.rglob("*"))
+    with running(database_url, tmp_path, validation_dir=copies):
+        assert not held.exists()
 
 
 def test_killed_between_the_bytes_and_the_rows_it_leaves_no_row_and_the_upload_can_be_sent_again(
@@ -127,7 +128,7 @@ def test_who_lost_a_lease_can_neither_finish_nor_lengthen_nor_give_back(clone_da
 
         def claim(lease_s: float) -> Lease | None:
             with store.write() as tables:
-                return tables.validations.claim(lease_s)
+                return tables.validations.claim(lease_s, tuple(Framework))
 
         lost, held = claim(0.0), claim(60.0)
         assert lost is not None

@@ -246,10 +246,14 @@ def crashing() -> bytes:
     )
 
 
-def external_data(location: str = "../../etc/passwd") -> bytes:
-    """Keeps its weights in another file, by default one that is none of its business."""
+def external_data(location: str = "../../etc/passwd", **said: object) -> bytes:
+    """`y = x + W`, where W, FP32 [4], is kept in another file, by default one that is none of its business.
+
+    `said` is what else the graph says of it: `offset` and `length`.
+    """
     weights = TensorProto(name="W", data_type=FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
-    weights.external_data.add(key="location", value=location)
+    for key, value in {"location": location, **said}.items():
+        weights.external_data.add(key=key, value=str(value))
     return _single(helper.make_node("Add", ["x", "W"], ["y"]), tensors=[weights])
 
 

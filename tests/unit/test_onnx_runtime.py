@@ -96,9 +96,27 @@ def test_a_file_that_is_no_model_is_refused_without_naming_our_folders(tmp_path:
     assert str(tmp_path) not in str(caught.value)
 
 
-def test_a_version_without_exactly_one_onnx_file_is_refused(tmp_path: Path) -> None:
-    version = BlobShelf().version({"a.onnx": b"a", "b.onnx": b"b"})
-    with pytest.raises(FailedPrecondition, match="exactly one"):
+@pytest.mark.parametrize("graph", ["odd.onnx", "model.onnx", "onnx/model.onnx"])
+def test_of_several_files_the_graph_is_found_and_its_data_beside_it(tmp_path: Path, graph: str) -> None:
+    weights = np.arange(4, dtype=np.float32)
+    files = {
+        graph: models.external_data("weights.data", offset=16, length=16),
+        f"{graph.rpartition('/')[0]}/weights.data".lstrip("/"): bytes(16) + weights.tobytes(),
+        "README.md": b"how it was made",
+    }
+    if graph != "odd.onnx":
+        files |= {"onnx/model_quantised.onnx": b"another"}
+    for path, content in files.items():
+        (tmp_path / path).parent.mkdir(exist_ok=True)
+        (tmp_path / path).write_bytes(content)
+    session = OnnxRuntime(intra_op_threads=1).load(Artifact(BlobShelf().version(files), tmp_path))
+    np.testing.assert_array_equal(session.run({"x": np.zeros((1, 4), np.float32)})["y"], [weights])
+
+
+@pytest.mark.parametrize(("names", "said"), [(("a.onnx", "b.onnx"), "holds a.onnx, b.onnx"), ((), "holds none")])
+def test_a_version_without_one_graph_to_choose_is_refused(tmp_path: Path, names: tuple[str, ...], said: str) -> None:
+    version = BlobShelf().version(dict.fromkeys(names, b"a"))
+    with pytest.raises(FailedPrecondition, match=said):
         OnnxRuntime().load(Artifact(version, tmp_path))
 
 

@@ -7,13 +7,13 @@ import re
 import onnx
 import pytest
 
-from services.registry.validation.child import inspect
+from services.registry.validation.onnx_model import inspect
 from services.registry.validation.report import FailureReason, Signature, TensorSpec, ValidationReport
 from tests.testdata import models
 
 
-def judged(content: bytes, *extra_domains: str) -> ValidationReport:
-    return inspect(content, frozenset(extra_domains))
+def judged(content: bytes, *allowed: str) -> ValidationReport:
+    return inspect({"model.onnx": memoryview(content)}, frozenset(allowed))
 
 
 def refused(content: bytes) -> tuple[FailureReason, str]:
@@ -112,8 +112,8 @@ def test_a_shape_that_nobody_declares_is_taken_from_a_run() -> None:
         (models.garbage(), FailureReason.NOT_ONNX, "4,096 bytes do not parse"),
         (models.truncated(), FailureReason.NOT_ONNX, "cut short"),
         (models.dangling(), FailureReason.INVALID_MODEL, "'nowhere' is not a graph input"),
-        (models.external_data(), FailureReason.EXTERNAL_DATA_UNSUPPORTED, "'W' keeps its data in another file"),
-        (models.hidden_external_data(), FailureReason.EXTERNAL_DATA_UNSUPPORTED, "'W'"),
+        (models.external_data(), FailureReason.EXTERNAL_DATA_INVALID, "'W' keeps its data in the file"),
+        (models.hidden_external_data(), FailureReason.EXTERNAL_DATA_INVALID, "'W'"),
         (models.custom_operator(), FailureReason.CUSTOM_OPERATOR, "'acme.kernels::Frobnicate'"),
         (models.custom_operator("ai.onnx.contrib", "PyOp"), FailureReason.FORBIDDEN_OPERATOR, "runs Python"),
         (models.custom_operator("com.microsoft", "EPContext"), FailureReason.FORBIDDEN_OPERATOR, "reads files"),
@@ -149,12 +149,12 @@ def test_no_message_names_a_place_in_the_source_or_on_the_server() -> None:
 
 
 def test_a_domain_that_policy_allows_reaches_the_runtime() -> None:
-    report = judged(models.custom_operator(), "acme.kernels")
+    report = judged(models.custom_operator(), "onnx-domain:acme.kernels")
     assert report.failure is not None
     assert report.failure.reason is FailureReason.INVALID_MODEL, "no library is loaded for it, so it fails there"
 
 
 def test_no_policy_allows_an_operator_that_runs_python() -> None:
-    report = judged(models.custom_operator("acme.kernels", "PyOp"), "acme.kernels")
+    report = judged(models.custom_operator("acme.kernels", "PyOp"), "onnx-domain:acme.kernels")
     assert report.failure is not None
     assert report.failure.reason is FailureReason.FORBIDDEN_OPERATOR

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import pytest
 
-from services.registry.validation.sandbox import ALLOWED, ARCHITECTURES, assemble
+from services.registry.validation.system_calls import ARCHITECTURES, COMPUTING, READING, assemble
 
 PID = 4242
-ALLOW, REFUSE = 0x7FFF0000, 0x00050001
+ALLOW, REFUSE, MISSING = 0x7FFF0000, 0x00050001, 0x00050026
 # Numbers of what a hostile model would want, from asm/unistd_64.h and asm-generic/unistd.h.
 WANTED = {
     "x86_64": {"open": 2, "openat": 257, "socket": 41, "connect": 42, "execve": 59, "clone": 56, "clone3": 435}
@@ -19,8 +20,28 @@ WANTED = {
 }
 
 
-def decide(program: bytes, audit_arch: int, number: int, first_argument: int = 0) -> int:
-    data = struct.pack("=IIQQ", number, audit_arch, 0, first_argument)
+# What a file that is read and a thread take, and nothing that goes beyond it: the call, its arguments, the answer.
+OPENAT, CLONE, PRCTL, FCNTL = ("openat", 257, 56), ("clone", 56, 220), ("prctl", 157, 167), ("fcntl", 72, 25)
+THREAD, PROCESS, NEW_USER = 0x3D0F00, 0x1200011, 0x10000000
+CONDITIONS = [
+    (OPENAT, (0, 0, 0), ALLOW),
+    (OPENAT, (0, 0, 0o2000000), ALLOW),  # O_CLOEXEC
+    (OPENAT, (0, 0, 0o1), REFUSE),  # O_WRONLY
+    (OPENAT, (0, 0, 0o2), REFUSE),  # O_RDWR
+    (OPENAT, (0, 0, 0o100), REFUSE),  # O_CREAT
+    (OPENAT, (0, 0, 0o1000), REFUSE),  # O_TRUNC
+    (CLONE, (THREAD,), ALLOW),
+    (CLONE, (PROCESS,), REFUSE),
+    (CLONE, (THREAD | NEW_USER,), REFUSE),
+    (PRCTL, (15,), ALLOW),  # PR_SET_NAME
+    (PRCTL, (4,), REFUSE),  # PR_SET_DUMPABLE
+    (FCNTL, (0, 3), ALLOW),  # F_GETFL
+    (FCNTL, (0, 4), REFUSE),  # F_SETFL
+]
+
+
+def decide(program: bytes, audit_arch: int, number: int, arguments: Sequence[int] = ()) -> int:
+    data = struct.pack("=IIQ6Q", number, audit_arch, 0, *arguments, *[0] * (6 - len(arguments)))
     instructions = list(struct.iter_unpack("=HBBI", program))
     at = accumulator = 0
     while True:
@@ -28,6 +49,8 @@ def decide(program: bytes, audit_arch: int, number: int, first_argument: int = 0
         at += 1
         if code == 0x20:
             (accumulator,) = struct.unpack_from("=I", data, value)
+        elif code == 0x54:
+            accumulator &= value
         elif code == 0x15:
             at += if_true if accumulator == value else if_false
         else:
@@ -37,25 +60,59 @@ def decide(program: bytes, audit_arch: int, number: int, first_argument: int = 0
 
 @pytest.mark.parametrize("machine", ARCHITECTURES)
 class TestFilter:
-    def decide(self, machine: str, number: int, first_argument: int = 0, *, audit_arch: int | None = None) -> int:
+    def decide(
+        self,
+        machine: str,
+        number: int,
+        arguments: Sequence[int] = (),
+        *,
+        audit_arch: int | None = None,
+        reading: bool = False,
+    ) -> int:
         architecture = ARCHITECTURES[machine]
-        program = b"".join(assemble(architecture, PID))
-        return decide(program, audit_arch or architecture.audit_arch, number, first_argument)
+        program = assemble(architecture, PID, reading=reading)
+        return decide(program, audit_arch or architecture.audit_arch, number, arguments)
+
+    def numbers(self, machine: str, calls: dict[str, tuple[int, int]]) -> list[int]:
+        found = [numbers[ARCHITECTURES[machine].column] for numbers in calls.values()]
+        return [number for number in found if number >= 0]
 
     def test_what_computing_needs_is_allowed(self, machine: str) -> None:
-        column = ARCHITECTURES[machine].column
-        assert {self.decide(machine, numbers[column]) for numbers in ALLOWED.values()} == {ALLOW}
+        assert {self.decide(machine, number) for number in self.numbers(machine, COMPUTING)} == {ALLOW}
+
+    def test_what_computing_does_not_need_is_refused_it(self, machine: str) -> None:
+        assert {self.decide(machine, number) for number in self.numbers(machine, READING)} == {REFUSE}
 
     def test_files_sockets_and_programs_are_refused(self, machine: str) -> None:
         assert {name: self.decide(machine, number) for name, number in WANTED[machine].items()} == dict.fromkeys(
             WANTED[machine], REFUSE
         )
 
-    def test_a_thread_may_signal_its_own_process_alone(self, machine: str) -> None:
-        tgkill = ARCHITECTURES[machine].tgkill
-        assert self.decide(machine, tgkill, PID) == ALLOW
-        assert self.decide(machine, tgkill, PID + 1) == REFUSE
+    def test_a_runtime_that_reads_files_gets_them_and_threads_and_nothing_else(self, machine: str) -> None:
+        allowed = self.numbers(machine, COMPUTING | READING)
+        assert {self.decide(machine, number, reading=True) for number in allowed} == {ALLOW}
+        beyond = {name: number for name, number in WANTED[machine].items() if name not in ("openat", "clone", "clone3")}
+        assert {name: self.decide(machine, number, reading=True) for name, number in beyond.items()} == dict.fromkeys(
+            beyond, REFUSE
+        )
+
+    @pytest.mark.parametrize(("call", "arguments", "answer"), CONDITIONS)
+    def test_such_a_call_is_decided_by_its_arguments(
+        self, machine: str, call: tuple[str, int, int], arguments: Sequence[int], answer: int
+    ) -> None:
+        number = call[1:][ARCHITECTURES[machine].column]
+        assert self.decide(machine, number, arguments, reading=True) == answer
+        assert self.decide(machine, number, arguments) == REFUSE
+
+    def test_a_clone_whose_flags_nobody_sees_is_said_not_to_exist(self, machine: str) -> None:
+        assert self.decide(machine, 435, reading=True) == MISSING
+
+    @pytest.mark.parametrize("reading", [False, True])
+    def test_a_thread_may_signal_its_own_process_alone(self, machine: str, reading: bool) -> None:
+        tgkill = {"x86_64": 234, "aarch64": 131}[machine]
+        assert self.decide(machine, tgkill, (PID,), reading=reading) == ALLOW
+        assert self.decide(machine, tgkill, (PID + 1,), reading=reading) == REFUSE
 
     def test_the_numbers_of_another_processor_are_refused(self, machine: str) -> None:
-        numbers = [numbers[ARCHITECTURES[machine].column] for numbers in ALLOWED.values()]
-        assert {self.decide(machine, number, audit_arch=0x40000003) for number in numbers} == {REFUSE}
+        numbers = self.numbers(machine, COMPUTING | READING)
+        assert {self.decide(machine, number, audit_arch=0x40000003, reading=True) for number in numbers} == {REFUSE}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from psycopg import Connection
 from psycopg.rows import DictRow
 
-from services.registry.models import Lease
+from services.registry.models import Framework, Lease
 
 VALIDATIONS_CHANNEL = "registry_validations"
 
@@ -19,8 +19,9 @@ UPDATE registry.validations
 SET attempt = attempt + 1, crash_count = crash_count + 1,
     lease_expire_time = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE validation_id = (
-    SELECT validation_id FROM registry.validations WHERE lease_expire_time <= clock_timestamp()
-    ORDER BY lease_expire_time, validation_id FOR UPDATE SKIP LOCKED LIMIT 1
+    SELECT waiting.validation_id FROM registry.validations waiting JOIN registry.versions USING (version_id)
+    WHERE waiting.lease_expire_time <= clock_timestamp() AND framework = ANY(%(frameworks)s)
+    ORDER BY waiting.lease_expire_time, waiting.validation_id FOR UPDATE OF waiting SKIP LOCKED LIMIT 1
 )
 RETURNING validation_id, version_id, attempt, crash_count
 """
@@ -36,10 +37,20 @@ WHERE validation_id = %(validation_id)s AND attempt = %(attempt)s
 _FINISH = """
 DELETE FROM registry.validations WHERE validation_id = %(validation_id)s AND attempt = %(attempt)s
 """
+_ANNOUNCE = """
+INSERT INTO registry.validators (name, frameworks) VALUES (%(name)s, %(frameworks)s)
+ON CONFLICT ON CONSTRAINT validators_key DO UPDATE SET frameworks = EXCLUDED.frameworks, seen_time = clock_timestamp()
+"""
+# A day covers a restart of everything; who has been away for longer is not counted on.
+_FORGET = "DELETE FROM registry.validators WHERE seen_time < clock_timestamp() - interval '24 hours'"
+_KNOWN = """
+SELECT DISTINCT unnest(frameworks) AS framework FROM registry.validators
+WHERE seen_time >= clock_timestamp() - interval '24 hours'
+"""
 
 
 class ValidationTable:
-    """What waits for the validator or is with it."""
+    """What waits for the validators or is with one of them, and which validators there are."""
 
     def __init__(self, connection: Connection[DictRow]) -> None:
         self._connection = connection
@@ -49,9 +60,9 @@ class ValidationTable:
         self._connection.execute(_INSERT, {"version_id": version_id})
         self._connection.execute(_NOTIFY, {"channel": VALIDATIONS_CHANNEL})
 
-    def claim(self, lease_s: float) -> Lease | None:
-        """Take the one that has waited longest, or whose lease ran out; None when there is none."""
-        row = self._connection.execute(_CLAIM, {"lease_s": lease_s}).fetchone()
+    def claim(self, lease_s: float, frameworks: Sequence[Framework]) -> Lease | None:
+        """Take the one of these frameworks that has waited longest, or whose lease ran out; None: there is none."""
+        row = self._connection.execute(_CLAIM, {"lease_s": lease_s, "frameworks": list(frameworks)}).fetchone()
         return None if row is None else Lease(**row)
 
     def renew(self, leases: Iterable[Lease], lease_s: float) -> None:
@@ -66,6 +77,20 @@ class ValidationTable:
     def finish(self, lease: Lease) -> bool:
         """Take it out of the queue; False when the lease was lost, and the caller must write nothing."""
         return self._connection.execute(_FINISH, _token(lease)).rowcount == 1
+
+    def announce(self, name: str, frameworks: Sequence[Framework]) -> None:
+        """Note that a validator runs and what it opens, and forget those that were not seen for a day."""
+        self._connection.execute(_ANNOUNCE, {"name": name, "frameworks": list(frameworks)})
+        self._connection.execute(_FORGET)
+
+    def known_frameworks(self) -> frozenset[Framework] | None:
+        """Name what the validators of the last day open; None where none was seen at all.
+
+        None says nothing against a framework: at the very first start the validators may come after the registry.
+        """
+        rows = self._connection.execute(_KNOWN).fetchall()
+        # A newer release may announce what this one has no name for.
+        return frozenset(Framework(row["framework"]) for row in rows if row["framework"] in set(Framework)) or None
 
 
 def _token(lease: Lease) -> dict[str, object]:

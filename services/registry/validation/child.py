@@ -1,114 +1,134 @@
-"""The process that opens one untrusted ONNX file: `… child SETTINGS < model > report`, both of them JSON.
+"""The process that opens one untrusted version: `… child SETTINGS > report` in the folder of its files.
 
-Everything is imported before the sandbox closes, and the file is parsed only after that. The answer is one
-`ValidationReport`; a crash is no answer, and the parent says so.
+What opens the files is imported before the sandbox closes, and nothing of theirs is parsed before it has. The answer
+is one `ValidationReport`; a crash is no answer, and the parent says so.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import gc
+import importlib
 import json
 import locale
 import os
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
-# Read by OpenBLAS when NumPy is imported, which the next lines do: one thread.
+# Read by OpenBLAS when NumPy is imported: one thread.
 os.environ["OPENBLAS_NUM_THREADS"] = "1"
 
-from .graph import GraphFacts, read_graph
-from .report import Failure, FailureReason, Refusal, Signature, TensorSpec, ValidationReport
-from .runtime import open_session, read_signature
+from .files import list_files, map_files
+from .landlock import library_folders, restrict_files
+from .layout import is_tensorflow_js
+from .report import Failure, FailureReason, Refusal, ValidationReport, out_of_memory
 from .sandbox import SandboxLimits, enter
-from .trial import Verdict, try_rows
+
+_CODE = Path(__file__).resolve().parents[2]
 
 
-def inspect(content: bytes, extra_domains: frozenset[str]) -> ValidationReport:
-    """Judge the ONNX file `content`: refuse it, or report what it is and how it behaves."""
-    facts: GraphFacts | None = None
-    try:
-        facts = read_graph(content, extra_domains)
-        gc.collect()  # the parsed graph can be as large as the file, and the runtime parses its own
-        return _judge(content, facts)
-    except Refusal as refusal:
-        return _report(facts, failure=Failure(refusal.reason, refusal.message))
-    except MemoryError:
-        message = "the model asked for more memory than validation allows (the limit grows with the file's size)"
-        return _report(facts, failure=Failure(FailureReason.VALIDATOR_OUT_OF_MEMORY, message))
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the parent asks for. `allowed` is its policy's, `require_sandbox` refuses without the whole sandbox."""
+
+    framework: str
+    memory_limit_bytes: int
+    cpu_limit_s: int
+    parent_pid: int
+    allowed: list[str]
+    require_sandbox: bool
 
 
-def _judge(content: bytes, facts: GraphFacts) -> ValidationReport:
-    session = open_session(content)
-    signature = read_signature(session)
-    verdict = try_rows(session, signature, facts.unshaped_outputs)
-    return dataclasses.replace(
-        _report(facts),
-        signature=_with_seen_ranks(signature, facts.unshaped_outputs, verdict),
-        rows_independent=verdict.rows_independent,
-        rows_independent_reason=verdict.reason,
-    )
+class _Process:
+    """What the system says of this process; opened while files can be."""
 
-
-def _report(facts: GraphFacts | None, failure: Failure | None = None) -> ValidationReport:
-    if facts is None:
-        return ValidationReport(failure=failure)
-    return ValidationReport(
-        failure=failure,
-        opset=facts.opsets.get("ai.onnx", 0),
-        opsets=facts.opsets,
-        ir_version=facts.ir_version,
-        producer=facts.producer,
-    )
-
-
-def _with_seen_ranks(signature: Signature, unshaped: frozenset[str], verdict: Verdict) -> Signature:
-    """Where neither file nor runtime knows an output's shape, take the rank that it had when it ran."""
-
-    def seen(spec: TensorSpec) -> TensorSpec:
-        if spec.name not in unshaped or spec.shape:
-            return spec
-        rank = verdict.ranks.get(spec.name)
-        if rank is None:
-            message = f"output {spec.name!r} declares no shape, and none could be seen: {verdict.reason}"
-            raise Refusal(FailureReason.INVALID_MODEL, message)
-        return dataclasses.replace(spec, shape=(-1,) * rank)
-
-    return dataclasses.replace(signature, outputs=tuple(seen(spec) for spec in signature.outputs))
-
-
-def _peak_memory() -> Callable[[], int]:
-    """Open what tells the peak resident size while files can still be opened; 0 where the system has no /proc."""
-    try:
+    def __init__(self) -> None:
         # Not getrusage: its maximum starts from the size of the process that started us.
-        status = os.open("/proc/self/status", os.O_RDONLY)
-    except FileNotFoundError:
-        return lambda: 0
+        try:
+            self._status = os.open("/proc/self/status", os.O_RDONLY)
+        except FileNotFoundError:
+            self._status = -1
 
-    def peak_memory_bytes() -> int:
-        found = re.search(rb"VmHWM:\s+(\d+) kB", os.pread(status, 8192, 0))
+    def read(self, field: bytes) -> int:
+        """Give a size in bytes; 0 where the system has no /proc."""
+        if self._status < 0:
+            return 0
+        found = re.search(field + rb":\s+(\d+) kB", os.pread(self._status, 8192, 0))
         return int(found[1]) * 1024 if found else 0
 
-    return peak_memory_bytes
+
+def _examine(settings: Settings, process: _Process) -> ValidationReport:
+    """Close the sandbox that the framework can live with, and judge what is in this folder."""
+    folder = Path()
+    paths = list_files(folder)
+    if settings.framework == "tensorflow" and not is_tensorflow_js(paths):
+        return _examine_reading(settings, process, paths)
+    module = "tensorflow_js" if is_tensorflow_js(paths) else _COMPUTING[settings.framework]
+    inspect = importlib.import_module(f".{module}", __package__).inspect
+    files = map_files(folder, paths)
+    sandbox = enter(SandboxLimits(settings.memory_limit_bytes, settings.cpu_limit_s), settings.parent_pid)
+    return _judge(settings, sandbox, {"seccomp"}, lambda allowed: inspect(files, allowed))
+
+
+_COMPUTING = {"onnx": "onnx_model", "transformers": "transformers_bundle"}
+
+
+def _examine_reading(settings: Settings, process: _Process, paths: list[str]) -> ValidationReport:
+    """Let a runtime that opens files by path and starts threads do so, but nothing else."""
+    # Before the import, since threads that run already would keep their rights.
+    files = tuple(restrict_files([Path(), *library_folders(_CODE)]))
+    inspect = importlib.import_module(".tensorflow_model", __package__).inspect
+    # A large runtime reserves what it never touches while it is imported.
+    memory_limit_bytes = settings.memory_limit_bytes + process.read(b"VmSize")
+    sandbox = (
+        *files,
+        *enter(SandboxLimits(memory_limit_bytes, settings.cpu_limit_s), settings.parent_pid, reading=True),
+    )
+    return _judge(settings, sandbox, {"seccomp", "landlock"}, lambda allowed: inspect(paths, allowed))
+
+
+def _judge(
+    settings: Settings,
+    sandbox: tuple[str, ...],
+    wanted: set[str],
+    inspect: Callable[[frozenset[str]], ValidationReport],
+) -> ValidationReport:
+    missing = sorted(wanted - set(sandbox))
+    if settings.require_sandbox and missing:
+        message = (
+            f"this server demands a sandbox that its kernel does not give ({', '.join(missing)} is missing), so the "
+            "version was not opened; validate it on another kernel, or unset PENSTOCK_VALIDATION_REQUIRE_SANDBOX"
+        )
+        report = ValidationReport(failure=Failure(FailureReason.SANDBOX_UNAVAILABLE, message))
+    else:
+        report = _guarded(lambda: inspect(frozenset(settings.allowed)))
+    return dataclasses.replace(report, sandbox=sandbox)
+
+
+def _guarded(judge: Callable[[], ValidationReport]) -> ValidationReport:
+    try:
+        return judge()
+    except Refusal as refusal:
+        return ValidationReport(failure=Failure(refusal.reason, refusal.message))
+    except MemoryError:
+        return ValidationReport(failure=Failure(FailureReason.VALIDATOR_OUT_OF_MEMORY, out_of_memory().message))
 
 
 def main() -> None:
-    """Read settings and file, close the sandbox, inspect, answer, and leave without clean-up."""
-    settings = json.loads(sys.argv[1])
-    content = sys.stdin.buffer.read()
+    """Read the settings, close the sandbox, inspect, answer, and leave without clean-up."""
+    settings = Settings(**json.loads(sys.argv[1]))
     # The runtime's text operators load this locale from a file, later than files can be opened.
     with contextlib.suppress(locale.Error):
         locale.setlocale(locale.LC_ALL, "en_US.UTF-8")
     # The answer has the pipe to itself: what a library prints goes to stderr.
     answer = os.dup(1)
     os.dup2(2, 1)
-    peak_memory_bytes = _peak_memory()
-    limits = SandboxLimits(settings["memory_limit_bytes"], settings["cpu_limit_s"])
-    sandbox = enter(limits, settings["parent_pid"])
-    report = inspect(content, frozenset(settings["extra_domains"]))
-    report = dataclasses.replace(report, sandbox=sandbox, peak_memory_bytes=peak_memory_bytes())
+    process = _Process()
+    report = _guarded(lambda: _examine(settings, process))
+    report = dataclasses.replace(report, peak_memory_bytes=process.read(b"VmHWM"))
     remaining = memoryview(json.dumps(dataclasses.asdict(report)).encode())
     while remaining:
         remaining = remaining[os.write(answer, remaining) :]

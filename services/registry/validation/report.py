@@ -13,17 +13,27 @@ class FailureReason(StrEnum):
     """Why a version is FAILED: a stable contract that programs test for."""
 
     UNSUPPORTED_FRAMEWORK = "UNSUPPORTED_FRAMEWORK"
+    INVALID_LAYOUT = "INVALID_LAYOUT"
+    UNSAFE_FILE = "UNSAFE_FILE"
     NOT_ONNX = "NOT_ONNX"
+    NOT_TENSORFLOW = "NOT_TENSORFLOW"
+    NOT_KERAS = "NOT_KERAS"
+    TFJS_UNSUPPORTED = "TFJS_UNSUPPORTED"
     INVALID_MODEL = "INVALID_MODEL"
-    EXTERNAL_DATA_UNSUPPORTED = "EXTERNAL_DATA_UNSUPPORTED"
+    INVALID_TOKENIZER = "INVALID_TOKENIZER"
+    TOKENIZER_MISMATCH = "TOKENIZER_MISMATCH"
+    EXTERNAL_DATA_INVALID = "EXTERNAL_DATA_INVALID"
     CUSTOM_OPERATOR = "CUSTOM_OPERATOR"
     FORBIDDEN_OPERATOR = "FORBIDDEN_OPERATOR"
+    FORBIDDEN_LAYER = "FORBIDDEN_LAYER"
+    AMBIGUOUS_SIGNATURE = "AMBIGUOUS_SIGNATURE"
     UNSUPPORTED_INPUT_TYPE = "UNSUPPORTED_INPUT_TYPE"
     UNSUPPORTED_OUTPUT_TYPE = "UNSUPPORTED_OUTPUT_TYPE"
     SIGNATURE_MISMATCH = "SIGNATURE_MISMATCH"
     VALIDATOR_CRASHED = "VALIDATOR_CRASHED"
     VALIDATOR_TIMEOUT = "VALIDATOR_TIMEOUT"
     VALIDATOR_OUT_OF_MEMORY = "VALIDATOR_OUT_OF_MEMORY"
+    SANDBOX_UNAVAILABLE = "SANDBOX_UNAVAILABLE"
 
 
 class Refusal(Exception):
@@ -33,6 +43,12 @@ class Refusal(Exception):
         super().__init__(message)
         self.reason = reason
         self.message = message
+
+
+def out_of_memory(detail: str = "") -> Refusal:
+    """Refuse a model that asks for more than the child may have; `detail` is what its runtime said."""
+    message = "the model asked for more memory than validation allows (the limit grows with the files' size)"
+    return Refusal(FailureReason.VALIDATOR_OUT_OF_MEMORY, f"{message}: {detail}" if detail else message)
 
 
 def one_line(text: str, limit: int) -> str:

@@ -7,6 +7,9 @@ What a platform lacks is left out, and `enter` says what it got. The layers over
 - no way to gain privileges, and a death with the parent (Linux);
 - a seccomp list of the few system calls that computing needs (Linux on x86-64 and aarch64): every other one,
   among them all that take a path, an address or a program, fails with EPERM.
+
+A runtime that opens files by path and starts threads after that gets both and nothing else (`reading`): which files,
+`landlock` has said before.
 """
 
 from __future__ import annotations
@@ -19,17 +22,18 @@ import resource
 import signal
 import struct
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from .system_calls import ARCHITECTURES, assemble
 
 NOBODY = 65534
 
-# linux/prctl.h, linux/seccomp.h, linux/filter.h
+# linux/prctl.h, linux/seccomp.h
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 _SECCOMP_SET_MODE_FILTER, _SECCOMP_FILTER_FLAG_TSYNC = 1, 1
-_RET_ALLOW, _RET_EPERM = 0x7FFF0000, 0x00050000 | 1
-_LOAD, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x15, 0x06
-_OFFSET_NUMBER, _OFFSET_ARCHITECTURE, _OFFSET_FIRST_ARGUMENT = 0, 4, 16
+# What a runtime that reads may have open at once.
+_READING_DESCRIPTORS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,63 +44,19 @@ class SandboxLimits:
     cpu_limit_s: int
 
 
-@dataclass(frozen=True, slots=True)
-class Architecture:
-    """The numbers that Linux gives to its system calls on one family of processors; `column` is that of `ALLOWED`."""
-
-    audit_arch: int
-    seccomp: int
-    tgkill: int
-    column: int
-
-
-ARCHITECTURES = {
-    "x86_64": Architecture(audit_arch=0xC000003E, seccomp=317, tgkill=234, column=0),
-    "aarch64": Architecture(audit_arch=0xC00000B7, seccomp=277, tgkill=131, column=1),
-}
-# What computing needs: the numbers on x86-64 (asm/unistd_64.h) and on aarch64 (asm-generic/unistd.h).
-ALLOWED = {
-    "read": (0, 63),
-    "write": (1, 64),
-    "close": (3, 57),
-    "pread64": (17, 67),
-    "mmap": (9, 222),
-    "mprotect": (10, 226),
-    "munmap": (11, 215),
-    "mremap": (25, 216),
-    "madvise": (28, 233),
-    "brk": (12, 214),
-    "futex": (202, 98),
-    "membarrier": (324, 283),
-    "rt_sigaction": (13, 134),
-    "rt_sigprocmask": (14, 135),
-    "rt_sigreturn": (15, 139),
-    "sigaltstack": (131, 132),
-    "getpid": (39, 172),
-    "gettid": (186, 178),
-    "sched_yield": (24, 124),
-    "sched_getaffinity": (204, 123),
-    "getcpu": (309, 168),
-    "clock_gettime": (228, 113),
-    "clock_getres": (229, 114),
-    "clock_nanosleep": (230, 115),
-    "nanosleep": (35, 101),
-    "gettimeofday": (96, 169),
-    "getrandom": (318, 278),
-    "sysinfo": (99, 179),
-    "restart_syscall": (219, 128),
-    "exit": (60, 93),
-    "exit_group": (231, 94),
-}
-
-
-def enter(limits: SandboxLimits, parent_pid: int) -> tuple[str, ...]:
+def enter(limits: SandboxLimits, parent_pid: int, *, reading: bool = False) -> tuple[str, ...]:
     """Give up everything but computing, and return the names of the protections that are now in force.
 
+    With `reading`, files can still be opened to be read, and threads started.
     Exits at once where the parent is already gone. There is no way back: call it in a process of its own, once
     every module is imported.
     """
-    return (*_drop_user(), *_limit_resources(limits), *_tie_to_parent(parent_pid), *_filter_system_calls())
+    return (
+        *_drop_user(),
+        *_limit_resources(limits, reading=reading),
+        *_tie_to_parent(parent_pid),
+        *_filter_system_calls(reading=reading),
+    )
 
 
 def _drop_user() -> Iterator[str]:
@@ -110,16 +70,18 @@ def _drop_user() -> Iterator[str]:
         yield f"uid:{NOBODY}"
 
 
-def _limit_resources(limits: SandboxLimits) -> Iterator[str]:
+def _limit_resources(limits: SandboxLimits, *, reading: bool) -> Iterator[str]:
     wanted = [
         ("core", resource.RLIMIT_CORE, 0),
         ("cpu", resource.RLIMIT_CPU, limits.cpu_limit_s),
         ("memory", resource.RLIMIT_AS, limits.memory_limit_bytes),
         ("file-size", resource.RLIMIT_FSIZE, 0),
-        ("processes", resource.RLIMIT_NPROC, 0),
         # Descriptors that are open stay usable; none can be added, and each file or socket needs one.
-        ("descriptors", resource.RLIMIT_NOFILE, 0),
+        ("descriptors", resource.RLIMIT_NOFILE, _READING_DESCRIPTORS if reading else 0),
     ]
+    if not reading:
+        # It counts threads too, all that this uid has on the machine: with threads, their stacks are the limit.
+        wanted.append(("processes", resource.RLIMIT_NPROC, 0))
     for name, which, value in wanted:
         # macOS refuses some of these, and a hard limit may already be lower than ours.
         with contextlib.suppress(ValueError, OSError):
@@ -142,11 +104,11 @@ def _tie_to_parent(parent_pid: int) -> Iterator[str]:
         yield "no-new-privileges"
 
 
-def _filter_system_calls() -> Iterator[str]:
+def _filter_system_calls(*, reading: bool) -> Iterator[str]:
     architecture = ARCHITECTURES.get(platform.machine())
     if architecture is None or not sys.platform.startswith("linux"):
         return
-    program = b"".join(assemble(architecture, os.getpid()))
+    program = assemble(architecture, os.getpid(), reading=reading)
     instructions = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, then (aligned) where they are.
     descriptor = struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(instructions))
@@ -156,24 +118,3 @@ def _filter_system_calls() -> Iterator[str]:
     )
     if result == 0:
         yield "seccomp"
-
-
-def assemble(architecture: Architecture, pid: int) -> Iterable[bytes]:
-    """Write the filter, an instruction an item: the allowed calls, and `tgkill` at `pid` alone (abort needs it)."""
-    yield _instruction(_LOAD, _OFFSET_ARCHITECTURE)
-    yield _instruction(_JUMP_IF_EQUAL, architecture.audit_arch, if_true=1)
-    yield _instruction(_RETURN, _RET_EPERM)
-    yield _instruction(_LOAD, _OFFSET_NUMBER)
-    for numbers in ALLOWED.values():
-        yield _instruction(_JUMP_IF_EQUAL, numbers[architecture.column], if_false=1)
-        yield _instruction(_RETURN, _RET_ALLOW)
-    yield _instruction(_JUMP_IF_EQUAL, architecture.tgkill, if_false=3)
-    yield _instruction(_LOAD, _OFFSET_FIRST_ARGUMENT)
-    yield _instruction(_JUMP_IF_EQUAL, pid, if_false=1)
-    yield _instruction(_RETURN, _RET_ALLOW)
-    yield _instruction(_RETURN, _RET_EPERM)
-
-
-def _instruction(code: int, value: int, *, if_true: int = 0, if_false: int = 0) -> bytes:
-    """Pack a struct sock_filter: the operation, how many instructions to skip, the operand."""
-    return struct.pack("=HBBI", code, if_true, if_false, value)

@@ -7,18 +7,19 @@ Imported by the child process alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator, default_rng  # by name: NumPy imports it on first use, too late in a sandbox
 
-from .report import Signature, TensorSpec
-from .runtime import refuse_exhaustion, sentence
+from .report import Signature, TensorSpec, out_of_memory
 
-Array = npt.NDArray[Any]
+Array: TypeAlias = npt.NDArray[Any]
+Run: TypeAlias = Callable[[dict[str, Array]], dict[str, Array]]
+"""Runs a model once: every output by name for every input by name; raises NotRunnable where it does not take them."""
 
 _DTYPES = {
     "BOOL": np.bool_,
@@ -50,7 +51,11 @@ _SEED = 20_261_121
 
 
 class NotRunnable(Exception):
-    """The model did not take the generated rows, which says nothing against the model."""
+    """The model did not take the generated rows, which says nothing against it; `exhausted`: for want of memory."""
+
+    def __init__(self, message: str, *, exhausted: bool = False) -> None:
+        super().__init__(message)
+        self.exhausted = exhausted
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,13 +75,13 @@ class _Recipe:
     ceilings: dict[str, int]
 
 
-def try_rows(session: Any, signature: Signature, unshaped: frozenset[str]) -> Verdict:
+def try_rows(run: Run, signature: Signature, unshaped: frozenset[str]) -> Verdict:
     """Run batches of two and three generated rows and compare them with each row alone.
 
     `unshaped` names the outputs for which the file declares no shape: what they return is taken as it comes.
     Raises Refusal(VALIDATOR_OUT_OF_MEMORY) where even the smallest rows ask for more memory than is allowed.
     """
-    trial = _Trial(session, signature)
+    trial = _Trial(run, signature)
     try:
         recipe = trial.find_recipe()
     except NotRunnable as error:
@@ -103,10 +108,10 @@ def _fixed_first_dimension(signature: Signature, unshaped: frozenset[str]) -> st
 
 
 class _Trial:
-    """One session under trial."""
+    """One model under trial."""
 
-    def __init__(self, session: Any, signature: Signature) -> None:
-        self._session = session
+    def __init__(self, run: Run, signature: Signature) -> None:
+        self.run = run
         self._signature = signature
 
     def find_recipe(self) -> _Recipe:
@@ -136,8 +141,8 @@ class _Trial:
                 self.run(self.draw(recipe, 1, _SEED))
             except NotRunnable as error:
                 refusal = refusal or str(error)
-                if open_size == _OPEN_SIZES[0] and isinstance(error.__cause__, Exception):
-                    refuse_exhaustion(error.__cause__)
+                if open_size == _OPEN_SIZES[0] and error.exhausted:
+                    raise out_of_memory(str(error)) from None
             else:
                 return recipe
         raise NotRunnable(f"the model does not run on generated rows: {refusal}")
@@ -174,14 +179,6 @@ class _Trial:
                         "would change each other's answers"
                     )
                     break
-
-    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Run once; raises NotRunnable with the runtime's sentence."""
-        names = [spec.name for spec in self._signature.outputs]
-        try:
-            return dict(zip(names, (np.asarray(value) for value in self._session.run(names, feeds)), strict=True))
-        except Exception as error:
-            raise NotRunnable(sentence(error)) from error
 
     def draw(self, recipe: _Recipe, rows: int, seed: int) -> dict[str, Array]:
         """Generate `rows` rows an input: the same seed, the same rows."""

@@ -1,4 +1,4 @@
-"""Validates an untrusted model file in a child process that may do nothing but compute.
+"""Validates an untrusted version in a child process that may do nothing but compute.
 
 This side imports no runtime and parses no model: it starts the child, waits no longer than it said, kills
 whatever is left, and believes nothing that does not have the shape of a `ValidationReport`.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.util
 import json
 import os
 import selectors
@@ -29,19 +30,28 @@ _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
-# A protobuf message, hence an ONNX file without external data, ends below 2 GiB.
-_LARGEST_ONNX_BYTES = 2**31 - 1
+# What opens each framework's files; a validator takes those whose modules are installed.
+RUNTIMES = {
+    "onnx": ("onnx", "onnxruntime"),
+    "tensorflow": ("tensorflow",),
+    "transformers": ("onnx", "onnxruntime", "tokenizers"),
+}
 _DIAGNOSTICS_BYTES = 4096
 _READ_BYTES = 65536
 _REPORT = TypeAdapter(ValidationReport)
+
+
+def installed_frameworks() -> frozenset[str]:
+    """Name the frameworks whose runtimes are installed here; none is imported to find out."""
+    return frozenset(name for name, modules in RUNTIMES.items() if all(map(importlib.util.find_spec, modules)))
 
 
 @dataclass(frozen=True, slots=True)
 class ValidationLimits:
     """What one validation may use.
 
-    The child may take `memory_limit_bytes` and `memory_per_file_byte` for each byte of the file: the runtime
-    keeps the file, its parsed form and its optimised form side by side. `answer_limit_bytes` bounds the report
+    The child may take `memory_limit_bytes` and `memory_per_file_byte` for each byte of the files: the runtime
+    keeps the files, their parsed form and their optimised form side by side. `answer_limit_bytes` bounds the report
     and, separately, what the child may say on stderr before it is killed.
     """
 
@@ -52,60 +62,62 @@ class ValidationLimits:
 
 
 class Validator:
-    """Opens models in child processes; keeps no state, so that any number of threads may share one.
+    """Opens versions in child processes; keeps no state, so that any number of threads may share one.
 
-    `extra_domains` are custom operator domains allowed beside the standard ones. `child` is the module that the
-    child runs: it reads the file from stdin and its settings from the first argument.
+    `allowed` is the policy: names of what is refused otherwise (see `settings`). With `require_sandbox` a version is
+    opened only where the whole sandbox stands. `child` is the module that the child runs: it finds the files in its
+    working folder and its settings in the first argument.
     """
 
     def __init__(
         self,
         limits: ValidationLimits | None = None,
         *,
-        extra_domains: frozenset[str] = frozenset(),
+        allowed: frozenset[str] = frozenset(),
+        require_sandbox: bool = False,
         child: str = "services.registry.validation.child",
     ) -> None:
         self._limits = limits or ValidationLimits()
-        self._extra_domains = extra_domains
+        self._allowed = allowed
+        self._require_sandbox = require_sandbox
         self._child = child
 
-    def validate(self, path: Path, framework: str) -> ValidationReport:
-        """Open the file at `path` as a model of `framework` and report; blocks for `timeout_s` at most.
+    def validate(self, folder: Path, framework: str) -> ValidationReport:
+        """Open the files in `folder` as a model of `framework` and report; blocks for `timeout_s` at most.
 
-        A model that fails is a report with a `failure`. Raises OSError only where the file cannot be read or
+        `framework` is `onnx`, `tensorflow` or `transformers`. The folder holds the version's files and nothing else;
+        it is read, and must be readable by anybody who has come to it.
+
+        A model that fails is a report with a `failure`. Raises OSError only where the folder cannot be read or
         no process can be started: trouble of the server, not of the model.
         """
-        if framework != "onnx":
+        if framework not in RUNTIMES:
             return _failed(
                 FailureReason.UNSUPPORTED_FRAMEWORK,
-                f"framework {framework!r} cannot be validated here; allowed is 'onnx'",
+                f"framework {framework!r} cannot be validated here; allowed are {', '.join(sorted(RUNTIMES))}",
             )
         started = time.monotonic()
-        with path.open("rb") as model:
-            size_bytes = os.fstat(model.fileno()).st_size
-            if size_bytes > _LARGEST_ONNX_BYTES:
-                return _failed(
-                    FailureReason.INVALID_MODEL,
-                    f"the file has {size_bytes:,} bytes, and an ONNX file holds {_LARGEST_ONNX_BYTES:,} at most",
-                )
-            report = self._ask_child(model, size_bytes, started + self._limits.timeout_s)
+        size_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
+        report = self._ask_child(folder, framework, size_bytes, started + self._limits.timeout_s)
         return dataclasses.replace(report, duration_ms=round((time.monotonic() - started) * 1000))
 
-    def _ask_child(self, model: IO[bytes], size_bytes: int, deadline: float) -> ValidationReport:
+    def _ask_child(self, folder: Path, framework: str, size_bytes: int, deadline: float) -> ValidationReport:
         limits = self._limits
         settings = {
+            "framework": framework,
             "memory_limit_bytes": limits.memory_limit_bytes + limits.memory_per_file_byte * size_bytes,
             "cpu_limit_s": int(limits.timeout_s) + 1,
-            "extra_domains": sorted(self._extra_domains),
+            "allowed": sorted(self._allowed),
+            "require_sandbox": self._require_sandbox,
             "parent_pid": os.getpid(),
         }
         process = subprocess.Popen(
             [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), self._child, json.dumps(settings)],
-            stdin=model,
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={},
-            cwd="/",
+            cwd=folder,
             start_new_session=True,
         )
         with process:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 from pathlib import Path
 
-pid_file = Path(sys.stdin.read())
+pid_file = Path(Path("model.onnx").read_text())
 if pid := os.fork():
     pid_file.write_text(str(pid))
 else:

@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-sys.stdout.write(sys.stdin.read())
+sys.stdout.write(Path("model.onnx").read_text())

@@ -1,17 +1,21 @@
-"""Opens an ONNX model as the inference service will, and reads its signature. Imported by the child alone."""
+"""Opens an ONNX graph as the inference service will, reads its signature and runs it. Imported by the child alone."""
 
 from __future__ import annotations
 
 import os
 import re
+from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 # The official builds since 1.29 collect telemetry, in a database in the home folder, unless this stands at import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
-from .report import FailureReason, Refusal, Signature, TensorSpec, one_line
+from .report import FailureReason, Refusal, Signature, TensorSpec, one_line, out_of_memory
+from .trial import Array, NotRunnable
 
 # ONNX Runtime's names of element types → the Open Inference Protocol's.
 DATATYPES = {
@@ -42,32 +46,47 @@ _SOURCE = re.compile(
 _TEMPLATE = re.compile(r"\[with [^\]]*\]\s*")
 
 
-def open_session(content: bytes) -> Any:
-    """Load `content` on one thread and without optimising more than serving does; raises Refusal(INVALID_MODEL)."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what fails is in the report; a trial may fail a few times on its way
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001  # the binding's classes have no public base below it
-        refuse_exhaustion(error)
-        message = f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {sentence(error)}"
-        raise Refusal(FailureReason.INVALID_MODEL, message) from None
+class OnnxModel:
+    """An ONNX graph in memory, on one thread and without optimising more than serving does.
+
+    `data` holds the files that keep its tensors, by the names that the graph has for them.
+    """
+
+    def __init__(self, content: bytes, data: Mapping[str, memoryview]) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 4  # what fails is in the report; a trial may fail a few times on its way
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if data:
+            # From memory: no file can be opened any more.
+            options.add_external_initializers_from_files_in_memory(
+                list(data), list(data.values()), [len(each) for each in data.values()]
+            )
+        try:
+            self._session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # noqa: BLE001  # the binding's classes have no public base below it
+            if _exhausted(error):
+                raise out_of_memory(_sentence(error)) from None
+            message = f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {_sentence(error)}"
+            raise Refusal(FailureReason.INVALID_MODEL, message) from None
+        self.signature = _read_signature(self._session)
+
+    def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
+        """Give every output for these inputs; raises NotRunnable with the runtime's sentence."""
+        names = [spec.name for spec in self.signature.outputs]
+        try:
+            answers = self._session.run(names, feeds)
+        except Exception as error:
+            raise NotRunnable(_sentence(error), exhausted=_exhausted(error)) from error
+        return dict(zip(names, map(np.asarray, answers), strict=True))
 
 
-def refuse_exhaustion(error: Exception) -> None:
-    """Raise Refusal(VALIDATOR_OUT_OF_MEMORY) where `error` is the runtime's failure to allocate."""
-    if isinstance(error, MemoryError) or re.search(r"bad_alloc|Failed to allocate memory", str(error)):
-        message = (
-            "the model asked for more memory than validation allows (the limit grows with the file's size): "
-            f"{sentence(error)}"
-        )
-        raise Refusal(FailureReason.VALIDATOR_OUT_OF_MEMORY, message) from None
+def _exhausted(error: Exception) -> bool:
+    return isinstance(error, MemoryError) or bool(re.search(r"bad_alloc|Failed to allocate memory", str(error)))
 
 
-def read_signature(session: Any) -> Signature:
+def _read_signature(session: Any) -> Signature:
     """Read the inputs and outputs as the runtime names them; raises Refusal where one is no dense tensor."""
     return Signature(
         inputs=tuple(_spec(node, "input", FailureReason.UNSUPPORTED_INPUT_TYPE) for node in session.get_inputs()),
@@ -95,7 +114,7 @@ def _spec(node: Any, kind: str, reason: FailureReason) -> TensorSpec:
     return TensorSpec(node.name, datatype, shape)
 
 
-def sentence(error: Exception) -> str:
+def _sentence(error: Exception) -> str:
     """Say `error` in one bounded printable line, without status prefixes and places in the runtime's source."""
     text = _TEMPLATE.sub("", _SOURCE.sub("", _STATUS.sub("", str(error)[:_READ_LENGTH])))
     return one_line(text, _SENTENCE_LENGTH) or type(error).__name__

@@ -1,8 +1,9 @@
-"""Reads an ONNX file as data, before any runtime sees it. Imported by the child process alone."""
+"""Reads an ONNX graph as data, before any runtime sees it. Imported by the child process alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -31,24 +32,31 @@ _SHOWN_NAME_LENGTH = 100
 
 @dataclass(frozen=True, slots=True)
 class GraphFacts:
-    """What the file says of itself. `unshaped_outputs` are the outputs for which it declares no shape."""
+    """What the file says of itself.
+
+    `unshaped_outputs` are the outputs for which it declares no shape, `data_files` the files that keep its tensors,
+    as it names them. `table_rows` are the rows of the table that each input is looked up in, where one is, directly.
+    """
 
     ir_version: int
     opsets: dict[str, int]
     producer: str
     unshaped_outputs: frozenset[str]
+    data_files: tuple[str, ...]
+    table_rows: dict[str, int]
 
 
-def read_graph(content: bytes, extra_domains: frozenset[str]) -> GraphFacts:
+def read_graph(content: bytes, extra_domains: frozenset[str], sizes: Mapping[str, int]) -> GraphFacts:
     """Parse `content` and check what may be refused without running it; `extra_domains` are allowed as well.
 
-    Raises Refusal: NOT_ONNX, EXTERNAL_DATA_UNSUPPORTED, FORBIDDEN_OPERATOR, CUSTOM_OPERATOR or, for an input
+    `sizes` are those of the files that may keep its tensors, by their paths from the graph's own folder.
+
+    Raises Refusal: NOT_ONNX, EXTERNAL_DATA_INVALID, FORBIDDEN_OPERATOR, CUSTOM_OPERATOR or, for an input
     without a shape, UNSUPPORTED_INPUT_TYPE.
     """
     model = _parse(content)
     functions = {(function.domain, function.name) for function in model.functions}
-    for tensor in _tensors(model):
-        _refuse_external_data(tensor)
+    data_files = {_data_file(tensor, sizes) for tensor in _tensors(model) if _is_external(tensor)}
     for node in _nodes(model):
         _refuse_operator(node, functions, extra_domains)
     _refuse_unshaped_inputs(model.graph)
@@ -59,6 +67,8 @@ def read_graph(content: bytes, extra_domains: frozenset[str]) -> GraphFacts:
         unshaped_outputs=frozenset(
             output.name for output in model.graph.output if not output.type.tensor_type.HasField("shape")
         ),
+        data_files=tuple(sorted(data_files)),
+        table_rows=_table_rows(model.graph),
     )
 
 
@@ -117,13 +127,53 @@ def _tensors(model: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 yield from (sparse.values, sparse.indices)
 
 
-def _refuse_external_data(tensor: onnx.TensorProto) -> None:
-    if tensor.data_location == onnx.TensorProto.EXTERNAL or tensor.external_data:
+def _is_external(tensor: onnx.TensorProto) -> bool:
+    return tensor.data_location == onnx.TensorProto.EXTERNAL or bool(tensor.external_data)
+
+
+def _data_file(tensor: onnx.TensorProto, sizes: Mapping[str, int]) -> str:
+    """Give the file that keeps a tensor's data; refuses one that is not among `sizes`, or that is too short."""
+    said = {entry.key: entry.value for entry in tensor.external_data}
+    location = said.get("location", "")
+    if location not in sizes:
         raise Refusal(
-            FailureReason.EXTERNAL_DATA_UNSUPPORTED,
-            f"tensor {_shown(tensor.name)} keeps its data in another file, and a version is one file; save the "
-            "model with its weights inside (onnx.save without save_as_external_data)",
+            FailureReason.EXTERNAL_DATA_INVALID,
+            f"tensor {_shown(tensor.name)} keeps its data in the file {_shown(location)}, which is none of this "
+            "version's files beside the graph; upload it with the graph, under the plain relative path that the graph "
+            "names, or save the model with its weights inside",
         )
+    offset, length = _count(tensor, said, "offset"), _count(tensor, said, "length")
+    if offset + length > sizes[location]:
+        raise Refusal(
+            FailureReason.EXTERNAL_DATA_INVALID,
+            f"tensor {_shown(tensor.name)} keeps its data at {offset:,} to {offset + length:,} of the file "
+            f"{_shown(location)}, which has {sizes[location]:,} bytes; it belongs to another model or was cut short",
+        )
+    return location
+
+
+def _count(tensor: onnx.TensorProto, said: Mapping[str, str], key: str) -> int:
+    text = said.get(key, "0")
+    if not re.fullmatch(r"[0-9]{1,18}", text):
+        raise Refusal(
+            FailureReason.EXTERNAL_DATA_INVALID,
+            f"the {key} of the data of tensor {_shown(tensor.name)} is {_shown(text)}, and no number of bytes",
+        )
+    return int(text)
+
+
+def _table_rows(graph: onnx.GraphProto) -> dict[str, int]:
+    tables = {tensor.name: tensor.dims[0] for tensor in graph.initializer if tensor.dims}
+    inputs = {value.name for value in graph.input} - tables.keys()
+    rows: dict[str, int] = {}
+    for node in graph.node:
+        # Along another axis than the first, the indices count something else than rows.
+        plain = all(attribute.name != "axis" or attribute.i == 0 for attribute in node.attribute)
+        if node.op_type == "Gather" and plain and len(node.input) == 2:
+            table, index = node.input
+            if table in tables and index in inputs:
+                rows[index] = min(tables[table], rows.get(index, tables[table]))
+    return rows
 
 
 def _refuse_operator(node: onnx.NodeProto, functions: set[tuple[str, str]], extra_domains: frozenset[str]) -> None:

@@ -1,0 +1,86 @@
+"""Finds the model among a version's files by their names alone, before any of them is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import PurePosixPath
+
+from .report import FailureReason, Refusal, one_line
+
+# Where the one graph of several is, in this order. The inference service follows the same rule (its `onnx_runtime`).
+PREFERRED_GRAPHS = ("model.onnx", "onnx/model.onnx")
+_SHOWN_FILES, _SHOWN_NAME_LENGTH = 8, 200
+# What runs code when it is opened, or is there to be run: nothing here opens it, and nobody else shall find it here.
+_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".mar"})
+_CODE = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb", ".whl", ".jar"})
+_LEGACY = frozenset({".h5", ".hdf5", ".msgpack", ".ot"})
+
+
+def main_graph(paths: Iterable[str]) -> str:
+    """Choose the ONNX graph: the only `.onnx` file, else `model.onnx`, else `onnx/model.onnx`.
+
+    Raises Refusal: INVALID_LAYOUT, with the candidates.
+    """
+    graphs = sorted(path for path in paths if path.lower().endswith(".onnx"))
+    if len(graphs) == 1:
+        return graphs[0]
+    for preferred in PREFERRED_GRAPHS:
+        if preferred in graphs:
+            return preferred
+    found = f"these are there: {shown(graphs)}" if graphs else "none is there"
+    raise Refusal(
+        FailureReason.INVALID_LAYOUT,
+        "a version with an ONNX graph holds one .onnx file, or several of which one is model.onnx or "
+        f"onnx/model.onnx; {found}",
+    )
+
+
+def saved_model_folder(paths: Iterable[str]) -> str | None:
+    """Find a SavedModel: "" where its `saved_model.pb` lies on top, else the one top folder that has it; or None."""
+    paths = list(paths)
+    if "saved_model.pb" in paths:
+        return ""
+    tops = {path.partition("/")[0] for path in paths}
+    if len(tops) == 1 and f"{(top := tops.pop())}/saved_model.pb" in paths:
+        return top
+    return None
+
+
+def keras_archives(paths: Iterable[str]) -> list[str]:
+    """Name the `.keras` files."""
+    return sorted(path for path in paths if path.lower().endswith(".keras"))
+
+
+def is_tensorflow_js(paths: Iterable[str]) -> bool:
+    """Whether this looks like TensorFlow.js: a `model.json` and nothing that any other framework would open."""
+    names = [PurePosixPath(path) for path in paths]
+    others = {".onnx", ".keras", ".pb"}
+    return any(name.name == "model.json" for name in names) and not any(name.suffix in others for name in names)
+
+
+def refuse_unsafe_files(paths: Iterable[str]) -> None:
+    """Refuse a bundle that carries pickles or code; raises Refusal: UNSAFE_FILE."""
+    for path in sorted(paths):
+        suffix = PurePosixPath(path.lower()).suffix
+        kind = (
+            "may hold a pickle, which runs code when it is opened"
+            if suffix in _PICKLES
+            else "is code"
+            if suffix in _CODE
+            else "is a format that no server here reads"
+            if suffix in _LEGACY
+            else ""
+        )
+        if kind:
+            raise Refusal(
+                FailureReason.UNSAFE_FILE,
+                f"the file {shown([path])} {kind}; leave it out: the bundle needs tokenizer.json, config.json and the "
+                "ONNX graph",
+            )
+
+
+def shown(names: Iterable[str]) -> str:
+    """List names from an upload in a message, the first few of them."""
+    listed = list(names)
+    text = ", ".join(repr(one_line(name, _SHOWN_NAME_LENGTH)) for name in listed[:_SHOWN_FILES])
+    return f"{text} and {len(listed) - _SHOWN_FILES} more" if len(listed) > _SHOWN_FILES else text
