@@ -1453,6 +1453,7 @@ class VersionHeader(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     OLLAMA_FIELD_NUMBER: _builtins.int
+    FILE_COUNT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model; created where it is missing."""
     version: _builtins.str
@@ -1473,6 +1474,10 @@ class VersionHeader(_message.Message):
     """The same again, files included, returns the first result for 7 days."""
     description: _builtins.str
     """See ModelVersion.description."""
+    file_count: _builtins.int
+    """How many file headers follow, 1 to 1,000; an archive is one. 0: one, or with OLLAMA none. A broken stream may look
+    to the server like one that is complete, so of several files it must know how many there are.
+    """
     @_builtins.property
     def declared_signature(self) -> _tensors_pb2.Signature:
         """What the caller says of the inputs and outputs: names, datatypes and shapes that contradict the file are
@@ -1524,10 +1529,11 @@ class VersionHeader(_message.Message):
         description: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         ollama: Global___OllamaReference | None = ...,
+        file_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["capture_policy", b"capture_policy", "declared_signature", b"declared_signature", "metadata", b"metadata", "ollama", b"ollama", "serving_settings", b"serving_settings", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "capture_policy", b"capture_policy", "declared_signature", b"declared_signature", "description", b"description", "framework", b"framework", "labels", b"labels", "metadata", b"metadata", "model", b"model", "note", b"note", "ollama", b"ollama", "request_id", b"request_id", "serving_settings", b"serving_settings", "source", b"source", "source_version", b"source_version", "stage", b"stage", "training_run_id", b"training_run_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved_by", b"approved_by", "capture_policy", b"capture_policy", "declared_signature", b"declared_signature", "description", b"description", "file_count", b"file_count", "framework", b"framework", "labels", b"labels", "metadata", b"metadata", "model", b"model", "note", b"note", "ollama", b"ollama", "request_id", b"request_id", "serving_settings", b"serving_settings", "source", b"source", "source_version", b"source_version", "stage", b"stage", "training_run_id", b"training_run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1552,7 +1558,9 @@ class FileHeader(_message.Message):
     """Checked; 0: not known beforehand."""
     unpack: _builtins.bool
     """The file is an archive (zip, tar, tar.gz, tar.bz2 or tar.xz, told by its content): what it holds is registered in
-    its place, under the archive's own paths, and `path` only names it in errors.
+    its place, under the archive's own paths, and `path` only names it in errors. One folder that holds everything is
+    taken off the paths. Empty folders, and what macOS adds (`__MACOSX/`, `.DS_Store`, `._*`), are left out. An archive
+    in an archive stays as it is. At most 10,000 entries.
     """
     upload_id: _builtins.str
     """The bytes are those of a FINISHED upload of UploadService: no chunks follow."""

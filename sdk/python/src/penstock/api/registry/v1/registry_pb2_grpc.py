@@ -217,13 +217,18 @@ class RegistryServiceServicer(object):
         """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
         flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
         rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
+        A version has at most 1,000 files. ONNX (weights beside the graph), TENSORFLOW and TRANSFORMERS may have many.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
-        DUPLICATE_PATH, NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-        APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE (a link, a device, a path that leads out),
-        ARCHIVE_TOO_LARGE. PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
+        another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
+        APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
+        differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
+        many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
         NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
-        runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk on which
+        archives wait to be unpacked). DATA_LOSS: BLOB_LOST (a finished upload's bytes are gone; upload them again).
+        ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
