@@ -50,7 +50,7 @@ check: $(VENV)/.dev ## Lint, types, the rules of the house, contracts, stubs cur
 	@$(BIN)/python protos/generate.py --check
 
 .PHONY: test
-test: $(VENV)/.dev ## Run every test, with coverage
+test: $(VENV)/.dev $(VENV)/.tensorflow ## Run every test, with coverage
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m pytest --cov --cov-report=
 	@$(BIN)/python -m tests.coverage_floor
@@ -71,6 +71,6 @@ bench: $(VENV)/.dev ## Measure, side by side, what docs/benchmarks.md reports
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	@uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command "make lock" -o requirements/dev.txt
-	@for extra in embedded demo; do uv pip compile --quiet pyproject.toml --extra $$extra --universal \
+	@for extra in embedded demo tensorflow; do uv pip compile --quiet pyproject.toml --extra $$extra --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" \
 		-c requirements/dev.txt -o requirements/$$extra.txt; done
