@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -10,8 +11,10 @@ from services.common import pages, versions
 from services.common.errors import AlreadyExists, NotFound
 from services.common.keys import caller
 from services.registry.checks import MAX_NAME_CHARS
+from services.registry.filters import ModelFilters, VersionFilters
 from services.registry.models import (
     Candidate,
+    Item,
     Model,
     ModelVersion,
     NewModel,
@@ -19,7 +22,6 @@ from services.registry.models import (
     RequestKey,
     Stage,
     Transition,
-    VersionState,
 )
 from services.registry.store import Store
 
@@ -42,11 +44,10 @@ class Catalog:
         """
         key = RequestKey(caller().name, _CREATE, new.request_id, new.body_sha256)
         with self._store.write() as tables:
-            inserted = tables.models.insert(new.name, new.description)
+            inserted = tables.models.insert(new.name, new.description, created_by=key.caller)
             made = tables.requests.find_result(key)
             if made is not None:
-                model = tables.models.get_by_id(made[0])
-                return _with_latest(model, tables.versions.candidates([model])[model.model_id])
+                return tables.models.get_by_id(made[0])
             if not inserted:
                 raise AlreadyExists(
                     f"a model {new.name!r} exists already; use it, or choose another name", reason="MODEL_EXISTS"
@@ -58,41 +59,35 @@ class Catalog:
     def get_model(self, name: str) -> Model:
         """Find a model; raises NotFound (MODEL_NOT_FOUND)."""
         with self._store.read() as tables:
-            model = tables.models.get(name)
-            return _with_latest(model, tables.versions.candidates([model])[model.model_id])
+            return tables.models.get(name)
 
-    def list_models(self, *, page_size: int, page_token: str) -> Page[Model]:
+    def list_models(self, filters: ModelFilters, *, page_size: int, page_token: str) -> Page[Model]:
         """List models by name."""
         size = pages.page_size(page_size, default=DEFAULT_PAGE_SIZE)
-        position = pages.decode(page_token, {})
+        bound = dataclasses.asdict(filters)
+        position = pages.decode(page_token, bound)
         with self._store.read() as tables:
-            found = tables.models.page(after=_last_name(position), limit=size + 1)
-            candidates = tables.versions.candidates(found[:size])
-        shown = tuple(_with_latest(model, candidates[model.model_id]) for model in found[:size])
-        return Page(shown, pages.encode([shown[-1].name], {}) if len(found) > size else "")
+            found = tables.models.page(filters, after=_last_name(position), limit=size + 1)
+        return _page(found, size, bound, lambda model: [model.name])
 
     def get_version(self, model: str, version: str) -> ModelVersion:
         """Find a version; raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND)."""
         with self._store.read() as tables:
             return tables.versions.get(tables.models.get(model), version)
 
-    def list_versions(
-        self, model: str, *, stage: Stage | None, state: VersionState | None, page_size: int, page_token: str
-    ) -> Page[ModelVersion]:
-        """List the versions of a model, the newest first; raises NotFound (MODEL_NOT_FOUND)."""
+    def list_versions(self, filters: VersionFilters, *, page_size: int, page_token: str) -> Page[ModelVersion]:
+        """List versions, the newest first; raises NotFound (MODEL_NOT_FOUND)."""
         size = pages.page_size(page_size, default=DEFAULT_PAGE_SIZE)
-        filters = {"model": model, "stage": stage, "state": state}
-        position = pages.decode(page_token, filters)
+        bound = dataclasses.asdict(filters)
+        position = pages.decode(page_token, bound)
         with self._store.read() as tables:
             found = tables.versions.page(
-                tables.models.get(model),
-                stage=stage,
-                state=state,
+                filters,
+                model=tables.models.get(filters.model, deleted=filters.show_deleted) if filters.model else None,
                 before=_last_number(position),
                 limit=size + 1,
             )
-        shown = found[:size]
-        return Page(shown, pages.encode([shown[-1].deployment_number], filters) if len(found) > size else "")
+        return _page(found, size, bound, lambda version: [version.version_id])
 
     def resolve(self, model: str, selector: str) -> ModelVersion:
         """Find the READY version that a selector means: see `common.versions`.
@@ -121,8 +116,7 @@ class Catalog:
                 before=_last_number(position),
                 limit=size + 1,
             )
-        shown = found[:size]
-        return Page(shown, pages.encode([shown[-1].transition_id], filters) if len(found) > size else "")
+        return _page(found, size, filters, lambda transition: [transition.transition_id])
 
     def get_live_version(self, model: str, time: datetime | None) -> tuple[ModelVersion, datetime]:
         """Find what was live at a time (None: now), and since when; raises NotFound (NOTHING_LIVE)."""
@@ -158,9 +152,11 @@ def _last_number(position: list[Any] | None) -> int | None:
             raise pages.unknown_token()
 
 
-def _with_latest(model: Model, candidates: list[Candidate]) -> Model:
-    newest = versions.latest(candidates)
-    return dataclasses.replace(model, latest_version=newest.version if newest else "")
+def _page(
+    found: tuple[Item, ...], size: int, filters: dict[str, Any], position: Callable[[Item], list[Any]]
+) -> Page[Item]:
+    """Make a page of what was read, which is one more than it may hold where there are more."""
+    return Page(found[:size], len(found) > size, lambda item: pages.encode(position(item), filters))
 
 
 def _unresolved(model: str, selector: str, chosen: Candidate | None) -> NotFound:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from services.common.errors import InvalidArgument
 
@@ -11,8 +11,17 @@ MAX_NAME_CHARS = 128
 MAX_LINE_CHARS = 256
 MAX_TEXT_CHARS = 4_096
 MAX_PATH_CHARS = 512
+MAX_LABELS = 64
+MAX_LABEL_CHARS = 63
+MAX_LABEL_VALUE_CHARS = 255
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
+# [host[:port]/][namespace/]model[:tag], each part as Ollama allows it.
+_OLLAMA_MODEL = re.compile(
+    r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/)?(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)?"
+    r"[A-Za-z0-9_][A-Za-z0-9._-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?"
+)
+_LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]*")
 _SHOWN_CHARS = 80
 # Line ends and tabs are welcome in a note; the rest would corrupt a terminal, and no database takes a NUL.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
@@ -34,6 +43,17 @@ def version_name(field: str, value: str) -> str:
     return _named(field, value, _VERSION, "a-z, A-Z, 0-9, '.', '_', '-', '+'")
 
 
+def ollama_model(field: str, value: str) -> str:
+    """Give the name of a model of Ollama's back if it is one; raises InvalidArgument (INVALID_REFERENCE)."""
+    if len(value) > MAX_LINE_CHARS or not _OLLAMA_MODEL.fullmatch(value):
+        raise InvalidArgument.field(
+            field,
+            f"got {shown(value)}; send what `ollama pull` takes: [host/][namespace/]model[:tag], such as llama3.2:1b",
+            reason="INVALID_REFERENCE",
+        )
+    return value
+
+
 def line(field: str, value: str, limit: int = MAX_LINE_CHARS) -> str:
     """Give a line of text back if it is one; raises InvalidArgument (INVALID_TEXT)."""
     return _text(field, value, limit, _CONTROL_OR_END)
@@ -50,6 +70,16 @@ def lines(field: str, values: Iterable[str], *, count: int, limit: int) -> tuple
     if len(found) > count:
         raise InvalidArgument.field(field, f"{len(found):,} came; at most {count} are allowed", reason="TOO_MANY")
     return tuple(line(field, value, limit) for value in found)
+
+
+def labels(field: str, values: Mapping[str, str]) -> dict[str, str]:
+    """Give labels back if they are some; raises InvalidArgument (INVALID_NAME, INVALID_TEXT, TOO_MANY)."""
+    if len(values) > MAX_LABELS:
+        raise InvalidArgument.field(field, f"{len(values):,} came; at most {MAX_LABELS} are allowed", reason="TOO_MANY")
+    for key, value in values.items():
+        _named(field, key, _LABEL, "a-z, 0-9, '.', '_', '-', '/'", MAX_LABEL_CHARS)
+        line(f"{field}[{key}]", value, MAX_LABEL_VALUE_CHARS)
+    return dict(values)
 
 
 def file_path(field: str, value: str) -> str:
@@ -71,11 +101,11 @@ def between(field: str, value: float, low: float, high: float) -> None:
         raise InvalidArgument.field(field, f"got {value}; {low:,} to {high:,} are allowed", reason="OUT_OF_BOUNDS")
 
 
-def _named(field: str, value: str, pattern: re.Pattern[str], alphabet: str) -> str:
-    if len(value) > MAX_NAME_CHARS or not pattern.fullmatch(value):
+def _named(field: str, value: str, pattern: re.Pattern[str], alphabet: str, limit: int = MAX_NAME_CHARS) -> str:
+    if len(value) > limit or not pattern.fullmatch(value):
         raise InvalidArgument.field(
             field,
-            f"got {shown(value)}; allowed are 1 to {MAX_NAME_CHARS} of {alphabet}, the first a letter or digit",
+            f"got {shown(value)}; allowed are 1 to {limit} of {alphabet}, the first a letter or digit",
             reason="INVALID_NAME",
         )
     return value

@@ -15,6 +15,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from services.common.errors import InvalidArgument
 from services.registry import checks
+from services.registry.filters import ModelFilters, VersionFilters
 from services.registry.models import (
     Approval,
     CapturePolicy,
@@ -32,6 +33,7 @@ from services.registry.models import (
     UploadPart,
     VersionState,
 )
+from services.registry.ollama import OllamaMode, OllamaReference
 
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
@@ -108,10 +110,35 @@ def _new_version(header: pb.VersionHeader) -> NewVersion:
         source=_source(header.source) if header.HasField("source") else Source(),
         training_run_id=checks.line("training_run_id", header.training_run_id),
         metadata=_metadata(header.metadata),
-        serving_settings=_serving_settings(header.serving_settings),
-        capture_policy=_capture_policy(header.capture_policy),
+        serving_settings=_serving_settings(header.serving_settings) if header.HasField("serving_settings") else None,
+        capture_policy=_capture_policy(header.capture_policy) if header.HasField("capture_policy") else None,
         request_id=checks.line("request_id", header.request_id, checks.MAX_NAME_CHARS),
         body_sha256=_body_sha256(header),
+        description=checks.text("description", header.description),
+        labels=checks.labels("labels", header.labels),
+        ollama=_ollama(header.ollama) if header.HasField("ollama") else None,
+    )
+
+
+def model_filters(request: pb.ListModelsRequest) -> ModelFilters:
+    """Read which models are wanted."""
+    return ModelFilters(
+        labels=checks.labels("labels", request.labels),
+        query=checks.line("query", request.query),
+        show_deleted=request.show_deleted,
+    )
+
+
+def version_filters(request: pb.ListVersionsRequest) -> VersionFilters:
+    """Read which versions are wanted."""
+    return VersionFilters(
+        model=request.model and checks.model_name("model", request.model),
+        stage=stage("stage", request.stage),
+        state=state("state", request.state),
+        framework=_framework_or_none(request.framework),
+        labels=checks.labels("labels", request.labels),
+        query=checks.line("query", request.query),
+        show_deleted=request.show_deleted,
     )
 
 
@@ -142,12 +169,26 @@ def state(field: str, value: int) -> VersionState | None:
 
 
 def _framework(value: int) -> Framework:
-    name = _enum_name("framework", pb.Framework, value, "FRAMEWORK_")
-    if not name:
+    framework = _framework_or_none(value)
+    if framework is None:
         raise InvalidArgument.field(
             "framework", f"not given; send one of {', '.join(Framework)}", reason="UNSUPPORTED_FRAMEWORK"
         )
-    return Framework(name)
+    return framework
+
+
+def _framework_or_none(value: int) -> Framework | None:
+    name = _enum_name("framework", pb.Framework, value, "FRAMEWORK_")
+    return Framework(name) if name else None
+
+
+def _ollama(reference: pb.OllamaReference) -> OllamaReference:
+    mode = _enum_name("ollama.mode", pb.OllamaMode, reference.mode, "OLLAMA_MODE_")
+    if not mode:
+        raise InvalidArgument.field(
+            "ollama.mode", f"not given; send one of {', '.join(OllamaMode)}", reason="INVALID_REFERENCE"
+        )
+    return OllamaReference(checks.ollama_model("ollama.model", reference.model), OllamaMode(mode))
 
 
 def _enum_name(field: str, enum: Any, value: int, prefix: str) -> str:

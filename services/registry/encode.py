@@ -3,32 +3,50 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
+from typing import Any, TypeVar
 
+from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from services.registry.models import (
-    Bookmark,
     CapturePolicy,
-    Change,
     File,
+    Item,
     Metadata,
     Model,
     ModelVersion,
+    Page,
     Promotion,
     Signature,
-    SnapshotPart,
     TensorSpec,
     Transition,
     Validation,
 )
+from services.registry.ollama import OllamaReference
+from services.registry.training import TrainingConfig
+from services.registry.watch_events import Bookmark, Change, SnapshotPart
 
 # gRPC's clients take messages of 4 MiB unless told otherwise.
 MAX_PART_BYTES = 3 * 1024 * 1024
+Written = TypeVar("Written", bound=Message)
+
+
+def fitting(page: Page[Item], write: Callable[[Item], Written]) -> tuple[list[Written], str]:
+    """Write as much of a page as clients can take in one message, at least one item; and the token for the rest."""
+    written: list[Written] = []
+    room_bytes = MAX_PART_BYTES
+    for index, item in enumerate(page.items):
+        message = write(item)
+        room_bytes -= message.ByteSize()
+        if room_bytes < 0 and written:
+            return written, page.token_after(page.items[index - 1])
+        written.append(message)
+    return written, page.token_after(page.items[-1]) if page.more else ""
 
 
 def model(found: Model) -> pb.Model:
@@ -41,6 +59,16 @@ def model(found: Model) -> pb.Model:
         latest_version=found.latest_version,
         create_time=_time(found.create_time),
         update_time=_time(found.update_time),
+        tags=found.tags,
+        labels=found.labels,
+        training_config=_training_config(found.training_config),
+        serving_settings=pb.ServingSettings(**dataclasses.asdict(found.serving_settings)),
+        capture_policy=_capture_policy(found.capture_policy),
+        aliases=found.aliases,
+        etag=found.etag,
+        created_by=found.created_by,
+        delete_time=_time(found.delete_time) if found.delete_time else None,
+        purge_time=_time(found.purge_time) if found.purge_time else None,
     )
 
 
@@ -71,6 +99,15 @@ def version(found: ModelVersion) -> pb.ModelVersion:
         promoted_time=_time(found.promoted_time),
         promoted_by=found.promoted_by,
         revision=found.revision,
+        description=found.description,
+        labels=found.labels,
+        aliases=found.aliases,
+        ollama=_ollama(found.ollama) if found.ollama else None,
+        etag=found.etag,
+        delete_time=_time(found.delete_time) if found.delete_time else None,
+        deleted_by=found.deleted_by,
+        purge_time=_time(found.purge_time) if found.purge_time else None,
+        size_bytes=found.size_bytes,
     )
 
 
@@ -122,7 +159,7 @@ def live_version(found: ModelVersion, live_since: datetime) -> pb.GetLiveVersion
 
 def watch_events(event: SnapshotPart | Change | Bookmark) -> Iterator[pb.WatchModelsResponse]:
     """Write what a watcher gets; a part of the snapshot in as many messages as clients can take it."""
-    response = pb.WatchModelsResponse(revision=event.revision)
+    response = pb.WatchModelsResponse(revision=event.revision, epoch=event.epoch)
     if isinstance(event, Bookmark):
         response.bookmark.SetInParent()
     elif isinstance(event, Change):
@@ -133,7 +170,7 @@ def watch_events(event: SnapshotPart | Change | Bookmark) -> Iterator[pb.WatchMo
             room_bytes -= written.ByteSize()
             if room_bytes < 0 and response.snapshot.versions:
                 yield response
-                response = pb.WatchModelsResponse(revision=event.revision)
+                response = pb.WatchModelsResponse(revision=event.revision, epoch=event.epoch)
                 room_bytes = MAX_PART_BYTES - written.ByteSize()
             response.snapshot.versions.append(written)
         response.snapshot.complete = event.complete
@@ -164,20 +201,45 @@ def _validation(found: Validation) -> pb.Validation:
     )
 
 
+def _ollama(reference: OllamaReference) -> pb.OllamaReference:
+    return pb.OllamaReference(model=reference.model, mode=pb.OllamaMode.Value(f"OLLAMA_MODE_{reference.mode}"))
+
+
+def _training_config(config: TrainingConfig) -> pb.TrainingConfig:
+    return pb.TrainingConfig(
+        recipe=config.recipe,
+        parameters=_struct(config.parameters) if config.parameters else None,
+        data_source=config.data_source,
+        success_criteria=[
+            pb.SuccessCriterion(
+                metric=criterion.metric,
+                comparison=pb.Comparison.Value(f"COMPARISON_{criterion.comparison}"),
+                threshold=criterion.threshold,
+            )
+            for criterion in config.success_criteria
+        ],
+        number=config.number,
+    )
+
+
 def _metadata(metadata: Metadata) -> pb.Metadata:
-    fields = Struct()
-    fields.update(metadata.fields)
     return pb.Metadata(
         task_type=metadata.task_type,
         equivalence_group=metadata.equivalence_group,
         output_dimensions=metadata.output_dimensions,
         tags=metadata.tags,
-        fields=fields,
+        fields=_struct(metadata.fields),
     )
 
 
 def _capture_policy(policy: CapturePolicy) -> pb.CapturePolicy:
     return pb.CapturePolicy(disabled=policy.disabled, share=policy.share, max_bytes=policy.max_bytes)
+
+
+def _struct(fields: Mapping[str, Any]) -> Struct:
+    written = Struct()
+    written.update(fields)
+    return written
 
 
 def _time(value: datetime) -> Timestamp:

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Generic, TypeVar
 
 from services.common.errors import FailedPrecondition
+from services.registry.ollama import OllamaReference
+from services.registry.training import TrainingConfig
 
 Item = TypeVar("Item")
 
 
 class Framework(StrEnum):
-    """Which runtime opens the files of a version."""
+    """Which runtime opens the files of a version. TENSORFLOWJS is known in order to say how to convert it."""
 
     ONNX = "ONNX"
     TENSORFLOW = "TENSORFLOW"
     TRANSFORMERS = "TRANSFORMERS"
     OLLAMA = "OLLAMA"
+    TENSORFLOWJS = "TENSORFLOWJS"
 
 
 class VersionState(StrEnum):
@@ -184,7 +187,10 @@ class NewModel:
 
 @dataclass(frozen=True, slots=True)
 class NewVersion:
-    """A version to register. `stage` is what the caller asked for, None where it did not."""
+    """A version to register.
+
+    `stage` is what the caller asked for, None where it did not; None for the settings and the policy: the model's.
+    """
 
     model: str
     version: str
@@ -197,10 +203,13 @@ class NewVersion:
     source: Source
     training_run_id: str
     metadata: Metadata
-    serving_settings: ServingSettings
-    capture_policy: CapturePolicy
+    serving_settings: ServingSettings | None
+    capture_policy: CapturePolicy | None
     request_id: str
     body_sha256: str
+    description: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    ollama: OllamaReference | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,17 +233,37 @@ UploadPart = NewFile | FileEnd | bytes
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A name under which versions are kept; `latest_version` is filled in by the use case that shows it."""
+    """A name under which versions are kept.
+
+    `latest_version` is what `latest` means, "" where none is READY. `serving_settings` and `capture_policy` are the
+    defaults of versions that bring none. `aliases` say which version each points at.
+    """
 
     model_id: int
     name: str
     description: str
+    tags: tuple[str, ...]
+    labels: Mapping[str, str]
+    training_config: TrainingConfig
+    serving_settings: ServingSettings
+    capture_policy: CapturePolicy
     version_count: int
     live_transition_id: int | None
     production_version: str
+    latest_version_id: int | None
+    latest_version: str
+    aliases: Mapping[str, str]
     create_time: datetime
+    created_by: str
     update_time: datetime
-    latest_version: str = ""
+    edit_count: int
+    delete_time: datetime | None
+    purge_time: datetime | None
+
+    @property
+    def etag(self) -> str:
+        """Another one after each change of the model itself."""
+        return f"{self.model_id}-{self.edit_count}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +276,7 @@ class Candidate:
     deployment_number: int
     state: VersionState
     stage: Stage
+    aliases: tuple[str, ...] = ()
 
     @property
     def stage_name(self) -> str:
@@ -261,7 +291,7 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class ModelVersion:
-    """A version of a model as it stands."""
+    """A version of a model as it stands; `delete_time` None: it was not deleted."""
 
     version_id: int
     model_id: int
@@ -293,11 +323,28 @@ class ModelVersion:
     promoted_time: datetime
     promoted_by: str
     revision: int
+    description: str
+    labels: Mapping[str, str]
+    aliases: tuple[str, ...]
+    ollama: OllamaReference | None
+    delete_time: datetime | None
+    deleted_by: str
+    purge_time: datetime | None
 
     @property
     def ready(self) -> bool:
         """Whether it can be served."""
         return self.state is VersionState.READY
+
+    @property
+    def etag(self) -> str:
+        """Another one after each change."""
+        return f"{self.version_id}-{self.revision}"
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of all its files together."""
+        return sum(file.size_bytes for file in self.files)
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,32 +391,9 @@ class Lease:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """The versions that changed up to a revision, as they stand there."""
-
-    revision: int
-    versions: tuple[ModelVersion, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class SnapshotPart:
-    """Some of the versions that stood at a revision; `complete` on the last part."""
-
-    revision: int
-    versions: tuple[ModelVersion, ...]
-    complete: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Bookmark:
-    """Nothing up to the revision is missing."""
-
-    revision: int
-
-
-@dataclass(frozen=True, slots=True)
 class Page(Generic[Item]):
-    """Some items, and the token of the page after them; empty on the last one."""
+    """Some items, whether there are more, and how to make the token of the page after an item."""
 
     items: tuple[Item, ...]
-    next_page_token: str
+    more: bool
+    token_after: Callable[[Item], str]

@@ -81,8 +81,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
 
     def ListModels(self, request: pb.ListModelsRequest, _: grpc.ServicerContext) -> pb.ListModelsResponse:
         """See registry.proto."""
-        page = self._do.catalog.list_models(page_size=request.page_size, page_token=request.page_token)
-        return pb.ListModelsResponse(models=map(encode.model, page.items), next_page_token=page.next_page_token)
+        page = self._do.catalog.list_models(
+            convert.model_filters(request), page_size=request.page_size, page_token=request.page_token
+        )
+        models, token = encode.fitting(page, encode.model)
+        return pb.ListModelsResponse(models=models, next_page_token=token)
 
     def RegisterVersion(
         self, request_iterator: Iterator[pb.RegisterVersionRequest], _: grpc.ServicerContext
@@ -99,13 +102,10 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
     def ListVersions(self, request: pb.ListVersionsRequest, _: grpc.ServicerContext) -> pb.ListVersionsResponse:
         """See registry.proto."""
         page = self._do.catalog.list_versions(
-            checks.model_name("model", request.model),
-            stage=convert.stage("stage", request.stage),
-            state=convert.state("state", request.state),
-            page_size=request.page_size,
-            page_token=request.page_token,
+            convert.version_filters(request), page_size=request.page_size, page_token=request.page_token
         )
-        return pb.ListVersionsResponse(versions=map(encode.version, page.items), next_page_token=page.next_page_token)
+        versions, token = encode.fitting(page, encode.version)
+        return pb.ListVersionsResponse(versions=versions, next_page_token=token)
 
     def RevalidateVersion(
         self, request: pb.RevalidateVersionRequest, _: grpc.ServicerContext
@@ -153,8 +153,8 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
             page_size=request.page_size,
             page_token=request.page_token,
         )
-        transitions = map(encode.transition, page.items)
-        return pb.ListTransitionsResponse(transitions=transitions, next_page_token=page.next_page_token)
+        transitions, token = encode.fitting(page, encode.transition)
+        return pb.ListTransitionsResponse(transitions=transitions, next_page_token=token)
 
     def GetLiveVersion(self, request: pb.GetLiveVersionRequest, _: grpc.ServicerContext) -> pb.GetLiveVersionResponse:
         """See registry.proto."""
@@ -169,5 +169,6 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         if not context.add_callback(subscription.close):
             return
         checks.between("after_revision", request.after_revision, 0, 2**63 - 1)
-        events = self._do.watches.follow(request.after_revision, subscription)
+        epoch = checks.line("epoch", request.epoch)
+        events = self._do.watches.follow(request.after_revision, epoch, subscription)
         yield from chain.from_iterable(map(encode.watch_events, events))

@@ -98,8 +98,7 @@ class Uploads:
         key = RequestKey(caller().name, _REGISTER, new.request_id, _digest(new.body_sha256, file))
         stage = birth_stage(new.stage)
         with self._store.write() as tables:
-            tables.models.insert(new.model)
-            model = tables.models.lock(new.model)
+            model = tables.models.lock_or_create(new.model, caller().name)
             _, version_id = tables.requests.find_result(key) or (None, None)
             if version_id is not None:
                 return tables.versions.get_by_id(version_id)

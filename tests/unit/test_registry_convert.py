@@ -13,7 +13,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from services.common.errors import InvalidArgument
 from services.registry import convert
-from services.registry.models import NewFile, NewVersion, Source, Stage
+from services.registry.models import CapturePolicy, NewFile, NewVersion, Source, Stage
 from services.registry.signatures import reconcile
 from services.registry.validation import report
 
@@ -56,7 +56,9 @@ def test_names_of_the_full_length_and_a_build_number_are_taken() -> None:
 def test_a_header_without_extras_gets_the_defaults() -> None:
     new = header()
     assert (new.stage, new.source, new.declared_signature) == (None, Source("upload"), None)
-    assert (new.capture_policy.share, new.capture_policy.max_bytes) == (None, None)
+    assert (new.serving_settings, new.capture_policy) == (None, None)
+    policy = header(capture_policy=pb.CapturePolicy()).capture_policy
+    assert policy == CapturePolicy(disabled=False, share=None, max_bytes=None)
     assert header(stage=pb.STAGE_STAGING).stage is Stage.STAGING
 
 

@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from psycopg import Connection
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+from pydantic import TypeAdapter
 
-from services.common.errors import NotFound
+from services.common.errors import FailedPrecondition, NotFound
+from services.registry.filters import ModelFilters
 from services.registry.models import Model
 
 _SELECT = """
-SELECT m.model_id, m.name, m.description, m.version_count, m.live_transition_id, m.create_time, m.update_time,
+SELECT m.model_id, m.name, m.description, m.tags, m.labels, m.training_config, m.serving_settings, m.capture_policy,
+       m.version_count, m.live_transition_id, m.latest_version_id, m.create_time, m.created_by, m.update_time,
+       m.edit_count, m.delete_time, m.purge_time,
        coalesce((SELECT v.version FROM registry.versions v
-                 WHERE v.model_id = m.model_id AND v.stage = 'PRODUCTION'), '') AS production_version
+                 WHERE v.model_id = m.model_id AND v.stage = 'PRODUCTION'), '') AS production_version,
+       coalesce((SELECT v.version FROM registry.versions v
+                 WHERE v.version_id = m.latest_version_id), '') AS latest_version,
+       coalesce((SELECT jsonb_object_agg(a.alias, v.version)
+                 FROM registry.aliases a JOIN registry.versions v USING (version_id)
+                 WHERE a.model_id = m.model_id), '{}') AS aliases
 FROM registry.models m
 """
-_FIND = f"{_SELECT} WHERE m.name = %(name)s"
+_FIND = f"{_SELECT} WHERE m.name = %(name)s AND NOT m.purged AND (m.delete_time IS NULL OR %(deleted)s)"
 _FIND_BY_ID = f"{_SELECT} WHERE m.model_id = %(model_id)s"
-_PAGE = f"{_SELECT} WHERE m.name > %(after)s ORDER BY m.name LIMIT %(limit)s"
-_LOCK = "SELECT 1 FROM registry.models WHERE name = %(name)s FOR UPDATE"
+_NARROWED = {
+    "after": "m.name > %(after)s",
+    "labels": "m.labels @> %(labels)s",
+    "query": "m.search @@ registry.word_beginnings(%(query)s)",
+    "show_deleted": "NOT m.purged",
+}
+_LOCK = "SELECT 1 FROM registry.models WHERE name = %(name)s AND NOT purged FOR UPDATE"
 _INSERT = """
-INSERT INTO registry.models (name, description) VALUES (%(name)s, %(description)s)
+INSERT INTO registry.models (name, description, created_by, search)
+VALUES (%(name)s, %(description)s, %(created_by)s, registry.words(%(name)s || ' ' || %(description)s))
 ON CONFLICT (name) WHERE NOT purged DO NOTHING
 """
 _COUNT_ON = """
@@ -29,6 +45,8 @@ _SET_LIVE = """
 UPDATE registry.models SET live_transition_id = %(transition_id)s WHERE model_id = %(model_id)s
 """
 
+_MODEL = TypeAdapter(Model)
+
 
 class ModelTable:
     """The table of models."""
@@ -36,14 +54,14 @@ class ModelTable:
     def __init__(self, connection: Connection[DictRow]) -> None:
         self._connection = connection
 
-    def find(self, name: str) -> Model | None:
-        """Find a model by its name."""
-        row = self._connection.execute(_FIND, {"name": name}).fetchone()
-        return None if row is None else Model(**row)
+    def find(self, name: str, *, deleted: bool = False) -> Model | None:
+        """Find a model by its name; a deleted one only where it was asked for."""
+        row = self._connection.execute(_FIND, {"name": name, "deleted": deleted}).fetchone()
+        return None if row is None else _MODEL.validate_python(row)
 
-    def get(self, name: str) -> Model:
-        """Find a model by its name; raises NotFound (MODEL_NOT_FOUND)."""
-        model = self.find(name)
+    def get(self, name: str, *, deleted: bool = False) -> Model:
+        """Find a model by its name, as `find` does; raises NotFound (MODEL_NOT_FOUND)."""
+        model = self.find(name, deleted=deleted)
         if model is None:
             raise NotFound(
                 f"no model {name!r}; ListModels shows which there are, and registering a version makes one",
@@ -52,23 +70,48 @@ class ModelTable:
         return model
 
     def get_by_id(self, model_id: int) -> Model:
-        """Read the model that a row of ours points to."""
+        """Read the model that a row of ours points to, deleted or not."""
         row = self._connection.execute(_FIND_BY_ID, {"model_id": model_id}).fetchone()
-        return Model(**row or {})
+        return _MODEL.validate_python(row)
 
-    def lock(self, name: str) -> Model:
-        """Wait for the model's lock, and read it as it stands then; raises NotFound (MODEL_NOT_FOUND)."""
+    def lock(self, name: str, *, deleted: bool = False) -> Model:
+        """Wait for the model's lock, and read it as it stands then, as `get` does; raises NotFound."""
         self._connection.execute(_LOCK, {"name": name})
-        return self.get(name)
+        return self.get(name, deleted=deleted)
 
-    def page(self, *, after: str, limit: int) -> tuple[Model, ...]:
+    def lock_or_create(self, name: str, created_by: str) -> Model:
+        """Wait for the model's lock; one that is missing is created.
+
+        Raises:
+            FailedPrecondition: it was deleted, and can be restored (MODEL_DELETED).
+        """
+        self.insert(name, created_by=created_by)
+        model = self.lock(name, deleted=True)
+        if model.delete_time is not None:
+            raise FailedPrecondition(
+                f"model {name!r} was deleted; call RestoreModel, or take another name until it is purged",
+                reason="MODEL_DELETED",
+            )
+        return model
+
+    def page(self, filters: ModelFilters, *, after: str, limit: int) -> tuple[Model, ...]:
         """Read up to `limit` models by name, those after a name."""
-        rows = self._connection.execute(_PAGE, {"after": after, "limit": limit})
-        return tuple(Model(**row) for row in rows)
+        wanted = {
+            "after": after,
+            "labels": Jsonb(dict(filters.labels)) if filters.labels else None,
+            "query": filters.query or None,
+            "show_deleted": filters.show_deleted or None,
+        }
+        where = [condition for name, condition in _NARROWED.items() if wanted[name] is not None]
+        where += [] if filters.show_deleted else ["m.delete_time IS NULL"]
+        statement = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY m.name LIMIT %(limit)s"
+        rows = self._connection.execute(statement, {**wanted, "limit": limit})
+        return tuple(_MODEL.validate_python(row) for row in rows)
 
-    def insert(self, name: str, description: str = "") -> bool:
+    def insert(self, name: str, description: str = "", *, created_by: str = "") -> bool:
         """Create a model, and say whether it was missing. One that another is creating is waited for."""
-        return self._connection.execute(_INSERT, {"name": name, "description": description}).rowcount == 1
+        row = {"name": name, "description": description, "created_by": created_by}
+        return self._connection.execute(_INSERT, row).rowcount == 1
 
     def next_deployment_number(self, model_id: int) -> int:
         """Count on; the lock on the row lasts until the commit, so no number is lost or given twice."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from psycopg import Connection
@@ -12,6 +12,7 @@ from psycopg.types.json import Jsonb
 from pydantic import TypeAdapter
 
 from services.common.errors import NotFound
+from services.registry.filters import VersionFilters
 from services.registry.models import (
     Candidate,
     File,
@@ -25,32 +26,47 @@ from services.registry.models import (
 )
 from services.registry.store.changes import ChangeTable
 
-_SELECT = """
+_COLUMNS = """
 SELECT v.version_id, v.model_id, m.name AS model, v.version, v.deployment_number, v.framework, v.state,
        v.failure_reason, v.failure_message, v.stage, v.requested_stage, v.requested_approved_by, v.requested_note,
        v.declared_signature, v.signature, v.validation, v.source_version, v.source, v.training_run_id,
        v.parent_deployment_number, v.metadata, v.serving_settings, v.capture_policy, v.create_time, v.created_by,
-       v.ready_time, v.promoted_time, v.promoted_by, v.revision,
-       (SELECT jsonb_agg(jsonb_build_object('path', f.path, 'sha256', f.sha256, 'size_bytes', f.size_bytes)
-                         ORDER BY f.path)
-        FROM registry.files f WHERE f.version_id = v.version_id) AS files
-FROM registry.versions v JOIN registry.models m USING (model_id)
+       v.ready_time, v.promoted_time, v.promoted_by, v.revision, v.description, v.labels, v.ollama, v.delete_time,
+       v.deleted_by, v.purge_time,
+       array(SELECT a.alias FROM registry.aliases a WHERE a.version_id = v.version_id ORDER BY a.alias) AS aliases,
+       coalesce((SELECT jsonb_agg(jsonb_build_object('path', f.path, 'sha256', f.sha256, 'size_bytes', f.size_bytes)
+                                  ORDER BY f.path)
+                 FROM registry.files f WHERE f.version_id = v.version_id), '[]') AS files
 """
-_FIND = f"{_SELECT} WHERE v.model_id = %(model_id)s AND v.version = %(version)s"
-_GET = f"{_SELECT} WHERE v.version_id = %(version_id)s"
-_ALL = f"{_SELECT} ORDER BY v.version_id"
-_SOME = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s) ORDER BY v.version_id"
-_PAGE = f"""
+_SELECT = f"{_COLUMNS} FROM registry.versions v JOIN registry.models m USING (model_id)"
+# Of several deleted ones of a name the last to go; one that is there before all of them.
+_FIND = f"""
 {_SELECT}
-WHERE v.model_id = %(model_id)s
-  AND (%(before)s::bigint IS NULL OR v.deployment_number < %(before)s)
-  AND (%(stage)s::text IS NULL OR v.stage = %(stage)s)
-  AND (%(state)s::text IS NULL OR v.state = %(state)s)
-ORDER BY v.deployment_number DESC LIMIT %(limit)s
+WHERE v.model_id = %(model_id)s AND v.version = %(version)s AND (v.delete_time IS NULL OR %(deleted)s AND NOT v.purged)
+ORDER BY v.delete_time DESC NULLS FIRST LIMIT 1
 """
+_GET = f"{_SELECT} WHERE v.version_id = %(version_id)s"
+_ALL = f"{_SELECT} WHERE v.delete_time IS NULL ORDER BY v.version_id"
+_SOME = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s) ORDER BY v.version_id"
+_NARROWED = {
+    "before": "version_id < %(before)s",
+    "model_id": "model_id = %(model_id)s",
+    "stage": "stage = %(stage)s",
+    "state": "state = %(state)s",
+    "framework": "framework = %(framework)s",
+    "query": "search @@ registry.word_beginnings(%(query)s)",
+    "show_deleted": "NOT purged",
+}
+_LABELLED = """
+(labels @> %({0})s OR model_id = ANY(array(SELECT model_id FROM registry.models WHERE labels @> %({0})s)))
+"""
+# The few that are shown are chosen first, so that nothing is put together for the others.
+_CHOSEN = "SELECT * FROM registry.versions WHERE {where} ORDER BY version_id DESC LIMIT %(limit)s"
+_PAGE = f"{_COLUMNS} FROM ({_CHOSEN}) v JOIN registry.models m USING (model_id) ORDER BY v.version_id DESC"
 _CANDIDATES = """
-SELECT version_id, model_id, version, deployment_number, state, stage
-FROM registry.versions WHERE model_id = ANY(%(model_ids)s)
+SELECT version_id, model_id, version, deployment_number, state, stage,
+       array(SELECT a.alias FROM registry.aliases a WHERE a.version_id = v.version_id ORDER BY a.alias) AS aliases
+FROM registry.versions v WHERE model_id = ANY(%(model_ids)s) AND delete_time IS NULL
 """
 _LIVE_NUMBER = """
 SELECT deployment_number FROM registry.versions WHERE model_id = %(model_id)s AND stage = 'PRODUCTION'
@@ -59,12 +75,12 @@ _INSERT = """
 INSERT INTO registry.versions
     (model_id, version, deployment_number, framework, state, stage, requested_stage, requested_approved_by,
      requested_note, declared_signature, source_version, source, training_run_id, parent_deployment_number,
-     metadata, serving_settings, capture_policy, created_by, promoted_by)
+     metadata, serving_settings, capture_policy, created_by, promoted_by, description, labels, ollama, search)
 VALUES
     (%(model_id)s, %(version)s, %(deployment_number)s, %(framework)s, %(state)s, %(stage)s, %(requested_stage)s,
      %(approved_by)s, %(note)s, %(declared_signature)s, %(source_version)s, %(source)s, %(training_run_id)s,
      %(parent_deployment_number)s, %(metadata)s, %(serving_settings)s, %(capture_policy)s, %(created_by)s,
-     %(created_by)s)
+     %(created_by)s, %(description)s, %(labels)s, %(ollama)s, registry.words(%(words)s))
 RETURNING version_id
 """
 _INSERT_FILE = """
@@ -90,7 +106,10 @@ _SET_VALIDATING = """
 UPDATE registry.versions SET state = 'VALIDATING', failure_reason = '', failure_message = ''
 WHERE version_id = %(version_id)s
 """
-_COUNT_BY_STATE = "SELECT state, count(*) AS count FROM registry.versions GROUP BY state"
+_REFRESH_LATEST = """
+UPDATE registry.models SET latest_version_id = registry.latest_of(model_id) WHERE model_id = %(model_id)s
+"""
+_COUNT_BY_STATE = "SELECT state, count(*) AS count FROM registry.versions WHERE delete_time IS NULL GROUP BY state"
 
 _VERSION = TypeAdapter(ModelVersion)
 _CANDIDATE = TypeAdapter(Candidate)
@@ -108,14 +127,15 @@ class VersionTable:
         self._connection = connection
         self._changes = changes
 
-    def find(self, model: Model, version: str) -> ModelVersion | None:
-        """Find a version by its exact name."""
-        row = self._connection.execute(_FIND, {"model_id": model.model_id, "version": version}).fetchone()
+    def find(self, model: Model, version: str, *, deleted: bool = False) -> ModelVersion | None:
+        """Find a version by its exact name; a deleted one only where it was asked for."""
+        wanted = {"model_id": model.model_id, "version": version, "deleted": deleted}
+        row = self._connection.execute(_FIND, wanted).fetchone()
         return None if row is None else _version_from(row)
 
-    def get(self, model: Model, version: str) -> ModelVersion:
-        """Find a version by its exact name; raises NotFound (VERSION_NOT_FOUND)."""
-        found = self.find(model, version)
+    def get(self, model: Model, version: str, *, deleted: bool = False) -> ModelVersion:
+        """Find a version by its exact name, as `find` does; raises NotFound (VERSION_NOT_FOUND)."""
+        found = self.find(model, version, deleted=deleted)
         if found is None:
             raise NotFound(
                 f"model {model.name!r} has no version {version!r}; ListVersions shows which it has",
@@ -124,28 +144,46 @@ class VersionTable:
         return found
 
     def get_by_id(self, version_id: int) -> ModelVersion:
-        """Read the version that a row of ours points to."""
+        """Read the version that a row of ours points to, deleted or not."""
         row = self._connection.execute(_GET, {"version_id": version_id}).fetchone()
         return _version_from(row or {})
 
-    def all(self) -> tuple[ModelVersion, ...]:
-        """Read every version of every model."""
-        return tuple(_version_from(row) for row in self._connection.execute(_ALL))
+    def batches(self, count: int) -> Iterator[tuple[ModelVersion, ...]]:
+        """Read every version of every model, but for the deleted ones, so many at a time; the last batch has fewer."""
+        with self._connection.cursor(name="versions") as cursor:
+            cursor.execute(_ALL)
+            while len(batch := tuple(map(_version_from, cursor.fetchmany(count)))) == count:
+                yield batch
+            yield batch
 
     def some(self, version_ids: list[int]) -> tuple[ModelVersion, ...]:
-        """Read some versions, in the order of their ids."""
+        """Read some versions, deleted or not, in the order of their ids."""
         rows = self._connection.execute(_SOME, {"version_ids": version_ids})
         return tuple(_version_from(row) for row in rows)
 
     def page(
-        self, model: Model, *, stage: Stage | None, state: VersionState | None, before: int | None, limit: int
+        self, filters: VersionFilters, *, model: Model | None, before: int | None, limit: int
     ) -> tuple[ModelVersion, ...]:
-        """Read up to `limit` versions, the newest first, those before a deployment number."""
-        wanted = {"model_id": model.model_id, "stage": stage, "state": state, "before": before, "limit": limit}
-        return tuple(_version_from(row) for row in self._connection.execute(_PAGE, wanted))
+        """Read up to `limit` versions of a model, None: of all; the newest first, those before an id."""
+        wanted: dict[str, object] = {
+            "before": before,
+            "model_id": model and model.model_id,
+            "stage": filters.stage,
+            "state": filters.state,
+            "framework": filters.framework,
+            "query": filters.query or None,
+            "show_deleted": filters.show_deleted or None,
+        }
+        where = [condition for name, condition in _NARROWED.items() if wanted[name] is not None]
+        where += ["true"] if filters.show_deleted else ["delete_time IS NULL"]
+        for number, (key, value) in enumerate(filters.labels.items()):
+            wanted[f"label{number}"] = Jsonb({key: value})
+            where.append(_LABELLED.format(f"label{number}"))
+        rows = self._connection.execute(_PAGE.format(where=" AND ".join(where)), {**wanted, "limit": limit})
+        return tuple(_version_from(row) for row in rows)
 
     def candidates(self, models: Iterable[Model]) -> dict[int, list[Candidate]]:
-        """Read what the rule of resolving needs, by model."""
+        """Read what the rule of resolving needs of the versions that were not deleted, by model."""
         by_model: dict[int, list[Candidate]] = {model.model_id: [] for model in models}
         for row in self._connection.execute(_CANDIDATES, {"model_ids": list(by_model)}):
             by_model[row["model_id"]].append(_CANDIDATE.validate_python(row))
@@ -186,9 +224,13 @@ class VersionTable:
                 "training_run_id": new.training_run_id,
                 "parent_deployment_number": parent_deployment_number,
                 "metadata": _json(new.metadata),
-                "serving_settings": _json(new.serving_settings),
-                "capture_policy": _json(new.capture_policy),
+                "serving_settings": _json(new.serving_settings or model.serving_settings),
+                "capture_policy": _json(new.capture_policy or model.capture_policy),
                 "created_by": created_by,
+                "description": new.description,
+                "labels": Jsonb(dict(new.labels)),
+                "ollama": _json(new.ollama),
+                "words": _words(model.name, new),
             },
         ).fetchone()
         version_id = int((row or {})["version_id"])
@@ -201,10 +243,15 @@ class VersionTable:
         """Put a version where a move of it, already in the log, leads."""
         self._update(_MOVE, version_id, transition_id=transition_id)
 
-    def set_ready(self, version_id: int, signature: Signature, validation: Validation) -> None:
-        """Write what the validator found; from now on it cannot change."""
-        found = Jsonb(_VALIDATION.dump_python(validation, mode="json"))
+    def set_ready(self, version_id: int, signature: Signature, validation: Validation | None) -> None:
+        """Write what the validator found; from now on it cannot change. It may be the model's latest now."""
+        found = validation and Jsonb(_VALIDATION.dump_python(validation, mode="json"))
         self._update(_SET_READY, version_id, signature=_json(signature), validation=found)
+        self.refresh_latest(self.get_by_id(version_id).model_id)
+
+    def refresh_latest(self, model_id: int) -> None:
+        """Find out anew what `latest` means; for whoever changes which versions are READY and there."""
+        self._connection.execute(_REFRESH_LATEST, {"model_id": model_id})
 
     def set_failed(self, version_id: int, reason: str, message: str) -> None:
         """Write why the validator refused it."""
@@ -215,12 +262,19 @@ class VersionTable:
         self._update(_SET_VALIDATING, version_id)
 
     def count_by_state(self) -> dict[str, int]:
-        """Count the versions in each state."""
+        """Count the versions in each state, but for the deleted ones."""
         return {row["state"]: row["count"] for row in self._connection.execute(_COUNT_BY_STATE)}
 
     def _update(self, statement: str, version_id: int, **values: object) -> None:
         self._connection.execute(statement, {"version_id": version_id, **values})
         self._changes.note(version_id)
+
+
+def _words(model: str, new: NewVersion) -> str:
+    """Put together what search looks in; see ListVersionsRequest.query."""
+    source, metadata = new.source, new.metadata
+    said = (new.description, metadata.task_type, source.origin, source.reference, source.revision, new.source_version)
+    return " ".join((model, new.version, *metadata.tags, *said))
 
 
 def _json(value: Any) -> Jsonb | None:
