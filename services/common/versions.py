@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Protocol, TypeVar
 
 # Semantic Versioning 2.0.0, section 2 and 9 to 11; a leading `v` and missing minor or patch numbers are let pass.
@@ -26,6 +26,8 @@ class Version(Protocol):
     def stage_name(self) -> str: ...  # noqa: D102 - lowercase
     @property
     def ready(self) -> bool: ...  # noqa: D102 - whether it can be served
+    @property
+    def aliases(self) -> Collection[str]: ...  # noqa: D102 - the names that point at it
 
 
 AnyVersion = TypeVar("AnyVersion", bound=Version)
@@ -62,15 +64,17 @@ def latest(versions: Iterable[AnyVersion]) -> AnyVersion | None:
 def resolve(versions: Iterable[AnyVersion], selector: str) -> AnyVersion | None:
     """Find the version that a selector means among a model's versions.
 
-    An exact version; else the newest READY one in the stage of that name; empty: PRODUCTION, else the latest.
-    The version found by its exact name may not be READY; the caller says what that means.
+    An exact version; else the newest READY one in the stage of that name, or the one that an alias of that name
+    points at; empty: PRODUCTION, else the latest. The version found by its exact name or by an alias may not be
+    READY; the caller says what that means.
     """
     candidates = list(versions)
     exact = next((version for version in candidates if version.version == selector), None)
     if exact is not None:
         return exact
     if selector not in ("", LATEST):
-        return _newest_in(candidates, selector.lower())
+        aliased = next((version for version in candidates if selector in version.aliases), None)
+        return _newest_in(candidates, selector.lower()) or aliased
     return (_newest_in(candidates, "production") if selector == "" else None) or latest(candidates)
 
 

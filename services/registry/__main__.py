@@ -13,6 +13,7 @@ from services.common.metrics import MetricsServer
 from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server, Service
+from services.registry import encode
 from services.registry.catalog import Catalog
 from services.registry.downloads import Downloads
 from services.registry.housekeeping import Housekeeping
@@ -20,6 +21,7 @@ from services.registry.metrics import RegistryMetrics
 from services.registry.promotions import Promotions
 from services.registry.servicer import ENDLESS, NAME, ROLES, RegistryServicer, UseCases
 from services.registry.settings import RegistrySettings
+from services.registry.snapshots import Snapshots
 from services.registry.storage import migrate_schema, open_registry_blobs
 from services.registry.store import CONSTRAINTS, Store
 from services.registry.store.changes import CHANGES_CHANNEL
@@ -56,7 +58,12 @@ def _open_use_cases(
 ) -> UseCases:
     store = Store(database)
     validations = Validations.from_settings(settings, store, blobs, finished=metrics.validations)
-    watches = Watches(store, bookmark_s=settings.watch_bookmark_ms / 1000)
+    watches = Watches(
+        store,
+        Snapshots(store),
+        bookmark_s=settings.watch_bookmark_ms / 1000,
+        measure=lambda version: encode.version(version).ByteSize(),
+    )
     housekeeping = Housekeeping(
         store,
         kept_revisions=settings.kept_revisions,

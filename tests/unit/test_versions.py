@@ -17,6 +17,7 @@ class Candidate:
     deployment_number: int
     stage_name: str = "development"
     ready: bool = True
+    aliases: tuple[str, ...] = ()
 
 
 def test_order_follows_the_example_of_semantic_versioning_section_11() -> None:
@@ -54,8 +55,8 @@ def test_latest_of_nothing_ready_is_nothing() -> None:
 
 
 FLEET = [
-    Candidate("1.0.0", 1, "archived"),
-    Candidate("2.0.0", 2, "production"),
+    Candidate("1.0.0", 1, "archived", aliases=("blue", "3.0.0")),
+    Candidate("2.0.0", 2, "production", aliases=("green",)),
     Candidate("3.0.0", 3, "staging"),
     Candidate("staging", 4, "development"),
     Candidate("4.0.0", 5, "candidate", ready=False),
@@ -74,6 +75,10 @@ FLEET = [
         ("latest", "staging"),
         ("4.0.0", "4.0.0"),
         ("candidate", None),
+        ("blue", "1.0.0"),
+        ("green", "2.0.0"),
+        ("Green", None),  # an alias is what was set, letter by letter
+        ("3.0.0", "3.0.0"),  # an exact version comes before an alias
         ("nonsense", None),
     ],
 )
