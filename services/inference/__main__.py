@@ -103,7 +103,14 @@ def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, ses
         except DomainError as error:
             _log.error("the new live version does not load", version=version.key, reason=error.reason)
 
-    follower = Follower(_client(settings), Takeovers(catalog, prepare), settings.cache_dir)
+    def settle(before: ResolvedVersion, now: ResolvedVersion | None) -> None:
+        """Let go of what is gone, once its last request is done, and keep what is to be kept from now on."""
+        if now is None or now.key != before.key:
+            sessions.unload(before.key)
+        elif now.serving.pinned != before.serving.pinned:
+            sessions.pin(now.key, pinned=now.serving.pinned)
+
+    follower = Follower(_client(settings), Takeovers(catalog, prepare, settle), settings.cache_dir)
     follower.open()
     stack.callback(follower.close)
 

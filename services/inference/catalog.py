@@ -19,7 +19,7 @@ MAX_REMEMBERED_NAMES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class CatalogVersion:
-    """A version as the registry has it; `resolved` is None until it is READY."""
+    """A version as the registry has it; `resolved` is None until it is READY, and once it is deleted."""
 
     model: str
     version: str
@@ -27,6 +27,8 @@ class CatalogVersion:
     stage_name: str
     state_name: str
     resolved: ResolvedVersion | None
+    aliases: frozenset[str] = frozenset()
+    deleted: bool = False
 
     @property
     def ready(self) -> bool:
@@ -69,20 +71,24 @@ class Catalog:
 
     def replace(self, versions: Iterable[CatalogVersion]) -> None:
         """Take in a whole snapshot."""
-        models: dict[str, dict[str, CatalogVersion]] = {}
-        for version in versions:
-            models.setdefault(version.model, {})[version.version] = version
+        models = _by_model(version for version in versions if not version.deleted)
         with self._writing:
             self._models = models
             self._names = {}
             self._heard = True
 
     def update(self, versions: Iterable[CatalogVersion]) -> None:
-        """Take in the versions that one transaction changed, all at once."""
+        """Take in the versions that one transaction changed, all at once; deleted ones go.
+
+        A model goes with the last of its versions: whoever asks for it hears MODEL_NOT_FOUND.
+        """
         with self._writing:
             models = dict(self._models)
-            for version in versions:
-                models[version.model] = {**models.get(version.model, {}), version.version: version}
+            for model, changed in _by_model(versions).items():
+                kept = {**models.pop(model, {}), **changed}
+                kept = {name: version for name, version in kept.items() if not version.deleted}
+                if kept:
+                    models[model] = kept
             self._models = models
             self._names = {}
 
@@ -109,11 +115,18 @@ class Catalog:
         return found.resolved
 
 
+def _by_model(versions: Iterable[CatalogVersion]) -> dict[str, dict[str, CatalogVersion]]:
+    models: dict[str, dict[str, CatalogVersion]] = {}
+    for version in versions:
+        models.setdefault(version.model, {})[version.version] = version
+    return models
+
+
 def _nothing(model: str, selector: str) -> NotFound:
     if selector == "":
         return NotFound(f"Request for unknown model: '{model}' has no version that is READY", reason="NO_VERSION_READY")
     return NotFound(
         f"Request for unknown model: '{model}' version '{selector[:128]}' is not found; "
-        "send an exact version, a stage, or none",
+        "send an exact version, a stage, an alias, or none",
         reason="VERSION_NOT_FOUND",
     )

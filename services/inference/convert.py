@@ -34,7 +34,8 @@ MAX_MODEL_CHARS = 128
 
 def catalog_version(version: registry_pb2.ModelVersion) -> CatalogVersion:
     """Read a version that the registry sent."""
-    ready = version.state == registry_pb2.VERSION_STATE_READY
+    deleted = version.HasField("delete_time")
+    ready = version.state == registry_pb2.VERSION_STATE_READY and not deleted
     return CatalogVersion(
         model=version.model,
         version=version.version,
@@ -42,6 +43,8 @@ def catalog_version(version: registry_pb2.ModelVersion) -> CatalogVersion:
         stage_name=STAGES.get(version.stage, UNKNOWN),
         state_name=STATES.get(version.state, UNKNOWN),
         resolved=_resolved(version) if ready else None,
+        aliases=frozenset(version.aliases),
+        deleted=deleted,
     )
 
 

@@ -34,7 +34,10 @@ class Follower:
         self._takeovers = takeovers
         self._path = folder / SNAPSHOT_FILE
         self._versions: dict[tuple[str, str], ModelVersion] = {}
+        self._arriving: dict[tuple[str, str], ModelVersion] = {}
+        self._arriving_at = (0, "")
         self._revision = 0
+        self._epoch = ""
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
         self.connected = False
@@ -57,15 +60,13 @@ class Follower:
         backoff_s = FIRST_BACKOFF_S
         while not self._stopping.is_set():
             try:
-                for message in self._client.registry.watch(after_revision=self._revision):
+                for message in self._client.registry.watch(after_revision=self._revision, epoch=self._epoch):
                     self.connected = True
                     self._take(message)
                     backoff_s = FIRST_BACKOFF_S
-            except OutOfRange:
-                _log.info("the registry no longer has our revision; taking a new snapshot", revision=self._revision)
-                self._revision = 0
-                self._versions = {}  # the new snapshot is the whole truth; the catalog keeps the old one until then
-                continue
+            except OutOfRange as error:
+                _log.info("the registry no longer has our revision", revision=self._revision, reason=error.reason)
+                self._revision, self._epoch = 0, ""  # until the new snapshot is whole, what is known stays
             except PenstockError as error:
                 if self.connected and not self._stopping.is_set():
                     _log.warning("the registry is out of reach; serving what is known", reason=error.reason)
@@ -82,22 +83,33 @@ class Follower:
             self._take_snapshot(message)
         elif kind == "change":
             self._take_change(message)
-            self._revision = message.revision
+            self._reach(message)
             self._write()
         else:
-            self._revision = max(self._revision, message.revision)
+            self._reach(message)
+
+    def _reach(self, message: WatchModelsResponse) -> None:
+        self._revision, self._epoch = message.revision, message.epoch
 
     def _take_snapshot(self, message: WatchModelsResponse) -> None:
-        self._versions.update(_keyed(message.snapshot.versions))
+        # A watch that breaks inside a snapshot begins another, in which what was deleted meanwhile is missing.
+        if (message.revision, message.epoch) != self._arriving_at:
+            self._arriving, self._arriving_at = {}, (message.revision, message.epoch)
+        self._arriving.update(_keyed(message.snapshot.versions))
         if message.snapshot.complete:
+            self._versions, self._arriving, self._arriving_at = self._arriving, {}, (0, "")
             self._takeovers.replace(catalog_version(version) for version in self._versions.values())
-            self._revision = message.revision
+            self._reach(message)
             self._write()
             _log.info("the registry has been heard", revision=self._revision, versions=len(self._versions))
 
     def _take_change(self, message: WatchModelsResponse) -> None:
         changed = [catalog_version(version) for version in message.change.versions]
-        self._versions.update(_keyed(message.change.versions))
+        for key, version in _keyed(message.change.versions).items():
+            if version.HasField("delete_time"):
+                self._versions.pop(key, None)
+            else:
+                self._versions[key] = version
         self._takeovers.update(changed)
 
     def _read(self) -> None:
@@ -113,14 +125,16 @@ class Follower:
             return
         self._versions = _keyed(message.snapshot.versions)
         self._takeovers.replace(catalog_version(version) for version in self._versions.values())
-        self._revision = message.revision
+        if message.epoch:  # else nobody knows which life of the registry the revision belongs to
+            self._reach(message)
 
     def _write(self) -> None:
         """Keep what is known. A crash in between keeps the snapshot before; following makes up for it."""
         snapshot = WatchModelsResponse.SnapshotPart(versions=self._versions.values(), complete=True)
         fresh = self._path.with_suffix(f".{os.getpid()}")
         try:
-            fresh.write_bytes(WatchModelsResponse(revision=self._revision, snapshot=snapshot).SerializeToString())
+            message = WatchModelsResponse(revision=self._revision, epoch=self._epoch, snapshot=snapshot)
+            fresh.write_bytes(message.SerializeToString())
             fresh.replace(self._path)
         except OSError as error:
             _log.warning("the snapshot was not written; an outage together with a restart would hurt", error=str(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 from services.common.errors import OutOfRange
 from services.registry.models import ModelVersion
@@ -133,7 +133,7 @@ class Watches:
             reason="REVISION_COMPACTED",
         )
 
-    def _read_versions(self, tables: Tables, version_ids: Sequence[int]) -> tuple[ModelVersion, ...] | None:
+    def _read_versions(self, tables: Tables, version_ids: list[int]) -> tuple[ModelVersion, ...] | None:
         """Read some versions; None where they are too many for a message."""
         versions: list[ModelVersion] = []
         room_bytes = MAX_CHANGE_BYTES

@@ -32,6 +32,10 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
+def keep(_before: ResolvedVersion, _now: ResolvedVersion | None) -> None:
+    """Nothing is in memory that could be let go."""
+
+
 def answering(client: penstock.Client, model: str = "linear") -> str:
     """Say which version answers now."""
     return client.inference.predict(model, ROW).version
@@ -321,7 +325,7 @@ def test_a_version_that_cannot_be_loaded_goes_live_all_the_same(registry: Runnin
         raise RuntimeError("out of luck")
 
     catalog = Catalog()
-    follower = Follower(penstock.Client(registry=registry.address), Takeovers(catalog, prepare), tmp_path)
+    follower = Follower(penstock.Client(registry=registry.address), Takeovers(catalog, prepare, keep), tmp_path)
     follower.open()
     try:
         with penstock.Client(registry=registry.address) as client:
@@ -344,7 +348,7 @@ def test_a_model_that_takes_its_time_to_load_does_not_keep_the_process_from_endi
         may_end.wait(DEADLINE_S)
         ended.set()
 
-    follower = Follower(penstock.Client(registry=registry.address), Takeovers(Catalog(), prepare), tmp_path)
+    follower = Follower(penstock.Client(registry=registry.address), Takeovers(Catalog(), prepare, keep), tmp_path)
     follower.open()
     with penstock.Client(registry=registry.address) as client:
         inference.register(client, "linear", models.linear())

@@ -11,9 +11,12 @@ from services.inference.models import ResolvedVersion, Signature
 NOTHING = Signature((), ())
 
 
-def version(name: str, number: int, stage: str = "development", *, ready: bool = True) -> CatalogVersion:
-    resolved = ResolvedVersion("iris", name, number, "onnx", stage, NOTHING) if ready else None
-    return CatalogVersion("iris", name, number, stage, "READY" if ready else "VALIDATING", resolved)
+def version(
+    name: str, number: int, stage: str = "development", *aliases: str, ready: bool = True, deleted: bool = False
+) -> CatalogVersion:
+    resolved = ResolvedVersion("iris", name, number, "onnx", stage, NOTHING) if ready and not deleted else None
+    state = "READY" if ready else "VALIDATING"
+    return CatalogVersion("iris", name, number, stage, state, resolved, frozenset(aliases), deleted)
 
 
 def catalog(*versions: CatalogVersion) -> Catalog:
@@ -71,3 +74,35 @@ def test_a_new_snapshot_forgets_what_is_gone() -> None:
     known.replace([])
     with pytest.raises(NotFound):
         known.resolve("iris", "")
+
+
+def test_an_alias_is_followed_where_it_points_now() -> None:
+    known = catalog(version("1.0.0", 1, "archived", "blue"), version("2.0.0", 2))
+    assert known.resolve("iris", "blue").version == "1.0.0"
+    known.update([version("1.0.0", 1, "archived"), version("2.0.0", 2, "development", "blue")])
+    assert known.resolve("iris", "blue").version == "2.0.0"
+    known.update([version("2.0.0", 2)])
+    with pytest.raises(NotFound) as caught:
+        known.resolve("iris", "blue")
+    assert caught.value.reason == "VERSION_NOT_FOUND"
+
+
+def test_a_deleted_version_is_gone_at_once_and_its_model_with_the_last_of_them() -> None:
+    known = catalog(version("1.0.0", 1), version("2.0.0", 2), version("0.1.0", 3, deleted=True))
+    assert set(known.models()["iris"]) == {"1.0.0", "2.0.0"}
+    assert known.resolve("iris", "").version == "2.0.0"
+    known.update([version("2.0.0", 2, deleted=True)])
+    assert known.resolve("iris", "").version == "1.0.0"
+    with pytest.raises(NotFound) as caught:
+        known.resolve("iris", "2.0.0")
+    assert caught.value.reason == "VERSION_NOT_FOUND"
+    known.update([version("1.0.0", 1, deleted=True)])
+    with pytest.raises(NotFound) as caught:
+        known.resolve("iris", "")
+    assert caught.value.reason == "MODEL_NOT_FOUND"
+
+
+def test_a_name_that_was_given_again_in_the_same_message_means_the_new_version() -> None:
+    known = catalog(version("1.0.0", 1, ready=False))
+    known.update([version("1.0.0", 1, ready=False, deleted=True), version("1.0.0", 2)])
+    assert known.resolve("iris", "1.0.0").deployment_number == 2

@@ -90,7 +90,8 @@ class ChangeTable:
     def beside(self, after: int, version_ids: Iterable[int]) -> list[int]:
         """Read all that changed after a revision in the models of some versions, themselves included."""
         wanted = {"after": after, "version_ids": list(version_ids)}
-        return (self._connection.execute(_BESIDE, wanted).fetchone() or {})["version_ids"]
+        row = self._connection.execute(_BESIDE, wanted).fetchone() or {}
+        return list(row["version_ids"])
 
     def begin_epoch(self) -> str:
         """Begin another life of this database, and name it: every watcher begins anew."""

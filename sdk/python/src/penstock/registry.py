@@ -301,25 +301,26 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
             for _, chunk in parts:
                 yield chunk
 
-    def watch(self, after_revision: int = 0) -> Iterator[pb.WatchModelsResponse]:
+    def watch(self, after_revision: int = 0, *, epoch: str = "") -> Iterator[pb.WatchModelsResponse]:
         """Follow every version's state, without end: a snapshot (from 0), then each change, and bookmarks.
 
         A break is mended by asking again after the last revision seen; one inside the snapshot begins the snapshot
-        anew. Leaving the iterator ends the watch.
+        anew. Leaving the iterator ends the watch. `epoch` is the one that came with the revision.
 
         Raises:
-            OutOfRange: the revision is no longer kept (REVISION_COMPACTED): watch again from 0.
+            OutOfRange: the revision is no longer kept (REVISION_COMPACTED), or the registry was restored from a backup
+                (EPOCH_CHANGED): watch again from 0.
             PenstockError: the registry stayed away through all tries; go on later from the last revision seen.
         """
         tries = Tries(self._connection.retry)
         while True:
             try:
-                request = pb.WatchModelsRequest(after_revision=after_revision)
+                request = pb.WatchModelsRequest(after_revision=after_revision, epoch=epoch)
                 with closing(self._connection.stream(self._connection.stub.WatchModels, request)) as events:
                     for event in events:
                         tries.progressed()
                         if not event.HasField("snapshot") or event.snapshot.complete:
-                            after_revision = event.revision
+                            after_revision, epoch = event.revision, event.epoch
                         yield event
                 raise Unavailable("the registry ended the watch", reason="WATCH_ENDED", retryable=True)
             except PenstockError as error:
