@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from hashlib import sha256
@@ -43,11 +43,13 @@ class Scripted(pb_grpc.MonitoringServiceServicer):
 
     def __init__(self) -> None:
         self.get_metrics: Callable[[], object] = lambda: None
+        self.peer: Mapping[str, Any] = {}
         self.saw_end: list[BaseException] = []
         self.ended = threading.Event()
 
     def GetMetrics(self, request: pb.GetMetricsRequest, context: grpc.ServicerContext) -> pb.GetMetricsResponse:
         self.get_metrics()
+        self.peer = context.auth_context()
         return pb.GetMetricsResponse(inference_count=len(request.model))
 
     def GetInference(self, request: pb.GetInferenceRequest, context: grpc.ServicerContext) -> pb.GetInferenceResponse:

@@ -30,6 +30,13 @@ class InferenceSettings(ServerSettings):
     """Where the registry listens."""
     monitoring_address: str = "127.0.0.1:50053"
     """Where monitoring listens; events wait in the spool while it does not."""
+    ca_file: Path | None = None
+    """The certificates that vouch for the registry and monitoring, PEM; with them TLS is spoken to both, unless an
+    address says grpc://. The files are read again when they change."""
+    cert_file: Path | None = None
+    """The certificate that this service shows to the others; by default its own as a server, where `ca_file` is set."""
+    key_file: Path | None = None
+    """The private key of `cert_file`, PEM."""
     cache_dir: Path = Path(".penstock/cache")
     """Where model files and the last snapshot of the registry are kept; all of it can be rebuilt."""
     spool_dir: Path = Path(".penstock/spool")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 from penstock.credentials import Address, ChannelOptions, Credentials
 from penstock.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, PenstockError, from_rpc
 from penstock.retries import NO_RETRIES, RetryPolicy, Tries, may_repeat, rpc_of
+from penstock.rotation import Rotation
 from penstock.streams import Feed, Turns, Watchdog
 
 MEBIBYTE = 1024 * 1024
@@ -69,7 +70,7 @@ class Connection(Generic[Stub]):
         self._limits = limits
         self._count = channels
         self._lock = threading.Lock()
-        self._channels: list[grpc.Channel] = []
+        self._channels: Sequence[grpc.Channel] = ()
         self._stubs: Iterator[Stub] | None = None
         self._closed = False
 
@@ -87,8 +88,10 @@ class Connection(Generic[Stub]):
         """Close the channels; calls in flight end with Cancelled."""
         with self._lock:
             self._closed = True
-            self._stubs = None
-            channels, self._channels = self._channels, []
+            stubs, self._stubs = self._stubs, None
+            channels, self._channels = self._channels, ()
+        if isinstance(stubs, Rotation):
+            stubs.close()
         for channel in channels:
             channel.close()
 
@@ -199,10 +202,18 @@ class Connection(Generic[Stub]):
             if self._closed:
                 raise _closed()
             if self._stubs is None:
-                options = self._options()
-                self._channels = [self._credentials.open(self._address, options) for _ in range(self._count)]
-                self._stubs = itertools.cycle([self._make_stub(channel) for channel in self._channels])
+                if self._credentials.secures(self._address) and self._credentials.stamp():
+                    self._stubs = Rotation(self._open_channels, self._credentials.stamp)
+                else:
+                    opened = self._open_channels()
+                    self._channels = [channel for channel, _ in opened]
+                    self._stubs = itertools.cycle([stub for _, stub in opened])
             return self._stubs
+
+    def _open_channels(self) -> list[tuple[grpc.Channel, Stub]]:
+        options = self._options()
+        channels = [self._credentials.open(self._address, options) for _ in range(self._count)]
+        return [(channel, self._make_stub(channel)) for channel in channels]
 
     def _options(self) -> ChannelOptions:
         options: ChannelOptions = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import ssl
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -11,6 +12,7 @@ import grpc
 
 from penstock.errors import InvalidArgument
 
+Stamp = tuple[tuple[int, int, int] | None, ...]
 _TLS_OF_SCHEME = {"grpc": False, "http": False, "grpcs": True, "https": True}
 ChannelOptions = list[tuple[str, int | str]]
 
@@ -107,12 +109,13 @@ class Credentials:
         """Open a channel. It connects at the first call; the TLS files are read here.
 
         Raises:
-            InvalidArgument: see `check`.
+            InvalidArgument: see `check`; or the TLS files are of no use, or no pair (BROKEN_TLS_FILES).
             OSError: a TLS file can't be read.
         """
         self.check(address)
         if not self.secures(address):
             return grpc.insecure_channel(address.target, options)
+        self._check_files()
         return grpc.secure_channel(
             address.target,
             grpc.ssl_channel_credentials(
@@ -123,6 +126,35 @@ class Credentials:
             options,
         )
 
+    def stamp(self) -> Stamp:
+        """Tell the TLS files as they are now from what they will be once they have changed; () without any."""
+        files = (self.ca_file, self.cert_file, self.key_file)
+        return tuple(_stamp(file) for file in files if file is not None)
+
+    def _check_files(self) -> None:
+        """Find a file that is half written, or a key that is not the certificate's: gRPC would only fail to connect."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        try:
+            if self.ca_file is not None:
+                context.load_verify_locations(self.ca_file)
+            if self.cert_file is not None:
+                # Without a password of ours OpenSSL would ask for that of an encrypted key at the terminal.
+                context.load_cert_chain(self.cert_file, self.key_file, password="")
+        except ssl.SSLError as error:
+            named = ", ".join(str(file) for file in (self.ca_file, self.cert_file, self.key_file) if file is not None)
+            raise InvalidArgument(
+                f"the TLS files {named} are broken, or the key is not the certificate's: {error}",
+                reason="BROKEN_TLS_FILES",
+            ) from error
+
 
 def _read(path: str | PathLike[str] | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
+
+
+def _stamp(path: str | PathLike[str]) -> tuple[int, int, int] | None:
+    try:
+        status = Path(path).stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino

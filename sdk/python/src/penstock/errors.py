@@ -183,8 +183,10 @@ def from_rpc(error: grpc.RpcError, *, rpc: str, target: str) -> PenstockError:
         target: the server's address, for the sentence.
     """
     code = error.code()
+    details = error.details() or ""
     mapped = _with_details(code, error) or CLASSES.get(code, PenstockError)(
-        _sentence(code, error.details() or "", rpc=rpc, target=target),
+        _sentence(code, details, rpc=rpc, target=target),
+        reason="TLS_FAILED" if code is grpc.StatusCode.UNAVAILABLE and _tls_trouble(details) else "",
         retryable=code is grpc.StatusCode.UNAVAILABLE,
     )
     mapped.__cause__ = error
@@ -225,6 +227,13 @@ def _find(details: Sequence[Any], kind: type[Detail]) -> Detail | None:
 
 
 def _sentence(code: grpc.StatusCode, details: str, *, rpc: str, target: str) -> str:
+    if code is grpc.StatusCode.UNAVAILABLE and (trouble := _tls_trouble(details)):
+        return f"no TLS connection with {target}: {trouble} ({details})"
+    if code is grpc.StatusCode.UNAVAILABLE and details.startswith("failed to connect") and "Socket closed" in details:
+        return (
+            f"{target} hung up at once: it may speak TLS (write grpcs:// before the address, or give ca_file), or "
+            f"refuse this client's certificate ({details})"
+        )
     if code is grpc.StatusCode.UNAVAILABLE:
         return f"no answer from {target}: {details}; is it running, and is the address right?"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
@@ -232,3 +241,18 @@ def _sentence(code: grpc.StatusCode, details: str, *, rpc: str, target: str) -> 
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return f"{target} does not know {rpc}: it is another service, or an older one"
     return details or f"{rpc} at {target} ended with {code.name}"
+
+
+_TLS_TROUBLES = (
+    ("WRONG_VERSION_NUMBER", "the server speaks plain text there; write grpc:// before the address"),
+    ("certificate has expired", "the server's certificate has expired"),
+    ("certificate is not yet valid", "the server's certificate is not valid yet"),
+    ("Hostname Verification", "the server's certificate is for another name than the address has"),
+    ("CERTIFICATE_VERIFY_FAILED", "the server's certificate is signed by none that ca_file vouches for"),
+    ("handshake failed", "the TLS handshake failed"),
+)
+
+
+def _tls_trouble(details: str) -> str | None:
+    """Say in words what grpc tells of a TLS handshake; None where it tells of none."""
+    return next((meaning for sign, meaning in _TLS_TROUBLES if sign in details), None)

@@ -185,14 +185,15 @@ def _announce(output: Output, path: Path, state: State, took_s: float, *, stop_w
 
 
 def _services(state: State) -> list[dict[str, Any]]:
-    from penstock.cli.embedded.health import is_serving
+    from penstock.cli.embedded.health import credentials_of, is_serving
 
+    credentials = credentials_of(surroundings())
     services = []
     for name in sorted({*state.children, *state.addresses}):
         mark = state.children.get(name)
         process = mark.find() if mark else None
         address = state.addresses.get(name)
-        serving = process is not None and (address is None or is_serving(address))
+        serving = process is not None and (address is None or is_serving(address, credentials))
         services.append(
             {
                 "name": name,

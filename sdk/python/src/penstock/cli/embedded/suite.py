@@ -15,7 +15,7 @@ from pathlib import Path
 from penstock.cli.embedded.child import ChildSpec, RestartPolicy
 from penstock.cli.embedded.errors import EmbeddedError
 from penstock.cli.embedded.folder import DataFolder, ProcessMark, State, write_private
-from penstock.cli.embedded.health import is_serving
+from penstock.cli.embedded.health import credentials_of, is_serving
 from penstock.cli.embedded.ports import HOST, Ports
 from penstock.cli.embedded.postgres import PostgresCluster
 from penstock.cli.embedded.processes import stop_process
@@ -79,8 +79,9 @@ class Suite:
         """Start everything and return when all is healthy; call `stop` whatever comes of it.
 
         Raises AlreadyRunningError when another suite works on the folder, and EmbeddedError with what to do
-        when a port is taken, a child keeps dying or the deadline passes.
+        when a port is taken, a child keeps dying, the TLS files are not all named or the deadline passes.
         """
+        self._check_tls()
         self.folder.lock()
         cluster = PostgresCluster(self.folder.postgres)
         self._stop_orphans(cluster)
@@ -167,7 +168,7 @@ class Suite:
                 "PENSTOCK_METRICS_PORT": str(getattr(ports, f"{name}_metrics")),
                 "PENSTOCK_SERVICE_TOKEN": self._service_token(name),
             },
-            is_healthy=partial(is_serving, f"{HOST}:{port}"),
+            is_healthy=partial(is_serving, self._address(port), credentials_of(self._environment)),
         )
 
     def _shared_environment(self, ports: Ports) -> dict[str, str]:
@@ -184,8 +185,20 @@ class Suite:
             "PENSTOCK_KEYS_FILE": str(self._keys_file),
             "PENSTOCK_SPOOL_DIR": str(self.folder.spool),
             "PENSTOCK_CACHE_DIR": str(self.folder.cache),
-            **{f"PENSTOCK_{name.upper()}_ADDRESS": f"{HOST}:{getattr(ports, name)}" for name in SERVICES},
+            **{f"PENSTOCK_{name.upper()}_ADDRESS": self._address(getattr(ports, name)) for name in SERVICES},
         }
+
+    def _address(self, port: int) -> str:
+        """Say where a service listens; under TLS by the name that is in its certificate."""
+        return f"grpcs://localhost:{port}" if self._environment.get("PENSTOCK_TLS_CERT_FILE") else f"{HOST}:{port}"
+
+    def _check_tls(self) -> None:
+        said = self._environment
+        if said.get("PENSTOCK_TLS_CERT_FILE") and not said.get("PENSTOCK_CA_FILE"):
+            raise EmbeddedError(
+                "PENSTOCK_TLS_CERT_FILE is set, so the services call one another over TLS: set PENSTOCK_CA_FILE to "
+                "the certificates that vouch for it, and see that it is for the name localhost."
+            )
 
     def _service_token(self, name: str) -> str:
         """Read the service's own key; made once, and again when its file or its entry is gone."""
@@ -206,7 +219,7 @@ class Suite:
         return State(
             supervisor=ourselves,
             started_time=datetime.now(UTC).isoformat(timespec="seconds"),
-            addresses={name: f"{HOST}:{getattr(ports, name)}" for name in SERVICES},
+            addresses={name: self._address(getattr(ports, name)) for name in SERVICES},
             metrics_addresses={name: f"{HOST}:{getattr(ports, f'{name}_metrics')}" for name in SERVICES},
         )
 
