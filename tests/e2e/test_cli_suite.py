@@ -80,7 +80,7 @@ def test_a_newcomer_registers_serves_scores_and_rolls_back(terminal: Terminal) -
     assert terminal.read("status")["healthy"]
 
     first = terminal.read("model", "register", "linear", "linear.onnx", "--version", "1.0.0")
-    assert first["state"] == "VERSION_STATE_READY"
+    assert first["state"] == "ready"
     assert first["deployment_number"] == 1
     terminal.run("model", "register", "linear", "linear.onnx", "--version", "1.0.0", exit_code=4)
     terminal.run("model", "get", "linear", "9.9.9", exit_code=3)

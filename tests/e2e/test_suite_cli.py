@@ -26,7 +26,7 @@ def test_an_iris_model_is_registered_served_scored_rolled_out_and_back(
 
     register = ("model", "register", "iris", "iris.onnx", "--columns", ",".join(COLUMNS), "--version")
     registered = suite.json(*register, "1.0.0")
-    assert (registered["state"], registered["framework"]) == ("VERSION_STATE_READY", "FRAMEWORK_ONNX")
+    assert (registered["state"], registered["framework"]) == ("ready", "onnx")
     assert registered["signature"]["inputs"][0]["columns"] == list(COLUMNS)
     assert refusal(suite, "model", "rollback", "iris", "--note", "back") == (1, "NOTHING_LIVE")
     suite.json("model", "promote", "iris", "1.0.0", "--to", "production", "--note", "first")
@@ -51,7 +51,7 @@ def test_an_iris_model_is_registered_served_scored_rolled_out_and_back(
 
     suite.json(*register, "1.1.0")
     suite.json("model", "promote", "iris", "1.1.0", "--to", "production", "--note", "second")
-    assert [each["stage"] for each in suite.json("model", "versions", "iris")] == ["STAGE_PRODUCTION", "STAGE_ARCHIVED"]
+    assert [each["stage"] for each in suite.json("model", "versions", "iris")] == ["production", "archived"]
     suite.json("model", "rollback", "iris", "--note", "the first was fine")
     assert suite.json("model", "get", "iris", "production")["version"] == "1.0.0"
     latest = suite.json("model", "history", "iris")[0]
@@ -79,12 +79,12 @@ def test_keys_are_made_needed_weighed_and_revoked_while_the_suite_runs(
     suite.json("model", "register", "iris", "iris.onnx", "--version", "1", **as_role["operator"])
     promote = ("model", "promote", "iris", "1")
     assert refusal(suite, *promote, **as_role["viewer"]) == (5, "ROLE_TOO_WEAK")
-    assert suite.json("model", "get", "iris", "1", **as_role["viewer"])["stage"] == "STAGE_DEVELOPMENT"
+    assert suite.json("model", "get", "iris", "1", **as_role["viewer"])["stage"] == "development"
     suite.json(*promote, "--to", "staging", **as_role["operator"])
     live = (*promote, "--to", "production", "--note", "go")
     assert refusal(suite, *live, **as_role["operator"]) == (5, "ROLE_TOO_WEAK")
     moved = suite.json(*live, **as_role["admin"])
-    assert (moved["version"]["stage"], moved["version"]["promoted_by"]) == ("STAGE_PRODUCTION", "admin")
+    assert (moved["version"]["stage"], moved["version"]["promoted_by"]) == ("production", "admin")
 
     suite.json("key", "revoke", "viewer")
     eventually(lambda: refusal(suite, "model", "list", **as_role["viewer"]) == (5, "UNKNOWN_KEY"))

@@ -36,7 +36,7 @@ def test_two_suites_live_side_by_side_and_each_keeps_its_data_through_a_kill_of_
     assert other.json("status")["healthy"]
 
     one.up()
-    assert one.json("model", "versions", "tiny")[0]["state"] == "VERSION_STATE_READY"
+    assert one.json("model", "versions", "tiny")[0]["state"] == "ready"
     assert inference_id in events(one)
     with one.client() as client:
         eventually(lambda: answers(client))

@@ -199,7 +199,7 @@ def test_register_uploads_the_file_and_waits_until_it_is_validated(
         *("model", "register", "iris", str(path), "--version", "1.0.0"),
         *("--columns", "a, b", "--tag", "x", "--tag", "y", "--stage", "candidate"),
     )
-    assert document["state"] == "VERSION_STATE_READY"
+    assert document["state"] == "ready"
     header, file, *chunks = script.asked[0]
     assert (header.header.model, header.header.version) == ("iris", "1.0.0")
     assert header.header.framework == registry.FRAMEWORK_ONNX
@@ -257,11 +257,11 @@ def test_promote_to_production_climbs_step_by_step(script: Script, answer: Calla
     Ladder(script, registry.STAGE_DEVELOPMENT)
     document = answer("model", "promote", "iris", "2.0.0", "--to", "production", "--note", "good", "--approver", "ada")
     assert document["moves"] == [
-        {"from_stage": "STAGE_DEVELOPMENT", "to_stage": "STAGE_CANDIDATE"},
-        {"from_stage": "STAGE_CANDIDATE", "to_stage": "STAGE_STAGING"},
-        {"from_stage": "STAGE_STAGING", "to_stage": "STAGE_PRODUCTION", "replaced": "1.0.0"},
+        {"from_stage": "development", "to_stage": "candidate"},
+        {"from_stage": "candidate", "to_stage": "staging"},
+        {"from_stage": "staging", "to_stage": "production", "replaced": "1.0.0"},
     ]
-    assert document["version"]["stage"] == "STAGE_PRODUCTION"
+    assert document["version"]["stage"] == "production"
     asked = [request for request in script.asked if isinstance(request, registry.PromoteVersionRequest)]
     assert {(request.approved_by, request.note) for request in asked} == {("ada", "good")}
 

@@ -13,26 +13,29 @@ except ModuleNotFoundError:  # the SDK brings the command's files, and not the p
     sys.exit("penstock: the command needs more than the SDK: pip install 'penstock[cli]' [CLI_NOT_INSTALLED]")
 
 from penstock.cli import events, feedback, key, metrics, model, predict, suite
+from penstock.cli.commands import HELP_OPTIONS, CommandTree
 from penstock.cli.exits import ExitCode, epilogue, failure_of
 from penstock.cli.output import complain
 
 app = typer.Typer(
     name="penstock",
+    cls=CommandTree,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": HELP_OPTIONS},
     epilog=epilogue(),
 )
-app.command()(suite.up)
-app.command()(suite.down)
-app.command()(suite.status)
-app.add_typer(model.app, name="model")
-app.command()(predict.predict)
-app.command()(feedback.feedback)
-app.command()(events.events)
-app.command()(metrics.metrics)
-app.add_typer(key.app, name="key")
+_RUN, _KEEP, _USE = "Run the suite", "Keep models", "Use and watch them"
+app.command(rich_help_panel=_RUN)(suite.up)
+app.command(rich_help_panel=_RUN)(suite.down)
+app.command(rich_help_panel=_RUN)(suite.status)
+app.add_typer(key.app, name="key", rich_help_panel=_RUN)
+app.add_typer(model.app, name="model", rich_help_panel=_KEEP)
+app.command(rich_help_panel=_USE)(predict.predict)
+app.command(rich_help_panel=_USE)(feedback.feedback)
+app.command(rich_help_panel=_USE)(events.events)
+app.command(rich_help_panel=_USE)(metrics.metrics)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,7 +1,9 @@
 """Protobuf messages as the JSON documents that `--json` prints.
 
-As protobuf's own JSON mapping with the original field names, save two things: 64-bit integers are numbers, and a
-NaN or an infinity is a string ("NaN", "Infinity", "-Infinity") also inside a Struct, where protobuf refuses it.
+As protobuf's own JSON mapping with the original field names, save three things. 64-bit integers are numbers. A NaN or
+an infinity is a string ("NaN", "Infinity", "-Infinity") also inside a Struct, where protobuf refuses it. Enums are the
+words that options take (`production`, `onnx`; null where nothing was given), and datatypes the Open Inference
+Protocol's (`FP32`), so that one word is the same in every command and every argument.
 Fields without presence always stand, whatever they hold, so that scripts need not ask.
 """
 
@@ -12,13 +14,14 @@ import math
 from collections.abc import Mapping, MutableSequence, Sequence
 from typing import Any
 
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import ListValue, Struct, Value
 from google.protobuf.timestamp_pb2 import Timestamp
 
 _ENUM = FieldDescriptor.CPPTYPE_ENUM
+_DATATYPES = "penstock.api.tensors.v1.DataType"
 
 
 def document_of(message: Message) -> Any:
@@ -53,9 +56,17 @@ def _field(field: Any, value: Any) -> Any:
 
 def _one(field: Any, value: Any) -> Any:
     if field.cpp_type == _ENUM and field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known else value
+        return enum_word(field.enum_type, value)
     return _scalar(value)
+
+
+def enum_word(enum: EnumDescriptor, number: int) -> str | int | None:
+    """Write an enum's value as people type it; None for UNSPECIFIED, and the number where this side knows no name."""
+    known = enum.values_by_number.get(number)
+    if known is None or number == 0:
+        return None if number == 0 else number
+    word = known.name.removeprefix(enum.values_by_number[0].name.removesuffix("UNSPECIFIED"))
+    return word if enum.full_name == _DATATYPES else word.lower()
 
 
 def _scalar(value: Any) -> Any:

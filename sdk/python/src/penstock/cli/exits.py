@@ -49,8 +49,14 @@ class CommandError(Exception):
         return f"penstock: {first.rstrip('.')} [{self.reason}]" + (f"\n{quoted}" if quoted else "")
 
 
-# Found by the SDK before anything is sent.
-_USAGE_REASONS = {"INVALID_ADDRESS", "INCOMPLETE_TLS", "UNSUPPORTED_FRAMEWORK", "TOKEN_OVER_INSECURE_CHANNEL"}
+# Found by the SDK before anything is sent; and a missing approval, which is a missing option.
+_USAGE_REASONS = {
+    "INVALID_ADDRESS",
+    "INCOMPLETE_TLS",
+    "UNSUPPORTED_FRAMEWORK",
+    "TOKEN_OVER_INSECURE_CHANNEL",
+    "APPROVAL_REQUIRED",
+}
 _BY_CODE = {
     "NOT_FOUND": ExitCode.NOT_FOUND,
     "ALREADY_EXISTS": ExitCode.ALREADY_EXISTS,
@@ -115,4 +121,4 @@ def _failure_of_system(error: OSError) -> CommandError:
 
 def epilogue() -> str:
     """Write the table of exit codes for `penstock --help`."""
-    return "Exit codes:  " + ",  ".join(f"{code.value} {meaning}" for code, meaning in MEANINGS.items()) + "."
+    return "\n".join(("Exit codes", *(f"{code.value:>5}  {meaning}" for code, meaning in MEANINGS.items())))

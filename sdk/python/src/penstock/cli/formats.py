@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -24,6 +25,44 @@ def parse_duration(text: str) -> timedelta:
     if not 0 < seconds <= MAX_DURATION.total_seconds():
         raise ValueError(f"{text!r} is out of range: over 0 and at most {MAX_DURATION.days} days")
     return timedelta(seconds=seconds)
+
+
+def parse_pairs(texts: Iterable[str]) -> dict[str, str]:
+    """Read `name=value` each; the value may hold a `=`, and may be empty.
+
+    Raises:
+        ValueError: one is not of this form, or a name comes twice.
+    """
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"{text!r} is not of the form NAME=VALUE")
+        if name.strip() in pairs:
+            raise ValueError(f"{name.strip()!r} comes twice")
+        pairs[name.strip()] = value.strip()
+    return pairs
+
+
+def parse_time(text: str) -> datetime:
+    """Read a point in time: how long ago (`15m`, `7d`), or ISO 8601, in this machine's zone where it names none.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) - parse_duration(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no time: write how long ago, such as 15m or 7d, or 2026-01-31T12:00") from None
+
+
+def say_pairs(pairs: Mapping[str, str]) -> str:
+    """Write names and values, by name: `a=1, b=2`."""
+    return ", ".join(f"{name}={value}" if value else name for name, value in sorted(pairs.items()))
 
 
 def say_time(time: datetime | None) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
@@ -12,25 +13,44 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.formats import say_bytes
+from penstock.cli.formats import say_bytes, say_time
 from penstock.cli.model_stages import Approver, Note, login_name
-from penstock.cli.model_views import version_facts
-from penstock.cli.options import Framework, Json, Model, NoColor, Stage, Token, Url
+from penstock.cli.model_views import time_of, version_facts
+from penstock.cli.options import (
+    Framework,
+    Json,
+    Model,
+    NoColor,
+    OllamaMode,
+    Stage,
+    Token,
+    Url,
+    duration,
+    pairs,
+)
 from penstock.cli.output import Output
 
 
 def register(
     model: Annotated[str, typer.Argument(metavar="NAME", help="The model; created if new.", show_default=False)],
     path: Annotated[
-        Path, typer.Argument(exists=True, readable=True, help="The model's file, or its folder.", show_default=False)
-    ],
+        Path | None,
+        typer.Argument(
+            metavar="PATH",
+            exists=True,
+            readable=True,
+            help="The model's file, or its folder. None with --ollama.",
+            show_default=False,
+        ),
+    ] = None,
+    *,
     version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="The new version.", show_default=False)],
     framework: Annotated[
         Framework | None,
         typer.Option(
             "--framework",
             metavar="F",
-            help="onnx, tensorflow, transformers, ollama. Default: by the file.",
+            help="onnx, tensorflow, transformers, ollama. Default: by the files' names.",
             show_default=False,
         ),
     ] = None,
@@ -46,7 +66,21 @@ def register(
     columns: Annotated[
         str, typer.Option("--columns", metavar="A,B,C", help="What the input's columns mean, in order.")
     ] = "",
+    description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label; again for more.")
+    ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; again for more.")] = None,
+    unpack: Annotated[
+        bool, typer.Option("--unpack", help="PATH is an archive (zip, tar, tar.gz …): register what it holds.")
+    ] = False,
+    ollama: Annotated[
+        str, typer.Option("--ollama", metavar="NAME", help="A model that Ollama keeps, such as llama3.2:1b.")
+    ] = "",
+    mode: Annotated[
+        OllamaMode | None,
+        typer.Option("--mode", metavar="MODE", help="With --ollama: chat, generate, embed.", show_default=False),
+    ] = None,
     note: Note = "",
     approver: Approver = None,
     wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is validated.")] = True,
@@ -57,12 +91,23 @@ def register(
 ) -> None:
     """Upload a new version, and wait until it is validated."""
     output = Output(as_json=as_json, no_color=no_color)
+    if bool(path) == bool(ollama):
+        raise typer.BadParameter("give the model's PATH, or --ollama NAME")
+    if bool(ollama) != bool(mode):
+        raise typer.BadParameter("--ollama and --mode go together: chat, generate or embed", param_hint="--mode")
+    if stage is Stage.PRODUCTION and not note.strip():
+        # The registry would say so too, but a large file would have been read through by then.
+        raise typer.BadParameter("what goes live needs a reason: give --note", param_hint="--note")
     with connect(Service.REGISTRY, url, token) as client:
-        with output.transfer(f"uploading {path.name}") as bar:
+        with output.transfer(f"uploading {path.name}" if path else f"registering {ollama}") as bar:
             registered = client.registry.register_version(
                 model,
                 version,
                 path,
+                unpack=unpack,
+                ollama=ollama_reference(ollama, mode) if mode else None,
+                description=description,
+                labels=pairs(label, "--label"),
                 framework=framework,
                 stage=stage,
                 approved_by=approver or (login_name() if stage else ""),
@@ -78,6 +123,43 @@ def register(
     output.answer(document_of(registered), version_facts(output, registered))
     if registered.stage != pb.STAGE_PRODUCTION:
         output.note(f"to make it live: penstock model promote {model} {version} --to production --note …")
+
+
+def url(
+    model: Model,
+    version: Annotated[
+        str, typer.Argument(help="An exact version, a stage, or `latest`. Default: what is live.", show_default=False)
+    ] = "",
+    file: Annotated[str, typer.Option("--file", metavar="PATH", help="Which file of the version.")] = "",
+    lifetime: Annotated[
+        timedelta,
+        typer.Option("--for", metavar="DURATION", parser=duration, help="How long it works.", show_default="15m"),
+    ] = timedelta(minutes=15),
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Print a URL that reads one file of a version for a while, without a key."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.REGISTRY, url, token) as client:
+        found = client.registry.resolve(model, version)
+        answer = client.registry.download_url(
+            model, found.version, file, lifetime_s=max(1, int(lifetime.total_seconds()))
+        )
+    if not answer.url:
+        raise CommandError(
+            "this registry keeps its files where no URL reads them: `penstock model download` streams them",
+            reason="NO_DOWNLOAD_URL",
+        )
+    # The URL alone on stdout, so that curl "$(penstock model url …)" works.
+    output.answer(document_of(answer), Text(answer.url))
+    output.note(f"whoever has it can read {answer.file.path} until {say_time(time_of(answer.expire_time))}")
+
+
+def ollama_reference(name: str, mode: OllamaMode) -> pb.OllamaReference:
+    """Name a model that Ollama keeps, and the call that answers."""
+    return pb.OllamaReference(model=name, mode=pb.OllamaMode.Value(f"OLLAMA_MODE_{mode.name}"))
 
 
 def download(

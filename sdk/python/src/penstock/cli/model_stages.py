@@ -58,7 +58,7 @@ def promote(
         now = client.registry.get_version(model, version)
         if to is not None and now.stage == stage_number(to):
             raise CommandError(f"{model} {version} is in {to.value} already", reason="ALREADY_THERE")
-        for step in _steps(now.stage, to):
+        for step in steps(now.stage, to):
             try:
                 answer = client.registry.promote(model, version, step, approved_by=approved_by, note=note)
             except Exception as error:
@@ -82,6 +82,8 @@ def rollback(
 ) -> None:
     """Make the predecessor of the live version live again; twice: the predecessor's predecessor."""
     output = Output(as_json=as_json, no_color=no_color)
+    if not note.strip():
+        raise typer.BadParameter("what goes live needs a reason: give --note", param_hint="--note")
     with connect(Service.REGISTRY, url, token) as client:
         answer = client.registry.rollback(model, approved_by=approver or login_name(), note=note)
     output.answer(
@@ -121,7 +123,7 @@ def login_name() -> str:
         ) from error
 
 
-def _steps(now: pb.Stage.ValueType, to: Stage | None) -> tuple[pb.Stage.ValueType, ...]:
+def steps(now: pb.Stage.ValueType, to: Stage | None) -> tuple[pb.Stage.ValueType, ...]:
     """List the moves that lead there: one a stage on the way up, a single one for all others."""
     if to is None:
         return (pb.STAGE_UNSPECIFIED,)
@@ -132,7 +134,7 @@ def _steps(now: pb.Stage.ValueType, to: Stage | None) -> tuple[pb.Stage.ValueTyp
 
 
 def _move_document(before: pb.ModelVersion, answer: pb.PromoteVersionResponse) -> dict[str, str]:
-    document = {"from_stage": pb.Stage.Name(before.stage), "to_stage": pb.Stage.Name(answer.version.stage)}
+    document = {"from_stage": stage_word(before.stage), "to_stage": stage_word(answer.version.stage)}
     return {**document, "replaced": answer.replaced.version} if answer.HasField("replaced") else document
 
 

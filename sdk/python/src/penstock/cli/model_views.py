@@ -11,7 +11,7 @@ from rich.text import Text
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1.tensors_pb2 import DataType, TensorSpec
-from penstock.cli.formats import say_bytes, say_time
+from penstock.cli.formats import say_bytes, say_number, say_pairs, say_time
 from penstock.cli.options import Stage
 from penstock.cli.output import STAGE_STYLES, STATE_STYLES, Column, Output, lines, styled
 
@@ -24,8 +24,10 @@ _MODEL_COLUMNS = (
     Column("production", give="cut"),
     Column("latest", give="cut"),
     Column("updated"),
+    Column("labels", give="cut", optional=True),
 )
 _VERSION_COLUMNS = (
+    Column("model", give="cut"),
     Column("#", "right"),
     Column("version", give="cut"),
     Column("stage"),
@@ -46,39 +48,42 @@ _TRANSITION_COLUMNS = (
 )
 
 
-def models_table(output: Output, models: Sequence[pb.Model]) -> RenderableType:
-    """Lay out models, one a row."""
+def models_table(output: Output, models: Sequence[pb.Model], *, empty: str) -> RenderableType:
+    """Lay out models, one a row, or the sentence that stands for none."""
     return output.table(
         _MODEL_COLUMNS,
         [
             (
-                model.name,
+                _unless_deleted(model.name, model),
                 str(model.version_count),
                 Text(model.production_version or "–", style=STAGE_STYLES["production"]),  # noqa: RUF001 - a dash
                 model.latest_version or "–",  # noqa: RUF001 - a dash
                 output.time(time_of(model.update_time)),
+                say_pairs(model.labels),
             )
             for model in models
         ],
-        empty="no models yet; `penstock model register NAME PATH --version V` makes one",
+        empty=empty,
     )
 
 
-def versions_table(output: Output, versions: Sequence[pb.ModelVersion]) -> RenderableType:
-    """Lay out versions, one a row."""
+def versions_table(output: Output, versions: Sequence[pb.ModelVersion], *, of_all: bool = False) -> RenderableType:
+    """Lay out versions, one a row; `of_all`: with the names of their models."""
+    first = 0 if of_all else 1
     return output.table(
-        _VERSION_COLUMNS,
+        _VERSION_COLUMNS[first:],
         [
             (
+                version.model,
                 str(version.deployment_number),
-                version.version,
+                _unless_deleted(version.version, version),
                 styled(stage_word(version.stage), STAGE_STYLES),
                 styled(state_word(version.state), STATE_STYLES),
                 framework_word(version.framework),
                 say_bytes(sum(file.size_bytes for file in version.files)),
                 output.time(time_of(version.create_time)),
                 version.created_by,
-            )
+            )[first:]
             for version in versions
         ],
         empty="no versions match",
@@ -114,8 +119,16 @@ def model_facts(output: Output, model: pb.Model) -> RenderableType:
             ("versions", str(model.version_count)),
             ("production", Text(model.production_version, style=STAGE_STYLES["production"])),
             ("latest", model.latest_version),
-            ("created", say_time(time_of(model.create_time))),
+            ("aliases", lines(f"{alias} → {version}" for alias, version in sorted(model.aliases.items()))),
+            ("tags", ", ".join(model.tags)),
+            ("labels", say_pairs(model.labels)),
+            ("trained by", _recipe_words(model.training_config)),
+            ("must reach", lines(map(criterion_words, model.training_config.success_criteria))),
+            ("serving", serving_words(model.serving_settings)),
+            ("capture", capture_words(model.capture_policy) if model.HasField("capture_policy") else ""),
+            ("created", _when_and_who(model.create_time, model.created_by)),
             ("updated", say_time(time_of(model.update_time))),
+            ("deleted", _deleted_words(model)),
         ],
     )
 
@@ -134,7 +147,9 @@ def version_facts(output: Output, version: pb.ModelVersion) -> RenderableType:
             ("stage", styled(stage_word(version.stage), STAGE_STYLES)),
             ("state", styled(state_word(version.state), STATE_STYLES)),
             ("failure", f"{version.failure_message} [{version.failure_reason}]" if version.failure_reason else ""),
+            ("description", version.description),
             ("framework", framework_word(version.framework)),
+            ("ollama", _ollama_words(version.ollama)),
             ("inputs", lines(map(spec_words, version.signature.inputs))),
             ("outputs", lines(map(spec_words, version.signature.outputs))),
             ("files", files),
@@ -142,11 +157,16 @@ def version_facts(output: Output, version: pb.ModelVersion) -> RenderableType:
             ("rows", rows if known else ""),
             ("task", version.metadata.task_type),
             ("tags", ", ".join(version.metadata.tags)),
+            ("labels", say_pairs(version.labels)),
+            ("aliases", ", ".join(version.aliases)),
+            ("serving", serving_words(version.serving_settings)),
+            ("capture", capture_words(version.capture_policy) if version.HasField("capture_policy") else ""),
             ("source", source),
             ("source version", version.source_version),
             ("training run", version.training_run_id),
             ("registered", _when_and_who(version.create_time, version.created_by)),
             ("in its stage", _when_and_who(version.promoted_time, version.promoted_by)),
+            ("deleted", _deleted_words(version)),
         ],
     )
 
@@ -156,6 +176,26 @@ def spec_words(spec: TensorSpec) -> str:
     columns = f" ({', '.join(spec.columns)})" if spec.columns else ""
     datatype = DataType.Name(spec.datatype).removeprefix("DATA_TYPE_")
     return f"{spec.name} {datatype} [{', '.join(str(size) for size in spec.shape)}]{columns}"
+
+
+def serving_words(settings: pb.ServingSettings) -> str:
+    """Write serving settings; nothing where all are the defaults."""
+    in_flight = f"at most {settings.max_in_flight} in flight" if settings.max_in_flight else ""
+    return ", ".join(filter(None, (in_flight, "pinned" if settings.pinned else "")))
+
+
+def capture_words(policy: pb.CapturePolicy) -> str:
+    """Write which payloads are kept."""
+    if policy.disabled:
+        return "no payloads"
+    share = f"{policy.share:.4g} of all payloads" if policy.HasField("share") else "all payloads"
+    return share + (f" up to {say_bytes(policy.max_bytes)}" if policy.HasField("max_bytes") else "")
+
+
+def criterion_words(criterion: pb.SuccessCriterion) -> str:
+    """Write what a metric must reach: `accuracy >= 0.95`."""
+    sign = "<=" if criterion.comparison == pb.COMPARISON_AT_MOST else ">="
+    return f"{criterion.metric} {sign} {say_number(criterion.threshold)}"
 
 
 def move_words(from_stage: pb.Stage.ValueType, to_stage: pb.Stage.ValueType) -> Text:
@@ -188,6 +228,28 @@ def framework_word(framework: pb.Framework.ValueType) -> str:
 def time_of(timestamp: Timestamp) -> datetime | None:
     """Read a timestamp; None where it is unset."""
     return timestamp.ToDatetime(tzinfo=UTC) if timestamp.ByteSize() else None
+
+
+def _recipe_words(config: pb.TrainingConfig) -> str:
+    on = f"on {config.data_source}" if config.data_source else ""
+    return " ".join(filter(None, (config.recipe, on)))
+
+
+def _ollama_words(reference: pb.OllamaReference) -> str:
+    mode = pb.OllamaMode.Name(reference.mode).removeprefix("OLLAMA_MODE_").lower()
+    return f"{reference.model}, {mode}" if reference.model else ""
+
+
+def _unless_deleted(name: str, item: pb.Model | pb.ModelVersion) -> Text:
+    return Text.assemble((name, "strike dim"), " (deleted)") if item.HasField("delete_time") else Text(name)
+
+
+def _deleted_words(item: pb.Model | pb.ModelVersion) -> Text:
+    if not item.HasField("delete_time"):
+        return Text()
+    by = f" by {item.deleted_by}" if isinstance(item, pb.ModelVersion) and item.deleted_by else ""
+    words = f"{say_time(time_of(item.delete_time))}{by}; restorable until {say_time(time_of(item.purge_time))}"
+    return Text(words, style="red")
 
 
 def _when_and_who(timestamp: Timestamp, who: str) -> str:

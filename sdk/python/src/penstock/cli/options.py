@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from penstock.cli.formats import parse_duration
+from penstock.cli.formats import parse_duration, parse_pairs, parse_time
 
 _PANEL = "Everywhere"
 
@@ -39,6 +39,15 @@ class Framework(enum.StrEnum):
     TENSORFLOW = "tensorflow"
     TRANSFORMERS = "transformers"
     OLLAMA = "ollama"
+    TENSORFLOWJS = "tensorflowjs"
+
+
+class OllamaMode(enum.StrEnum):
+    """Which of Ollama's calls answers."""
+
+    CHAT = "chat"
+    GENERATE = "generate"
+    EMBED = "embed"
 
 
 def duration(text: str | timedelta) -> timedelta:
@@ -47,6 +56,22 @@ def duration(text: str | timedelta) -> timedelta:
         return text if isinstance(text, timedelta) else parse_duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from error
+
+
+def moment(text: str | datetime) -> datetime:
+    """Read a point in time for Typer."""
+    try:
+        return text if isinstance(text, datetime) else parse_time(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    """Read an option's `name=value`s; the error names the option."""
+    try:
+        return parse_pairs(texts or ())
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint=option) from error
 
 
 def page_size(limit: int) -> int:
@@ -80,7 +105,13 @@ DataDir = Annotated[
 ]
 Model = Annotated[str, typer.Argument(metavar="MODEL", help="The model's name.", show_default=False)]
 ExactVersion = Annotated[str, typer.Argument(metavar="VERSION", help="The exact version.", show_default=False)]
-Limit = Annotated[int, typer.Option("--limit", "-n", min=1, max=100_000, help="At most so many.")]
+Limit = Annotated[int, typer.Option("--limit", "-n", metavar="N", min=1, max=100_000, help="At most so many.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")]
+Query = Annotated[str, typer.Option("--query", "-q", metavar="WORDS", help="Only where each word begins a word.")]
+LabelFilter = Annotated[
+    list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="Only with this label; again for more.")
+]
+Deleted = Annotated[bool, typer.Option("--deleted", help="Deleted ones too.")]
 Version = Annotated[
     str | None,
     typer.Option("--version", "-v", metavar="V", help="An exact version, a stage, or `latest`."),

@@ -75,7 +75,9 @@ class Output:
     def answer(self, document: Any, *parts: RenderableType) -> None:
         """Print the answer: the document with `--json`, else the parts."""
         if self.as_json:
-            self.stdout.file.write(json.dumps(json_value(document), indent=2, ensure_ascii=False) + "\n")
+            self.stdout.file.write(
+                json.dumps(json_value(document), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+            )
             return
         for part in parts:
             self.say(part)

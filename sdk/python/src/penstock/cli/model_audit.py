@@ -1,0 +1,119 @@
+"""`penstock model audit`: who changed what, from what to what."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any
+
+import typer
+
+from penstock.api.registry.v1 import administration_pb2 as admin
+from penstock.cli.connection import Service, connect
+from penstock.cli.documents import document_of
+from penstock.cli.formats import say_number
+from penstock.cli.model_views import time_of
+from penstock.cli.options import Json, Limit, NoColor, Token, Url, moment, page_size
+from penstock.cli.output import Column, Output
+
+_COLUMNS = (
+    Column("when"),
+    Column("who", give="cut"),
+    Column("what"),
+    Column("of", give="cut"),
+    Column("change", give="wrap"),
+    Column("why", give="wrap", optional=True),
+)
+# A longer value says more in --json.
+MAX_VALUE_LENGTH = 60
+
+
+def audit(
+    model: Annotated[
+        str, typer.Argument(metavar="MODEL", help="Only this model's, also one that is gone.", show_default=False)
+    ] = "",
+    version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="Only this version's.")] = "",
+    caller: Annotated[str, typer.Option("--caller", metavar="NAME", help="Only by this key.")] = "",
+    action: Annotated[
+        str, typer.Option("--action", metavar="RPC", help="Only these: UpdateModel, DeleteVersion, Purge …")
+    ] = "",
+    since: Annotated[
+        datetime | None,
+        typer.Option("--since", metavar="TIME", parser=moment, help="From then on: 15m, 7d, 2026-01-31T12:00."),
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--until", metavar="TIME", parser=moment, help="Before then, written likewise.")
+    ] = None,
+    limit: Limit = 50,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """List changes, the newest first: when, who, what, and the values before and after."""
+    output = Output(as_json=as_json, no_color=no_color)
+    if version and not model:
+        raise typer.BadParameter("--version needs MODEL")
+    with connect(Service.REGISTRY, url, token) as client:
+        pages = client.registry.audit(
+            model,
+            version,
+            caller=caller,
+            action=action,
+            start_time=since,
+            end_time=until,
+            page_size=page_size(limit),
+        )
+        entries = list(islice(pages, limit))
+    table = output.table(_COLUMNS, [_row(output, entry) for entry in entries], empty="no changes match")
+    output.answer([document_of(entry) for entry in entries], table)
+    if len(entries) == limit:
+        output.note(f"the newest {limit}; --limit shows more, --until looks further back")
+
+
+def _row(output: Output, entry: admin.AuditEntry) -> tuple[str, ...]:
+    return (
+        output.time(time_of(entry.time)),
+        f"{entry.caller} ({entry.role})" if entry.role else entry.caller,
+        entry.action,
+        f"{entry.model} {entry.version}".rstrip(),
+        change_words(document_of(entry.before), document_of(entry.after)),
+        entry.note,
+    )
+
+
+def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
+    """Write what changed: `stage: staging → production; pinned: false → true`."""
+    known, new = flattened(before), flattened(after)
+    names = dict.fromkeys((*known, *new))
+    return "; ".join(
+        f"{name}: {value_words(known.get(name))} → {value_words(new.get(name))}"
+        for name in names
+        if known.get(name) != new.get(name)
+    )
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name values within mappings by their whole path: `serving_settings.pinned`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flattened(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
+def value_words(value: Any) -> str:
+    """Write a value on one line, and its beginning where it is long; nothing is a dash."""
+    if value is None or value in ("", {}, []):
+        return "–"  # noqa: RUF001 - the dash of tables
+    if isinstance(value, str):
+        words = value
+    elif isinstance(value, float):
+        words = say_number(value)
+    else:
+        words = json.dumps(value, ensure_ascii=False)
+    return words if len(words) <= MAX_VALUE_LENGTH else words[: MAX_VALUE_LENGTH - 1] + "…"

@@ -1,0 +1,249 @@
+"""`penstock model set|alias`: what may change of what is registered."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+import typer
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+from rich.text import Text
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.connection import Service, connect
+from penstock.cli.documents import document_of
+from penstock.cli.model_views import model_facts, version_facts
+from penstock.cli.options import Json, Model, NoColor, Token, Url, pairs
+from penstock.cli.output import Column, Output
+
+# Somebody else may change the labels between reading and writing; that often in a row, it is no accident.
+MAX_TRIES = 5
+CRITERION = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<threshold>\S+)\s*")
+_ALIAS_COLUMNS = (Column("alias", give="cut"), Column("version", give="cut"))
+Pairs = list[str] | None
+Found = TypeVar("Found", pb.Model, pb.ModelVersion)
+
+
+def change(
+    model: Model,
+    version: Annotated[
+        str,
+        typer.Argument(metavar="VERSION", help="The exact version. Default: the model itself.", show_default=False),
+    ] = "",
+    description: Annotated[
+        str | None, typer.Option("--description", metavar="TEXT", help="What it is.", show_default=False)
+    ] = None,
+    label: Annotated[Pairs, typer.Option("--label", "-l", metavar="K=V", help="Add or change a label.")] = None,
+    unlabel: Annotated[Pairs, typer.Option("--unlabel", metavar="K", help="Take a label away.")] = None,
+    tag: Annotated[Pairs, typer.Option("--tag", metavar="T", help="Add a tag, to the model.")] = None,
+    untag: Annotated[Pairs, typer.Option("--untag", metavar="T", help="Take a tag away.")] = None,
+    serving: Annotated[
+        Pairs,
+        typer.Option(
+            "--serving", metavar="K=V", help="max_in_flight=4, pinned=true; an empty value: back to the default."
+        ),
+    ] = None,
+    capture: Annotated[
+        Pairs,
+        typer.Option(
+            "--capture",
+            metavar="K=V",
+            help="share=0.1, max_bytes=65536, disabled=true; an empty value: back to the default.",
+        ),
+    ] = None,
+    criterion: Annotated[
+        Pairs,
+        typer.Option(
+            "--criterion",
+            metavar="M>=X",
+            help="What a version must reach before staging, such as 'accuracy>=0.95'; in place of all criteria. "
+            "Again for more, '' for none.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option("--recipe", metavar="NAME", help="How the model is trained, such as sklearn.", show_default=False),
+    ] = None,
+    data_source: Annotated[
+        str | None,
+        typer.Option("--data-source", metavar="NAME", help="Where its rows come from.", show_default=False),
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Change a model or a version: only what is named, and inference follows at once.
+
+    A model's serving and capture are the defaults of versions that are registered from then on.
+    """
+    output = Output(as_json=as_json, no_color=no_color)
+    changes: dict[str, Any] = {"description": description} if description is not None else {}
+    if serving:
+        changes["serving_settings"] = parse_settings(pb.ServingSettings, serving, "--serving")
+    if capture:
+        changes["capture_policy"] = parse_settings(pb.CapturePolicy, capture, "--capture")
+    training = _training_changes(criterion, recipe, data_source)
+    edit = _Edit(pairs(label, "--label"), unlabel or [], tag or [], untag or [], training)
+    if version and (tag or untag or training):
+        raise typer.BadParameter("tags, criteria and training are the model's: leave VERSION out")
+    if not (changes or edit):
+        raise typer.BadParameter("say what to change; --help lists what there is")
+    with connect(Service.REGISTRY, url, token) as client:
+        registry = client.registry
+        if version:
+            changed = _until_it_fits(
+                lambda: registry.get_version(model, version) if edit else pb.ModelVersion(),
+                lambda found: registry.update_version(model, version, **changes, **edit.of(found)),
+            )
+            output.answer(document_of(changed), version_facts(output, changed))
+        else:
+            edited = _until_it_fits(
+                lambda: registry.get_model(model) if edit else pb.Model(),
+                lambda found: registry.update_model(model, **changes, **edit.of(found)),
+            )
+            output.answer(document_of(edited), model_facts(output, edited))
+
+
+def alias(
+    model: Model,
+    alias: Annotated[str, typer.Argument(metavar="ALIAS", help="Its name.", show_default=False)] = "",
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="The READY version.", show_default=False)] = "",
+    delete: Annotated[bool, typer.Option("--delete", help="Delete the alias; its version stays.")] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Point an alias at a version; with MODEL alone, list the aliases."""
+    output = Output(as_json=as_json, no_color=no_color)
+    if alias and bool(version) == delete:
+        raise typer.BadParameter("give ALIAS and VERSION, or ALIAS and --delete")
+    if delete and not alias:
+        raise typer.BadParameter("say which alias to delete")
+    with connect(Service.REGISTRY, url, token) as client:
+        if not alias:
+            aliases = dict(sorted(client.registry.get_model(model).aliases.items()))
+            table = output.table(_ALIAS_COLUMNS, list(aliases.items()), empty=f"{model} has no aliases")
+            output.answer(aliases, table)
+        elif delete:
+            client.registry.delete_alias(model, alias)
+            output.answer({"model": model, "alias": alias, "deleted": True}, Text(f"deleted {model} {alias}"))
+        else:
+            answer = client.registry.set_alias(model, alias, version)
+            before = f" (before: {answer.previous_version})" if answer.previous_version else ""
+            output.answer(document_of(answer), Text(f"{model} {alias} → {answer.version.version}{before}"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Edit:
+    """What only they can change who have read what is there."""
+
+    labels: Mapping[str, str]
+    unlabel: Sequence[str]
+    tags: Sequence[str]
+    untag: Sequence[str]
+    training: Mapping[str, Any]
+
+    def __bool__(self) -> bool:
+        return any((self.labels, self.unlabel, self.tags, self.untag, self.training))
+
+    def of(self, found: pb.Model | pb.ModelVersion) -> dict[str, Any]:
+        """Give the fields as they should be, and what makes sure that they are those of what was read."""
+        changes: dict[str, Any] = {"etag": found.etag}
+        if self.labels or self.unlabel:
+            kept = {name: value for name, value in found.labels.items() if name not in self.unlabel}
+            changes["labels"] = {**kept, **self.labels}
+        if isinstance(found, pb.Model):
+            if self.tags or self.untag:
+                kept_tags = [tag for tag in found.tags if tag not in self.untag]
+                changes["tags"] = list(dict.fromkeys((*kept_tags, *self.tags)))
+            if self.training:
+                changes["training_config"] = _trained(found.training_config, self.training)
+        return changes
+
+
+def _until_it_fits(read: Callable[[], Found], write: Callable[[Found], Found]) -> Found:
+    """Read and write, and anew where somebody else wrote in between."""
+    from penstock.errors import Aborted
+
+    tries = 0
+    while True:
+        try:
+            return write(read())
+        except Aborted:
+            tries += 1
+            if tries == MAX_TRIES:
+                raise
+
+
+def parse_settings(kind: type[Message], texts: Sequence[str], option: str) -> dict[str, Any]:
+    """Read `name=value`s as the fields of a message; an empty value is None.
+
+    Raises:
+        BadParameter: there is no such field, or the value does not suit it.
+    """
+    fields = kind.DESCRIPTOR.fields_by_name
+    settings: dict[str, Any] = {}
+    for name, text in pairs(list(texts), option).items():
+        if name not in fields:
+            raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(fields)}", param_hint=option)
+        read = _READERS[fields[name].cpp_type]
+        try:
+            settings[name] = read(text) if text else None
+        except (ValueError, KeyError) as error:
+            raise typer.BadParameter(f"{name} takes {read.__doc__}, not {text!r}", param_hint=option) from error
+    return settings
+
+
+def parse_criterion(text: str) -> pb.SuccessCriterion:
+    """Read `accuracy>=0.95` or `latency_ms<=20`.
+
+    Raises:
+        ValueError: it is of another form.
+    """
+    found = CRITERION.fullmatch(text)
+    if found is None:
+        raise ValueError(f"{text!r} is no criterion: write METRIC>=X or METRIC<=X, in quotes")
+    comparison = pb.COMPARISON_AT_LEAST if found["sign"] == ">=" else pb.COMPARISON_AT_MOST
+    return pb.SuccessCriterion(metric=found["metric"], comparison=comparison, threshold=_number(found["threshold"]))
+
+
+def _training_changes(criteria: list[str] | None, recipe: str | None, data_source: str | None) -> dict[str, Any]:
+    try:
+        said = None if criteria is None else [parse_criterion(text) for text in criteria if text.strip()]
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--criterion") from error
+    named = {"success_criteria": said, "recipe": recipe, "data_source": data_source}
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def _trained(config: pb.TrainingConfig, changes: Mapping[str, Any]) -> pb.TrainingConfig:
+    kept = {field.name: value for field, value in config.ListFields() if field.name not in changes}
+    return pb.TrainingConfig(**kept, **changes)
+
+
+def _whole(text: str) -> int:
+    """a whole number"""
+    return int(text)
+
+
+def _number(text: str) -> float:
+    """a number"""
+    return float(text)
+
+
+def _truth(text: str) -> bool:
+    """true or false"""
+    return {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}[text.lower()]
+
+
+_READERS: dict[int, Callable[[str], Any]] = {
+    FieldDescriptor.CPPTYPE_INT32: _whole,
+    FieldDescriptor.CPPTYPE_INT64: _whole,
+    FieldDescriptor.CPPTYPE_DOUBLE: _number,
+    FieldDescriptor.CPPTYPE_BOOL: _truth,
+}
