@@ -15,6 +15,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -141,7 +142,7 @@ class Rehearsal:
             for name in ("registry", "validator", "monitoring", "inference"):
                 container = self._container(name)
                 process = container.start(log=self._folder / f"{name}.log")
-                stack.callback(process.kill)
+                stack.callback(self._end, process)
                 running.append((container, process))
                 assert container.becomes_healthy(), (self._folder / f"{name}.log").read_text()[-3000:]
                 self._inspect(container)
@@ -151,6 +152,12 @@ class Rehearsal:
                 code = container.stop(process)
                 assert code == 0, (container.name, code, (self._folder / f"{container.name}.log").read_text()[-3000:])
                 print(f"{container.name}: ended in order")
+
+    @staticmethod
+    def _end(process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            Container.kill(process)
+            process.wait()
 
     def _inspect(self, container: Container) -> None:
         caged = container.run("python", "-c", CAGE_CHECK, entrypoint=False)
@@ -215,7 +222,7 @@ class Rehearsal:
             subprocess.run([*psql, *database, "-f", self._context / "deploy/postgres/roles.sql"], check=True, cwd="/")
             yield
         finally:
-            process.terminate()
+            process.send_signal(signal.SIGINT)
             process.wait()
 
     @contextmanager

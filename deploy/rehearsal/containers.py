@@ -48,9 +48,15 @@ class Container:
 
     def stop(self, process: subprocess.Popen[str]) -> int:
         """Send the image's signal, and wait for the end."""
-        inside = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-        os.kill(int(inside[0]), signal.Signals[self.image.stop_signal])
+        self.kill(process, signal.Signals[self.image.stop_signal])
         return process.wait(timeout=60)
+
+    @staticmethod
+    def kill(process: subprocess.Popen[str], number: signal.Signals = signal.SIGKILL) -> None:
+        """Send a signal to the container's first process; `unshare` around it only waits for its end."""
+        inside = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+        for pid in inside:
+            os.kill(int(pid), number)
 
     def _start(self, words: list[str], log: Path | None) -> subprocess.Popen[str]:
         uid, _, gid = self.image.user.partition(":")
@@ -73,7 +79,7 @@ class Container:
         entered = ["chroot", str(root), "/bin/sh", "-c", f'cd {self.image.workdir} && exec "$@"', "sh", *caged]
         script = " && ".join([*steps, f"exec {shlex.join(entered)}"])
         return subprocess.Popen(
-            ["unshare", "--mount", "--pid", "--fork", "--kill-child", "sh", "-c", script],
+            ["unshare", "--mount", "--pid", "--fork", "sh", "-c", script],
             stdin=subprocess.DEVNULL,
             stdout=log.open("a") if log else subprocess.PIPE,
             stderr=subprocess.STDOUT if log else subprocess.PIPE,
@@ -87,7 +93,8 @@ class Container:
             if not kept.exists():
                 self._fill(kept, target)
             source = str(kept)
-        steps = [f"mount --bind {source} {root}{target}"]
+        steps = [f"touch {root}{target}"] if Path(source).is_file() else []
+        steps += [f"mount --bind {source} {root}{target}"]
         return [*steps, f"mount -o remount,ro,bind {root}{target}"] if mode == ["ro"] else steps
 
     def _fill(self, kept: Path, target: str) -> None:

@@ -1,0 +1,162 @@
+"""The compose files: closed where they should be, in the right order, and naming nothing that does not exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic_settings import BaseSettings
+
+from services.common.probe import ProbeSettings
+from services.inference.settings import InferenceSettings
+from services.monitoring.settings import MonitoringSettings
+from services.registry.bucket import BucketSettings
+from services.registry.settings import RegistrySettings
+from services.registry.validation.settings import ValidatorSettings
+from tests.deployment import DEPLOY, ROOT, SERVICES, ancestry, compose, variables
+
+SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
+    "registry": (RegistrySettings, ProbeSettings),
+    "validator": (ValidatorSettings, ProbeSettings),
+    "inference": (InferenceSettings, ProbeSettings),
+    "monitoring": (MonitoringSettings, ProbeSettings),
+    "bucket": (BucketSettings, RegistrySettings),
+    "migrate-registry": (RegistrySettings,),
+    "migrate-monitoring": (MonitoringSettings,),
+}
+READ_ELSEWHERE = {"PENSTOCK_SECRETS_DIR"}
+JOBS = ("bucket", "migrate-registry", "migrate-monitoring")
+ALL = compose()["services"]
+
+
+def known(name: str) -> set[str]:
+    """Every variable that the service reads."""
+    fields = {field for settings in SETTINGS[name] for field in settings.model_fields}
+    return {f"PENSTOCK_{field.upper()}" for field in fields} | READ_ELSEWHERE
+
+
+@pytest.mark.parametrize("name", sorted(ALL))
+def test_every_container_is_closed(name: str) -> None:
+    service = ALL[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert service.get("cap_add") is None
+
+
+@pytest.mark.parametrize("name", ["postgres", "s3", "validator", *JOBS])
+def test_what_holds_data_or_opens_models_cannot_be_reached_from_outside_nor_reach_it(name: str) -> None:
+    networks = compose()["networks"]
+    assert "ports" not in ALL[name]
+    assert all(networks[each]["internal"] for each in ALL[name]["networks"])
+
+
+@pytest.mark.parametrize("name", [name for name, service in ALL.items() if "ports" in service])
+def test_ports_are_opened_on_loopback_unless_told_otherwise(name: str) -> None:
+    assert [port for port in ALL[name]["ports"] if not port.startswith("127.0.0.1:")] == []
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_starts_when_its_jobs_are_done_and_has_limits(name: str) -> None:
+    service = ALL[name]
+    conditions = {each: how["condition"] for each, how in service["depends_on"].items()}
+    for each, condition in conditions.items():
+        assert condition == ("service_completed_successfully" if each in JOBS else "service_healthy")
+    assert f"migrate-{'registry' if name == 'validator' else name}" in conditions or name == "inference"
+    limits = service["deploy"]["resources"]["limits"]
+    assert {"memory", "pids"} <= limits.keys()
+    assert service["restart"] == "unless-stopped"
+
+
+def test_a_container_may_drain_for_longer_than_its_service_does() -> None:
+    for name in SERVICES:
+        grace_s = int(ALL[name]["stop_grace_period"].removesuffix("s"))
+        assert grace_s * 1000 > SETTINGS[name][0].model_fields["drain_grace_ms"].default
+
+
+@pytest.mark.parametrize("name", sorted(SETTINGS))
+def test_every_variable_and_every_secret_is_a_setting_of_the_service_that_gets_it(name: str) -> None:
+    service = ALL[name]
+    overlay = compose("deploy/compose.tls.yml")["services"].get(name, {})
+    image = {
+        word.partition("=")[0]
+        for step, rest in ancestry(service["build"]["target"])
+        if step == "ENV"
+        for word in rest.split()
+    }
+    given = {*service["environment"], *overlay.get("environment", {}), *image}
+    assert {each for each in given if each.startswith("PENSTOCK_")} - known(name) == set()
+    assert {secret["target"].upper() for secret in service["secrets"]} - known(name) == set()
+
+
+def test_the_variables_of_the_command_are_ones_that_it_reads() -> None:
+    source = "".join(path.read_text() for path in (ROOT / "sdk/python/src/penstock").rglob("*.py"))
+    given = {*ALL["cli"]["environment"], *compose("deploy/compose.tls.yml")["services"]["cli"]["environment"]}
+    missing = {name for name in given if name not in source}
+    # These two are put together from a name and a prefix.
+    assert missing <= {"PENSTOCK_CERT_FILE", "PENSTOCK_KEY_FILE"}
+
+
+def test_every_volume_and_file_that_is_mounted_is_declared_or_there() -> None:
+    for service in ALL.values():
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert source in compose()["volumes"] or (ROOT / source).exists(), volume
+
+
+def test_the_database_keeps_its_files_on_a_volume_and_so_does_the_spool() -> None:
+    assert "postgres:/var/lib/postgresql" in ALL["postgres"]["volumes"]
+    spool = next(rest for word, rest in ancestry("inference") if word == "ENV" and "PENSTOCK_SPOOL_DIR" in rest)
+    assert "PENSTOCK_SPOOL_DIR=/var/lib/penstock/" in spool
+    assert "inference:/var/lib/penstock" in ALL["inference"]["volumes"]
+
+
+def test_the_example_of_env_shows_variables_that_exist_with_their_defaults() -> None:
+    shown = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert {name: value for name, value in shown.items() if variables().get(name) != value} == {}
+    assert not re.search(r"^\w+=", (ROOT / ".env.example").read_text(), re.MULTILINE), "copied, it changes nothing"
+
+
+def test_the_s3_server_is_one_variable_with_its_version() -> None:
+    text = (ROOT / "docker-compose.yml").read_text()
+    assert text.count("minio/minio") == 1
+    assert ":RELEASE." in variables()["PENSTOCK_S3_IMAGE"]
+
+
+def make_secrets(folder: Path) -> dict[str, str]:
+    subprocess.run([DEPLOY / "make-secrets", folder], check=True, capture_output=True)
+    return {path.name: path.read_text() for path in folder.iterdir() if path.is_file()}
+
+
+def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    made = make_secrets(folder)
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for service in ("registry", "monitoring"):
+        password = made[f"{service}_database_password"].strip()
+        assert len(password) == 64
+        assert made[f"{service}_database_url"].strip() == f"postgresql://{service}:{password}@postgres:5432/penstock"
+    passwords = [text for name, text in made.items() if name != "s3_access_key" and "url" not in name]
+    assert len(set(passwords)) == len(passwords)
+    assert make_secrets(folder) == made, "a second run changes nothing"
+    # The one that is missing is a key of the suite's own, which `penstock key create` prints.
+    assert compose()["secrets"].keys() - made.keys() == {"inference_token"}
+
+
+def test_secrets_are_mounted_where_they_are_needed_and_nowhere_else() -> None:
+    holders: dict[str, set[str]] = {}
+    for name, service in ALL.items():
+        for secret in service.get("secrets", []):
+            holders.setdefault(secret if isinstance(secret, str) else secret["source"], set()).add(name)
+    assert holders["postgres_password"] == {"postgres"}
+    assert holders["inference_token"] == {"inference"}
+    assert "inference" not in holders["s3_secret_key"] | holders["registry_database_url"]
+    assert not any("PASSWORD" in key and "FILE" not in key for service in ALL.values() for key in environment(service))
+
+
+def environment(service: Any) -> set[str]:
+    return set(service.get("environment", {}))

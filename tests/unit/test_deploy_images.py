@@ -1,0 +1,149 @@
+"""What is in the images, and what must never be: read off the Dockerfile and the locks, no engine needed."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.deployment import ROOT, SERVICES, TARGETS, ancestry, locked, stages
+
+RUNTIMES = {"tensorflow", "tensorflow-cpu", "onnx", "onnxruntime", "keras", "tokenizers", "transformers", "h5py"}
+TOOLS = {"pytest", "mypy", "ruff", "hypothesis", "moto", "grpcio-tools", "pip", "hatchling", "scikit-learn", "torch"}
+ENTRYPOINTS = {
+    "registry": ["services.registry", "services.registry.bucket"],
+    "validator": ["services.registry.validation", "services.registry"],
+    "inference": ["services.inference"],
+    "monitoring": ["services.monitoring"],
+    "cli": ["penstock.cli"],
+}
+# Makes every package that is not in the lock impossible to import, then imports what the image runs.
+IMPORT = """
+import importlib, importlib.metadata, json, re, sys
+allowed, modules = json.loads(sys.argv[1])
+normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+owners = importlib.metadata.packages_distributions()
+foreign = {top for top, names in owners.items() if not {normal(name) for name in names} & {*allowed, "penstock"}}
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in foreign:
+            raise ModuleNotFoundError(f"{name} is not in the image", name=name)
+
+sys.meta_path.insert(0, Absent())
+for module in modules:
+    importlib.import_module(module)
+"""
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_an_image_runs_as_nobody_in_particular_and_hears_signals_itself(target: str) -> None:
+    steps = ancestry(target)
+    said = {word: rest for word, rest in steps if word in ("USER", "ENTRYPOINT", "STOPSIGNAL", "HEALTHCHECK")}
+    assert said["USER"] == "10001:10001"
+    assert json.loads(said["ENTRYPOINT"])[0] == "python", "the exec form: a shell would swallow SIGTERM"
+    assert said["STOPSIGNAL"] == "SIGTERM"
+    after = [word for word, _ in steps[[word for word, _ in steps].index("USER") :]]
+    assert "RUN" not in after, "what runs here would have to write as that user"
+
+
+@pytest.mark.parametrize("target", SERVICES)
+def test_a_service_knows_its_health_without_a_tool_of_its_own(target: str) -> None:
+    health = dict(ancestry(target))["HEALTHCHECK"]
+    assert json.loads(health.partition("CMD ")[2]) == ["python", "-m", "services.common.probe"]
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_last_stage_has_no_installer_and_takes_only_finished_trees(target: str) -> None:
+    for word, rest in ancestry(target):
+        if word == "COPY":
+            assert re.fullmatch(r"--from=(\w+-builder|locale) (\S+) \2", rest), rest
+        elif word == "RUN":
+            assert not re.search(r"\b(apt|apt-get|pip install|gcc|make)\b", rest), rest
+    assert any("site-packages/*" in rest for word, rest in ancestry(target) if word == "RUN"), "the base's pip goes"
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_packages_are_wheels_checked_against_their_hashes(target: str) -> None:
+    steps = ancestry(f"{target}-builder")
+    installs = [rest for word, rest in steps if word == "RUN" and " install " in rest]
+    assert len(installs) == 1
+    assert {"--require-hashes", "--no-deps"} <= set(installs[0].split())
+    assert "--only-binary :all:" in installs[0]
+    assert ("COPY", f"requirements/{target}.txt requirements.txt") in steps
+
+
+@pytest.mark.parametrize("target", SERVICES)
+def test_an_image_holds_no_other_services_code(target: str) -> None:
+    own = "registry" if target == "validator" else target
+    copied = {rest.split()[0] for word, rest in ancestry(f"{target}-builder") if word == "COPY"}
+    services = {path for path in copied if path.startswith("services/")}
+    assert services == {"services/__init__.py", "services/common", f"services/{own}"}
+
+
+@pytest.mark.parametrize("target", ["registry", "monitoring", "cli"])
+def test_no_runtime_is_in_an_image_that_opens_no_model(target: str) -> None:
+    assert not locked(target).keys() & RUNTIMES
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_no_tool_of_developers_is_in_an_image(target: str) -> None:
+    assert not locked(target).keys() & TOOLS
+
+
+def test_the_validator_opens_every_framework() -> None:
+    assert {"onnx", "onnxruntime", "tokenizers", "tensorflow-cpu"} <= locked("validator").keys()
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_locks_of_images_name_no_host_and_agree_with_what_is_tested(target: str) -> None:
+    text = (ROOT / "requirements" / f"{target}.txt").read_text()
+    assert "://" not in text
+    tested = {**locked("tensorflow"), **locked("dev")}
+    assert {name: version for name, version in locked(target).items() if tested.get(name) != version} == {}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_lock_holds_what_its_extra_asks_for(target: str) -> None:
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    wanted = [*extras[target], *(extras["tensorflow"] if target == "validator" else [])]
+    names = {match[0] for each in wanted if (match := re.match(r"(?!penstock)[\w-]+", each))}
+    assert names <= locked(target).keys()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_an_image_runs_can_be_imported_with_its_packages_alone(target: str) -> None:
+    modules = [f"{name}.__main__" if name.count(".") < 2 or name.endswith("validation") else name
+               for name in ENTRYPOINTS[target]]  # fmt: skip
+    if target != "cli":
+        modules.append("services.common.probe")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT, json.dumps([sorted(locked(target)), modules])],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_nothing_but_code_and_locks_reaches_the_engine() -> None:
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert patterns[0] == "*"
+    taken = {line.removeprefix("!") for line in patterns if line.startswith("!")}
+    sources = {
+        rest.split()[0]
+        for steps in stages().values()
+        for word, rest in steps
+        if word == "COPY" and not rest.startswith("--from")
+    }
+    for source in sources:
+        assert any(Path(source).match(each) or source.startswith(f"{each}/") or source == each for each in taken), (
+            source
+        )
