@@ -26,6 +26,11 @@ _SHOWN_CHARS = 80
 # Line ends and tabs are welcome in a note; the rest would corrupt a terminal, and no database takes a NUL.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROL_OR_END = re.compile(r"[\x00-\x1f\x7f]")
+_USER_IN_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30})://(?P<user>[^/?#\s@]*)@")
+_SECRET_IN_QUERY = re.compile(
+    r"[?&#;](?:[a-z0-9_-]*[-_])?(?:access_?token|token|api_?key|key|password|passwd|pwd|secret|sig|signature|credential)=[^&#\s]",
+    re.IGNORECASE,
+)
 
 
 def shown(text: str) -> str:
@@ -91,6 +96,22 @@ def file_path(field: str, value: str) -> str:
             field,
             f"got {shown(value)}; send a relative path with forward slashes and without '.', '..' or empty parts",
             reason="INVALID_PATH",
+        )
+    return value
+
+
+def without_credentials(field: str, value: str) -> str:
+    """Give text back if no URL in it bears a password or token; raises InvalidArgument (CREDENTIALS_IN_URL).
+
+    It is kept for good, shown to every viewer and written to the audit, so a secret has no place in it.
+    """
+    found = _USER_IN_URL.search(value)
+    if _SECRET_IN_QUERY.search(value) or (found and (found["scheme"].lower() != "ssh" or ":" in found["user"])):
+        raise InvalidArgument.field(
+            field,
+            "a URL in it bears a password, token or signature, which everyone would see; leave out what comes before "
+            "'@' and such parameters, and revoke that secret if it has travelled",
+            reason="CREDENTIALS_IN_URL",
         )
     return value
 

@@ -176,3 +176,30 @@ def test_the_keys_file_is_found_by_flag_over_environment_over_data_folder(
     assert run(["key", "create", "ada", "--role", "admin", "--keys-file", str(tmp_path / "flag.json")]) == 0
     for path in (tmp_path / "data" / "keys.json", tmp_path / "said.json", tmp_path / "flag.json"):
         assert len(KeysFile(path).list()) == 1
+
+
+def test_limits_reach_the_services_and_are_listed(file: KeysFile, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ("--keys-file", str(file.path))
+    limits = ("--requests-per-minute", "600", "--bytes-per-minute", "1000000")
+    assert run(["key", "create", "ada", "--role", "viewer", *limits, *at]) == 0
+    token = capsys.readouterr().out.strip()
+    ring = KeyRing(file.path)
+    ring.open()
+    budget = ring.authenticate(token).budget
+    assert budget is not None
+    assert (budget.rates.requests_per_minute, budget.rates.bytes_per_minute) == (600, 1_000_000)
+    assert run(["key", "list", "--json", *at]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert (listed[0]["requests_per_minute"], listed[0]["bytes_per_minute"]) == (600, 1_000_000)
+
+
+def test_a_key_without_limits_has_no_budget(file: KeysFile) -> None:
+    _, token = file.create("ada", Role.VIEWER)
+    ring = KeyRing(file.path)
+    ring.open()
+    assert ring.authenticate(token).budget is None
+
+
+def test_a_limit_of_nothing_is_a_mistake(file: KeysFile) -> None:
+    assert run(["key", "create", "ada", "--role", "viewer", "--requests-per-minute", "0"]) == 2
+    assert file.list() == ()

@@ -24,6 +24,7 @@ _COLUMNS = (
     Column("kind"),
     Column("created"),
     Column("expires"),
+    Column("a minute"),
 )
 
 KeysPath = Annotated[
@@ -40,6 +41,21 @@ def create(
         timedelta | None,
         typer.Option("--expires", metavar="DURATION", parser=duration, help="For example 90d. Default: never."),
     ] = None,
+    requests_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            "--requests-per-minute",
+            metavar="N",
+            min=1,
+            help="How many calls each service's process takes. Default: any.",
+        ),
+    ] = None,
+    bytes_per_minute: Annotated[
+        int | None,
+        typer.Option(
+            "--bytes-per-minute", metavar="N", min=1, help="How many bytes may come and go there. Default: any."
+        ),
+    ] = None,
     keys_file: KeysPath = None,
     as_json: Json = False,
     no_color: NoColor = False,
@@ -48,7 +64,13 @@ def create(
     output = Output(as_json=as_json, no_color=no_color)
     file = KeysFile(keys_path(keys_file, surroundings()))
     first = not any(key.kind == "user" for key in file.list())
-    key, token = file.create(name, role, expire_time=datetime.now(UTC) + expires if expires else None)
+    key, token = file.create(
+        name,
+        role,
+        expire_time=datetime.now(UTC) + expires if expires else None,
+        requests_per_minute=requests_per_minute,
+        bytes_per_minute=bytes_per_minute,
+    )
     # The key alone on stdout, so that KEY=$(penstock key create …) holds it and nothing else.
     output.answer({**_document(key), "token": token}, Text(token))
     until = f", until {say_time(key.expire_time)}" if key.expire_time else ""
@@ -93,6 +115,8 @@ def _document(key: Key) -> dict[str, Any]:
         "kind": key.kind.value,
         "create_time": say_iso(key.create_time),
         "expire_time": say_iso(key.expire_time) if key.expire_time else None,
+        "requests_per_minute": key.requests_per_minute,
+        "bytes_per_minute": key.bytes_per_minute,
     }
 
 
@@ -103,4 +127,10 @@ def _row(output: Output, key: Key) -> tuple[str | Text, ...]:
         expires = Text(f"expired {output.time(key.expire_time)}", style="red")
     else:
         expires = Text(output.time(key.expire_time))
-    return (key.id, key.name, key.role.value, key.kind.value, output.time(key.create_time), expires)
+    return (key.id, key.name, key.role.value, key.kind.value, output.time(key.create_time), expires, _limits(key))
+
+
+def _limits(key: Key) -> Text:
+    limits = ((key.requests_per_minute, "requests"), (key.bytes_per_minute, "bytes"))
+    said = ", ".join(f"{count:,} {what}" for count, what in limits if count is not None)
+    return Text(said) if said else Text("any", style="dim")

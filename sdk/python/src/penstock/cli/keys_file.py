@@ -1,4 +1,5 @@
-"""The file of API keys that every service reads: {"keys": [{id, name, role, kind, sha256, create_time, expire_time}]}.
+"""The file of API keys that every service reads: {"keys": [{id, name, role, kind, sha256, create_time, expire_time,
+requests_per_minute, bytes_per_minute}]}.
 
 A key is 256 random bits, shown once when it is made; the file holds its SHA-256 alone. Writers take turns under a
 lock beside the file, and each write replaces the file whole, so that a reader never meets half of one.
@@ -18,6 +19,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 TOKEN_PREFIX = "pk_"  # noqa: S105 - what every key begins with, so that leaks can be searched for; no secret
 TOKEN_BYTES = 32
@@ -75,6 +77,10 @@ class Key:
     sha256: str
     create_time: datetime
     expire_time: datetime | None = None
+    requests_per_minute: int | None = None
+    """How many calls it may make in each service's process; None is without a limit."""
+    bytes_per_minute: int | None = None
+    """How many bytes of requests and answers it may move there; None is without a limit."""
 
     def has_expired(self, now: datetime) -> bool:
         """Say whether services refuse the key by now."""
@@ -105,7 +111,14 @@ class KeysFile:
             raise KeysFileError(f"{self.path} is no file of keys ({error!r}); it is left as it is") from error
 
     def create(
-        self, name: str, role: Role, *, kind: Kind = Kind.USER, expire_time: datetime | None = None
+        self,
+        name: str,
+        role: Role,
+        *,
+        kind: Kind = Kind.USER,
+        expire_time: datetime | None = None,
+        requests_per_minute: int | None = None,
+        bytes_per_minute: int | None = None,
     ) -> tuple[Key, str]:
         """Make a key, and return it with its token, which nothing will ever tell again.
 
@@ -135,6 +148,8 @@ class KeysFile:
                 sha256=sha256(token.encode()).hexdigest(),
                 create_time=datetime.now(UTC).replace(microsecond=0),
                 expire_time=expire_time and expire_time.astimezone(UTC).replace(microsecond=0),
+                requests_per_minute=requests_per_minute,
+                bytes_per_minute=bytes_per_minute,
             )
             self._write((*keys, key))
         return key, token
@@ -196,7 +211,7 @@ def _free_id(keys: tuple[Key, ...]) -> str:
     return candidate
 
 
-def _key_from(entry: dict[str, str]) -> Key:
+def _key_from(entry: dict[str, Any]) -> Key:
     expire_time = entry.get("expire_time")
     return Key(
         id=entry["id"],
@@ -206,10 +221,12 @@ def _key_from(entry: dict[str, str]) -> Key:
         sha256=entry["sha256"],
         create_time=datetime.fromisoformat(entry["create_time"]),
         expire_time=datetime.fromisoformat(expire_time) if expire_time else None,
+        requests_per_minute=entry.get("requests_per_minute"),
+        bytes_per_minute=entry.get("bytes_per_minute"),
     )
 
 
-def _entry_of(key: Key) -> dict[str, str | None]:
+def _entry_of(key: Key) -> dict[str, str | int | None]:
     return asdict(
         key,
         dict_factory=lambda pairs: {
