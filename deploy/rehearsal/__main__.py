@@ -177,7 +177,7 @@ class Rehearsal:
             return _answer(container.run(*words))
 
         print(cli("model", "register", "tiny", "/tmp/model.onnx", "--version", "1.0.0").strip())
-        cli("model", "promote", "tiny", "1.0.0", "--to", "production", "--note", "first", "--approved-by", "ada")
+        cli("model", "promote", "tiny", "1.0.0", "--to", "production", "--note", "first", "--approver", "ada")
         deadline = time.monotonic() + 60
         while True:
             try:
