@@ -10,7 +10,7 @@ from typing import TypeVar
 import structlog
 from pydantic import ValidationError
 
-from services.common import logs
+from services.common import flags, logs
 from services.common.errors import DomainError
 from services.common.server import Server
 from services.common.settings import ServerSettings
@@ -28,23 +28,24 @@ def run(
     *,
     migrate: Callable[[AnySettings], Sequence[str]] | None = None,
 ) -> int:
-    """Run `python -m services.<name>`, or with the one argument `migrate` only bring its schema up to date.
+    """Run `python -m services.<name>`, or with the argument `migrate` only bring its schema up to date.
 
     Args:
         name: the service.
-        arguments: what follows on the command line.
-        settings_type: read from the environment and `.env`.
+        arguments: what follows on the command line; see `flags`.
+        settings_type: read from flags, the environment and `.env`, in this order.
         build: opens what the server stands on, each part's end pushed on the stack, and builds the server.
         migrate: brings its schema up to date, where it has one, and names what it applied.
 
     Returns:
         The exit code: 0 when it ended in order, 1 when it could not begin, 2 when it was called wrongly.
     """
-    if list(arguments) not in ([], ["migrate"] if migrate else []):
-        sys.stderr.write(f"usage: python -m services.{name}{' [migrate]' if migrate else ''}\n")
-        return MISUSED
     try:
-        settings = settings_type()  # type: ignore[call-arg] # the environment gives what has no default
+        said = flags.parse(name, arguments, settings_type, commands=("migrate",) if migrate else ())
+    except SystemExit as end:  # argparse has said why, or has shown the help
+        return MISUSED if end.code else OK
+    try:
+        settings = settings_type(**said.settings)
     except ValidationError as error:
         sys.stderr.write(f"the settings cannot be used:\n{_sentences(error)}\n")
         return MISUSED
@@ -52,7 +53,7 @@ def run(
     try:
         for applied in migrate(settings) if migrate else ():
             _log.info("migrated", migration=applied)
-        if not arguments:
+        if said.command is None:
             _serve(settings, build)
     except DomainError as error:
         _log.error("not started", reason=error.reason, message=error.message)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Annotated, Any
 
 import pytest
+from pydantic import BeforeValidator, SecretStr
+from pydantic_settings import NoDecode
+
+from services.common import flags
+from services.common.settings import ServerSettings, Settings
+from services.inference.settings import InferenceSettings
+from services.monitoring.settings import MonitoringSettings
+from services.registry.settings import RegistrySettings
 
 SERVICES = ("registry", "monitoring", "inference")
 ROOT = Path(__file__).resolve().parents[2]
@@ -65,3 +76,85 @@ def test_a_database_that_is_away_is_said(tmp_path: Path) -> None:
     assert done.returncode == 1
     last = json.loads(done.stderr.splitlines()[-1])
     assert (last["event"], last["reason"]) == ("not started", "DATABASE_UNAVAILABLE")
+
+
+def _split(said: object) -> object:
+    return said.split() if isinstance(said, str) else said
+
+
+class Fields(Settings):
+    """Settings of each kind."""
+
+    port: int
+    """Where to listen; 100 % of it."""
+    insecure: bool = False
+    """Whether not to care."""
+    folder: Path | None = None
+    """A folder."""
+    names: tuple[str, ...] = ()
+    """Some names."""
+    words: Annotated[frozenset[str], NoDecode, BeforeValidator(_split)] = frozenset()
+    """Some words."""
+    token: SecretStr | None = None
+    """A secret."""
+
+
+def settings(*arguments: str, **more: Any) -> Fields:
+    return Fields(**flags.parse("fields", arguments, Fields, commands=()).settings, **more)
+
+
+def test_flags_go_before_the_environment_and_env_before_defaults(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(".env").write_text("PENSTOCK_PORT=1\nPENSTOCK_FOLDER=from-env-file\nPENSTOCK_INSECURE=true\n")
+    monkeypatch.setenv("PENSTOCK_PORT", "2")
+    assert (settings().port, settings().folder, settings().insecure) == (2, Path("from-env-file"), True)
+    said = settings("--port", "3", "--folder=here", "--no-insecure", "--names", '["a", "b"]', "--words", "a b")
+    assert said.words == {"a", "b"}
+    assert (said.port, said.folder, said.insecure, said.names) == (3, Path("here"), False, ("a", "b"))
+
+
+def refused(*arguments: str, of: type[Settings] = Fields) -> str:
+    with redirect_stderr(io.StringIO()) as said, pytest.raises(SystemExit) as end:
+        flags.parse("fields", arguments, of, commands=())
+    assert end.value.code == 2
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("arguments", [("--token", "planted"), ("--token=planted",)])
+def test_a_secret_as_a_flag_is_refused_and_not_repeated(arguments: tuple[str, ...]) -> None:
+    said = refused(*arguments)
+    assert "PENSTOCK_TOKEN" in said
+    assert "planted" not in said
+
+
+def test_a_flag_is_never_guessed() -> None:
+    assert "unrecognized arguments" in refused("--insec")
+
+
+@pytest.mark.parametrize("kind", [RegistrySettings, MonitoringSettings, InferenceSettings])
+def test_every_setting_that_is_no_secret_is_in_the_help_with_its_meaning(kind: type[ServerSettings]) -> None:
+    with redirect_stdout(io.StringIO()) as shown, pytest.raises(SystemExit):
+        flags.parse("any", ["--help"], kind, commands=("migrate",))
+    words = " ".join(shown.getvalue().split())
+    for name, info in kind.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        if "Secret" in str(info.annotation):
+            assert flag not in words
+            assert "secret" in refused(flag, "x", of=kind)
+        else:
+            assert flag in words
+            assert info.description
+            assert info.description.split()[0] in words
+
+
+@pytest.mark.slow
+def test_an_open_address_needs_keys_or_the_word(tmp_path: Path) -> None:
+    ports = ("--port", "0", "--metrics-port", "0")
+    done = run("inference", "--host", "0.0.0.0", *ports, folder=tmp_path)
+    assert done.returncode == 1
+    assert json.loads(done.stderr.splitlines()[-1])["reason"] == "INSECURE_ADDRESS"
+    half = ("--tls-cert-file", "cert.pem")  # so that it ends there as well, one step later
+    done = run("inference", "--host", "0.0.0.0", "--insecure", *ports, *half, folder=tmp_path)
+    assert json.loads(done.stderr.splitlines()[-1])["reason"] == "TLS_INCOMPLETE"
