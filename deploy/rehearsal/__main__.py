@@ -1,7 +1,7 @@
 """Rehearses `docker build` and `docker compose up` where no engine runs. By hand, as root, on Debian or Ubuntu:
 
     apt-get install debootstrap postgresql && go install github.com/minio/minio@latest
-    .venv/bin/python -m deploy.rehearsal /var/tmp/rehearsal
+    .venv/bin/python -m deploy.rehearsal /var/tmp/rehearsal [--tls]
 
 It takes what is committed, and runs the Dockerfile's own instructions on a fresh Debian root (debootstrap's, in place
 of python:3.11-slim-bookworm). Then it starts what docker-compose.yml says, in its order, with its environment, secrets
@@ -58,13 +58,13 @@ def main() -> None:
     if INSIDE not in os.environ:
         _freeze(work / "context")
         # Mounts and, once all is built, the network are ours alone, and vanish with us.
-        sys.exit(subprocess.run(["unshare", "--mount", sys.executable, "-m", __package__, str(work)],
+        sys.exit(subprocess.run(["unshare", "--mount", sys.executable, "-m", __package__, *sys.argv[1:]],
                                 env={**os.environ, INSIDE: "build"}, cwd=ROOT, check=False).returncode)  # fmt: skip
     images = _build(work)
     if os.environ[INSIDE] == "build":
         for target, image in images.items():
             print(f"{target}: {image.size_bytes / 1e6:.0f} MB above the base image")
-        sys.exit(subprocess.run(["unshare", "--net", sys.executable, "-m", __package__, str(work)],
+        sys.exit(subprocess.run(["unshare", "--net", sys.executable, "-m", __package__, *sys.argv[1:]],
                                 env={**os.environ, INSIDE: "run"}, cwd=ROOT, check=False).returncode)  # fmt: skip
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     Rehearsal(work, images).play()
@@ -102,16 +102,21 @@ class Rehearsal:
         shutil.rmtree(self._folder, ignore_errors=True)
         self._folder.mkdir()
         self._secrets = self._folder / "secrets"
-        text = (self._context / "docker-compose.yml").read_text()
-        self._services: dict[str, Any] = yaml.safe_load(
-            _VARIABLE.sub(lambda match: os.environ.get(match[1], match[2]), text)
-        )["services"]
+        os.environ["PENSTOCK_SECRETS"] = str(self._secrets)
+        self._services = self._read("docker-compose.yml")
+        self._with_tls = "--tls" in sys.argv
+        if self._with_tls:
+            for name, more in self._read("deploy/compose.tls.yml").items():
+                self._services[name]["environment"] |= more["environment"]
+                self._services[name]["volumes"] += more["volumes"]
         (self._folder / "hosts").write_text(f"127.0.0.1 localhost {' '.join(self._services)}\n")
         self._model = self._folder / "model.onnx"
 
     def play(self) -> None:
         """Go through it as docs/deployment.md does."""
         subprocess.run([self._context / "deploy/make-secrets", self._secrets], check=True)
+        if self._with_tls:
+            subprocess.run([self._context / "deploy/make-certificates"], check=True)
         Path("/run/secrets").mkdir(exist_ok=True)
         subprocess.run(["mount", "--bind", self._secrets, "/run/secrets"], check=True)
         subprocess.run(["mount", "--bind", self._folder / "hosts", "/etc/hosts"], check=True)
@@ -121,6 +126,11 @@ class Rehearsal:
             token = self._keys()
             self._services_run(token)
         print("the rehearsal went well")
+
+    def _read(self, name: str) -> dict[str, Any]:
+        text = (self._context / name).read_text()
+        known = _VARIABLE.sub(lambda match: os.environ.get(match[1], match[2]), text)
+        return dict(yaml.safe_load(known)["services"])
 
     def _jobs(self) -> None:
         for name in ("bucket", "bucket", "migrate-registry", "migrate-monitoring", "migrate-monitoring"):
