@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
-from services.common.blobs.blob import BeforePublish, Blob, BlobStore, checked_sha256
+from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, BlobStore, checked_sha256
 from services.common.blobs.file import FileBlobStore
 from services.common.blobs.flow import BlobReader
 from services.common.errors import FailedPrecondition
@@ -18,7 +18,16 @@ from services.common.errors import FailedPrecondition
 if TYPE_CHECKING:
     from services.common.blobs.s3 import S3BlobStore
 
-__all__ = ["BeforePublish", "Blob", "BlobReader", "BlobStore", "FileBlobStore", "checked_sha256", "open_blobs"]
+__all__ = [
+    "MAX_URL_LIFETIME_S",
+    "BeforePublish",
+    "Blob",
+    "BlobReader",
+    "BlobStore",
+    "FileBlobStore",
+    "checked_sha256",
+    "open_blobs",
+]
 
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 
