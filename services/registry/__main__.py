@@ -6,7 +6,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 
-from penstock.api.registry.v1 import registry_pb2_grpc
+from penstock.api.registry.v1 import administration_pb2_grpc, registry_pb2_grpc
 from services.common.blobs import BlobStore
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
@@ -14,8 +14,13 @@ from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server, Service
 from services.registry import encode
+from services.registry.administration import servicer as administration_servicer
+from services.registry.aliases import Aliases
+from services.registry.auditing import Audit
 from services.registry.catalog import Catalog
 from services.registry.downloads import Downloads
+from services.registry.editing import Editing
+from services.registry.evaluations import Evaluations
 from services.registry.housekeeping import Housekeeping
 from services.registry.metrics import RegistryMetrics
 from services.registry.promotions import Promotions
@@ -50,7 +55,17 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         roles=ROLES,
         endless=ENDLESS,
     )
-    return Server(settings, (registry,), keys=keys, metrics=metrics, checks=(database.check, blobs.check))
+    administration = Service(
+        name=administration_servicer.NAME,
+        register=partial(
+            administration_pb2_grpc.add_AdministrationServiceServicer_to_server,
+            administration_servicer.AdministrationServicer(Audit(Store(database))),  # type: ignore[abstract] # as above
+        ),
+        roles=administration_servicer.ROLES,
+    )
+    return Server(
+        settings, (registry, administration), keys=keys, metrics=metrics, checks=(database.check, blobs.check)
+    )
 
 
 def _open_use_cases(
@@ -76,7 +91,10 @@ def _open_use_cases(
         part.open()
         stack.callback(part.close)
     return UseCases(
+        aliases=Aliases(store),
         catalog=Catalog(store),
+        editing=Editing(store),
+        evaluations=Evaluations(store),
         uploads=Uploads(store, blobs, max_bytes=settings.max_upload_bytes, uploaded_bytes=metrics.uploaded_bytes),
         downloads=Downloads(store, blobs),
         promotions=Promotions(store),

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from datetime import datetime
-from typing import Any
 
 from services.common import pages, versions
-from services.common.errors import AlreadyExists, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, NotFound
 from services.common.keys import caller
-from services.registry.checks import MAX_NAME_CHARS
+from services.registry.auditing import model_changed
 from services.registry.filters import ModelFilters, VersionFilters
 from services.registry.models import (
-    Candidate,
-    Item,
     Model,
     ModelVersion,
     NewModel,
@@ -23,7 +19,8 @@ from services.registry.models import (
     Stage,
     Transition,
 )
-from services.registry.store import Store
+from services.registry.positions import last_name, last_number, page_of
+from services.registry.store import Store, Tables
 
 DEFAULT_PAGE_SIZE = 50
 _CREATE = "CreateModel"
@@ -49,11 +46,10 @@ class Catalog:
             if made is not None:
                 return tables.models.get_by_id(made[0])
             if not inserted:
-                raise AlreadyExists(
-                    f"a model {new.name!r} exists already; use it, or choose another name", reason="MODEL_EXISTS"
-                )
+                raise _taken(new.name, tables.models.get(new.name, deleted=True))
             model = tables.models.get(new.name)
             tables.requests.insert(key, model.model_id)
+            model_changed(tables, _CREATE, None, model)
             return model
 
     def get_model(self, name: str) -> Model:
@@ -67,8 +63,8 @@ class Catalog:
         bound = dataclasses.asdict(filters)
         position = pages.decode(page_token, bound)
         with self._store.read() as tables:
-            found = tables.models.page(filters, after=_last_name(position), limit=size + 1)
-        return _page(found, size, bound, lambda model: [model.name])
+            found = tables.models.page(filters, after=last_name(position), limit=size + 1)
+        return page_of(found, size, bound, lambda model: [model.name])
 
     def get_version(self, model: str, version: str) -> ModelVersion:
         """Find a version; raises NotFound (MODEL_NOT_FOUND, VERSION_NOT_FOUND)."""
@@ -84,24 +80,24 @@ class Catalog:
             found = tables.versions.page(
                 filters,
                 model=tables.models.get(filters.model, deleted=filters.show_deleted) if filters.model else None,
-                before=_last_number(position),
+                before=last_number(position),
                 limit=size + 1,
             )
-        return _page(found, size, bound, lambda version: [version.version_id])
+        return page_of(found, size, bound, lambda version: [version.version_id])
 
     def resolve(self, model: str, selector: str) -> ModelVersion:
         """Find the READY version that a selector means: see `common.versions`.
 
         Raises:
-            NotFound: MODEL_NOT_FOUND; VERSION_NOT_FOUND where the selector is no version, stage or `latest`;
+            NotFound: MODEL_NOT_FOUND; VERSION_NOT_FOUND where the selector is no version, stage, alias or `latest`;
                 NO_VERSION_READY where what it means is not READY.
         """
         with self._store.read() as tables:
             found = tables.models.get(model)
-            chosen = versions.resolve(tables.versions.candidates([found])[found.model_id], selector)
+            chosen = _chosen(tables, found, selector)
             if chosen is None or not chosen.ready:
                 raise _unresolved(model, selector, chosen)
-            return tables.versions.get_by_id(chosen.version_id)
+            return chosen
 
     def list_transitions(self, model: str, *, version: str, page_size: int, page_token: str) -> Page[Transition]:
         """List the stage moves of a model, or of one version, the newest first; raises NotFound."""
@@ -112,11 +108,11 @@ class Catalog:
             found_model = tables.models.get(model)
             found = tables.transitions.page(
                 found_model,
-                version=tables.versions.get(found_model, version) if version else None,
-                before=_last_number(position),
+                version=tables.versions.get(found_model, version, deleted=True) if version else None,
+                before=last_number(position),
                 limit=size + 1,
             )
-        return _page(found, size, filters, lambda transition: [transition.transition_id])
+        return page_of(found, size, filters, lambda transition: [transition.transition_id])
 
     def get_live_version(self, model: str, time: datetime | None) -> tuple[ModelVersion, datetime]:
         """Find what was live at a time (None: now), and since when; raises NotFound (NOTHING_LIVE)."""
@@ -130,36 +126,45 @@ class Catalog:
             return tables.versions.get_by_id(transition.version_id), transition.promoted_time
 
 
-def _last_name(position: list[Any] | None) -> str:
-    """Read where a page by names begins; "" is the first."""
-    match position:
-        case None:
-            return ""
-        case [str(name)] if len(name) <= MAX_NAME_CHARS and "\0" not in name:
-            return name
-        case _:
-            raise pages.unknown_token()
+def open_model(tables: Tables, name: str) -> Model:
+    """Lock the model that a version is registered for; a missing one is created.
+
+    Raises:
+        FailedPrecondition: it was deleted, and can be restored (MODEL_DELETED).
+    """
+    inserted = tables.models.insert(name, created_by=caller().name)
+    model = tables.models.lock(name, deleted=True)
+    if model.delete_time is not None:
+        raise FailedPrecondition(
+            f"model {name!r} was deleted; call RestoreModel, or take another name until it is purged",
+            reason="MODEL_DELETED",
+        )
+    if inserted:
+        model_changed(tables, "RegisterVersion", None, model)
+    return model
 
 
-def _last_number(position: list[Any] | None) -> int | None:
-    """Read where a page by numbers begins; None is the first."""
-    match position:
-        case None:
-            return None
-        case [int(number)] if not isinstance(number, bool) and 0 <= number < 2**63:
-            return number
-        case _:
-            raise pages.unknown_token()
+def _chosen(tables: Tables, model: Model, selector: str) -> ModelVersion | None:
+    """Follow the rule of `common.versions`, reading no more versions than the one that it leads to."""
+    exact = tables.versions.find(model, selector) if selector else None
+    if exact is not None:
+        return exact
+    if selector in ("", versions.LATEST):
+        live = tables.versions.find_newest_in(model, Stage.PRODUCTION) if selector == "" else None
+        version_id = live or model.latest_version_id
+    else:
+        stage = Stage.__members__.get(selector.upper())
+        staged = tables.versions.find_newest_in(model, stage) if stage else None
+        version_id = staged or tables.aliases.find(model, selector)
+    return None if version_id is None else tables.versions.get_by_id(version_id)
 
 
-def _page(
-    found: tuple[Item, ...], size: int, filters: dict[str, Any], position: Callable[[Item], list[Any]]
-) -> Page[Item]:
-    """Make a page of what was read, which is one more than it may hold where there are more."""
-    return Page(found[:size], len(found) > size, lambda item: pages.encode(position(item), filters))
+def _taken(name: str, model: Model) -> AlreadyExists:
+    advice = "use it" if model.delete_time is None else "it was deleted, and RestoreModel brings it back; do that"
+    return AlreadyExists(f"a model {name!r} exists already; {advice}, or choose another name", reason="MODEL_EXISTS")
 
 
-def _unresolved(model: str, selector: str, chosen: Candidate | None) -> NotFound:
+def _unresolved(model: str, selector: str, chosen: ModelVersion | None) -> NotFound:
     if chosen is not None:
         return NotFound(
             f"version {chosen.version!r} of model {model!r} is {chosen.state}, and only a READY one can be served",
@@ -171,6 +176,7 @@ def _unresolved(model: str, selector: str, chosen: Candidate | None) -> NotFound
             f"model {model!r} has no READY version{where}; ListVersions shows what it has", reason="NO_VERSION_READY"
         )
     return NotFound(
-        f"model {model!r} has no version {selector!r}; send one of its versions, a stage, 'latest', or nothing",
+        f"model {model!r} has no version {selector!r}; send one of its versions, a stage, an alias, "
+        "'latest', or nothing",
         reason="VERSION_NOT_FOUND",
     )

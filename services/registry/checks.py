@@ -6,11 +6,14 @@ import re
 from collections.abc import Iterable, Mapping
 
 from services.common.errors import InvalidArgument
+from services.common.versions import LATEST
+from services.registry.models import Stage
 
 MAX_NAME_CHARS = 128
 MAX_LINE_CHARS = 256
 MAX_TEXT_CHARS = 4_096
 MAX_PATH_CHARS = 512
+MAX_ALIAS_CHARS = 64
 MAX_LABELS = 64
 MAX_LABEL_CHARS = 63
 MAX_LABEL_VALUE_CHARS = 255
@@ -21,6 +24,7 @@ _OLLAMA_MODEL = re.compile(
     r"(?:[A-Za-z0-9][A-Za-z0-9.-]*(?::[0-9]{1,5})?/)?(?:[A-Za-z0-9_][A-Za-z0-9._-]*/)?"
     r"[A-Za-z0-9_][A-Za-z0-9._-]*(?::[A-Za-z0-9_][A-Za-z0-9._-]*)?"
 )
+_ALIAS = re.compile(r"[a-z][a-z0-9._-]*")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]*")
 _SHOWN_CHARS = 80
 # Line ends and tabs are welcome in a note; the rest would corrupt a terminal, and no database takes a NUL.
@@ -46,6 +50,14 @@ def model_name(field: str, value: str) -> str:
 def version_name(field: str, value: str) -> str:
     """Give a version's name back if it is one; raises InvalidArgument (INVALID_NAME)."""
     return _named(field, value, _VERSION, "a-z, A-Z, 0-9, '.', '_', '-', '+'")
+
+
+def alias_name(field: str, value: str) -> str:
+    """Give an alias back if it is one; a stage's name and `latest` are none. Raises InvalidArgument (INVALID_NAME)."""
+    _named(field, value, _ALIAS, "a-z, 0-9, '.', '_', '-'", MAX_ALIAS_CHARS, first="a letter")
+    if value.upper() in Stage.__members__ or value == LATEST:
+        raise InvalidArgument.field(field, f"got {value!r}, which has a meaning already", reason="INVALID_NAME")
+    return value
 
 
 def ollama_model(field: str, value: str) -> str:
@@ -122,11 +134,18 @@ def between(field: str, value: float, low: float, high: float) -> None:
         raise InvalidArgument.field(field, f"got {value}; {low:,} to {high:,} are allowed", reason="OUT_OF_BOUNDS")
 
 
-def _named(field: str, value: str, pattern: re.Pattern[str], alphabet: str, limit: int = MAX_NAME_CHARS) -> str:
+def _named(
+    field: str,
+    value: str,
+    pattern: re.Pattern[str],
+    alphabet: str,
+    limit: int = MAX_NAME_CHARS,
+    first: str = "a letter or digit",
+) -> str:
     if len(value) > limit or not pattern.fullmatch(value):
         raise InvalidArgument.field(
             field,
-            f"got {shown(value)}; allowed are 1 to {limit} of {alphabet}, the first a letter or digit",
+            f"got {shown(value)}; allowed are 1 to {limit} of {alphabet}, the first {first}",
             reason="INVALID_NAME",
         )
     return value

@@ -11,10 +11,13 @@ from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 
+from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
+from services.common import timestamps
 from services.common.errors import InvalidArgument
 from services.registry import checks
+from services.registry.audit import AuditFilters
 from services.registry.filters import ModelFilters, VersionFilters
 from services.registry.models import (
     Approval,
@@ -40,6 +43,7 @@ MAX_CHUNK_BYTES = 4 * 1024 * 1024
 MAX_FIELDS_BYTES = 16 * 1024
 MAX_TAGS = 64
 MAX_TAG_CHARS = 64
+MAX_FILES = 1_000
 MAX_TENSORS = 1_000
 MAX_COLUMNS = 10_000
 MAX_RANK = 64
@@ -51,7 +55,7 @@ def new_model(request: pb.CreateModelRequest) -> NewModel:
         name=checks.model_name("name", request.name),
         description=checks.text("description", request.description),
         request_id=checks.line("request_id", request.request_id, checks.MAX_NAME_CHARS),
-        body_sha256=_body_sha256(request),
+        body_sha256=body_sha256(request),
     )
 
 
@@ -93,11 +97,14 @@ def _new_file(header: pb.FileHeader) -> NewFile:
         path=checks.file_path("path", header.path),
         sha256=header.sha256 or None,
         size_bytes=header.size_bytes or None,
+        unpack=header.unpack,
+        upload_id=checks.line("upload_id", header.upload_id, checks.MAX_NAME_CHARS),
     )
 
 
 def _new_version(header: pb.VersionHeader) -> NewVersion:
     checks.between("header", header.ByteSize(), 0, MAX_HEADER_BYTES)
+    checks.between("file_count", header.file_count, 0, MAX_FILES)
     return NewVersion(
         model=checks.model_name("model", header.model),
         version=checks.version_name("version", header.version),
@@ -110,13 +117,14 @@ def _new_version(header: pb.VersionHeader) -> NewVersion:
         source=_source(header.source) if header.HasField("source") else Source(),
         training_run_id=checks.line("training_run_id", header.training_run_id),
         metadata=_metadata(header.metadata),
-        serving_settings=_serving_settings(header.serving_settings) if header.HasField("serving_settings") else None,
-        capture_policy=_capture_policy(header.capture_policy) if header.HasField("capture_policy") else None,
+        serving_settings=serving_settings(header.serving_settings) if header.HasField("serving_settings") else None,
+        capture_policy=capture_policy(header.capture_policy) if header.HasField("capture_policy") else None,
         request_id=checks.line("request_id", header.request_id, checks.MAX_NAME_CHARS),
-        body_sha256=_body_sha256(header),
+        body_sha256=body_sha256(header),
         description=checks.text("description", header.description),
         labels=checks.labels("labels", header.labels),
         ollama=_ollama(header.ollama) if header.HasField("ollama") else None,
+        file_count=header.file_count,
     )
 
 
@@ -126,6 +134,20 @@ def model_filters(request: pb.ListModelsRequest) -> ModelFilters:
         labels=checks.labels("labels", request.labels),
         query=checks.line("query", request.query),
         show_deleted=request.show_deleted,
+    )
+
+
+def audit_filters(request: administration_pb2.ListAuditEntriesRequest) -> AuditFilters:
+    """Read which changes are wanted."""
+    if request.version and not request.model:
+        raise InvalidArgument.field("model", "empty; a version is one of a model", reason="INVALID_NAME")
+    return AuditFilters(
+        model=request.model and checks.model_name("model", request.model),
+        version=request.version and checks.version_name("version", request.version),
+        caller=checks.line("caller", request.caller),
+        action=checks.line("action", request.action),
+        start_time=timestamps.read("start_time", request.start_time) if request.HasField("start_time") else None,
+        end_time=timestamps.read("end_time", request.end_time) if request.HasField("end_time") else None,
     )
 
 
@@ -152,7 +174,12 @@ def approval(request: pb.PromoteVersionRequest | pb.RollbackModelRequest, promot
 
 
 def model_and_version(
-    request: pb.GetVersionRequest | pb.RevalidateVersionRequest | pb.PromoteVersionRequest | pb.DownloadFileRequest,
+    request: pb.GetVersionRequest
+    | pb.RevalidateVersionRequest
+    | pb.PromoteVersionRequest
+    | pb.DownloadFileRequest
+    | pb.RecordEvaluationRequest
+    | pb.SetAliasRequest,
 ) -> tuple[str, str]:
     """Read which version is meant."""
     return checks.model_name("model", request.model), checks.version_name("version", request.version)
@@ -160,12 +187,12 @@ def model_and_version(
 
 def stage(field: str, value: int) -> Stage | None:
     """Read a stage; None where none is given."""
-    return Stage(name) if (name := _enum_name(field, pb.Stage, value, "STAGE_")) else None
+    return Stage(name) if (name := enum_name(field, pb.Stage, value, "STAGE_")) else None
 
 
 def state(field: str, value: int) -> VersionState | None:
     """Read a version's state; None where none is given."""
-    return VersionState(name) if (name := _enum_name(field, pb.VersionState, value, "VERSION_STATE_")) else None
+    return VersionState(name) if (name := enum_name(field, pb.VersionState, value, "VERSION_STATE_")) else None
 
 
 def _framework(value: int) -> Framework:
@@ -178,12 +205,12 @@ def _framework(value: int) -> Framework:
 
 
 def _framework_or_none(value: int) -> Framework | None:
-    name = _enum_name("framework", pb.Framework, value, "FRAMEWORK_")
+    name = enum_name("framework", pb.Framework, value, "FRAMEWORK_")
     return Framework(name) if name else None
 
 
 def _ollama(reference: pb.OllamaReference) -> OllamaReference:
-    mode = _enum_name("ollama.mode", pb.OllamaMode, reference.mode, "OLLAMA_MODE_")
+    mode = enum_name("ollama.mode", pb.OllamaMode, reference.mode, "OLLAMA_MODE_")
     if not mode:
         raise InvalidArgument.field(
             "ollama.mode", f"not given; send one of {', '.join(OllamaMode)}", reason="INVALID_REFERENCE"
@@ -191,7 +218,8 @@ def _ollama(reference: pb.OllamaReference) -> OllamaReference:
     return OllamaReference(checks.ollama_model("ollama.model", reference.model), OllamaMode(mode))
 
 
-def _enum_name(field: str, enum: Any, value: int, prefix: str) -> str:
+def enum_name(field: str, enum: Any, value: int, prefix: str) -> str:
+    """Read an enum's value as its name without the prefix; "" where none is given."""
     if value not in enum.values():
         allowed = ", ".join(enum.keys()[1:])
         raise InvalidArgument.field(field, f"got the number {value}; allowed are {allowed}", reason="INVALID_ENUM")
@@ -219,7 +247,7 @@ def _tensor_spec(field: str, spec: tensors_pb2.TensorSpec) -> TensorSpec:
         checks.between(f"{field}.shape", size, -1, 2**62)
     return TensorSpec(
         name=checks.line(f"{field}.name", spec.name),
-        datatype=_enum_name(f"{field}.datatype", tensors_pb2.DataType, spec.datatype, "DATA_TYPE_"),
+        datatype=enum_name(f"{field}.datatype", tensors_pb2.DataType, spec.datatype, "DATA_TYPE_"),
         shape=tuple(spec.shape),
         columns=checks.lines(f"{field}.columns", spec.columns, count=MAX_COLUMNS, limit=checks.MAX_LINE_CHARS),
     )
@@ -239,32 +267,38 @@ def _metadata(metadata: pb.Metadata) -> Metadata:
         task_type=checks.line("metadata.task_type", metadata.task_type),
         equivalence_group=checks.line("metadata.equivalence_group", metadata.equivalence_group),
         output_dimensions=metadata.output_dimensions,
-        tags=checks.lines("metadata.tags", metadata.tags, count=MAX_TAGS, limit=MAX_TAG_CHARS),
-        fields=_fields(metadata.fields),
+        tags=tags("metadata.tags", metadata.tags),
+        fields=fields_of("metadata.fields", metadata.fields),
     )
 
 
-def _fields(fields: Struct) -> dict[str, Any]:
-    checks.between("metadata.fields", fields.ByteSize(), 0, MAX_FIELDS_BYTES)
+def fields_of(field: str, fields: Struct) -> dict[str, Any]:
+    """Read a JSON object."""
+    checks.between(field, fields.ByteSize(), 0, MAX_FIELDS_BYTES)
     try:
         found = MessageToDict(fields)
     except ValueError as error:
         raise InvalidArgument.field(
-            "metadata.fields", "JSON has no NaN and no infinity; leave the value out", reason="INVALID_FIELDS"
+            field, "JSON has no NaN and no infinity; leave the value out", reason="INVALID_FIELDS"
         ) from error
     if "\\u0000" in json.dumps(found):
-        raise InvalidArgument.field(
-            "metadata.fields", "a NUL character came, which nothing can store", reason="INVALID_FIELDS"
-        )
+        raise InvalidArgument.field(field, "a NUL character came, which nothing can store", reason="INVALID_FIELDS")
     return found
 
 
-def _serving_settings(settings: pb.ServingSettings) -> ServingSettings:
+def tags(field: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Read tags."""
+    return checks.lines(field, values, count=MAX_TAGS, limit=MAX_TAG_CHARS)
+
+
+def serving_settings(settings: pb.ServingSettings) -> ServingSettings:
+    """Read how a version is served."""
     checks.between("serving_settings.max_in_flight", settings.max_in_flight, 0, 100_000)
     return ServingSettings(max_in_flight=settings.max_in_flight, pinned=settings.pinned)
 
 
-def _capture_policy(policy: pb.CapturePolicy) -> CapturePolicy:
+def capture_policy(policy: pb.CapturePolicy) -> CapturePolicy:
+    """Read which payloads are kept."""
     checks.between("capture_policy.share", policy.share, 0, 1)
     checks.between("capture_policy.max_bytes", policy.max_bytes, 0, 2**31 - 1)
     return CapturePolicy(
@@ -274,7 +308,7 @@ def _capture_policy(policy: pb.CapturePolicy) -> CapturePolicy:
     )
 
 
-def _body_sha256(message: Message) -> str:
+def body_sha256(message: Message) -> str:
     """Digest a message without its request_id; the same for equal messages."""
     body = type(message)()
     body.CopyFrom(message)

@@ -11,8 +11,10 @@ from google.protobuf.message import Message
 from google.protobuf.struct_pb2 import Struct
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
+from services.registry.audit import AuditEntry
 from services.registry.models import (
     CapturePolicy,
     File,
@@ -28,7 +30,7 @@ from services.registry.models import (
     Validation,
 )
 from services.registry.ollama import OllamaReference
-from services.registry.training import TrainingConfig
+from services.registry.training import Evaluation, TrainingConfig
 from services.registry.watch_events import Bookmark, Change, SnapshotPart
 
 # gRPC's clients take messages of 4 MiB unless told otherwise.
@@ -137,6 +139,38 @@ def transition(found: Transition) -> pb.Transition:
         approved_by=found.approved_by,
         note=found.note,
         promoted_time=_time(found.promoted_time),
+    )
+
+
+def evaluation(found: Evaluation) -> pb.Evaluation:
+    """Write an evaluation."""
+    return pb.Evaluation(
+        id=found.evaluation_id,
+        model=found.model,
+        version=found.version,
+        metrics=found.metrics,
+        dataset=found.dataset,
+        note=found.note,
+        passed=found.passed,
+        shortfalls=found.shortfalls,
+        evaluated_by=found.evaluated_by,
+        evaluate_time=_time(found.evaluate_time),
+    )
+
+
+def audit_entry(found: AuditEntry) -> administration_pb2.AuditEntry:
+    """Write a change."""
+    return administration_pb2.AuditEntry(
+        id=found.audit_id,
+        time=_time(found.time),
+        caller=found.caller,
+        role=found.role,
+        action=found.action,
+        model=found.model,
+        version=found.version,
+        before=None if found.before is None else _struct(found.before),
+        after=None if found.after is None else _struct(found.after),
+        note=found.note,
     )
 
 

@@ -210,15 +210,21 @@ class NewVersion:
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
     ollama: OllamaReference | None = None
+    file_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class NewFile:
-    """A file about to arrive; None where the caller did not say."""
+    """A file about to arrive; None where the caller did not say.
+
+    `unpack`: it is an archive of files; `upload_id` not "": its bytes came by that upload.
+    """
 
     path: str
     sha256: str | None
     size_bytes: int | None
+    unpack: bool = False
+    upload_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,29 +270,6 @@ class Model:
     def etag(self) -> str:
         """Another one after each change of the model itself."""
         return f"{self.model_id}-{self.edit_count}"
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """As much of a version as the rule of `common.versions` needs."""
-
-    version_id: int
-    model_id: int
-    version: str
-    deployment_number: int
-    state: VersionState
-    stage: Stage
-    aliases: tuple[str, ...] = ()
-
-    @property
-    def stage_name(self) -> str:
-        """The stage as selectors write it."""
-        return self.stage.lower()
-
-    @property
-    def ready(self) -> bool:
-        """Whether it can be served."""
-        return self.state is VersionState.READY
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from services.common.errors import Aborted, FailedPrecondition
 from services.common.keys import Role, caller, require
+from services.registry.audit import REGISTRY, Actor
+from services.registry.auditing import version_changed
+from services.registry.evaluations import objection
 from services.registry.models import Approval, Model, ModelVersion, Promotion, Stage, TransitionKind, VersionState
 from services.registry.stages import check_approval, check_move, next_stage, steps
 from services.registry.store import Store, Tables
@@ -24,7 +27,7 @@ class Promotions:
 
         Raises:
             NotFound: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-            FailedPrecondition: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY.
+            FailedPrecondition: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
             InvalidArgument: APPROVAL_REQUIRED.
             PermissionDenied: into PRODUCTION, the caller is no admin (ROLE_TOO_WEAK).
             Aborted: another move came first (CONCURRENT_PROMOTION).
@@ -37,20 +40,20 @@ class Promotions:
         check_move(seen.stage, stage)
         with self._store.write() as tables:
             locked = tables.models.lock(model)
-            current = tables.versions.get_by_id(seen.version_id)
-            if current.stage is not seen.stage or (
+            current = tables.versions.get(locked, version)
+            if (current.version_id, current.stage) != (seen.version_id, seen.stage) or (
                 stage is Stage.PRODUCTION and locked.live_transition_id != seen_model.live_transition_id
             ):
                 raise _lost()
             replaced = move(tables, locked, current, stage, approval)
-            return _outcome(tables, current, replaced)
+            return _outcome(tables, "PromoteVersion", current, replaced, approval)
 
     def roll_back(self, model: str, approval: Approval) -> Promotion:
         """Make the predecessor of the live version live again.
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
-            FailedPrecondition: NOTHING_LIVE, NO_PREDECESSOR.
+            FailedPrecondition: NOTHING_LIVE, NO_PREDECESSOR; the predecessor was deleted (VERSION_DELETED).
             InvalidArgument: APPROVAL_REQUIRED.
             Aborted: another move came first (CONCURRENT_PROMOTION).
         """
@@ -61,7 +64,7 @@ class Promotions:
             locked = tables.models.lock(model)
             if locked.live_transition_id != seen.live_transition_id:
                 raise _lost()
-            return _outcome(tables, *_revive_predecessor(tables, locked, approval))
+            return _outcome(tables, "RollbackModel", *_revive_predecessor(tables, locked, approval), approval)
 
 
 def check_going_live(stage: Stage, approval: Approval) -> None:
@@ -80,7 +83,7 @@ def move(tables: Tables, model: Model, version: ModelVersion, stage: Stage, appr
     """Move a version, the model being locked. Into PRODUCTION it replaces what is live, which is archived and given.
 
     Raises:
-        FailedPrecondition: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY.
+        FailedPrecondition: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
     """
     check_move(version.stage, stage)
     if version.state is VersionState.FAILED and stage not in (Stage.DEVELOPMENT, Stage.ARCHIVED):
@@ -89,6 +92,8 @@ def move(tables: Tables, model: Model, version: ModelVersion, stage: Stage, appr
             "corrected file under another version, or call RevalidateVersion",
             reason="VERSION_NOT_READY",
         )
+    if stage is Stage.STAGING and (objected := objection(tables, model, version)) is not None:
+        raise objected
     replaced = None
     previous = None
     if stage is Stage.PRODUCTION:
@@ -108,18 +113,26 @@ def move(tables: Tables, model: Model, version: ModelVersion, stage: Stage, appr
     return replaced
 
 
-def climb(tables: Tables, model: Model, version: ModelVersion) -> None:
+def climb(
+    tables: Tables, model: Model, version: ModelVersion, *, action: str = "Validate", actor: Actor | None = REGISTRY
+) -> None:
     """Move a version that became READY to the stage that its registration asked for, step by step.
 
     What has gone live since the registration is not replaced, for whoever registered did not know of it: the
-    version then stays in STAGING.
+    version then stays in STAGING. Where the model has success criteria, it stays below STAGING until they are met.
+    What it replaces is logged as the action of the actor; the version itself is left to the caller.
     """
     approval = Approval(version.created_by, version.requested_approved_by, version.requested_note)
     for stage in steps(version.stage, version.requested_stage):
         live = tables.versions.find_live_number(model) or 0
         if stage is Stage.PRODUCTION and live != version.parent_deployment_number:
             return
-        move(tables, model, version, stage, approval)
+        if stage is Stage.STAGING and objection(tables, model, version) is not None:
+            return
+        replaced = move(tables, model, version, stage, approval)
+        if replaced is not None:
+            after = tables.versions.get_by_id(replaced.version_id)
+            version_changed(tables, action, replaced, after, note=approval.note, actor=actor)
         version = tables.versions.get_by_id(version.version_id)
 
 
@@ -134,6 +147,11 @@ def _revive_predecessor(tables: Tables, model: Model, approval: Approval) -> tup
         )
     earlier = tables.transitions.get(in_force.previous_live_transition_id)
     revived = tables.versions.get_by_id(earlier.version_id)
+    if revived.delete_time is not None:
+        raise FailedPrecondition(
+            f"version {revived.version!r}, which was live before, was deleted; restore it, or promote another",
+            reason="VERSION_DELETED",
+        )
     replaced = _archive_live(tables, model, TransitionKind.ROLLBACK, approval)
     transition_id = tables.transitions.append(revived, Stage.PRODUCTION, TransitionKind.ROLLBACK, approval)
     tables.versions.move(revived.version_id, transition_id)
@@ -150,12 +168,18 @@ def _archive_live(tables: Tables, model: Model, kind: TransitionKind, approval: 
     return live
 
 
-def _outcome(tables: Tables, moved: ModelVersion, replaced: ModelVersion | None) -> Promotion:
+def _outcome(
+    tables: Tables, action: str, moved: ModelVersion, replaced: ModelVersion | None, approval: Approval
+) -> Promotion:
+    """Log what moved, and read it as it stands then."""
     tables.changes.record()
-    return Promotion(
+    promotion = Promotion(
         version=tables.versions.get_by_id(moved.version_id),
         replaced=tables.versions.get_by_id(replaced.version_id) if replaced else None,
     )
+    for before, after in ((replaced, promotion.replaced), (moved, promotion.version)):
+        version_changed(tables, action, before, after, note=approval.note)
+    return promotion
 
 
 def _lost() -> Aborted:

@@ -12,9 +12,12 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1 import registry_pb2_grpc
 from services.common import timestamps
 from services.common.keys import Role, caller
-from services.registry import checks, convert, encode
+from services.registry import checks, convert, encode, masks, measures
+from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
 from services.registry.downloads import Downloads
+from services.registry.editing import Editing
+from services.registry.evaluations import Evaluations
 from services.registry.promotions import Promotions
 from services.registry.uploads import Uploads
 from services.registry.validations import Validations
@@ -55,7 +58,10 @@ ENDLESS = frozenset({"WatchModels"})
 class UseCases:
     """What the registry can do."""
 
+    aliases: Aliases
     catalog: Catalog
+    editing: Editing
+    evaluations: Evaluations
     uploads: Uploads
     downloads: Downloads
     promotions: Promotions
@@ -87,6 +93,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         models, token = encode.fitting(page, encode.model)
         return pb.ListModelsResponse(models=models, next_page_token=token)
 
+    def UpdateModel(self, request: pb.UpdateModelRequest, _: grpc.ServicerContext) -> pb.UpdateModelResponse:
+        """See registry.proto."""
+        model = self._do.editing.update_model(masks.model_edit(request))
+        return pb.UpdateModelResponse(model=encode.model(model))
+
     def RegisterVersion(
         self, request_iterator: Iterator[pb.RegisterVersionRequest], _: grpc.ServicerContext
     ) -> pb.RegisterVersionResponse:
@@ -106,6 +117,11 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         )
         versions, token = encode.fitting(page, encode.version)
         return pb.ListVersionsResponse(versions=versions, next_page_token=token)
+
+    def UpdateVersion(self, request: pb.UpdateVersionRequest, _: grpc.ServicerContext) -> pb.UpdateVersionResponse:
+        """See registry.proto."""
+        version = self._do.editing.update_version(masks.version_edit(request))
+        return pb.UpdateVersionResponse(version=encode.version(version))
 
     def RevalidateVersion(
         self, request: pb.RevalidateVersionRequest, _: grpc.ServicerContext
@@ -127,6 +143,37 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         selector = request.selector and checks.version_name("selector", request.selector)
         version = self._do.catalog.resolve(checks.model_name("model", request.model), selector)
         return pb.ResolveVersionResponse(version=encode.version(version))
+
+    def SetAlias(self, request: pb.SetAliasRequest, _: grpc.ServicerContext) -> pb.SetAliasResponse:
+        """See registry.proto."""
+        model, version = convert.model_and_version(request)
+        found, previous = self._do.aliases.set(model, checks.alias_name("alias", request.alias), version)
+        return pb.SetAliasResponse(version=encode.version(found), previous_version=previous)
+
+    def DeleteAlias(self, request: pb.DeleteAliasRequest, _: grpc.ServicerContext) -> pb.DeleteAliasResponse:
+        """See registry.proto."""
+        self._do.aliases.delete(checks.model_name("model", request.model), checks.alias_name("alias", request.alias))
+        return pb.DeleteAliasResponse()
+
+    def RecordEvaluation(
+        self, request: pb.RecordEvaluationRequest, _: grpc.ServicerContext
+    ) -> pb.RecordEvaluationResponse:
+        """See registry.proto."""
+        evaluation = self._do.evaluations.record(measures.new_evaluation(request))
+        return pb.RecordEvaluationResponse(evaluation=encode.evaluation(evaluation))
+
+    def ListEvaluations(
+        self, request: pb.ListEvaluationsRequest, _: grpc.ServicerContext
+    ) -> pb.ListEvaluationsResponse:
+        """See registry.proto."""
+        page = self._do.evaluations.list_evaluations(
+            checks.model_name("model", request.model),
+            version=request.version and checks.version_name("version", request.version),
+            page_size=request.page_size,
+            page_token=request.page_token,
+        )
+        evaluations, token = encode.fitting(page, encode.evaluation)
+        return pb.ListEvaluationsResponse(evaluations=evaluations, next_page_token=token)
 
     def PromoteVersion(self, request: pb.PromoteVersionRequest, _: grpc.ServicerContext) -> pb.PromoteVersionResponse:
         """See registry.proto."""

@@ -10,6 +10,8 @@ from prometheus_client import Counter
 from services.common.blobs import BlobStore
 from services.common.errors import AlreadyExists, InvalidArgument
 from services.common.keys import caller
+from services.registry.auditing import version_changed
+from services.registry.catalog import open_model
 from services.registry.models import (
     Approval,
     File,
@@ -23,10 +25,11 @@ from services.registry.models import (
     UploadPart,
 )
 from services.registry.promotions import check_going_live
+from services.registry.references import become_ready, check_framework, is_reference, refuse_files
 from services.registry.stages import birth_stage
 from services.registry.store import Store
 
-SUPPORTED = (Framework.ONNX,)
+SUPPORTED = (Framework.ONNX, Framework.OLLAMA)
 _REGISTER = "RegisterVersion"
 
 
@@ -40,7 +43,7 @@ class Uploads:
         self._uploaded_bytes = uploaded_bytes
 
     def register(self, new: NewVersion, parts: Iterator[UploadPart]) -> ModelVersion:
-        """Store a version's file and then its rows; give the version, in VALIDATING.
+        """Store a version's file and then its rows; give the version, in VALIDATING; a reference is READY at once.
 
         Whatever breaks off before the end leaves no row, and no blob that any row names.
 
@@ -50,7 +53,8 @@ class Uploads:
 
         Raises:
             AlreadyExists: VERSION_EXISTS; before any byte is taken, where that is known then.
-            InvalidArgument: UNSUPPORTED_FRAMEWORK, INCOMPLETE_UPLOAD, EMPTY_FILE, TOO_MANY_FILES, TOO_LARGE,
+            InvalidArgument: UNSUPPORTED_FRAMEWORK, INVALID_REFERENCE, FILES_NOT_ALLOWED, INCOMPLETE_UPLOAD, EMPTY_FILE,
+                TOO_MANY_FILES, TOO_LARGE,
                 DIGEST_MISMATCH, SIZE_MISMATCH, APPROVAL_REQUIRED, INVALID_STAGE.
             PermissionDenied: it asks for PRODUCTION, and the caller is no admin (ROLE_TOO_WEAK).
             FailedPrecondition: REQUEST_ID_REUSED.
@@ -58,14 +62,19 @@ class Uploads:
         self._check(new)
         self._refuse_existing(new)
         header = next(parts, None)
+        if is_reference(new):
+            if header is not None:
+                raise refuse_files(header.path if isinstance(header, NewFile) else "bytes")
+            return self._insert(new, ())
         if not isinstance(header, NewFile):
             raise InvalidArgument(
                 "the upload ended before a file began; send the header, a file header, then the file's bytes",
                 reason="INCOMPLETE_UPLOAD",
             )
-        return self._insert(new, self._stored(header, _bytes_of(header, parts)))
+        return self._insert(new, (self._stored(header, _bytes_of(header, parts)),))
 
     def _check(self, new: NewVersion) -> None:
+        check_framework(new)
         if new.framework not in SUPPORTED:
             raise InvalidArgument.field(
                 "framework",
@@ -94,11 +103,11 @@ class Uploads:
         self._uploaded_bytes.inc(blob.size_bytes)
         return File(header.path, blob.sha256, blob.size_bytes)
 
-    def _insert(self, new: NewVersion, file: File) -> ModelVersion:
-        key = RequestKey(caller().name, _REGISTER, new.request_id, _digest(new.body_sha256, file))
+    def _insert(self, new: NewVersion, files: tuple[File, ...]) -> ModelVersion:
+        key = RequestKey(caller().name, _REGISTER, new.request_id, _digest(new.body_sha256, files))
         stage = birth_stage(new.stage)
         with self._store.write() as tables:
-            model = tables.models.lock_or_create(new.model, caller().name)
+            model = open_model(tables, new.model)
             _, version_id = tables.requests.find_result(key) or (None, None)
             if version_id is not None:
                 return tables.versions.get_by_id(version_id)
@@ -109,16 +118,21 @@ class Uploads:
                 parent_deployment_number=tables.versions.find_live_number(model) or 0,
                 stage=stage,
                 created_by=caller().name,
-                files=(file,),
+                files=files,
             )
             approval = Approval(caller().name, new.approved_by, new.note)
             born = tables.versions.get_by_id(version_id)
             birth = tables.transitions.append(born, stage, TransitionKind.REGISTER, approval)
             tables.versions.move(version_id, birth)
-            tables.validations.insert(version_id)
+            if is_reference(new):
+                become_ready(tables, model, born)
+            else:
+                tables.validations.insert(version_id)
             tables.requests.insert(key, model.model_id, version_id)
             tables.changes.record()
-            return tables.versions.get_by_id(version_id)
+            registered = tables.versions.get_by_id(version_id)
+            version_changed(tables, _REGISTER, None, registered, note=new.note)
+            return registered
 
 
 def _bytes_of(header: NewFile, parts: Iterator[UploadPart]) -> Iterator[bytes]:
@@ -163,5 +177,6 @@ def _check_end(header: NewFile, end: FileEnd | None, sha256: str) -> None:
         )
 
 
-def _digest(body_sha256: str, file: File) -> str:
-    return hashlib.sha256(f"{body_sha256} {file.path} {file.sha256} {file.size_bytes}".encode()).hexdigest()
+def _digest(body_sha256: str, files: tuple[File, ...]) -> str:
+    said = (f"{file.path} {file.sha256} {file.size_bytes}" for file in files)
+    return hashlib.sha256(" ".join((body_sha256, *said)).encode()).hexdigest()

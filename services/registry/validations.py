@@ -14,6 +14,8 @@ from prometheus_client import Counter
 
 from services.common.blobs import BlobStore
 from services.common.errors import DataLoss, DomainError, NotFound
+from services.registry.audit import REGISTRY
+from services.registry.auditing import version_changed
 from services.registry.models import Framework, Lease, ModelVersion, Signature, Validation, VersionState
 from services.registry.promotions import climb
 from services.registry.settings import RegistrySettings
@@ -132,7 +134,9 @@ class Validations:
             tables.versions.set_validating(found.version_id)
             tables.validations.insert(found.version_id)
             tables.changes.record()
-            return tables.versions.get_by_id(found.version_id)
+            queued = tables.versions.get_by_id(found.version_id)
+            version_changed(tables, "RevalidateVersion", found, queued)
+            return queued
 
     def _work(self, wake: threading.Event) -> None:
         while not self._stopping.is_set():
@@ -217,6 +221,8 @@ class Validations:
                 state = version.state.after(VersionState.READY)
                 tables.versions.set_ready(version.version_id, outcome, _facts(report))
                 climb(tables, model, tables.versions.get_by_id(version.version_id))
+            concluded = tables.versions.get_by_id(version.version_id)
+            version_changed(tables, "Validate", version, concluded, note=concluded.failure_message, actor=REGISTRY)
         self._finished.labels(result=state.lower()).inc()
         _log.info(
             "validated",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from psycopg import Connection
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 from pydantic import TypeAdapter
 
-from services.common.errors import FailedPrecondition, NotFound
+from services.common.errors import NotFound
 from services.registry.filters import ModelFilters
 from services.registry.models import Model
 
@@ -40,6 +42,13 @@ ON CONFLICT (name) WHERE NOT purged DO NOTHING
 """
 _COUNT_ON = """
 UPDATE registry.models SET version_count = version_count + 1 WHERE model_id = %(model_id)s RETURNING version_count
+"""
+_UPDATE = """
+UPDATE registry.models SET
+    description = %(description)s, tags = %(tags)s, labels = %(labels)s, training_config = %(training_config)s,
+    serving_settings = %(serving_settings)s, capture_policy = %(capture_policy)s, edit_count = edit_count + 1,
+    update_time = clock_timestamp(), search = registry.words(%(words)s)
+WHERE model_id = %(model_id)s
 """
 _SET_LIVE = """
 UPDATE registry.models SET live_transition_id = %(transition_id)s WHERE model_id = %(model_id)s
@@ -79,21 +88,6 @@ class ModelTable:
         self._connection.execute(_LOCK, {"name": name})
         return self.get(name, deleted=deleted)
 
-    def lock_or_create(self, name: str, created_by: str) -> Model:
-        """Wait for the model's lock; one that is missing is created.
-
-        Raises:
-            FailedPrecondition: it was deleted, and can be restored (MODEL_DELETED).
-        """
-        self.insert(name, created_by=created_by)
-        model = self.lock(name, deleted=True)
-        if model.delete_time is not None:
-            raise FailedPrecondition(
-                f"model {name!r} was deleted; call RestoreModel, or take another name until it is purged",
-                reason="MODEL_DELETED",
-            )
-        return model
-
     def page(self, filters: ModelFilters, *, after: str, limit: int) -> tuple[Model, ...]:
         """Read up to `limit` models by name, those after a name."""
         wanted = {
@@ -112,6 +106,22 @@ class ModelTable:
         """Create a model, and say whether it was missing. One that another is creating is waited for."""
         row = {"name": name, "description": description, "created_by": created_by}
         return self._connection.execute(_INSERT, row).rowcount == 1
+
+    def update(self, model: Model) -> None:
+        """Write what may be changed of a model, as this one has it; its etag changes."""
+        self._connection.execute(
+            _UPDATE,
+            {
+                "model_id": model.model_id,
+                "description": model.description,
+                "tags": list(model.tags),
+                "labels": Jsonb(dict(model.labels)),
+                "training_config": Jsonb(dataclasses.asdict(model.training_config)),
+                "serving_settings": Jsonb(dataclasses.asdict(model.serving_settings)),
+                "capture_policy": Jsonb(dataclasses.asdict(model.capture_policy)),
+                "words": " ".join((model.name, model.description, *model.tags)),
+            },
+        )
 
     def next_deployment_number(self, model_id: int) -> int:
         """Count on; the lock on the row lasts until the commit, so no number is lost or given twice."""

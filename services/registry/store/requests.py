@@ -13,18 +13,19 @@ from services.registry.models import RequestKey
 KEPT_DAYS = 7
 
 _FIND = """
-SELECT body_sha256, model_id, version_id FROM registry.requests
+SELECT body_sha256, model_id, version_id, evaluation_id FROM registry.requests
 WHERE caller = %(caller)s AND rpc = %(rpc)s AND request_id = %(request_id)s
   AND create_time > clock_timestamp() - make_interval(days => %(kept_days)s)
 """
 _EXPIRE = "DELETE FROM registry.requests WHERE create_time <= clock_timestamp() - make_interval(days => %(kept_days)s)"
 # One past its time makes room; one that is not stays, and no row is written.
 _INSERT = """
-INSERT INTO registry.requests AS kept (caller, rpc, request_id, body_sha256, model_id, version_id)
-VALUES (%(caller)s, %(rpc)s, %(request_id)s, %(body_sha256)s, %(model_id)s, %(version_id)s)
+INSERT INTO registry.requests AS kept (caller, rpc, request_id, body_sha256, model_id, version_id, evaluation_id)
+VALUES (%(caller)s, %(rpc)s, %(request_id)s, %(body_sha256)s, %(model_id)s, %(version_id)s,
+        %(evaluation_id)s)
 ON CONFLICT ON CONSTRAINT requests_key DO UPDATE
 SET body_sha256 = excluded.body_sha256, model_id = excluded.model_id, version_id = excluded.version_id,
-    create_time = excluded.create_time
+    evaluation_id = excluded.evaluation_id, create_time = excluded.create_time
 WHERE kept.create_time <= clock_timestamp() - make_interval(days => %(kept_days)s)
 """
 
@@ -45,14 +46,17 @@ class RequestTable:
         Raises:
             FailedPrecondition: the id came with another body (REQUEST_ID_REUSED).
         """
-        first = self._find(key.caller, key.rpc, key.request_id)
-        if first is None:
-            return None
-        if first["body_sha256"] != key.body_sha256:
-            raise _reused(key)
-        return first["model_id"], first["version_id"]
+        first = self._first(key)
+        return None if first is None else (first["model_id"], first["version_id"])
 
-    def insert(self, key: RequestKey, model_id: int, version_id: int | None = None) -> None:
+    def find_evaluation(self, key: RequestKey) -> int | None:
+        """Find the id of the evaluation that the same request made before; raises as `find_result` does."""
+        first = self._first(key)
+        return None if first is None else first["evaluation_id"]
+
+    def insert(
+        self, key: RequestKey, model_id: int, version_id: int | None = None, evaluation_id: int | None = None
+    ) -> None:
         """Keep what a request made; one without an id is not kept.
 
         Raises:
@@ -60,13 +64,20 @@ class RequestTable:
         """
         if not key.request_id:
             return
-        made = {"model_id": model_id, "version_id": version_id, "kept_days": KEPT_DAYS}
+        ids = {"model_id": model_id, "version_id": version_id, "evaluation_id": evaluation_id}
+        made = {**ids, "kept_days": KEPT_DAYS}
         if self._connection.execute(_INSERT, {**dataclasses.asdict(key), **made}).rowcount == 0:
             raise _reused(key)
 
     def expire(self) -> None:
         """Forget those that are past their time."""
         self._connection.execute(_EXPIRE, {"kept_days": KEPT_DAYS})
+
+    def _first(self, key: RequestKey) -> DictRow | None:
+        first = self._find(key.caller, key.rpc, key.request_id)
+        if first is not None and first["body_sha256"] != key.body_sha256:
+            raise _reused(key)
+        return first
 
     def _find(self, caller: str, rpc: str, request_id: str) -> DictRow | None:
         if not request_id:

@@ -10,7 +10,10 @@ from psycopg.rows import DictRow
 
 from services.common.errors import Aborted, AlreadyExists, DomainError
 from services.common.postgres import Database
+from services.registry.store.aliases import AliasTable
+from services.registry.store.audit import AuditTable
 from services.registry.store.changes import ChangeTable
+from services.registry.store.evaluations import EvaluationTable
 from services.registry.store.models import ModelTable
 from services.registry.store.requests import RequestTable
 from services.registry.store.transitions import TransitionTable
@@ -33,7 +36,10 @@ class Tables:
     """The registry's tables, inside one transaction."""
 
     def __init__(self, connection: Connection[DictRow]) -> None:
+        self.audit = AuditTable(connection)
         self.changes = ChangeTable(connection)
+        self.aliases = AliasTable(connection, self.changes)
+        self.evaluations = EvaluationTable(connection)
         self.models = ModelTable(connection)
         self.requests = RequestTable(connection)
         self.transitions = TransitionTable(connection)

@@ -14,7 +14,6 @@ from pydantic import TypeAdapter
 from services.common.errors import NotFound
 from services.registry.filters import VersionFilters
 from services.registry.models import (
-    Candidate,
     File,
     Model,
     ModelVersion,
@@ -63,10 +62,10 @@ _LABELLED = """
 # The few that are shown are chosen first, so that nothing is put together for the others.
 _CHOSEN = "SELECT * FROM registry.versions WHERE {where} ORDER BY version_id DESC LIMIT %(limit)s"
 _PAGE = f"{_COLUMNS} FROM ({_CHOSEN}) v JOIN registry.models m USING (model_id) ORDER BY v.version_id DESC"
-_CANDIDATES = """
-SELECT version_id, model_id, version, deployment_number, state, stage,
-       array(SELECT a.alias FROM registry.aliases a WHERE a.version_id = v.version_id ORDER BY a.alias) AS aliases
-FROM registry.versions v WHERE model_id = ANY(%(model_ids)s) AND delete_time IS NULL
+_NEWEST_IN_STAGE = """
+SELECT version_id FROM registry.versions
+WHERE model_id = %(model_id)s AND stage = %(stage)s AND state = 'READY' AND delete_time IS NULL
+ORDER BY version_id DESC LIMIT 1
 """
 _LIVE_NUMBER = """
 SELECT deployment_number FROM registry.versions WHERE model_id = %(model_id)s AND stage = 'PRODUCTION'
@@ -102,6 +101,11 @@ _SET_FAILED = """
 UPDATE registry.versions SET state = 'FAILED', failure_reason = %(reason)s, failure_message = %(message)s
 WHERE version_id = %(version_id)s
 """
+_UPDATE = """
+UPDATE registry.versions SET description = %(description)s, labels = %(labels)s,
+       serving_settings = %(serving_settings)s, capture_policy = %(capture_policy)s, search = registry.words(%(words)s)
+WHERE version_id = %(version_id)s
+"""
 _SET_VALIDATING = """
 UPDATE registry.versions SET state = 'VALIDATING', failure_reason = '', failure_message = ''
 WHERE version_id = %(version_id)s
@@ -112,7 +116,6 @@ UPDATE registry.models SET latest_version_id = registry.latest_of(model_id) WHER
 _COUNT_BY_STATE = "SELECT state, count(*) AS count FROM registry.versions WHERE delete_time IS NULL GROUP BY state"
 
 _VERSION = TypeAdapter(ModelVersion)
-_CANDIDATE = TypeAdapter(Candidate)
 _VALIDATION = TypeAdapter(Validation)
 
 
@@ -182,12 +185,10 @@ class VersionTable:
         rows = self._connection.execute(_PAGE.format(where=" AND ".join(where)), {**wanted, "limit": limit})
         return tuple(_version_from(row) for row in rows)
 
-    def candidates(self, models: Iterable[Model]) -> dict[int, list[Candidate]]:
-        """Read what the rule of resolving needs of the versions that were not deleted, by model."""
-        by_model: dict[int, list[Candidate]] = {model.model_id: [] for model in models}
-        for row in self._connection.execute(_CANDIDATES, {"model_ids": list(by_model)}):
-            by_model[row["model_id"]].append(_CANDIDATE.validate_python(row))
-        return by_model
+    def find_newest_in(self, model: Model, stage: Stage) -> int | None:
+        """Find the id of the newest READY version in a stage."""
+        row = self._connection.execute(_NEWEST_IN_STAGE, {"model_id": model.model_id, "stage": stage}).fetchone()
+        return None if row is None else int(row["version_id"])
 
     def find_live_number(self, model: Model) -> int | None:
         """Find the deployment number of what is live."""
@@ -243,15 +244,27 @@ class VersionTable:
         """Put a version where a move of it, already in the log, leads."""
         self._update(_MOVE, version_id, transition_id=transition_id)
 
+    def update(self, version: ModelVersion) -> None:
+        """Write what may be changed of a version, as this one has it."""
+        self._update(
+            _UPDATE,
+            version.version_id,
+            description=version.description,
+            labels=Jsonb(dict(version.labels)),
+            serving_settings=_json(version.serving_settings),
+            capture_policy=_json(version.capture_policy),
+            words=_words(version.model, version),
+        )
+
     def set_ready(self, version_id: int, signature: Signature, validation: Validation | None) -> None:
         """Write what the validator found; from now on it cannot change. It may be the model's latest now."""
         found = validation and Jsonb(_VALIDATION.dump_python(validation, mode="json"))
         self._update(_SET_READY, version_id, signature=_json(signature), validation=found)
-        self.refresh_latest(self.get_by_id(version_id).model_id)
+        self._refresh_latest(self.get_by_id(version_id).model_id)
 
-    def refresh_latest(self, model_id: int) -> None:
+    def refresh_latest(self, model: Model) -> None:
         """Find out anew what `latest` means; for whoever changes which versions are READY and there."""
-        self._connection.execute(_REFRESH_LATEST, {"model_id": model_id})
+        self._refresh_latest(model.model_id)
 
     def set_failed(self, version_id: int, reason: str, message: str) -> None:
         """Write why the validator refused it."""
@@ -265,16 +278,18 @@ class VersionTable:
         """Count the versions in each state, but for the deleted ones."""
         return {row["state"]: row["count"] for row in self._connection.execute(_COUNT_BY_STATE)}
 
+    def _refresh_latest(self, model_id: int) -> None:
+        self._connection.execute(_REFRESH_LATEST, {"model_id": model_id})
+
     def _update(self, statement: str, version_id: int, **values: object) -> None:
         self._connection.execute(statement, {"version_id": version_id, **values})
         self._changes.note(version_id)
 
 
-def _words(model: str, new: NewVersion) -> str:
+def _words(model: str, of: NewVersion | ModelVersion) -> str:
     """Put together what search looks in; see ListVersionsRequest.query."""
-    source, metadata = new.source, new.metadata
-    said = (new.description, metadata.task_type, source.origin, source.reference, source.revision, new.source_version)
-    return " ".join((model, new.version, *metadata.tags, *said))
+    said = (of.description, of.metadata.task_type, of.source.origin, of.source.reference, of.source.revision)
+    return " ".join((model, of.version, *of.metadata.tags, *said, of.source_version))
 
 
 def _json(value: Any) -> Jsonb | None:

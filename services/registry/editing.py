@@ -1,0 +1,82 @@
+"""Changing what may be changed of models and versions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from services.common.errors import Aborted
+from services.registry.auditing import model_changed, version_changed
+from services.registry.edits import ModelEdit, VersionEdit
+from services.registry.models import Model, ModelVersion
+from services.registry.store import Store
+from services.registry.training import TrainingConfig
+
+Edited = TypeVar("Edited", Model, ModelVersion)
+
+
+class Editing:
+    """Changes models and versions. A change that changes nothing leaves no trace."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    def update_model(self, edit: ModelEdit) -> Model:
+        """Change a model.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND.
+            Aborted: it is no longer what the caller read (ETAG_MISMATCH).
+        """
+        with self._store.write() as tables:
+            found = tables.models.lock(edit.name)
+            check_etag(f"model {found.name!r}", edit.etag, found.etag)
+            wanted = _counted(found.training_config, _edited(found, edit.values))
+            if wanted == found:
+                return found
+            tables.models.update(wanted)
+            changed = tables.models.get_by_id(found.model_id)
+            model_changed(tables, "UpdateModel", found, changed)
+            return changed
+
+    def update_version(self, edit: VersionEdit) -> ModelVersion:
+        """Change a version; watchers hear of it.
+
+        Raises:
+            NotFound: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+            Aborted: it is no longer what the caller read (ETAG_MISMATCH).
+        """
+        with self._store.write() as tables:
+            found = tables.versions.get(tables.models.lock(edit.model), edit.version)
+            check_etag(f"version {found.version!r} of model {found.model!r}", edit.etag, found.etag)
+            wanted = _edited(found, edit.values)
+            if wanted == found:
+                return found
+            tables.versions.update(wanted)
+            version_changed(tables, "UpdateVersion", found, wanted)
+            tables.changes.record()
+            return tables.versions.get_by_id(found.version_id)
+
+
+def check_etag(what: str, sent: str, present: str) -> None:
+    """Let a change pass that was decided on what is there now, or says nothing of it; raises Aborted."""
+    if sent not in ("", present):
+        raise Aborted(f"{what} was changed since it was read; read it again and decide anew", reason="ETAG_MISMATCH")
+
+
+def _edited(found: Edited, values: Mapping[str, Any]) -> Edited:
+    """Put new values in place, whole fields before the fields in them."""
+    for path in sorted(values):
+        field, _, inner = path.partition(".")
+        value = dataclasses.replace(getattr(found, field), **{inner: values[path]}) if inner else values[path]
+        found = dataclasses.replace(found, **{field: value})
+    return found
+
+
+def _counted(before: TrainingConfig, wanted: Model) -> Model:
+    """Give a changed training config the next number, whatever number came with it."""
+    config = dataclasses.replace(wanted.training_config, number=before.number)
+    if config != before:
+        config = dataclasses.replace(config, number=before.number + 1)
+    return dataclasses.replace(wanted, training_config=config)
