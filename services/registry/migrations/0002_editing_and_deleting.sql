@@ -148,7 +148,7 @@ CREATE FUNCTION words(text) RETURNS tsvector LANGUAGE sql IMMUTABLE AS $$
 $$;
 -- What finds the texts in which every word of this one begins a word.
 CREATE FUNCTION word_beginnings(text) RETURNS tsquery LANGUAGE sql IMMUTABLE AS $$
-    SELECT coalesce(string_agg(''''' || word || '''':*', ' & '), '')::tsquery FROM unnest(registry.word_list($1)) AS word
+    SELECT coalesce(string_agg('''' || word || ''':*', ' & '), '')::tsquery FROM unnest(registry.word_list($1)) AS word
 $$;
 
 -- What was there before this migration is found as well.
