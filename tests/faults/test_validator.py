@@ -14,6 +14,7 @@ import pytest
 from services.registry.validation.report import FailureReason, ValidationReport
 from services.registry.validation.validator import ValidationLimits, Validator
 from tests.testdata import models
+from tests.testdata.bundles import bundle
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,28 @@ def test_operators_work_inside_the_sandbox_as_outside(model_path: Path, content:
     report = validated(model_path, content)
     assert report.ok or reason(report) is FailureReason.UNSUPPORTED_OUTPUT_TYPE
     assert report.opset == 21
+
+
+def test_a_bundle_opens_in_the_sandbox_of_those_that_only_compute(model_path: Path) -> None:
+    for path, content in bundle().items():
+        (model_path.parent / path).write_bytes(content)
+    report = Validator(require_sandbox=ON_LINUX).validate(model_path.parent, "transformers")
+    assert report.ok, report
+    assert "limit:processes" in report.sandbox or not ON_LINUX
+
+
+def test_a_graph_with_data_beside_it_opens_without_opening_a_file(model_path: Path) -> None:
+    (model_path.parent / "weights.data").write_bytes(bytes(16))
+    report = validated(model_path, models.external_data("weights.data", length=16))
+    assert report.ok, report
+    assert "limit:descriptors" in report.sandbox or not ON_LINUX
+
+
+def test_tensorflow_js_is_refused_without_tensorflow(model_path: Path) -> None:
+    (model_path.parent / "model.json").write_text('{"format": "layers-model"}')
+    report = Validator().validate(model_path.parent, "tensorflow")
+    assert reason(report) is FailureReason.TFJS_UNSUPPORTED
+    assert report.peak_memory_bytes < 2**27
 
 
 def test_a_model_that_crashes_the_runtime_crashes_its_child_only(model_path: Path) -> None:

@@ -14,12 +14,14 @@ import locale
 import os
 import re
 import sys
+import tempfile
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-# Read by OpenBLAS when NumPy is imported: one thread.
-os.environ["OPENBLAS_NUM_THREADS"] = "1"
+# Read by OpenBLAS when NumPy is imported, and by tokenizers: one thread.
+os.environ |= {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 
 from .files import list_files, map_files
 from .landlock import library_folders, restrict_files
@@ -76,10 +78,24 @@ def _examine(settings: Settings, process: _Process) -> ValidationReport:
 _COMPUTING = {"onnx": "onnx_model", "transformers": "transformers_bundle"}
 
 
+# Read when TensorFlow and Keras are imported: little to say, nothing to look for at home or on another processor.
+_TENSORFLOW_ENVIRONMENT = {
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HOME": "/nonexistent",
+    "KERAS_HOME": "/nonexistent",
+    "KERAS_BACKEND": "tensorflow",
+}
+
+
 def _examine_reading(settings: Settings, process: _Process, paths: list[str]) -> ValidationReport:
     """Let a runtime that opens files by path and starts threads do so, but nothing else."""
     # Before the import, since threads that run already would keep their rights.
     files = tuple(restrict_files([Path(), *library_folders(_CODE)]))
+    os.environ.update(_TENSORFLOW_ENVIRONMENT)
+    warnings.simplefilter("ignore")
+    tempfile.tempdir = "/nonexistent"  # TensorFlow asks for one while it is imported, and there is none to be found
     inspect = importlib.import_module(".tensorflow_model", __package__).inspect
     # A large runtime reserves what it never touches while it is imported.
     memory_limit_bytes = settings.memory_limit_bytes + process.read(b"VmSize")

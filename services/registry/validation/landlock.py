@@ -24,7 +24,14 @@ _NETWORK_VERSION, _ALL_NETWORK = 4, 3
 _SCOPE_VERSION, _ALL_SCOPES = 6, 3
 _PR_SET_NO_NEW_PRIVS = 38
 # What a runtime reads of the system: processors and memory; libraries are beside.
-_SYSTEM = ("/proc/cpuinfo", "/proc/meminfo", "/sys/devices/system", "/dev/urandom", "/etc/ld.so.cache")
+_SYSTEM = (
+    "/proc/cpuinfo",
+    "/proc/meminfo",
+    "/proc/self/cmdline",
+    "/sys/devices/system",
+    "/dev/urandom",
+    "/etc/ld.so.cache",
+)
 
 
 def restrict_files(folders: Iterable[Path]) -> Iterator[str]:

@@ -9,8 +9,8 @@ from .files import Files
 from .layout import main_graph
 from .onnx_graph import GraphFacts, read_graph
 from .onnx_runtime import OnnxModel
-from .report import Failure, FailureReason, Refusal, Signature, TensorSpec, ValidationReport
-from .trial import Verdict, try_rows
+from .report import Failure, FailureReason, Refusal, ValidationReport
+from .trial import try_rows, with_seen_ranks
 
 # A protobuf message, hence a graph without its tensors in files beside it, ends below 2 GiB.
 _LARGEST_GRAPH_BYTES = 2**31 - 1
@@ -23,7 +23,7 @@ def inspect(files: Files, allowed: frozenset[str]) -> ValidationReport:
     try:
         graph = main_graph(files)
         facts, content, data = read(files, graph, allowed)
-        return _judge(OnnxModel(content, data), facts)
+        return judge(OnnxModel(content, data), facts)
     except Refusal as refusal:
         return report_of(facts, failure=Failure(refusal.reason, refusal.message))
 
@@ -49,7 +49,8 @@ def read(files: Files, graph: str, allowed: frozenset[str]) -> tuple[GraphFacts,
     return facts, content, {path: beside[path] for path in facts.data_files}
 
 
-def _judge(model: OnnxModel, facts: GraphFacts) -> ValidationReport:
+def judge(model: OnnxModel, facts: GraphFacts) -> ValidationReport:
+    """Run the graph on generated rows, and report what it is; raises Refusal."""
     verdict = try_rows(model.run, model.signature, facts.unshaped_outputs)
     return dataclasses.replace(
         report_of(facts),
@@ -70,18 +71,3 @@ def report_of(facts: GraphFacts | None, failure: Failure | None = None) -> Valid
         ir_version=facts.ir_version,
         producer=facts.producer,
     )
-
-
-def with_seen_ranks(signature: Signature, unshaped: frozenset[str], verdict: Verdict) -> Signature:
-    """Where neither file nor runtime knows an output's shape, take the rank that it had when it ran."""
-
-    def seen(spec: TensorSpec) -> TensorSpec:
-        if spec.name not in unshaped or spec.shape:
-            return spec
-        rank = verdict.ranks.get(spec.name)
-        if rank is None:
-            message = f"output {spec.name!r} declares no shape, and none could be seen: {verdict.reason}"
-            raise Refusal(FailureReason.INVALID_MODEL, message)
-        return dataclasses.replace(spec, shape=(-1,) * rank)
-
-    return dataclasses.replace(signature, outputs=tuple(seen(spec) for spec in signature.outputs))

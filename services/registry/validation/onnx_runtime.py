@@ -14,7 +14,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
-from .report import FailureReason, Refusal, Signature, TensorSpec, one_line, out_of_memory
+from .report import FailureReason, Refusal, Signature, TensorSpec, checked_name, one_line, out_of_memory
 from .trial import Array, NotRunnable
 
 # ONNX Runtime's names of element types → the Open Inference Protocol's.
@@ -35,7 +35,7 @@ DATATYPES = {
     "tensor(string)": "BYTES",
 }
 
-_READ_LENGTH, _SENTENCE_LENGTH, _NAME_LENGTH = 2_000, 500, 250
+_READ_LENGTH, _SENTENCE_LENGTH = 2_000, 500
 # "[ONNXRuntimeError] : 10 : INVALID_GRAPH : " says nothing that the reason does not.
 _STATUS = re.compile(r"\[ONNXRuntimeError\] : \d+ : [A-Z_]+ : ")
 # "/onnxruntime_src/…/model.cc:340 onnxruntime::Model::Model(onnx::ModelProto&&, …)": where it was compiled.
@@ -95,12 +95,6 @@ def _read_signature(session: Any) -> Signature:
 
 
 def _spec(node: Any, kind: str, reason: FailureReason) -> TensorSpec:
-    if one_line(node.name, _NAME_LENGTH) != node.name:
-        raise Refusal(
-            FailureReason.INVALID_MODEL,
-            f"the name {one_line(node.name, _NAME_LENGTH)!r} of an {kind} is longer than {_NAME_LENGTH} characters or "
-            "holds control characters; rename it",
-        )
     datatype = DATATYPES.get(node.type)
     if datatype is None:
         advice = (
@@ -111,7 +105,7 @@ def _spec(node: Any, kind: str, reason: FailureReason) -> TensorSpec:
         raise Refusal(reason, f"{kind} {node.name!r} is a {node.type}, and only tensors can be served; {advice}")
     # A symbolic dimension comes as its name, an unknown one as None.
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
-    return TensorSpec(node.name, datatype, shape)
+    return TensorSpec(checked_name(node.name, kind), datatype, shape)
 
 
 def _sentence(error: Exception) -> str:

@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+_NAME_LENGTH = 250
+
 
 class FailureReason(StrEnum):
     """Why a version is FAILED: a stable contract that programs test for."""
@@ -49,6 +51,17 @@ def out_of_memory(detail: str = "") -> Refusal:
     """Refuse a model that asks for more than the child may have; `detail` is what its runtime said."""
     message = "the model asked for more memory than validation allows (the limit grows with the files' size)"
     return Refusal(FailureReason.VALIDATOR_OUT_OF_MEMORY, f"{message}: {detail}" if detail else message)
+
+
+def checked_name(name: str, kind: str) -> str:
+    """Give the name of an input or output if programs can live with it; raises Refusal(INVALID_MODEL) otherwise."""
+    if one_line(name, _NAME_LENGTH) != name or not name:
+        raise Refusal(
+            FailureReason.INVALID_MODEL,
+            f"the name {one_line(name, _NAME_LENGTH)!r} of an {kind} is longer than {_NAME_LENGTH} characters or "
+            "holds control characters; rename it",
+        )
+    return name
 
 
 def one_line(text: str, limit: int) -> str:

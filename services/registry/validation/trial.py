@@ -8,14 +8,14 @@ Imported by the child process alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 from numpy.random import Generator, default_rng  # by name: NumPy imports it on first use, too late in a sandbox
 
-from .report import Signature, TensorSpec, out_of_memory
+from .report import FailureReason, Refusal, Signature, TensorSpec, out_of_memory
 
 Array: TypeAlias = npt.NDArray[Any]
 Run: TypeAlias = Callable[[dict[str, Array]], dict[str, Array]]
@@ -95,6 +95,21 @@ def try_rows(run: Run, signature: Signature, unshaped: frozenset[str]) -> Verdic
     except NotRunnable as error:
         difference = f"the model takes a row alone but not several: {error}"
     return Verdict(not difference, difference, ranks)
+
+
+def with_seen_ranks(signature: Signature, unshaped: frozenset[str], verdict: Verdict) -> Signature:
+    """Where neither file nor runtime knows an output's shape, take the rank that it had when it ran."""
+
+    def seen(spec: TensorSpec) -> TensorSpec:
+        if spec.name not in unshaped or spec.shape:
+            return spec
+        rank = verdict.ranks.get(spec.name)
+        if rank is None:
+            message = f"output {spec.name!r} declares no shape, and none could be seen: {verdict.reason}"
+            raise Refusal(FailureReason.INVALID_MODEL, message)
+        return replace(spec, shape=(-1,) * rank)
+
+    return replace(signature, outputs=tuple(seen(spec) for spec in signature.outputs))
 
 
 def _fixed_first_dimension(signature: Signature, unshaped: frozenset[str]) -> str:
