@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TypeVar
 
@@ -27,6 +27,7 @@ def run(
     build: Callable[[AnySettings, ExitStack], Server],
     *,
     migrate: Callable[[AnySettings], Sequence[str]] | None = None,
+    commands: Mapping[str, Callable[[AnySettings], None]] | None = None,
 ) -> int:
     """Run `python -m services.<name>`, or with the argument `migrate` only bring its schema up to date.
 
@@ -36,12 +37,15 @@ def run(
         settings_type: read from flags, the environment and `.env`, in this order.
         build: opens what the server stands on, each part's end pushed on the stack, and builds the server.
         migrate: brings its schema up to date, where it has one, and names what it applied.
+        commands: what else it can do, by the argument that asks for it: once, on an up-to-date schema, without serving.
 
     Returns:
         The exit code: 0 when it ended in order, 1 when it could not begin, 2 when it was called wrongly.
     """
+    commands = commands or {}
+    names = (*(("migrate",) if migrate else ()), *commands)
     try:
-        said = flags.parse(name, arguments, settings_type, commands=("migrate",) if migrate else ())
+        said = flags.parse(name, arguments, settings_type, commands=names)
     except SystemExit as end:  # argparse has said why, or has shown the help
         return MISUSED if end.code else OK
     try:
@@ -55,6 +59,8 @@ def run(
             _log.info("migrated", migration=applied)
         if said.command is None:
             _serve(settings, build)
+        elif said.command in commands:
+            commands[said.command](settings)
     except DomainError as error:
         _log.error("not started", reason=error.reason, message=error.message)
         return NOT_STARTED

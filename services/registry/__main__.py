@@ -1,4 +1,8 @@
-"""The registry's process: `python -m services.registry` serves; with `migrate` it only brings its schema up to date."""
+"""The registry's process: `python -m services.registry` serves.
+
+With `migrate` it only brings its schema up to date; with `restored`, for after a restore from a backup, it has everyone
+who watches it begin anew.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +22,12 @@ from services.registry.administration import servicer as administration_servicer
 from services.registry.aliases import Aliases
 from services.registry.auditing import Audit
 from services.registry.catalog import Catalog
+from services.registry.deletions import Deletions
 from services.registry.downloads import Downloads
 from services.registry.editing import Editing
+from services.registry.epochs import begin_epoch
 from services.registry.evaluations import Evaluations
+from services.registry.garbage import Garbage
 from services.registry.housekeeping import Housekeeping
 from services.registry.metrics import RegistryMetrics
 from services.registry.promotions import Promotions
@@ -45,7 +52,9 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
     blobs = open_registry_blobs(settings)
     stack.callback(blobs.close)
     metrics = MetricsServer(settings.host, settings.metrics_port)
-    use_cases = _open_use_cases(settings, stack, database, blobs, RegistryMetrics(metrics.registry))
+    store, counted = Store(database), RegistryMetrics(metrics.registry)
+    garbage = Garbage(store, blobs, grace_s=settings.blob_grace_ms / 1000, metrics=counted.garbage)
+    use_cases = _open_use_cases(settings, stack, database, blobs, garbage, counted)
     registry = Service(
         name=NAME,
         register=partial(
@@ -59,7 +68,7 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         name=administration_servicer.NAME,
         register=partial(
             administration_pb2_grpc.add_AdministrationServiceServicer_to_server,
-            administration_servicer.AdministrationServicer(Audit(Store(database))),  # type: ignore[abstract] # as above
+            administration_servicer.AdministrationServicer(Audit(store), garbage),
         ),
         roles=administration_servicer.ROLES,
     )
@@ -69,7 +78,12 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
 
 
 def _open_use_cases(
-    settings: RegistrySettings, stack: ExitStack, database: Database, blobs: BlobStore, metrics: RegistryMetrics
+    settings: RegistrySettings,
+    stack: ExitStack,
+    database: Database,
+    blobs: BlobStore,
+    garbage: Garbage,
+    metrics: RegistryMetrics,
 ) -> UseCases:
     store = Store(database)
     validations = Validations.from_settings(settings, store, blobs, finished=metrics.validations)
@@ -81,8 +95,10 @@ def _open_use_cases(
     )
     housekeeping = Housekeeping(
         store,
+        garbage,
         kept_revisions=settings.kept_revisions,
         interval_s=settings.housekeeping_interval_ms / 1000,
+        garbage_interval_s=settings.garbage_interval_ms / 1000,
         versions=metrics.versions,
     )
     listener = database.listen([CHANGES_CHANNEL, VALIDATIONS_CHANNEL], poll_interval_s=settings.poll_interval_ms / 1000)
@@ -93,6 +109,7 @@ def _open_use_cases(
     return UseCases(
         aliases=Aliases(store),
         catalog=Catalog(store),
+        deletions=Deletions(store, retention_s=settings.deleted_retention_ms / 1000),
         editing=Editing(store),
         evaluations=Evaluations(store),
         uploads=Uploads(store, blobs, max_bytes=settings.max_upload_bytes, uploaded_bytes=metrics.uploaded_bytes),
@@ -104,4 +121,13 @@ def _open_use_cases(
 
 
 if __name__ == "__main__":
-    sys.exit(run("registry", sys.argv[1:], RegistrySettings, build, migrate=migrate_schema))
+    sys.exit(
+        run(
+            "registry",
+            sys.argv[1:],
+            RegistrySettings,
+            build,
+            migrate=migrate_schema,
+            commands={"restored": begin_epoch},
+        )
+    )

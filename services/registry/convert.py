@@ -179,7 +179,9 @@ def model_and_version(
     | pb.PromoteVersionRequest
     | pb.DownloadFileRequest
     | pb.RecordEvaluationRequest
-    | pb.SetAliasRequest,
+    | pb.SetAliasRequest
+    | pb.DeleteVersionRequest
+    | pb.RestoreVersionRequest,
 ) -> tuple[str, str]:
     """Read which version is meant."""
     return checks.model_name("model", request.model), checks.version_name("version", request.version)

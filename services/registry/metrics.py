@@ -14,3 +14,25 @@ class RegistryMetrics:
             "penstock_registry_validations", "Validations concluded.", ["result"], registry=registry
         )
         self.versions = Gauge("penstock_registry_versions", "Versions in each state.", ["state"], registry=registry)
+        self.garbage = GarbageMetrics(registry)
+
+
+class GarbageMetrics:
+    """What garbage collection counts."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.purged_versions = Counter(
+            "penstock_registry_purged_versions", "Deleted versions whose files went for good.", registry=registry
+        )
+        self.deleted_blobs = Counter(
+            "penstock_registry_deleted_blobs", "Blobs deleted since nothing named them.", registry=registry
+        )
+        self.deleted_bytes = Counter("penstock_registry_deleted_bytes", "Their bytes.", registry=registry)
+        self.waiting_bytes = Gauge(
+            "penstock_registry_condemned_bytes", "Bytes of blobs that wait to be deleted.", registry=registry
+        )
+        self.finished_time = Gauge(
+            "penstock_registry_garbage_collected_timestamp_seconds",
+            "When a round of garbage collection last ended here.",
+            registry=registry,
+        )

@@ -15,6 +15,7 @@ from services.common.keys import Role, caller
 from services.registry import checks, convert, encode, masks, measures
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
+from services.registry.deletions import Deletions
 from services.registry.downloads import Downloads
 from services.registry.editing import Editing
 from services.registry.evaluations import Evaluations
@@ -60,6 +61,7 @@ class UseCases:
 
     aliases: Aliases
     catalog: Catalog
+    deletions: Deletions
     editing: Editing
     evaluations: Evaluations
     uploads: Uploads
@@ -98,6 +100,17 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         model = self._do.editing.update_model(masks.model_edit(request))
         return pb.UpdateModelResponse(model=encode.model(model))
 
+    def DeleteModel(self, request: pb.DeleteModelRequest, _: grpc.ServicerContext) -> pb.DeleteModelResponse:
+        """See registry.proto."""
+        name, etag = checks.model_name("name", request.name), checks.line("etag", request.etag)
+        model = self._do.deletions.delete_model(name, etag, force=request.force)
+        return pb.DeleteModelResponse(model=encode.model(model))
+
+    def RestoreModel(self, request: pb.RestoreModelRequest, _: grpc.ServicerContext) -> pb.RestoreModelResponse:
+        """See registry.proto."""
+        model = self._do.deletions.restore_model(checks.model_name("name", request.name))
+        return pb.RestoreModelResponse(model=encode.model(model))
+
     def RegisterVersion(
         self, request_iterator: Iterator[pb.RegisterVersionRequest], _: grpc.ServicerContext
     ) -> pb.RegisterVersionResponse:
@@ -122,6 +135,17 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         """See registry.proto."""
         version = self._do.editing.update_version(masks.version_edit(request))
         return pb.UpdateVersionResponse(version=encode.version(version))
+
+    def DeleteVersion(self, request: pb.DeleteVersionRequest, _: grpc.ServicerContext) -> pb.DeleteVersionResponse:
+        """See registry.proto."""
+        etag = checks.line("etag", request.etag)
+        version = self._do.deletions.delete_version(*convert.model_and_version(request), etag)
+        return pb.DeleteVersionResponse(version=encode.version(version))
+
+    def RestoreVersion(self, request: pb.RestoreVersionRequest, _: grpc.ServicerContext) -> pb.RestoreVersionResponse:
+        """See registry.proto."""
+        version = self._do.deletions.restore_version(*convert.model_and_version(request))
+        return pb.RestoreVersionResponse(version=encode.version(version))
 
     def RevalidateVersion(
         self, request: pb.RevalidateVersionRequest, _: grpc.ServicerContext

@@ -74,3 +74,10 @@ class RegistrySettings(ServerSettings, StorageSettings, ValidationSettings):
     """How often watchers and validators look for themselves, should a notification be lost."""
     housekeeping_interval_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """How often old changes and old requests are forgotten."""
+    deleted_retention_ms: Annotated[int, Field(ge=0, le=315_360_000_000)] = 604_800_000
+    """How long a deleted model or version can be restored before its files go."""
+    garbage_interval_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 3_600_000
+    """How often garbage is collected: deleted long enough ago, uploads past their time, blobs that nothing names."""
+    blob_grace_ms: Annotated[int, Field(ge=60_000, le=2_592_000_000)] = 86_400_000
+    """How long a blob that nothing names is left alone, once before it is condemned and once before it is deleted. It
+    must be longer than the longest upload takes."""

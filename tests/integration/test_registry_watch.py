@@ -17,7 +17,9 @@ from prometheus_client import CollectorRegistry
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.tensors.v1 import tensors_pb2
+from services.common.blobs import FileBlobStore
 from services.common.postgres import Database
+from services.registry.garbage import Garbage
 from services.registry.housekeeping import Housekeeping
 from services.registry.metrics import RegistryMetrics
 from services.registry.store import Store
@@ -220,11 +222,17 @@ def test_a_draining_server_ends_its_watches(clone_database: Callable[[str], str]
     pool.shutdown()
 
 
-def test_housekeeping_that_waits_keeps_nobody_from_writing(stub: RegistryServiceStub, database_url: str) -> None:
+def test_housekeeping_that_waits_keeps_nobody_from_writing(
+    stub: RegistryServiceStub, database_url: str, tmp_path: Path
+) -> None:
     registry.register(stub, models.linear())
-    versions = RegistryMetrics(CollectorRegistry()).versions
+    metrics = RegistryMetrics(CollectorRegistry())
     with Database(database_url) as database, psycopg.connect(database_url) as holder:
-        housekeeping = Housekeeping(Store(database), kept_revisions=0, interval_s=60, versions=versions)
+        store = Store(database)
+        garbage = Garbage(store, FileBlobStore(tmp_path), grace_s=60, metrics=metrics.garbage)
+        housekeeping = Housekeeping(
+            store, garbage, kept_revisions=0, interval_s=60, garbage_interval_s=60, versions=metrics.versions
+        )
         holder.execute("LOCK TABLE registry.requests IN SHARE MODE")
         with ThreadPoolExecutor(1) as pool:
             tidying = pool.submit(housekeeping.tidy)

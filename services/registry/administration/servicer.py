@@ -10,7 +10,9 @@ from penstock.api.registry.v1 import administration_pb2 as pb
 from penstock.api.registry.v1 import administration_pb2_grpc
 from services.common.keys import Role
 from services.registry import convert, encode
+from services.registry.administration.encode import garbage_report
 from services.registry.auditing import Audit
+from services.registry.garbage import Garbage
 
 NAME = "penstock.api.registry.v1.AdministrationService"
 ROLES: Mapping[str, Role] = {
@@ -22,8 +24,9 @@ ROLES: Mapping[str, Role] = {
 class AdministrationServicer(administration_pb2_grpc.AdministrationServiceServicer):
     """See administration.proto for what each RPC promises."""
 
-    def __init__(self, audit: Audit) -> None:
+    def __init__(self, audit: Audit, garbage: Garbage) -> None:
         self._audit = audit
+        self._garbage = garbage
 
     def ListAuditEntries(
         self, request: pb.ListAuditEntriesRequest, _: grpc.ServicerContext
@@ -34,3 +37,8 @@ class AdministrationServicer(administration_pb2_grpc.AdministrationServiceServic
         )
         entries, token = encode.fitting(page, encode.audit_entry)
         return pb.ListAuditEntriesResponse(entries=entries, next_page_token=token)
+
+    def CollectGarbage(self, request: pb.CollectGarbageRequest, _: grpc.ServicerContext) -> pb.CollectGarbageResponse:
+        """See administration.proto."""
+        report = self._garbage.collect(dry_run=request.dry_run, scan_store=request.scan_store)
+        return garbage_report(report)

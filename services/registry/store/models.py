@@ -72,10 +72,7 @@ class ModelTable:
         """Find a model by its name, as `find` does; raises NotFound (MODEL_NOT_FOUND)."""
         model = self.find(name, deleted=deleted)
         if model is None:
-            raise NotFound(
-                f"no model {name!r}; ListModels shows which there are, and registering a version makes one",
-                reason="MODEL_NOT_FOUND",
-            )
+            raise self._missing(name)
         return model
 
     def get_by_id(self, model_id: int) -> Model:
@@ -127,6 +124,14 @@ class ModelTable:
         """Count on; the lock on the row lasts until the commit, so no number is lost or given twice."""
         row = self._connection.execute(_COUNT_ON, {"model_id": model_id}).fetchone()
         return int((row or {})["version_count"])
+
+    def _missing(self, name: str) -> NotFound:
+        gone = self.find(name, deleted=True)
+        if gone is None or gone.purge_time is None:
+            what = "ListModels shows which there are, and registering a version makes one"
+        else:
+            what = f"it was deleted, and RestoreModel brings it back until {gone.purge_time.isoformat()}"
+        return NotFound(f"no model {name!r}; {what}", reason="MODEL_NOT_FOUND")
 
     def set_live(self, model_id: int, transition_id: int) -> None:
         """Say which promotion is in force."""

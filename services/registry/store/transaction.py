@@ -13,7 +13,9 @@ from services.common.postgres import Database
 from services.registry.store.aliases import AliasTable
 from services.registry.store.audit import AuditTable
 from services.registry.store.changes import ChangeTable
+from services.registry.store.deletions import DeletionTable
 from services.registry.store.evaluations import EvaluationTable
+from services.registry.store.garbage import GarbageTable
 from services.registry.store.models import ModelTable
 from services.registry.store.requests import RequestTable
 from services.registry.store.transitions import TransitionTable
@@ -39,7 +41,9 @@ class Tables:
         self.audit = AuditTable(connection)
         self.changes = ChangeTable(connection)
         self.aliases = AliasTable(connection, self.changes)
+        self.deletions = DeletionTable(connection, self.changes)
         self.evaluations = EvaluationTable(connection)
+        self.garbage = GarbageTable(connection)
         self.models = ModelTable(connection)
         self.requests = RequestTable(connection)
         self.transitions = TransitionTable(connection)

@@ -140,10 +140,7 @@ class VersionTable:
         """Find a version by its exact name, as `find` does; raises NotFound (VERSION_NOT_FOUND)."""
         found = self.find(model, version, deleted=deleted)
         if found is None:
-            raise NotFound(
-                f"model {model.name!r} has no version {version!r}; ListVersions shows which it has",
-                reason="VERSION_NOT_FOUND",
-            )
+            raise self._missing(model, version)
         return found
 
     def get_by_id(self, version_id: int) -> ModelVersion:
@@ -280,6 +277,14 @@ class VersionTable:
 
     def _refresh_latest(self, model_id: int) -> None:
         self._connection.execute(_REFRESH_LATEST, {"model_id": model_id})
+
+    def _missing(self, model: Model, version: str) -> NotFound:
+        gone = self.find(model, version, deleted=True)
+        if gone is None or gone.purge_time is None:
+            what = "ListVersions shows which it has"
+        else:
+            what = f"it was deleted, and RestoreVersion brings it back until {gone.purge_time.isoformat()}"
+        return NotFound(f"model {model.name!r} has no version {version!r}; {what}", reason="VERSION_NOT_FOUND")
 
     def _update(self, statement: str, version_id: int, **values: object) -> None:
         self._connection.execute(statement, {"version_id": version_id, **values})
