@@ -63,7 +63,12 @@ class Container:
         root = self.folder / "roots" / f"{self.name}-{time.monotonic_ns()}"
         root.mkdir(parents=True)
         environment = {**self.image.environment, **(self.service.get("environment") or {})}
-        steps = [f"mount -t overlay overlay -o ro,lowerdir={':'.join(map(str, self.image.layers))} {root}"]
+        # Places to mount things at may still be made; then the root is closed.
+        upper = Path(f"{root}.upper"), Path(f"{root}.work")
+        for folder in upper:
+            folder.mkdir()
+        layers = f"lowerdir={':'.join(map(str, self.image.layers))},upperdir={upper[0]},workdir={upper[1]}"
+        steps = [f"mount -t overlay overlay -o {layers} {root}"]
         steps += [f"mount -t proc proc {root}/proc", f"mount --bind /dev {root}/dev"]
         steps += [f"mount --bind {self.folder}/hosts {root}/etc/hosts"]
         steps += [f"mount -t tmpfs -o mode=1777 tmpfs {root}/tmp", f"mount -t tmpfs -o mode=0755 tmpfs {root}/run"]
@@ -73,6 +78,7 @@ class Container:
             steps.append(f"install -m 0444 {self.secrets}/{source} {root}/run/secrets/{target}")
         for volume in self.service.get("volumes") or ():
             steps += self._volume(root, volume)
+        steps.append(f"mount -o remount,ro {root}")
         inner = ["env", "-i", *(f"{name}={value}" for name, value in environment.items()), *words]
         dropped = [f"--reuid={uid}", f"--regid={gid}", "--clear-groups", "--no-new-privs"]
         caged = ["setpriv", *dropped, "--inh-caps=-all", "--bounding-set=-all", *inner]
@@ -93,7 +99,7 @@ class Container:
             if not kept.exists():
                 self._fill(kept, target)
             source = str(kept)
-        steps = [f"touch {root}{target}"] if Path(source).is_file() else []
+        steps = [f"touch {root}{target}" if Path(source).is_file() else f"mkdir -p {root}{target}"]
         steps += [f"mount --bind {source} {root}{target}"]
         return [*steps, f"mount -o remount,ro,bind {root}{target}"] if mode == ["ro"] else steps
 
