@@ -178,6 +178,7 @@ def model_and_version(
     | pb.RevalidateVersionRequest
     | pb.PromoteVersionRequest
     | pb.DownloadFileRequest
+    | pb.CreateDownloadUrlRequest
     | pb.RecordEvaluationRequest
     | pb.SetAliasRequest
     | pb.DeleteVersionRequest
@@ -258,7 +259,9 @@ def _tensor_spec(field: str, spec: tensors_pb2.TensorSpec) -> TensorSpec:
 def _source(source: pb.Source) -> Source:
     return Source(
         origin=checks.line("source.origin", source.origin) or Source().origin,
-        reference=checks.line("source.reference", source.reference, checks.MAX_TEXT_CHARS),
+        reference=checks.without_credentials(
+            "source.reference", checks.line("source.reference", source.reference, checks.MAX_TEXT_CHARS)
+        ),
         revision=checks.line("source.revision", source.revision),
     )
 

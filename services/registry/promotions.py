@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from services.common.errors import Aborted, FailedPrecondition
 from services.common.keys import Role, caller, require
-from services.registry.audit import REGISTRY, Actor
+from services.registry.audit import REGISTRY
 from services.registry.auditing import version_changed
 from services.registry.evaluations import objection
 from services.registry.models import Approval, Model, ModelVersion, Promotion, Stage, TransitionKind, VersionState
@@ -113,14 +113,12 @@ def move(tables: Tables, model: Model, version: ModelVersion, stage: Stage, appr
     return replaced
 
 
-def climb(
-    tables: Tables, model: Model, version: ModelVersion, *, action: str = "Validate", actor: Actor | None = REGISTRY
-) -> None:
+def climb(tables: Tables, model: Model, version: ModelVersion) -> None:
     """Move a version that became READY to the stage that its registration asked for, step by step.
 
     What has gone live since the registration is not replaced, for whoever registered did not know of it: the
     version then stays in STAGING. Where the model has success criteria, it stays below STAGING until they are met.
-    What it replaces is logged as the action of the actor; the version itself is left to the caller.
+    The caller writes down in the audit log what became of the version.
     """
     approval = Approval(version.created_by, version.requested_approved_by, version.requested_note)
     for stage in steps(version.stage, version.requested_stage):
@@ -132,7 +130,7 @@ def climb(
         replaced = move(tables, model, version, stage, approval)
         if replaced is not None:
             after = tables.versions.get_by_id(replaced.version_id)
-            version_changed(tables, action, replaced, after, note=approval.note, actor=actor)
+            version_changed(tables, "Validate", replaced, after, note=approval.note, actor=REGISTRY)
         version = tables.versions.get_by_id(version.version_id)
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from services.common.errors import InvalidArgument
+from services.registry.audit import REGISTRY
+from services.registry.auditing import version_changed
 from services.registry.models import Framework, Model, ModelVersion, NewVersion, Signature, TensorSpec
 from services.registry.ollama import OllamaMode
 from services.registry.promotions import climb
@@ -67,8 +69,11 @@ def refuse_files(path: str) -> InvalidArgument:
 
 
 def become_ready(tables: Tables, model: Model, version: ModelVersion) -> None:
-    """Make a new reference READY, and move it to the stage that its registration asked for; the model is locked."""
+    """Make a new reference READY, and move it to the stage that its registration asked for; the model is locked.
+
+    As where a validator does it, the registry is who did it.
+    """
     if version.ollama is not None:
         tables.versions.set_ready(version.version_id, reference_signature(version.ollama.mode), None)
-        born = tables.versions.get_by_id(version.version_id)
-        climb(tables, model, born, action="RegisterVersion", actor=None)
+        climb(tables, model, tables.versions.get_by_id(version.version_id))
+        version_changed(tables, "Validate", version, tables.versions.get_by_id(version.version_id), actor=REGISTRY)
