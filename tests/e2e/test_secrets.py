@@ -1,0 +1,216 @@
+"""Secrets stay where they belong: distinctive ones are planted, the suite works and fails with them, then all that it
+wrote, said and showed is searched for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+import psutil
+import pytest
+
+import penstock
+from penstock.cli.embedded.postgres import PostgresCluster
+from tests.embedded import eventually
+from tests.suite import FLOWER, RunningSuite
+from tests.testdata import models
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+ROOT = Path(__file__).resolve().parents[2]
+PLANTED = {
+    "PENSTOCK_BLOB_ACCESS_KEY": "planted-access-key",
+    "PENSTOCK_BLOB_SECRET_KEY": "planted-secret-key",
+    "PENSTOCK_TOKEN": "planted-token-of-the-shell",
+}
+WRONG_KEY = "planted-wrong-key"
+WRONG_PASSWORD = "planted-wrong-password"
+
+
+class Seen:
+    """All that was written, said and shown, with where it was."""
+
+    def __init__(self) -> None:
+        self.texts: list[tuple[str, str]] = []
+
+    def add(self, where: str, text: str | bytes) -> None:
+        self.texts.append((where, text if isinstance(text, str) else text.decode(errors="replace")))
+
+    def places_of(self, secret: str) -> list[str]:
+        return [where for where, text in self.texts if secret in text]
+
+
+@contextmanager
+def command_lines(root: psutil.Process, seen: Seen) -> Iterator[None]:
+    """Note what the process list shows of the suite all the while, however short a child lives."""
+    stopping = threading.Event()
+
+    def look() -> None:
+        while not stopping.wait(0.02):
+            for process in (root, *root.children(recursive=True)):
+                with suppress(psutil.Error):
+                    seen.add(f"command line of {process.pid}", " ".join(process.cmdline()))
+
+    watcher = threading.Thread(target=look)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        watcher.join()
+
+
+def refusals(suite: RunningSuite, token: str, seen: Seen) -> None:
+    """Fail in many ways, and note what is said of it."""
+    broken = suite.folder.path.parent / "broken.onnx"
+    broken.write_bytes(b"no model")
+    for bearer in (token, WRONG_KEY, ""):
+        with suite.client(token=bearer, retry=penstock.NO_RETRIES) as client:
+            for call in (
+                lambda: client.registry.get_model("none"),
+                lambda: client.registry.register_version("tiny", "bad", broken, framework="onnx"),
+                lambda: client.registry.promote("tiny", "7", to_stage="production"),
+                lambda: client.monitoring.get_inference("none"),
+                lambda: client.inference.predict("none", FLOWER),
+                lambda: client.inference.predict("tiny", {"X": [1.0]}),
+            ):
+                with pytest.raises(penstock.PenstockError) as refused:
+                    call()
+                seen.add("error", f"{refused.value!r} {refused.value} {vars(refused.value)}")
+
+
+def failing_process(seen: Seen, folder: Path, *arguments: str, **environment: str) -> None:
+    """Start a registry that cannot begin, and note what it says."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "services.registry", *arguments],
+        env={**clean, "PYTHONPATH": str(ROOT), "PENSTOCK_METRICS_PORT": "0", "PENSTOCK_PORT": "0", **environment},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode != 0
+    seen.add(f"output of a registry with {sorted(environment)}", done.stdout + done.stderr)
+
+
+def everything_kept(suite: RunningSuite, seen: Seen) -> None:
+    """Note every row of every table, every metrics page, and every file but those that hold the secrets themselves."""
+    tables = suite.query(
+        "select table_schema, table_name from information_schema.tables where table_type = 'BASE TABLE' and "
+        "table_schema not in ('pg_catalog', 'information_schema')"
+    )
+    assert len(tables) > 5
+    for schema, table in tables:
+        for (row,) in suite.query(f'select t::text from "{schema}"."{table}" t'):
+            seen.add(f"table {schema}.{table}", row)
+    for name, address in suite.state.metrics_addresses.items():
+        with urlopen(f"http://{address}/metrics", timeout=10) as page:
+            seen.add(f"metrics of {name}", page.read())
+    holders = (suite.folder.tokens, suite.folder.postgres)
+    for path in suite.folder.path.rglob("*"):
+        if path.is_file() and not any(path.is_relative_to(each) for each in holders) and path.suffix != ".password":
+            seen.add(str(path), path.read_bytes())
+
+
+def test_no_secret_is_in_logs_errors_process_lists_metrics_files_or_the_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = Seen()
+    for name, value in PLANTED.items():
+        monkeypatch.setenv(name, value)
+    suite = RunningSuite(tmp_path / "data")
+    suite.up()
+    try:
+        token = suite.json("key", "create", "ada", "--role", "admin")["token"]
+        revoked = suite.json("key", "create", "vic", "--role", "viewer")["token"]
+        with command_lines(psutil.Process(suite.state.supervisor.pid), seen):
+            with suite.client(token=token) as client:
+                eventually(lambda: registers(client))
+                eventually(lambda: predicts(client))
+                inference_id = client.inference.predict("tiny", FLOWER, user_id="ada").inference_id
+                client.monitoring.record_feedback(inference_id, actual_outcome="0")
+            refusals(suite, token, seen)
+            seen.add("output", suite.run("key", "revoke", "vic").stdout)
+            for key in (token, revoked, WRONG_KEY):
+                done = suite.run("model", "get", "none", PENSTOCK_TOKEN=key, PENSTOCK_DEBUG="1")
+                seen.add("output of the command", done.stdout + done.stderr)
+            for command in (["key", "list"], ["key", "list", "--json"], ["status", "--json"]):
+                done = suite.run(*command)
+                seen.add(f"output of {command}", done.stdout + done.stderr)
+            suite.kill("postgres")
+            with suite.client(token=token, retry=penstock.NO_RETRIES) as client:
+                eventually(lambda: fails(client, seen))
+                eventually(lambda: registers(client, "2"))
+        dsn = PostgresCluster(suite.folder.postgres).url(postgres_port(suite))
+        password = (suite.folder.path / "postgres.password").read_text()
+        assert password in dsn
+        blobs = {"PENSTOCK_BLOB_URL": f"file://{tmp_path}/blobs"}
+        wrong = dsn.replace(password, WRONG_PASSWORD)
+        failing_process(seen, tmp_path, PENSTOCK_DATABASE_URL=wrong, **blobs)
+        failing_process(seen, tmp_path, PENSTOCK_DATABASE_URL=dsn.replace("127.0.0.1", "127.0.0.2"), **blobs)
+        failing_process(seen, tmp_path, PENSTOCK_DATABASE_URL=f"nonsense {password}", **blobs)
+        failing_process(seen, tmp_path, PENSTOCK_DATABASE_URL=dsn, PENSTOCK_BLOB_URL=f"s3://a:{WRONG_PASSWORD}@b")
+        failing_process(seen, tmp_path, "--database-url", WRONG_PASSWORD, **blobs)
+        failing_process(seen, tmp_path, PENSTOCK_DATABASE_URL=dsn, PENSTOCK_MAX_STREAMS=WRONG_PASSWORD, **blobs)
+        everything_kept(suite, seen)
+        tokens = {path.name: path.read_text() for path in suite.folder.tokens.iterdir()}
+    finally:
+        suite.close()
+    logs = [path for path in suite.folder.logs.iterdir() if path.is_file()]
+    assert {"registry.log", "monitoring.log", "inference.log", "postgres.log"} <= {path.name for path in logs}
+    for path in logs:
+        seen.add(str(path), path.read_bytes())
+
+    # What the search must find, lest it search nothing.
+    assert seen.places_of("rpc")
+    assert seen.places_of("UNKNOWN_KEY")
+    assert any(place.startswith("table registry.") for place in seen.places_of("tiny"))
+    assert any(place.startswith("command line") for place in seen.places_of("services.registry"))
+    assert set(tokens) == {"registry", "monitoring", "inference"}
+    secrets = {*PLANTED.values(), WRONG_KEY, WRONG_PASSWORD, token, revoked, password, *tokens.values()}
+    assert {secret: seen.places_of(secret) for secret in secrets} == {secret: [] for secret in secrets}
+    kept = json.loads(suite.folder.keys_file.read_text())["keys"]
+    assert {"ada", "service.registry"} <= {entry["name"] for entry in kept}
+    assert all(len(entry["sha256"]) == 64 for entry in kept)
+    for private in (suite.folder.keys_file, *suite.folder.tokens.iterdir()):
+        assert private.stat().st_mode & 0o077 == 0
+
+
+def postgres_port(suite: RunningSuite) -> int:
+    return int((suite.folder.postgres / "postmaster.pid").read_text().splitlines()[3])
+
+
+def registers(client: penstock.Client, version: str = "1") -> bool:
+    try:
+        client.registry.register_version("tiny", version, models.classifier(), framework="onnx")
+    except (penstock.Unavailable, penstock.Unauthenticated):  # the key is known to the services within a second
+        return False
+    except penstock.AlreadyExists:
+        return True
+    return True
+
+
+def predicts(client: penstock.Client) -> bool:
+    try:
+        client.inference.predict("tiny", FLOWER)
+    except (penstock.NotFound, penstock.Unavailable, penstock.Unauthenticated):
+        return False
+    return True
+
+
+def fails(client: penstock.Client, seen: Seen) -> bool:
+    try:
+        client.registry.get_model("tiny")
+    except penstock.PenstockError as error:
+        seen.add("error without a database", f"{error!r} {vars(error)}")
+        return True
+    return False
