@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
@@ -117,6 +117,24 @@ def upload(
     yield pb.RegisterVersionRequest(file=pb.FileHeader(**{**described, **(file or {})}))
     for start in range(0, len(content), chunk_bytes):
         yield pb.RegisterVersionRequest(chunk=content[start : start + chunk_bytes])
+
+
+def upload_files(
+    files: Mapping[str, bytes],
+    *,
+    model: str = "iris",
+    version: str = "1",
+    file: dict[str, Any] | None = None,
+    **header: Any,
+) -> Iterator[pb.RegisterVersionRequest]:
+    """The messages of an upload of several files, or archives."""
+    header = {"framework": pb.FRAMEWORK_ONNX, "file_count": len(files), **header}
+    yield pb.RegisterVersionRequest(header=pb.VersionHeader(model=model, version=version, **header))
+    for path, content in files.items():
+        described = {"path": path, "sha256": hashlib.sha256(content).hexdigest(), **(file or {})}
+        yield pb.RegisterVersionRequest(file=pb.FileHeader(**described))
+        for start in range(0, len(content), 1024 * 1024):
+            yield pb.RegisterVersionRequest(chunk=content[start : start + 1024 * 1024])
 
 
 def register(stub: RegistryServiceStub, content: bytes, **more: Any) -> pb.ModelVersion:

@@ -10,7 +10,7 @@ import sys
 from contextlib import ExitStack
 from functools import partial
 
-from penstock.api.registry.v1 import administration_pb2_grpc, registry_pb2_grpc
+from penstock.api.registry.v1 import administration_pb2_grpc, registry_pb2_grpc, uploads_pb2_grpc
 from services.common.blobs import BlobStore
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
@@ -29,7 +29,10 @@ from services.registry.epochs import begin_epoch
 from services.registry.evaluations import Evaluations
 from services.registry.garbage import Garbage
 from services.registry.housekeeping import Housekeeping
+from services.registry.intake import Intake
 from services.registry.metrics import RegistryMetrics
+from services.registry.parts import servicer as uploads_servicer
+from services.registry.parts.part_uploads import PartUploads
 from services.registry.promotions import Promotions
 from services.registry.servicer import ENDLESS, NAME, ROLES, RegistryServicer, UseCases
 from services.registry.settings import RegistrySettings
@@ -72,9 +75,17 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         ),
         roles=administration_servicer.ROLES,
     )
-    return Server(
-        settings, (registry, administration), keys=keys, metrics=metrics, checks=(database.check, blobs.check)
+    part_uploads = PartUploads.from_settings(settings, store, blobs, uploaded_bytes=counted.uploaded_bytes)
+    stack.callback(part_uploads.close)
+    uploads = Service(
+        name=uploads_servicer.NAME,
+        register=partial(
+            uploads_pb2_grpc.add_UploadServiceServicer_to_server, uploads_servicer.UploadServicer(part_uploads)
+        ),
+        roles=uploads_servicer.ROLES,
     )
+    services = (registry, administration, uploads)
+    return Server(settings, services, keys=keys, metrics=metrics, checks=(database.check, blobs.check))
 
 
 def _open_use_cases(
@@ -112,7 +123,7 @@ def _open_use_cases(
         deletions=Deletions(store, retention_s=settings.deleted_retention_ms / 1000),
         editing=Editing(store),
         evaluations=Evaluations(store),
-        uploads=Uploads(store, blobs, max_bytes=settings.max_upload_bytes, uploaded_bytes=metrics.uploaded_bytes),
+        uploads=Uploads(store, Intake.from_settings(settings, store, blobs, uploaded_bytes=metrics.uploaded_bytes)),
         downloads=Downloads(store, blobs),
         promotions=Promotions(store),
         validations=validations,

@@ -15,6 +15,7 @@ from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from services.registry.audit import AuditEntry
+from services.registry.downloads import DownloadUrl
 from services.registry.models import (
     CapturePolicy,
     File,
@@ -116,6 +117,13 @@ def version(found: ModelVersion) -> pb.ModelVersion:
 def file(found: File) -> pb.File:
     """Write what a file is."""
     return pb.File(path=found.path, sha256=found.sha256, size_bytes=found.size_bytes)
+
+
+def download_url(made: DownloadUrl) -> pb.CreateDownloadUrlResponse:
+    """Write how to read a file from the blob store itself, where that can be done."""
+    if made.url is None:
+        return pb.CreateDownloadUrlResponse(file=file(made.file))
+    return pb.CreateDownloadUrlResponse(file=file(made.file), url=made.url, expire_time=_time(made.expire_time))
 
 
 def download_part(part: File | bytes) -> pb.DownloadFileResponse:

@@ -162,6 +162,14 @@ class RegistryServicer(registry_pb2_grpc.RegistryServiceServicer):
         parts = self._do.downloads.read(*convert.model_and_version(request), path, request.offset_bytes)
         yield from map(encode.download_part, parts)
 
+    def CreateDownloadUrl(
+        self, request: pb.CreateDownloadUrlRequest, _: grpc.ServicerContext
+    ) -> pb.CreateDownloadUrlResponse:
+        """See registry.proto."""
+        path = checks.line("path", request.path, checks.MAX_PATH_CHARS)
+        made = self._do.downloads.create_url(*convert.model_and_version(request), path, request.lifetime_s)
+        return encode.download_url(made)
+
     def ResolveVersion(self, request: pb.ResolveVersionRequest, _: grpc.ServicerContext) -> pb.ResolveVersionResponse:
         """See registry.proto."""
         selector = request.selector and checks.version_name("selector", request.selector)

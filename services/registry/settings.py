@@ -62,7 +62,16 @@ class RegistrySettings(ServerSettings, StorageSettings, ValidationSettings):
     metrics_port: Port = 9101
     """The Prometheus port; 0 takes a free one, which the log names."""
     max_upload_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 5 * 1024 * MEBIBYTE
-    """The largest file of a version."""
+    """The largest file of a version, and the largest archive."""
+    max_version_bytes: Annotated[int, Field(ge=1, le=16 * 1024**4)] = 20 * 1024 * MEBIBYTE
+    """The most that a version's files may come to together; also what may come out of archives."""
+    max_archive_entries: Annotated[int, Field(ge=1, le=100_000)] = 10_000
+    """Files, folders and whatever else an archive may list."""
+    upload_spool_dir: Path | None = None
+    """Where archives wait to be unpacked; by default the system's folder for temporary files. It needs room for the
+    largest archive, times those that come at once."""
+    min_part_bytes: Annotated[int, Field(ge=1, le=1024 * MEBIBYTE)] = 5 * MEBIBYTE
+    """The smallest part of an upload in parts, its last one apart."""
     validation_threads: Annotated[int, Field(ge=0, le=64)] = 1
     """Versions validated at once in this process, each by a child on a core; 0 leaves them to validators of their own
     (`python -m services.registry.validation`)."""

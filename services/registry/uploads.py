@@ -1,22 +1,20 @@
-"""Uploading a version: the bytes first, then all its rows in one transaction."""
+"""Registering a version: its files first, then all its rows in one transaction."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
 
-from prometheus_client import Counter
-
-from services.common.blobs import BlobStore
-from services.common.errors import AlreadyExists, InvalidArgument
+from services.common.errors import AlreadyExists, FailedPrecondition
 from services.common.keys import caller
+from services.registry import references
 from services.registry.auditing import version_changed
 from services.registry.catalog import open_model
+from services.registry.file_stream import FileStream
+from services.registry.intake import Intake
 from services.registry.models import (
     Approval,
     File,
-    FileEnd,
-    Framework,
     ModelVersion,
     NewFile,
     NewVersion,
@@ -25,68 +23,50 @@ from services.registry.models import (
     UploadPart,
 )
 from services.registry.promotions import check_going_live
-from services.registry.references import become_ready, check_framework, is_reference, refuse_files
 from services.registry.stages import birth_stage
-from services.registry.store import Store
+from services.registry.store import Store, Tables
 
-SUPPORTED = (Framework.ONNX, Framework.OLLAMA)
 _REGISTER = "RegisterVersion"
 
 
 class Uploads:
-    """Takes new versions in. `max_bytes` is the largest file taken."""
+    """Takes new versions in."""
 
-    def __init__(self, store: Store, blobs: BlobStore, *, max_bytes: int, uploaded_bytes: Counter) -> None:
+    def __init__(self, store: Store, intake: Intake) -> None:
         self._store = store
-        self._blobs = blobs
-        self._max_bytes = max_bytes
-        self._uploaded_bytes = uploaded_bytes
+        self._intake = intake
 
     def register(self, new: NewVersion, parts: Iterator[UploadPart]) -> ModelVersion:
-        """Store a version's file and then its rows; give the version, in VALIDATING; a reference is READY at once.
+        """Store a version's files and then its rows; give the version, in VALIDATING, or a reference READY.
 
-        Whatever breaks off before the end leaves no row, and no blob that any row names.
+        Whatever breaks off before the end leaves no row of a version, and no blob that one names.
 
         Args:
             new: the version.
-            parts: the file's header and then its bytes, as they arrive.
+            parts: each file's header and then its bytes, as they arrive.
 
         Raises:
             AlreadyExists: VERSION_EXISTS; before any byte is taken, where that is known then.
-            InvalidArgument: UNSUPPORTED_FRAMEWORK, INVALID_REFERENCE, FILES_NOT_ALLOWED, INCOMPLETE_UPLOAD, EMPTY_FILE,
-                TOO_MANY_FILES, TOO_LARGE,
-                DIGEST_MISMATCH, SIZE_MISMATCH, APPROVAL_REQUIRED, INVALID_STAGE.
+            InvalidArgument: UNSUPPORTED_FRAMEWORK, FILES_NOT_ALLOWED, APPROVAL_REQUIRED, INVALID_STAGE, and those of
+                `Intake.take`; so for the other errors.
             PermissionDenied: it asks for PRODUCTION, and the caller is no admin (ROLE_TOO_WEAK).
-            FailedPrecondition: REQUEST_ID_REUSED.
+            FailedPrecondition: REQUEST_ID_REUSED, NO_VALIDATOR, MODEL_DELETED.
+            Aborted: BLOB_COLLECTED.
         """
         self._check(new)
-        self._refuse_existing(new)
-        header = next(parts, None)
-        if is_reference(new):
-            if header is not None:
-                raise refuse_files(header.path if isinstance(header, NewFile) else "bytes")
-            return self._insert(new, ())
-        if not isinstance(header, NewFile):
-            raise InvalidArgument(
-                "the upload ended before a file began; send the header, a file header, then the file's bytes",
-                reason="INCOMPLETE_UPLOAD",
-            )
-        return self._insert(new, (self._stored(header, _bytes_of(header, parts)),))
+        self._refuse_early(new)
+        if references.is_reference(new):
+            return self._insert(new, _no_files(new, parts))
+        return self._insert(new, self._intake.take(FileStream(parts, count=new.file_count or 1)))
 
     def _check(self, new: NewVersion) -> None:
-        check_framework(new)
-        if new.framework not in SUPPORTED:
-            raise InvalidArgument.field(
-                "framework",
-                f"got {new.framework}; this release takes {', '.join(SUPPORTED)}",
-                reason="UNSUPPORTED_FRAMEWORK",
-            )
+        references.check_framework(new)
         birth_stage(new.stage)
         if new.stage is not None:
             check_going_live(new.stage, Approval(caller().name, new.approved_by, new.note))
 
-    def _refuse_existing(self, new: NewVersion) -> None:
-        """Raise AlreadyExists before any byte is taken, unless this request may be the one that made the version."""
+    def _refuse_early(self, new: NewVersion) -> None:
+        """Raise before any byte is taken what is known then, unless this request may have made the version before."""
         with self._store.read() as tables:
             if tables.requests.known(caller().name, _REGISTER, new.request_id):
                 return
@@ -97,11 +77,13 @@ class Uploads:
                     "another version",
                     reason="VERSION_EXISTS",
                 )
-
-    def _stored(self, header: NewFile, chunks: Iterator[bytes]) -> File:
-        blob = self._blobs.put(chunks, sha256=header.sha256, size_bytes=header.size_bytes, max_bytes=self._max_bytes)
-        self._uploaded_bytes.inc(blob.size_bytes)
-        return File(header.path, blob.sha256, blob.size_bytes)
+            known = tables.validations.known_frameworks()
+        if known is not None and new.framework not in known and not references.is_reference(new):
+            raise FailedPrecondition(
+                f"no validator here opens {new.framework}; start one (python -m services.registry.validation) where "
+                f"its runtime is installed; those that run open {', '.join(sorted(known))}",
+                reason="NO_VALIDATOR",
+            )
 
     def _insert(self, new: NewVersion, files: tuple[File, ...]) -> ModelVersion:
         key = RequestKey(caller().name, _REGISTER, new.request_id, _digest(new.body_sha256, files))
@@ -111,6 +93,7 @@ class Uploads:
             _, version_id = tables.requests.find_result(key) or (None, None)
             if version_id is not None:
                 return tables.versions.get_by_id(version_id)
+            tables.blobs.hold(file.sha256 for file in files)
             version_id = tables.versions.insert(
                 model,
                 new,
@@ -120,63 +103,30 @@ class Uploads:
                 created_by=caller().name,
                 files=files,
             )
-            approval = Approval(caller().name, new.approved_by, new.note)
             born = tables.versions.get_by_id(version_id)
-            birth = tables.transitions.append(born, stage, TransitionKind.REGISTER, approval)
-            tables.versions.move(version_id, birth)
-            if is_reference(new):
-                become_ready(tables, model, born)
-            else:
-                tables.validations.insert(version_id)
+            approval = Approval(caller().name, new.approved_by, new.note)
+            tables.versions.move(version_id, tables.transitions.append(born, stage, TransitionKind.REGISTER, approval))
+            version_changed(tables, _REGISTER, None, born, note=new.note)
+            self._send_on(tables, new, born)
             tables.requests.insert(key, model.model_id, version_id)
             tables.changes.record()
-            registered = tables.versions.get_by_id(version_id)
-            version_changed(tables, _REGISTER, None, registered, note=new.note)
-            return registered
+            return tables.versions.get_by_id(version_id)
+
+    def _send_on(self, tables: Tables, new: NewVersion, born: ModelVersion) -> None:
+        """Queue it for a validator; a reference, which has nothing to open, is READY at once."""
+        if references.is_reference(new):
+            references.become_ready(tables, tables.models.get_by_id(born.model_id), born)
+        else:
+            tables.validations.insert(born.version_id)
 
 
-def _bytes_of(header: NewFile, parts: Iterator[UploadPart]) -> Iterator[bytes]:
-    """Give the bytes of the one file, and raise in place of the end unless they are all there.
-
-    A stream that was cancelled can look like one that is complete. The size or the digest tells them apart: it came
-    with the header, where the blob store checks it, or it comes with the file's end.
-    """
-    empty = True
-    end: FileEnd | None = None
-    digest = hashlib.sha256()
-    for part in parts:
-        if isinstance(part, NewFile):
-            raise InvalidArgument(
-                f"a second file, {part.path!r}, came; an ONNX version is one file, with its weights inside",
-                reason="TOO_MANY_FILES",
-            )
-        if end is not None:
-            raise InvalidArgument("more came after the file's end; it is the last message", reason="INCOMPLETE_UPLOAD")
-        if isinstance(part, FileEnd):
-            end = part
-            continue
-        empty = empty and not part
-        if header.sha256 is None:
-            digest.update(part)
-        yield part
-    if empty:
-        raise InvalidArgument("no bytes came for the file; send the model itself", reason="EMPTY_FILE")
-    _check_end(header, end, header.sha256 or digest.hexdigest())
-
-
-def _check_end(header: NewFile, end: FileEnd | None, sha256: str) -> None:
-    if end is not None and end.sha256 != sha256:
-        raise InvalidArgument.field(
-            "sha256", f"the bytes that came hash to {sha256}, and their end says otherwise", reason="DIGEST_MISMATCH"
-        )
-    if end is None and header.sha256 is None and header.size_bytes is None:
-        raise InvalidArgument(
-            "the upload ended without the file's end, so it may be cut short; send its size or digest in the file "
-            "header, or its digest in a FileEnd after its last bytes",
-            reason="INCOMPLETE_UPLOAD",
-        )
+def _no_files(new: NewVersion, parts: Iterator[UploadPart]) -> tuple[File, ...]:
+    part = next(parts, None)
+    if part is not None or new.file_count:
+        raise references.refuse_files(part.path if isinstance(part, NewFile) else "a file")
+    return ()
 
 
 def _digest(body_sha256: str, files: tuple[File, ...]) -> str:
-    said = (f"{file.path} {file.sha256} {file.size_bytes}" for file in files)
-    return hashlib.sha256(" ".join((body_sha256, *said)).encode()).hexdigest()
+    told = "".join(f" {file.path} {file.sha256} {file.size_bytes}" for file in files)
+    return hashlib.sha256(f"{body_sha256}{told}".encode()).hexdigest()

@@ -12,6 +12,7 @@ from services.common.errors import Aborted, AlreadyExists, DomainError
 from services.common.postgres import Database
 from services.registry.store.aliases import AliasTable
 from services.registry.store.audit import AuditTable
+from services.registry.store.blobs import BlobTable
 from services.registry.store.changes import ChangeTable
 from services.registry.store.deletions import DeletionTable
 from services.registry.store.evaluations import EvaluationTable
@@ -19,6 +20,7 @@ from services.registry.store.garbage import GarbageTable
 from services.registry.store.models import ModelTable
 from services.registry.store.requests import RequestTable
 from services.registry.store.transitions import TransitionTable
+from services.registry.store.uploads import UploadTable
 from services.registry.store.validations import ValidationTable
 from services.registry.store.versions import VersionTable
 
@@ -39,6 +41,7 @@ class Tables:
 
     def __init__(self, connection: Connection[DictRow]) -> None:
         self.audit = AuditTable(connection)
+        self.blobs = BlobTable(connection)
         self.changes = ChangeTable(connection)
         self.aliases = AliasTable(connection, self.changes)
         self.deletions = DeletionTable(connection, self.changes)
@@ -47,6 +50,7 @@ class Tables:
         self.models = ModelTable(connection)
         self.requests = RequestTable(connection)
         self.transitions = TransitionTable(connection)
+        self.uploads = UploadTable(connection)
         self.validations = ValidationTable(connection)
         self.versions = VersionTable(connection, self.changes)
 
