@@ -159,6 +159,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
                 description=description,
                 labels=labels,
                 ollama=ollama,
+                file_count=len(upload.files),
             )
             tries = Tries(self._connection.retry if upload.repeatable else NO_RETRIES)
             while True:
