@@ -215,14 +215,32 @@ class Rehearsal:
         data.mkdir()
         shutil.chown(data, "postgres")
         self._folder.chmod(0o711)
-        as_postgres = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
+        as_postgres: list[str | Path] = ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]
         initdb = [*as_postgres, binaries / "initdb", "-D", data, "--auth-host=scram-sha-256", "--auth-local=trust"]
         options = service["environment"]["POSTGRES_INITDB_ARGS"].split()
         subprocess.run([*initdb, *options], check=True, stdout=subprocess.DEVNULL, cwd="/")
-        command = [*as_postgres, binaries / "postgres", "-D", data, "-k", data, *service["command"][1:]]
+        command: list[str | Path] = [
+            *as_postgres,
+            binaries / "postgres",
+            "-D",
+            data,
+            "-k",
+            data,
+            *service["command"][1:],
+        ]
         process = subprocess.Popen(command, stderr=(self._folder / "postgres.log").open("w"), cwd="/")
         try:
-            psql = [binaries / "psql", "-h", data, "-U", "postgres", "--no-psqlrc", "-v", "ON_ERROR_STOP=1", "-q"]
+            psql: list[str | Path] = [
+                binaries / "psql",
+                "-h",
+                data,
+                "-U",
+                "postgres",
+                "--no-psqlrc",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-q",
+            ]
             deadline = time.monotonic() + 60
             while subprocess.run([*psql, "-c", "SELECT 1"], capture_output=True, check=False).returncode:
                 assert time.monotonic() < deadline, "PostgreSQL did not start"
@@ -259,7 +277,7 @@ def _answer(done: subprocess.CompletedProcess[str]) -> str:
 def _model() -> bytes:
     from onnx import TensorProto, helper
 
-    shape = ["rows", 2]
+    shape: list[str | int | None] = ["rows", 2]
     inputs = [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)]
     outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, shape)]
     graph = helper.make_graph([helper.make_node("Add", ["x", "x"], ["y"])], "double", inputs, outputs)

@@ -31,7 +31,7 @@ from services.registry.settings import RegistrySettings
 from tests.deployment import DEPLOY, ROOT
 from tests.embedded import eventually
 from tests.postgres import PostgresServer, binaries_under_test, start_server
-from tests.s3 import S3Server, s3_server
+from tests.s3 import S3Server, find_minio, s3_server
 from tests.services import running
 from tests.testdata import models
 
@@ -236,5 +236,7 @@ def test_a_bucket_that_cannot_be_made_says_why(
 def test_a_key_that_may_not_make_buckets_ends_it_at_once(
     s3: S3Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    if s3.access_key == "penstock-test" and find_minio() is None:
+        pytest.skip("moto, which stands in for a MinIO that is not there, checks no keys")
     assert run_bucket(monkeypatch, s3, "forbidden", secret_key="wrong") == 1
     assert re.search(r"bucket forbidden: \w+", capsys.readouterr().err)
