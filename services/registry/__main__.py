@@ -62,7 +62,7 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         name=NAME,
         register=partial(
             registry_pb2_grpc.add_RegistryServiceServicer_to_server,
-            RegistryServicer(use_cases),  # type: ignore[abstract] # what is not there yet answers UNIMPLEMENTED
+            RegistryServicer(use_cases),
         ),
         roles=ROLES,
         endless=ENDLESS,

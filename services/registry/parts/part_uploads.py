@@ -106,7 +106,7 @@ class PartUploads:
             part.chunks,
             sha256=checked_sha256(part.sha256),
             size_bytes=size_bytes,
-            max_bytes=size_bytes,
+            max_bytes=MAX_PART_BYTES,
             before_publish=self._reservations.reserve,
         )
         self._uploaded_bytes.inc(blob.size_bytes)
