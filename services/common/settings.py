@@ -62,6 +62,8 @@ class ServerSettings(Settings):
     """The file of API keys that `penstock key create` writes; read again when it changes."""
     service_token: SecretStr | None = None
     """The key that this service shows to the others."""
+    service_token_file: Path | None = None
+    """A file that holds it, in place of `service_token`; read again when it changes."""
     tls_cert_file: Path | None = None
     """This server's certificate chain, PEM; with it and its key, gRPC speaks TLS only. The TLS files are read again
     when they change."""

@@ -116,12 +116,13 @@ def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, ses
 
 
 def _client(settings: InferenceSettings) -> Client:
-    token = settings.service_token.get_secret_value() if settings.service_token else None
+    token = settings.service_token if settings.service_token_file is None else None
     own_pair = settings.ca_file is not None and settings.cert_file is None
     return Client(
         registry=settings.registry_address,
         monitoring=settings.monitoring_address,
-        token=token or "",
+        token=token.get_secret_value() if token else "",
+        token_file=settings.service_token_file,
         ca_file=settings.ca_file,
         cert_file=settings.tls_cert_file if own_pair else settings.cert_file,
         key_file=settings.tls_key_file if own_pair else settings.key_file,

@@ -66,7 +66,7 @@ class Connection(Generic[Stub]):
         self._make_stub = stub
         self._address = address
         self._credentials = credentials
-        self._metadata = credentials.metadata
+        self._metadata = credentials.metadata if credentials.token_file is None else ()  # files are read when it opens
         self._limits = limits
         self._count = channels
         self._lock = threading.Lock()
@@ -202,7 +202,7 @@ class Connection(Generic[Stub]):
             if self._closed:
                 raise _closed()
             if self._stubs is None:
-                if self._credentials.secures(self._address) and self._credentials.stamp():
+                if self._credentials.stamp():
                     self._stubs = Rotation(self._open_channels, self._credentials.stamp)
                 else:
                     opened = self._open_channels()
@@ -211,6 +211,7 @@ class Connection(Generic[Stub]):
             return self._stubs
 
     def _open_channels(self) -> list[tuple[grpc.Channel, Stub]]:
+        self._metadata = self._credentials.metadata
         options = self._options()
         channels = [self._credentials.open(self._address, options) for _ in range(self._count)]
         return [(channel, self._make_stub(channel)) for channel in channels]

@@ -37,6 +37,7 @@ class Client:
         inference: str | None = None,
         monitoring: str | None = None,
         token: str | None = None,
+        token_file: str | PathLike[str] | None = None,
         ca_file: str | PathLike[str] | None = None,
         cert_file: str | PathLike[str] | None = None,
         key_file: str | PathLike[str] | None = None,
@@ -55,6 +56,8 @@ class Client:
             inference: likewise PENSTOCK_INFERENCE_ADDRESS, or localhost:8001.
             monitoring: likewise PENSTOCK_MONITORING_ADDRESS, or localhost:50053.
             token: the API key. None: PENSTOCK_TOKEN, if there is one.
+            token_file: a file that holds the API key, in place of `token`. This file and those of TLS are read again
+                when they change: new calls use what is in them then.
             ca_file: PEM certificates to trust; with it TLS is used wherever the address doesn't say http:// or grpc://.
             cert_file: this side's certificate, PEM, for mutual TLS.
             key_file: its private key, PEM.
@@ -72,7 +75,8 @@ class Client:
                 text (TOKEN_OVER_INSECURE_CHANNEL).
         """
         credentials = Credentials(
-            token=os.environ.get("PENSTOCK_TOKEN", "") if token is None else token,
+            token=os.environ.get("PENSTOCK_TOKEN", "") if token is None and token_file is None else token or "",
+            token_file=token_file,
             ca_file=ca_file,
             cert_file=cert_file,
             key_file=key_file,

@@ -12,6 +12,7 @@ import grpc
 
 from penstock.errors import InvalidArgument
 
+MAX_TOKEN_BYTES = 4_096
 Stamp = tuple[tuple[int, int, int] | None, ...]
 _TLS_OF_SCHEME = {"grpc": False, "http": False, "grpcs": True, "https": True}
 ChannelOptions = list[tuple[str, int | str]]
@@ -67,6 +68,7 @@ class Credentials:
 
     Attributes:
         token: the API key, sent as `authorization: Bearer …` with each call; empty: none.
+        token_file: a file that holds the API key, in its place, and is read again when it changes.
         ca_file: PEM certificates to trust; with TLS and without it: those of the system.
         cert_file: this side's certificate chain, PEM, for mutual TLS; goes with `key_file`.
         key_file: this side's private key, PEM.
@@ -74,6 +76,7 @@ class Credentials:
     """
 
     token: str = field(default="", repr=False)
+    token_file: str | PathLike[str] | None = None
     ca_file: str | PathLike[str] | None = None
     cert_file: str | PathLike[str] | None = None
     key_file: str | PathLike[str] | None = None
@@ -82,11 +85,19 @@ class Credentials:
     def __post_init__(self) -> None:
         if (self.cert_file is None) != (self.key_file is None):
             raise InvalidArgument("cert_file and key_file go together: give both or none", reason="INCOMPLETE_TLS")
+        if self.token and self.token_file is not None:
+            raise InvalidArgument("token and token_file are both given; give one of them", reason="TWO_TOKENS")
 
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes along with each call."""
-        return (("authorization", f"Bearer {self.token}"),) if self.token else ()
+        """What goes along with each call; the token file is read here.
+
+        Raises:
+            InvalidArgument: it is no file of a token (BROKEN_TOKEN_FILE).
+            OSError: it can't be read.
+        """
+        token = self.token if self.token_file is None else _token(Path(self.token_file))
+        return (("authorization", f"Bearer {token}"),) if token else ()
 
     def secures(self, address: Address) -> bool:
         """Whether a channel to the address uses TLS: by its scheme, or because TLS files are given."""
@@ -98,7 +109,9 @@ class Credentials:
         Raises:
             InvalidArgument: that would happen (TOKEN_OVER_INSECURE_CHANNEL).
         """
-        if self.token and not (self.secures(address) or address.loopback or self.insecure):
+        if (self.token or self.token_file is not None) and not (
+            self.secures(address) or address.loopback or self.insecure
+        ):
             raise InvalidArgument(
                 f"the token would go to {address.target} in plain text: give ca_file= or a grpcs:// address, "
                 "or insecure=True where the network itself is trusted",
@@ -127,8 +140,8 @@ class Credentials:
         )
 
     def stamp(self) -> Stamp:
-        """Tell the TLS files as they are now from what they will be once they have changed; () without any."""
-        files = (self.ca_file, self.cert_file, self.key_file)
+        """Tell the files as they are now from what they will be once they have changed; () without any."""
+        files = (self.token_file, self.ca_file, self.cert_file, self.key_file)
         return tuple(_stamp(file) for file in files if file is not None)
 
     def _check_files(self) -> None:
@@ -150,6 +163,13 @@ class Credentials:
 
 def _read(path: str | PathLike[str] | None) -> bytes | None:
     return None if path is None else Path(path).read_bytes()
+
+
+def _token(path: Path) -> str:
+    content = path.read_bytes()[:MAX_TOKEN_BYTES].decode(errors="replace").strip()
+    if not content or not content.isascii() or not content.isprintable():
+        raise InvalidArgument(f"{path} holds no API key: one line of plain text", reason="BROKEN_TOKEN_FILE")
+    return content
 
 
 def _stamp(path: str | PathLike[str]) -> tuple[int, int, int] | None:

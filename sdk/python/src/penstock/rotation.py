@@ -1,4 +1,4 @@
-"""Channels that follow the TLS files: when those change, new calls go over new channels, without a restart."""
+"""Channels that follow the files of their credentials: when those change, new calls go over new channels."""
 
 from __future__ import annotations
 
@@ -80,14 +80,16 @@ class Rotation(Generic[Stub]):
         try:
             fresh = self._open()
         except (OSError, InvalidArgument) as error:
-            _log.error("the TLS files have changed and are of no use; those before stay: %s", error)
+            _log.error(
+                "the files of the credentials have changed and are of no use; what they held before stays: %s", error
+            )
             return
         past, self._present = self._present, fresh
         self._stubs = itertools.cycle([stub for _, stub in fresh])
         self._retired.append(_Retired(past))
         while len(self._retired) > MAX_RETIRED:
             self._retired.pop(0).close()
-        _log.info("the TLS files have changed; new calls go over new channels")
+        _log.info("the files of the credentials have changed; new calls go over new channels")
 
     def _close_idle(self) -> None:
         for retired in [each for each in self._retired if not each.in_use]:

@@ -26,7 +26,7 @@ SERVICES = ("registry", "monitoring", "inference")
 """Started together, stopped one by one from the last: who calls goes before who answers."""
 ON_POSTGRES = ("registry", "monitoring")
 """Who gets the database's password. Inference opens other people's models, and touches no database."""
-SECRETS = ("PENSTOCK_TOKEN", "PENSTOCK_DATABASE_URL", "PENSTOCK_LISTEN_URL")
+SECRETS = ("PENSTOCK_TOKEN", "PENSTOCK_SERVICE_TOKEN", "PENSTOCK_DATABASE_URL", "PENSTOCK_LISTEN_URL")
 """What of our own environment no service needs to see."""
 START_DEADLINE_S = 60.0
 POSTGRES_GRACE_S = 30.0
@@ -166,7 +166,7 @@ class Suite:
                 **environment,
                 "PENSTOCK_PORT": str(port),
                 "PENSTOCK_METRICS_PORT": str(getattr(ports, f"{name}_metrics")),
-                "PENSTOCK_SERVICE_TOKEN": self._service_token(name),
+                "PENSTOCK_SERVICE_TOKEN_FILE": str(self._service_token_file(name)),
             },
             is_healthy=partial(is_serving, self._address(port), credentials_of(self._environment)),
         )
@@ -200,17 +200,17 @@ class Suite:
                 "the certificates that vouch for it, and see that it is for the name localhost."
             )
 
-    def _service_token(self, name: str) -> str:
-        """Read the service's own key; made once, and again when its file or its entry is gone."""
+    def _service_token_file(self, name: str) -> Path:
+        """Find the file of the service's own key; made once, and again when its file or its entry is gone."""
         keys = KeysFile(self._keys_file)
         key_name, file = f"service.{name}", self.folder.tokens / name
         if file.exists() and any(key.name == key_name for key in keys.list()):
-            return file.read_text()
+            return file
         with suppress(KeyNotFound):  # as on the first start
             keys.revoke(key_name)
         _, token = keys.create(key_name, Role.OPERATOR, kind=Kind.SERVICE)
         write_private(file, token)
-        return token
+        return file
 
     def _first_state(self, ports: Ports) -> State:
         ourselves = ProcessMark.of(os.getpid())
