@@ -132,9 +132,15 @@ def model_filters(request: pb.ListModelsRequest) -> ModelFilters:
     """Read which models are wanted."""
     return ModelFilters(
         labels=checks.labels("labels", request.labels),
-        query=checks.line("query", request.query),
+        query=_query(request.query),
         show_deleted=request.show_deleted,
     )
+
+
+def _query(text: str) -> str:
+    """Read the words of a search; "" where there are none, which every text has."""
+    checks.line("query", text)
+    return text if any(map(str.isalnum, text)) else ""
 
 
 def audit_filters(request: administration_pb2.ListAuditEntriesRequest) -> AuditFilters:
@@ -159,7 +165,7 @@ def version_filters(request: pb.ListVersionsRequest) -> VersionFilters:
         state=state("state", request.state),
         framework=_framework_or_none(request.framework),
         labels=checks.labels("labels", request.labels),
-        query=checks.line("query", request.query),
+        query=_query(request.query),
         show_deleted=request.show_deleted,
     )
 
