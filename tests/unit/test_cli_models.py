@@ -212,7 +212,7 @@ def test_audit_says_who_changed_what_from_what_to_what(
     row = said(capsys, "model", "audit").splitlines()[1]
     assert "ada (admin)  UpdateVersion  iris 1" in row
     nothing = "\N{EN DASH}"
-    assert f'serving_settings.max_in_flight: 0 → 4; tags: {nothing} → ["x"]' in row
+    assert f'serving_settings.max_in_flight: 0 → 4; tags: {nothing} → x' in row
     assert f"serving_settings.pinned: {nothing} → true" in row
     assert row.endswith("why")
     before = datetime.now(UTC)

@@ -95,3 +95,14 @@ def json_value(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [json_value(item) for item in value]
     return value
+
+
+def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name values within mappings by their whole path: `serving_settings.pinned`."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            flat.update(flattened(value, f"{prefix}{name}."))
+        else:
+            flat[prefix + name] = value
+    return flat

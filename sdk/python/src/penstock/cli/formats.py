@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,8 @@ _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
 MAX_DURATION = timedelta(days=36_500)
+MAX_VALUE_LENGTH = 60
+"""Of a value among others; `--json` has it whole."""
 
 
 def parse_duration(text: str) -> timedelta:
@@ -111,6 +114,21 @@ def say_bytes(size: float) -> str:
 def say_number(value: object) -> str:
     """Write a number to six significant digits, and anything else as it is."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def say_value(value: object) -> str:
+    """Write a JSON value on one line, and only its beginning where it is long; nothing is a dash."""
+    if value is None or value in ("", {}, []):
+        return "–"  # noqa: RUF001 - the dash of tables
+    if isinstance(value, str):
+        words = value
+    elif isinstance(value, float):
+        words = say_number(value)
+    elif isinstance(value, list) and all(isinstance(each, str) for each in value):
+        words = ", ".join(value)
+    else:
+        words = json.dumps(value, ensure_ascii=False)
+    return words if len(words) <= MAX_VALUE_LENGTH else words[: MAX_VALUE_LENGTH - 1] + "…"
 
 
 def say_share(value: float | None) -> str:

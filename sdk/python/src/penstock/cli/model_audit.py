@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import datetime
 from itertools import islice
@@ -12,8 +11,8 @@ import typer
 
 from penstock.api.registry.v1 import administration_pb2 as admin
 from penstock.cli.connection import Service, connect
-from penstock.cli.documents import document_of
-from penstock.cli.formats import say_number
+from penstock.cli.documents import document_of, flattened
+from penstock.cli.formats import say_value
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, NoColor, Token, Url, moment, page_size
 from penstock.cli.output import Column, Output
@@ -26,8 +25,6 @@ _COLUMNS = (
     Column("change", give="wrap"),
     Column("why", give="wrap", optional=True),
 )
-# A longer value says more in --json.
-MAX_VALUE_LENGTH = 60
 
 
 def audit(
@@ -89,31 +86,7 @@ def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     known, new = flattened(before), flattened(after)
     names = dict.fromkeys((*known, *new))
     return "; ".join(
-        f"{name}: {value_words(known.get(name))} → {value_words(new.get(name))}"
+        f"{name}: {say_value(known.get(name))} → {say_value(new.get(name))}"
         for name in names
         if known.get(name) != new.get(name)
     )
-
-
-def flattened(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name values within mappings by their whole path: `serving_settings.pinned`."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            flat.update(flattened(value, f"{prefix}{name}."))
-        else:
-            flat[prefix + name] = value
-    return flat
-
-
-def value_words(value: Any) -> str:
-    """Write a value on one line, and its beginning where it is long; nothing is a dash."""
-    if value is None or value in ("", {}, []):
-        return "–"  # noqa: RUF001 - the dash of tables
-    if isinstance(value, str):
-        words = value
-    elif isinstance(value, float):
-        words = say_number(value)
-    else:
-        words = json.dumps(value, ensure_ascii=False)
-    return words if len(words) <= MAX_VALUE_LENGTH else words[: MAX_VALUE_LENGTH - 1] + "…"

@@ -1,0 +1,277 @@
+"""Comparing a suite file with the registry: the steps to take, and what forbids taking any."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.model_views import framework_word, stage_word
+from penstock.cli.options import Stage
+from penstock.cli.suites import steps
+from penstock.cli.suites.reading import Problems
+from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, Suite, VersionSpec
+from penstock.cli.suites.sources import UnreadableSource, files_of, size_of
+from penstock.cli.suites.steps import ORDER, Step
+
+if TYPE_CHECKING:
+    from penstock.registry import RegistryClient
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is to be done, in order, and what stays though the file does not name it."""
+
+    steps: tuple[Step, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        """How much is to be uploaded."""
+        return sum(step.size_bytes for step in self.steps)
+
+
+@dataclass(slots=True)
+class Planner:
+    """Compares a suite with what a registry holds. Nothing is changed.
+
+    Attributes:
+        prune: also delete what the suite made and the file no longer names.
+        approver: who approves a move into production where the file does not say; called where it is needed.
+        note: why, likewise.
+    """
+
+    suite: Suite
+    registry: RegistryClient
+    prune: bool
+    approver: Callable[[], str]
+    note: str
+    _steps: list[Step] = field(default_factory=list)
+    _kept: list[str] = field(default_factory=list)
+    _problems: Problems = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._problems = Problems(self.suite.file)
+
+    def plan(self) -> Plan:
+        """Compare it all.
+
+        Raises:
+            CommandError: the file asks for what can't be; every such place is named (INVALID_SUITE).
+        """
+        for spec in self.suite.models:
+            self._model(spec)
+        if self.prune:
+            self._prune_models()
+        self._problems.raise_any()
+        ordered = sorted(self._steps, key=lambda step: ORDER[step.action])
+        return Plan(tuple(ordered), tuple(self._kept))
+
+    def _model(self, spec: ModelSpec) -> None:
+        found = self._find_model(spec)
+        known = self._known_versions(found)
+        if found is None:
+            self._steps.append(steps.create_model(spec, self.suite.name))
+        else:
+            self._change_model(spec, found)
+        for version in spec.versions:
+            self._version(spec, version, known.get(version.version))
+        self._stages(spec, known)
+        self._aliases(spec, found, known)
+        if self.prune and found is not None and found.labels.get(SUITE_LABEL) == self.suite.name:
+            self._prune_versions(spec, known)
+
+    def _find_model(self, spec: ModelSpec) -> pb.Model | None:
+        from penstock.errors import NotFound
+
+        try:
+            return self.registry.get_model(spec.name)
+        except NotFound:
+            pass
+        deleted = self.registry.list_models(query=spec.name, show_deleted=True)
+        if any(model.name == spec.name and model.HasField("delete_time") for model in deleted):
+            self._complain(spec, f"{spec.name} was deleted: `penstock model restore {spec.name}`, then apply again")
+        return None
+
+    def _known_versions(self, model: pb.Model | None) -> dict[str, pb.ModelVersion]:
+        """Give each version by its name; a deleted one only where its name is taken for good."""
+        known: dict[str, pb.ModelVersion] = {}
+        if model is not None:
+            for version in self.registry.list_versions(model.name, show_deleted=True, page_size=1_000):
+                deleted = version.HasField("delete_time")
+                if not deleted or (version.HasField("ready_time") and version.version not in known):
+                    known[version.version] = version
+        return known
+
+    def _change_model(self, spec: ModelSpec, found: pb.Model) -> None:
+        owner = found.labels.get(SUITE_LABEL, "")
+        if owner not in ("", self.suite.name):
+            self._complain(spec, f"{spec.name} belongs to the suite {owner}; a model is of one suite")
+            return
+        said = steps.said_of_model(spec)
+        # Created, and then cut off before it was labelled: nobody else's, for nothing is in it.
+        unfinished = not owner and not found.version_count
+        if "labels" in said or unfinished:
+            mark = {SUITE_LABEL: self.suite.name} if owner or unfinished else {}
+            said["labels"] = {**said.get("labels", {} if "labels" in said else found.labels), **mark}
+        fields, changes = _changed(found, said)
+        if changes:
+            self._steps.append(steps.change_model(found, fields, changes))
+
+    def _version(self, model: ModelSpec, spec: VersionSpec, found: pb.ModelVersion | None) -> None:
+        try:
+            files = files_of(spec.source) if isinstance(spec.source, PathSource) else []
+            size_bytes = size_of(spec.source) if isinstance(spec.source, PathSource) else 0
+        except UnreadableSource as error:
+            self._complain(spec, str(error))
+            return
+        failed = found is not None and found.state == pb.VERSION_STATE_FAILED
+        difference = _difference(spec, files, found) if found is not None else ""
+        if found is None or (failed and difference):
+            self._steps += [
+                steps.register(model.name, spec, files, size_bytes, failed=failed),
+                steps.await_ready(model.name, spec.version),
+            ]
+            return
+        if difference:
+            self._complain(
+                spec,
+                f"{model.name} {spec.version} is registered, and {difference}; a version never changes: name another",
+            )
+            return
+        deleted = found.HasField("delete_time")
+        if deleted:
+            self._steps.append(steps.restore(model.name, spec.version))
+        if failed:
+            self._steps.append(steps.validate(model.name, spec.version))
+        if found.state != pb.VERSION_STATE_READY:
+            self._steps.append(steps.await_ready(model.name, spec.version))
+        fields, changes = _changed(found, steps.said_of_version(spec))
+        if changes:
+            as_read = found.state == pb.VERSION_STATE_READY and not deleted
+            self._steps.append(steps.change_version(found, fields, changes, found.etag if as_read else ""))
+
+    def _stages(self, model: ModelSpec, known: Mapping[str, pb.ModelVersion]) -> None:
+        # Who goes live first archives who was, which may be all that the file asks of that one.
+        for spec in sorted(model.versions, key=lambda each: each.stage is not Stage.PRODUCTION):
+            now = _stage_of(known.get(spec.version))
+            if spec.stage is None or spec.stage is now:
+                continue
+            note = spec.note or self.note
+            if spec.stage is Stage.PRODUCTION and not note.strip():
+                self._complain(spec, f"{spec.version} is to go into production: that needs a `note`, or --note")
+            if now is Stage.PRODUCTION and self._successor(model) is None:
+                self._complain(
+                    spec,
+                    f"{model.name} {spec.version} is in production, and leaves it only for another version: "
+                    "give that one `stage: production`",
+                )
+            approved_by = spec.approved_by or self.approver()
+            self._steps.append(
+                steps.move(model.name, spec.version, now, spec.stage, approved_by=approved_by, note=note)
+            )
+
+    def _successor(self, model: ModelSpec) -> VersionSpec | None:
+        return next((each for each in model.versions if each.stage is Stage.PRODUCTION), None)
+
+    def _aliases(self, spec: ModelSpec, found: pb.Model | None, known: Mapping[str, pb.ModelVersion]) -> None:
+        if spec.aliases is None:
+            return
+        before = dict(found.aliases) if found is not None else {}
+        for alias, version in spec.aliases.items():
+            standing = version in known and not known[version].HasField("delete_time")
+            if spec.find(version) is None and not standing:
+                self._complain(spec, f"the alias {alias} points at {version}, which is no version of {spec.name}")
+            if before.get(alias) != version:
+                self._steps.append(steps.set_alias(spec.name, alias, before.get(alias, ""), version))
+        if self.prune and found is not None and found.labels.get(SUITE_LABEL) == self.suite.name:
+            gone = sorted(before.keys() - spec.aliases.keys())
+            self._steps += [steps.delete_alias(spec.name, alias, before[alias]) for alias in gone]
+
+    def _prune_versions(self, spec: ModelSpec, known: Mapping[str, pb.ModelVersion]) -> None:
+        if not spec.names_versions:
+            return
+        for version in known.values():
+            if version.HasField("delete_time") or spec.find(version.version) is not None:
+                continue
+            name = f"{spec.name} {version.version}"
+            if version.stage == pb.STAGE_PRODUCTION and self._successor(spec) is None:
+                self._kept.append(f"{name} stays, though the file does not name it: it is in production")
+            elif version.version in (spec.aliases or {}).values():
+                self._kept.append(f"{name} stays, though the file does not name it: an alias of the file points at it")
+            else:
+                self._steps.append(steps.delete_version(spec.name, version.version))
+
+    def _prune_models(self) -> None:
+        named = {spec.name for spec in self.suite.models}
+        for model in self.registry.list_models(labels={SUITE_LABEL: self.suite.name}, page_size=1_000):
+            if model.name in named:
+                continue
+            if model.production_version:
+                self._kept.append(
+                    f"{model.name} stays, though the file does not name it: {model.production_version} is in "
+                    f"production; `penstock model delete {model.name} --force` deletes it all the same"
+                )
+            else:
+                self._steps.append(steps.delete_model(model))
+
+    def _complain(self, spec: ModelSpec | VersionSpec, sentence: str) -> None:
+        self._problems.add(spec.line, "", sentence)
+
+
+def _changed(
+    found: pb.Model | pb.ModelVersion, said: Mapping[str, Any]
+) -> tuple[dict[str, Any], tuple[steps.Change, ...]]:
+    """Give the fields that differ from what is there, and how."""
+    fields: dict[str, Any] = {}
+    changes: tuple[steps.Change, ...] = ()
+    for name, value in said.items():
+        before = getattr(found, name)
+        if isinstance(before, pb.TrainingConfig):
+            before = _without_number(before)
+        plain = before if isinstance(before, Message | str) else type(value)(before)
+        different = steps.differences({name: plain}, {name: value})
+        if different:
+            fields[name] = value
+            changes += different
+    return fields, changes
+
+
+def _without_number(config: pb.TrainingConfig) -> pb.TrainingConfig:
+    kept = pb.TrainingConfig()
+    kept.CopyFrom(config)
+    kept.ClearField("number")  # the registry's own
+    return kept
+
+
+def _stage_of(version: pb.ModelVersion | None) -> Stage:
+    word = stage_word(version.stage) if version is not None else ""
+    return Stage(word) if word else Stage.DEVELOPMENT
+
+
+def _difference(spec: VersionSpec, files: list[pb.File], found: pb.ModelVersion) -> str:
+    """Say in what a registered version is another than the file's; empty: it is the same."""
+    if isinstance(spec.source, pb.OllamaReference):
+        if spec.source != found.ollama:
+            return f"names {found.ollama.model or 'files'} instead of {spec.source.model}"
+    else:
+        here, there = {file.path: file.sha256 for file in files}, {file.path: file.sha256 for file in found.files}
+        if here != there:
+            path = min(path for path in here.keys() | there.keys() if here.get(path) != there.get(path))
+            if path not in there:
+                return f"has no {path}"
+            if path not in here:
+                return f"has {path}, which is not here"
+            return f"holds other bytes: its {path} is sha256 {there[path][:12]}…, the one here {here[path][:12]}…"
+    framework = framework_word(found.framework)
+    if spec.framework is not None and spec.framework != framework:
+        return f"is {framework}"
+    if spec.metadata is not None and spec.metadata != found.metadata:
+        return "has other metadata"
+    columns = [tuple(each.columns) for each in found.signature.inputs]
+    if spec.columns and columns and spec.columns not in columns:
+        return "has other columns"
+    return ""

@@ -1,0 +1,268 @@
+"""The single steps that bring a registry to what a suite file says, each with what it shows before it is done."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.message import Message
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.documents import document_of, flattened
+from penstock.cli.formats import say_bytes
+from penstock.cli.model_stages import steps as moves_to
+from penstock.cli.model_views import criterion_words, stage_number, stage_word
+from penstock.cli.options import Stage
+from penstock.cli.output import Output
+from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, VersionSpec
+
+if TYPE_CHECKING:
+    from penstock.registry import RegistryClient
+
+
+class Action(enum.StrEnum):
+    """What a step does; they are done in this order."""
+
+    CREATE_MODEL = "create model"
+    CHANGE_MODEL = "change model"
+    RESTORE = "restore version"
+    REGISTER = "register version"
+    VALIDATE = "validate version"
+    AWAIT = "wait until ready"
+    CHANGE_VERSION = "change version"
+    MOVE = "move version"
+    SET_ALIAS = "set alias"
+    DELETE_ALIAS = "delete alias"
+    DELETE_VERSION = "delete version"
+    DELETE_MODEL = "delete model"
+
+
+ORDER = {action: number for number, action in enumerate(Action)}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A field that becomes another; None: nothing is there."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What a step needs to be done."""
+
+    registry: RegistryClient
+    output: Output
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step.
+
+    Attributes:
+        says: what there is to say of it beside its changes.
+        size_bytes: what it uploads.
+    """
+
+    action: Action
+    model: str
+    do: Callable[[Run], object]
+    version: str = ""
+    alias: str = ""
+    changes: tuple[Change, ...] = ()
+    says: str = ""
+    size_bytes: int = 0
+
+
+def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
+    """Compare values by name, messages by their fields; unset messages and their empty fields count as equal."""
+    old, new = flattened(_documents(before)), flattened(_documents(after))
+    names = dict.fromkeys((*old, *new))
+    changes = (Change(name, old.get(name), new.get(name)) for name in names)
+    return tuple(each for each in changes if (each.before or None) != (each.after or None))
+
+
+def create_model(spec: ModelSpec, suite: str) -> Step:
+    """Create a model, bearing the suite's label."""
+    fields = {**said_of_model(spec), "labels": {**(spec.labels or {}), SUITE_LABEL: suite}}
+
+    def do(run: Run) -> None:
+        created = run.registry.create_model(spec.name, spec.description or "")
+        run.registry.update_model(spec.name, **fields, etag=created.etag)
+
+    return Step(Action.CREATE_MODEL, spec.name, do, changes=differences({}, fields))
+
+
+def change_model(found: pb.Model, fields: Mapping[str, Any], changes: tuple[Change, ...]) -> Step:
+    """Change a model as it was read."""
+    return Step(
+        Action.CHANGE_MODEL,
+        found.name,
+        lambda run: run.registry.update_model(found.name, **fields, etag=found.etag),
+        changes=changes,
+    )
+
+
+def said_of_model(spec: ModelSpec) -> dict[str, Any]:
+    """Give the fields that a file says of a model."""
+    said = {
+        "description": spec.description,
+        "tags": None if spec.tags is None else list(spec.tags),
+        "labels": spec.labels,
+        "training_config": spec.training_config,
+        "serving_settings": spec.serving_settings,
+        "capture_policy": spec.capture_policy,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def said_of_version(spec: VersionSpec) -> dict[str, Any]:
+    """Give the fields that a file says of a version, and that may change."""
+    said = {
+        "description": spec.description,
+        "labels": spec.labels,
+        "serving_settings": spec.serving_settings,
+        "capture_policy": spec.capture_policy,
+    }
+    return {name: value for name, value in said.items() if value is not None}
+
+
+def register(model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes: int, *, failed: bool) -> Step:
+    """Upload a version, in DEVELOPMENT; `failed`: in place of one of this name that FAILED."""
+    source = spec.source
+
+    def do(run: Run) -> None:
+        if failed:
+            run.registry.delete_version(model, spec.version)
+        with run.output.transfer(f"uploading {model} {spec.version}") as bar:
+            run.registry.register_version(
+                model,
+                spec.version,
+                source.path if isinstance(source, PathSource) else None,
+                framework=spec.framework,
+                unpack=isinstance(source, PathSource) and source.unpack,
+                ollama=None if isinstance(source, PathSource) else source,
+                columns=spec.columns,
+                metadata=spec.metadata,
+                **said_of_version(spec),
+                progress=bar.reach,
+                wait=False,
+            )
+
+    if isinstance(source, PathSource):
+        count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+        says = f"{source.path}: {count}, {say_bytes(size_bytes)} to upload"
+    else:
+        says = f"{source.model} of Ollama"
+    says += "; in place of the one that failed validation" if failed else ""
+    changes = differences({}, said_of_version(spec))
+    return Step(Action.REGISTER, model, do, spec.version, changes=changes, says=says, size_bytes=size_bytes)
+
+
+def restore(model: str, version: str) -> Step:
+    """Bring a deleted version back."""
+    return Step(Action.RESTORE, model, lambda run: run.registry.restore_version(model, version), version)
+
+
+def validate(model: str, version: str) -> Step:
+    """Validate a FAILED version again."""
+    says = "the same files failed before"
+    return Step(Action.VALIDATE, model, lambda run: run.registry.revalidate(model, version), version, says=says)
+
+
+def await_ready(model: str, version: str) -> Step:
+    """Wait for the validator."""
+
+    def do(run: Run) -> None:
+        with run.output.spinner(f"validating {model} {version}"):
+            run.registry.wait_until_ready(model, version)
+
+    return Step(Action.AWAIT, model, do, version)
+
+
+def change_version(found: pb.ModelVersion, fields: Mapping[str, Any], changes: tuple[Change, ...], etag: str) -> Step:
+    """Change a version; with an etag as it was read."""
+    return Step(
+        Action.CHANGE_VERSION,
+        found.model,
+        lambda run: run.registry.update_version(found.model, found.version, **fields, etag=etag),
+        found.version,
+        changes=changes,
+    )
+
+
+def move(model: str, version: str, now: Stage, to: Stage, *, approved_by: str, note: str) -> Step:
+    """Move a version step by step; where another's move took it along already, less is left to do."""
+
+    def do(run: Run) -> None:
+        there = Stage(stage_word(run.registry.get_version(model, version).stage))
+        for stage in way(there, to):
+            run.registry.promote(model, version, stage_number(stage), approved_by=approved_by, note=note)
+
+    chain = " → ".join((now, *way(now, to)))
+    approval = f"; approved by {approved_by}: {note}" if to is Stage.PRODUCTION else ""
+    change = Change("stage", str(now), str(to))
+    return Step(Action.MOVE, model, do, version, changes=(change,), says=chain + approval)
+
+
+def way(now: Stage, to: Stage) -> tuple[Stage, ...]:
+    """List the stages to pass, the last included; none where it is there."""
+    if now is to:
+        return ()
+    if now is Stage.ARCHIVED and to is Stage.PRODUCTION:
+        return (Stage.STAGING, Stage.PRODUCTION)
+    return tuple(Stage(stage_word(each)) for each in moves_to(stage_number(now), to))
+
+
+def set_alias(model: str, alias: str, before: str, version: str) -> Step:
+    """Point an alias at a version."""
+    change = Change(f"alias {alias}", before, version)
+    return Step(
+        Action.SET_ALIAS,
+        model,
+        lambda run: run.registry.set_alias(model, alias, version),
+        version,
+        alias,
+        (change,),
+    )
+
+
+def delete_alias(model: str, alias: str, before: str) -> Step:
+    """Delete an alias that the file does not name."""
+    change = Change(f"alias {alias}", before, None)
+    return Step(
+        Action.DELETE_ALIAS, model, lambda run: run.registry.delete_alias(model, alias), before, alias, (change,)
+    )
+
+
+def delete_version(model: str, version: str) -> Step:
+    """Delete a version that the file does not name; the registry refuses it while it is live."""
+    return Step(Action.DELETE_VERSION, model, lambda run: run.registry.delete_version(model, version), version)
+
+
+def delete_model(found: pb.Model) -> Step:
+    """Delete a model as it was read, with all its versions."""
+    count = found.version_count
+    says = "with its 1 version" if count == 1 else f"with its {count:,} versions"
+    return Step(
+        Action.DELETE_MODEL,
+        found.name,
+        lambda run: run.registry.delete_model(found.name, etag=found.etag),
+        says=says if count else "",
+    )
+
+
+def _documents(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _document(value) for name, value in values.items()}
+
+
+def _document(value: Any) -> Any:
+    if isinstance(value, pb.TrainingConfig):
+        return {**document_of(value), "success_criteria": [criterion_words(each) for each in value.success_criteria]}
+    if isinstance(value, Message):
+        return document_of(value)
+    return dict(value) if isinstance(value, Mapping) else value

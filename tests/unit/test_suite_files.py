@@ -1,0 +1,176 @@
+"""Suite files as people write them: what is taken as written, and what is refused with its line and a way out."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.exits import CommandError
+from penstock.cli.options import Stage
+from penstock.cli.suites.reading import MAX_FILE_BYTES
+from penstock.cli.suites.schema import PathSource, Suite, read_suite
+from penstock.values import from_value
+
+VERSION = "suite: s\nmodels:\n- name: m\n  versions:\n  - version: 1\n    source: {path: m.onnx}\n    "
+MODEL = "suite: s\nmodels:\n- name: m\n  "
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "m.onnx").write_bytes(b"m")
+    return tmp_path
+
+
+def read(folder: Path, text: str | bytes) -> Suite:
+    file = folder / "suite.yaml"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_suite(file)
+
+
+def refusal(folder: Path, text: str | bytes) -> str:
+    with pytest.raises(CommandError) as caught:
+        read(folder, text)
+    assert (caught.value.reason, caught.value.exit_code) == ("INVALID_SUITE", 2)
+    return caught.value.message.replace(f"{folder}/", "")
+
+
+def test_scalars_are_taken_as_they_are_written(folder: Path) -> None:
+    (model,) = read(
+        folder,
+        MODEL + "labels: {country: no, build: 0123}\n  aliases: {a: 1.10}\n"
+        "  versions:\n  - version: 1.10\n    source: {path: m.onnx}\n    stage: Production\n    columns: [yes, 1.50]\n",
+    ).models
+    assert model.labels == {"country": "no", "build": "0123"}
+    assert model.aliases == {"a": "1.10"}
+    (version,) = model.versions
+    assert (version.version, version.stage, version.columns) == ("1.10", Stage.PRODUCTION, ("yes", "1.50"))
+    assert version.source == PathSource(folder / "m.onnx")
+
+
+def test_all_that_there_is_to_say_arrives(folder: Path) -> None:
+    (model,) = read(
+        folder,
+        MODEL + "training_config:\n    recipe: sklearn\n    data_source: d\n"
+        "    parameters: {n: 3, x: 1.5, on: true, none: null, list: [a, 1]}\n"
+        "    success_criteria: [{metric: loss, at_most: 0.1}]\n"
+        "  capture_policy: {share: 0, max_bytes: 10, disabled: true}\n"
+        "  versions:\n  - version: v\n    source: {ollama: llama3.2, mode: embed}\n"
+        "    metadata: {task_type: t, equivalence_group: g, output_dimensions: 3, tags: [a], fields: {k: v}}\n"
+        "    serving_settings: {pinned: true}\n",
+    ).models
+    assert model.training_config is not None
+    parameters = {name: from_value(value) for name, value in model.training_config.parameters.fields.items()}
+    assert parameters == {"n": 3, "x": 1.5, "on": True, "none": None, "list": ["a", 1]}
+    assert model.training_config.success_criteria == [
+        pb.SuccessCriterion(metric="loss", comparison=pb.COMPARISON_AT_MOST, threshold=0.1)
+    ]
+    assert model.capture_policy == pb.CapturePolicy(share=0, max_bytes=10, disabled=True)
+    (version,) = model.versions
+    assert version.source == pb.OllamaReference(model="llama3.2", mode=pb.OLLAMA_MODE_EMBED)
+    assert version.metadata is not None
+    assert (version.metadata.output_dimensions, list(version.metadata.tags)) == (3, ["a"])
+    assert version.serving_settings == pb.ServingSettings(pinned=True)
+    assert model.serving_settings is None, "what is not said is not said"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", "suite.yaml:1: is empty"),
+        ("suite: [", "suite.yaml:2: is no YAML"),
+        ("models: []", "suite.yaml:1: needs 'suite'"),
+        ("suite: s", "needs 'models'"),
+        ("- a", "takes fields, `name: value` each, and not a list"),
+        ("suite: s\nmodels: {}\n", "suite.yaml:2: models: takes a list"),
+        ("suite: s\nmodels: []\nmodel: []\n", "suite.yaml:3: model: is no field here; did you mean models?"),
+        ("suite: s\nsuite: t\nmodels: []\n", "suite.yaml:2: suite: stands twice"),
+        ("suite: a b\nmodels: []\n", "suite: 'a b' is no name"),
+        ("suite: s\nmodels: [{name: m}, {name: m}]\n", "models[1]: m stands in line 2 already"),
+        (MODEL + "tags: flowers", "models[0].tags: takes a list of texts"),
+        (MODEL + "labels: {penstock.io/suite: x}", "set by apply"),
+        (MODEL + "labels: {Team: x}", "'Team' is no label"),
+        (MODEL + "labels: {team: }", "has no value"),
+        (MODEL + "aliases: {production: 1}", "has a meaning already"),
+        (MODEL + "capture_policy: {share: 2}", "models[0].capture_policy.share: is 2; 0 to 1 is allowed"),
+        (MODEL + "capture_policy: {share: nan}", "0 to 1 is allowed"),
+        (MODEL + "serving_settings: {max_in_flight: few}", "takes a whole number, not 'few'"),
+        (MODEL + "serving_settings: {pinned: maybe}", "takes true or false"),
+        (MODEL + "training_config: {success_criteria: [{metric: a}]}", "one of at_least and at_most"),
+        (MODEL + "training_config: {success_criteria: [{metric: a, at_least: .inf}]}", "takes a number, not '.inf'"),
+        (MODEL + "training_config: {success_criteria: [{metric: a, at_least: inf}]}", "is inf"),
+        (MODEL + "training_config: {parameters: {n: 99999999999999999}}", "2^53"),
+        (VERSION + "stage: prod", "suite.yaml:7: models[0].versions[0].stage: 'prod' is not one of development"),
+        (VERSION + "stage: prodution", "did you mean production?"),
+        (VERSION + "note: [a]", "takes a single value, and not a list"),
+        (VERSION + "description: " + "x" * 5_000, "has 5,000 characters; 4,096 are allowed"),
+        (VERSION.replace("m.onnx", "gone.onnx"), "gone.onnx does not exist; relative paths begin at"),
+        (VERSION.replace("{path: m.onnx}", "{path: ., unpack: true}"), "is a folder; leave unpack out"),
+        (VERSION.replace("{path: m.onnx}", "{ollama: x, mode: talk}"), "not one of chat, generate, embed"),
+        (VERSION.replace("{path: m.onnx}", "{ollama: x}"), "needs 'mode'"),
+        (VERSION.replace("{path: m.onnx}", "{}"), "takes a `path`, or `ollama`"),
+        (VERSION.replace("    source: {path: m.onnx}\n", ""), "needs 'source'"),
+        (VERSION.replace("version: 1", "version: a/b"), "'a/b' is none"),
+        (b"suite: \xff", "is no text in UTF-8"),
+        ("suite: s\x00", "is no YAML"),
+        ("suite: s\nmodels: []\n---\nsuite: t\n", "is no YAML"),
+        ("suite: &a s\nmodels: [*a]\n", "suite.yaml:1: anchors and aliases (& and *) are not taken"),
+        ("suite: " + "[" * 40 + "]" * 40, "nested more than 32 deep"),
+        ("#" + "x" * MAX_FILE_BYTES, "is over 1,048,576 bytes"),
+    ],
+)
+def test_what_is_wrong_is_named_with_its_place_and_a_way_out(folder: Path, text: str | bytes, sentence: str) -> None:
+    assert sentence in refusal(folder, text)
+
+
+def test_all_that_is_wrong_is_said_at_once_and_in_order(folder: Path) -> None:
+    said = refusal(folder, VERSION + "stage: prod\n    notes: x\n  tag: [a]\n").splitlines()
+    assert [line.partition(": ")[0] for line in said[1:]] == ["suite.yaml:7", "suite.yaml:8", "suite.yaml:9"]
+    many = refusal(folder, MODEL + "\n  ".join(f"wrong{number}: 1" for number in range(30)))
+    assert len(many.splitlines()) == 22
+    assert "and 10 more" in many
+
+
+def test_a_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
+    lines = ["a: &a [x, x, x, x, x, x, x, x, x]"]
+    lines += [
+        f"{name}: &{name} [{', '.join(['*' + before] * 9)}]"
+        for before, name in zip("abcdefgh", "bcdefghi", strict=True)
+    ]
+    assert "anchors" in refusal(folder, "\n".join(lines))
+
+
+def test_python_is_never_run(folder: Path) -> None:
+    said = refusal(folder, "suite: !!python/object/apply:os.system ['touch ran']\nmodels: []\n")
+    assert "takes a single value" in said
+    assert not (folder / "ran").exists()
+
+
+JUNK: Any = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["suite", "models", "name", "versions", "version", "source", "path", "labels", "x"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(document=JUNK)
+def test_whatever_stands_there_is_read_or_refused_in_words(
+    document: Any, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "junk"
+    folder.mkdir(exist_ok=True)
+    with suppress(CommandError):  # anything else is a defect
+        read(folder, yaml.safe_dump(document, allow_unicode=True))
