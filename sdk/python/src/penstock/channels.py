@@ -142,10 +142,18 @@ class Connection(Generic[Stub]):
                 call.cancel()
 
     def upload(
-        self, method: grpc.StreamUnaryMultiCallable[Request, Response], kind: type[Request], requests: Iterator[Request]
+        self,
+        method: grpc.StreamUnaryMultiCallable[Request, Response],
+        kind: type[Request],
+        requests: Iterator[Request],
+        *,
+        idle_timeout_s: float | None = None,
     ) -> Response:
-        """Send a stream of requests and wait for the answer. What `requests` raises is raised here."""
-        watchdog = Watchdog(lambda: call.cancel(), self._limits.idle_timeout_s)
+        """Send a stream of requests and wait for the answer. What `requests` raises is raised here.
+
+        `idle_timeout_s` instead of the connection's, where the answer takes its time.
+        """
+        watchdog = Watchdog(lambda: call.cancel(), max(idle_timeout_s or 0.0, self._limits.idle_timeout_s))
         feed = Feed(requests, taken=watchdog.busy, given=watchdog.waiting)
         with self._unless_closed():
             call = method.future(feed, metadata=self._metadata)
@@ -237,7 +245,8 @@ class Connection(Generic[Stub]):
 
     def _typed(self, error: Any, request: Message | type[Message]) -> PenstockError:
         kind = request if isinstance(request, type) else type(request)
-        return from_rpc(error, rpc=rpc_of(kind)[1], target=self._address.target)
+        tls = self._credentials.secures(self._address)
+        return from_rpc(error, rpc=rpc_of(kind)[1], target=self._address.target, tls=tls)
 
     def _stalled(self, watchdog: Watchdog, request: Message | type[Message]) -> PenstockError | None:
         if not watchdog.bit:

@@ -174,18 +174,19 @@ CLASSES: dict[grpc.StatusCode, type[PenstockError]] = {
 }  # fmt: skip
 
 
-def from_rpc(error: grpc.RpcError, *, rpc: str, target: str) -> PenstockError:
+def from_rpc(error: grpc.RpcError, *, rpc: str, target: str, tls: bool = False) -> PenstockError:
     """Make the typed error of a failed call.
 
     Args:
         error: what grpc raised, at the call or while its stream was read.
         rpc: the RPC's name, for the sentence.
         target: the server's address, for the sentence.
+        tls: whether TLS is spoken to it, for the sentence.
     """
     code = error.code()
     details = error.details() or ""
     mapped = _with_details(code, error) or CLASSES.get(code, PenstockError)(
-        _sentence(code, details, rpc=rpc, target=target),
+        _sentence(code, details, rpc=rpc, target=target, tls=tls),
         reason="TLS_FAILED" if code is grpc.StatusCode.UNAVAILABLE and _tls_trouble(details) else "",
         retryable=code is grpc.StatusCode.UNAVAILABLE,
     )
@@ -226,14 +227,14 @@ def _find(details: Sequence[Any], kind: type[Detail]) -> Detail | None:
     return None if found is None else kind.FromString(found.value)
 
 
-def _sentence(code: grpc.StatusCode, details: str, *, rpc: str, target: str) -> str:
+def _sentence(code: grpc.StatusCode, details: str, *, rpc: str, target: str, tls: bool) -> str:
     if code is grpc.StatusCode.UNAVAILABLE and (trouble := _tls_trouble(details)):
         return f"no TLS connection with {target}: {trouble} ({details})"
+    if code is grpc.StatusCode.UNAVAILABLE and tls:
+        # Under TLS 1.3 a server that refuses a certificate just hangs up.
+        return f"no answer from {target}: {details}; does it run there, and take this client's certificate?"
     if code is grpc.StatusCode.UNAVAILABLE and details.startswith("failed to connect") and "Socket closed" in details:
-        return (
-            f"{target} hung up at once: it may speak TLS (write grpcs:// before the address, or give ca_file), or "
-            f"refuse this client's certificate ({details})"
-        )
+        return f"{target} hung up at once: it may speak TLS; write grpcs:// before the address ({details})"
     if code is grpc.StatusCode.UNAVAILABLE:
         return f"no answer from {target}: {details}; is it running, and is the address right?"
     if code is grpc.StatusCode.DEADLINE_EXCEEDED:
