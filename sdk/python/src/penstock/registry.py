@@ -15,6 +15,7 @@ from penstock.downloads import Fetch, download, verified_chunks
 from penstock.errors import DeadlineExceeded, InvalidArgument, PenstockError, Unavailable, ValidationFailed
 from penstock.ids import uuid7
 from penstock.paging import pages
+from penstock.part_uploads import sent_beforehand
 from penstock.registry_administration import RegistryAdministration
 from penstock.registry_editing import RegistryEditing
 from penstock.registry_stages import RegistryStages
@@ -24,6 +25,8 @@ from penstock.values import enum_number
 
 Columns = Sequence[str] | Mapping[str, Sequence[str]]
 _SLOWEST_POLL_S = 2.0
+# The registry answers when it has unpacked all, and says nothing before.
+_UNPACKING_TIMEOUT_S = 1_800.0
 
 
 class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
@@ -97,8 +100,9 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
         """Upload a version and, unless told otherwise, wait until it is READY.
 
         What can be read twice is hashed before it is sent, at the cost of one more reading, so that the registry
-        checks every byte; a break is then retried from the beginning under the same request id. What can be read only
-        once, such as a pipe, is sent once, and its digest after it.
+        checks every byte; a break is then retried under the same request id. A large file goes in parts, several at
+        once: what has arrived is not sent again, also when another process tries again with the same key within 7
+        days. What can be read only once, such as a pipe, is sent once, and its digest after it.
 
         Args:
             model: created where it is missing.
@@ -161,6 +165,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
                 ollama=ollama,
                 file_count=len(upload.files),
             )
+            upload = sent_beforehand(self._connection, upload, progress)
             tries = Tries(self._connection.retry if upload.repeatable else NO_RETRIES)
             while True:
                 try:
@@ -168,6 +173,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
                         self._connection.stub.RegisterVersion,
                         pb.RegisterVersionRequest,
                         upload.requests(header, progress),
+                        idle_timeout_s=_UNPACKING_TIMEOUT_S if unpack else None,
                     ).version
                     break
                 except PenstockError as error:

@@ -32,24 +32,27 @@ class UploadFile:
 
     Attributes:
         path: its name within the version, relative, with forward slashes.
-        stream: where its bytes come from.
-        start: where they begin; None where the stream can't seek, so that it can be read only once.
+        source: where its bytes come from: a path, opened for each reading, or an open file.
+        start: where they begin; None where they can be read only once.
         size_bytes: 0 where it is not known beforehand.
-        sha256: lowercase hex; empty where the stream can't be read twice.
+        sha256: lowercase hex; empty where it can't be read twice.
+        upload_id: the upload by which its bytes went already; empty: they go with the version.
     """
 
     path: str
-    stream: BinaryIO
+    source: Path | BinaryIO
     start: int | None = None
     size_bytes: int = 0
     sha256: str = ""
-    # A failed try may still be reading when the next one begins: each read seeks first.
+    upload_id: str = ""
+    # Several may read one open file, a failed try and the next one for example: each read seeks first.
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     @classmethod
-    def of(cls, path: str, stream: BinaryIO) -> UploadFile:
-        """Take a stream; a seekable one is read through once, for its digest: the server then checks what arrives."""
-        file = cls(path, stream, start=stream.tell() if stream.seekable() else None)
+    def of(cls, path: str, source: Path | BinaryIO) -> UploadFile:
+        """Take a source; what can be read twice is read through once, for its digest: the server then checks it."""
+        start = 0 if isinstance(source, Path) else source.tell() if source.seekable() else None
+        file = cls(path, source, start=start)
         if file.start is not None:
             digest = sha256()
             for chunk in file.chunks():
@@ -58,18 +61,27 @@ class UploadFile:
             file.sha256 = digest.hexdigest()
         return file
 
-    def chunks(self) -> Iterator[bytes]:
-        """Read the file, from its beginning wherever that can be done."""
-        position = self.start
-        while True:
+    def chunks(self, offset_bytes: int = 0, size_bytes: int | None = None) -> Iterator[bytes]:
+        """Read the file, or so many bytes of it, in chunks of at most 1 MiB."""
+        if isinstance(self.source, Path):
+            with self.source.open("rb", buffering=0) as stream:
+                yield from self._chunks(stream, offset_bytes, size_bytes)
+        else:
+            yield from self._chunks(self.source, offset_bytes, size_bytes)
+
+    def _chunks(self, stream: BinaryIO, offset_bytes: int, size_bytes: int | None) -> Iterator[bytes]:
+        position = None if self.start is None else self.start + offset_bytes
+        left = size_bytes
+        while left is None or left > 0:
             with self._lock:
                 if position is not None:
-                    self.stream.seek(position)
-                chunk = self.stream.read(CHUNK_BYTES)
+                    stream.seek(position)
+                chunk = stream.read(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
             if not chunk:
                 return
             yield chunk
             position = None if position is None else position + len(chunk)
+            left = None if left is None else left - len(chunk)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,12 +104,20 @@ class Upload:
     def requests(self, header: pb.VersionHeader, progress: Progress | None) -> Iterator[pb.RegisterVersionRequest]:
         """Give the messages of the upload; progress is told once a chunk is on its way."""
         total_bytes = sum(file.size_bytes for file in self.files) if self.repeatable else None
-        sent_bytes = 0
+        sent_bytes = sum(file.size_bytes for file in self.files if file.upload_id)
         yield pb.RegisterVersionRequest(header=header)
         for file in self.files:
             yield pb.RegisterVersionRequest(
-                file=pb.FileHeader(path=file.path, sha256=file.sha256, size_bytes=file.size_bytes, unpack=self.unpack)
+                file=pb.FileHeader(
+                    path=file.path,
+                    sha256=file.sha256,
+                    size_bytes=file.size_bytes,
+                    unpack=self.unpack,
+                    upload_id=file.upload_id,
+                )
             )
+            if file.upload_id:
+                continue
             digest = None if file.sha256 else sha256()
             for chunk in file.chunks():
                 yield pb.RegisterVersionRequest(chunk=chunk)
@@ -126,7 +146,7 @@ def opened(source: Source | None, *, unpack: bool = False) -> Iterator[Upload]:
         if not named and source is not NO_FILES:
             where = "there is no source" if source is None else f"there is no file in {source!r}"
             raise InvalidArgument(f"{where}; only a reference to Ollama has no files", reason="NO_FILES")
-        yield Upload(tuple(UploadFile.of(path, _stream(each, stack)) for path, each in named.items()), unpack)
+        yield Upload(tuple(UploadFile.of(path, _readable(each, stack)) for path, each in named.items()), unpack)
 
 
 def framework_of(paths: Iterable[str]) -> pb.Framework.ValueType | None:
@@ -153,9 +173,11 @@ def _named(source: FileSource) -> dict[str, FileSource]:
     return {Path(name).name if isinstance(name, str) else "model.onnx": source}
 
 
-def _stream(source: FileSource, stack: ExitStack) -> BinaryIO:
+def _readable(source: FileSource, stack: ExitStack) -> Path | BinaryIO:
     if isinstance(source, str | PathLike):
-        return stack.enter_context(Path(source).open("rb"))
+        path = Path(source)
+        # A folder may hold more files than a process may open at once. A pipe has a path too, and is read once.
+        return path if path.is_file() else stack.enter_context(path.open("rb"))
     if isinstance(source, bytes | bytearray | memoryview):
         return io.BytesIO(source)
     return source
