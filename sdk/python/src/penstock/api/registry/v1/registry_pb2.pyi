@@ -164,23 +164,27 @@ class _OllamaModeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OllamaMode
     OLLAMA_MODE_UNSPECIFIED: _OllamaMode.ValueType  # 0
     """Not given; refused."""
     OLLAMA_MODE_CHAT: _OllamaMode.ValueType  # 1
-    """A conversation in, its next message out."""
+    """A conversation in, its next message out. `messages` BYTES [-1], each a JSON array of objects with `role` and
+    `content`; `response` BYTES [-1], the content of the answer.
+    """
     OLLAMA_MODE_GENERATE: _OllamaMode.ValueType  # 2
-    """A text in, its continuation out."""
+    """A text in, its continuation out. `prompt` BYTES [-1]; `response` BYTES [-1]."""
     OLLAMA_MODE_EMBED: _OllamaMode.ValueType  # 3
-    """Texts in, vectors out."""
+    """Texts in, vectors out. `text` BYTES [-1]; `embedding` FP32 [-1, -1]."""
 
 class OllamaMode(_OllamaMode, metaclass=_OllamaModeEnumTypeWrapper):
-    """OllamaMode says which of Ollama's calls answers."""
+    """OllamaMode says which of Ollama's calls answers, and so the version's signature. Each row is a call of its own."""
 
 OLLAMA_MODE_UNSPECIFIED: OllamaMode.ValueType  # 0
 """Not given; refused."""
 OLLAMA_MODE_CHAT: OllamaMode.ValueType  # 1
-"""A conversation in, its next message out."""
+"""A conversation in, its next message out. `messages` BYTES [-1], each a JSON array of objects with `role` and
+`content`; `response` BYTES [-1], the content of the answer.
+"""
 OLLAMA_MODE_GENERATE: OllamaMode.ValueType  # 2
-"""A text in, its continuation out."""
+"""A text in, its continuation out. `prompt` BYTES [-1]; `response` BYTES [-1]."""
 OLLAMA_MODE_EMBED: OllamaMode.ValueType  # 3
-"""Texts in, vectors out."""
+"""Texts in, vectors out. `text` BYTES [-1]; `embedding` FP32 [-1, -1]."""
 Global___OllamaMode: _TypeAlias = OllamaMode  # noqa: Y015
 
 class _TransitionKind:
@@ -1507,7 +1511,7 @@ class VersionHeader(_message.Message):
 
     @_builtins.property
     def ollama(self) -> Global___OllamaReference:
-        """Required with OLLAMA, which brings no files."""
+        """Required with OLLAMA, which brings no files and has the signature of its mode. Not for any other framework."""
 
     def __init__(
         self,

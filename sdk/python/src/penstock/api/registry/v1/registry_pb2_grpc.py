@@ -190,7 +190,8 @@ class RegistryServiceServicer(object):
 
     def UpdateModel(self, request, context):
         """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
-        INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+        INVALID_ARGUMENT: INVALID_MASK, INVALID_CRITERION, INVALID_METRIC (a criterion without a metric), TOO_MANY.
+        ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -222,7 +223,7 @@ class RegistryServiceServicer(object):
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
         DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
         another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-        APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
+        INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
         differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
         many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
         NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework

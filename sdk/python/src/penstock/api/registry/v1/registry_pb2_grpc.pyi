@@ -47,7 +47,8 @@ class RegistryServiceStub:
     """Lists models by name. Role: viewer."""
     UpdateModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.UpdateModelResponse]
     """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
-    INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+    INVALID_ARGUMENT: INVALID_MASK, INVALID_CRITERION, INVALID_METRIC (a criterion without a metric), TOO_MANY.
+    ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
     """
     DeleteModel: _grpc.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _registry_pb2.DeleteModelResponse]
     """Hides a model with all its versions, and keeps it restorable for a while; then its files go. Its name stays taken
@@ -67,7 +68,7 @@ class RegistryServiceStub:
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
     DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
     another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-    APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
+    INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
     differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
     many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
     NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
@@ -174,7 +175,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """Lists models by name. Role: viewer."""
     UpdateModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.UpdateModelRequest, _registry_pb2.UpdateModelResponse]  # type: ignore[assignment]
     """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
-    INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+    INVALID_ARGUMENT: INVALID_MASK, INVALID_CRITERION, INVALID_METRIC (a criterion without a metric), TOO_MANY.
+    ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
     """
     DeleteModel: _aio.UnaryUnaryMultiCallable[_registry_pb2.DeleteModelRequest, _registry_pb2.DeleteModelResponse]  # type: ignore[assignment]
     """Hides a model with all its versions, and keeps it restorable for a while; then its files go. Its name stays taken
@@ -194,7 +196,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
     DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
     another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-    APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
+    INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
     differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
     many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
     NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
@@ -322,7 +324,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.UpdateModelResponse, _abc.Awaitable[_registry_pb2.UpdateModelResponse]]:
         """Changes what the mask names, and nothing else. Role: operator. NOT_FOUND: MODEL_NOT_FOUND.
-        INVALID_ARGUMENT: INVALID_MASK. ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
+        INVALID_ARGUMENT: INVALID_MASK, INVALID_CRITERION, INVALID_METRIC (a criterion without a metric), TOO_MANY.
+        ABORTED: ETAG_MISMATCH (somebody changed it since it was read).
         """
 
     @_abc_1.abstractmethod
@@ -360,7 +363,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
         DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
         another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-        APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
+        INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
         differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
         many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
         NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
