@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from shutil import copy
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -19,9 +20,11 @@ import penstock
 from examples.minilm.graph import OUTPUT, build
 from examples.minilm.sentences import FIRST, PUBLISHED, SECOND, SentenceTokenizer, similarities
 from examples.minilm.weights import BertConfig, find_folder, read_safetensors
-from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, ModelVersion
+from penstock.api.registry.v1.registry_pb2 import STAGE_DEVELOPMENT, STAGE_STAGING, ModelVersion
 
 MODEL, VERSION = "minilm", "1.0.0"
+BUNDLE, BUNDLED = "minilm-bundle", ("tokenizer.json", "config.json", "tokenizer_config.json")
+"""The graph with what makes its inputs of a text: one version of four files, for who embeds sentences elsewhere."""
 TOLERANCE = 1e-3
 """The published numbers are rounded to four digits and come from another machine's kernels."""
 READY_WITHIN_S = 60.0
@@ -60,23 +63,35 @@ def run(client: penstock.Client, folder: Path) -> None:
     console.print(f"[green]✓[/] equal to the published similarities, {apart:.5f} apart at most")
 
 
-def find_version(client: penstock.Client) -> ModelVersion | None:
+def find_version(client: penstock.Client, model: str = MODEL) -> ModelVersion | None:
     try:
-        return client.registry.get_version(MODEL, VERSION)
+        return client.registry.get_version(model, VERSION)
     except penstock.NotFound:
         return None
 
 
 def register(client: penstock.Client, folder: Path) -> ModelVersion:
-    """Upload the file and wait for the validator."""
+    """Upload the file, and a bundle of it with its tokenizer; wait for the validator each time."""
     with TemporaryDirectory(prefix="penstock-minilm-") as name:
-        path = Path(name, "model.onnx")
-        write_model(folder, path)
-        began = time.monotonic()
-        version = client.registry.register_version(
-            MODEL, VERSION, path, stage=STAGE_STAGING, source_version="all-MiniLM-L6-v2"
-        )
-    console.print(f"[cyan]▸[/] uploaded and validated in {time.monotonic() - began:.1f} s")
+        bundle = Path(name)
+        graph = bundle / "model.onnx"
+        write_model(folder, graph)
+        version = timed_register(client, MODEL, graph, "onnx")
+        for file in BUNDLED:
+            copy(folder / file, bundle)
+        if find_version(client, BUNDLE) is None:
+            timed_register(client, BUNDLE, bundle, "transformers")
+    return version
+
+
+def timed_register(client: penstock.Client, model: str, source: Path, framework: str) -> ModelVersion:
+    began = time.monotonic()
+    stage = STAGE_STAGING if model == MODEL else STAGE_DEVELOPMENT
+    version = client.registry.register_version(
+        model, VERSION, source, framework=framework, stage=stage, source_version="all-MiniLM-L6-v2"
+    )
+    seconds = time.monotonic() - began
+    console.print(f"[cyan]▸[/] {model} {VERSION}: {len(version.files)} files, READY in {seconds:.1f} s")
     return version
 
 

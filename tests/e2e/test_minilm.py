@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 import penstock
-from examples.minilm.__main__ import MODEL, VERSION, find_version, run
+from examples.minilm.__main__ import BUNDLE, BUNDLED, MODEL, VERSION, find_version, run
 from examples.minilm.graph import OUTPUT
 from examples.minilm.sentences import FIRST, SECOND, SentenceTokenizer, similarities
 from examples.minilm.weights import BertConfig, find_folder, read_safetensors
-from penstock.api.registry.v1.registry_pb2 import STAGE_PRODUCTION
+from penstock.api.registry.v1.registry_pb2 import STAGE_PRODUCTION, VERSION_STATE_READY
 from tests.testdata import bert
 
 pytestmark = pytest.mark.slow
@@ -28,6 +28,10 @@ def test_sentences_are_as_alike_as_published_and_as_numpy_computes(
     assert version.stage == STAGE_PRODUCTION
     assert version.validation.rows_independent
     assert version.files[0].size_bytes > 86 * 1024 * 1024
+
+    bundle = client.registry.get_version(BUNDLE, VERSION)
+    assert bundle.state == VERSION_STATE_READY
+    assert {file.path for file in bundle.files} == {"model.onnx", *BUNDLED}
 
     tokenizer = SentenceTokenizer(folder)
     config, weights = BertConfig.read(folder / "config.json"), read_safetensors(folder / "model.safetensors")
