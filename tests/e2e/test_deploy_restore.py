@@ -27,6 +27,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from services.common.migrate import migrate
 from services.registry import bucket
 from services.registry.__main__ import build
+from services.registry.epochs import begin_epoch
 from services.registry.settings import RegistrySettings
 from tests.deployment import DEPLOY, ROOT
 from tests.embedded import eventually
@@ -89,10 +90,8 @@ def blob_url(s3: S3Server, name: str) -> str:
     return f"s3://{name}?endpoint={s3.endpoint}&region={s3.region}"
 
 
-@contextmanager
-def running_registry(server: PostgresServer, s3: S3Server, name: str) -> Iterator[penstock.Client]:
-    """Run a registry on the database and the bucket, and give a client of it."""
-    settings = RegistrySettings(
+def settings_for(server: PostgresServer, s3: S3Server, name: str) -> RegistrySettings:
+    return RegistrySettings(
         port=0,
         metrics_port=0,
         database_url=SecretStr(url_of(server, "registry")),
@@ -100,6 +99,11 @@ def running_registry(server: PostgresServer, s3: S3Server, name: str) -> Iterato
         blob_access_key=SecretStr(s3.access_key),
         blob_secret_key=SecretStr(s3.secret_key),
     )
+
+
+@contextmanager
+def running_registry(settings: RegistrySettings) -> Iterator[penstock.Client]:
+    """Run a registry, and give a client of it."""
     with running(build, settings) as registry, penstock.Client(registry=registry.address) as client:
         yield client
 
@@ -161,29 +165,49 @@ def test_a_backup_made_under_uploads_is_restored_whole_elsewhere(
     make_database(own_postgres_server, tmp_path)
     migrate(url_of(own_postgres_server, "registry"), "registry", ROOT / "services/registry/migrations")
     dump = tmp_path / "penstock.dump"
-    with running_registry(own_postgres_server, s3, "live") as client, Uploads(client) as uploads:
+    with running_registry(settings_for(own_postgres_server, s3, "live")) as client, Uploads(client) as uploads:
         uploads.wait_for(2)
         before = dict(uploads.sha256s)
         # The database first: what its rows name was stored before them, and is still there when the files follow.
         tool("pg_dump", "--format=custom", f"--file={dump}", url=own_postgres_server.url("penstock"))
         uploads.wait_for(2)
         copy_objects(s3.client(), "live", "backup")
-        uploads.wait_for(1)
+        seen = last_heard(client)
 
     with other_server() as elsewhere:
         make_database(elsewhere, tmp_path)
         copy_objects(s3.client(), "backup", "restored")
         tool("pg_restore", "--exit-on-error", dump, url=elsewhere.url("penstock"))
-        with running_registry(elsewhere, s3, "restored") as client:
+        # The day that garbage is left alone for would be a long test.
+        settings = settings_for(elsewhere, s3, "restored").model_copy(update={"blob_grace_ms": 0})
+        begin_epoch(settings)
+        with running_registry(settings) as client:
             restored = ready_versions(client)
-            assert before.keys() <= restored.keys()
+            assert before.keys() <= restored.keys() < uploads.sha256s.keys()
+            with pytest.raises(penstock.OutOfRange) as told:
+                next(client.registry.watch(seen.revision, epoch=seen.epoch))
+            assert told.value.reason == "EPOCH_CHANGED"
+            made = client.registry.register_version("steady", "99.0.0", models.linear(seed=99), framework="onnx")
+            assert made.state == pb.VERSION_STATE_READY, "life goes on"
+            # The rows are the truth: files of versions that are gone are garbage, and nobody else's are.
+            gone = {sha256 for number, sha256 in uploads.sha256s.items() if number not in restored}
+            garbage = gone & stored(s3.client(), "restored")
+            assert {blob.sha256 for blob in client.registry.collect_garbage(scan_store=True).blobs} == garbage != set()
+            client.registry.collect_garbage()
+            assert not stored(s3.client(), "restored") & gone
             for number, version in restored.items():
                 path = client.registry.download("steady", number, tmp_path / number)
                 (file,) = version.files
-                digest = hashlib.sha256(path.read_bytes()).hexdigest()
-                assert digest == file.sha256 == uploads.sha256s.get(number, file.sha256)
-            made = client.registry.register_version("steady", "99.0.0", models.linear(seed=99), framework="onnx")
-            assert made.state == pb.VERSION_STATE_READY, "life goes on"
+                assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256 == uploads.sha256s[number]
+
+
+def last_heard(client: penstock.Client) -> pb.WatchModelsResponse:
+    """What a watcher of the live registry has heard last: more than the backup knows."""
+    return next(event for event in client.registry.watch() if event.HasField("snapshot") and event.snapshot.complete)
+
+
+def stored(client: Minio, name: str) -> set[str]:
+    return {str(found.object_name).rpartition("/")[2] for found in client.list_objects(name, recursive=True)}
 
 
 @pytest.mark.slow

@@ -90,7 +90,8 @@ def test_every_variable_and_every_secret_is_a_setting_of_the_service_that_gets_i
     }
     given = {*service["environment"], *overlay.get("environment", {}), *image}
     assert {each for each in given if each.startswith("PENSTOCK_")} - known(name) == set()
-    assert {secret["target"].upper() for secret in service["secrets"]} - known(name) == set()
+    targets = {secret["target"].upper() for secret in service["secrets"] if isinstance(secret, dict)}
+    assert targets - known(name) == set()
 
 
 def test_the_variables_of_the_command_are_ones_that_it_reads() -> None:
