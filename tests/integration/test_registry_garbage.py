@@ -15,8 +15,10 @@ from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from services.common.blobs import Blob
 from services.common.errors import Unavailable
+from services.common.postgres import Database
 from services.registry.garbage import GarbageFate, GarbageReport
 from services.registry.reservations import Reservations
+from services.registry.store import Store
 from tests import garbage, quick_registry, registry
 from tests.garbage import Interrupted, Pause, Place, digest
 from tests.quick_registry import delete, reason_of, unique
@@ -173,40 +175,37 @@ def test_an_upload_that_comes_before_the_deletion_revives_its_bytes(
     assert b"".join(_download(place, "1")) == content
 
 
-@pytest.mark.parametrize("touched", [True, False], ids=["uploaded", "named"])
-def test_a_blob_that_is_wanted_between_the_look_and_the_lock_is_left_alone(place: Place, touched: bool) -> None:
+@pytest.mark.parametrize("wanted", ["about to be stored", "uploaded", "named"])
+def test_a_blob_that_is_wanted_between_the_look_and_the_lock_is_left_alone(place: Place, wanted: str) -> None:
     """Of two that are due the first is being deleted while somebody wants the second, to which the round comes next.
 
     Whoever names a blob touches its row, which is enough; that it is named would be enough as well.
     """
+    quick_registry.register(place.here)
     contents = {digest(content): content for content in (unique(), unique())}
-    if not touched:
-        quick_registry.register(place.here, content=unique())
     for content in contents.values():
         place.leave_behind(content)
     place.age()
     place.collect()
     place.age()
-    pause = Pause()
-    blobs = Interrupted(place.blobs, before=pause).as_store()
-    begun: list[str] = []
-    blobs_before = Interrupted(blobs, before=begun.append).as_store()
-    with place.garbage(blobs_before) as collector, ThreadPoolExecutor(1) as pool:
+    pause, begun = Pause(), list[str]()
+    blobs = Interrupted(Interrupted(place.blobs, before=pause).as_store(), before=begun.append).as_store()
+    with place.garbage(blobs) as collector, ThreadPoolExecutor(1) as pool:
         collecting = pool.submit(collector.collect)
         pause.reached()
         (other,) = contents.keys() - set(begun)
-        if touched:
-            quick_registry.register(place.here, content=contents[other])
-        else:
+        if wanted == "uploaded":
+            quick_registry.register(place.here, "2", content=contents[other])
+        elif wanted == "named":
             _name_behind_its_back(place, other, len(contents[other]))
+        else:
+            with Database(place.database_url) as database:
+                Reservations(Store(database)).reserve(Blob(other, len(contents[other])))
         pause.release()
         assert counts(collecting.result()) == (0, 0, 1)
     assert begun == list(contents.keys() - {other})
     assert place.rows()[other] is False
-    path = "model.onnx" if touched else "other"
-    request = pb.DownloadFileRequest(model="iris", version="1", path=path)
-    downloaded = place.here.models.DownloadFile(request, timeout=registry.DEADLINE_S)
-    assert b"".join(part.chunk for part in downloaded) == contents[other]
+    assert other in place.stored()
 
 
 def _name_behind_its_back(place: Place, sha256: str, size_bytes: int) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -254,3 +257,37 @@ def test_a_revision_is_given_only_in_the_order_of_commits(stub: RegistryServiceS
         assert watch_end(stub) == before
         slow.commit()
     assert late.result().version.revision == before + 2
+
+
+def test_after_a_restore_every_watcher_begins_anew(
+    stub: RegistryServiceStub, database_url: str, tmp_path: Path
+) -> None:
+    registry.register(stub, models.linear())
+    first = next(watch(stub))
+    resumed = pb.WatchModelsRequest(after_revision=first.revision, epoch=first.epoch)
+    call = stub.WatchModels(resumed, timeout=registry.DEADLINE_S)
+    assert next(call).epoch == first.epoch != ""
+
+    done = subprocess.run(
+        [sys.executable, "-m", "services.registry", "restored"],
+        env={**os.environ, "PENSTOCK_DATABASE_URL": database_url, "PENSTOCK_BLOB_URL": f"file://{tmp_path}/blobs"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+    changed = (grpc.StatusCode.OUT_OF_RANGE, "EPOCH_CHANGED")
+    with pytest.raises(grpc.RpcError) as caught:
+        list(call)
+    assert registry.refusal(caught.value)[:2] == changed
+    assert refused(stub.WatchModels(resumed)) == changed
+    # One that knows of no epochs finds its revision forgotten.
+    assert refused(watch(stub, first.revision)) == (grpc.StatusCode.OUT_OF_RANGE, "REVISION_COMPACTED")
+    anew = next(watch(stub))
+    assert anew.epoch not in ("", first.epoch)
+    assert [version.version for version in anew.snapshot.versions] == ["1"]
+    registry.promote(stub, "1")
+    after = pb.WatchModelsRequest(after_revision=anew.revision, epoch=anew.epoch)
+    assert next(stub.WatchModels(after)).revision == anew.revision + 1
