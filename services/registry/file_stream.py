@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 
 from services.common.errors import InvalidArgument
@@ -21,6 +20,7 @@ class FileStream:
         self._count = count
         self._begun = 0
         self._next: NewFile | None = None
+        self._end: FileEnd | None = None
 
     def headers(self) -> Iterator[NewFile]:
         """Give each file's header; its bytes, if it has any, are read before the next.
@@ -45,33 +45,44 @@ class FileStream:
         self._next = self._checked(part)
 
     def chunks(self, header: NewFile) -> Iterator[bytes]:
-        """Give a file's bytes, and raise in place of their end unless they are all there.
+        """Give a file's bytes, and raise in place of their end where some are missing; `check_digest` says the rest.
 
         Raises:
-            InvalidArgument: EMPTY_FILE, INCOMPLETE_UPLOAD, DIGEST_MISMATCH, and as `headers`.
+            InvalidArgument: EMPTY_FILE, INCOMPLETE_UPLOAD, and as `headers`.
         """
         empty = True
-        end: FileEnd | None = None
-        digest = hashlib.sha256()
+        self._end = None
         part = next(self._parts, None)
         while isinstance(part, bytes | FileEnd):
-            if end is not None:
+            if self._end is not None:
                 raise InvalidArgument(
                     f"more came after the end of {header.path!r}; the next file's header follows it",
                     reason="INCOMPLETE_UPLOAD",
                 )
             if isinstance(part, FileEnd):
-                end = part
+                self._end = part
             else:
                 empty = empty and not part
-                if header.sha256 is None:
-                    digest.update(part)
                 yield part
             part = next(self._parts, None)
         if empty:
             raise InvalidArgument(f"no bytes came for {header.path!r}; send the file itself", reason="EMPTY_FILE")
-        _check_end(header, end, header.sha256 or digest.hexdigest())
+        if self._end is None and header.sha256 is None and header.size_bytes is None:
+            raise InvalidArgument(
+                "the upload ended without the file's end, so it may be cut short; send its size or digest in the file "
+                "header, or its digest in a FileEnd after its last bytes",
+                reason="INCOMPLETE_UPLOAD",
+            )
         self._next = self._checked(part)
+
+    def check_digest(self, sha256: str) -> None:
+        """Hold the bytes that were read to what came after them; raises InvalidArgument (DIGEST_MISMATCH)."""
+        if self._end is not None and self._end.sha256 != sha256:
+            raise InvalidArgument.field(
+                "sha256",
+                f"the bytes that came hash to {sha256}, and their end says otherwise",
+                reason="DIGEST_MISMATCH",
+            )
 
     def _following(self) -> NewFile | None:
         part = next(self._parts, None)
@@ -94,16 +105,3 @@ class FileStream:
                 )
             self._begun += 1
         return header
-
-
-def _check_end(header: NewFile, end: FileEnd | None, sha256: str) -> None:
-    if end is not None and end.sha256 != sha256:
-        raise InvalidArgument.field(
-            "sha256", f"the bytes that came hash to {sha256}, and their end says otherwise", reason="DIGEST_MISMATCH"
-        )
-    if end is None and header.sha256 is None and header.size_bytes is None:
-        raise InvalidArgument(
-            "the upload ended without the file's end, so it may be cut short; send its size or digest in the file "
-            "header, or its digest in a FileEnd after its last bytes",
-            reason="INCOMPLETE_UPLOAD",
-        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,8 +86,8 @@ class Intake:
             with self._blobs.open(blob.sha256) as reader:
                 return self._unpacked(header, reader, room)
         if header.unpack:
-            return self._unpacked(header, stream.chunks(header), room)
-        return (self._stored(header, stream.chunks(header), room),)
+            return self._unpacked(header, stream.chunks(header), room, check=stream.check_digest)
+        return (self._stored(header, stream.chunks(header), room, check=stream.check_digest),)
 
     def _uploaded(self, header: NewFile, room: int) -> Blob:
         """Find what an upload in parts has brought, and keep garbage collection away from it."""
@@ -113,7 +113,13 @@ class Intake:
             )
         return Blob(upload.sha256, upload.size_bytes)
 
-    def _stored(self, header: NewFile, chunks: Iterator[bytes], room: int) -> File:
+    def _stored(
+        self, header: NewFile, chunks: Iterator[bytes], room: int, check: Callable[[str], None] = lambda _: None
+    ) -> File:
+        def before_publish(blob: Blob) -> None:
+            check(blob.sha256)
+            self._reservations.reserve(blob)
+
         if room <= 0 or (header.size_bytes or 0) > room:
             raise self._too_large()
         blob = self._blobs.put(
@@ -121,18 +127,24 @@ class Intake:
             sha256=header.sha256,
             size_bytes=header.size_bytes,
             max_bytes=min(self._limits.max_file_bytes, room),
-            before_publish=self._reservations.reserve,
+            before_publish=before_publish,
         )
         self._uploaded_bytes.inc(blob.size_bytes)
         return File(header.path, blob.sha256, blob.size_bytes)
 
-    def _unpacked(self, header: NewFile, chunks: Iterable[bytes], room: int) -> list[File]:
+    def _unpacked(
+        self, header: NewFile, chunks: Iterable[bytes], room: int, check: Callable[[str], None] = lambda _: None
+    ) -> list[File]:
         """Store what an archive holds, entry by entry. Nothing of it is written anywhere under a name of its own."""
         limits = ArchiveLimits(max_bytes=room, max_entries=self._limits.max_archive_entries)
         names = FileNames()
         files: list[File] = []
         with self._spool.received(
-            chunks, sha256=header.sha256, size_bytes=header.size_bytes, max_bytes=self._limits.max_file_bytes
+            chunks,
+            sha256=header.sha256,
+            size_bytes=header.size_bytes,
+            max_bytes=self._limits.max_file_bytes,
+            check=check,
         ) as archive:
             for entry in entries(archive, header.path, limits):
                 names.take(entry.path)

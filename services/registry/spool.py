@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -20,16 +20,24 @@ class Spool:
 
     @contextmanager
     def received(
-        self, chunks: Iterable[bytes], *, sha256: str | None, size_bytes: int | None, max_bytes: int
+        self,
+        chunks: Iterable[bytes],
+        *,
+        sha256: str | None,
+        size_bytes: int | None,
+        max_bytes: int,
+        check: Callable[[str], None],
     ) -> Iterator[BinaryIO]:
         """Lend a file with the bytes that flow from `chunks`, checked as `BlobStore.put` checks them.
+
+        `check` is given the digest, and may refuse.
 
         Raises:
             InvalidArgument: DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE.
             ResourceExhausted: the disk is full (SPOOL_FULL).
             FailedPrecondition: the folder can't be used (SPOOL_UNUSABLE).
         """
-        inflow = iter(Inflow(chunks, sha256=sha256, size_bytes=size_bytes, max_bytes=max_bytes))
+        inflow = Inflow(chunks, sha256=sha256, size_bytes=size_bytes, max_bytes=max_bytes)
         try:
             file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115 -- closed below
         except OSError as error:
@@ -38,6 +46,7 @@ class Spool:
         with file:
             for chunk in inflow:
                 _write(file, chunk)
+            check(inflow.sha256)
             yield file
 
 

@@ -20,32 +20,39 @@ from penstock.retries import Tries
 from penstock.stubs import RegistryStub
 from penstock.uploads import Progress, Upload, UploadFile
 
-# Putting parts together costs the registry about what one more upload costs, so smaller files are sent in one stream.
+# Putting parts together costs the registry about what one more upload costs. So a file goes in parts from the start
+# only where losing it half-way would cost more, and smaller ones once a stream has broken.
+HUGE_BYTES = 1024 * 1024 * 1024
 LARGE_BYTES = 64 * 1024 * 1024
-PARTS_AT_ONCE = 3
+PARTS_AT_ONCE = 2
 _ROUNDS = 3
 
 
-def sent_beforehand(connection: Connection[RegistryStub], upload: Upload, progress: Progress | None) -> Upload:
-    """Send each large file that can be read again; gives the upload with these named by their upload ids.
+def sent_beforehand(
+    connection: Connection[RegistryStub], upload: Upload, progress: Progress | None, *, over_bytes: int
+) -> Upload:
+    """Send each file over a size that can be read again; gives the upload with these named by their upload ids.
 
     Raises:
         PenstockError: a part was refused, or retrying did not help; what has arrived stays for 7 days.
         OSError: the source can't be read.
     """
-    if not any(_goes_in_parts(file) for file in upload.files):
+    if not any(_goes_in_parts(file, over_bytes) for file in upload.files):
         return upload
     total = sum(file.size_bytes for file in upload.files) if upload.repeatable else None
     count = _Count(progress, total)
+    count.add(sum(file.size_bytes for file in upload.files if file.upload_id))
     files = [
-        replace(file, upload_id=PartUpload(connection, file, count.add).send()) if _goes_in_parts(file) else file
+        replace(file, upload_id=PartUpload(connection, file, count.add).send())
+        if _goes_in_parts(file, over_bytes)
+        else file
         for file in upload.files
     ]
     return replace(upload, files=tuple(files))
 
 
-def _goes_in_parts(file: UploadFile) -> bool:
-    return file.start is not None and file.size_bytes > LARGE_BYTES
+def _goes_in_parts(file: UploadFile, over_bytes: int) -> bool:
+    return file.start is not None and file.size_bytes > over_bytes and not file.upload_id
 
 
 class _Count:

@@ -15,7 +15,7 @@ from penstock.downloads import Fetch, download, verified_chunks
 from penstock.errors import DeadlineExceeded, InvalidArgument, PenstockError, Unavailable, ValidationFailed
 from penstock.ids import uuid7
 from penstock.paging import pages
-from penstock.part_uploads import sent_beforehand
+from penstock.part_uploads import HUGE_BYTES, LARGE_BYTES, sent_beforehand
 from penstock.registry_administration import RegistryAdministration
 from penstock.registry_editing import RegistryEditing
 from penstock.registry_stages import RegistryStages
@@ -100,9 +100,9 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
         """Upload a version and, unless told otherwise, wait until it is READY.
 
         What can be read twice is hashed before it is sent, at the cost of one more reading, so that the registry
-        checks every byte; a break is then retried under the same request id. A large file goes in parts, several at
-        once: what has arrived is not sent again, also when another process tries again with the same key within 7
-        days. What can be read only once, such as a pipe, is sent once, and its digest after it.
+        checks every byte; a break is then retried under the same request id. Files over 1 GiB, and after a break those
+        over 64 MiB, go in parts: what has arrived is not sent again, also when another process tries again with the
+        same key within 7 days. What can be read only once, such as a pipe, is sent once, and its digest after it.
 
         Args:
             model: created where it is missing.
@@ -165,7 +165,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
                 ollama=ollama,
                 file_count=len(upload.files),
             )
-            upload = sent_beforehand(self._connection, upload, progress)
+            upload = sent_beforehand(self._connection, upload, progress, over_bytes=HUGE_BYTES)
             tries = Tries(self._connection.retry if upload.repeatable else NO_RETRIES)
             while True:
                 try:
@@ -178,6 +178,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
                     break
                 except PenstockError as error:
                     tries.again(error)
+                    upload = sent_beforehand(self._connection, upload, progress, over_bytes=LARGE_BYTES)
         return self.wait_until_ready(model, version, timeout_s=wait_timeout_s) if wait else registered
 
     def wait_until_ready(self, model: str, version: str, *, timeout_s: float = 600.0) -> pb.ModelVersion:
