@@ -92,7 +92,7 @@ def test_all_of_it_is_brought_about_in_a_safe_order_and_then_there_is_nothing_to
         "alias champion",
     ]  # fmt: skip
     assert "2 files, 10 B to upload" in said
-    assert "development → candidate → staging → production; approved by ada: the first" in said
+    assert "stage: development → candidate → staging → production\n          approved by ada: the first\n" in said
     assert dict(shelf.models["iris"].labels) == {"team": "growth", SUITE_LABEL: "testing"}
     assert shelf.models["iris"].training_config.success_criteria[0].threshold == 0.9
     assert dict(shelf.versions["iris", "1.0.0"].labels) == {"data": "a"}

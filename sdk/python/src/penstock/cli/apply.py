@@ -178,6 +178,8 @@ def _step_lines(version: str, step: Step, *, first: bool) -> Iterator[Text]:
         if first:
             yield _line("~", f"version {version}", 1)
         yield _line("~", f"stage: {printable(step.says)}", 2)
+        if step.approval:
+            yield Text(" " * 10 + printable(step.approval))
         return
     if first or step.action != "change version":
         verb = {"restore version": "restore ", "validate version": "validate again "}.get(step.action, "")

@@ -73,7 +73,7 @@ def audit(
 def _row(output: Output, entry: admin.AuditEntry) -> tuple[str, ...]:
     return (
         output.time(time_of(entry.time)),
-        f"{entry.caller} ({entry.role})" if entry.role else entry.caller,
+        entry.caller,
         entry.action,
         f"{entry.model} {entry.version}".rstrip(),
         change_words(document_of(entry.before), document_of(entry.after)),
@@ -82,11 +82,12 @@ def _row(output: Output, entry: admin.AuditEntry) -> tuple[str, ...]:
 
 
 def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Write what changed: `stage: staging → production; pinned: false → true`."""
+    """Write what changed: `stage: staging → production`; of what is new or gone what there was to say of it."""
     known, new = flattened(before), flattened(after)
-    names = dict.fromkeys((*known, *new))
+    if not known:
+        return "; ".join(f"{name}: {say_value(value)}" for name, value in new.items() if value)
     return "; ".join(
         f"{name}: {say_value(known.get(name))} → {say_value(new.get(name))}"
-        for name in names
-        if known.get(name) != new.get(name)
+        for name in dict.fromkeys((*known, *new))
+        if known.get(name) != new.get(name) and (known.get(name) or new.get(name))
     )

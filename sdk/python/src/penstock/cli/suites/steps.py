@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ from penstock.cli.formats import say_bytes
 from penstock.cli.model_stages import steps as moves_to
 from penstock.cli.model_views import criterion_words, stage_number, stage_word
 from penstock.cli.options import Stage
-from penstock.cli.output import Output
+from penstock.cli.output import Output, Transfer
 from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, VersionSpec
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Step:
 
     Attributes:
         says: what there is to say of it beside its changes.
+        approval: who approves it, and why.
         size_bytes: what it uploads.
     """
 
@@ -75,6 +77,7 @@ class Step:
     alias: str = ""
     changes: tuple[Change, ...] = ()
     says: str = ""
+    approval: str = ""
     size_bytes: int = 0
 
 
@@ -135,10 +138,14 @@ def register(model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes
     """Upload a version, in DEVELOPMENT; `failed`: in place of one of this name that FAILED."""
     source = spec.source
 
+    def uploading(output: Output) -> AbstractContextManager[Transfer | None]:
+        has_bytes = isinstance(source, PathSource)
+        return output.transfer(f"uploading {model} {spec.version}") if has_bytes else nullcontext()
+
     def do(run: Run) -> None:
         if failed:
             run.registry.delete_version(model, spec.version)
-        with run.output.transfer(f"uploading {model} {spec.version}") as bar:
+        with uploading(run.output) as bar:
             run.registry.register_version(
                 model,
                 spec.version,
@@ -149,7 +156,7 @@ def register(model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes
                 columns=spec.columns,
                 metadata=spec.metadata,
                 **said_of_version(spec),
-                progress=bar.reach,
+                progress=bar.reach if bar else None,
                 wait=False,
             )
 
@@ -204,9 +211,9 @@ def move(model: str, version: str, now: Stage, to: Stage, *, approved_by: str, n
             run.registry.promote(model, version, stage_number(stage), approved_by=approved_by, note=note)
 
     chain = " → ".join((now, *way(now, to)))
-    approval = f"; approved by {approved_by}: {note}" if to is Stage.PRODUCTION else ""
+    approval = f"approved by {approved_by}: {note}" if to is Stage.PRODUCTION else ""
     change = Change("stage", str(now), str(to))
-    return Step(Action.MOVE, model, do, version, changes=(change,), says=chain + approval)
+    return Step(Action.MOVE, model, do, version, changes=(change,), says=chain, approval=approval)
 
 
 def way(now: Stage, to: Stage) -> tuple[Stage, ...]:
