@@ -8,7 +8,7 @@ import pytest
 
 from services.registry.validation import tensorflow_js
 from services.registry.validation.files import list_files, map_files
-from services.registry.validation.layout import is_tensorflow_js, main_graph, saved_model_folder
+from services.registry.validation.layout import is_tensorflow_js, main_graph, saved_model_folder, tensorflow_model
 from services.registry.validation.onnx_model import inspect
 from services.registry.validation.report import FailureReason, Refusal, ValidationReport
 from tests.testdata import models
@@ -92,6 +92,15 @@ def test_data_that_is_shorter_than_its_tensor_is_refused_by_the_runtime() -> Non
 )
 def test_a_saved_model_lies_on_top_or_in_the_one_top_folder(paths: list[str], folder: str | None) -> None:
     assert saved_model_folder(paths) == folder
+
+
+def test_a_version_of_tensorflow_holds_one_model() -> None:
+    assert tensorflow_model(["deep/saved_model.pb"]) == ("deep", "")
+    assert tensorflow_model(["deep/model.keras", "README.md"]) == (None, "deep/model.keras")
+    for paths in (["weights.h5"], ["a.keras", "b.keras"], ["saved_model.pb", "model.keras"], []):
+        with pytest.raises(Refusal) as caught:
+            tensorflow_model(paths)
+        assert caught.value.reason is FailureReason.INVALID_LAYOUT
 
 
 @pytest.mark.parametrize(

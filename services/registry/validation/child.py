@@ -25,7 +25,7 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "
 
 from .files import list_files, map_files
 from .landlock import library_folders, restrict_files
-from .layout import is_tensorflow_js
+from .layout import is_tensorflow_js, tensorflow_model
 from .report import Failure, FailureReason, Refusal, ValidationReport, out_of_memory
 from .sandbox import SandboxLimits, enter
 
@@ -91,6 +91,7 @@ _TENSORFLOW_ENVIRONMENT = {
 
 def _examine_reading(settings: Settings, process: _Process, paths: list[str]) -> ValidationReport:
     """Let a runtime that opens files by path and starts threads do so, but nothing else."""
+    model = tensorflow_model(paths)
     # Before the import, since threads that run already would keep their rights.
     files = tuple(restrict_files([Path(), *library_folders(_CODE)]))
     os.environ.update(_TENSORFLOW_ENVIRONMENT)
@@ -103,7 +104,7 @@ def _examine_reading(settings: Settings, process: _Process, paths: list[str]) ->
         *files,
         *enter(SandboxLimits(memory_limit_bytes, settings.cpu_limit_s), settings.parent_pid, reading=True),
     )
-    return _judge(settings, sandbox, {"seccomp", "landlock"}, lambda allowed: inspect(paths, allowed))
+    return _judge(settings, sandbox, {"seccomp", "landlock"}, lambda allowed: inspect(*model, allowed))
 
 
 def _judge(

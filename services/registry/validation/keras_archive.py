@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import encodings.cp437  # noqa: F401  # zipfile looks it up by name, when it may be too late to be imported
+# Looked up by name, by zipfile and by Lambda layers, when it may be too late to import them.
+import encodings.base64_codec
+import encodings.cp437  # noqa: F401
 import io
 import json
 import re
@@ -23,12 +25,11 @@ _LARGEST_JSON_BYTES = 64 * 2**20
 _LARGEST_RATIO = 200
 # What a configuration may name: layers and their parts. Not what downloads, loads, saves or configures.
 _MODULE = re.compile(
-    r"keras(\.src)?(\.(activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|ops|optimizers"
-    r"|quantizers|random|regularizers))?(\.[a-z0-9_]+)*"
+    r"keras|keras(\.src)?\.(activations|constraints|dtype_policies|initializers|layers|losses|metrics|models|ops|"
+    r"optimizers|quantizers|random|regularizers)(\.[a-z0-9][a-z0-9_]*)*"
 )
 # A value in the place of an object, made by Keras itself.
 _VALUES = frozenset({"__keras_tensor__", "__tensor__", "__numpy__", "__bytes__", "__ellipsis__", "__slice__"})
-_FUNCTION_MODULES = frozenset({"builtins", None})
 _PYTHON_LAYERS = frozenset({"Lambda", "__lambda__"})
 # Layers around another library's code, or around a model in another file.
 _FOREIGN_LAYERS = frozenset({"TFSMLayer", "TorchModuleWrapper", "JaxLayer", "FlaxLayer"})
@@ -103,7 +104,7 @@ def _check_config(config: dict[str, Any], *, lambdas_allowed: bool) -> None:
 
 
 def _check_class(found: dict[str, Any], *, lambdas_allowed: bool) -> None:
-    name, module, registered = (found.get(key) for key in ("class_name", "module", "registered_name"))
+    name, module, registered = str(found["class_name"]), found.get("module"), found.get("registered_name")
     if name in _PYTHON_LAYERS:
         if lambdas_allowed:
             return
@@ -115,10 +116,10 @@ def _check_class(found: dict[str, Any], *, lambdas_allowed: bool) -> None:
     if name in _VALUES:
         return
     if name == "function":
-        known, shown_name = module in _FUNCTION_MODULES or _is_kerass(module), found.get("config")
+        known, shown_name = module in (None, "builtins") or _is_kerass(module), found.get("config")
     else:
-        known, shown_name = _is_kerass(module) and name not in _FOREIGN_LAYERS, name
-    if not known or not isinstance(name, str) or ">" in str(registered):
+        known, shown_name = _is_kerass(module) and name.isidentifier() and name not in _FOREIGN_LAYERS, name
+    if not known or ">" in str(registered):
         raise Refusal(
             FailureReason.FORBIDDEN_LAYER,
             f"{_shown(shown_name)} (of {_shown(module)}) is none of the layers and functions of Keras that can be "

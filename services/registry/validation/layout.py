@@ -46,9 +46,21 @@ def saved_model_folder(paths: Iterable[str]) -> str | None:
     return None
 
 
-def keras_archives(paths: Iterable[str]) -> list[str]:
-    """Name the `.keras` files."""
-    return sorted(path for path in paths if path.lower().endswith(".keras"))
+def tensorflow_model(paths: Iterable[str]) -> tuple[str | None, str]:
+    """Find the one model of TensorFlow: the folder of a SavedModel and "", or None and the path of a `.keras` file.
+
+    Raises Refusal: INVALID_LAYOUT, with what is there.
+    """
+    paths = sorted(paths)
+    folder = saved_model_folder(paths)
+    archives = [path for path in paths if path.lower().endswith(".keras")]
+    if (folder is not None) + len(archives) != 1:
+        raise Refusal(
+            FailureReason.INVALID_LAYOUT,
+            "a version of TensorFlow holds one SavedModel (saved_model.pb on top, or in the one top folder) or one "
+            f".keras file; these are there: {shown(paths)}",
+        )
+    return folder, archives[0] if archives else ""
 
 
 def is_tensorflow_js(paths: Iterable[str]) -> bool:

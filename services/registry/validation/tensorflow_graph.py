@@ -22,7 +22,7 @@ from .tensorflow_operators import SAVER, why_refused
 _LARGEST_BYTES = 2**31 - 1
 _SERVED = "serving_default"
 _INTERNAL = "__saved_model"
-_PRINTED_TO = ("stdout", "stderr", "log(info)", "log(warning)", "log(error)")
+_PRINTED_TO = (b"stdout", b"stderr", b"log(info)", b"log(warning)", b"log(error)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +112,7 @@ def _check_node(node: Any, functions: Mapping[str, Any], *, files_allowed: bool,
             "load; export the model with standard operators",
         )
     why = why_refused(node.op, stateful=definition.is_stateful, files_allowed=files_allowed)
-    if not why and node.op == "PrintV2" and node.attr["output_stream"].s.decode(errors="replace") not in _PRINTED_TO:
+    if not why and "output_stream" in node.attr and node.attr["output_stream"].s not in _PRINTED_TO:
         why = "writes to a file of the server"
     if why:
         advice = (

@@ -13,7 +13,6 @@ import numpy as np
 import tensorflow as tf
 
 from .keras_archive import read_archive
-from .layout import keras_archives, saved_model_folder, shown
 from .report import (
     FailureReason,
     Refusal,
@@ -63,20 +62,13 @@ class _Opened:
     producer: str
 
 
-def inspect(paths: list[str], allowed: frozenset[str]) -> ValidationReport:
-    """Refuse the version in this folder, or report what it is and how it behaves; raises Refusal.
+def inspect(folder: str | None, archive: str, allowed: frozenset[str]) -> ValidationReport:
+    """Refuse the model in this folder, or report what it is and how it behaves; raises Refusal.
 
+    It is the SavedModel in `folder`, or where that is None the `.keras` file `archive`, as `layout` found them.
     `allowed`: `keras-lambda` and `tensorflow-files` let in what they name.
     """
-    folder, archives = saved_model_folder(paths), keras_archives(paths)
-    if (folder is not None) + len(archives) != 1:
-        found = f"these are there: {shown(sorted(paths))}"
-        raise Refusal(
-            FailureReason.INVALID_LAYOUT,
-            "a version of TensorFlow holds one SavedModel (saved_model.pb on top, or in the one top folder) or one "
-            f".keras file; {found}",
-        )
-    opened = _open_keras(archives[0], allowed) if folder is None else _open_saved_model(folder, allowed)
+    opened = _open_keras(archive, allowed) if folder is None else _open_saved_model(folder, allowed)
     verdict = try_rows(opened.run, opened.signature, opened.unshaped)
     return ValidationReport(
         signature=with_seen_ranks(opened.signature, opened.unshaped, verdict),
@@ -212,8 +204,16 @@ def _runner(call: Callable[[dict[str, Array]], dict[str, Any]], model: Any) -> R
     return run
 
 
-def _exhausted(error: Exception) -> bool:
-    return isinstance(error, (MemoryError, tf.errors.ResourceExhaustedError)) or "bad_alloc" in str(error)
+def _exhausted(error: BaseException) -> bool:
+    """Whether it began with a want of memory: Keras puts an error of its own in the place of what it meets."""
+    chain: list[BaseException] = []
+    each: BaseException | None = error
+    while each is not None and each not in chain:
+        chain.append(each)
+        each = each.__cause__ or each.__context__
+    return any(
+        isinstance(each, (MemoryError, tf.errors.ResourceExhaustedError)) or "bad_alloc" in str(each) for each in chain
+    )
 
 
 def _sentence(error: Exception) -> str:
