@@ -111,7 +111,8 @@ def difference(
 def _filled(values: Mapping[str, Any] | None) -> dict[str, Any] | None:
     if values is None:
         return None
-    return {key: value for key, value in values.items() if value not in (None, "", [], {}, 0, False)}
+    inner = {key: _filled(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+    return {key: value for key, value in inner.items() if value not in (None, "", [], {}, 0, False)}
 
 
 def _model_fields(model: Model | None) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from tests import catalogue
 from tests.catalogue import ABORTED, INVALID, NOT_FOUND, Catalogue, get_model, get_version, refused
+from tests.registry import refusal
 
 CRITERION = pb.SuccessCriterion(metric="accuracy", comparison=pb.COMPARISON_AT_LEAST, threshold=0.9)
 
@@ -93,7 +94,8 @@ def test_a_mask_that_names_what_does_not_change_is_refused(running: Catalogue, p
         ("training_config", pb.TrainingConfig(success_criteria=[
             pb.SuccessCriterion(metric="a", comparison=pb.COMPARISON_AT_MOST, threshold=float("inf"))]),
          "INVALID_CRITERION", "training_config.success_criteria[0].threshold"),
-        ("training_config", pb.TrainingConfig(success_criteria=[pb.SuccessCriterion(comparison=1)]),
+        ("training_config", pb.TrainingConfig(success_criteria=[
+            pb.SuccessCriterion(comparison=pb.COMPARISON_AT_LEAST)]),
          "INVALID_METRIC", "training_config.success_criteria[0].metric"),
     ],
 )  # fmt: skip
@@ -172,8 +174,8 @@ def test_what_was_changed_since_it_was_read_is_not_changed_over_it(running: Cata
     changed_version = catalogue.update_version(running.stub, ["description"], description="a", etag=version.etag)
     assert changed_version.etag != version.etag
     assert get_model(running.stub).etag == changed.etag
-    late = partial(catalogue.update_version, running.stub, ["description"], description="b", etag=version.etag)
-    assert refused(late)[:2] == (ABORTED, "ETAG_MISMATCH")
+    later = partial(catalogue.update_version, running.stub, ["description"], description="b", etag=version.etag)
+    assert refused(later)[:2] == (ABORTED, "ETAG_MISMATCH")
     assert get_version(running.stub, "1") == changed_version
 
 
@@ -185,9 +187,10 @@ def test_of_two_changes_of_one_version_with_one_etag_exactly_one_wins(running: C
         def change(name: str, start: threading.Barrier = start, etag: str = etag) -> str:
             start.wait()
             try:
-                return catalogue.update_version(running.stub, ["description"], description=name, etag=etag).description
+                changed = catalogue.update_version(running.stub, ["description"], description=name, etag=etag)
             except grpc.RpcError as error:
-                return catalogue.registry.refusal(error)[1]
+                return refusal(error)[1]
+            return changed.description
 
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(change, [f"{etag}-{number}" for number in range(4)]))

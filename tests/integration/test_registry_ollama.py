@@ -10,10 +10,14 @@ from typing import Any
 import grpc
 import pytest
 
+import penstock
 from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.tensors.v1 import tensors_pb2
-from tests import catalogue, registry
+from tests import catalogue
 from tests.catalogue import DEADLINE_S, INVALID, Catalogue, refused
+from tests.registry import APPROVED, go_live, refusal, upload, wait_until
+from tests.services import Running
 from tests.testdata import models
 
 BYTES, FP32 = tensors_pb2.DATA_TYPE_BYTES, tensors_pb2.DATA_TYPE_FP32
@@ -56,8 +60,8 @@ def test_a_reference_is_ready_at_once_with_the_signature_of_its_mode(
 
 def test_a_reference_climbs_the_stages_as_others_do(running: Catalogue) -> None:
     catalogue.register(running.stub, "1")
-    registry.go_live(running.stub, "1")
-    live = catalogue.register(running.stub, "2", stage=pb.STAGE_PRODUCTION, **registry.APPROVED)
+    go_live(running.stub, "1")
+    live = catalogue.register(running.stub, "2", stage=pb.STAGE_PRODUCTION, **APPROVED)
     assert (live.stage, live.parent_deployment_number) == (pb.STAGE_PRODUCTION, 1)
     assert catalogue.get_version(running.stub, "1").stage == pb.STAGE_ARCHIVED
     moves = running.stub.ListTransitions(pb.ListTransitionsRequest(model="iris", version="2")).transitions
@@ -83,16 +87,16 @@ def test_what_ollama_would_pull_is_taken(running: Catalogue, name: str) -> None:
 
 
 def test_a_reference_needs_its_mode_and_brings_nothing_else(running: Catalogue) -> None:
-    def refusal(*parts: pb.RegisterVersionRequest, **more: Any) -> tuple[str, list[str]]:
+    def refused_with(*parts: pb.RegisterVersionRequest, **more: Any) -> tuple[str, list[str]]:
         return refused(partial(send, running, catalogue.header("iris", "1", **more), *parts))[1:]
 
-    assert refusal(ollama=pb.OllamaReference(model="llama")) == ("INVALID_REFERENCE", ["ollama.mode"])
-    assert refusal(ollama=None) == ("INVALID_REFERENCE", ["ollama"])
-    assert refusal(framework=pb.FRAMEWORK_ONNX) == ("INVALID_REFERENCE", ["ollama"])
-    assert refusal(declared_signature=tensors_pb2.Signature()) == ("INVALID_REFERENCE", ["declared_signature"])
+    assert refused_with(ollama=pb.OllamaReference(model="llama")) == ("INVALID_REFERENCE", ["ollama.mode"])
+    assert refused_with(ollama=None) == ("INVALID_REFERENCE", ["ollama"])
+    assert refused_with(framework=pb.FRAMEWORK_ONNX) == ("INVALID_REFERENCE", ["ollama"])
+    assert refused_with(declared_signature=tensors_pb2.Signature()) == ("INVALID_REFERENCE", ["declared_signature"])
     file = pb.RegisterVersionRequest(file=pb.FileHeader(path="model.gguf", size_bytes=1))
-    assert refusal(file, pb.RegisterVersionRequest(chunk=b"x"))[0] == "FILES_NOT_ALLOWED"
-    assert refusal(file_count=1)[0] == "FILES_NOT_ALLOWED"
+    assert refused_with(file, pb.RegisterVersionRequest(chunk=b"x"))[0] == "FILES_NOT_ALLOWED"
+    assert refused_with(file_count=1)[0] == "FILES_NOT_ALLOWED"
     assert list(running.stub.ListModels(pb.ListModelsRequest()).models) == []
 
 
@@ -110,13 +114,29 @@ def test_a_reference_has_no_file_to_download(running: Catalogue) -> None:
 
 
 def test_tensorflow_js_is_refused_with_what_to_do(running: Catalogue) -> None:
-    upload = registry.upload(models.linear(), framework=pb.FRAMEWORK_TENSORFLOWJS)
+    parts = upload(models.linear(), framework=pb.FRAMEWORK_TENSORFLOWJS)
     with pytest.raises(grpc.RpcError, match="tf2onnx") as caught:
-        running.stub.RegisterVersion(upload, timeout=DEADLINE_S)
-    assert registry.refusal(caught.value) == (INVALID, "UNSUPPORTED_FRAMEWORK", ["framework"])
+        running.stub.RegisterVersion(parts, timeout=DEADLINE_S)
+    assert refusal(caught.value) == (INVALID, "UNSUPPORTED_FRAMEWORK", ["framework"])
 
 
 @pytest.mark.parametrize("reference", ["https://ada:secret@host/model", "https://host/m?access_token=abc123"])
 def test_a_source_bears_no_credentials(running: Catalogue, reference: str) -> None:
     call = partial(catalogue.register, running.stub, "1", source=pb.Source(reference=reference))
     assert refused(call) == (INVALID, "CREDENTIALS_IN_URL", ["source.reference"])
+
+
+@pytest.mark.slow
+def test_inference_says_clearly_that_it_does_not_serve_a_reference(client: penstock.Client, registry: Running) -> None:
+    with grpc.insecure_channel(registry.address) as channel:
+        catalogue.register(RegistryServiceStub(channel), "1", "writer")
+
+    def asked() -> penstock.PenstockError:
+        with pytest.raises(penstock.PenstockError) as caught:
+            client.inference.predict("writer", {"prompt": ["Once upon a time"]})
+        return caught.value
+
+    # What was just registered reaches inference a moment later.
+    error = wait_until(lambda: found if (found := asked()).reason != "MODEL_NOT_FOUND" else None)
+    assert error.reason == "FRAMEWORK_NOT_SERVED"
+    assert "no runtime for ollama" in str(error)

@@ -137,7 +137,8 @@ def test_words_of_a_change_are_found_and_those_before_it_no_longer(filled: Catal
 
 
 def every_page(running: Catalogue, page_size: int, **filters: Any) -> list[list[str]]:
-    read, token = [], ""
+    read: list[list[str]] = []
+    token = ""
     while token or not read:
         request = pb.ListVersionsRequest(page_size=page_size, page_token=token, **filters)
         response = running.stub.ListVersions(request, timeout=DEADLINE_S)
