@@ -219,9 +219,11 @@ def test_those_without_a_key_take_no_place_from_those_who_have(tmp_path: Path, k
     with Kit(tmp_path, keys_file=keys_file, max_streams=2).running() as kit:
         silences = [Silence(reflection_pb2.ServerReflectionRequest(list_services="")) for _ in range(2)]
         stub = reflection_pb2_grpc.ServerReflectionStub(kit.channel)
-        for silence in silences:
-            assert next(stub.ServerReflectionInfo(iter(silence), timeout=60))
+        held = [stub.ServerReflectionInfo(iter(silence), timeout=60) for silence in silences]
+        assert all(next(each) for each in held)
         kit.uploads.RegisterVersion(iter([CHUNK]), metadata=OLGA, timeout=10)
+        refused = failure(lambda: next(stub.ServerReflectionInfo(iter([]), timeout=5)))
+        assert details(refused)[1].reason == "SERVER_BUSY"
         for silence in silences:
             silence.over.set()
 

@@ -14,6 +14,7 @@ import pytest
 
 import penstock
 from penstock import rotation
+from penstock.api.registry.v1 import registry_pb2 as files
 from penstock.credentials import Address, Credentials
 from services.common import errors
 from tests.certificates import Authority, Pair, certificate, replace
@@ -229,6 +230,7 @@ def test_a_client_takes_its_new_files_while_its_calls_go_on(
         client = stack.enter_context(connect(kit, trusted, mine))
         watch = client.registry.watch()
         assert next(watch).revision == 1
+        others: list[Iterator[files.WatchModelsResponse]] = []
         calling = stack.enter_context(Calling(client))
         calling.wait_for_more()
         replace(trusted, both)
@@ -244,6 +246,9 @@ def test_a_client_takes_its_new_files_while_its_calls_go_on(
         replace(known, theirs.ca_file.read_bytes())
         assert not serves(kit, theirs.ca_file, ours.issue("past"))
         calling.wait_for_more()
+        for _ in range(3):  # each looks at what is left of the channels of before
+            others.append(client.registry.watch())
+            assert next(others[-1]).revision == 1
         assert not kit.files.ended.is_set()  # the watch, over the first channel
         watch.close()  # type: ignore[attr-defined] # a generator in truth
         assert kit.files.ended.wait(10)
