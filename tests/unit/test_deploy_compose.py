@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from services.monitoring.settings import MonitoringSettings
 from services.registry.bucket import BucketSettings
 from services.registry.settings import RegistrySettings
 from services.registry.validation.settings import ValidatorSettings
-from tests.deployment import DEPLOY, ROOT, SERVICES, ancestry, compose, variables
+from tests.deployment import DEPLOY, ROOT, SERVICES, ancestry, compose, stages, variables
 
 SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "registry": (RegistrySettings, ProbeSettings),
@@ -109,17 +110,35 @@ def test_every_volume_and_file_that_is_mounted_is_declared_or_there() -> None:
             assert source in compose()["volumes"] or (ROOT / source).exists(), volume
 
 
-def test_the_database_keeps_its_files_on_a_volume_and_so_does_the_spool() -> None:
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("inference", "SPOOL_DIR"),
+        ("inference", "CACHE_DIR"),
+        ("validator", "VALIDATION_DIR"),
+        ("registry", "UPLOAD_SPOOL_DIR"),
+    ],
+)
+def test_what_is_large_or_must_last_is_kept_on_a_volume(name: str, folder: str) -> None:
+    given = " ".join(rest for word, rest in ancestry(name) if word == "ENV")
+    assert f"PENSTOCK_{folder}=/var/lib/penstock" in given
+    assert any(volume.endswith(":/var/lib/penstock") for volume in ALL[name]["volumes"])
+
+
+def test_the_database_keeps_its_files_on_a_volume() -> None:
     assert "postgres:/var/lib/postgresql" in ALL["postgres"]["volumes"]
-    spool = next(rest for word, rest in ancestry("inference") if word == "ENV" and "PENSTOCK_SPOOL_DIR" in rest)
-    assert "PENSTOCK_SPOOL_DIR=/var/lib/penstock/" in spool
-    assert "inference:/var/lib/penstock" in ALL["inference"]["volumes"]
 
 
 def test_the_example_of_env_shows_variables_that_exist_with_their_defaults() -> None:
     shown = dict(re.findall(r"^#(\w+)=(.*)$", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert {name: value for name, value in shown.items() if variables().get(name) != value} == {}
     assert not re.search(r"^\w+=", (ROOT / ".env.example").read_text(), re.MULTILINE), "copied, it changes nothing"
+
+
+def test_the_version_of_the_images_is_that_of_the_project() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    assert variables()["PENSTOCK_VERSION"] == version
+    assert ("ARG", f"VERSION={version}") in stages()["runtime"]
 
 
 def test_the_s3_server_is_one_variable_with_its_version() -> None:

@@ -62,7 +62,7 @@ def test_a_service_knows_its_health_without_a_tool_of_its_own(target: str) -> No
 def test_the_last_stage_has_no_installer_and_takes_only_finished_trees(target: str) -> None:
     for word, rest in ancestry(target):
         if word == "COPY":
-            assert re.fullmatch(r"--from=(\w+-builder|locale) (\S+) \2", rest), rest
+            assert re.fullmatch(r"--from=(\w+-packages|\w+-code|locale) (\S+) \2", rest), rest
         elif word == "RUN":
             assert not re.search(r"\b(apt|apt-get|pip install|gcc|make)\b", rest), rest
     assert any("site-packages/*" in rest for word, rest in ancestry(target) if word == "RUN"), "the base's pip goes"
@@ -70,18 +70,22 @@ def test_the_last_stage_has_no_installer_and_takes_only_finished_trees(target: s
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_packages_are_wheels_checked_against_their_hashes(target: str) -> None:
-    steps = ancestry(f"{target}-builder")
+    steps = ancestry(f"{target}-packages")
     installs = [rest for word, rest in steps if word == "RUN" and " install " in rest]
     assert len(installs) == 1
     assert {"--require-hashes", "--no-deps"} <= set(installs[0].split())
     assert "--only-binary :all:" in installs[0]
-    assert ("COPY", f"requirements/{target}.txt requirements.txt") in steps
+    assert [rest for word, rest in steps if word == "COPY"] == [f"requirements/{target}.txt requirements.txt"], (
+        "code beside the lock would have every change of it install the packages anew"
+    )
+    assert ("COPY", f"--from={target}-packages /opt/penstock /opt/penstock") in ancestry(target)
 
 
 @pytest.mark.parametrize("target", SERVICES)
 def test_an_image_holds_no_other_services_code(target: str) -> None:
     own = "registry" if target == "validator" else target
-    copied = {rest.split()[0] for word, rest in ancestry(f"{target}-builder") if word == "COPY"}
+    assert ("COPY", f"--from={own}-code /app /app") in ancestry(target)
+    copied = {rest.split()[0] for word, rest in ancestry(f"{own}-code") if word == "COPY"}
     services = {path for path in copied if path.startswith("services/")}
     assert services == {"services/__init__.py", "services/common", f"services/{own}"}
 
