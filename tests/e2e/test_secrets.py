@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import penstock
+from penstock.api.registry.v1.registry_pb2 import Source
 from penstock.cli.embedded.postgres import PostgresCluster
 from tests.embedded import eventually
 from tests.suite import FLOWER, RunningSuite
@@ -32,6 +33,7 @@ PLANTED = {
 }
 WRONG_KEY = "planted-wrong-key"
 WRONG_PASSWORD = "planted-wrong-password"
+IN_URL = "planted-token-in-a-url"
 
 
 class Seen:
@@ -76,6 +78,13 @@ def refusals(suite: RunningSuite, token: str, seen: Seen) -> None:
             for call in (
                 lambda: client.registry.get_model("none"),
                 lambda: client.registry.register_version("tiny", "bad", broken, framework="onnx"),
+                lambda: client.registry.register_version(
+                    "tiny",
+                    "3",
+                    broken,
+                    framework="onnx",
+                    origin=Source(reference=f"https://ada:{IN_URL}@models.example/"),
+                ),
                 lambda: client.registry.promote("tiny", "7", to_stage="production"),
                 lambda: client.monitoring.get_inference("none"),
                 lambda: client.inference.predict("none", FLOWER),
@@ -173,10 +182,11 @@ def test_no_secret_is_in_logs_errors_process_lists_metrics_files_or_the_database
     # What the search must find, lest it search nothing.
     assert seen.places_of("rpc")
     assert seen.places_of("UNKNOWN_KEY")
+    assert seen.places_of("CREDENTIALS_IN_URL")
     assert any(place.startswith("table registry.") for place in seen.places_of("tiny"))
     assert any(place.startswith("command line") for place in seen.places_of("services.registry"))
     assert set(tokens) == {"registry", "monitoring", "inference"}
-    secrets = {*PLANTED.values(), WRONG_KEY, WRONG_PASSWORD, token, revoked, password, *tokens.values()}
+    secrets = {*PLANTED.values(), WRONG_KEY, WRONG_PASSWORD, IN_URL, token, revoked, password, *tokens.values()}
     assert {secret: seen.places_of(secret) for secret in secrets} == {secret: [] for secret in secrets}
     kept = json.loads(suite.folder.keys_file.read_text())["keys"]
     assert {"ada", "service.registry"} <= {entry["name"] for entry in kept}
