@@ -40,7 +40,7 @@ class ValidationSettings(Settings):
     validation_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """How long one model may take to load and run its rows, its runtime's start included."""
     validation_memory_bytes: Annotated[int, Field(ge=64 * MEBIBYTE)] = 2048 * MEBIBYTE
-    """What the validator's child may take, beside six times the files' size."""
+    """What the validator's child may take, beside seven times the files' size."""
     validation_lease_ms: Annotated[int, Field(ge=300, le=600_000)] = 15_000
     """How long after a validator dies another takes its validations over."""
     validation_allow: Annotated[frozenset[AllowedName], NoDecode, BeforeValidator(_split)] = frozenset()

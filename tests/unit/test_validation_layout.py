@@ -129,6 +129,8 @@ def test_files_are_listed_and_mapped_and_a_link_is_none(tmp_path: Path) -> None:
     assert list_files(tmp_path) == ["deep/full", "empty"]
     mapped = map_files(tmp_path, list_files(tmp_path))
     assert {path: bytes(content) for path, content in mapped.items()} == {"deep/full": b"full", "empty": b""}
+    with pytest.raises(Refusal, match="has 501 files"):
+        map_files(tmp_path, ["empty"] * 501)
     (tmp_path / "link").symlink_to("/etc/passwd")
     with pytest.raises(ValueError, match="link is no file"):
         list_files(tmp_path)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.common.blobs import FileBlobStore
-from services.common.errors import NotFound
+from services.common.errors import FailedPrecondition, NotFound
 from services.registry.models import File
 from services.registry.validation.report import FailureReason, Refusal
 from services.registry.validation.workspace import Workspace
@@ -67,6 +67,13 @@ def test_a_path_that_cannot_lie_in_the_folder_is_refused(
         pass
     assert caught.value.reason is FailureReason.INVALID_LAYOUT
     assert not list((tmp_path / "copies").iterdir())
+
+
+def test_a_folder_that_cannot_be_made_is_named_with_the_setting(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(FailedPrecondition, match="PENSTOCK_VALIDATION_DIR") as caught:
+        Workspace(tmp_path / "file/copies").open()
+    assert caught.value.reason == "VALIDATION_DIR_UNUSABLE"
 
 
 def test_bytes_that_are_gone_leave_no_copy(workspace: Workspace, blobs: FileBlobStore, tmp_path: Path) -> None:

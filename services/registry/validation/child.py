@@ -78,10 +78,12 @@ def _examine(settings: Settings, process: _Process) -> ValidationReport:
 _COMPUTING = {"onnx": "onnx_model", "transformers": "transformers_bundle"}
 
 
-# Read when TensorFlow and Keras are imported: little to say, nothing to look for at home or on another processor.
+# Read when TensorFlow and Keras are imported: little to say, few threads, nothing to look for at home or elsewhere.
 _TENSORFLOW_ENVIRONMENT = {
     "TF_CPP_MIN_LOG_LEVEL": "3",
     "TF_ENABLE_ONEDNN_OPTS": "0",
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "HOME": "/nonexistent",
     "KERAS_HOME": "/nonexistent",

@@ -9,6 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+from .report import FailureReason, Refusal
+
+_MOST_FILES = 500
 Files: TypeAlias = Mapping[str, memoryview]
 """The bytes of each file, by its path in the version with `/` between folders."""
 
@@ -28,7 +31,16 @@ def list_files(folder: Path) -> list[str]:
 
 
 def map_files(folder: Path, paths: list[str]) -> Files:
-    """Map every file into memory, to be read when no file can be opened any more; nothing is read yet."""
+    """Map every file into memory, to be read when no file can be opened any more; nothing is read yet.
+
+    Raises Refusal: INVALID_LAYOUT, for more files than a process may have open.
+    """
+    if len(paths) > _MOST_FILES:
+        raise Refusal(
+            FailureReason.INVALID_LAYOUT,
+            f"the version has {len(paths):,} files, and at most {_MOST_FILES} are opened; keep the tensors of a graph "
+            "in one file (onnx.save with all_tensors_to_one_file)",
+        )
     return {path: _mapped(folder / path) for path in paths}
 
 

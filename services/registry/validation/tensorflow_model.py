@@ -26,9 +26,6 @@ from .report import (
 from .tensorflow_graph import SavedModelFacts, read_saved_model
 from .trial import Array, NotRunnable, Run, try_rows, with_seen_ranks
 
-tf.config.threading.set_intra_op_parallelism_threads(1)
-tf.config.threading.set_inter_op_parallelism_threads(1)
-
 LAMBDAS, FILES = "keras-lambda", "tensorflow-files"
 DATATYPES = {
     "bool": "BOOL",

@@ -51,13 +51,13 @@ class ValidationLimits:
     """What one validation may use.
 
     The child may take `memory_limit_bytes` and `memory_per_file_byte` for each byte of the files: the runtime
-    keeps the files, their parsed form and their optimised form side by side. `answer_limit_bytes` bounds the report
-    and, separately, what the child may say on stderr before it is killed.
+    has the files mapped and keeps their bytes, their parsed form and their optimised form side by side.
+    `answer_limit_bytes` bounds the report and, separately, what the child may say on stderr before it is killed.
     """
 
     timeout_s: float = 60.0
     memory_limit_bytes: int = 2 * 2**30
-    memory_per_file_byte: int = 6
+    memory_per_file_byte: int = 7
     answer_limit_bytes: int = 2**20
 
 

@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from services.common.blobs import BlobStore
+from services.common.errors import FailedPrecondition
 from services.registry.models import File
 
 from .report import FailureReason, Refusal
@@ -32,8 +33,19 @@ class Workspace:
         self._folder = folder or Path(tempfile.gettempdir())
 
     def open(self) -> None:
-        """Make the folder, and sweep away the copies of processes that are gone."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        """Make the folder, and sweep away the copies of processes that are gone.
+
+        Raises FailedPrecondition: it cannot be written to (VALIDATION_DIR_UNUSABLE).
+        """
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=self._folder).close()
+        except OSError as error:
+            message = (
+                f"versions cannot be copied to {self._folder} to be validated ({error.strerror}); "
+                "PENSTOCK_VALIDATION_DIR names another folder"
+            )
+            raise FailedPrecondition(message, reason="VALIDATION_DIR_UNUSABLE") from error
         for left in self._folder.glob(f"{_PREFIX}*"):
             descriptor = _open_locked(left, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if descriptor is not None:
