@@ -74,6 +74,21 @@ def test_a_narrow_terminal_leaves_optional_columns_out_the_last_first(
     assert headers[140] == ["when", "model", "latency", "user", "note", "id"]
 
 
+def test_what_must_be_read_is_kept_and_optional_columns_go_instead(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = (
+        Column("outcome", give="cut", least_width=20),
+        Column("version", give="cut", optional=True),
+        Column("id"),
+    )
+    terminal.setenv("COLUMNS", "56")
+    output = Output(as_json=False, no_color=True)
+    output.answer([], output.table(columns, [("MISSING_INPUT", "2.0.0-rc1", ID)], empty=""))
+    row = Text.from_ansi(capsys.readouterr().out.splitlines()[-1]).plain
+    assert row.split() == ["MISSING_INPUT", ID]
+
+
 def test_a_long_note_is_wrapped_where_there_is_room_and_cut_where_not(
     terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

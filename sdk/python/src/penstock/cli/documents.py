@@ -29,7 +29,7 @@ def document_of(message: Message) -> Any:
     if isinstance(message, Timestamp | Duration):
         return message.ToJsonString()
     if isinstance(message, Struct):
-        return {name: document_of(value) for name, value in message.fields.items()}
+        return {name: document_of(value) for name, value in sorted(message.fields.items())}
     if isinstance(message, ListValue):
         return [document_of(value) for value in message.values]
     if isinstance(message, Value):
@@ -48,7 +48,7 @@ def _field(field: Any, value: Any) -> Any:
     if isinstance(value, Message):
         return _one(field, value)
     if isinstance(value, Mapping):
-        return {str(key): _scalar(item) for key, item in value.items()}
+        return {str(key): _scalar(item) for key, item in sorted(value.items())}
     if isinstance(value, MutableSequence):
         return [_one(field, item) for item in value]
     return _one(field, value)

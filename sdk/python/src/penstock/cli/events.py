@@ -20,7 +20,7 @@ _COLUMNS = (
     Column("time"),
     Column("model", give="cut"),
     Column("version", give="cut", optional=True),
-    Column("outcome", give="cut"),
+    Column("outcome", give="cut", least_width=20),
     Column("conf.", "right", optional=True),
     Column("latency", "right", optional=True),
     Column("feedback"),

@@ -10,6 +10,7 @@ from datetime import UTC, datetime, timedelta
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
 _DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 MAX_DURATION = timedelta(days=36_500)
 MAX_VALUE_LENGTH = 60
 """Of a value among others; `--json` has it whole."""
@@ -117,11 +118,11 @@ def say_number(value: object) -> str:
 
 
 def say_value(value: object) -> str:
-    """Write a JSON value on one line, and only its beginning where it is long; nothing is a dash."""
+    """Write a JSON value on one line, only its beginning where it is long or a SHA-256; nothing is a dash."""
     if value is None or value in ("", {}, []):
         return "–"  # noqa: RUF001 - the dash of tables
     if isinstance(value, str):
-        words = value
+        words = f"{value[:12]}…" if _DIGEST.fullmatch(value) else value
     elif isinstance(value, float):
         words = say_number(value)
     elif isinstance(value, list) and all(isinstance(each, str) for each in value):

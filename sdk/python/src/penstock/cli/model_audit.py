@@ -19,10 +19,10 @@ from penstock.cli.output import Column, Output
 
 _COLUMNS = (
     Column("when"),
-    Column("who", give="cut"),
+    Column("who", give="cut", least_width=9),
     Column("what"),
-    Column("of", give="cut"),
-    Column("change", give="wrap"),
+    Column("of", give="cut", least_width=14),
+    Column("change", give="wrap", least_width=24),
     Column("why", give="wrap", optional=True),
 )
 
@@ -85,9 +85,9 @@ def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Write what changed: `stage: staging → production`; of what is new or gone what there was to say of it."""
     known, new = flattened(before), flattened(after)
     if not known:
-        return "; ".join(f"{name}: {say_value(value)}" for name, value in new.items() if value)
+        return "; ".join(f"{name}: {say_value(value)}" for name, value in sorted(new.items()) if value)
     return "; ".join(
         f"{name}: {say_value(known.get(name))} → {say_value(new.get(name))}"
-        for name in dict.fromkeys((*known, *new))
+        for name in sorted(known.keys() | new.keys())
         if known.get(name) != new.get(name) and (known.get(name) or new.get(name))
     )

@@ -89,7 +89,10 @@ def gc(
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.REGISTRY, url, token) as client, output.spinner("collecting garbage"):
         done = client.registry.collect_garbage(dry_run=dry_run, scan_store=scan)
-    facts = output.facts("would do" if done.dry_run else "done", _garbage_facts(done))
+    known = _garbage_facts(done)
+    facts = (
+        output.facts("would do" if done.dry_run else "done", known) if known else Text("there is nothing to collect")
+    )
     rows = [_blob_row(output, blob) for blob in done.blobs]
     output.answer(document_of(done), facts, *([output.table(_BLOB_COLUMNS, rows, empty="")] if rows else []))
     count = done.condemned_count + done.deleted_count + done.waiting_count
@@ -116,18 +119,19 @@ def confirm(output: Output, question: str, *, yes: bool) -> None:
 
 
 def _garbage_facts(done: admin.CollectGarbageResponse) -> list[tuple[str, str | Text]]:
+    counts = (
+        ("versions purged", done.purged_version_count, None),
+        ("models purged", done.purged_model_count, None),
+        ("uploads forgotten", done.expired_upload_count, None),
+        ("blobs condemned", done.condemned_count, done.condemned_bytes),
+        ("blobs waiting", done.waiting_count, done.waiting_bytes),
+        ("blobs deleted", done.deleted_count, done.deleted_bytes),
+    )
     return [
-        ("versions purged", f"{done.purged_version_count:,}"),
-        ("models purged", f"{done.purged_model_count:,}"),
-        ("uploads forgotten", f"{done.expired_upload_count:,}"),
-        ("blobs condemned", _count_and_size(done.condemned_count, done.condemned_bytes)),
-        ("blobs waiting", _count_and_size(done.waiting_count, done.waiting_bytes)),
-        ("blobs deleted", _count_and_size(done.deleted_count, done.deleted_bytes)),
+        (name, f"{count:,}" + ("" if size_bytes is None else f", {say_bytes(size_bytes)}"))
+        for name, count, size_bytes in counts
+        if count
     ]
-
-
-def _count_and_size(count: int, size_bytes: int) -> str:
-    return f"{count:,}, {say_bytes(size_bytes)}" if count else "0"
 
 
 def _blob_row(output: Output, blob: admin.GarbageBlob) -> tuple[str | Text, ...]:

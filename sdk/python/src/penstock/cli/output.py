@@ -50,6 +50,8 @@ class Column:
     """What it does for the others: keeps its width, ends in an ellipsis, or goes on in the next line."""
     optional: bool = False
     """Left out where even then not all fit, the last one first. Piped, all are there."""
+    least_width: int = MIN_WIDTH
+    """What it keeps of its width where it gives: less would say nothing."""
 
 
 class _Aside(Console):
@@ -203,7 +205,7 @@ def _gaps(columns: Sequence[Column]) -> int:
 
 
 def _least_width(column: Column, natural: int) -> int:
-    return natural if column.give == "nothing" else min(natural, MIN_WIDTH)
+    return natural if column.give == "nothing" else min(natural, column.least_width)
 
 
 def _shown(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
