@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -174,3 +175,11 @@ def test_whatever_stands_there_is_read_or_refused_in_words(
     folder.mkdir(exist_ok=True)
     with suppress(CommandError):  # anything else is a defect
         read(folder, yaml.safe_dump(document, allow_unicode=True))
+
+
+def test_the_reference_is_a_suite_file(folder: Path) -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "suites.md").read_text()
+    (reference,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    for name in ("iris.onnx", "bundle.tar.gz"):
+        (folder / name).touch()
+    assert [model.name for model in read(folder, reference).models] == ["iris", "chat"]
