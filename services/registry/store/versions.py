@@ -179,7 +179,9 @@ class VersionTable:
         for number, (key, value) in enumerate(filters.labels.items()):
             wanted[f"label{number}"] = Jsonb({key: value})
             where.append(_LABELLED.format(f"label{number}"))
-        rows = self._connection.execute(_PAGE.format(where=" AND ".join(where)), {**wanted, "limit": limit})
+        # Planned anew each time: a plan for any word and any label reads all that have a common one, of 100,000.
+        page = _PAGE.format(where=" AND ".join(where))
+        rows = self._connection.execute(page, {**wanted, "limit": limit}, prepare=False)
         return tuple(_version_from(row) for row in rows)
 
     def find_newest_in(self, model: Model, stage: Stage) -> int | None:
