@@ -6,7 +6,7 @@ import importlib
 import subprocess
 import sys
 
-BENCHMARKS = ("iris", "ingest")
+BENCHMARKS = ("iris", "ingest", "transfer", "registry")
 
 
 def main() -> None:
