@@ -6,7 +6,7 @@ import importlib
 import subprocess
 import sys
 
-BENCHMARKS = ("iris", "ingest", "transfer", "registry")
+BENCHMARKS = ("iris", "ingest", "registry", "transfer")
 
 
 def main() -> None:
