@@ -169,7 +169,7 @@ class Planner:
                     f"{model.name} {spec.version} is in production, and leaves it only for another version: "
                     "give that one `stage: production`",
                 )
-            approved_by = spec.approved_by or self.approver()
+            approved_by = spec.approved_by or (self.approver() if spec.stage is Stage.PRODUCTION else "")
             self._steps.append(
                 steps.move(model.name, spec.version, now, spec.stage, approved_by=approved_by, note=note)
             )
