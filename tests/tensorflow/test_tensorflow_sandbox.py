@@ -52,14 +52,6 @@ def test_a_keras_file_is_opened(folder: Path) -> None:
     assert validated(folder).ok
 
 
-def test_a_refusal_crosses_the_process_boundary(folder: Path) -> None:
-    (folder / "saved_model.pb").write_bytes(b"\x08\x01")
-    report = validated(folder)
-    assert report.failure is not None
-    assert report.failure.reason is FailureReason.NOT_TENSORFLOW
-    assert report.peak_memory_bytes > 0
-
-
 def test_files_that_policy_lets_in_are_those_of_the_version_alone(folder: Path, tmp_path: Path) -> None:
     saved_models.with_vocabulary_file(folder / "model", tmp_path / "words.txt")
     assert validated(folder, "tensorflow-files").ok
