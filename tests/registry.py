@@ -66,9 +66,9 @@ def registry(settings: RegistrySettings) -> Iterator[RegistryServiceStub]:
 
 
 class RegistryProcess:
-    """A registry in a process of its own, as it is run."""
+    """A registry in a process of its own, as it is run, or by another module that runs it."""
 
-    def __init__(self, database_url: str, folder: Path, **more: Any) -> None:
+    def __init__(self, database_url: str, folder: Path, *, module: str = "services.registry", **more: Any) -> None:
         settings = {
             "database_url": database_url,
             "blob_url": f"file://{folder}/blobs",
@@ -80,9 +80,7 @@ class RegistryProcess:
         environment = {**os.environ, **{f"PENSTOCK_{key.upper()}": str(value) for key, value in settings.items()}}
         self.log = folder / f"registry-{secrets.token_hex(4)}.log"
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "services.registry"], env=environment, stdout=log, stderr=log
-            )
+            self.process = subprocess.Popen([sys.executable, "-m", module], env=environment, stdout=log, stderr=log)
 
     def address(self) -> str:
         """Wait until it listens, and say where."""

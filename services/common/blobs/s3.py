@@ -17,6 +17,7 @@ from __future__ import annotations
 import io
 import logging
 import math
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -43,6 +44,8 @@ from services.common.errors import DomainError, FailedPrecondition, NotFound, Re
 # (measured); parts of 8 MiB took 59 and were no faster.
 PART_BYTES: Final = 5 * 1024 * 1024
 PARTS_IN_FLIGHT: Final = 3
+# Of all uploads together: what many of them hold in memory is then little more than one part each.
+PARTS_IN_FLIGHT_IN_ALL: Final = 4
 MAX_PARTS: Final = 10_000  # S3's own limit
 STALE_AFTER: Final = timedelta(days=1)
 PROBE_TIMEOUT_S: Final = 3.0
@@ -50,6 +53,7 @@ PROBE_TIMEOUT_S: Final = 3.0
 _FULL: Final = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
 _DENIED: Final = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
 _PASSING: Final = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "XMinioServerNotInitialized"}
+_LOST: Final = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
 
 logger = logging.getLogger(__name__)
 P = ParamSpec("P")
@@ -82,6 +86,7 @@ class S3BlobStore:
     ) -> None:
         self._bucket = bucket
         self._prefix = prefix
+        self._slots = threading.BoundedSemaphore(PARTS_IN_FLIGHT_IN_ALL)
         self._http = _http(connect_timeout_s, answer_timeout_s, retries=2)
         # Health is asked often and wants its answer soon, so the probe neither waits nor tries again.
         probe_timeout_s = min(PROBE_TIMEOUT_S, answer_timeout_s)
@@ -241,13 +246,17 @@ class S3BlobStore:
         flying: deque[Future[Part]] = deque()
 
         def send(number: int, body: bytes) -> Part:
-            upload = self._client._upload_part
-            return Part(number, self._call(upload, self._bucket, key, body, None, upload_id, number))
+            try:
+                upload = self._client._upload_part
+                return Part(number, self._call(upload, self._bucket, key, body, None, upload_id, number))
+            finally:
+                self._slots.release()
 
         with ThreadPoolExecutor(PARTS_IN_FLIGHT, thread_name_prefix="blob-part") as pool:
             for number, part in enumerate(parts, start=1):
                 if len(flying) == PARTS_IN_FLIGHT:
                     sent.append(flying.popleft().result())
+                self._slots.acquire()
                 flying.append(pool.submit(send, number, part))
             sent.extend(future.result() for future in flying)
         return tuple(sent)
@@ -293,6 +302,9 @@ class S3BlobStore:
         if error.code in _FULL:
             message = f"the blob store is full ({error.code}); free or add space, then try again"
             return ResourceExhausted(message, reason="BLOB_STORE_FULL")
+        if error.code in _LOST:
+            message = f"the blob store lost a part of the upload ({error.code}); send the file again"
+            return Unavailable(message, reason="BLOB_STORE_UNAVAILABLE")
         if error.code in _PASSING or error.response.status >= 500:
             message = f"the blob store can't serve now ({error.code}); try again later"
             return Unavailable(message, reason="BLOB_STORE_UNAVAILABLE")
