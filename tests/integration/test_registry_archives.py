@@ -284,3 +284,48 @@ def test_an_upload_of_several_files_that_breaks_between_two_of_them_is_no_versio
         never.set()
         assert database.execute("SELECT count(*) FROM registry.models").fetchone() == (0,)
     assert_no_row_is_left(database_url)
+
+
+def test_an_upload_whose_bytes_are_being_collected_stores_them_anew(
+    stub: RegistryServiceStub, database_url: str, tmp_path: Path
+) -> None:
+    """Garbage collection deletes under the row's lock; the upload waits for it, and writes row and bytes again."""
+    sha256 = accepted(stub, registry.upload_files({"a": b"same bytes"})).files[0].sha256
+    with psycopg.connect(database_url) as collector:
+        collector.execute("SELECT 1 FROM registry.blobs WHERE sha256 = %s FOR UPDATE", [sha256])
+        call = stub.RegisterVersion.future(registry.upload_files({"a": b"same bytes"}, version="2"))
+        registry.wait_for_locks(database_url, 1)
+        blob = tmp_path / "blobs" / "registry" / sha256[:2] / sha256
+        blob.unlink()
+        collector.execute("DELETE FROM registry.blobs WHERE sha256 = %s", [sha256])
+    assert contents(stub, call.result().version) == {"a": b"same bytes"}
+    assert_every_blob_has_a_row(database_url, tmp_path)
+
+
+def test_an_upload_that_condemned_bytes_belong_to_revives_them(stub: RegistryServiceStub, database_url: str) -> None:
+    accepted(stub, registry.upload_files({"a": b"same bytes"}))
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute("UPDATE registry.blobs SET condemn_time = now(), touch_time = now() - interval '9 days'")
+        accepted(stub, registry.upload_files({"a": b"same bytes"}, version="2"))
+        revived = "SELECT condemn_time, touch_time > now() - interval '1 minute' FROM registry.blobs"
+        assert database.execute(revived).fetchall() == [(None, True)]
+
+
+def test_an_upload_of_which_a_file_was_collected_before_its_end_is_sent_again(
+    stub: RegistryServiceStub, database_url: str
+) -> None:
+    collected = threading.Event()
+
+    def slow() -> Iterator[pb.RegisterVersionRequest]:
+        messages = list(registry.upload_files({"a": b"first", "b": b"second"}))
+        yield from messages[:4]
+        assert collected.wait(registry.DEADLINE_S)
+        yield from messages[4:]
+
+    call = stub.RegisterVersion.future(slow())
+    with psycopg.connect(database_url, autocommit=True) as database:
+        registry.wait_until(lambda: database.execute("DELETE FROM registry.blobs RETURNING sha256").fetchone())
+    collected.set()
+    assert registry.refusal(call.exception())[:2] == (grpc.StatusCode.ABORTED, "BLOB_COLLECTED")
+    assert_no_row_is_left(database_url)
+    accepted(stub, registry.upload_files({"a": b"first", "b": b"second"}))
