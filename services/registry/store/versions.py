@@ -179,9 +179,10 @@ class VersionTable:
         for number, (key, value) in enumerate(filters.labels.items()):
             wanted[f"label{number}"] = Jsonb({key: value})
             where.append(_LABELLED.format(f"label{number}"))
-        # Planned anew each time: a plan for any word and any label reads all that have a common one, of 100,000.
+        # A plan for any word or label at all reads every version that has a common one: such pages are planned anew.
+        prepare = False if filters.query or filters.labels else None
         page = _PAGE.format(where=" AND ".join(where))
-        rows = self._connection.execute(page, {**wanted, "limit": limit}, prepare=False)
+        rows = self._connection.execute(page, {**wanted, "limit": limit}, prepare=prepare)
         return tuple(_version_from(row) for row in rows)
 
     def find_newest_in(self, model: Model, stage: Stage) -> int | None:
