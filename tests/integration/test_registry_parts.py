@@ -18,6 +18,7 @@ from penstock.api.registry.v1 import registry_pb2, uploads_pb2
 from penstock.stubs import RegistryStub
 from services.registry.__main__ import build
 from tests import registry
+from tests.kit import bearing, write_keys
 from tests.testdata import models
 
 PART_BYTES = 1_000
@@ -40,8 +41,8 @@ def database_url(clone_database: Callable[[str], str]) -> str:
 
 
 @contextmanager
-def served(database_url: str, folder: Path) -> Iterator[RegistryStub]:
-    settings = registry.settings_for(database_url, folder, max_upload_bytes=MAX_UPLOAD_BYTES, min_part_bytes=10)
+def served(database_url: str, folder: Path, **more: Any) -> Iterator[RegistryStub]:
+    settings = registry.settings_for(database_url, folder, max_upload_bytes=MAX_UPLOAD_BYTES, min_part_bytes=10, **more)
     with ExitStack() as stack:
         server = build(settings, stack)
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{server.open()}"))
@@ -309,3 +310,36 @@ def test_a_cancelled_part_leaves_nothing(stub: RegistryStub, tmp_path: Path) -> 
     registry.wait_until(lambda: None if list(incoming.iterdir()) else True)
     never.set()
     assert not stub.GetUpload(uploads_pb2.GetUploadRequest(upload_id=made.id)).upload.received_parts
+
+
+def test_an_upload_belongs_to_the_key_that_began_it_and_to_admins(database_url: str, tmp_path: Path) -> None:
+    keys_file = tmp_path / "keys.json"
+    write_keys(keys_file, ada="operator", bob="operator", eve="admin")
+    announced = uploads_pb2.CreateUploadRequest(
+        sha256=digest_of(CONTENT), size_bytes=len(CONTENT), part_size_bytes=PART_BYTES, request_id="r1"
+    )
+    with served(database_url, tmp_path, keys_file=keys_file) as stub:
+        made = stub.CreateUpload(announced, metadata=bearing("ada")).upload
+        assert made.created_by == "ada"
+        assert stub.CreateUpload(announced, metadata=bearing("bob")).upload.id != made.id  # his own request id
+        for call, request in (
+            (stub.GetUpload, uploads_pb2.GetUploadRequest(upload_id=made.id)),
+            (stub.AbortUpload, uploads_pb2.AbortUploadRequest(upload_id=made.id)),
+            (stub.UploadPart, list(messages(made.id, 1, PARTS[0]))),
+            (
+                lambda request, **more: list(stub.FinishUpload(request, **more)),
+                uploads_pb2.FinishUploadRequest(upload_id=made.id),
+            ),
+        ):
+            sent = iter(request) if isinstance(request, list) else request
+            assert refused(call, sent, metadata=bearing("bob")) == (NOT_FOUND, "UPLOAD_NOT_FOUND")
+        for name in ("ada", "eve"):
+            got = stub.GetUpload(uploads_pb2.GetUploadRequest(upload_id=made.id), metadata=bearing(name)).upload
+            assert got.id == made.id
+            stub.UploadPart(messages(made.id, 1, PARTS[0]), metadata=bearing(name))
+        for number in range(2, 6):
+            stub.UploadPart(messages(made.id, number, PARTS[number - 1]), metadata=bearing("ada"))
+        list(stub.FinishUpload(uploads_pb2.FinishUploadRequest(upload_id=made.id), metadata=bearing("ada")))
+        requests = list(registry.upload(b"", file={"sha256": "", "size_bytes": 0, "upload_id": made.id}))
+        assert refused(stub.RegisterVersion, iter(requests), metadata=bearing("bob")) == (NOT_FOUND, "UPLOAD_NOT_FOUND")
+        assert stub.RegisterVersion(iter(requests), metadata=bearing("ada")).version.created_by == "ada"
