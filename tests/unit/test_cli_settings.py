@@ -110,7 +110,7 @@ def test_a_document_keeps_field_names_numbers_and_iso_times() -> None:
     version.metadata.fields["nested"] = {"rate": math.inf, "list": [1, None, True]}
     document = document_of(version)
     assert document["deployment_number"] == 2**53 + 1
-    assert document["stage"] == "STAGE_STAGING"
+    assert document["stage"] == "staging"
     assert document["create_time"] == "2026-01-02T00:00:00Z"
     assert document["failure_reason"] == ""
     assert document["files"] == []
