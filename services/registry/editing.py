@@ -59,10 +59,17 @@ class Editing:
             return tables.versions.get_by_id(found.version_id)
 
 
+class EtagMismatch(Aborted):
+    """Somebody changed it since it was read. The same request again would only hear the same."""
+
+    default_reason = "ETAG_MISMATCH"
+    retryable = False
+
+
 def check_etag(what: str, sent: str, present: str) -> None:
-    """Let a change pass that was decided on what is there now, or says nothing of it; raises Aborted."""
+    """Let a change pass that was decided on what is there now, or says nothing of it; raises EtagMismatch."""
     if sent not in ("", present):
-        raise Aborted(f"{what} was changed since it was read; read it again and decide anew", reason="ETAG_MISMATCH")
+        raise EtagMismatch(f"{what} was changed since it was read; read it again and decide anew")
 
 
 def _edited(found: Edited, values: Mapping[str, Any]) -> Edited:
