@@ -15,7 +15,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
@@ -116,6 +116,14 @@ class History(RuleBasedStateMachine):
         self.real = Caller(here, f"model-{next(numbers)}")
         self.memory = Memory()
 
+    @initialize()
+    def begin(self) -> None:
+        """Begin with a model in use: two versions have been live, and one waits."""
+        for name in NAMES[:3]:
+            self.register(name, ready=True, stage="STAGING")
+        for name in NAMES[:2]:
+            self.promote(name, "PRODUCTION")
+
     @rule(name=names, ready=st.sampled_from([True, True, False]), stage=st.sampled_from(STAGES[:4]))
     def register(self, name: str, ready: bool, stage: str) -> None:
         """Register a version that may ask for a later stage."""
@@ -152,24 +160,51 @@ class History(RuleBasedStateMachine):
         """Restore a version."""
         assert self.real.restore(name) == self.memory.restore(name)
 
+    @rule(name=names, then=st.sampled_from([None, "register", "rollback"]))
+    def delete_and_restore(self, name: str, then: str | None) -> None:
+        """Delete a version and restore it, with something in between."""
+        self.delete(name)
+        if then == "register":
+            self.register(name, ready=True, stage="DEVELOPMENT")
+        elif then == "rollback":
+            self.roll_back()
+        self.restore(name)
+
+    @rule(name=names)
+    def go_live(self, name: str) -> None:
+        """Move a version all the way."""
+        for stage in ("STAGING", "CANDIDATE", "STAGING", "PRODUCTION"):
+            self.promote(name, stage)
+
+    @rule(force=st.booleans(), chance=st.integers(0, 2))
+    def delete_model(self, force: bool, chance: int) -> None:
+        """Delete the model, and not too often; there is more to see while it is there."""
+        if not chance:
+            assert self.real.delete_model(force=force) == self.memory.delete_model(force=force)
+
     @rule(force=st.booleans())
-    def delete_model(self, force: bool) -> None:
-        """Delete the model."""
-        assert self.real.delete_model(force=force) == self.memory.delete_model(force=force)
+    def delete_and_restore_model(self, force: bool) -> None:
+        """Delete the model and restore it."""
+        self.delete_model(force=force, chance=0)
+        self.restore_model()
 
     @rule()
     def restore_model(self) -> None:
         """Restore the model."""
         assert self.real.restore_model() == self.memory.restore_model()
 
-    @rule()
-    def purge(self) -> None:
-        """Let a week pass."""
+    @rule(chance=st.integers(0, 4))
+    def purge(self, chance: int) -> None:
+        """Let a week pass, now and then."""
+        if chance:
+            return
         with psycopg.connect(self._database_url, autocommit=True) as database:
             for table in ("models", "versions"):
                 database.execute(f"UPDATE registry.{table} SET purge_time = delete_time WHERE NOT purged")
         self._here.administration.CollectGarbage(administration_pb2.CollectGarbageRequest())
         self.memory.purge()
+        if not self.memory.exists:
+            self.begin()
 
     @rule(selector=st.sampled_from(["", "latest", "production", "staging", *ALIASES, *NAMES]))
     def resolve(self, selector: str) -> None:
@@ -220,10 +255,14 @@ def here(database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def test_one_caller_hears_what_a_model_in_memory_says(here: Registry, database_url: str) -> None:
+    class HereAndNow(History):
+        def __init__(self) -> None:
+            super().__init__(here, database_url)
+
     run_state_machine_as_test(
-        lambda: History(here, database_url),
+        HereAndNow,
         settings=settings(
-            max_examples=25,
+            max_examples=30,
             stateful_step_count=30,
             deadline=None,
             derandomize=True,
@@ -231,6 +270,28 @@ def test_one_caller_hears_what_a_model_in_memory_says(here: Registry, database_u
             database=None,
         ),
     )
+
+
+def _act(real: Caller, chance: random.Random, new: str) -> str:
+    """Do something to a model, most of all what others are likely to do too."""
+    name, alias = chance.choice(NAMES[:2]), chance.choice(ALIASES)
+    acts: list[Callable[[], str]] = [
+        lambda: real.promote(name, ""),
+        lambda: real.promote(name, "PRODUCTION"),
+        lambda: real.promote(name, "STAGING"),
+        lambda: real.promote(name, chance.choice(STAGES)),
+        real.roll_back,
+        lambda: real.set_alias(alias, name),
+        lambda: real.delete_alias(alias),
+        lambda: real.delete(name),
+        lambda: real.restore(name),
+        lambda: real.restore(name),
+        lambda: real.register(new, ready=True, stage=chance.choice(STAGES[:4])),
+        lambda: real.delete_model(force=chance.random() < 0.5),
+        real.restore_model,
+        real.restore_model,
+    ]
+    return chance.choice(acts)()
 
 
 # What any of several callers may hear, depending on who came first.
@@ -248,26 +309,7 @@ def test_many_callers_at_once_leave_a_legal_history_behind(here: Registry) -> No
 
     def act(seed: int) -> set[str]:
         chance = random.Random(seed)
-        told = set()
-        for turn in range(30):
-            name, alias = chance.choice(NAMES), chance.choice(ALIASES)
-            acts: list[Callable[[], str]] = [
-                lambda name=name: real.promote(name, ""),
-                lambda name=name: real.promote(name, chance.choice(STAGES)),
-                lambda name=name: real.promote(name, chance.choice(STAGES)),
-                real.roll_back,
-                lambda name=name, alias=alias: real.set_alias(alias, name),
-                lambda alias=alias: real.delete_alias(alias),
-                lambda name=name: real.delete(name),
-                lambda name=name: real.restore(name),
-                lambda name=name: real.restore(name),
-                lambda seed=seed, turn=turn: real.register(f"{seed}.{turn}", ready=True, stage="DEVELOPMENT"),
-                lambda: real.delete_model(force=chance.random() < 0.5),
-                real.restore_model,
-                real.restore_model,
-            ]
-            told.add(chance.choice(acts)())
-        return told
+        return {_act(real, chance, f"{seed}.{turn}") for turn in range(30)}
 
     with ThreadPoolExecutor(5) as pool:
         told = set().union(*pool.map(act, range(5)))
