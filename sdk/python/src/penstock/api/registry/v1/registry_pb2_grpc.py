@@ -216,8 +216,9 @@ class RegistryServiceServicer(object):
 
     def RegisterVersion(self, request_iterator, context):
         """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
-        flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
-        rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
+        flows; a stream that ends early, is cancelled or breaks leaves no version behind, and of its files only what
+        garbage collection takes. Answers once the bytes and the rows are durable, with the version in VALIDATING; see
+        GetVersion and WatchModels for what becomes of it.
         A version has at most 1,000 files. ONNX (weights beside the graph), TENSORFLOW and TRANSFORMERS may have many.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,

@@ -61,8 +61,9 @@ class RegistryServiceStub:
     """
     RegisterVersion: _grpc.StreamUnaryMultiCallable[_registry_pb2.RegisterVersionRequest, _registry_pb2.RegisterVersionResponse]
     """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
-    flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
-    rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
+    flows; a stream that ends early, is cancelled or breaks leaves no version behind, and of its files only what
+    garbage collection takes. Answers once the bytes and the rows are durable, with the version in VALIDATING; see
+    GetVersion and WatchModels for what becomes of it.
     A version has at most 1,000 files. ONNX (weights beside the graph), TENSORFLOW and TRANSFORMERS may have many.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
@@ -189,8 +190,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     RegisterVersion: _aio.StreamUnaryMultiCallable[_registry_pb2.RegisterVersionRequest, _registry_pb2.RegisterVersionResponse]  # type: ignore[assignment]
     """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
-    flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
-    rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
+    flows; a stream that ends early, is cancelled or breaks leaves no version behind, and of its files only what
+    garbage collection takes. Answers once the bytes and the rows are durable, with the version in VALIDATING; see
+    GetVersion and WatchModels for what becomes of it.
     A version has at most 1,000 files. ONNX (weights beside the graph), TENSORFLOW and TRANSFORMERS may have many.
     Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
@@ -356,8 +358,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RegisterVersionResponse, _abc.Awaitable[_registry_pb2.RegisterVersionResponse]]:
         """Uploads a version: one header, then each file's header followed by its bytes. The SHA-256 is checked while it
-        flows; a stream that ends early, is cancelled or breaks leaves nothing behind. Answers once the bytes and the
-        rows are durable, with the version in VALIDATING; see GetVersion and WatchModels for what becomes of it.
+        flows; a stream that ends early, is cancelled or breaks leaves no version behind, and of its files only what
+        garbage collection takes. Answers once the bytes and the rows are durable, with the version in VALIDATING; see
+        GetVersion and WatchModels for what becomes of it.
         A version has at most 1,000 files. ONNX (weights beside the graph), TENSORFLOW and TRANSFORMERS may have many.
         Role: operator. ALREADY_EXISTS: VERSION_EXISTS (the first is untouched). INVALID_ARGUMENT: DIGEST_MISMATCH,
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,

@@ -80,7 +80,7 @@ class Upload(_message.Message):
     """Who created it."""
     @_builtins.property
     def received_parts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The numbers of the parts that have arrived, in order."""
+        """The numbers of the parts that have arrived, in order; none once it is FINISHED."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
