@@ -242,7 +242,7 @@ class TestTooLarge:
 
 class TestUnreadable:
     @pytest.mark.parametrize(
-        "archive", [b"", b"model", bytes(1024), gzip.compress(b"one file"), b"PK\3\4", b"\x1f\x8b"]
+        "archive", [b"", b"model", bytes(1024), gzip.compress(b"one file", mtime=0), b"PK\3\4", b"\x1f\x8b"]
     )
     def test_what_is_none(self, archive: bytes) -> None:
         assert reason_of(archive) == "ARCHIVE_UNREADABLE"
