@@ -155,7 +155,8 @@ def test_a_file_that_changes_while_it_is_sent_is_refused_and_its_parts_forgotten
 ) -> None:
     def change(done: int, _: int | None) -> None:
         if done >= MIB:
-            source.write_bytes(CONTENT[::-1])
+            with source.open("r+b") as file:  # in place: cutting it short first would be another change
+                file.write(CONTENT[::-1])
 
     with client_of(address) as client:
         with pytest.raises(InvalidArgument) as caught:
