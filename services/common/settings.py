@@ -56,8 +56,7 @@ class ServerSettings(Settings):
     metrics_port: Port
     """The Prometheus port; 0 takes a free one, which the log names."""
     insecure: bool = False
-    """Listen on any address although no keys are configured (anyone who can connect is then an admin), and show this
-    service's own key to other machines in plain text."""
+    """Listen on any address although no keys are configured: anyone who can connect is then an admin."""
     keys_file: Path | None = None
     """The file of API keys that `penstock key create` writes; read again when it changes."""
     service_token: SecretStr | None = None

@@ -126,7 +126,7 @@ def _client(settings: InferenceSettings) -> Client:
         ca_file=settings.ca_file,
         cert_file=settings.tls_cert_file if own_pair else settings.cert_file,
         key_file=settings.tls_key_file if own_pair else settings.key_file,
-        insecure=settings.insecure,
+        insecure=settings.insecure_token,
     )
 
 

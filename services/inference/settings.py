@@ -30,6 +30,8 @@ class InferenceSettings(ServerSettings):
     """Where the registry listens."""
     monitoring_address: str = "127.0.0.1:50053"
     """Where monitoring listens; events wait in the spool while it does not."""
+    insecure_token: bool = False
+    """Send this service's key in plain text also to other machines, where TLS is not spoken."""
     ca_file: Path | None = None
     """The certificates that vouch for the registry and monitoring, PEM; with them TLS is spoken to both, unless an
     address says grpc://. The files are read again when they change."""

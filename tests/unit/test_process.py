@@ -16,8 +16,10 @@ import pytest
 from pydantic import BeforeValidator, SecretStr
 from pydantic_settings import NoDecode
 
+from penstock import InvalidArgument
 from services.common import flags
 from services.common.settings import ServerSettings, Settings
+from services.inference.__main__ import _client
 from services.inference.settings import InferenceSettings
 from services.monitoring.settings import MonitoringSettings
 from services.registry.settings import RegistrySettings
@@ -151,10 +153,19 @@ def test_every_setting_that_is_no_secret_is_in_the_help_with_its_meaning(kind: t
             assert info.description.split()[0] in words
 
 
+def test_a_key_in_plain_text_takes_a_word_of_its_own() -> None:
+    """The one who lets a service listen without keys has not said that its key may travel, nor the other way round."""
+    settings = InferenceSettings(registry_address="registry:50051", service_token=SecretStr("planted"), insecure=True)
+    with pytest.raises(InvalidArgument) as caught:
+        _client(settings)
+    assert caught.value.reason == "TOKEN_OVER_INSECURE_CHANNEL"
+    _client(settings.model_copy(update={"insecure": False, "insecure_token": True})).close()
+
+
 @pytest.mark.slow
 def test_an_open_address_needs_keys_or_the_word(tmp_path: Path) -> None:
     ports = ("--port", "0", "--metrics-port", "0")
-    done = run("inference", "--host", "0.0.0.0", *ports, folder=tmp_path)
+    done = run("inference", "--host", "0.0.0.0", "--insecure-token", *ports, folder=tmp_path)
     assert done.returncode == 1
     assert json.loads(done.stderr.splitlines()[-1])["reason"] == "INSECURE_ADDRESS"
     half = ("--tls-cert-file", "cert.pem")  # so that it ends there as well, one step later

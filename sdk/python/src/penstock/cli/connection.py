@@ -77,8 +77,8 @@ def address_of(service: Service, url: str | None, environment: Mapping[str, str]
 def connect(service: Service, url: str | None, token: str | None) -> Iterator[Client]:
     """Open a client whose one service is where the flag, the environment, `.env` or the running suite says it is.
 
-    PENSTOCK_CA_FILE, PENSTOCK_CERT_FILE and PENSTOCK_KEY_FILE are for TLS. PENSTOCK_INSECURE=1 lets the key travel in
-    plain text to another machine.
+    PENSTOCK_CA_FILE, PENSTOCK_CERT_FILE and PENSTOCK_KEY_FILE are for TLS. PENSTOCK_INSECURE_TOKEN=1 lets the key
+    travel in plain text to another machine.
     """
     from penstock.client import Client  # grpc takes 100 ms, which `--help` must not wait for
 
@@ -102,7 +102,7 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
         ca_file=environment.get("PENSTOCK_CA_FILE"),
         cert_file=environment.get("PENSTOCK_CERT_FILE"),
         key_file=environment.get("PENSTOCK_KEY_FILE"),
-        insecure=environment.get("PENSTOCK_INSECURE", "").lower() in _TRUE,
+        insecure=environment.get("PENSTOCK_INSECURE_TOKEN", "").lower() in _TRUE,
     ) as client:
         yield client
 
