@@ -133,7 +133,7 @@ class Rehearsal:
         return dict(yaml.safe_load(known)["services"])
 
     def _jobs(self) -> None:
-        for name in ("bucket", "bucket", "migrate-registry", "migrate-monitoring", "migrate-monitoring"):
+        for name in ("s3-volume", "bucket", "bucket", "migrate-registry", "migrate-monitoring", "migrate-monitoring"):
             done = self._container(name).run()
             assert done.returncode == 0, (name, done.stdout, done.stderr)
             print(f"{name}: {done.stderr.strip().splitlines()[-1] if done.stderr else 'nothing to do'}")

@@ -17,7 +17,7 @@ from services.monitoring.settings import MonitoringSettings
 from services.registry.bucket import BucketSettings
 from services.registry.settings import RegistrySettings
 from services.registry.validation.settings import ValidatorSettings
-from tests.deployment import DEPLOY, ROOT, SERVICES, ancestry, compose, stages, variables
+from tests.deployment import DEPLOY, ROOT, SERVICES, TARGETS, ancestry, compose, stages, variables
 
 SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "registry": (RegistrySettings, ProbeSettings),
@@ -47,6 +47,31 @@ def test_every_container_is_closed(name: str) -> None:
     assert service["security_opt"] == ["no-new-privileges:true"]
     assert "privileged" not in service
     assert service.get("cap_add") is None
+
+
+def test_no_service_is_told_to_listen_without_keys() -> None:
+    for file in ("docker-compose.yml", "deploy/compose.tls.yml"):
+        assert [
+            name for name, service in compose(file)["services"].items() if "PENSTOCK_INSECURE" in environment(service)
+        ] == []
+    assert all(
+        "PENSTOCK_INSECURE=" not in rest for target in TARGETS for word, rest in ancestry(target) if word == "ENV"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name, service in ALL.items() if "build" not in service])
+def test_an_image_of_others_runs_as_a_user_without_rights(name: str) -> None:
+    assert str(ALL[name].get("user", "root")).partition(":")[0] not in ("root", "0")
+
+
+def test_the_s3_servers_volume_is_its_users_before_it_starts() -> None:
+    """A volume takes its owner from the first folder that it is mounted on, and in our images that one is 10001's."""
+    first, server = ALL["s3-volume"], ALL["s3"]
+    assert server["depends_on"] == {"s3-volume": {"condition": "service_completed_successfully"}}
+    assert (first["volumes"], server["volumes"]) == (["s3:/var/lib/penstock"], ["s3:/data"])
+    image = dict(ancestry(first["build"]["target"]))
+    assert image["USER"] == server["user"]
+    assert any("--owner penstock" in rest and "/var/lib/penstock" in rest for _, rest in ancestry("runtime"))
 
 
 @pytest.mark.parametrize("name", ["postgres", "s3", "validator", *JOBS])
@@ -127,6 +152,9 @@ def test_what_is_large_or_must_last_is_kept_on_a_volume(name: str, folder: str) 
 
 def test_the_database_keeps_its_files_on_a_volume() -> None:
     assert "postgres:/var/lib/postgresql" in ALL["postgres"]["volumes"]
+    files = ALL["postgres"]["environment"]["PGDATA"]
+    assert files.startswith("/var/lib/postgresql/")
+    assert files != "/var/lib/postgresql/data", "images up to 17 mount a volume there that nobody keeps"
 
 
 def test_the_example_of_env_shows_variables_that_exist_with_their_defaults() -> None:
