@@ -64,7 +64,8 @@ class S3Bucket:
     @property
     def url(self) -> str:
         """The URL for `open_blobs`; the keys are the server's."""
-        return f"s3://{self.name}?endpoint={self.server.endpoint}&region={self.server.region}"
+        endpoint = self.server.endpoint
+        return f"s3://{self.name}?endpoint={endpoint}&public_endpoint={endpoint}&region={self.server.region}"
 
     def list_keys(self) -> list[str]:
         """Every key in the bucket, those of unfinished multipart uploads too."""

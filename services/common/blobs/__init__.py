@@ -37,7 +37,7 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
 
     `file:///absolute/path`, or `s3://bucket?endpoint=http://127.0.0.1:9000&region=us-east-1` with the keys
     beside it (never inside: URLs end up in logs). Without `endpoint` it is Amazon's; `region` is us-east-1
-    by default; presigned URLs name `public_endpoint`, where clients reach the server under another address.
+    by default; `public_endpoint` is where clients reach the server, and without it no URL is presigned.
     `prefix` is the service's own part of it, e.g. `registry`. An S3 server that is down at this moment is no
     error: `check` tells.
 

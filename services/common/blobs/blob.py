@@ -91,8 +91,8 @@ class BlobStore(Protocol):
     def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:
         """Make a URL that reads the blob by GET without a key, for `lifetime_s` (1 to 604,800), without a call.
 
-        A browser saves it as `file_name`. None where the store has no such URLs. Whether the blob is there is not
-        looked at. Whoever has the URL can read the blob, so it goes into no log.
+        A browser saves it as `file_name`. None where the store has no such URLs, or was not told where clients reach
+        it. Whether the blob is there is not looked at. Whoever has the URL can read the blob, so it goes into no log.
         """
         ...
 

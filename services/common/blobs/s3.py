@@ -114,7 +114,7 @@ class S3BlobStore:
         self._client = client(endpoint, secure, self._http)
         self._probe = client(endpoint, secure, self._probe_http)
         # A URL is signed for the host that it names; signing calls nobody, so it need not be in our reach.
-        self._public = client(public_endpoint, public_secure, self._http) if public_endpoint else self._client
+        self._public = client(public_endpoint, public_secure, self._http) if public_endpoint else None
 
     def prepare(self) -> None:
         """Sweep temporary objects older than a day; a server that can't be reached now is swept next time."""
@@ -205,6 +205,8 @@ class S3BlobStore:
 
     def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:
         """Sign a URL with this store's key, for the endpoint that clients reach. See `BlobStore.presign`."""
+        if self._public is None:
+            return None
         if not 1 <= lifetime_s <= MAX_URL_LIFETIME_S:
             raise ValueError(f"lifetime_s is {lifetime_s}; 1 to {MAX_URL_LIFETIME_S} are allowed")
         disposition = f"attachment; filename*=UTF-8''{quote(file_name, safe='')}"

@@ -84,6 +84,11 @@ class Connection(Generic[Stub]):
         """How calls that may be repeated are repeated."""
         return self._limits.retry
 
+    @property
+    def idle_timeout_s(self) -> float:
+        """The longest wait for the other side of a stream, in seconds."""
+        return self._limits.idle_timeout_s
+
     def close(self) -> None:
         """Close the channels; calls in flight end with Cancelled."""
         with self._lock:
