@@ -43,6 +43,7 @@ class Scripted(pb_grpc.MonitoringServiceServicer):
 
     def __init__(self) -> None:
         self.get_metrics: Callable[[], object] = lambda: None
+        self.answer_bytes = 0
         self.peer: Mapping[str, Any] = {}
         self.saw_end: list[BaseException] = []
         self.ended = threading.Event()
@@ -53,7 +54,7 @@ class Scripted(pb_grpc.MonitoringServiceServicer):
         return pb.GetMetricsResponse(inference_count=len(request.model))
 
     def GetInference(self, request: pb.GetInferenceRequest, context: grpc.ServicerContext) -> pb.GetInferenceResponse:
-        event = pb.InferenceEvent(inference_id=keys.caller().name)
+        event = pb.InferenceEvent(inference_id=keys.caller().name, model="x" * self.answer_bytes)
         return pb.GetInferenceResponse(inference=pb.Inference(event=event))
 
     def RecordFeedback(self, request: pb.RecordFeedbackRequest, context: grpc.ServicerContext) -> Never:

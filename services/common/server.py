@@ -103,6 +103,7 @@ class Server:
         self._metrics = metrics
         self._checks = checks
         self._stopping = threading.Event()
+        self._drained = threading.Event()
         self._streams = OpenStreams()
         self._collector = GrpcCollector()
         self.metrics_port = settings.metrics_port
@@ -179,6 +180,7 @@ class Server:
         self._health.enter_graceful_shutdown()
         self._streams.end()
         self._server.stop(self._settings.drain_grace_ms / 1000).wait()
+        self._drained.set()
         for watcher in self._watchers:
             watcher.join()
         for pool in self._pools:
@@ -269,8 +271,12 @@ class Server:
     def _watch_streams(self, *pools: BoundedPool) -> None:
         idle_limit_s = self._settings.stream_idle_timeout_ms / 1000
         interval_s = min(SWEEP_INTERVAL_S, idle_limit_s)
-        while not self._stopping.wait(interval_s):
-            self._streams.sweep(idle_limit_s=idle_limit_s, full=lambda: any(pool.full for pool in pools))
+        while not self._drained.wait(interval_s):
+            try:
+                self._streams.sweep(idle_limit_s=idle_limit_s, full=lambda: any(pool.full for pool in pools))
+            except Exception:  # noqa: BLE001 - logged, and tried again
+                # Without its sweeps a revoked key would keep its streams for good.
+                _log.exception("streams not swept, trying again", interval_s=interval_s)
 
     def _check(self, *, was_serving: bool) -> bool:
         status = health_pb2.HealthCheckResponse.SERVING

@@ -17,6 +17,7 @@ import penstock
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.api.registry.v1 import registry_pb2 as files
 from services.common import keys
+from services.common.streams import OpenStreams
 from tests.kit import Kit, bearing, details, eventually, failure, write_keys
 from tests.services import CloneDatabase, running_registry
 from tests.testdata import models
@@ -139,11 +140,43 @@ def test_a_key_revoked_ends_a_two_way_stream(guarded: Kit, keys_file: Path) -> N
     silence.over.set()
 
 
+def expires(name: str, moment: datetime) -> dict[str, dict[str, object]]:
+    return {name: {"expire_time": moment.isoformat()}}
+
+
 def test_a_key_that_expires_ends_its_streams(tmp_path: Path, keys_file: Path) -> None:
-    soon = datetime.now(UTC) + timedelta(seconds=1)
-    write_keys(keys_file, {"olga": {"expire_time": soon.isoformat()}}, olga="operator", root="admin")
+    now = datetime.now(UTC)
+    write_keys(keys_file, expires("olga", now + timedelta(hours=1)), olga="operator", root="admin")
     with Kit(tmp_path, keys_file=keys_file).running() as kit, silent_upload(kit) as call:
+        write_keys(keys_file, expires("olga", now - timedelta(hours=1)), olga="operator", root="admin")
         assert refusal_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "EXPIRED_KEY")
+
+
+def test_a_key_revoked_while_the_server_drains_ends_its_upload(guarded: Kit, keys_file: Path) -> None:
+    with silent_upload(guarded) as call:
+        closing = threading.Thread(target=guarded.server.close)
+        closing.start()
+        eventually(lambda: guarded.server.draining)
+        write_keys(keys_file, root="admin")
+        assert refusal_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_REVOKED")
+        closing.join(10)
+        assert not closing.is_alive()
+
+
+def test_a_sweep_that_fails_is_not_the_last(guarded: Kit, keys_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sweep, failed = guarded.server._streams.sweep, threading.Event()
+
+    def fail_once(_: OpenStreams, **how: Any) -> None:
+        if not failed.is_set():
+            failed.set()
+            raise RuntimeError
+        sweep(**how)
+
+    monkeypatch.setattr(OpenStreams, "sweep", fail_once)
+    with silent_upload(guarded) as call:
+        assert failed.wait(10)
+        write_keys(keys_file, root="admin")
+        assert refusal_of(call)[1] == "KEY_REVOKED"
 
 
 def test_a_key_that_is_demoted_loses_its_streams(guarded: Kit, keys_file: Path) -> None:
