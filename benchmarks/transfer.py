@@ -16,11 +16,9 @@ import statistics
 import subprocess
 import tempfile
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
@@ -31,6 +29,9 @@ from rich.table import Table
 import penstock
 from benchmarks.contenders.registry import RunningRegistry, running_registry
 from benchmarks.harness import Ratio, cpu_seconds, interleave, surroundings
+from penstock import RetryPolicy
+from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.downloads import download
 from tests.s3 import find_minio, s3_server
 
 MEBIBYTE = 1024 * 1024
@@ -94,8 +95,8 @@ class Side:
         if how == "bare":
             return self._turn(lambda: self.bare.get(target))
         if how == "url":
-            return self._turn(lambda: self._fetch(target))
-        return self._turn(lambda: self._client.download(MODEL, self._version, target))
+            return self._turn(lambda: self._client.download(MODEL, self._version, target))
+        return self._turn(lambda: download(self._stream, target, RetryPolicy(), None))
 
     @property
     def ways_down(self) -> tuple[str, ...]:
@@ -103,16 +104,11 @@ class Side:
         signed = self._client.download_url(MODEL, self._version).url
         return DOWNLOADS if signed else tuple(how for how in DOWNLOADS if how != "url")
 
-    def _fetch(self, target: Path) -> None:
-        """Read the file from the store itself, and verify it as the SDK does."""
-        answer = self._client.download_url(MODEL, self._version)
-        digest = sha256()
-        with urllib.request.urlopen(answer.url) as stream, target.open("wb") as file:
-            while chunk := stream.read(MEBIBYTE):
-                digest.update(chunk)
-                file.write(chunk)
-        if digest.hexdigest() != answer.file.sha256:
-            raise SystemExit("the URL gave other bytes than were registered")
+    def _stream(self, offset_bytes: int) -> Generator[pb.DownloadFileResponse, None, None]:
+        """Read the file through the registry, as the SDK does where there is no URL."""
+        connection = self._client._connection
+        request = pb.DownloadFileRequest(model=MODEL, version=self._version, offset_bytes=offset_bytes)
+        return connection.stream(connection.stub.DownloadFile, request)
 
     @property
     def _version(self) -> str:
@@ -168,7 +164,8 @@ def on_s3(folder: Path) -> Iterator[Side]:
                 client.remove_object(bucket, str(found.object_name))
 
         environment = {
-            "PENSTOCK_BLOB_URL": f"s3://{bucket}?endpoint={server.endpoint}&region={server.region}",
+            "PENSTOCK_BLOB_URL": f"s3://{bucket}?endpoint={server.endpoint}&public_endpoint={server.endpoint}"
+            f"&region={server.region}",
             "PENSTOCK_BLOB_ACCESS_KEY": server.access_key,
             "PENSTOCK_BLOB_SECRET_KEY": server.secret_key,
         }
@@ -238,7 +235,7 @@ def rows_of(store: str, bare: str, mib: int, taken: Mapping[tuple[str, str], Seq
         yield [
             store,
             direction,
-            {"bare": bare, "registry": "registry", "url": "signed URL"}.get(how, f"registry, {how}"),
+            {"bare": bare, "registry": "registry, streamed", "url": "SDK, signed URL"}.get(how, f"registry, {how}"),
             f"{mib / statistics.median(turn.seconds for turn in turns):,.0f}",
             f"{ratio.median:.2f}",
             f"{ratio.low:.2f}, {ratio.high:.2f}",
