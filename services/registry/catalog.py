@@ -41,7 +41,9 @@ class Catalog:
         """
         key = RequestKey(caller().name, _CREATE, new.request_id, new.body_sha256)
         with self._store.write() as tables:
-            inserted = tables.models.insert(new.name, new.description, created_by=key.caller)
+            inserted = tables.models.insert(
+                new.name, new.description, labels=new.labels, tags=new.tags, created_by=key.caller
+            )
             made = tables.requests.find_result(key)
             if made is not None:
                 return tables.models.get_by_id(made[0])

@@ -54,6 +54,8 @@ def new_model(request: pb.CreateModelRequest) -> NewModel:
     return NewModel(
         name=checks.model_name("name", request.name),
         description=checks.text("description", request.description),
+        labels=checks.labels("labels", request.labels),
+        tags=tags("tags", request.tags),
         request_id=checks.line("request_id", request.request_id, checks.MAX_NAME_CHARS),
         body_sha256=body_sha256(request),
     )

@@ -181,6 +181,8 @@ class NewModel:
 
     name: str
     description: str
+    labels: Mapping[str, str]
+    tags: tuple[str, ...]
     request_id: str
     body_sha256: str
 

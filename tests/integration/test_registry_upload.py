@@ -237,6 +237,18 @@ def test_a_model_is_created_once_and_again_only_by_the_same_request(stub: Regist
         assert registry.refusal(caught.value)[:2] == (code, reason)
 
 
+def test_a_model_is_labelled_and_found_from_its_creation_on(stub: RegistryServiceStub) -> None:
+    request = pb.CreateModelRequest(name="iris", labels={"team": "ada"}, tags=["botany"], request_id="r1")
+    model = stub.CreateModel(request).model
+    assert (dict(model.labels), list(model.tags)) == ({"team": "ada"}, ["botany"])
+    for wanted in (pb.ListModelsRequest(labels={"team": "ada"}), pb.ListModelsRequest(query="botany")):
+        assert list(stub.ListModels(wanted).models) == [model]
+    request.labels["team"] = "bob"
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.CreateModel(request)
+    assert registry.refusal(caught.value)[1] == "REQUEST_ID_REUSED"
+
+
 def test_of_identical_requests_at_once_one_makes_and_all_get_the_same(
     stub: RegistryServiceStub, database_url: str
 ) -> None:

@@ -47,6 +47,12 @@ def test_a_bad_name_is_refused_shortly_and_by_its_field(name: str) -> None:
     assert refused(lambda: convert.new_model(pb.CreateModelRequest(name=name))) == ("INVALID_NAME", "name")
 
 
+def test_a_new_model_s_labels_and_tags_are_held_to_their_limits() -> None:
+    for field, wrong in {"labels": {"labels": {"Team": "a"}}, "tags": {"tags": ["x"] * 65}}.items():
+        request = pb.CreateModelRequest(name="iris", **wrong)  # type: ignore[arg-type]
+        assert refused(partial(convert.new_model, request))[1] == field
+
+
 def test_names_of_the_full_length_and_a_build_number_are_taken() -> None:
     new = header(model="x" * 128, version="v1.2.3-rc.1+build_7")
     assert (len(new.model), new.version) == (128, "v1.2.3-rc.1+build_7")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from psycopg import Connection
 from psycopg.rows import DictRow
@@ -36,8 +38,8 @@ _NARROWED = {
 }
 _LOCK = "SELECT 1 FROM registry.models WHERE name = %(name)s AND NOT purged FOR UPDATE"
 _INSERT = """
-INSERT INTO registry.models (name, description, created_by, search)
-VALUES (%(name)s, %(description)s, %(created_by)s, registry.words(%(name)s || ' ' || %(description)s))
+INSERT INTO registry.models (name, description, labels, tags, created_by, search)
+VALUES (%(name)s, %(description)s, %(labels)s, %(tags)s, %(created_by)s, registry.words(%(words)s))
 ON CONFLICT (name) WHERE NOT purged DO NOTHING
 """
 _COUNT_ON = """
@@ -99,9 +101,24 @@ class ModelTable:
         rows = self._connection.execute(statement, {**wanted, "limit": limit})
         return tuple(_MODEL.validate_python(row) for row in rows)
 
-    def insert(self, name: str, description: str = "", *, created_by: str = "") -> bool:
+    def insert(
+        self,
+        name: str,
+        description: str = "",
+        *,
+        labels: Mapping[str, str] = MappingProxyType({}),
+        tags: Sequence[str] = (),
+        created_by: str = "",
+    ) -> bool:
         """Create a model, and say whether it was missing. One that another is creating is waited for."""
-        row = {"name": name, "description": description, "created_by": created_by}
+        row = {
+            "name": name,
+            "description": description,
+            "labels": Jsonb(dict(labels)),
+            "tags": list(tags),
+            "created_by": created_by,
+            "words": _words(name, description, tags),
+        }
         return self._connection.execute(_INSERT, row).rowcount == 1
 
     def update(self, model: Model) -> None:
@@ -116,7 +133,7 @@ class ModelTable:
                 "training_config": Jsonb(dataclasses.asdict(model.training_config)),
                 "serving_settings": Jsonb(dataclasses.asdict(model.serving_settings)),
                 "capture_policy": Jsonb(dataclasses.asdict(model.capture_policy)),
-                "words": " ".join((model.name, model.description, *model.tags)),
+                "words": _words(model.name, model.description, model.tags),
             },
         )
 
@@ -136,3 +153,8 @@ class ModelTable:
     def set_live(self, model_id: int, transition_id: int) -> None:
         """Say which promotion is in force."""
         self._connection.execute(_SET_LIVE, {"model_id": model_id, "transition_id": transition_id})
+
+
+def _words(name: str, description: str, tags: Sequence[str]) -> str:
+    """Put together what search looks in; see ListModelsRequest.query."""
+    return " ".join((name, description, *tags))

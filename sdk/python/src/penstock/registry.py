@@ -36,9 +36,19 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
     as they are iterated.
     """
 
-    def create_model(self, name: str, description: str = "", *, request_id: str | None = None) -> pb.Model:
+    def create_model(
+        self,
+        name: str,
+        description: str = "",
+        *,
+        labels: Mapping[str, str] | None = None,
+        tags: Sequence[str] = (),
+        request_id: str | None = None,
+    ) -> pb.Model:
         """Create a model without versions; the same `request_id` again gives the first result for 7 days."""
-        request = pb.CreateModelRequest(name=name, description=description, request_id=request_id or uuid7())
+        request = pb.CreateModelRequest(
+            name=name, description=description, labels=labels, tags=tags, request_id=request_id or uuid7()
+        )
         return self._connection.unary(self._connection.stub.CreateModel, request).model
 
     def get_model(self, name: str) -> pb.Model:
