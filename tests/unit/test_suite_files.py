@@ -55,11 +55,28 @@ def test_scalars_are_taken_as_they_are_written(folder: Path) -> None:
     assert version.source == PathSource(folder / "m.onnx")
 
 
+def test_where_any_value_may_stand_kinds_are_written_as_in_json(folder: Path) -> None:
+    """What docs/suites.md promises of `parameters` and `fields`."""
+    written = {
+        "no": "no", "yes": "yes", "on": "on", "true": True, "False": False, '"true"': "true",
+        "null": None, "~": None, "'null'": "null",
+        "3": 3, "-0.5": -0.5, "1e3": 1000, "1.10": 1.1, '"1.10"': "1.10", "2e-05": 2e-05,
+        "0123": "0123", "+1": "+1", "1_000": "1_000", "0x1f": "0x1f", "1:30": "1:30", "2026-01-31": "2026-01-31",
+    }  # fmt: skip
+    fields = ", ".join(f"f{number}: [{value}]" for number, value in enumerate(written))
+    (model,) = read(folder, VERSION + f"metadata: {{fields: {{{fields}}}}}").models
+    metadata = model.versions[0].metadata
+    assert metadata is not None
+    found = [from_value(metadata.fields.fields[f"f{number}"]) for number in range(len(written))]
+    assert found == [[value] for value in written.values()]
+    assert [type(value) for (value,) in found if isinstance(value, bool)] == [bool, bool]
+
+
 def test_all_that_there_is_to_say_arrives(folder: Path) -> None:
     (model,) = read(
         folder,
         MODEL + "training_config:\n    recipe: sklearn\n    data_source: d\n"
-        "    parameters: {n: 3, x: 1.5, on: true, none: null, list: [a, 1]}\n"
+        "    parameters: {n: 3, x: 1.5, yes: true, none: null, list: [a, 1]}\n"
         "    success_criteria: [{metric: loss, at_most: 0.1}]\n"
         "  capture_policy: {share: 0, max_bytes: 10, disabled: true}\n"
         "  versions:\n  - version: v\n    source: {ollama: llama3.2, mode: embed}\n"
@@ -68,7 +85,7 @@ def test_all_that_there_is_to_say_arrives(folder: Path) -> None:
     ).models
     assert model.training_config is not None
     parameters = {name: from_value(value) for name, value in model.training_config.parameters.fields.items()}
-    assert parameters == {"n": 3, "x": 1.5, "on": True, "none": None, "list": ["a", 1]}
+    assert parameters == {"n": 3, "x": 1.5, "yes": True, "none": None, "list": ["a", 1]}
     assert model.training_config.success_criteria == [
         pb.SuccessCriterion(metric="loss", comparison=pb.COMPARISON_AT_MOST, threshold=0.1)
     ]
@@ -100,12 +117,25 @@ def test_all_that_there_is_to_say_arrives(folder: Path) -> None:
         (MODEL + "labels: {team: }", "has no value"),
         (MODEL + "aliases: {production: 1}", "has a meaning already"),
         (MODEL + "capture_policy: {share: 2}", "models[0].capture_policy.share: is 2; 0 to 1 is allowed"),
-        (MODEL + "capture_policy: {share: nan}", "0 to 1 is allowed"),
+        (MODEL + "capture_policy: {share: nan}", "takes a number, not 'nan'"),
+        (MODEL + "capture_policy: {share: 1e999}", "0 to 1 is allowed"),
+        (MODEL + "serving_settings: {max_in_flight: 1_0}", "takes a whole number, not '1_0'"),
+        (MODEL + "serving_settings: {max_in_flight: 1.0}", "takes a whole number, not '1.0'"),
+        (MODEL + "serving_settings: {pinned: yes}", "takes true or false, not 'yes'"),
         (MODEL + "serving_settings: {max_in_flight: few}", "takes a whole number, not 'few'"),
         (MODEL + "serving_settings: {pinned: maybe}", "takes true or false"),
         (MODEL + "training_config: {success_criteria: [{metric: a}]}", "one of at_least and at_most"),
         (MODEL + "training_config: {success_criteria: [{metric: a, at_least: .inf}]}", "takes a number, not '.inf'"),
-        (MODEL + "training_config: {success_criteria: [{metric: a, at_least: inf}]}", "is inf"),
+        (MODEL + "training_config: {success_criteria: [{metric: a, at_least: 1e999}]}", "is 1e999"),
+        (
+            MODEL + "training_config:\n    parameters:\n      a:\n      - {x: 1}\n      - {x: 1, y: {k: 1,\n k: 2}}",
+            "suite.yaml:9: models[0].training_config.parameters.a[1].y.k: stands twice",
+        ),
+        (MODEL + "training_config: {parameters: {a: {[b]: 1}}}", "parameters.a: a field's name is a plain text"),
+        (MODEL + "training_config: {parameters: {n: 1.0e+999}}", "parameters.n: 1.0e+999 is no finite number"),
+        (MODEL + "training_config: {parameters: {n: [-.INF]}}", "parameters.n[0]: -.INF is no finite number"),
+        (MODEL + "training_config: {parameters: {n: " + "9" * 5_000 + "}}", "is no finite number"),
+        (MODEL + "training_config: {parameters: {a: !!bool maybe}}", "suite.yaml:4: tags (!) are not taken"),
         (MODEL + "training_config: {parameters: {n: 99999999999999999}}", "2^53"),
         (VERSION + "stage: prod", "suite.yaml:7: models[0].versions[0].stage: 'prod' is not one of development"),
         (VERSION + "stage: prodution", "did you mean production?"),
@@ -149,7 +179,7 @@ def test_a_bomb_is_refused_before_it_goes_off(folder: Path) -> None:
 
 def test_python_is_never_run(folder: Path) -> None:
     said = refusal(folder, "suite: !!python/object/apply:os.system ['touch ran']\nmodels: []\n")
-    assert "takes a single value" in said
+    assert "tags (!) are not taken" in said
     assert not (folder / "ran").exists()
 
 

@@ -1,12 +1,16 @@
 """YAML read strictly: every complaint has its line and its field, and what nobody asked for is refused.
 
-Scalars are taken as they are written: `version: 1.10` is the text 1.10, and `country: no` the text no.
+Where a text is wanted a scalar is taken as it is written: `version: 1.10` is 1.10, and `country: no` is no. Where any
+value may stand (`free`), what is written without quotes is true or false, null, or a number as JSON writes them, and a
+text otherwise: none of YAML 1.1's other spellings (no, 0123, 1_000, 1:30) is anything but what is written.
 """
 
 from __future__ import annotations
 
 import difflib
 import enum
+import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +26,10 @@ MAX_DEPTH = 32
 MAX_SHOWN_PROBLEMS = 20
 # The one in C is twenty times as fast; not every platform has it.
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+_TRUTHS = {"true": True, "false": False}
+_NULLS = {"", "~", "null"}
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_NO_NUMBERS = {f"{sign}{word}" for sign in ("", "+", "-") for word in (".inf", ".nan")}
 Choice = TypeVar("Choice", bound=enum.StrEnum)
 Read = TypeVar("Read")
 
@@ -138,10 +145,10 @@ class Fields:
 
         def read(text: str) -> Read:
             make: Callable[[str], Any] = kind
-            try:
-                value = make(text)
-            except ValueError:
-                raise ValueError(f"takes a {'whole ' if kind is int else ''}number, not {text!r}") from None
+            whole = kind is int
+            if not _NUMBER.fullmatch(text) or (whole and not text.lstrip("-").isdigit()):
+                raise ValueError(f"takes a {'whole ' if whole else ''}number, not {text!r}")
+            value = make(text) if math.isfinite(float(text)) else math.inf
             if not least <= value <= most:
                 raise ValueError(f"is {text}; {say_number(least)} to {say_number(most)} is allowed")
             return value  # type: ignore[no-any-return]  # of that kind, which made it
@@ -183,9 +190,9 @@ class Fields:
         return [Fields(each, f"{path}[{number}]", self.problems) for number, each in enumerate(node.value)]
 
     def free(self, name: str) -> dict[str, Any] | None:
-        """Read a mapping of whatever it holds: texts, numbers, true and false, null, lists and mappings."""
+        """Read a mapping of whatever it holds: texts, finite numbers, true and false, null, lists and mappings."""
         fields = self.fields(name)
-        return None if fields is None else {each: _value(fields._nodes[each]) for each in fields.names()}
+        return None if fields is None else fields._values()
 
     def done(self) -> None:
         """Refuse the fields that nobody asked for."""
@@ -193,6 +200,23 @@ class Fields:
             if name not in self._asked:
                 guess = _meant(name, self._asked) or f"; there are {', '.join(self._asked)}"
                 self.complain(name, f"is no field here{guess}")
+
+    def _values(self) -> dict[str, Any]:
+        return {each: self._value(self._nodes[each], self._path(each)) for each in self.names()}
+
+    def _value(self, node: yaml.Node, path: str) -> Any:
+        if isinstance(node, yaml.MappingNode):
+            return Fields(node, path, self.problems)._values()
+        if isinstance(node, yaml.SequenceNode):
+            return [self._value(each, f"{path}[{number}]") for number, each in enumerate(node.value)]
+        text = str(node.value)
+        if node.style:  # quoted, or a block of text
+            return text
+        try:
+            return _plain(text)
+        except ValueError as error:
+            self.problems.add(_line(node), path, str(error))
+            return None
 
     def _missing(self, name: str, *, required: bool) -> bool:
         if self.has(name):
@@ -256,12 +280,15 @@ def read_fields(file: Path, problems: Problems) -> Fields:
 
 
 def _check_events(text: str, problems: Problems) -> None:
-    """Refuse what makes a small file large, or a parser dig deep, before anything is built."""
+    """Refuse what makes a small file large, a parser dig deep, or a value another kind, before anything is built."""
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         line = _line(event)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             problems.add(line, "", "anchors and aliases (& and *) are not taken; write the value out")
+            return
+        if getattr(event, "tag", None):
+            problems.add(line, "", "tags (!) are not taken; leave it out, and quote what is a text")
             return
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
@@ -272,23 +299,18 @@ def _check_events(text: str, problems: Problems) -> None:
             return
 
 
-def _value(node: yaml.Node) -> Any:
-    if isinstance(node, yaml.MappingNode):
-        return {str(key.value): _value(value) for key, value in node.value}
-    if isinstance(node, yaml.SequenceNode):
-        return [_value(each) for each in node.value]
-    text = str(node.value)
-    match node.tag.rpartition(":")[2]:
-        case "null":
-            return None
-        case "bool":
-            return _TRUTHS[text.lower()]
-        case "int" | "float":
-            try:
-                return float(text) if node.tag.endswith("float") else int(text, 0)
-            except ValueError:
-                return text  # 1_000, 0o7 and 1:30 are numbers in YAML 1.1 alone: what is written is meant
-    return text
+def _plain(text: str) -> Any:
+    """Say what stands there without quotes; raises ValueError for a number that is not finite."""
+    if text.lower() in _NULLS:
+        return None
+    if text.lower() in _TRUTHS:
+        return _TRUTHS[text.lower()]
+    number = _NUMBER.fullmatch(text)
+    if text.lower() in _NO_NUMBERS or (number and not math.isfinite(float(text))):
+        raise ValueError(f"{text if len(text) < 32 else text[:32] + '…'} is no finite number; quote what is a text")
+    if not number:
+        return text
+    return int(text) if number[2] is None and number[3] is None else float(text)
 
 
 def _line(marked: yaml.Node | yaml.Event) -> int:
