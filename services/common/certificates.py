@@ -6,8 +6,11 @@ files one after the other is met in between.
 
 from __future__ import annotations
 
+import os
 import ssl
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,8 +101,9 @@ class CertificateFiles:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         cert_file, key_file = self._named["PENSTOCK_TLS_CERT_FILE"], self._named["PENSTOCK_TLS_KEY_FILE"]
         try:
-            # Without a password of ours OpenSSL would ask for that of an encrypted key at the terminal.
-            context.load_cert_chain(cert_file, key_file, password="")
+            with _held(found.key + b"\n" + found.chain) as pair:
+                # Without a password of ours OpenSSL would ask for that of an encrypted key at the terminal.
+                context.load_cert_chain(pair, password="")
         except (ssl.SSLError, OSError) as error:
             raise FailedPrecondition(
                 f"the certificate {cert_file} and the key {key_file} do not go together or are broken: {error}",
@@ -118,6 +122,16 @@ class CertificateFiles:
         return tuple(_stamp(path) for path in self._named.values())
 
 
+@contextmanager
+def _held(content: bytes) -> Iterator[str]:
+    """Give bytes the name of a file, which OpenSSL wants, in memory: those on the disk may be others by now."""
+    descriptor = os.memfd_create("penstock-tls")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        yield f"/proc/self/fd/{descriptor}"
+
+
 def _stamp(path: Path) -> tuple[int, int, int] | None:
     try:
         status = path.stat()
@@ -129,11 +143,16 @@ def _stamp(path: Path) -> tuple[int, int, int] | None:
 def _read_pem(setting: str, path: Path) -> bytes:
     try:
         with path.open("rb") as file:
-            content = file.read(MAX_FILE_BYTES)
+            content = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:
         raise FailedPrecondition(
             f"{setting} names {path}, which cannot be read: {error.strerror}", reason="TLS_UNREADABLE"
         ) from error
+    if len(content) > MAX_FILE_BYTES:
+        raise FailedPrecondition(
+            f"{setting} names {path}, which is over {MAX_FILE_BYTES} bytes: too large for certificates",
+            reason="TLS_UNREADABLE",
+        )
     if b"-----BEGIN " not in content:
         raise FailedPrecondition(f"{setting} names {path}, which is no PEM file", reason="TLS_UNREADABLE")
     return content

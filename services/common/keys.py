@@ -186,10 +186,11 @@ def _find(keys: _Keys, authorization: str | None) -> Principal:
             "no API key came: send the metadata 'authorization: Bearer <key>' (`penstock key create` makes one)",
             reason="MISSING_KEY",
         )
-    token = authorization[7:] if authorization[:7].lower() == "bearer " else authorization
-    principal = keys.by_digest.get(sha256(token.strip().encode()).hexdigest())
+    token = (authorization[7:] if authorization[:7].lower() == "bearer " else authorization).strip()
+    principal = keys.by_digest.get(sha256(token.encode()).hexdigest())
     if principal is not None:
-        if len(keys.seen) < MAX_SEEN:
+        # Not as it came: one key in thousands of long spellings, all of them kept, would fill the memory.
+        if len(keys.seen) < MAX_SEEN and authorization in (f"Bearer {token}", token):
             keys.seen[authorization] = principal
         return principal
     if not keys.enforced:

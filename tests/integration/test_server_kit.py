@@ -19,7 +19,8 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.api.status.v1.status_pb2 import BadRequest, RetryInfo
-from services.common import errors
+from services.common import certificates, errors
+from services.common.certificates import CertificateFiles
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
 from services.common.server import Server
@@ -329,15 +330,34 @@ def test_tls_by_file_paths_and_mutual_tls(tmp_path: Path) -> None:
 def test_tls_files_that_are_not_all_there_stop_the_start(tmp_path: Path) -> None:
     cert_file, key_file = certificate(tmp_path)
     (tmp_path / "words").write_text("no certificate")
+    (tmp_path / "large").write_bytes(cert_file.read_bytes() + b"\n" * 1024 * 1024)
     for files, reason in (
         ({"tls_cert_file": cert_file}, "TLS_INCOMPLETE"),
         ({"tls_client_ca_file": cert_file}, "TLS_INCOMPLETE"),
         ({"tls_cert_file": cert_file, "tls_key_file": tmp_path / "gone"}, "TLS_UNREADABLE"),
         ({"tls_cert_file": tmp_path / "words", "tls_key_file": key_file}, "TLS_UNREADABLE"),
+        ({"tls_cert_file": tmp_path / "large", "tls_key_file": key_file}, "TLS_UNREADABLE"),
     ):
         with pytest.raises(errors.FailedPrecondition) as refused:
             Kit(tmp_path, **files).server.open()
         assert refused.value.reason == reason
+
+
+def test_a_pair_is_checked_as_it_was_read_and_not_as_it_is_on_the_disk_by_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cert_file, key_file = certificate(tmp_path)
+    _, former_key_file = certificate(tmp_path, "former")
+    pair = CertificateFiles(cert_file, key_file, None)
+    assert pair.read().key == key_file.read_bytes()
+
+    def read_just_before(setting: str, path: Path) -> bytes:
+        return (former_key_file if setting == "PENSTOCK_TLS_KEY_FILE" else path).read_bytes()
+
+    monkeypatch.setattr(certificates, "_read_pem", read_just_before)
+    with pytest.raises(errors.FailedPrecondition) as refused:
+        pair.read()
+    assert refused.value.reason == "TLS_MISMATCH"
 
 
 def test_a_second_server_on_the_same_port_fails(kit: Kit, tmp_path: Path) -> None:

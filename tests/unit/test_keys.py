@@ -51,6 +51,16 @@ def test_a_missing_file_locks_nobody_out_until_it_appears(tmp_path: Path) -> Non
     assert caught.value.reason == "MISSING_KEY"
 
 
+def test_a_key_in_many_spellings_fills_no_memory(tmp_path: Path) -> None:
+    write(tmp_path / "keys.json", entry("secret"))
+    keys = ring(tmp_path / "keys.json")
+    for width in range(1, 100):
+        for spelling in (f"bearer {' ' * width}secret", f"Bearer secret{' ' * width}", f"{' ' * width}secret"):
+            assert keys.authenticate(spelling).name == "secret-name"
+    assert keys.authenticate("secret") == keys.authenticate("Bearer secret")
+    assert set(keys._keys.seen) == {"secret", "Bearer secret"}
+
+
 def test_service_keys_alone_lock_nobody_out(tmp_path: Path) -> None:
     path = tmp_path / "keys.json"
     write(path, entry("inference", "operator", kind="service"))
