@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic_settings import BaseSettings
 
 from services.common.probe import ProbeSettings
@@ -195,6 +199,47 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
     assert made["inference_token"] == ""
     (folder / "inference_token").write_text("pk_made")
     assert make_secrets(folder) == {**made, "inference_token": "pk_made"}, "a second run changes nothing"
+
+
+def make_certificates(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PENSTOCK_SECRETS": str(folder)}
+    command = [DEPLOY / "make-certificates", *names]
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_certificates_are_made_for_their_names_behind_a_closed_door(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    folder.mkdir(mode=0o755)
+    make_certificates(folder, "models.example.com", "10.0.0.7")
+    assert folder.stat().st_mode & 0o777 == 0o700, "the keys within are open to the users of containers"
+    authority = x509.load_pem_x509_certificate((folder / "tls/ca.crt").read_bytes())
+    assert (folder / "tls/ca.key").stat().st_mode & 0o077 == 0
+    for name in (*SERVICES, "cli"):
+        own = folder / "tls" / name
+        made = x509.load_pem_x509_certificate((own / "tls.crt").read_bytes())
+        made.verify_directly_issued_by(authority)
+        names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        assert set(names.get_values_for_type(x509.DNSName)) == {name, "localhost", "models.example.com"}
+        assert [str(each) for each in names.get_values_for_type(x509.IPAddress)] == ["127.0.0.1", "10.0.0.7"]
+        purposes = set(made.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value)
+        assert purposes == {ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH}
+        assert {path.stat().st_mode & 0o777 for path in own.iterdir()} == {0o444}
+
+
+@pytest.mark.slow
+def test_a_second_run_changes_no_certificate_and_says_whose_names_are_not_added(tmp_path: Path) -> None:
+    make_certificates(tmp_path, "models.example.com")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert make_certificates(tmp_path).stderr == ""
+    assert make_certificates(tmp_path, "models.example.com").stderr == ""
+    said = make_certificates(tmp_path, "other.example.com").stderr
+    assert {path: path.read_bytes() for path in before} == before
+    assert said.count("without these names") == len(SERVICES) + 1
+    shutil.rmtree(tmp_path / "tls/registry")
+    said = make_certificates(tmp_path, "other.example.com").stderr
+    assert said.count("without these names") == len(SERVICES)
+    assert b"other.example.com" in (tmp_path / "tls/registry/names").read_bytes()
 
 
 def test_secrets_are_mounted_where_they_are_needed_and_nowhere_else() -> None:

@@ -90,6 +90,13 @@ def test_an_image_holds_no_other_services_code(target: str) -> None:
     assert services == {"services/__init__.py", "services/common", f"services/{own}"}
 
 
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_code_can_be_read_by_its_user_whatever_umask_the_checkout_was_made_under(target: str) -> None:
+    own = "registry" if target == "validator" else target
+    last = [rest for word, rest in ancestry(f"{own}-code") if word in ("COPY", "RUN")][-1]
+    assert last.startswith("chmod -R a+rX /app && "), "after everything is there, and before it is compiled"
+
+
 @pytest.mark.parametrize("target", ["registry", "monitoring", "cli"])
 def test_no_runtime_is_in_an_image_that_opens_no_model(target: str) -> None:
     assert not locked(target).keys() & RUNTIMES
