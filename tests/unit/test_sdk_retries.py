@@ -126,6 +126,29 @@ def test_a_wait_beyond_the_deadline_is_not_begun(server: ScriptedServer) -> None
     assert len(server.calls["GetModel"]) == 1
 
 
+def test_an_upload_or_a_download_does_not_sleep_for_hours_because_the_server_says_so(server: ScriptedServer) -> None:
+    spent = fail(errors.ResourceExhausted("a minute's bytes are spent", reason="BYTE_LIMIT", retry_after_s=61))
+    for rpc in ("RegisterVersion", "DownloadFile", "WatchModels"):
+        server.on(rpc, spent)
+    with client_of(server, retry=QUICK) as client:
+        for call in (
+            lambda: client.registry.register_version("iris", "1", b"bytes", framework="onnx"),
+            lambda: list(client.registry.download_chunks("iris", "1")),
+            lambda: list(client.registry.watch()),
+        ):
+            with pytest.raises(sdk.ResourceExhausted) as caught:
+                call()
+            assert (caught.value.reason, caught.value.retry_after_s) == ("BYTE_LIMIT", 61)
+
+
+def test_a_wait_of_a_minute_is_waited_without_a_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    Tries(QUICK).again(sdk.ResourceExhausted("spent", retryable=True, retry_after_s=60.0))
+    Tries(QUICK, timeout_s=3_600.0).again(sdk.ResourceExhausted("spent", retryable=True, retry_after_s=600.0))
+    assert [round(each) for each in slept] == [60, 600]
+
+
 def test_the_deadline_spans_all_tries(server: ScriptedServer) -> None:
     left_s: list[float] = []
 

@@ -107,7 +107,8 @@ class RetryPolicy:
     Attributes:
         attempts: tries in all, 1 or more. For a stream: tries in a row without a message.
         base_delay_s: the longest first wait, in seconds; it doubles from try to try.
-        max_delay_s: the longest wait of all, in seconds. What the server asks for may be longer.
+        max_delay_s: the longest wait of all, in seconds. What the server asks for may be longer: up to the call's
+            deadline, or 60 s where it has none.
     """
 
     attempts: int = 5
@@ -124,6 +125,8 @@ class RetryPolicy:
         return (retry_after_s or 0.0) + random.uniform(0, longest)  # noqa: S311 - spreads load, guards no secret
 
 
+MAX_ASKED_WAIT_S = 60.0
+"""An upload, a download or a watch has no deadline: where the server asks for a longer wait, the caller hears of it."""
 NO_RETRIES = RetryPolicy(attempts=1)
 """Every failure is the caller's."""
 
@@ -152,5 +155,7 @@ class Tries:
             raise error
         delay_s = self._policy.delay_s(self._failures, error.retry_after_s)
         if delay_s >= self.remaining_s:
+            raise error
+        if self.remaining_s == inf and (error.retry_after_s or 0.0) > MAX_ASKED_WAIT_S:
             raise error
         time.sleep(delay_s)
