@@ -26,7 +26,14 @@ SERVICES = ("registry", "monitoring", "inference")
 """Started together, stopped one by one from the last: who calls goes before who answers."""
 ON_POSTGRES = ("registry", "monitoring")
 """Who gets the database's password. Inference opens other people's models, and touches no database."""
-SECRETS = ("PENSTOCK_TOKEN", "PENSTOCK_SERVICE_TOKEN", "PENSTOCK_DATABASE_URL", "PENSTOCK_LISTEN_URL")
+SECRETS = (
+    "PENSTOCK_TOKEN",
+    "PENSTOCK_SERVICE_TOKEN",
+    "PENSTOCK_DATABASE_URL",
+    "PENSTOCK_LISTEN_URL",
+    "PENSTOCK_BLOB_ACCESS_KEY",
+    "PENSTOCK_BLOB_SECRET_KEY",
+)
 """What of our own environment no service needs to see."""
 START_DEADLINE_S = 60.0
 POSTGRES_GRACE_S = 30.0
