@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
@@ -25,6 +26,8 @@ class Shelf:
         """The RPCs that changed something, and what."""
         self.refuses: dict[str, errors.DomainError] = {}
         """What an RPC of this name answers instead."""
+        self.asked: Counter[str] = Counter()
+        """How often each RPC came."""
         self.meanwhile: dict[str, Callable[[], object]] = {}
         """What somebody else does before an RPC of this name is answered."""
         self.fails_validation: set[str] = set()
@@ -36,6 +39,7 @@ class Shelf:
 
     def _behaviour(self, name: str) -> Any:
         def behave(request: Any, context: grpc.ServicerContext) -> Message:
+            self.asked[name] += 1
             self.meanwhile.get(name, lambda: None)()
             if name in self.refuses:
                 abort(context, self.refuses[name])
@@ -67,7 +71,11 @@ class Shelf:
         item.etag = str(next(self._etags))
 
     def CreateModel(self, request: pb.CreateModelRequest) -> pb.CreateModelResponse:
-        model = self.models[request.name] = pb.Model(name=request.name, description=request.description)
+        if request.name in self.models:
+            raise errors.AlreadyExists(f"{request.name} exists", reason="MODEL_EXISTS")
+        model = self.models[request.name] = pb.Model(
+            name=request.name, description=request.description, labels=request.labels, tags=request.tags
+        )
         self._changed(f"create {request.name}", model)
         return pb.CreateModelResponse(model=model)
 
@@ -89,10 +97,7 @@ class Shelf:
         return pb.UpdateVersionResponse(version=version)
 
     def _update(self, item: Any, change: Any, paths: Any) -> None:
-        if change.etag not in ("", item.etag):
-            mismatch = errors.Aborted("somebody changed it", reason="ETAG_MISMATCH")
-            mismatch.retryable = False  # the same request again would meet the same
-            raise mismatch
+        _check_etag(change, item)
         for path in paths:
             item.ClearField(path)
         kept = type(item)(**{field.name: value for field, value in change.ListFields() if field.name in paths})
@@ -126,10 +131,17 @@ class Shelf:
         return pb.RegisterVersionResponse(version=version)
 
     def GetVersion(self, request: pb.GetVersionRequest) -> pb.GetVersionResponse:
-        return pb.GetVersionResponse(version=self.find(request.model, request.version))
+        version = self.find(request.model, request.version)
+        if version.HasField("delete_time"):
+            raise errors.NotFound("it was deleted", reason="VERSION_NOT_FOUND")
+        found = pb.ModelVersion(aliases=sorted(a for a, at in self.models[request.model].aliases.items()
+                                               if at == request.version))  # fmt: skip
+        found.MergeFrom(version)
+        return pb.GetVersionResponse(version=found)
 
     def ListVersions(self, request: pb.ListVersionsRequest) -> pb.ListVersionsResponse:
-        found = [each for (model, _), each in self.versions.items() if model == request.model]
+        mine = (each for (model, _), each in self.versions.items() if model == request.model)
+        found = [each for each in mine if request.show_deleted or not each.HasField("delete_time")]
         return pb.ListVersionsResponse(versions=reversed(found))
 
     def RevalidateVersion(self, request: pb.RevalidateVersionRequest) -> pb.RevalidateVersionResponse:
@@ -160,6 +172,7 @@ class Shelf:
 
     def DeleteVersion(self, request: pb.DeleteVersionRequest) -> pb.DeleteVersionResponse:
         version = self.find(request.model, request.version)
+        _check_etag(request, version)
         version.delete_time.GetCurrentTime()
         self._changed(f"delete {request.model} {request.version}", version)
         return pb.DeleteVersionResponse(version=version)
@@ -171,6 +184,14 @@ class Shelf:
         return pb.RestoreVersionResponse(version=version)
 
     def DeleteModel(self, request: pb.DeleteModelRequest) -> pb.DeleteModelResponse:
+        _check_etag(request, self.models[request.name])
         model = self.models.pop(request.name)
         self.changes.append(f"delete {request.name}")
         return pb.DeleteModelResponse(model=model)
+
+
+def _check_etag(request: Any, item: Any) -> None:
+    if request.etag not in ("", item.etag):
+        mismatch = errors.Aborted("somebody changed it", reason="ETAG_MISMATCH")
+        mismatch.retryable = False  # the same request again would meet the same
+        raise mismatch

@@ -1,92 +1,31 @@
-"""`penstock apply`: what it compares, in which order it acts, what it refuses, and how it goes on after a failure."""
+"""`penstock apply`: what it compares, in which order it acts, what it refuses, and what it prunes."""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.api.registry.v1 import registry_pb2 as pb
-from penstock.cli.__main__ import run
 from penstock.cli.suites.schema import SUITE_LABEL
 from services.common import errors
-from tests.sdk import ScriptedServer, scripted_server
+from tests.applying import SUITE, Apply, apply, server, shelf
 from tests.shelf import Shelf
 
-SUITE = """
-suite: testing
-models:
-  - name: iris
-    description: which iris
-    tags: [flowers]
-    labels: {team: growth}
-    training_config:
-      parameters: {depth: 3}
-      success_criteria: [{metric: accuracy, at_least: 0.9}]
-    serving_settings: {max_in_flight: 8}
-    aliases: {champion: 1.0.0}
-    versions:
-      - version: 1.0.0
-        source: {path: one.onnx}
-        stage: production
-        note: the first
-        labels: {data: a}
-      - version: 2.0.0
-        source: {path: folder}
-        framework: onnx
-  - name: chat
-    versions:
-      - version: "1"
-        source: {ollama: "llama3.2:1b", mode: chat}
-"""
-
-
-@pytest.fixture
-def server() -> Iterator[ScriptedServer]:
-    with scripted_server() as server:
-        yield server
-
-
-@pytest.fixture
-def shelf(server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Shelf:
-    monkeypatch.setenv("PENSTOCK_REGISTRY_ADDRESS", server.address)
-    monkeypatch.delenv("PENSTOCK_TOKEN", raising=False)
-    monkeypatch.chdir(tmp_path)
-    Path("one.onnx").write_bytes(b"one")
-    Path("folder/deep").mkdir(parents=True)
-    Path("folder/model.onnx").write_bytes(b"two")
-    Path("folder/deep/weights.bin").write_bytes(b"weights")
-    return Shelf(server)
-
-
-Apply = Callable[..., str]
-
-
-@pytest.fixture
-def apply(shelf: Shelf, capsys: pytest.CaptureFixture[str]) -> Apply:
-    """Write a suite file and apply it; gives what is said on stdout, or on stderr where it must fail."""
-
-    def apply(suite: str, *arguments: str, exit_code: int = 0) -> str:
-        Path("suite.yaml").write_text(suite)
-        shelf.changes.clear()
-        capsys.readouterr()
-        assert run(["apply", "-f", "suite.yaml", "--approver", "ada", *arguments]) == exit_code
-        printed = capsys.readouterr()
-        return printed.err if exit_code else printed.out
-
-    return apply
+__all__ = ["apply", "server", "shelf"]
 
 
 def test_all_of_it_is_brought_about_in_a_safe_order_and_then_there_is_nothing_to_do(shelf: Shelf, apply: Apply) -> None:
     said = apply(SUITE, "--yes")
     assert shelf.changes == [
         "create iris",
-        "update iris: ['description', 'tags', 'labels', 'training_config', 'serving_settings']",
-        "create chat", "update chat: ['labels']",
+        "update iris: ['training_config', 'serving_settings']",
+        "create chat",
         "register iris 1.0.0", "register iris 2.0.0", "register chat 1",
         "1.0.0 to STAGE_CANDIDATE", "1.0.0 to STAGE_STAGING", "1.0.0 to STAGE_PRODUCTION",
         "alias champion",
@@ -191,13 +130,21 @@ def test_a_model_made_by_hand_is_changed_and_never_pruned(shelf: Shelf, apply: A
     assert "delete iris 0.1" not in shelf.changes
 
 
-def test_a_model_that_was_cut_off_before_its_label_gets_it(shelf: Shelf, apply: Apply) -> None:
+def test_an_empty_model_made_by_hand_is_nobodys(shelf: Shelf, apply: Apply) -> None:
+    shelf.models["iris"] = pb.Model(name="iris")
+    apply("suite: testing\nmodels: [{name: iris, description: changed}]\n", "--yes")
+    assert (shelf.models["iris"].description, dict(shelf.models["iris"].labels)) == ("changed", {})
+    assert apply("suite: testing\nmodels: []\n", "--prune").startswith("nothing to do")
+
+
+def test_a_model_that_was_cut_off_at_its_creation_is_known_again(shelf: Shelf, apply: Apply) -> None:
     shelf.refuses["UpdateModel"] = errors.InvalidArgument("no", reason="NO")
     apply(SUITE, "--yes", exit_code=1)
-    assert SUITE_LABEL not in shelf.models["iris"].labels
+    assert shelf.models["iris"].labels[SUITE_LABEL] == "testing"
     shelf.refuses.clear()
     apply(SUITE, "--yes")
-    assert shelf.models["iris"].labels[SUITE_LABEL] == "testing"
+    assert shelf.changes[0] == "update iris: ['training_config', 'serving_settings']"
+    assert apply(SUITE, "--prune").startswith("nothing to do")
 
 
 def test_who_goes_live_archives_who_was(shelf: Shelf, apply: Apply) -> None:
@@ -228,6 +175,48 @@ def test_prune_deletes_what_the_file_no_longer_names_and_nothing_live(shelf: She
     assert shelf.changes == []
 
 
+def test_prune_keeps_a_version_as_long_as_an_alias_points_at_it(shelf: Shelf, apply: Apply) -> None:
+    apply(SUITE, "--yes")
+    shelf.models["iris"].aliases["old"] = "2.0.0"
+    without = SUITE[: SUITE.index("      - version: 2.0.0")]
+    unsaid = without.replace("    aliases: {champion: 1.0.0}\n", "")
+    named = without.replace("champion: 1.0.0", "champion: 1.0.0, old: 2.0.0")
+    for suite in (unsaid, named):
+        said = apply(suite, "--prune", "--yes")
+        assert "iris 2.0.0 stays, though the file does not name it: the alias old points at it" in said
+        assert "iris" not in " ".join(shelf.changes)
+        assert dict(shelf.models["iris"].aliases) == {"champion": "1.0.0", "old": "2.0.0"}
+    del shelf.models["iris"].aliases["old"]
+    apply(unsaid, "--prune", "--yes")
+    assert shelf.changes == ["delete iris 2.0.0"]
+
+
+def test_prune_counts_the_versions_that_are_there(shelf: Shelf, apply: Apply) -> None:
+    apply(SUITE, "--yes")
+    shelf.versions["chat", "1"].delete_time.GetCurrentTime()
+    shelf.versions["chat", "2"] = pb.ModelVersion(model="chat", version="2", state=pb.VERSION_STATE_READY)
+    assert "- model chat, with its 1 version\n" in apply(SUITE[: SUITE.index("  - name: chat")], "--prune", "--dry-run")
+
+
+@pytest.mark.parametrize(
+    ("state", "advice"),
+    [
+        (pb.VERSION_STATE_UPLOADING, "is being uploaded; when that has ended, apply again"),
+        (pb.VERSION_STATE_VALIDATING, "is registered, and has no model.onnx; it is being validated: apply again when"),
+    ],
+)
+def test_a_version_on_its_way_is_waited_for(
+    shelf: Shelf, apply: Apply, state: pb.VersionState.ValueType, advice: str
+) -> None:
+    apply(SUITE, "--yes")
+    shelf.versions["iris", "2.0.0"].state = state
+    del shelf.versions["iris", "2.0.0"].files[:]
+    shelf.versions["iris", "2.0.0"].files.add(path="deep/weights.bin", sha256=sha256(b"weights").hexdigest())
+    said = apply(SUITE, "--yes", exit_code=2)
+    assert f"iris 2.0.0 {advice}" in said
+    assert "never changes" not in said
+
+
 def test_a_pruned_version_that_is_named_again_is_restored(shelf: Shelf, apply: Apply) -> None:
     apply(SUITE, "--yes")
     apply(
@@ -251,49 +240,6 @@ def test_a_failed_version_is_tried_again_or_replaced(shelf: Shelf, apply: Apply)
     Path("folder/model.onnx").write_bytes(b"mended")
     apply(SUITE, "--yes")
     assert shelf.changes == ["delete iris 2.0.0", "register iris 2.0.0"]
-
-
-def test_a_failure_ends_its_model_and_says_what_was_done_and_what_was_not(
-    shelf: Shelf, apply: Apply, capsys: pytest.CaptureFixture[str]
-) -> None:
-    shelf.refuses["PromoteVersion"] = errors.FailedPrecondition("not yet", reason="EVALUATION_REQUIRED")
-    Path("suite.yaml").write_text(SUITE)
-    assert run(["apply", "-f", "suite.yaml", "--yes"]) == 1
-    printed = capsys.readouterr()
-    assert "✔ register version chat 1" in printed.out
-    assert "✘ move version iris 1.0.0: not yet" in printed.out
-    assert "· set alias iris champion → 1.0.0 was not done" in printed.out
-    assert "penstock model evaluate" in printed.err
-    assert "[EVALUATION_REQUIRED]" in printed.err
-    document = json.loads(_failing(capsys, "--yes", "--json"))
-    assert document["failures"] == [{"model": "iris", "reason": "EVALUATION_REQUIRED", "message": "not yet"}]
-    shelf.refuses.clear()
-    apply(SUITE, "--yes")
-    assert shelf.changes[0] == "1.0.0 to STAGE_CANDIDATE", "it goes on where it broke"
-    assert apply(SUITE).startswith("nothing to do")
-
-
-def _failing(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    assert run(["apply", "-f", "suite.yaml", *arguments]) == 1
-    return capsys.readouterr().out
-
-
-def test_a_change_by_somebody_else_meanwhile_is_kept_and_explained(shelf: Shelf, apply: Apply) -> None:
-    apply(SUITE, "--yes")
-    shelf.meanwhile["UpdateModel"] = lambda: setattr(shelf.models["iris"], "etag", "theirs")
-    shelf.meanwhile["UpdateVersion"] = lambda: setattr(shelf.versions["iris", "1.0.0"], "etag", "theirs")
-    for old, new in (("which iris", "changed"), ("{data: a}", "{data: b}")):
-        said = apply(SUITE.replace(old, new), "--yes", exit_code=1)
-        assert "run this again to see what differs now [ETAG_MISMATCH]" in said
-        assert shelf.changes == []
-
-
-def test_a_registry_that_is_gone_ends_it_at_once(shelf: Shelf, apply: Apply) -> None:
-    down = errors.Unavailable("draining")
-    down.retryable = False
-    shelf.refuses["RegisterVersion"] = down
-    apply(SUITE, "--yes", exit_code=6)
-    assert [change for change in shelf.changes if not change.startswith(("create", "update"))] == []
 
 
 def test_an_archive_is_compared_by_what_it_holds(shelf: Shelf, apply: Apply) -> None:

@@ -11,6 +11,7 @@ import typer
 from rich.text import Text
 
 from penstock.cli.connection import Service, connect
+from penstock.cli.exits import failure_of
 from penstock.cli.formats import say_bytes, say_value
 from penstock.cli.model_deleting import confirm
 from penstock.cli.model_stages import Approver, login_name
@@ -81,25 +82,26 @@ def apply(
 def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
     """Take the steps in order.
 
-    A step that fails ends its model's, and all deleting; other models go on, unless nothing answers any more. What was
-    done and what was not is said, and the first failure raised.
+    A step that fails ends its model's, and all deleting; other models go on, unless nothing answers any more, or not to
+    this key. What was done and what was not is said, and the first failure raised.
     """
-    from penstock.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, PenstockError
+    from penstock.errors import PenstockError
 
     output = run.output
     done: set[int] = set()
     failed: set[int] = set()
-    failures: dict[str, PenstockError] = {}
+    failures: dict[str, PenstockError | OSError] = {}
     try:
         for number, step in enumerate(plan.steps):
             if step.model in failures or (failures and step.action in _DELETING):
                 continue
             try:
                 step.do(run)
-            except PenstockError as error:
+            except (PenstockError, OSError) as error:
                 failures[step.model], failed = error, failed | {number}
-                output.say(Text.assemble(("✘ ", "bold red"), f"{_headline(step)}: {printable(error.message)}"))
-                if not isinstance(error, (InvalidArgument, FailedPrecondition, Aborted, NotFound)):
+                _, message = _words(error)
+                output.say(Text.assemble(("✘ ", "bold red"), f"{_headline(step)}: {printable(message)}"))
+                if _ends_all(error):
                     break
                 continue
             done.add(number)
@@ -111,10 +113,25 @@ def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
         if len(done) < len(plan.steps):
             output.note("run it again to go on from here")
     for failure in failures.values():
-        if failure.reason == "ETAG_MISMATCH":
+        if _words(failure)[0] == "ETAG_MISMATCH":
             failure.add_note("somebody changed it since it was compared: run this again to see what differs now")
         raise failure
     output.say(Text(f"{suite.name} is as {suite.file} says"))
+
+
+def _ends_all(error: Exception) -> bool:
+    """Say whether the other models' steps would only meet the same."""
+    from penstock.errors import DeadlineExceeded, PenstockError, Unauthenticated, Unavailable
+
+    if isinstance(error, PenstockError) and error.reason == "VALIDATION_TIMEOUT":
+        return False  # one version's validation takes long; the registry itself answers
+    return isinstance(error, (Unavailable, DeadlineExceeded, Unauthenticated))
+
+
+def _words(error: PenstockError | OSError) -> tuple[str, str]:
+    """Give an error's reason and message."""
+    told = failure_of(error) if isinstance(error, OSError) else error
+    return told.reason, told.message
 
 
 def _say_what_is_left(output: Output, steps: Sequence[Step], told: set[int]) -> None:
@@ -221,7 +238,7 @@ def _document(
     *,
     dry_run: bool,
     done: Collection[int] = (),
-    failures: Mapping[str, PenstockError] | None = None,
+    failures: Mapping[str, PenstockError | OSError] | None = None,
 ) -> dict[str, Any]:
     return {
         "suite": suite.name,
@@ -242,7 +259,7 @@ def _document(
         ],
         "kept": list(plan.kept),
         "failures": [
-            {"model": model, "reason": error.reason, "message": error.message}
-            for model, error in (failures or {}).items()
+            {"model": model, "reason": reason, "message": message}
+            for model, (reason, message) in ((model, _words(error)) for model, error in (failures or {}).items())
         ],
     }

@@ -79,10 +79,10 @@ class Planner:
             self._change_model(spec, found)
         for version in spec.versions:
             self._version(spec, version, known.get(version.version))
-        self._stages(spec, known)
+        self._stages(spec, known, found.production_version if found is not None else "")
         self._aliases(spec, found, known)
         if self.prune and found is not None and found.labels.get(SUITE_LABEL) == self.suite.name:
-            self._prune_versions(spec, known)
+            self._prune_versions(spec, found, known)
 
     def _find_model(self, spec: ModelSpec) -> pb.Model | None:
         from penstock.errors import NotFound
@@ -112,49 +112,50 @@ class Planner:
             self._complain(spec, f"{spec.name} belongs to the suite {owner}; a model is of one suite")
             return
         said = steps.said_of_model(spec)
-        # Created, and then cut off before it was labelled: nobody else's, for nothing is in it.
-        unfinished = not owner and not found.version_count
-        if "labels" in said or unfinished:
-            mark = {SUITE_LABEL: self.suite.name} if owner or unfinished else {}
-            said["labels"] = {**said.get("labels", {} if "labels" in said else found.labels), **mark}
+        if "labels" in said and owner:
+            said["labels"] = {**said["labels"], SUITE_LABEL: owner}
         fields, changes = _changed(found, said)
         if changes:
             self._steps.append(steps.change_model(found, fields, changes))
 
     def _version(self, model: ModelSpec, spec: VersionSpec, found: pb.ModelVersion | None) -> None:
+        name = f"{model.name} {spec.version}"
+        if found is not None and found.state == pb.VERSION_STATE_UPLOADING:
+            self._complain(spec, f"{name} is being uploaded; when that has ended, apply again")
+            return
         try:
             files = files_of(spec.source) if isinstance(spec.source, PathSource) else []
             size_bytes = size_of(spec.source) if isinstance(spec.source, PathSource) else 0
         except UnreadableSource as error:
             self._complain(spec, str(error))
             return
-        failed = found is not None and found.state == pb.VERSION_STATE_FAILED
+        failed = found if found is not None and found.state == pb.VERSION_STATE_FAILED else None
         difference = _difference(spec, files, found) if found is not None else ""
-        if found is None or (failed and difference):
+        if found is None or (failed is not None and difference):
             self._steps += [
-                steps.register(model.name, spec, files, size_bytes, failed=failed),
+                steps.register(model.name, spec, files, size_bytes, failed),
                 steps.await_ready(model.name, spec.version),
             ]
             return
         if difference:
-            self._complain(
-                spec,
-                f"{model.name} {spec.version} is registered, and {difference}; a version never changes: name another",
-            )
+            advice = "a version never changes: name another"
+            if found.state == pb.VERSION_STATE_VALIDATING:
+                advice = "it is being validated: apply again when it is READY or FAILED, or name another"
+            self._complain(spec, f"{name} is registered, and {difference}; {advice}")
             return
         deleted = found.HasField("delete_time")
         if deleted:
             self._steps.append(steps.restore(model.name, spec.version))
-        if failed:
+        if failed is not None:
             self._steps.append(steps.validate(model.name, spec.version))
         if found.state != pb.VERSION_STATE_READY:
             self._steps.append(steps.await_ready(model.name, spec.version))
         fields, changes = _changed(found, steps.said_of_version(spec))
         if changes:
             as_read = found.state == pb.VERSION_STATE_READY and not deleted
-            self._steps.append(steps.change_version(found, fields, changes, found.etag if as_read else ""))
+            self._steps.append(steps.change_version(found, fields, changes, as_read=as_read))
 
-    def _stages(self, model: ModelSpec, known: Mapping[str, pb.ModelVersion]) -> None:
+    def _stages(self, model: ModelSpec, known: Mapping[str, pb.ModelVersion], live: str) -> None:
         # Who goes live first archives who was, which may be all that the file asks of that one.
         for spec in sorted(model.versions, key=lambda each: each.stage is not Stage.PRODUCTION):
             now = _stage_of(known.get(spec.version))
@@ -171,7 +172,7 @@ class Planner:
                 )
             approved_by = spec.approved_by or (self.approver() if spec.stage is Stage.PRODUCTION else "")
             self._steps.append(
-                steps.move(model.name, spec.version, now, spec.stage, approved_by=approved_by, note=note)
+                steps.move(model.name, spec.version, now, spec.stage, live=live, approved_by=approved_by, note=note)
             )
 
     def _successor(self, model: ModelSpec) -> VersionSpec | None:
@@ -191,19 +192,25 @@ class Planner:
             gone = sorted(before.keys() - spec.aliases.keys())
             self._steps += [steps.delete_alias(spec.name, alias, before[alias]) for alias in gone]
 
-    def _prune_versions(self, spec: ModelSpec, known: Mapping[str, pb.ModelVersion]) -> None:
+    def _prune_versions(self, spec: ModelSpec, found: pb.Model, known: Mapping[str, pb.ModelVersion]) -> None:
         if not spec.names_versions:
             return
+        # A version's aliases go with it: those of the file, and all that are there where it says nothing of any.
+        aliases = {at: alias for alias, at in (found.aliases if spec.aliases is None else spec.aliases).items()}
         for version in known.values():
             if version.HasField("delete_time") or spec.find(version.version) is not None:
                 continue
             name = f"{spec.name} {version.version}"
             if version.stage == pb.STAGE_PRODUCTION and self._successor(spec) is None:
                 self._kept.append(f"{name} stays, though the file does not name it: it is in production")
-            elif version.version in (spec.aliases or {}).values():
-                self._kept.append(f"{name} stays, though the file does not name it: an alias of the file points at it")
+            elif version.version in aliases:
+                alias = aliases[version.version]
+                self._kept.append(
+                    f"{name} stays, though the file does not name it: the alias {alias} points at it; "
+                    "an `aliases` without it lets both go"
+                )
             else:
-                self._steps.append(steps.delete_version(spec.name, version.version))
+                self._steps.append(steps.delete_version(version))
 
     def _prune_models(self) -> None:
         named = {spec.name for spec in self.suite.models}
@@ -216,7 +223,8 @@ class Planner:
                     f"production; `penstock model delete {model.name} --force` deletes it all the same"
                 )
             else:
-                self._steps.append(steps.delete_model(model))
+                count = sum(1 for _ in self.registry.list_versions(model.name, page_size=1_000))
+                self._steps.append(steps.delete_model(model, count))
 
     def _complain(self, spec: ModelSpec | VersionSpec, sentence: str) -> None:
         self._problems.add(spec.line, "", sentence)

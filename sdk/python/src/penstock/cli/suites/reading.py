@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import yaml
 
@@ -148,10 +148,10 @@ class Fields:
             whole = kind is int
             if not _NUMBER.fullmatch(text) or (whole and not text.lstrip("-").isdigit()):
                 raise ValueError(f"takes a {'whole ' if whole else ''}number, not {text!r}")
-            value = make(text) if math.isfinite(float(text)) else math.inf
+            value: Any = make(text) if math.isfinite(float(text)) else math.inf
             if not least <= value <= most:
                 raise ValueError(f"is {text}; {say_number(least)} to {say_number(most)} is allowed")
-            return value  # type: ignore[no-any-return]  # of that kind, which made it
+            return cast("Read", value)
 
         return self._scalar(name, read, required=required)
 
@@ -210,7 +210,7 @@ class Fields:
         if isinstance(node, yaml.SequenceNode):
             return [self._value(each, f"{path}[{number}]") for number, each in enumerate(node.value)]
         text = str(node.value)
-        if node.style:  # quoted, or a block of text
+        if isinstance(node, yaml.ScalarNode) and node.style:  # quoted, or a block of text
             return text
         try:
             return _plain(text)

@@ -18,6 +18,7 @@ from penstock.cli.model_views import criterion_words, stage_number, stage_word
 from penstock.cli.options import Stage
 from penstock.cli.output import Output, Transfer
 from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, VersionSpec
+from penstock.errors import Aborted
 
 if TYPE_CHECKING:
     from penstock.registry import RegistryClient
@@ -92,10 +93,15 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Ch
 def create_model(spec: ModelSpec, suite: str) -> Step:
     """Create a model, bearing the suite's label."""
     fields = {**said_of_model(spec), "labels": {**(spec.labels or {}), SUITE_LABEL: suite}}
+    # Labelled from the first moment: what is cut off half-way is still known as the suite's.
+    later = {name: value for name, value in fields.items() if name not in ("description", "labels", "tags")}
 
     def do(run: Run) -> None:
-        created = run.registry.create_model(spec.name, spec.description or "")
-        run.registry.update_model(spec.name, **fields, etag=created.etag)
+        created = run.registry.create_model(
+            spec.name, spec.description or "", labels=fields["labels"], tags=spec.tags or ()
+        )
+        if later:
+            run.registry.update_model(spec.name, **later, etag=created.etag)
 
     return Step(Action.CREATE_MODEL, spec.name, do, changes=differences({}, fields))
 
@@ -134,8 +140,10 @@ def said_of_version(spec: VersionSpec) -> dict[str, Any]:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def register(model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes: int, *, failed: bool) -> Step:
-    """Upload a version, in DEVELOPMENT; `failed`: in place of one of this name that FAILED."""
+def register(
+    model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes: int, failed: pb.ModelVersion | None
+) -> Step:
+    """Upload a version, in DEVELOPMENT; `failed`: in place of this one, which FAILED."""
     source = spec.source
 
     def uploading(output: Output) -> AbstractContextManager[Transfer | None]:
@@ -143,8 +151,8 @@ def register(model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes
         return output.transfer(f"uploading {model} {spec.version}") if has_bytes else nullcontext()
 
     def do(run: Run) -> None:
-        if failed:
-            run.registry.delete_version(model, spec.version)
+        if failed is not None:
+            run.registry.delete_version(model, spec.version, etag=failed.etag)
         with uploading(run.output) as bar:
             run.registry.register_version(
                 model,
@@ -165,7 +173,7 @@ def register(model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes
         says = f"{source.path}: {count}, {say_bytes(size_bytes)} to upload"
     else:
         says = f"{source.model} of Ollama"
-    says += "; in place of the one that failed validation" if failed else ""
+    says += "; in place of the one that failed validation" if failed is not None else ""
     changes = differences({}, said_of_version(spec))
     return Step(Action.REGISTER, model, do, spec.version, changes=changes, says=says, size_bytes=size_bytes)
 
@@ -191,22 +199,46 @@ def await_ready(model: str, version: str) -> Step:
     return Step(Action.AWAIT, model, do, version)
 
 
-def change_version(found: pb.ModelVersion, fields: Mapping[str, Any], changes: tuple[Change, ...], etag: str) -> Step:
-    """Change a version; with an etag as it was read."""
-    return Step(
-        Action.CHANGE_VERSION,
-        found.model,
-        lambda run: run.registry.update_version(found.model, found.version, **fields, etag=etag),
-        found.version,
-        changes=changes,
-    )
+def change_version(
+    found: pb.ModelVersion, fields: Mapping[str, Any], changes: tuple[Change, ...], *, as_read: bool
+) -> Step:
+    """Change a version; `as_read` False: steps before this one change it too, if not these fields."""
+
+    def do(run: Run) -> None:
+        etag = found.etag
+        if not as_read:
+            now = run.registry.get_version(found.model, found.version)
+            if any(getattr(now, name) != getattr(found, name) for name in fields):
+                raise changed_meanwhile(f"{found.model} {found.version} was changed")
+            etag = now.etag
+        run.registry.update_version(found.model, found.version, **fields, etag=etag)
+
+    return Step(Action.CHANGE_VERSION, found.model, do, found.version, changes=changes)
 
 
-def move(model: str, version: str, now: Stage, to: Stage, *, approved_by: str, note: str) -> Step:
-    """Move a version step by step; where another's move took it along already, less is left to do."""
+def move(model: str, version: str, now: Stage, to: Stage, *, live: str, approved_by: str, note: str) -> Step:
+    """Move a version step by step; where it was taken along already, less is left to do.
+
+    Args:
+        model: its model.
+        version: which.
+        now: its stage when it was compared.
+        to: the stage to reach.
+        live: which version was in production then; empty: none.
+        approved_by: who approves it.
+        note: why.
+    """
+    # Whoever goes live before it archives the one that was.
+    expected = {now, to} | ({Stage.ARCHIVED} if now is Stage.PRODUCTION else set())
 
     def do(run: Run) -> None:
         there = Stage(stage_word(run.registry.get_version(model, version).stage))
+        if there not in expected:
+            raise changed_meanwhile(f"{model} {version} is in {there} now")
+        if to is Stage.PRODUCTION and there is not to:
+            instead = run.registry.get_model(model).production_version
+            if instead != live:
+                raise changed_meanwhile(f"{instead or 'nothing'} of {model} is live now")
         for stage in way(there, to):
             run.registry.promote(model, version, stage_number(stage), approved_by=approved_by, note=note)
 
@@ -227,40 +259,70 @@ def way(now: Stage, to: Stage) -> tuple[Stage, ...]:
 
 def set_alias(model: str, alias: str, before: str, version: str) -> Step:
     """Point an alias at a version."""
-    change = Change(f"alias {alias}", before, version)
-    return Step(
-        Action.SET_ALIAS,
-        model,
-        lambda run: run.registry.set_alias(model, alias, version),
-        version,
-        alias,
-        (change,),
-    )
+
+    def do(run: Run) -> None:
+        if _alias_now(run, model, alias, {before, version}) != version:
+            run.registry.set_alias(model, alias, version)
+
+    return Step(Action.SET_ALIAS, model, do, version, alias, (Change(f"alias {alias}", before, version),))
 
 
 def delete_alias(model: str, alias: str, before: str) -> Step:
     """Delete an alias that the file does not name."""
-    change = Change(f"alias {alias}", before, None)
-    return Step(
-        Action.DELETE_ALIAS, model, lambda run: run.registry.delete_alias(model, alias), before, alias, (change,)
-    )
+
+    def do(run: Run) -> None:
+        if _alias_now(run, model, alias, {before, ""}):
+            run.registry.delete_alias(model, alias)
+
+    return Step(Action.DELETE_ALIAS, model, do, before, alias, (Change(f"alias {alias}", before, None),))
 
 
-def delete_version(model: str, version: str) -> Step:
+def _alias_now(run: Run, model: str, alias: str, expected: set[str]) -> str:
+    now = run.registry.get_model(model).aliases.get(alias, "")
+    if now not in expected:
+        raise changed_meanwhile(f"the alias {alias} of {model} points at {now or 'nothing'} now")
+    return now
+
+
+def delete_version(found: pb.ModelVersion) -> Step:
     """Delete a version that the file does not name; the registry refuses it while it is live."""
-    return Step(Action.DELETE_VERSION, model, lambda run: run.registry.delete_version(model, version), version)
+
+    def do(run: Run) -> None:
+        now = run.registry.get_version(found.model, found.version)
+        if now.aliases:
+            raise changed_meanwhile(f"the alias {now.aliases[0]} points at {found.model} {found.version} now")
+        if _own(now) != _own(found) or now.stage not in (found.stage, pb.STAGE_ARCHIVED):
+            raise changed_meanwhile(f"{found.model} {found.version} was changed")
+        run.registry.delete_version(found.model, found.version, etag=now.etag)
+
+    return Step(Action.DELETE_VERSION, found.model, do, found.version)
 
 
-def delete_model(found: pb.Model) -> Step:
-    """Delete a model as it was read, with all its versions."""
-    count = found.version_count
+def _own(version: pb.ModelVersion) -> pb.ModelVersion:
+    """Leave out what the steps before a deletion change: the stage, by another's going live, and aliases."""
+    kept = pb.ModelVersion()
+    kept.CopyFrom(version)
+    for name in ("stage", "aliases", "promoted_time", "promoted_by", "revision", "etag"):
+        kept.ClearField(name)
+    return kept
+
+
+def delete_model(found: pb.Model, count: int) -> Step:
+    """Delete a model as it was read, with all its versions, so many."""
+
+    def do(run: Run) -> None:
+        now = run.registry.get_model(found.name)
+        if (now.version_count, now.aliases) != (found.version_count, found.aliases):
+            raise changed_meanwhile(f"{found.name} has other versions or aliases now")
+        run.registry.delete_model(found.name, etag=found.etag)
+
     says = "with its 1 version" if count == 1 else f"with its {count:,} versions"
-    return Step(
-        Action.DELETE_MODEL,
-        found.name,
-        lambda run: run.registry.delete_model(found.name, etag=found.etag),
-        says=says if count else "",
-    )
+    return Step(Action.DELETE_MODEL, found.name, do, says=says if count else "")
+
+
+def changed_meanwhile(what: str) -> Aborted:
+    """Say that somebody else was faster, where no etag can."""
+    return Aborted(f"{what}, otherwise than when it was compared; it is left so", reason="ETAG_MISMATCH")
 
 
 def _documents(values: Mapping[str, Any]) -> dict[str, Any]:
