@@ -10,7 +10,7 @@ from services.common import pages
 from services.common.keys import caller
 from services.registry.audit import Actor, AuditEntry, AuditFilters
 from services.registry.models import Model, ModelVersion, Page
-from services.registry.positions import last_number, page_of
+from services.registry.positions import last_number
 from services.registry.store import Store, Tables
 
 DEFAULT_PAGE_SIZE = 50
@@ -36,8 +36,8 @@ class Audit:
         bound = dataclasses.asdict(filters)
         position = pages.decode(page_token, bound)
         with self._store.read() as tables:
-            found = tables.audit.page(filters, before=last_number(position), limit=size + 1)
-        return page_of(found, size, bound, lambda entry: [entry.audit_id])
+            found, more = tables.audit.page(filters, before=last_number(position), limit=size)
+        return Page(found, more, lambda entry: pages.encode([entry.audit_id], bound))
 
 
 def caller_as_actor() -> Actor:

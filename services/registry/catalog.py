@@ -41,6 +41,10 @@ class Catalog:
         """
         key = RequestKey(caller().name, _CREATE, new.request_id, new.body_sha256)
         with self._store.write() as tables:
+            # Looked for before the name is taken, which may be free since; and again, for others may have made it now.
+            made = tables.requests.find_result(key)
+            if made is not None:
+                return tables.models.get_by_id(made[0])
             inserted = tables.models.insert(
                 new.name, new.description, labels=new.labels, tags=new.tags, created_by=key.caller
             )
@@ -79,13 +83,13 @@ class Catalog:
         bound = dataclasses.asdict(filters)
         position = pages.decode(page_token, bound)
         with self._store.read() as tables:
-            found = tables.versions.page(
+            found, more = tables.versions.page(
                 filters,
                 model=tables.models.get(filters.model, deleted=filters.show_deleted) if filters.model else None,
                 before=last_number(position),
-                limit=size + 1,
+                limit=size,
             )
-        return page_of(found, size, bound, lambda version: [version.version_id])
+        return Page(found, more, lambda version: pages.encode([version.version_id], bound))
 
     def resolve(self, model: str, selector: str) -> ModelVersion:
         """Find the READY version that a selector means: see `common.versions`.
@@ -136,14 +140,23 @@ def open_model(tables: Tables, name: str) -> Model:
     """
     inserted = tables.models.insert(name, created_by=caller().name)
     model = tables.models.lock(name, deleted=True)
-    if model.delete_time is not None:
-        raise FailedPrecondition(
-            f"model {name!r} was deleted; call RestoreModel, or take another name until it is purged",
-            reason="MODEL_DELETED",
-        )
+    check_not_deleted(model)
     if inserted:
         model_changed(tables, "RegisterVersion", None, model)
     return model
+
+
+def check_not_deleted(model: Model) -> None:
+    """Let a model pass that a version may be registered for.
+
+    Raises:
+        FailedPrecondition: it was deleted, and can be restored (MODEL_DELETED).
+    """
+    if model.delete_time is not None:
+        raise FailedPrecondition(
+            f"model {model.name!r} was deleted; call RestoreModel, or take another name until it is purged",
+            reason="MODEL_DELETED",
+        )
 
 
 def _chosen(tables: Tables, model: Model, selector: str) -> ModelVersion | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -11,8 +12,12 @@ from typing import Any
 import psycopg
 import pytest
 
+from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from services.common import pages
+from services.registry.audit import AuditEntry
+from services.registry.store import audit as audit_table
+from services.registry.store import versions as version_table
 from tests import catalogue, registry
 from tests.catalogue import DEADLINE_S, INVALID, NOT_FOUND, Catalogue, refused
 
@@ -189,16 +194,7 @@ def test_no_page_is_larger_than_clients_take(running: Catalogue) -> None:
             SELECT 'model-' || n, '', jsonb_build_object('recipe', repeat('x', 16000)) FROM generate_series(1, 300) n
             """
         )
-        columns = "model_id, framework, state, stage, requested_stage, requested_approved_by, requested_note, "
-        columns += "source_version, source, training_run_id, parent_deployment_number, serving_settings, "
-        columns += "capture_policy, created_by, promoted_by"
-        database.execute(
-            f"""
-            INSERT INTO registry.versions ({columns}, version, deployment_number, metadata)
-            SELECT {columns}, n, n + 1, jsonb_build_object('fields', jsonb_build_object('x', repeat('x', 16000)))
-            FROM registry.versions, generate_series(1, 300) n
-            """
-        )
+        multiply(database, chars=16_000)
     read = every_page(running, 1_000)
     assert 1 < len(read) < 4
     assert [version for page in read for version in page] == [str(number) for number in (*range(300, 0, -1), 0)]
@@ -209,6 +205,55 @@ def test_no_page_is_larger_than_clients_take(running: Catalogue) -> None:
         pb.ListModelsRequest(page_size=1_000, page_token=response.next_page_token), timeout=DEADLINE_S
     )
     assert len(response.models) + len(rest.models) == 301
+
+
+def test_no_page_is_read_that_is_wider_than_a_message(running: Catalogue, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of versions and changes of 200 kB each a message takes 15; the registry reads not many more."""
+    catalogue.register(running.stub, "0")
+    with psycopg.connect(running.database_url) as database:
+        multiply(database, chars=200_000)
+        database.execute(
+            """
+            INSERT INTO registry.audit (caller, role, action, model, version, after, note)
+            SELECT 'ada', 'operator', 'X', 'wide', '', jsonb_build_object('x', repeat('x', 200000)), ''
+            FROM generate_series(1, 300)
+            """
+        )
+    read: Counter[str] = Counter()
+
+    def counted(make: Callable[..., Any], name: str) -> Callable[..., Any]:
+        def count(*row: Any, **fields: Any) -> Any:
+            read[name] += 1
+            return make(*row, **fields)
+
+        return count
+
+    monkeypatch.setattr(version_table, "_version_from", counted(version_table._version_from, "versions"))
+    monkeypatch.setattr(audit_table, "AuditEntry", counted(AuditEntry, "entries"))
+    pages_read = every_page(running, 1_000)
+    assert [int(version) for page in pages_read for version in page] == [*range(300, 0, -1), 0]
+    assert len(pages_read) == 20
+    assert read["versions"] < 100 * len(pages_read)
+    request = administration_pb2.ListAuditEntriesRequest(model="wide", page_size=1_000)
+    entries = running.administration.ListAuditEntries(request, timeout=DEADLINE_S)
+    assert 10 < len(entries.entries) < 20
+    assert entries.next_page_token
+    assert read["entries"] < 100
+
+
+def multiply(database: psycopg.Connection[Any], *, chars: int) -> None:
+    """Make 300 wide versions of the only one that is there."""
+    columns = "model_id, framework, state, stage, requested_stage, requested_approved_by, requested_note, "
+    columns += "source_version, source, training_run_id, parent_deployment_number, serving_settings, "
+    columns += "capture_policy, created_by, promoted_by"
+    database.execute(
+        f"""
+        INSERT INTO registry.versions ({columns}, version, deployment_number, metadata)
+        SELECT {columns}, n, n + 1, jsonb_build_object('fields', jsonb_build_object('x', repeat('x', %s)))
+        FROM registry.versions, generate_series(1, 300) n
+        """,
+        [chars],
+    )
 
 
 def test_a_selector_means_a_version_a_stage_an_alias_or_the_latest(running: Catalogue) -> None:

@@ -11,9 +11,12 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from services.registry.audit import Actor, AuditEntry, AuditFilters
+from services.registry.store.batches import in_batches
 
-_SELECT = """
+_CHOSEN = "SELECT audit_id FROM registry.audit WHERE {where} ORDER BY audit_id DESC LIMIT %(limit)s"
+_PAGE = """
 SELECT audit_id, time, caller, role, action, model, version, before, after, note FROM registry.audit
+WHERE audit_id = ANY(%(audit_ids)s) ORDER BY audit_id DESC
 """
 _NARROWED = {
     "model": "model = %(model)s",
@@ -62,10 +65,15 @@ class AuditTable:
             },
         )
 
-    def page(self, filters: AuditFilters, *, before: int | None, limit: int) -> tuple[AuditEntry, ...]:
-        """Read up to `limit` changes, the newest first, those before one."""
+    def page(self, filters: AuditFilters, *, before: int | None, limit: int) -> tuple[tuple[AuditEntry, ...], bool]:
+        """Read up to `limit` changes, the newest first, those before one.
+
+        Returns:
+            The changes, and whether there are more of them, which is also so where they are too wide for one page.
+        """
         wanted = {**dataclasses.asdict(filters), "earlier_than": before}
         where = ["true", *(condition for name, condition in _NARROWED.items() if wanted[name] not in ("", None))]
-        statement = f"{_SELECT} WHERE {' AND '.join(where)} ORDER BY audit_id DESC LIMIT %(limit)s"
-        rows = self._connection.execute(statement, {**wanted, "limit": limit})
-        return tuple(AuditEntry(**row) for row in rows)
+        chosen = _CHOSEN.format(where=" AND ".join(where))
+        ids = [row["audit_id"] for row in self._connection.execute(chosen, {**wanted, "limit": limit + 1})]
+        rows = in_batches(ids[:limit], lambda batch: self._connection.execute(_PAGE, {"audit_ids": batch}).fetchall())
+        return tuple(AuditEntry(**row) for row in rows), len(ids) > len(rows)

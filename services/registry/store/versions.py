@@ -23,6 +23,7 @@ from services.registry.models import (
     Validation,
     VersionState,
 )
+from services.registry.store.batches import in_batches
 from services.registry.store.changes import ChangeTable
 
 _COLUMNS = """
@@ -44,6 +45,11 @@ _FIND = f"""
 WHERE v.model_id = %(model_id)s AND v.version = %(version)s AND (v.delete_time IS NULL OR %(deleted)s AND NOT v.purged)
 ORDER BY v.delete_time DESC NULLS FIRST LIMIT 1
 """
+# As versions_version_key has it.
+_TAKEN = """
+SELECT 1 FROM registry.versions
+WHERE model_id = %(model_id)s AND version = %(version)s AND NOT (state <> 'READY' AND delete_time IS NOT NULL)
+"""
 _GET = f"{_SELECT} WHERE v.version_id = %(version_id)s"
 _ALL = f"{_SELECT} WHERE v.delete_time IS NULL ORDER BY v.version_id"
 _SOME = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s) ORDER BY v.version_id"
@@ -60,8 +66,8 @@ _LABELLED = """
 (labels @> %({0})s OR model_id = ANY(array(SELECT model_id FROM registry.models WHERE labels @> %({0})s)))
 """
 # The few that are shown are chosen first, so that nothing is put together for the others.
-_CHOSEN = "SELECT * FROM registry.versions WHERE {where} ORDER BY version_id DESC LIMIT %(limit)s"
-_PAGE = f"{_COLUMNS} FROM ({_CHOSEN}) v JOIN registry.models m USING (model_id) ORDER BY v.version_id DESC"
+_CHOSEN = "SELECT version_id FROM registry.versions WHERE {where} ORDER BY version_id DESC LIMIT %(limit)s"
+_PAGE = f"{_SELECT} WHERE v.version_id = ANY(%(version_ids)s) ORDER BY v.version_id DESC"
 _NEWEST_IN_STAGE = """
 SELECT version_id FROM registry.versions
 WHERE model_id = %(model_id)s AND stage = %(stage)s AND state = 'READY' AND delete_time IS NULL
@@ -136,6 +142,11 @@ class VersionTable:
         row = self._connection.execute(_FIND, wanted).fetchone()
         return None if row is None else _version_from(row)
 
+    def is_taken(self, model: Model, version: str) -> bool:
+        """Say whether a new version can not have this name, as one has it, or was READY under it, purged or not."""
+        wanted = {"model_id": model.model_id, "version": version}
+        return self._connection.execute(_TAKEN, wanted).fetchone() is not None
+
     def get(self, model: Model, version: str, *, deleted: bool = False) -> ModelVersion:
         """Find a version by its exact name, as `find` does; raises NotFound (VERSION_NOT_FOUND)."""
         found = self.find(model, version, deleted=deleted)
@@ -163,8 +174,12 @@ class VersionTable:
 
     def page(
         self, filters: VersionFilters, *, model: Model | None, before: int | None, limit: int
-    ) -> tuple[ModelVersion, ...]:
-        """Read up to `limit` versions of a model, None: of all; the newest first, those before an id."""
+    ) -> tuple[tuple[ModelVersion, ...], bool]:
+        """Read up to `limit` versions of a model, None: of all; the newest first, those before an id.
+
+        Returns:
+            The versions, and whether there are more of them, which is also so where they are too wide for one page.
+        """
         wanted: dict[str, object] = {
             "before": before,
             "model_id": model and model.model_id,
@@ -181,9 +196,11 @@ class VersionTable:
             where.append(_LABELLED.format(f"label{number}"))
         # A plan for any word or label at all reads every version that has a common one: such pages are planned anew.
         prepare = False if filters.query or filters.labels else None
-        page = _PAGE.format(where=" AND ".join(where))
-        rows = self._connection.execute(page, {**wanted, "limit": limit}, prepare=prepare)
-        return tuple(_version_from(row) for row in rows)
+        chosen = _CHOSEN.format(where=" AND ".join(where))
+        found = self._connection.execute(chosen, {**wanted, "limit": limit + 1}, prepare=prepare)
+        ids = [row["version_id"] for row in found]
+        rows = in_batches(ids[:limit], lambda batch: self._connection.execute(_PAGE, {"version_ids": batch}).fetchall())
+        return tuple(_version_from(row) for row in rows), len(ids) > len(rows)
 
     def find_newest_in(self, model: Model, stage: Stage) -> int | None:
         """Find the id of the newest READY version in a stage."""
