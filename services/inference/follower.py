@@ -105,11 +105,12 @@ class Follower:
 
     def _take_change(self, message: WatchModelsResponse) -> None:
         changed = [catalog_version(version) for version in message.change.versions]
-        for key, version in _keyed(message.change.versions).items():
-            if version.HasField("delete_time"):
-                self._versions.pop(key, None)
-            else:
-                self._versions[key] = version
+        # A name may come twice, of one that was deleted and of one that bears it since: the deleted go first.
+        gone = [version for version in message.change.versions if version.HasField("delete_time")]
+        there = [version for version in message.change.versions if not version.HasField("delete_time")]
+        for key in _keyed(gone):
+            self._versions.pop(key, None)
+        self._versions.update(_keyed(there))
         self._takeovers.update(changed)
 
     def _read(self) -> None:

@@ -108,6 +108,18 @@ def test_it_goes_on_after_the_last_revision_of_the_same_epoch(tmp_path: Path) ->
         following.knows("b")
 
 
+def test_what_was_deleted_takes_nothing_of_its_name_along(tmp_path: Path) -> None:
+    """A FAILED version was deleted, and one that bore its name before was restored, in changes that came together."""
+    both = WatchModelsResponse(revision=6, epoch="e")
+    both.change.versions.add(model="a", version="1", deployment_number=1)
+    both.change.versions.add(model="a", version="1", deployment_number=2).delete_time.GetCurrentTime()
+    with Following(tmp_path, [part(5, "b", complete=True), both, broken()]) as following:
+        following.asks((0, ""), (6, "e"))
+        following.knows("a", "b")
+    with Following(tmp_path) as following:  # from disk
+        following.knows("a", "b")
+
+
 @pytest.mark.parametrize("reason", ["EPOCH_CHANGED", "REVISION_COMPACTED"])
 def test_it_begins_anew_and_serves_what_it_knew_until_the_new_snapshot_is_whole(tmp_path: Path, reason: str) -> None:
     first: Script = [part(5, "a", "b", complete=True), OutOfRange("begin anew", reason=reason)]
