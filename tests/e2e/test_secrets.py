@@ -246,7 +246,7 @@ def test_the_keys_of_an_s3_server_are_nowhere_either(clone_database: CloneDataba
                     seen.add(f"table {table}", row)
         for each in started:
             each.end()
-            seen.add(f"log of {each.process.args}", each.log.read_bytes())
+            seen.add(each.log.name, each.log.read_bytes())
     assert seen.places_of("BLOB_STORE")
     assert seen.places_of("X-Amz-Signature")
     assert any(place.startswith("command line") for place in seen.places_of("services.registry.validation"))
