@@ -52,6 +52,7 @@ class Place:
         with psycopg.connect(self.database_url, autocommit=True) as database:
             database.execute(f"UPDATE registry.blobs SET touch_time = touch_time - {span}")
             database.execute(f"UPDATE registry.blobs SET condemn_time = condemn_time - {span}")
+            database.execute(f"UPDATE registry.blobs SET delete_time = delete_time - {span}")
             database.execute(f"UPDATE registry.uploads SET expire_time = expire_time - {span}")
 
     def rows(self) -> dict[str, bool]:

@@ -27,9 +27,14 @@ BeforePublish = Callable[[Blob], None]
 """Told what is about to be seen, once all of it is there and checked; what it raises keeps it from being seen."""
 
 
+def is_sha256(name: str) -> bool:
+    """Say whether this is a digest as blobs are addressed by: 64 lowercase hex digits."""
+    return _SHA256.fullmatch(name) is not None
+
+
 def checked_sha256(sha256: str) -> str:
     """Give the digest back if it is one. It becomes a path and a key, so nothing else may pass."""
-    if not _SHA256.fullmatch(sha256):
+    if not is_sha256(sha256):
         shown = sha256 if len(sha256) <= 80 else f"{sha256[:80]}… ({len(sha256)} characters)"
         raise InvalidArgument.field(
             "sha256", f"{shown!r} is not a digest; send 64 lowercase hex digits", reason="DIGEST_MALFORMED"
@@ -81,11 +86,17 @@ class BlobStore(Protocol):
         ...
 
     def delete(self, sha256: str) -> None:
-        """Remove the blob; one that is not there is no error."""
+        """Remove the blob; one that is not there is no error. Asked for once, never again by itself.
+
+        Unavailable leaves open whether it is gone: the store may have done it, or may do it yet, minutes later.
+        """
         ...
 
     def list(self) -> Iterator[tuple[Blob, datetime]]:
-        """Give every blob, in no order, and when it was last stored; what comes or goes meanwhile may be missed."""
+        """Give every blob, in no order, and when it was last stored; what comes or goes meanwhile may be missed.
+
+        What else lies there, under a name that is no blob's, is passed over.
+        """
         ...
 
     def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, ParamSpec, TypeVar
 
-from services.common.blobs.blob import BeforePublish, Blob, checked_sha256
+from services.common.blobs.blob import BeforePublish, Blob, checked_sha256, is_sha256
 from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
@@ -106,9 +106,11 @@ class FileBlobStore:
     def list(self) -> Iterator[tuple[Blob, datetime]]:
         """Walk the folders. See `BlobStore.list`."""
         for folder in _call(_listed, self._root):
-            if not _FOLDER_OF_BLOBS.fullmatch(folder.name):
+            if not _FOLDER_OF_BLOBS.fullmatch(folder.name) or not _call(folder.is_dir):
                 continue
             for path in _call(_listed, folder):
+                if not is_sha256(path.name) or not path.name.startswith(folder.name):
+                    continue
                 try:
                     found = _look_up(path.name, path.stat)
                 except NotFound:

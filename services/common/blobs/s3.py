@@ -42,7 +42,7 @@ from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError
 
-from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, checked_sha256
+from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, checked_sha256, is_sha256
 from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
@@ -71,9 +71,10 @@ class S3BlobStore:
     """A `BlobStore` in `bucket`: `<prefix>/ab/abcd…` are blobs, `<prefix>/incoming/` is what still arrives.
 
     `answer_timeout_s` bounds each wait for the server's next byte, not a transfer as a whole. Requests that
-    may be repeated are, twice at most, with back-off. Multipart uploads that a killed process left unfinished
-    can't be seen; MinIO drops them after a day, elsewhere a lifecycle rule (AbortIncompleteMultipartUpload)
-    has to. Parts grow where the declared size, or else the limit, is above 48 GiB, and memory with them.
+    may be repeated are, twice at most, with back-off; deletions are not. Multipart uploads that a killed
+    process left unfinished can't be seen; MinIO drops them after a day, elsewhere a lifecycle rule
+    (AbortIncompleteMultipartUpload) has to. Parts grow where the declared size, or else the limit, is above
+    48 GiB, and memory with them.
     """
 
     def __init__(
@@ -97,6 +98,8 @@ class S3BlobStore:
         self._credentials = Credentials(access_key, secret_key)
         self._slots = threading.BoundedSemaphore(PARTS_IN_FLIGHT_IN_ALL)
         self._http = _http(connect_timeout_s, answer_timeout_s, retries=2)
+        # A deletion sent again could be carried out after its first copy, when the blob is stored anew.
+        self._once_http = _http(connect_timeout_s, answer_timeout_s, retries=0)
         # Health is asked often and wants its answer soon, so the probe neither waits nor tries again.
         probe_timeout_s = min(PROBE_TIMEOUT_S, answer_timeout_s)
         self._probe_http = _http(probe_timeout_s, probe_timeout_s, retries=0)
@@ -112,6 +115,7 @@ class S3BlobStore:
             )
 
         self._client = client(endpoint, secure, self._http)
+        self._once = client(endpoint, secure, self._once_http)
         self._probe = client(endpoint, secure, self._probe_http)
         # A URL is signed for the host that it names; signing calls nobody, so it need not be in our reach.
         self._public = client(public_endpoint, public_secure, self._http) if public_endpoint else None
@@ -193,14 +197,15 @@ class S3BlobStore:
 
     def delete(self, sha256: str) -> None:
         """See `BlobStore.delete`."""
-        self._call(self._client.remove_object, self._bucket, self._key(sha256))
+        self._call(self._once.remove_object, self._bucket, self._key(sha256))
 
     def list(self) -> Iterator[tuple[Blob, datetime]]:
         """Go through the keys, a page of a thousand at a time. See `BlobStore.list`."""
         found = iter(self._client.list_objects(self._bucket, prefix=f"{self._prefix}/", recursive=True))
         while (each := self._call(next, found, None)) is not None:
             folder, _, name = str(each.object_name).removeprefix(f"{self._prefix}/").partition("/")
-            if folder == name[:2] and each.last_modified is not None:  # what still arrives lies in another folder
+            # What still arrives lies in another folder, and strangers may have left anything.
+            if folder == name[:2] and is_sha256(name) and each.last_modified is not None:
                 yield Blob(name, each.size or 0), each.last_modified
 
     def presign(self, sha256: str, *, lifetime_s: int, file_name: str) -> str | None:
@@ -226,6 +231,7 @@ class S3BlobStore:
     def close(self) -> None:
         """Close the idle connections; one in use is closed by whoever uses it."""
         self._http.clear()
+        self._once_http.clear()
         self._probe_http.clear()
 
     def _key(self, sha256: str) -> str:

@@ -11,7 +11,7 @@ from penstock.api.registry.v1 import administration_pb2_grpc
 from services.common.keys import Role
 from services.registry import convert, encode
 from services.registry.administration.encode import garbage_report
-from services.registry.auditing import Audit
+from services.registry.auditing import Audit, caller_as_actor
 from services.registry.garbage import Garbage
 
 NAME = "penstock.api.registry.v1.AdministrationService"
@@ -40,5 +40,5 @@ class AdministrationServicer(administration_pb2_grpc.AdministrationServiceServic
 
     def CollectGarbage(self, request: pb.CollectGarbageRequest, _: grpc.ServicerContext) -> pb.CollectGarbageResponse:
         """See administration.proto."""
-        report = self._garbage.collect(dry_run=request.dry_run, scan_store=request.scan_store)
+        report = self._garbage.collect(dry_run=request.dry_run, scan_store=request.scan_store, actor=caller_as_actor())
         return garbage_report(report)

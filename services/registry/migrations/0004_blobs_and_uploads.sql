@@ -7,7 +7,10 @@ CREATE TABLE blobs (
     -- When somebody last meant to store it. It is not condemned for a while after that, for its rows may be on the way.
     touch_time   timestamptz NOT NULL DEFAULT clock_timestamp(),
     -- Nothing names it since then; set by garbage collection, cleared by whoever stores it again.
-    condemn_time timestamptz
+    condemn_time timestamptz,
+    -- Its bytes have been ordered away since then and no answer is known, so they may vanish at any moment. Set before
+    -- the store is told; gone with the row when it answers. Outlives whoever set it.
+    delete_time  timestamptz
 );
 CREATE INDEX blobs_condemned ON blobs (condemn_time) WHERE condemn_time IS NOT NULL;
 

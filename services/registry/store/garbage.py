@@ -2,7 +2,8 @@
 
 Whoever stores a blob writes its row first (`touch_time` now, no `condemn_time`), and only then can its bytes be seen.
 A blob is deleted under its row's lock, so that an upload either clears the condemnation first, or waits, finds no row,
-and writes both anew.
+and writes both anew. Where the store's answer is lost, so is the lock; but the mark that was committed before
+(`delete_time`) stays, and nobody stores these bytes until the store must be done with them.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from datetime import datetime
 
 from psycopg import Connection
 from psycopg.rows import DictRow
+
+from services.registry.store.blobs import LATE_DELETE_S
 
 # Any number that nothing else here uses.
 _ROUND_LOCK = "SELECT pg_try_advisory_xact_lock(hashtextextended('penstock.registry.garbage', 0)) AS locked"
@@ -55,10 +58,13 @@ def _filled(statement: str) -> str:
 
 
 _SPARE = _filled("""
-UPDATE registry.blobs b SET condemn_time = NULL WHERE b.condemn_time IS NOT NULL AND <named>
+UPDATE registry.blobs b SET condemn_time = NULL
+WHERE b.sha256 > %(after)s AND b.sha256 <= %(last)s AND b.condemn_time IS NOT NULL AND <named>
 """)
 _CONDEMNED = _filled("""
-SELECT b.sha256, b.size_bytes, b.condemn_time FROM registry.blobs b
+SELECT b.sha256, b.size_bytes, b.condemn_time,
+       coalesce(b.delete_time > %(at)s - make_interval(secs => %(late_s)s), false) AS being_deleted
+FROM registry.blobs b
 WHERE b.condemn_time IS NOT NULL AND b.condemn_time <= %(at)s
   AND (b.condemn_time, b.sha256) > (%(after_time)s, %(after)s) AND NOT <named>
 ORDER BY b.condemn_time, b.sha256 LIMIT %(limit)s
@@ -77,10 +83,18 @@ _WOULD_CONDEMN = _filled(
     "SELECT b.sha256, b.size_bytes, %(at)s::timestamptz AS condemn_time FROM registry.blobs b WHERE <unnamed>"
 )
 _LOCK_CONDEMNED = """
-SELECT 1 FROM registry.blobs WHERE sha256 = %(sha256)s AND condemn_time <= %(condemned_by)s FOR UPDATE SKIP LOCKED
+SELECT 1 FROM registry.blobs
+WHERE sha256 = %(sha256)s AND condemn_time <= %(condemned_by)s
+  AND (delete_time IS NULL OR delete_time <= clock_timestamp() - make_interval(secs => %(late_s)s))
+FOR UPDATE SKIP LOCKED
 """
 _IS_NAMED = _filled("SELECT <named> AS named FROM registry.blobs b WHERE b.sha256 = %(sha256)s")
 _SPARE_ONE = "UPDATE registry.blobs SET condemn_time = NULL WHERE sha256 = %(sha256)s"
+_MARK = """
+UPDATE registry.blobs SET delete_time = clock_timestamp() WHERE sha256 = %(sha256)s RETURNING delete_time
+"""
+_LOCK_MARKED = "SELECT 1 FROM registry.blobs WHERE sha256 = %(sha256)s AND delete_time = %(mark)s FOR UPDATE"
+_UNMARK = "UPDATE registry.blobs SET delete_time = NULL WHERE sha256 = %(sha256)s"
 _FORGET = "DELETE FROM registry.blobs WHERE sha256 = %(sha256)s"
 _ADOPT = _filled("""
 WITH unknown AS (<unknown>), adopted AS (
@@ -99,11 +113,15 @@ SELECT b.sha256, b.size_bytes, %(at)s::timestamptz AS condemn_time FROM (<unknow
 
 @dataclass(frozen=True, slots=True)
 class CondemnedBlob:
-    """A blob that nothing names, and since when that is known."""
+    """A blob that nothing names, and since when that is known.
+
+    `being_deleted`: the store was told lately to delete it, and its answer is not known.
+    """
 
     sha256: str
     size_bytes: int
     condemn_time: datetime
+    being_deleted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,14 +170,14 @@ class GarbageTable:
         row = self._connection.execute(_COUNT_EXPIRED, {"at": at}).fetchone() or {}
         return int(row["count"])
 
-    def spare(self, current: Round) -> None:
-        """Clear the condemnation of what is named again."""
-        self._connection.execute(_SPARE, current.parameters())
+    def spare(self, current: Round, *, after: str, last: str) -> None:
+        """Clear the condemnation of what is named again, in a window."""
+        self._connection.execute(_SPARE, current.parameters(after=after, last=last))
 
     def condemned(self, current: Round, *, after: CondemnedBlob | None, limit: int) -> list[CondemnedBlob]:
         """Read up to `limit` blobs that were condemned before this round and are still unnamed, the oldest first."""
         position = {"after_time": after.condemn_time, "after": after.sha256} if after else _BEGINNING
-        rows = self._connection.execute(_CONDEMNED, current.parameters(**position, limit=limit))
+        rows = self._connection.execute(_CONDEMNED, current.parameters(**position, limit=limit, late_s=LATE_DELETE_S))
         return [CondemnedBlob(**row) for row in rows]
 
     def window(self, after: str, *, limit: int) -> str | None:
@@ -184,20 +202,31 @@ class GarbageTable:
         rows = self._connection.execute(statement, current.parameters(**columns))
         return [CondemnedBlob(**row) for row in rows]
 
-    def lock_condemned(self, sha256: str, *, condemned_by: datetime) -> bool:
-        """Lock the row of a blob that is still condemned, and say whether it may be deleted until the commit.
+    def mark(self, sha256: str, *, condemned_by: datetime) -> datetime | None:
+        """Mark the row of a blob that is still condemned, so that nobody stores it while it is deleted.
 
-        One that is named after all is spared; one that an upload holds just now is left alone.
+        Gives the mark; None: it must not be deleted now. One that is named after all is spared, one that an upload
+        holds just now is left alone, and so is one whose last deletion may still be under way.
         """
-        self._connection.execute(_NO_IDLE_LIMIT)  # a store that is slow to delete must not cost us the lock
-        wanted = {"sha256": sha256, "condemned_by": condemned_by, "foresee": False, "at": condemned_by}
+        wanted = {"sha256": sha256, "condemned_by": condemned_by, "late_s": LATE_DELETE_S}
         if self._connection.execute(_LOCK_CONDEMNED, wanted).fetchone() is None:
-            return False
+            return None
         # Only a statement that begins under the lock sees all that was named before it.
-        if (self._connection.execute(_IS_NAMED, wanted).fetchone() or {})["named"]:
+        looked = {**wanted, "foresee": False, "at": condemned_by}
+        if (self._connection.execute(_IS_NAMED, looked).fetchone() or {})["named"]:
             self._connection.execute(_SPARE_ONE, wanted)
-            return False
-        return True
+            return None
+        marked: datetime = (self._connection.execute(_MARK, wanted).fetchone() or {})["delete_time"]
+        return marked
+
+    def lock_marked(self, sha256: str, mark: datetime) -> bool:
+        """Lock the row of a blob under its mark, so that uploads wait; False where the mark is not there any more."""
+        self._connection.execute(_NO_IDLE_LIMIT)  # a store that is slow to delete must not cost us the lock
+        return self._connection.execute(_LOCK_MARKED, {"sha256": sha256, "mark": mark}).fetchone() is not None
+
+    def unmark(self, sha256: str) -> None:
+        """Take the mark away: the store has said that it did not delete the bytes."""
+        self._connection.execute(_UNMARK, {"sha256": sha256})
 
     def forget(self, sha256: str) -> None:
         """Delete the row of a blob whose bytes are gone."""
