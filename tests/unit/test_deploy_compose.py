@@ -203,7 +203,7 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
 
 def make_certificates(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PENSTOCK_SECRETS": str(folder)}
-    command = [DEPLOY / "make-certificates", *names]
+    command = [str(DEPLOY / "make-certificates"), *names]
     return subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
 
 
