@@ -161,6 +161,9 @@ def test_aliases_are_listed_set_and_deleted(
 def test_nothing_is_deleted_that_nobody_confirmed(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # Of the model's versions, as many as were ever registered, two are still there.
+    server.on("GetModel", answer(pb.GetModelResponse(model=pb.Model(name="iris", etag="e1", version_count=5))))
+    server.on("ListVersions", answer(pb.ListVersionsResponse(versions=[VERSION, VERSION])))
     gone = pb.Model(name="iris")
     gone.purge_time.FromDatetime(datetime(2030, 1, 1, tzinfo=UTC))
     server.on("DeleteModel", answer(pb.DeleteModelResponse(model=gone)))
@@ -217,6 +220,11 @@ def test_audit_says_who_changed_what_from_what_to_what(
     assert "serving_settings.max_in_flight: 0 → 4; " in row
     assert f"serving_settings.pinned: {nothing} → true; tags: {nothing} → x" in row
     assert row.endswith("why")
+    entry.before.CopyFrom(to_struct({"stage": "STAGING", "labels": {"stage": "A"}}))
+    entry.after.CopyFrom(to_struct({"stage": "PRODUCTION", "labels": {"stage": "B"}}))
+    server.on("ListAuditEntries", answer(admin.ListAuditEntriesResponse(entries=[entry])))
+    assert "labels.stage: A → B; stage: staging → production" in said(capsys, "model", "audit").splitlines()[1]
+    entry.after.CopyFrom(to_struct({"serving_settings": {"max_in_flight": 4, "pinned": True}, "tags": ["x"]}))
     entry.ClearField("before")
     server.on("ListAuditEntries", answer(admin.ListAuditEntriesResponse(entries=[entry])))
     created = said(capsys, "model", "audit").splitlines()[1]

@@ -27,6 +27,10 @@ _COLUMNS = (
 )
 
 
+# Kept as the registry's own names; shown as the words that options take.
+_ENUMS = {"framework", "ollama.mode", "stage", "state"}
+
+
 def audit(
     model: Annotated[
         str, typer.Argument(metavar="MODEL", help="Only this model's, also one that is gone.", show_default=False)
@@ -83,7 +87,7 @@ def _row(output: Output, entry: admin.AuditEntry) -> tuple[str, ...]:
 
 def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
     """Write what changed: `stage: staging → production`; of what is new or gone what there was to say of it."""
-    known, new = flattened(before), flattened(after)
+    known, new = _in_words(before), _in_words(after)
     if not known:
         return "; ".join(f"{name}: {say_value(value)}" for name, value in sorted(new.items()) if value)
     return "; ".join(
@@ -91,3 +95,8 @@ def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
         for name in sorted(known.keys() | new.keys())
         if known.get(name) != new.get(name) and (known.get(name) or new.get(name))
     )
+
+
+def _in_words(values: Mapping[str, Any]) -> dict[str, Any]:
+    flat = flattened(values)
+    return {name: value.lower() if name in _ENUMS and isinstance(value, str) else value for name, value in flat.items()}

@@ -49,7 +49,8 @@ def delete(
         else:
             whole = client.registry.get_model(model)
             live = f"; {whole.production_version} is in PRODUCTION" if whole.production_version else ""
-            confirm(output, f"delete {model} with {_versions(whole.version_count)}{live}?", yes=yes)
+            count = 0 if yes else sum(1 for _ in client.registry.list_versions(model, page_size=1_000))
+            confirm(output, f"delete {model} with {_versions(count)}{live}?", yes=yes)
             gone = client.registry.delete_model(model, force=force, etag=whole.etag)
     output.answer(document_of(gone), Text(f"deleted {_named(model, version)}"))
     until = say_time(time_of(gone.purge_time))
