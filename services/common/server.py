@@ -32,6 +32,7 @@ from services.common.streams import OpenStreams
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
 RECOVERY_INTERVAL_S = 0.1
+SIGNAL_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 0.5
 
 
@@ -157,7 +158,9 @@ class Server:
         """Block until SIGTERM or SIGINT, or until `stop` is called."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stopping.set())
-        self._stopping.wait()
+        # A signal that comes between Python's last look and the kernel's wait would wake nobody from an endless wait.
+        while not self._stopping.wait(SIGNAL_INTERVAL_S):
+            pass
 
     def stop(self) -> None:
         """Make `wait` return."""
