@@ -16,6 +16,7 @@ from services.common.blobs import BlobStore
 from services.common.errors import DataLoss, DomainError, NotFound
 from services.registry.audit import REGISTRY
 from services.registry.auditing import version_changed
+from services.registry.frameworks import check_validator
 from services.registry.models import Framework, Lease, ModelVersion, Signature, Validation, VersionState
 from services.registry.promotions import climb
 from services.registry.settings import RegistrySettings
@@ -126,11 +127,12 @@ class Validations:
 
         Raises:
             NotFound: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-            FailedPrecondition: it is not FAILED (WRONG_STATE).
+            FailedPrecondition: it is not FAILED (WRONG_STATE); nobody opens its framework (NO_VALIDATOR).
         """
         with self._store.write() as tables:
             found = tables.versions.get(tables.models.lock(model), version)
             found.state.after(VersionState.VALIDATING)
+            check_validator(tables, found.framework)
             tables.versions.set_validating(found.version_id)
             tables.validations.insert(found.version_id)
             tables.changes.record()
@@ -160,7 +162,7 @@ class Validations:
 
     def _renew(self) -> None:
         announced = time.monotonic()
-        while not self._stopping.wait(self._lease_s / 3):
+        while not self._stopping.wait(min(self._lease_s / 3, ANNOUNCED_S)):
             if time.monotonic() - announced > ANNOUNCED_S:
                 self._announce()
                 announced = time.monotonic()

@@ -164,11 +164,17 @@ def test_nothing_is_registered_that_no_validator_opens_once_one_was_seen(
     with psycopg.connect(database_url) as database:
         untouched = "SELECT attempt FROM registry.validations"
         assert database.execute(untouched).fetchall() == [(0,)], "the first waits for one that opens it"
+        database.execute("UPDATE registry.versions SET state = 'FAILED'")
+        database.commit()
+        with pytest.raises(grpc.RpcError) as caught:
+            stub.RevalidateVersion(pb.RevalidateVersionRequest(model="iris", version="1"))
+        assert registry.refusal(caught.value)[1] == "NO_VALIDATOR"
+        database.execute("UPDATE registry.versions SET state = 'VALIDATING'")
     with validator(database_url, tmp_path, validation_frameworks="onnx"):
         assert registry.settled(stub, "iris", "1").state == READY
 
 
-def test_a_validator_counts_for_a_day_after_it_was_seen(database_url: str) -> None:
+def test_a_validator_counts_for_minutes_after_it_was_seen(database_url: str) -> None:
     with Database(database_url) as database, psycopg.connect(database_url, autocommit=True) as clock:
         store = Store(database)
 
@@ -184,8 +190,12 @@ def test_a_validator_counts_for_a_day_after_it_was_seen(database_url: str) -> No
         announce("old", Framework.TENSORFLOW)
         announce("new", Framework.ONNX, Framework.TRANSFORMERS)
         assert known() == frozenset({Framework.ONNX, Framework.TRANSFORMERS, Framework.TENSORFLOW})
-        clock.execute("UPDATE registry.validators SET seen_time = seen_time - interval '25 hours' WHERE name = 'old'")
+        clock.execute("UPDATE registry.validators SET seen_time = seen_time - interval '6 minutes' WHERE name = 'old'")
         assert known() == frozenset({Framework.ONNX, Framework.TRANSFORMERS})
+        clock.execute("UPDATE registry.validators SET seen_time = seen_time - interval '6 minutes' WHERE name = 'new'")
+        assert known() == frozenset(), "none runs, though some did"
+        clock.execute("UPDATE registry.validators SET seen_time = seen_time - interval '24 hours'")
+        assert known() is None, "whoever was away for a day begins as at the very first start"
         announce("new", Framework.ONNX)
         assert known() == frozenset({Framework.ONNX})
         assert clock.execute("SELECT name FROM registry.validators").fetchall() == [("new",)]

@@ -43,9 +43,12 @@ ON CONFLICT ON CONSTRAINT validators_key DO UPDATE SET frameworks = EXCLUDED.fra
 """
 # A day covers a restart of everything; who has been away for longer is not counted on.
 _FORGET = "DELETE FROM registry.validators WHERE seen_time < clock_timestamp() - interval '24 hours'"
+# Validators say once a minute that they run; 5 minutes forgive a few that were lost.
 _KNOWN = """
-SELECT DISTINCT unnest(frameworks) AS framework FROM registry.validators
+SELECT framework, coalesce(bool_or(seen_time >= clock_timestamp() - interval '5 minutes'), false) AS running
+FROM registry.validators LEFT JOIN LATERAL unnest(frameworks) framework ON true
 WHERE seen_time >= clock_timestamp() - interval '24 hours'
+GROUP BY framework
 """
 
 
@@ -84,13 +87,14 @@ class ValidationTable:
         self._connection.execute(_FORGET)
 
     def known_frameworks(self) -> frozenset[Framework] | None:
-        """Name what the validators of the last day open; None where none was seen at all.
+        """Name what the validators seen in the last 5 minutes open; None where none was seen for a day.
 
         None says nothing against a framework: at the very first start the validators may come after the registry.
         """
         rows = self._connection.execute(_KNOWN).fetchall()
         # A newer release may announce what this one has no name for.
-        return frozenset(Framework(row["framework"]) for row in rows if row["framework"] in set(Framework)) or None
+        running = {row["framework"] for row in rows if row["running"]} & set(Framework)
+        return frozenset(map(Framework, running)) if rows else None
 
 
 def _token(lease: Lease) -> dict[str, object]:
