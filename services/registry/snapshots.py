@@ -25,13 +25,17 @@ TURN_WAIT_S = 30.0
 class Snapshots:
     """Reads every version as it stands at one revision, for a few watchers at once.
 
-    `patience_s` is how long a watcher may take nothing, `deadline_s` how long it may take for all.
+    `patience_s` is how long a watcher may take nothing. For all it may take `deadline_s`, and `part_s` more for every
+    part: so any number of versions can be sent, and nobody holds the database up by taking each at the last moment.
     """
 
-    def __init__(self, store: Store, *, patience_s: float = 10.0, deadline_s: float = 120.0) -> None:
+    def __init__(
+        self, store: Store, *, patience_s: float = 10.0, deadline_s: float = 120.0, part_s: float = 0.5
+    ) -> None:
         self._store = store
         self._patience_s = patience_s
         self._deadline_s = deadline_s
+        self._part_s = part_s
         self._turns = threading.BoundedSemaphore(PARALLEL_SNAPSHOTS)
 
     def read(self) -> Iterator[SnapshotPart]:
@@ -71,6 +75,7 @@ class Snapshots:
             for versions in tables.versions.batches(PART_VERSIONS):
                 if time.monotonic() > until:
                     raise _too_slow()
+                until += self._part_s
                 complete = len(versions) < PART_VERSIONS
                 if not parts.give(SnapshotPart(bounds.epoch, bounds.newest, versions, complete)):
                     return

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import psycopg
@@ -96,10 +99,10 @@ def test_a_snapshot_of_many_parts_is_one_moment_whatever_is_written_meanwhile(
 
 
 def test_a_watcher_that_takes_nothing_is_let_go_and_holds_no_connection(
-    here: Registry, database_url: str, store: Store
+    here: Registry, database_url: str, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quick_registry.register(here)
-    multiply(database_url, MANY)
+    multiply(database_url, MANY - 1)
     slow = Snapshots(store, patience_s=0.05)
     reading = slow.read()
     next(reading)
@@ -108,9 +111,18 @@ def test_a_watcher_that_takes_nothing_is_let_go_and_holds_no_connection(
         list(reading)
     assert caught.value.reason == "WATCH_TOO_SLOW"
     assert caught.value.retryable
-    late = Snapshots(store, deadline_s=0.0).read()
+    late = Snapshots(store, deadline_s=0.0, part_s=0.0).read()
     with pytest.raises(DeadlineExceeded):
         list(late)
+    # Every part that is taken gives time for the next, however many there are.
+    steady = Snapshots(store, deadline_s=60.0, part_s=60.0)
+    started = time.monotonic()
+    clock = itertools.count(started, 61.0)
+    monkeypatch.setattr(snapshots, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(DeadlineExceeded):
+        list(steady.read())
+    clock = itertools.count(started, 59.0)
+    assert sum(len(part.versions) for part in steady.read()) == MANY
 
 
 def test_a_watcher_that_leaves_makes_room_for_the_next(
