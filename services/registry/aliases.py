@@ -10,6 +10,20 @@ from services.registry.store import Store, Tables
 MAX_ALIASES = 64
 
 
+def check_no_alias(model: Model, version: str) -> None:
+    """Let the name of a version to come pass that is no alias of its model, for it would take the alias over.
+
+    Raises:
+        FailedPrecondition: it is one (VERSION_IS_ALIAS).
+    """
+    if version in model.aliases:
+        raise FailedPrecondition(
+            f"{version!r} is an alias of model {model.name!r}, which points at version {model.aliases[version]!r}; "
+            "delete the alias first, or choose another version",
+            reason="VERSION_IS_ALIAS",
+        )
+
+
 class Aliases:
     """Points aliases at versions; inference follows at once."""
 

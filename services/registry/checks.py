@@ -52,6 +52,19 @@ def version_name(field: str, value: str) -> str:
     return _named(field, value, _VERSION, "a-z, A-Z, 0-9, '.', '_', '-', '+'")
 
 
+def new_version_name(field: str, value: str) -> str:
+    """Give the name of a version to come back if it may be given.
+
+    A stage's name and `latest`, in any case, may not: they mean another version. Raises InvalidArgument (INVALID_NAME).
+    """
+    version_name(field, value)
+    if value.upper() in Stage.__members__ or value.lower() == LATEST:
+        raise InvalidArgument.field(
+            field, f"got {value!r}, which as a selector has a meaning already; choose another", reason="INVALID_NAME"
+        )
+    return value
+
+
 def alias_name(field: str, value: str) -> str:
     """Give an alias back if it is one; a stage's name and `latest` are none. Raises InvalidArgument (INVALID_NAME)."""
     _named(field, value, _ALIAS, "a-z, 0-9, '.', '_', '-'", MAX_ALIAS_CHARS, first="a letter")

@@ -109,7 +109,7 @@ def _new_version(header: pb.VersionHeader) -> NewVersion:
     checks.between("file_count", header.file_count, 0, MAX_FILES)
     return NewVersion(
         model=checks.model_name("model", header.model),
-        version=checks.version_name("version", header.version),
+        version=checks.new_version_name("version", header.version),
         framework=_framework(header.framework),
         stage=stage("stage", header.stage),
         approved_by=checks.line("approved_by", header.approved_by),

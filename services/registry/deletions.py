@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.common.errors import AlreadyExists, FailedPrecondition
 from services.common.keys import caller
+from services.registry.aliases import check_no_alias
 from services.registry.auditing import model_changed, version_changed
 from services.registry.editing import check_etag
 from services.registry.models import Model, ModelVersion, Stage, VersionState
@@ -50,7 +51,7 @@ class Deletions:
 
         Raises:
             NotFound: MODEL_NOT_FOUND; VERSION_NOT_FOUND, also once it was purged.
-            FailedPrecondition: MODEL_DELETED, NOT_DELETED.
+            FailedPrecondition: MODEL_DELETED, NOT_DELETED; its name is an alias by now (VERSION_IS_ALIAS).
             AlreadyExists: its name was given again (VERSION_EXISTS).
         """
         with self._store.write() as tables:
@@ -70,6 +71,7 @@ class Deletions:
                     "first, or leave this one",
                     reason="VERSION_EXISTS",
                 )
+            check_no_alias(locked, version)
             before = tables.versions.get_by_id(version_id)
             tables.deletions.restore_version(version_id)
             if before.state is VersionState.VALIDATING:

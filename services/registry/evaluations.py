@@ -30,6 +30,10 @@ class Evaluations:
         """
         key = RequestKey(caller().name, _RECORD, new.request_id, new.body_sha256)
         with self._store.write() as tables:
+            # Looked for before the lock, for the model may be gone since; and again, for others may have made it now.
+            made = tables.requests.find_evaluation(key)
+            if made is not None:
+                return tables.evaluations.get_by_id(made)
             model = tables.models.lock(new.model)
             made = tables.requests.find_evaluation(key)
             if made is not None:

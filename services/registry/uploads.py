@@ -5,16 +5,19 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 
-from services.common.errors import AlreadyExists, FailedPrecondition
+from services.common.errors import AlreadyExists
 from services.common.keys import caller
 from services.registry import references
+from services.registry.aliases import check_no_alias
 from services.registry.auditing import version_changed
-from services.registry.catalog import open_model
+from services.registry.catalog import check_not_deleted, open_model
 from services.registry.file_stream import FileStream
+from services.registry.frameworks import check_validator
 from services.registry.intake import Intake
 from services.registry.models import (
     Approval,
     File,
+    Model,
     ModelVersion,
     NewFile,
     NewVersion,
@@ -50,7 +53,7 @@ class Uploads:
             InvalidArgument: UNSUPPORTED_FRAMEWORK, FILES_NOT_ALLOWED, APPROVAL_REQUIRED, INVALID_STAGE, and those of
                 `Intake.take`; so for the other errors.
             PermissionDenied: it asks for PRODUCTION, and the caller is no admin (ROLE_TOO_WEAK).
-            FailedPrecondition: REQUEST_ID_REUSED, NO_VALIDATOR, MODEL_DELETED.
+            FailedPrecondition: REQUEST_ID_REUSED, NO_VALIDATOR, MODEL_DELETED, VERSION_IS_ALIAS.
             Aborted: BLOB_COLLECTED.
         """
         self._check(new)
@@ -70,29 +73,25 @@ class Uploads:
         with self._store.read() as tables:
             if tables.requests.known(caller().name, _REGISTER, new.request_id):
                 return
-            model = tables.models.find(new.model)
-            if model is not None and tables.versions.find(model, new.version) is not None:
-                raise AlreadyExists(
-                    f"model {new.model!r} has a version {new.version!r} already, which stays as it is; choose "
-                    "another version",
-                    reason="VERSION_EXISTS",
-                )
-            known = tables.validations.known_frameworks()
-        if known is not None and new.framework not in known and not references.is_reference(new):
-            raise FailedPrecondition(
-                f"no validator here opens {new.framework}; start one (python -m services.registry.validation) where "
-                f"its runtime is installed; those that run open {', '.join(sorted(known))}",
-                reason="NO_VALIDATOR",
-            )
+            model = tables.models.find(new.model, deleted=True)
+            if model is not None:
+                _refuse_in(tables, model, new.version)
+            if not references.is_reference(new):
+                check_validator(tables, new.framework)
 
     def _insert(self, new: NewVersion, files: tuple[File, ...]) -> ModelVersion:
         key = RequestKey(caller().name, _REGISTER, new.request_id, _digest(new.body_sha256, files))
         stage = birth_stage(new.stage)
         with self._store.write() as tables:
+            # Looked for before the lock, for the model may be gone since; and again, for others may have made it now.
+            made = tables.requests.find_version(key)
+            if made is not None:
+                return tables.versions.get_by_id(made)
             model = open_model(tables, new.model)
-            _, version_id = tables.requests.find_result(key) or (None, None)
-            if version_id is not None:
-                return tables.versions.get_by_id(version_id)
+            made = tables.requests.find_version(key)
+            if made is not None:
+                return tables.versions.get_by_id(made)
+            check_no_alias(model, new.version)
             tables.blobs.hold(file.sha256 for file in files)
             version_id = tables.versions.insert(
                 model,
@@ -118,6 +117,17 @@ class Uploads:
             references.become_ready(tables, tables.models.get_by_id(born.model_id), born)
         else:
             tables.validations.insert(born.version_id)
+
+
+def _refuse_in(tables: Tables, model: Model, version: str) -> None:
+    check_not_deleted(model)
+    check_no_alias(model, version)
+    if tables.versions.is_taken(model, version):
+        raise AlreadyExists(
+            f"model {model.name!r} has, or had, a version {version!r} already, which means its bytes for good; choose "
+            "another version",
+            reason="VERSION_EXISTS",
+        )
 
 
 def _no_files(new: NewVersion, parts: Iterator[UploadPart]) -> tuple[File, ...]:

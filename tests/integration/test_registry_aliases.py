@@ -98,6 +98,37 @@ def test_a_version_of_that_name_would_hide_the_alias(running: Catalogue) -> None
     assert refused(partial(point, running, "winter", "1"))[:2] == (PRECONDITION, "ALIAS_IS_VERSION")
 
 
+def test_no_version_takes_the_name_of_an_alias(running: Catalogue) -> None:
+    """Whoever asks for the alias would get that version from then on, without anybody having said so."""
+    point(running, "champion", "1")
+    taking_over = partial(catalogue.register, running.stub, "champion")
+    assert refused(taking_over)[:2] == (PRECONDITION, "VERSION_IS_ALIAS")
+    unfinished = iter([registry.upload(b"model", version="champion").__next__()])  # before any byte
+    assert refused(partial(running.stub.RegisterVersion, unfinished))[1] == "VERSION_IS_ALIAS"
+    assert resolved(running, "champion") == "1"
+    remove(running, "champion")
+    taking_over()
+    assert resolved(running, "champion") == "champion"
+
+
+def test_no_version_comes_back_under_the_name_of_an_alias(running: Catalogue) -> None:
+    catalogue.register(running.stub, "champion")
+    with psycopg.connect(running.database_url) as database:
+        database.execute("ALTER TABLE registry.versions DISABLE TRIGGER versions_immutable_once_ready")
+        database.execute("UPDATE registry.versions SET state = 'FAILED' WHERE version = 'champion'")
+    running.stub.DeleteVersion(pb.DeleteVersionRequest(model="iris", version="champion"), timeout=DEADLINE_S)
+    point(running, "champion", "1")
+    back = partial(running.stub.RestoreVersion, pb.RestoreVersionRequest(model="iris", version="champion"))
+    assert refused(back)[:2] == (PRECONDITION, "VERSION_IS_ALIAS")
+    remove(running, "champion")
+    assert back().version.version == "champion"
+
+
+@pytest.mark.parametrize("version", ["latest", "Latest", "production", "PRODUCTION", "Staging", "archived"])
+def test_no_version_takes_the_name_of_what_a_selector_means_already(running: Catalogue, version: str) -> None:
+    assert refused(partial(catalogue.register, running.stub, version)) == (INVALID, "INVALID_NAME", ["version"])
+
+
 def test_a_model_has_at_most_64_aliases(running: Catalogue) -> None:
     for number in range(64):
         point(running, f"a{number}", "1")

@@ -143,6 +143,9 @@ def test_the_name_of_a_failed_version_is_free_at_once_and_that_of_a_ready_one_ne
     assert _registering_again(here) == VERSION_EXISTS
     assert reason_of(here.models.RestoreVersion, back) == (NOT_FOUND, "VERSION_NOT_FOUND")
     assert versions(here, show_deleted=True) == []
+    # Neither is a byte taken for a name that is taken for good.
+    announced = iter([next(registry.upload(unique()))])
+    assert reason_of(here.models.RegisterVersion, announced) == VERSION_EXISTS
     assert quick_registry.register(here, "2").deployment_number == 4
     assert [action for action in actions(here) if action[0] == "Purge"] == [("Purge", "1")] * 3
 
@@ -196,6 +199,8 @@ def test_a_deleted_model_comes_back_with_what_went_with_it_and_what_was_live_is_
     back = pb.RestoreVersionRequest(model="iris", version="3")
     assert reason_of(here.models.RestoreVersion, back) == (FAILED_PRECONDITION, "MODEL_DELETED")
     assert _registering_again(here) == (FAILED_PRECONDITION, "MODEL_DELETED")
+    announced = iter([next(registry.upload(unique()))])  # known before any byte comes
+    assert reason_of(here.models.RegisterVersion, announced) == (FAILED_PRECONDITION, "MODEL_DELETED")
     assert reason_of(here.models.CreateModel, pb.CreateModelRequest(name="iris"))[1] == "MODEL_EXISTS"
 
     here.models.RestoreModel(pb.RestoreModelRequest(name="iris"))
@@ -206,6 +211,26 @@ def test_a_deleted_model_comes_back_with_what_went_with_it_and_what_was_live_is_
     assert (after.production_version, after.latest_version, dict(after.aliases)) == ("2", "2", {"blue": "2"})
     assert ("DeleteModel", "") in actions(here)
     assert actions(here)[-1] == ("RestoreModel", "")
+
+
+def test_a_request_sent_again_after_the_model_went_is_answered_as_before(here: Registry, database_url: str) -> None:
+    create = pb.CreateModelRequest(name="iris", request_id="a")
+    made = here.models.CreateModel(create).model
+    content = unique()
+    version = quick_registry.register(here, content=content, request_id="b")
+    record = pb.RecordEvaluationRequest(model="iris", version="1", metrics={"a": 1}, request_id="c")
+    evaluation = here.models.RecordEvaluation(record).evaluation
+    here.models.DeleteModel(pb.DeleteModelRequest(name="iris"))
+    for _ in ("deleted", "purged"):
+        assert here.models.CreateModel(create).model.create_time == made.create_time
+        again = here.models.RegisterVersion(registry.upload(content, request_id="b"), timeout=registry.DEADLINE_S)
+        assert again.version.create_time == version.create_time
+        assert here.models.RecordEvaluation(record).evaluation == evaluation
+        with psycopg.connect(database_url, autocommit=True) as database:
+            for table in ("models", "versions"):
+                database.execute(f"UPDATE registry.{table} SET purge_time = delete_time")
+        here.administration.CollectGarbage(administration_pb2.CollectGarbageRequest())
+    assert not here.models.ListModels(pb.ListModelsRequest(show_deleted=True)).models
 
 
 def test_a_purged_model_leaves_its_name_and_nothing_of_it_comes_back(here: Registry, database_url: str) -> None:

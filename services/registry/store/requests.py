@@ -49,6 +49,11 @@ class RequestTable:
         first = self._first(key)
         return None if first is None else (first["model_id"], first["version_id"])
 
+    def find_version(self, key: RequestKey) -> int | None:
+        """Find the id of the version that the same request made before; raises as `find_result` does."""
+        _, version_id = self.find_result(key) or (None, None)
+        return version_id
+
     def find_evaluation(self, key: RequestKey) -> int | None:
         """Find the id of the evaluation that the same request made before; raises as `find_result` does."""
         first = self._first(key)

@@ -4,7 +4,10 @@ isort:skip_file
 The registry: models, their versions, and what is live.
 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
-naming the field, UNAVAILABLE while the database or the blob store can't be reached. Others stand at the RPC.
+naming the field, UNAVAILABLE while the database or the blob store can't be reached. Those that come of how the
+registry is run: FAILED_PRECONDITION BLOB_STORE_DENIED, BLOB_BUCKET_MISSING (its settings or its rights are wrong);
+ABORTED LOCK_TIMEOUT, TRANSACTION_CONFLICT (others were at work on the same; send it again) and DEADLINE_EXCEEDED
+DATABASE_TIMEOUT. Others stand at the RPC.
 """
 
 from collections import abc as _abc

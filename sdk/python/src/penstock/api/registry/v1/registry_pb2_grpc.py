@@ -224,12 +224,15 @@ class RegistryServiceServicer(object):
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
         DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
         another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-        INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
-        differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
-        many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-        NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
-        runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk on which
-        archives wait to be unpacked). DATA_LOSS: BLOB_LOST (a finished upload's bytes are gone; upload them again).
+        INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
+        any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+        different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
+        or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
+        that opens this framework in the last 5 minutes), MODEL_DELETED, UPLOAD_NOT_FINISHED, VERSION_IS_ALIAS (an alias of
+        the model bears the name, and would be taken over), SPOOL_UNUSABLE (the folder in which archives wait to be
+        unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
+        finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
         ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -270,7 +273,8 @@ class RegistryServiceServicer(object):
 
     def RestoreVersion(self, request, context):
         """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+        FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED, VERSION_IS_ALIAS (an alias of the model bears its name by now).
+        ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -278,7 +282,7 @@ class RegistryServiceServicer(object):
 
     def RevalidateVersion(self, request, context):
         """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: WRONG_STATE.
+        FAILED_PRECONDITION: WRONG_STATE, NO_VALIDATOR (see RegisterVersion).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -389,7 +393,9 @@ class RegistryServiceServicer(object):
         missed. Changes of one transaction come in one message. Resume with the last revision seen.
         A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
         Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
-        UNAVAILABLE when the server drains.
+        UNAVAILABLE when the server drains, and SNAPSHOTS_BUSY (others are being sent snapshots).
+        DEADLINE_EXCEEDED: WATCH_TOO_SLOW (no part of the snapshot was taken for 10 s, or all of it took longer than
+        120 s and 0.5 s more for every 100 versions; begin again).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

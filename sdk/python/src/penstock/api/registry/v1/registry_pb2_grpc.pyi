@@ -4,7 +4,10 @@ isort:skip_file
 The registry: models, their versions, and what is live.
 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
-naming the field, UNAVAILABLE while the database or the blob store can't be reached. Others stand at the RPC.
+naming the field, UNAVAILABLE while the database or the blob store can't be reached. Those that come of how the
+registry is run: FAILED_PRECONDITION BLOB_STORE_DENIED, BLOB_BUCKET_MISSING (its settings or its rights are wrong);
+ABORTED LOCK_TIMEOUT, TRANSACTION_CONFLICT (others were at work on the same; send it again) and DEADLINE_EXCEEDED
+DATABASE_TIMEOUT. Others stand at the RPC.
 """
 
 from collections import abc as _abc
@@ -69,12 +72,15 @@ class RegistryServiceStub:
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
     DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
     another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-    INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
-    differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
-    many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-    NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
-    runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk on which
-    archives wait to be unpacked). DATA_LOSS: BLOB_LOST (a finished upload's bytes are gone; upload them again).
+    INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
+    any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+    different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
+    or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+    NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
+    that opens this framework in the last 5 minutes), MODEL_DELETED, UPLOAD_NOT_FINISHED, VERSION_IS_ALIAS (an alias of
+    the model bears the name, and would be taken over), SPOOL_UNUSABLE (the folder in which archives wait to be
+    unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
+    finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
     ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
@@ -93,11 +99,12 @@ class RegistryServiceStub:
     """
     RestoreVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RestoreVersionRequest, _registry_pb2.RestoreVersionResponse]
     """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+    FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED, VERSION_IS_ALIAS (an alias of the model bears its name by now).
+    ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
     """
     RevalidateVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.RevalidateVersionRequest, _registry_pb2.RevalidateVersionResponse]
     """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: WRONG_STATE.
+    FAILED_PRECONDITION: WRONG_STATE, NO_VALIDATOR (see RegisterVersion).
     """
     DownloadFile: _grpc.UnaryStreamMultiCallable[_registry_pb2.DownloadFileRequest, _registry_pb2.DownloadFileResponse]
     """Streams one file of a version in chunks of at most 1 MiB, verified where it begins at 0.
@@ -158,7 +165,9 @@ class RegistryServiceStub:
     missed. Changes of one transaction come in one message. Resume with the last revision seen.
     A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
     Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
-    UNAVAILABLE when the server drains.
+    UNAVAILABLE when the server drains, and SNAPSHOTS_BUSY (others are being sent snapshots).
+    DEADLINE_EXCEEDED: WATCH_TOO_SLOW (no part of the snapshot was taken for 10 s, or all of it took longer than
+    120 s and 0.5 s more for every 100 versions; begin again).
     """
 
 @_typing.type_check_only
@@ -198,12 +207,15 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
     DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
     another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-    INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
-    differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
-    many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-    NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
-    runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk on which
-    archives wait to be unpacked). DATA_LOSS: BLOB_LOST (a finished upload's bytes are gone; upload them again).
+    INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
+    any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+    different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
+    or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+    NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
+    that opens this framework in the last 5 minutes), MODEL_DELETED, UPLOAD_NOT_FINISHED, VERSION_IS_ALIAS (an alias of
+    the model bears the name, and would be taken over), SPOOL_UNUSABLE (the folder in which archives wait to be
+    unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
+    finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
     ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
@@ -222,11 +234,12 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     """
     RestoreVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.RestoreVersionRequest, _registry_pb2.RestoreVersionResponse]  # type: ignore[assignment]
     """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+    FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED, VERSION_IS_ALIAS (an alias of the model bears its name by now).
+    ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
     """
     RevalidateVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.RevalidateVersionRequest, _registry_pb2.RevalidateVersionResponse]  # type: ignore[assignment]
     """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: WRONG_STATE.
+    FAILED_PRECONDITION: WRONG_STATE, NO_VALIDATOR (see RegisterVersion).
     """
     DownloadFile: _aio.UnaryStreamMultiCallable[_registry_pb2.DownloadFileRequest, _registry_pb2.DownloadFileResponse]  # type: ignore[assignment]
     """Streams one file of a version in chunks of at most 1 MiB, verified where it begins at 0.
@@ -287,7 +300,9 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     missed. Changes of one transaction come in one message. Resume with the last revision seen.
     A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
     Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
-    UNAVAILABLE when the server drains.
+    UNAVAILABLE when the server drains, and SNAPSHOTS_BUSY (others are being sent snapshots).
+    DEADLINE_EXCEEDED: WATCH_TOO_SLOW (no part of the snapshot was taken for 10 s, or all of it took longer than
+    120 s and 0.5 s more for every 100 versions; begin again).
     """
 
 class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -366,12 +381,15 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         DIGEST_MALFORMED, SIZE_MISMATCH, TOO_LARGE, UNSUPPORTED_FRAMEWORK, EMPTY_FILE, INCOMPLETE_UPLOAD, TOO_MANY_FILES,
         DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
         another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
-        INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read
-        differently by different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too
-        many entries, or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
-        NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (none that opens this framework
-        runs), MODEL_DELETED, UPLOAD_NOT_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk on which
-        archives wait to be unpacked). DATA_LOSS: BLOB_LOST (a finished upload's bytes are gone; upload them again).
+        INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
+        any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+        different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
+        or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
+        NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
+        that opens this framework in the last 5 minutes), MODEL_DELETED, UPLOAD_NOT_FINISHED, VERSION_IS_ALIAS (an alias of
+        the model bears the name, and would be taken over), SPOOL_UNUSABLE (the folder in which archives wait to be
+        unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
+        finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
         ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
         """
 
@@ -420,7 +438,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RestoreVersionResponse, _abc.Awaitable[_registry_pb2.RestoreVersionResponse]]:
         """Brings a deleted version back, in the stage it had. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED. ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
+        FAILED_PRECONDITION: NOT_DELETED, MODEL_DELETED, VERSION_IS_ALIAS (an alias of the model bears its name by now).
+        ALREADY_EXISTS: VERSION_EXISTS (its name was given again).
         """
 
     @_abc_1.abstractmethod
@@ -430,7 +449,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_registry_pb2.RevalidateVersionResponse, _abc.Awaitable[_registry_pb2.RevalidateVersionResponse]]:
         """Validates a FAILED version again. Role: operator. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: WRONG_STATE.
+        FAILED_PRECONDITION: WRONG_STATE, NO_VALIDATOR (see RegisterVersion).
         """
 
     @_abc_1.abstractmethod
@@ -563,7 +582,9 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         missed. Changes of one transaction come in one message. Resume with the last revision seen.
         A version that was deleted comes once more, with its `delete_time`, and is in no snapshot.
         Role: viewer. OUT_OF_RANGE: REVISION_COMPACTED, REVISION_UNKNOWN, EPOCH_CHANGED (start again from 0).
-        UNAVAILABLE when the server drains.
+        UNAVAILABLE when the server drains, and SNAPSHOTS_BUSY (others are being sent snapshots).
+        DEADLINE_EXCEEDED: WATCH_TOO_SLOW (no part of the snapshot was taken for 10 s, or all of it took longer than
+        120 s and 0.5 s more for every 100 versions; begin again).
         """
 
 def add_RegistryServiceServicer_to_server(servicer: RegistryServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

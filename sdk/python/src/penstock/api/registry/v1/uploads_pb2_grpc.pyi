@@ -41,20 +41,23 @@ class UploadServiceStub:
     def __new__(cls, channel: _aio.Channel) -> UploadServiceAsyncStub: ...
     CreateUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadRequest, _uploads_pb2.CreateUploadResponse]
     """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
-    Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE.
+    Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
     FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
     """
     UploadPart: _grpc.StreamUnaryMultiCallable[_uploads_pb2.UploadPartRequest, _uploads_pb2.UploadPartResponse]
     """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
     NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
     INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.GetUploadRequest, _uploads_pb2.GetUploadResponse]
     """Says which parts have arrived. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND."""
     FinishUpload: _grpc.UnaryStreamMultiCallable[_uploads_pb2.FinishUploadRequest, _uploads_pb2.FinishUploadResponse]
     """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
     Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
-    INVALID_ARGUMENT: DIGEST_MISMATCH (the parts are not the file that was announced).
+    INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    UNAVAILABLE: DRAINING (the server ends; another goes on with it).
     """
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]
     """Forgets an upload and its parts. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND."""
@@ -68,20 +71,23 @@ class UploadServiceAsyncStub(UploadServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadRequest, _uploads_pb2.CreateUploadResponse]  # type: ignore[assignment]
     """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
-    Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE.
+    Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
     FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
     """
     UploadPart: _aio.StreamUnaryMultiCallable[_uploads_pb2.UploadPartRequest, _uploads_pb2.UploadPartResponse]  # type: ignore[assignment]
     """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
     NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
     INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.GetUploadRequest, _uploads_pb2.GetUploadResponse]  # type: ignore[assignment]
     """Says which parts have arrived. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND."""
     FinishUpload: _aio.UnaryStreamMultiCallable[_uploads_pb2.FinishUploadRequest, _uploads_pb2.FinishUploadResponse]  # type: ignore[assignment]
     """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
     Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
-    INVALID_ARGUMENT: DIGEST_MISMATCH (the parts are not the file that was announced).
+    INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    UNAVAILABLE: DRAINING (the server ends; another goes on with it).
     """
     AbortUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]  # type: ignore[assignment]
     """Forgets an upload and its parts. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND."""
@@ -98,7 +104,7 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_uploads_pb2.CreateUploadResponse, _abc.Awaitable[_uploads_pb2.CreateUploadResponse]]:
         """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
-        Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE.
+        Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
         FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
         """
 
@@ -111,6 +117,7 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
         NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
         INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
         """
 
     @_abc_1.abstractmethod
@@ -129,7 +136,9 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_uploads_pb2.FinishUploadResponse], _abc.AsyncIterator[_uploads_pb2.FinishUploadResponse]]:
         """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
         Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
-        INVALID_ARGUMENT: DIGEST_MISMATCH (the parts are not the file that was announced).
+        INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
+        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        UNAVAILABLE: DRAINING (the server ends; another goes on with it).
         """
 
     @_abc_1.abstractmethod
