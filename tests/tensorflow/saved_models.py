@@ -65,6 +65,38 @@ def with_vocabulary_file(folder: Path, vocabulary: Path) -> None:
     tf.saved_model.save(module, str(folder), signatures=module.serve)
 
 
+def of_a_session(folder: Path) -> None:
+    """`y = x·w`, trained and saved as in TensorFlow 1: its saver is nodes of the main graph, and runs when it loads."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        y = x * v1.Variable(tf.ones([4]), use_resource=True)
+        session.run(v1.global_variables_initializer())
+        builder = v1.saved_model.Builder(str(folder))
+        signature = v1.saved_model.predict_signature_def({"x": x}, {"y": y})
+        builder.add_meta_graph_and_variables(session, ["serve"], {"serving_default": signature})
+        builder.save()
+
+
+def with_a_graph_inside(folder: Path, canary: Path) -> None:
+    """Run a graph that writes the file `canary`, given as text to an operator that TensorFlow says has no state."""
+    with tf.Graph().as_default() as hidden:
+        wrote = tf.io.write_file(str(canary), "written")
+        with tf.control_dependencies([wrote]):
+            component = tf.constant("")
+        dataset = tf.raw_ops.TensorDataset(components=[component], output_shapes=[tf.TensorShape([])])
+    program = hidden.as_graph_def()
+    returned = program.node.add(name="returned", op="_Retval", input=[f"{dataset.op.name}:0"])
+    returned.attr["T"].type = tf.variant.as_datatype_enum
+    returned.attr["index"].i = 0
+
+    def body(x: Any) -> dict[str, Any]:
+        made = tf.raw_ops.DatasetFromGraph(graph_def=tf.constant(program.SerializeToString()))
+        return {"y": x + tf.cast(tf.raw_ops.DatasetCardinality(input_dataset=made), tf.float32)}
+
+    calling(folder, body)
+
+
 def edit(folder: Path, change: Callable[[Any], None]) -> None:
     """Change the one graph of a SavedModel where it lies."""
     path = folder / "saved_model.pb"

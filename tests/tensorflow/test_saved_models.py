@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
-from tensorflow.core.framework import op_def_pb2
+from tensorflow.core.framework import op_def_pb2, variable_pb2
 from tensorflow.python.client import pywrap_tf_session
 
 from services.registry.validation.report import FailureReason, Refusal
+from services.registry.validation.tensorflow_computing import COMPUTES
 from services.registry.validation.tensorflow_graph import SavedModelFacts, read_saved_model
-from services.registry.validation.tensorflow_operators import READS_FILES, SAVER, why_refused
+from services.registry.validation.tensorflow_operators import READS_FILES, why_refused
 from tests.tensorflow import saved_models
 
 pytestmark = pytest.mark.slow
@@ -23,6 +24,7 @@ pytestmark = pytest.mark.slow
 # What the names of an operator's inputs and attributes say of what it reaches.
 REACHES = re.compile(
     r"file|(?<!top_)path|dir(?!ection)|_url|address|^token$|memory_region|descriptor|^debug_ops|^(call_)?target_name"
+    r"|graph|mlir|module|program|dataset|iterator|remote|(?<!allowed_)device(?!_names$)|executable|library|backend|platform"
 )
 
 
@@ -175,6 +177,34 @@ def call_with_another_file(graph: Any) -> None:
     next(node for node in graph.graph_def.node if node.name == name).input[0] = "elsewhere"
 
 
+def restore_by_another_argument(graph: Any) -> None:
+    """The saver's function is told the loader's file, and reads another that it is told as well."""
+    restore = function(graph, "traced_restore")
+    restore.signature.input_arg.add(name="elsewhere")
+    next(node for node in restore.node_def if node.op == "RestoreV2").input[0] = "elsewhere"
+
+
+def restore_in_a_loop(graph: Any) -> None:
+    """A loop is given the loader's file, and its body may make another of it."""
+    name = graph.saver_def.restore_op_name
+    next(node for node in graph.graph_def.node if node.name == name).op = "While"
+
+
+def save_when_loaded(graph: Any) -> None:
+    """Restoring, which the loader does, saves."""
+    restore, save = (function(graph, f"traced_{each}") for each in ("restore", "save"))
+    written = next(node for node in save.node_def if node.op == "SaveV2")
+    more = restore.node_def.add()
+    more.CopyFrom(written)
+    more.input[0] = "file_prefix"
+
+
+def save_elsewhere(graph: Any) -> None:
+    save = function(graph, "traced_save")
+    save.node_def.add(name="elsewhere", op="Const")
+    next(node for node in save.node_def if node.op == "MergeV2Checkpoints").input[1] = "elsewhere:output:0"
+
+
 def restore_in_the_main_graph(graph: Any) -> None:
     graph.graph_def.node.add(name="elsewhere", op="Const")
     graph.graph_def.node.add(name="more", op="RestoreV2", input=["elsewhere"])
@@ -182,12 +212,84 @@ def restore_in_the_main_graph(graph: Any) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    [serve_the_restore, export_the_save, restore_from_elsewhere, call_with_another_file, restore_in_the_main_graph],
+    [
+        *(serve_the_restore, export_the_save, restore_from_elsewhere, call_with_another_file),
+        *(restore_by_another_argument, restore_in_a_loop, save_when_loaded, save_elsewhere, restore_in_the_main_graph),
+    ],
 )
 def test_the_saver_is_let_be_in_its_place_alone(edited: Callable[..., Path], change: Callable[[Any], None]) -> None:
     reason, message = refused(edited(change))
     assert reason is FailureReason.FORBIDDEN_OPERATOR
     assert "RestoreV2" in message or "SaveV2" in message or "MergeV2Checkpoints" in message
+
+
+def add_a_save(graph: Any, file: str, then: str) -> None:
+    """Another node writes, to a file by this name, before the node `then` is run."""
+    graph.graph_def.node.add(name="elsewhere", op="Const")
+    graph.graph_def.node.add(name="more", op="SaveV2", input=[file])
+    next(node for node in graph.graph_def.node if node.name == then).input.append("^more")
+
+
+def begin_with_a_save(graph: Any) -> None:
+    """A variable's first value, which a loader may ask for, is made after the save."""
+    begins = graph.graph_def.node.add(name="begins", op="NoOp", input=["^more"])
+    add_a_save(graph, "save/Const", "save/Identity")
+    next(node for node in graph.graph_def.node if node.name == "save/Identity").input.append("^begins")
+    variable = variable_pb2.VariableDef(variable_name="v", initializer_name=begins.name)
+    graph.collection_def["variables"].bytes_list.value.append(variable.SerializeToString())
+
+
+def feed_one_output_of_two(graph: Any) -> None:
+    """The loader's name takes the place of one output, and the saver reads by another."""
+    next(node for node in graph.graph_def.node if node.name == "save/Const").op = "IdentityN"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda graph: add_a_save(graph, "elsewhere", graph.saver_def.restore_op_name),
+        lambda graph: add_a_save(graph, "save/Const", graph.saver_def.restore_op_name),
+        lambda graph: add_a_save(graph, "elsewhere", "save/Identity"),
+        begin_with_a_save,
+        feed_one_output_of_two,
+    ],
+)
+def test_a_saver_of_nodes_is_let_be_in_its_place_alone(tmp_path: Path, change: Callable[[Any], None]) -> None:
+    saved_models.of_a_session(tmp_path / "model")
+    assert read(tmp_path / "model").signature_name == "serving_default"
+    saved_models.edit(tmp_path / "model", change)
+    reason, message = refused(tmp_path / "model")
+    assert reason is FailureReason.FORBIDDEN_OPERATOR
+    assert "SaveV2" in message
+
+
+def test_a_graph_in_a_string_is_not_run(tmp_path: Path) -> None:
+    saved_models.with_a_graph_inside(tmp_path / "model", tmp_path / "canary")
+    reason, message = refused(tmp_path / "model")
+    assert reason is FailureReason.FORBIDDEN_OPERATOR
+    assert "'DatasetFromGraph'" in message or "'DatasetCardinality'" in message
+    assert not (tmp_path / "canary").exists()
+
+
+def call_an_operator(graph: Any) -> None:
+    """A branch is called by the name of an operator, which it would become."""
+    branch = function(graph, "signature_wrapper").node_def.add(name="more", op="StatelessIf")
+    branch.attr["then_branch"].func.name = branch.attr["else_branch"].func.name = "WriteFile"
+
+
+def test_what_is_called_is_a_function_of_the_model(edited: Callable[..., Path]) -> None:
+    reason, message = refused(edited(call_an_operator))
+    assert reason is FailureReason.FORBIDDEN_OPERATOR
+    assert "calls 'WriteFile'" in message
+
+
+@pytest.mark.parametrize("name", ["twice", "WriteFile"])
+def test_functions_that_could_be_taken_for_others_are_refused(edited: Callable[..., Path], name: str) -> None:
+    def change(graph: Any) -> None:
+        for _ in range(1 if name == "WriteFile" else 2):
+            graph.graph_def.library.function.add().signature.name = name
+
+    assert refused(edited(change))[0] is FailureReason.INVALID_MODEL
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "/etc/passwd", "a\\b", ""])
@@ -209,15 +311,30 @@ def test_every_operator_of_this_tensorflow_that_reaches_out_is_refused() -> None
         operator.name
         for operator in operators()
         if any(REACHES.search(part.name) for part in (*operator.input_arg, *operator.attr))
-        and not why_refused(operator.name, stateful=operator.is_stateful, files_allowed=False)
+        and not why_refused(operator.name, files_allowed=False)
     ]
     assert reaching == []
 
 
 def test_the_operators_that_are_named_are_there() -> None:
     known = {operator.name for operator in operators()}
-    assert known >= READS_FILES | SAVER
-    for name in ("PyFunc", "EagerPyFunc", "PyFuncStateless", "WriteFile", "ReadFile", "SaveV2", "LoadDataset"):
-        assert why_refused(
-            name, stateful=next(each.is_stateful for each in operators() if each.name == name), files_allowed=False
-        )
+    assert known >= READS_FILES | COMPUTES
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PyFunc", "PyFuncStateless", "WriteFile", "ReadFile", "SaveV2", "RestoreV2", "LoadDataset", "TensorDataset"),
+        *("DatasetFromGraph", "MlirPassthroughOp", "RewriteDataset", "BatchFunction", "RemoteCall", "XlaLaunchV2"),
+        *("XlaCustomCall", "TPUPartitionedCall", "CopyHost", "EncodeProto", "DecodeProtoV2", "ImmutableConst"),
+        *("SymbolicGradient", "ParseTensor", "Abort", "AnOperatorOfTheNextRelease"),
+    ],
+)
+def test_what_does_more_than_compute_is_refused_by_name(name: str) -> None:
+    assert why_refused(name, files_allowed=False)
+
+
+def test_datasets_are_refused_whatever_policy_says_of_files() -> None:
+    datasets = [operator.name for operator in operators() if "Dataset" in operator.name]
+    assert len(datasets) > 100
+    assert [name for name in datasets if not why_refused(name, files_allowed=True)] == []

@@ -1,13 +1,13 @@
 """Reads a SavedModel's graph as data, before TensorFlow sees it. Imported by the child process alone.
 
-Every node of the graphs and of their function libraries is looked at. The saver that TensorFlow writes into each
-SavedModel reads and writes files; it is let be where it stands (in the functions and nodes that `saver_def` names, and
-that nothing that is served, loaded or exported comes to), reading the one name that it is given.
+Every node of the graphs and of their function libraries is looked at, and every function that they name must be in
+that library. The saver that TensorFlow writes into each SavedModel reads and writes files; see `tensorflow_saver` on
+where it is let be.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from tensorflow.python.framework import op_def_registry
 
 from .layout import shown
 from .report import FailureReason, Refusal, one_line
-from .tensorflow_operators import SAVER, why_refused
+from .tensorflow_operators import why_refused
+from .tensorflow_saver import Saver, functions_named
 
 _LARGEST_BYTES = 2**31 - 1
 _SERVED = "serving_default"
@@ -85,14 +86,20 @@ def _signature_name(graph: Any) -> str:
 
 
 def _check(graph: Any, *, files_allowed: bool) -> None:
-    functions = {function.signature.name: function for function in graph.graph_def.library.function}
-    saver = _Saver(graph, functions)
+    library = graph.graph_def.library.function
+    functions = {function.signature.name: function for function in library}
+    _check_names([each.signature.name for each in library], "function")
+    _check_names([each.name for each in graph.graph_def.node], "node")
+    for name in functions:
+        if op_def_registry.get(name) is not None:
+            raise _ambiguous(f"a function has the name of the operator {_shown(name)}")
+    saver = Saver(graph, functions)
     for node in graph.graph_def.node:
-        _check_node(node, functions, files_allowed=files_allowed, saving=saver.may_stand(node))
+        _check_node(node, functions.keys(), files_allowed=files_allowed, saving=saver.may_stand(node))
     for name, function in functions.items():
         for node in function.node_def:
-            saving = name in saver.functions and _reads_argument(node, function)
-            _check_node(node, functions, files_allowed=files_allowed, saving=saving)
+            saving = saver.may_stand_in(name, node)
+            _check_node(node, functions.keys(), files_allowed=files_allowed, saving=saving)
     for asset in graph.asset_file_def:
         if any(part in ("", ".", "..") for part in asset.filename.split("/")) or "\\" in asset.filename:
             raise Refusal(
@@ -101,8 +108,29 @@ def _check(graph: Any, *, files_allowed: bool) -> None:
             )
 
 
-def _check_node(node: Any, functions: Mapping[str, Any], *, files_allowed: bool, saving: bool) -> None:
-    if node.op in functions or (saving and node.op in SAVER):
+def _check_names(names: list[str], kind: str) -> None:
+    """Two of one name, of which one is read here, might be taken for each other where they are run."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise _ambiguous(f"two of its {kind}s are called {_shown(name)}")
+        seen.add(name)
+
+
+def _ambiguous(what: str) -> Refusal:
+    return Refusal(FailureReason.INVALID_MODEL, f"the graph cannot be told apart: {what}; export the model again")
+
+
+def _check_node(node: Any, functions: Set[str], *, files_allowed: bool, saving: bool) -> None:
+    # TensorFlow makes a node of what a call names: an operator, where there is no function of that name.
+    unknown = sorted(set(functions_named(node.attr.values())) - functions)
+    if unknown:
+        raise Refusal(
+            FailureReason.FORBIDDEN_OPERATOR,
+            f"operator {_shown(node.op)} (at {_shown(node.name)}) calls {_shown(unknown[0])}, which is no function of "
+            "the model's own; export the model again",
+        )
+    if node.op in functions or saving:
         return
     definition = op_def_registry.get(node.op)
     if definition is None:
@@ -111,7 +139,7 @@ def _check_node(node: Any, functions: Mapping[str, Any], *, files_allowed: bool,
             f"operator {_shown(node.op)} is none of TensorFlow's own, and needs a library that the server does not "
             "load; export the model with standard operators",
         )
-    why = why_refused(node.op, stateful=definition.is_stateful, files_allowed=files_allowed)
+    why = why_refused(node.op, files_allowed=files_allowed)
     if not why and "output_stream" in node.attr and node.attr["output_stream"].s not in _PRINTED_TO:
         why = "writes to a file of the server"
     if why:
@@ -124,88 +152,6 @@ def _check_node(node: Any, functions: Mapping[str, Any], *, files_allowed: bool,
             FailureReason.FORBIDDEN_OPERATOR,
             f"operator {_shown(node.op)} (at {_shown(node.name)}) {why}, which no served model may; {advice}",
         )
-
-
-class _Saver:
-    """The nodes and functions that only the saver comes to."""
-
-    def __init__(self, graph: Any, functions: Mapping[str, Any]) -> None:
-        nodes = {node.name: node for node in graph.graph_def.node}
-        definition = graph.saver_def
-        self._filename = _node_of(definition.filename_tensor_name)
-        saving = _ancestors(nodes, (definition.save_tensor_name, definition.restore_op_name))
-        self._nodes = saving - _ancestors(nodes, _served_tensors(graph))
-        calls = {name: _called(function.node_def, functions) for name, function in functions.items()}
-        # Called with the name that the saver is given, by the saver itself: a function in between could give another.
-        told = {name for name in self._nodes if _source(nodes[name], 0) == self._filename}
-        from_saver = _called((nodes[name] for name in told), functions)
-        from_elsewhere = _called((node for name, node in nodes.items() if name not in told), functions)
-        # What is exported can be called by whoever loads it, and what nothing calls may be exported in a way not seen.
-        exported = set(graph.object_graph_def.concrete_functions) & functions.keys()
-        inner = set().union(*calls.values())
-        orphans = functions.keys() - inner - from_saver - from_elsewhere
-        self.functions = from_saver - _closure(from_elsewhere | exported | orphans | inner, calls)
-
-    def may_stand(self, node: Any) -> bool:
-        """Whether a node of the main graph may save or restore: only by the name that the saver is given."""
-        return node.name in self._nodes and (node.op != "RestoreV2" or _source(node, 0) == self._filename)
-
-
-def _served_tensors(graph: Any) -> Iterator[str]:
-    for signature in graph.signature_def.values():
-        for each in (*signature.inputs.values(), *signature.outputs.values()):
-            yield each.name
-            yield from (each.coo_sparse.values_tensor_name, each.coo_sparse.indices_tensor_name)
-            yield each.coo_sparse.dense_shape_tensor_name
-            yield from (component.name for component in each.composite_tensor.components)
-    for collection in graph.collection_def.values():
-        yield from collection.node_list.value
-
-
-def _ancestors(nodes: Mapping[str, Any], tensors: Iterable[str]) -> set[str]:
-    waiting = [_node_of(tensor) for tensor in tensors]
-    found: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in nodes and name not in found:
-            found.add(name)
-            waiting.extend(_node_of(tensor) for tensor in nodes[name].input)
-    return found
-
-
-def _called(nodes: Iterable[Any], functions: Mapping[str, Any]) -> set[str]:
-    """Name the functions that these nodes call, as their operator or in an attribute."""
-    found: set[str] = set()
-    for node in nodes:
-        found.add(node.op)
-        for value in node.attr.values():
-            found.add(value.func.name)
-            found.update(each.name for each in value.list.func)
-    return found & functions.keys()
-
-
-def _closure(first: set[str], calls: Mapping[str, set[str]]) -> set[str]:
-    waiting, found = list(first), set()
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found.add(name)
-            waiting.extend(calls[name])
-    return found
-
-
-def _reads_argument(node: Any, function: Any) -> bool:
-    """Whether a function's node restores, if it does, from a file that the function is told and does not choose."""
-    arguments = {argument.name for argument in function.signature.input_arg}
-    return node.op != "RestoreV2" or _source(node, 0) in arguments
-
-
-def _source(node: Any, index: int) -> str:
-    return _node_of(node.input[index]) if len(node.input) > index else ""
-
-
-def _node_of(tensor: str) -> str:
-    return tensor.lstrip("^").partition(":")[0]
 
 
 def _shown(name: str) -> str:

@@ -1,23 +1,18 @@
-"""Which operators of TensorFlow a SavedModel may use: what computes, and of what keeps state only what is known.
+"""Which operators of TensorFlow a SavedModel may use: what computes, and of what keeps state only a model's.
 
-An operator without state computes, unless it is named here. One with state may be anything, from a variable to a server
-that listens: it must be named here to be let in, and whatever a later release brings is refused until it is.
+Each is let in by its name. Whether TensorFlow declares state says too little: among those without any are some that run
+a program given as a string. Whatever a later release brings is refused until somebody has looked at it.
 """
 
 from __future__ import annotations
 
 import re
 
+from .tensorflow_computing import COMPUTES
+
 # Readers of files by a name that the graph gives; policy may allow these (`tensorflow-files`), none writes.
 READS_FILES = frozenset(
     {
-        "CSVDataset",
-        "CSVDatasetV2",
-        "CacheDataset",
-        "CacheDatasetV2",
-        "FixedLengthRecordDataset",
-        "FixedLengthRecordDatasetV2",
-        "FixedLengthRecordReaderV2",
         "FixedUnigramCandidateSampler",
         "GenerateVocabRemapping",
         "InitializeTableFromTextFile",
@@ -25,40 +20,9 @@ READS_FILES = frozenset(
         "LoadAndRemapMatrix",
         "MatchingFiles",
         "ReadFile",
-        "TFRecordDataset",
-        "TFRecordDatasetV2",
-        "TextLineDataset",
-        "TextLineReaderV2",
-        "WholeFileReaderV2",
     }
 )
-# What the saver that TensorFlow itself writes into each SavedModel is made of. See `tensorflow_graph` on where.
-SAVER = frozenset({"SaveV2", "RestoreV2", "MergeV2Checkpoints"})
-# Without state as TensorFlow declares them, and not for computing: Python, files, addresses, libraries, the end.
-_FORBIDDEN_STATELESS = frozenset(
-    {
-        "Abort",
-        "Copy",
-        "CopyHost",
-        "DebugIdentity",
-        "DebugNanCount",
-        "DebugNumericSummary",
-        "DecodeProtoV2",  # reads a descriptor from a file
-        "EncodeProto",
-        "ImmutableConst",  # maps a file
-        "PyFuncStateless",
-        "RegisterDataset",
-        "RegisterDatasetV2",
-        "SnapshotChunkDataset",
-        "SnapshotDataset",
-        "SnapshotDatasetReader",
-        "SnapshotDatasetV2",
-        "SnapshotNestedDatasetReader",
-        "XlaCustomCall",
-        "XlaCustomCallV2",
-    }
-)
-_ALLOWED_STATEFUL = re.compile(
+_KEEPS_STATE = re.compile(
     "|".join(
         (
             # variables, and what trains them: exported with many a model, though nobody serves it
@@ -85,12 +49,14 @@ _ALLOWED_STATEFUL = re.compile(
 )
 
 
-def why_refused(operator: str, *, stateful: bool, files_allowed: bool) -> str:
+def why_refused(operator: str, *, files_allowed: bool) -> str:
     """Say in a few words what an operator does that no model may; "" where it may be used."""
     if operator in READS_FILES:
         return "" if files_allowed else "reads files of the server"
+    if operator in COMPUTES or _KEEPS_STATE.fullmatch(operator):
+        return ""
     if operator.startswith("_"):
         return "is of TensorFlow's own inside"
-    if operator in _FORBIDDEN_STATELESS or (stateful and not _ALLOWED_STATEFUL.fullmatch(operator)):
-        return "runs Python, touches files, devices or the network, or keeps state that is not a model's"
-    return ""
+    if "Dataset" in operator or "Iterator" in operator:
+        return "reads or makes a dataset, which may run a graph of its own"
+    return "runs programs, touches files, devices or the network, or keeps state that is not a model's"
