@@ -7,6 +7,7 @@ Imported by the child process alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
@@ -48,6 +49,8 @@ _ROWS, _DRAWS = 3, 3
 # Rows of unlike size, or a scale that is taken over the batch would hardly show.
 _ROW_SCALES = np.array([1.0, 4.0, 0.25])
 _SEED = 20_261_121
+# EACCES of landlock and EPERM of seccomp, as the C library words them; they come last in what TensorFlow says.
+_DENIED = re.compile("Permission denied|Operation not permitted")
 
 
 class NotRunnable(Exception):
@@ -79,9 +82,10 @@ def try_rows(run: Run, signature: Signature, unshaped: frozenset[str]) -> Verdic
     """Run batches of two and three generated rows and compare them with each row alone.
 
     `unshaped` names the outputs for which the file declares no shape: what they return is taken as it comes.
-    Raises Refusal(VALIDATOR_OUT_OF_MEMORY) where even the smallest rows ask for more memory than is allowed.
+    Raises Refusal: VALIDATOR_OUT_OF_MEMORY where even the smallest rows ask for more memory than is allowed,
+    FORBIDDEN_OPERATOR where the model reaches for what the sandbox denies.
     """
-    trial = _Trial(run, signature)
+    trial = _Trial(_without_denials(run), signature)
     try:
         recipe = trial.find_recipe()
     except NotRunnable as error:
@@ -95,6 +99,35 @@ def try_rows(run: Run, signature: Signature, unshaped: frozenset[str]) -> Verdic
     except NotRunnable as error:
         difference = f"the model takes a row alone but not several: {error}"
     return Verdict(not difference, difference, ranks)
+
+
+def _without_denials(run: Run) -> Run:
+    """Refuse a model that is denied something when it runs: it computes, or it reaches for more than a model may."""
+
+    def checked(feeds: dict[str, Array]) -> dict[str, Array]:
+        try:
+            return run(feeds)
+        except NotRunnable as error:
+            if not _denied(error):
+                raise
+            message = (
+                f"the model reaches for what the sandbox denies to every model when it runs ({error}); export it "
+                "without what reads or writes files, connects or starts programs"
+            )
+            raise Refusal(FailureReason.FORBIDDEN_OPERATOR, message) from None
+
+    return checked
+
+
+def _denied(error: BaseException | None) -> bool:
+    """Whether it began with what the kernel denied: runtimes tell it as an error of their own."""
+    seen: list[BaseException] = []
+    while error is not None and error not in seen:
+        if isinstance(error, PermissionError) or _DENIED.search(str(error)):
+            return True
+        seen.append(error)
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def with_seen_ranks(signature: Signature, unshaped: frozenset[str], verdict: Verdict) -> Signature:
