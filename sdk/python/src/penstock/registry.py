@@ -20,6 +20,7 @@ from penstock.registry_administration import RegistryAdministration
 from penstock.registry_editing import RegistryEditing
 from penstock.registry_stages import RegistryStages
 from penstock.retries import NO_RETRIES, Tries
+from penstock.signed_downloads import by_url
 from penstock.uploads import NO_FILES, Progress, Source, opened
 from penstock.values import enum_number
 
@@ -349,7 +350,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
             request = pb.DownloadFileRequest(model=model, version=version, path=path, offset_bytes=offset_bytes)
             return self._connection.stream(self._connection.stub.DownloadFile, request)
 
-        return fetch
+        return by_url(lambda: self.download_url(model, version, path), fetch, timeout_s=self._connection.idle_timeout_s)
 
 
 def _declared(signature: Signature | None, columns: Columns) -> Signature | None:
