@@ -269,6 +269,9 @@ def test_a_graph_in_a_string_is_not_run(tmp_path: Path) -> None:
     assert reason is FailureReason.FORBIDDEN_OPERATOR
     assert "'DatasetFromGraph'" in message or "'DatasetCardinality'" in message
     assert not (tmp_path / "canary").exists()
+    # Whoever served it would be written to: what is refused is no empty threat.
+    tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"](x=tf.zeros([1, 4]))
+    assert (tmp_path / "canary").read_text() == "written"
 
 
 def call_an_operator(graph: Any) -> None:

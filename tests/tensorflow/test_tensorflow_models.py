@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from services.registry.validation.report import FailureReason, Refusal, Signature, TensorSpec, ValidationReport
 from services.registry.validation.tensorflow_model import inspect
+from services.registry.validation.trial import NotRunnable, Run, try_rows
 from tests.tensorflow import saved_models
 
 pytestmark = pytest.mark.slow
@@ -71,6 +72,29 @@ def test_rows_that_change_each_other_are_seen() -> None:
     report = judged(lambda x: {"y": x - tf.reduce_mean(x, axis=0)})
     assert not report.rows_independent
     assert "answers a row differently" in report.rows_independent_reason
+
+
+@pytest.mark.parametrize("said", ["/etc/passwd; Permission denied", "socket: Operation not permitted"])
+def test_a_model_that_is_denied_something_is_refused(said: str) -> None:
+    reason, message = refused(lambda: try_rows(failing(said), ONE_INPUT, frozenset()))
+    assert reason is FailureReason.FORBIDDEN_OPERATOR
+    assert "the sandbox denies" in message
+
+
+def test_a_model_that_does_not_take_generated_rows_is_let_in() -> None:
+    verdict = try_rows(failing("no such row in the table"), ONE_INPUT, frozenset())
+    assert not verdict.rows_independent
+    assert "does not run on generated rows" in verdict.reason
+
+
+ONE_INPUT = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 4)),))
+
+
+def failing(said: str) -> Run:
+    def run(_: object) -> Any:
+        raise NotRunnable("it failed") from RuntimeError(said)
+
+    return run
 
 
 def test_an_output_without_a_shape_has_the_rank_that_was_seen() -> None:
