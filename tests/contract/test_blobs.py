@@ -32,7 +32,7 @@ class Backend:
     store: BlobStore
     reopen: Callable[[str], BlobStore]  # the same place, for the prefix given
     stored: Callable[[], list[str]]  # everything that lies there, unfinished things too
-    overwrite: Callable[[str, bytes], None]
+    write: Callable[[str, bytes], None]  # to this path
     arguments: tuple[str, ...]  # URL, access key, secret key: for a process of its own
 
 
@@ -46,14 +46,15 @@ def backend(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backend]
 def on_disk(root: Path) -> Backend:
     url = root.as_uri()
 
-    def overwrite(sha256: str, content: bytes) -> None:
-        (root / "registry" / sha256[:2] / sha256).write_bytes(content)
+    def write(path: str, content: bytes) -> None:
+        (root / path).parent.mkdir(exist_ok=True)
+        (root / path).write_bytes(content)
 
     return Backend(
         store=open_blobs(url, prefix="registry"),
         reopen=lambda prefix: open_blobs(url, prefix=prefix),
         stored=lambda: sorted(str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()),
-        overwrite=overwrite,
+        write=write,
         arguments=(url,),
     )
 
@@ -64,15 +65,14 @@ def in_s3(bucket: S3Bucket) -> Backend:
     def reopen(prefix: str) -> BlobStore:
         return open_blobs(bucket.url, prefix=prefix, access_key=keys[0], secret_key=keys[1])
 
-    def overwrite(sha256: str, content: bytes) -> None:
-        address = f"registry/{sha256[:2]}/{sha256}"
-        bucket.server.client().put_object(bucket.name, address, io.BytesIO(content), len(content))
+    def write(path: str, content: bytes) -> None:
+        bucket.server.client().put_object(bucket.name, path, io.BytesIO(content), len(content))
 
     return Backend(
         store=reopen("registry"),
         reopen=reopen,
         stored=bucket.list_keys,
-        overwrite=overwrite,
+        write=write,
         arguments=(bucket.url, *keys),
     )
 
@@ -235,6 +235,21 @@ def test_every_blob_is_listed_with_its_size_and_time_and_nothing_else_is(backend
     theirs.close()
 
 
+def test_what_strangers_left_in_the_store_is_not_listed(backend: Backend) -> None:
+    blob = backend.store.put([b"ours"], max_bytes=LIMIT)
+    folder = blob.sha256[:2]
+    other = f"{int(folder, 16) ^ 1:02x}"
+    for path in (
+        f"{folder}/.nfs0001",
+        f"{folder}/{folder}",
+        f"{folder}/{blob.sha256.upper()}",
+        f"{other}/{blob.sha256}",
+    ):
+        backend.write(f"registry/{path}", b"a stranger's")
+    backend.write(f"registry/{'0' * 64}", b"a stranger's")
+    assert [found for found, _ in backend.store.list()] == [blob]
+
+
 def test_a_presigned_url_reads_the_blob_without_a_key(backend: Backend) -> None:
     blob = backend.store.put([b"for everyone"], max_bytes=LIMIT)
     url = backend.store.presign(blob.sha256, lifetime_s=60, file_name="mödel 1.onnx")
@@ -323,7 +338,7 @@ def test_a_read_beyond_the_blob_is_refused_with_what_is_allowed(backend: Backend
 @pytest.mark.parametrize("damage", [b"", b"righ", b"wrong", b"right and more"])
 def test_a_damaged_blob_is_noticed_and_healed_by_sending_it_again(backend: Backend, damage: bytes) -> None:
     blob = backend.store.put([b"right"], max_bytes=LIMIT)
-    backend.overwrite(blob.sha256, damage)
+    backend.write(f"registry/{blob.sha256[:2]}/{blob.sha256}", damage)
     with pytest.raises(DataLoss) as caught:
         list(backend.store.open(blob.sha256))
     assert caught.value.reason == "BLOB_CORRUPT"

@@ -20,10 +20,12 @@ from services.common.blobs import open_blobs
 from services.common.blobs import s3 as s3_module
 from services.common.blobs.s3 import S3BlobStore
 from services.common.errors import DomainError, FailedPrecondition, ResourceExhausted, Unavailable
+from tests.faults.proxy import Proxy
 from tests.s3 import S3Bucket, free_port
 
 MIB = 1024 * 1024
 DIGEST = "0" * 64
+MARK = b"the-right-bytes."
 ONE_DAY_S = 24 * 60 * 60
 
 
@@ -189,6 +191,37 @@ def test_a_missing_bucket_is_named(bucket: S3Bucket) -> None:
             call()
         assert caught.value.reason == "BLOB_BUCKET_MISSING"
     store.close()
+
+
+@pytest.mark.parametrize("declared", [True, False], ids=["declared", "learnt"])
+@pytest.mark.parametrize("size_bytes", [4 * len(MARK), 3 * s3_module.PART_BYTES], ids=["small", "multipart"])
+def test_bytes_damaged_on_their_way_never_replace_good_ones(bucket: S3Bucket, size_bytes: int, declared: bool) -> None:
+    content = (MARK * (size_bytes // len(MARK) + 1))[:size_bytes]
+    keys = {"access_key": bucket.server.access_key, "secret_key": bucket.server.secret_key}
+    with Proxy(int(bucket.server.endpoint.rpartition(":")[2])) as proxy:
+        store = open_blobs(f"s3://{bucket.name}?endpoint=http://{proxy.address}", prefix="registry", **keys)
+        blob = store.put([content], max_bytes=64 * MIB)
+        proxy.damage(MARK, MARK.swapcase())
+        with pytest.raises(Unavailable, match="send the file again"):
+            store.put([content], sha256=blob.sha256 if declared else None, max_bytes=64 * MIB)
+        proxy.heal()
+        assert b"".join(store.open(blob.sha256)) == content
+        assert bucket.list_keys() == [f"registry/{blob.sha256[:2]}/{blob.sha256}"]
+        store.close()
+
+
+def test_a_deletion_is_asked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is sent again may be carried out after the blob was stored anew."""
+    asked: list[str] = []
+
+    def answer(self: Overloaded) -> None:
+        asked.append(self.path)
+        Overloaded.answer(self)
+
+    monkeypatch.setattr(Overloaded, "do_DELETE", answer)
+    with serving(Overloaded) as port, pytest.raises(Unavailable):
+        store_at(port).delete(DIGEST)
+    assert asked == [f"/bucket/registry/00/{DIGEST}"]
 
 
 def test_temporary_objects_are_swept_when_they_are_a_day_old(bucket: S3Bucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A TCP proxy with faults to order: cut, deaf, slow."""
+"""A TCP proxy with faults to order: cut, deaf, slow, damaging."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Proxy:
 
     cut: every connection is reset, and new ones are refused. deaf: connections are taken, what is said on them is
     read, and nothing is passed on, in either direction; what was swallowed is gone, so these connections are reset
-    when it heals. slow: every chunk waits `delay_s` first.
+    when it heals. slow: every chunk waits `delay_s` first. damaging: bytes are swapped for others of the same number.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -27,6 +27,7 @@ class Proxy:
         self._deaf = threading.Event()
         self._ended = threading.Event()
         self._delay_s = 0.0
+        self._swapped: tuple[bytes, bytes] | None = None
         self.port = 0
 
     def __enter__(self) -> Self:
@@ -68,9 +69,14 @@ class Proxy:
         """Let every chunk wait first."""
         self._delay_s = delay_s
 
+    def damage(self, right: bytes, wrong: bytes) -> None:
+        """Pass on other bytes wherever some are seen in one piece."""
+        self._swapped = right, wrong
+
     def heal(self) -> None:
         """Be a good proxy again."""
         self._delay_s = 0.0
+        self._swapped = None
         if self._deaf.is_set():
             self._deaf.clear()
             self._reset_links()
@@ -109,7 +115,7 @@ class Proxy:
                 if self._delay_s:
                     self._ended.wait(self._delay_s)
                 if not self._deaf.is_set():
-                    sink.sendall(data)
+                    sink.sendall(data.replace(*self._swapped) if self._swapped else data)
         if not self._deaf.is_set():  # else nobody hears of the end either
             self._reset(link)
 

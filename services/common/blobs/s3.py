@@ -7,8 +7,8 @@ memory, and what does not goes to a temporary key and is copied by the server, s
 and no local disk is needed.
 
 Parts are signed without a digest of their bytes (UNSIGNED-PAYLOAD): minio hashes each once more for that, and so does
-the server, an eighth of an upload's whole cost each. What the network may do to them is noticed by the digest of the
-whole whenever they are read, the first time by the validator.
+the server, an eighth of an upload's whole cost each. Against what the network may do to them each goes with its CRC-32,
+which costs little, and which the server checks: damaged bytes must never take the place of a good blob.
 
 minio's `put_object` would do this too, but alone it is a third slower (one part at a time), and with its
 parallel uploads a stream that fails leaves three threads behind for good and is aborted while parts are
@@ -37,13 +37,14 @@ import urllib3
 from minio import Minio
 from minio.commonconfig import CopySource
 from minio.credentials.credentials import Credentials
-from minio.datatypes import Part
+from minio.datatypes import CompleteMultipartUploadResult
 from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError
 
 from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, checked_sha256, is_sha256
 from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
+from services.common.blobs.s3_parts import CHECKED, SentPart, checksum, completion
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 # S3's smallest part. Three in flight and one being gathered make an upload grow the process by 38 MiB
@@ -57,6 +58,7 @@ STALE_AFTER: Final = timedelta(days=1)
 PROBE_TIMEOUT_S: Final = 3.0
 
 _FULL: Final = {"XMinioStorageFull", "XMinioAdminBucketQuotaExceeded", "QuotaExceeded"}
+_DAMAGED: Final = {"XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "BadDigest"}
 _DENIED: Final = {"AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed"}
 _PASSING: Final = {"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "XMinioServerNotInitialized"}
 _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
@@ -242,11 +244,11 @@ class S3BlobStore:
 
     def _put_parts(self, key: str, parts: Iterator[bytes], arrived: Callable[[], T]) -> T:
         """Upload the parts to `key`, say so and complete; whatever is raised on the way, abort."""
-        upload_id = self._call(self._client._create_multipart_upload, self._bucket, key, {})
+        upload_id = self._call(self._client._create_multipart_upload, self._bucket, key, dict(CHECKED))
         try:
             sent = self._send(key, upload_id, parts)
             result = arrived()
-            done = self._call(self._client._complete_multipart_upload, self._bucket, key, upload_id, list(sent))
+            done = self._call(self._complete, key, upload_id, sent)
             if not done.etag:  # an error that came too late for the status line: 200 with an error inside
                 message = "the blob store could not complete the upload; send the file again"
                 raise Unavailable(message, reason="BLOB_STORE_UNAVAILABLE")
@@ -257,14 +259,14 @@ class S3BlobStore:
             raise
         return result
 
-    def _send(self, key: str, upload_id: str, parts: Iterator[bytes]) -> tuple[Part, ...]:
+    def _send(self, key: str, upload_id: str, parts: Iterator[bytes]) -> tuple[SentPart, ...]:
         """Send the parts, a few at a time. When this returns or raises, none is in flight any more."""
-        sent: list[Part] = []
-        flying: deque[Future[Part]] = deque()
+        sent: list[SentPart] = []
+        flying: deque[Future[SentPart]] = deque()
 
-        def send(number: int, body: bytes) -> Part:
+        def send(number: int, body: bytes) -> SentPart:
             try:
-                return Part(number, self._call(self._upload_part, key, upload_id, number, body))
+                return self._call(self._upload_part, key, upload_id, number, body)
             finally:
                 self._slots.release()
 
@@ -277,8 +279,9 @@ class S3BlobStore:
             sent.extend(future.result() for future in flying)
         return tuple(sent)
 
-    def _upload_part(self, key: str, upload_id: str, number: int, body: bytes) -> str:
-        """Send one part; gives its etag."""
+    def _upload_part(self, key: str, upload_id: str, number: int, body: bytes) -> SentPart:
+        """Send one part, with what the server is to check it against."""
+        crc = checksum(body)
         url = self._client._base_url.build(
             method="PUT",
             region=self._region,
@@ -293,6 +296,7 @@ class S3BlobStore:
             region=self._region,
             headers={
                 "Host": url.netloc,
+                "x-amz-checksum-crc32": crc,
                 "x-amz-content-sha256": _UNSIGNED,
                 "x-amz-date": now.strftime("%Y%m%dT%H%M%SZ"),
             },
@@ -303,7 +307,19 @@ class S3BlobStore:
         answer = self._http.urlopen("PUT", urlunsplit(url), body=body, headers=headers)
         if answer.status != 200:
             raise S3Error.fromxml(answer)
-        return str(answer.headers["etag"]).strip('"')
+        return SentPart(number, str(answer.headers["etag"]).strip('"'), crc)
+
+    def _complete(self, key: str, upload_id: str, parts: Iterable[SentPart]) -> CompleteMultipartUploadResult:
+        """Ask for the parts to be made one object."""
+        answer = self._client._execute(
+            "POST",
+            self._bucket,
+            key,
+            body=completion(parts),
+            headers={"Content-Type": "application/xml"},
+            query_params={"uploadId": upload_id},
+        )
+        return CompleteMultipartUploadResult(answer)
 
     def _put_by_copy(self, parts: Iterator[bytes], arrived: Callable[[], Blob]) -> Blob:
         temporary = f"{self._prefix}/incoming/{uuid.uuid4().hex}"
@@ -340,6 +356,9 @@ class S3BlobStore:
             return NotFound(f"no blob {sha256} is stored; upload it first", reason="BLOB_NOT_FOUND")
         if error.code == "NoSuchBucket":
             return self._bucket_missing()
+        if error.code in _DAMAGED:
+            message = f"bytes changed on their way to the blob store ({error.code}); send the file again"
+            return Unavailable(message, reason="BLOB_STORE_UNAVAILABLE")
         if error.code in _DENIED:
             message = f"the blob store refuses this service's key ({error.code}); check the key and its policy"
             return FailedPrecondition(message, reason="BLOB_STORE_DENIED")
