@@ -16,7 +16,10 @@ import pytest
 
 from penstock.api.registry.v1 import registry_pb2, uploads_pb2
 from penstock.stubs import RegistryStub
+from services.common.blobs import Blob
 from services.registry.__main__ import build
+from services.registry.parts import part_uploads
+from services.registry.reservations import Reservations
 from tests import registry
 from tests.kit import bearing, write_keys
 from tests.testdata import models
@@ -284,6 +287,58 @@ def test_a_finished_file_that_the_store_lost_is_said_and_the_same_request_begins
     send_all(stub, made.id)
     finish(stub, made.id)
     assert register(stub, made.id).files[0].sha256 == made.sha256
+
+
+def test_a_file_that_the_store_damaged_is_healed_by_sending_it_again(
+    stub: RegistryStub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create(stub, request_id="r1")
+    send_all(stub, made.id)
+    finish(stub, made.id)
+    register(stub, made.id)
+    blob = tmp_path / "blobs" / "registry" / made.sha256[:2] / made.sha256
+    blob.write_bytes(bytes([CONTENT[0] ^ 1]) + CONTENT[1:])
+    assert create(stub).state == RECEIVING
+    again = create(stub, request_id="r1")
+    assert (again.id, again.state) == (made.id, RECEIVING)
+    send_all(stub, again.id)
+    assert finish(stub, again.id).state == FINISHED
+    assert blob.read_bytes() == CONTENT
+    assert create(stub).state == FINISHED
+    monkeypatch.setattr(part_uploads, "CHECKED_WITHIN_S", 0.0)
+    assert create(stub).state == RECEIVING  # nobody waits for a file that takes too long to read
+
+
+def test_a_part_that_was_collected_before_it_was_named_is_refused(
+    stub: RegistryStub, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = create(stub)
+    reserve = Reservations.reserve
+
+    def condemned_meanwhile(self: Reservations, blob: Blob) -> None:
+        reserve(self, blob)
+        with psycopg.connect(database_url, autocommit=True) as database:
+            database.execute("UPDATE registry.blobs SET condemn_time = now(), delete_time = now()")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reservations, "reserve", condemned_meanwhile)
+        assert refused(send, stub, made.id, 1) == (grpc.StatusCode.ABORTED, "BLOB_COLLECTED")
+    assert not stub.GetUpload(uploads_pb2.GetUploadRequest(upload_id=made.id)).upload.received_parts
+
+
+def test_garbage_collection_stays_away_from_an_upload_that_a_version_is_made_of(
+    stub: RegistryStub, database_url: str
+) -> None:
+    """From the first: the version's own rows come only when all of its files are there."""
+    made = create(stub)
+    send_all(stub, made.id)
+    finish(stub, made.id)
+    with psycopg.connect(database_url, autocommit=True) as database:
+        database.execute("UPDATE registry.blobs SET condemn_time = now(), touch_time = now() - interval '9 days'")
+        # Refused after its bytes were found, so that nothing but that has touched them.
+        assert refused(register, stub, made.id, sha256="0" * 64) == (INVALID, "DIGEST_MISMATCH")
+        revived = "SELECT condemn_time, touch_time > now() - interval '1 day' FROM registry.blobs WHERE sha256 = %s"
+        assert database.execute(revived, [made.sha256]).fetchone() == (None, True)
 
 
 def test_two_replicas_that_finish_at_once_both_succeed(stub: RegistryStub, database_url: str, tmp_path: Path) -> None:

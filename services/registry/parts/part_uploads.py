@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import structlog
 from prometheus_client import Counter
 
 from services.common.blobs import BlobStore, checked_sha256
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
+from services.common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from services.common.keys import caller
 from services.registry import checks
 from services.registry.parts.assemblies import Assemblies
@@ -19,12 +21,15 @@ from services.registry.reservations import Reservations
 from services.registry.settings import RegistrySettings
 from services.registry.store import Store
 
+_log = structlog.get_logger(__name__)
 MEBIBYTE: Final = 1024 * 1024
 MAX_PARTS: Final = 10_000
 MAX_PART_BYTES: Final = 1024 * MEBIBYTE
 MAX_UNFINISHED: Final = 100
 # Small enough to lose little by a break, large enough that the calls and commits around a part do not count.
 USUAL_PART_BYTES: Final = 32 * MEBIBYTE
+# Well within the time that callers give a call; a disk reads some 10 GB in it.
+CHECKED_WITHIN_S: Final = 20.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +66,27 @@ class PartUploads:
     def create(self, new: NewUpload) -> Upload:
         """Begin an upload, or find the one that the same request began. One whose bytes are stored is FINISHED.
 
+        Stored bytes are read and checked first, so that whoever sends a damaged file again heals it. Those that can't
+        be read within `CHECKED_WITHIN_S` are asked for again.
+
         Raises:
             InvalidArgument: DIGEST_MALFORMED, TOO_LARGE, OUT_OF_BOUNDS, INVALID_PART_SIZE.
             FailedPrecondition: REQUEST_ID_REUSED.
             ResourceExhausted: TOO_MANY_UPLOADS.
         """
         self._check(new)
-        with self._store.write() as tables:
-            known = tables.blobs.revive(new.sha256)
-        # Between these transactions, for an S3 server may take its time, and nobody shall wait for it with a lock.
-        stored = known and self._is_stored(new)
         name = caller().name
         with self._store.write() as tables:
+            made = tables.uploads.find_by_request(name, new.request_id)
+            if made is not None and not made.finished:
+                self._check_same(made, new)
+                return made
+            known = tables.blobs.revive(new.sha256)
+        # Between these transactions, for reading takes its time, and nobody shall wait for it with a lock.
+        checked = known and self._is_stored(new)
+        with self._store.write() as tables:
             tables.uploads.lock_caller(name)
+            stored = checked and tables.blobs.revive(new.sha256)
             made = tables.uploads.find_by_request(name, new.request_id)
             if made is not None:
                 self._check_same(made, new)
@@ -179,9 +192,17 @@ class PartUploads:
             )
 
     def _is_stored(self, new: NewUpload) -> bool:
+        """Read the stored bytes and say whether they are there and right; also False where that takes too long."""
+        give_up = time.monotonic() + CHECKED_WITHIN_S
         try:
-            return self._blobs.stat(new.sha256).size_bytes == new.size_bytes
+            with self._blobs.open(new.sha256) as reader:
+                if reader.size_bytes != new.size_bytes:
+                    return False
+                return all(time.monotonic() < give_up for _ in reader)
         except NotFound:
+            return False
+        except DataLoss as error:
+            _log.warning("damaged blob asked for again", sha256=new.sha256, message=error.message)
             return False
 
 
