@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-# In semantic order.
-NAMES = ("1", "1.5", "2", "10")
+ALIASES = ("blue", "green")
+# All but the last are semantic versions; that one may be an alias as well.
+NAMES = ("1", "1.5", "2", "10", ALIASES[0])
 STAGES = ("DEVELOPMENT", "CANDIDATE", "STAGING", "PRODUCTION", "ARCHIVED")
 MOVES = {
     "DEVELOPMENT": {"CANDIDATE", "ARCHIVED"},
@@ -21,12 +22,14 @@ MOVES = {
 
 @dataclass
 class Version:
-    """A version; `deleted` counts deletions, 0: it was not."""
+    """A version; `deleted` counts deletions, 0: it was not. `ready` is None until the validator was heard."""
 
     name: str
     number: int
-    ready: bool
     stage: str
+    wanted: str
+    parent: int
+    ready: bool | None = None
     deleted: int = 0
     purged: bool = False
 
@@ -53,18 +56,34 @@ class Memory:
 
     def register(self, name: str, *, ready: bool, stage: str) -> str:
         """Register a version, which is validated at once, and climbs where it may."""
+        refused = self.begin(name, stage=stage)
+        if not refused:
+            self.validate(name, ready=ready)
+        return refused
+
+    def begin(self, name: str, *, stage: str) -> str:
+        """Register a version, which is not validated yet."""
         if self.exists and self.deleted:
             return "MODEL_DELETED"
+        if name in self.aliases:
+            return "VERSION_IS_ALIAS"
         if any(v.name == name and (v.ready or not v.deleted) for v in self.versions):
             return "VERSION_EXISTS"
         self.exists = True
         born = "DEVELOPMENT" if stage == "DEVELOPMENT" else "CANDIDATE"
-        version = Version(name, len(self.versions) + 1, ready, born)
-        self.versions.append(version)
+        self.versions.append(Version(name, len(self.versions) + 1, born, stage, self._live_number))
         self.moves.append((name, "UNSPECIFIED", born, "REGISTER"))
-        while ready and STAGES.index(version.stage) < STAGES.index(stage):
-            self._move(version, STAGES[STAGES.index(version.stage) + 1])
         return ""
+
+    def validate(self, name: str, *, ready: bool) -> None:
+        """Say what the validator found; a version climbs, and replaces nothing that went live meanwhile."""
+        version = self._visible(name)
+        version.ready = ready
+        while ready and STAGES.index(version.stage) < STAGES.index(version.wanted):
+            stage = STAGES[STAGES.index(version.stage) + 1]
+            if stage == "PRODUCTION" and self._live_number != version.parent:
+                return
+            self._move(version, stage)
 
     def promote(self, name: str, stage: str) -> str:
         """Move a version; "" is the next stage."""
@@ -77,7 +96,9 @@ class Memory:
             stage = STAGES[STAGES.index(version.stage) + 1]
         if stage not in MOVES[version.stage]:
             return "STAGE_MOVE_FORBIDDEN"
-        if not version.ready and stage not in ("DEVELOPMENT", "ARCHIVED"):
+        if version.ready is False and stage not in ("DEVELOPMENT", "ARCHIVED"):
+            return "VERSION_NOT_READY"
+        if not version.ready and stage == "PRODUCTION":
             return "VERSION_NOT_READY"
         self._move(version, stage)
         return ""
@@ -102,8 +123,12 @@ class Memory:
         if missing := self._missing(name):
             return missing
         version = self._visible(name)
+        if self.aliases.get(alias) is version:
+            return ""
         if not version.ready:
             return "VERSION_NOT_READY"
+        if any(v.name == alias and not v.purged and (v.ready or not v.deleted) for v in self.versions):
+            return "ALIAS_IS_VERSION"
         self.aliases[alias] = version
         return ""
 
@@ -137,6 +162,8 @@ class Memory:
             return "NOT_DELETED" if there else "VERSION_NOT_FOUND"
         if there:
             return "VERSION_EXISTS"
+        if name in self.aliases:
+            return "VERSION_IS_ALIAS"
         max(gone, key=lambda version: version.deleted).deleted = 0
         return ""
 
@@ -189,8 +216,15 @@ class Memory:
 
     @property
     def latest(self) -> str:
-        """What `latest` means; "" where nothing is READY."""
-        return max((v.name for v in self.visible if v.ready), key=NAMES.index, default="")
+        """What `latest` means; "" where nothing is READY. Where one is no semantic version, the newest."""
+        ready = [v.name for v in self.visible if v.ready]
+        if ALIASES[0] in ready:
+            return ready[0]
+        return max(ready, key=lambda name: [int(part) for part in name.split(".")], default="")
+
+    @property
+    def _live_number(self) -> int:
+        return self.live.version.number if self.live else 0
 
     @property
     def _present(self) -> bool:
