@@ -234,6 +234,8 @@ class RegistryServiceServicer(object):
         unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
         finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
         ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
+        UNAVAILABLE: BLOB_BEING_DELETED (an older copy of these bytes is being deleted, and the store has not answered; send
+        it again, within 10 minutes it is taken).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

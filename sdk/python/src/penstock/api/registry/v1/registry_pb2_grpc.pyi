@@ -82,6 +82,8 @@ class RegistryServiceStub:
     unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
     finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
     ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
+    UNAVAILABLE: BLOB_BEING_DELETED (an older copy of these bytes is being deleted, and the store has not answered; send
+    it again, within 10 minutes it is taken).
     """
     GetVersion: _grpc.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
@@ -217,6 +219,8 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
     finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
     ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
+    UNAVAILABLE: BLOB_BEING_DELETED (an older copy of these bytes is being deleted, and the store has not answered; send
+    it again, within 10 minutes it is taken).
     """
     GetVersion: _aio.UnaryUnaryMultiCallable[_registry_pb2.GetVersionRequest, _registry_pb2.GetVersionResponse]  # type: ignore[assignment]
     """Role: viewer. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND."""
@@ -391,6 +395,8 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         unpacked). RESOURCE_EXHAUSTED: BLOB_STORE_FULL, SPOOL_FULL (the disk of that folder). DATA_LOSS: BLOB_LOST (a
         finished upload's bytes are gone; upload them again), BLOB_CORRUPT (they changed since; likewise).
         ABORTED: BLOB_COLLECTED (it took so long that garbage collection came between; send it again).
+        UNAVAILABLE: BLOB_BEING_DELETED (an older copy of these bytes is being deleted, and the store has not answered; send
+        it again, within 10 minutes it is taken).
         """
 
     @_abc_1.abstractmethod

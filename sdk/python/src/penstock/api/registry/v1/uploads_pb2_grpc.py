@@ -69,7 +69,8 @@ class UploadServiceServicer(object):
     """
 
     def CreateUpload(self, request, context):
-        """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
+        """Begins an upload. Bytes that the registry holds already are verified and not asked for: the upload is FINISHED at
+        once.
         Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
         FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
         """
@@ -81,7 +82,8 @@ class UploadServiceServicer(object):
         """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
         NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
         INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
-        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
+        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+        RegisterVersion).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -98,7 +100,8 @@ class UploadServiceServicer(object):
         """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
         Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
         INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
-        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+        RegisterVersion). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
         UNAVAILABLE: DRAINING (the server ends; another goes on with it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -40,7 +40,8 @@ class UploadServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> UploadServiceAsyncStub: ...
     CreateUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadRequest, _uploads_pb2.CreateUploadResponse]
-    """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
+    """Begins an upload. Bytes that the registry holds already are verified and not asked for: the upload is FINISHED at
+    once.
     Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
     FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
     """
@@ -48,7 +49,8 @@ class UploadServiceStub:
     """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
     NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
     INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
-    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+    RegisterVersion).
     """
     GetUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.GetUploadRequest, _uploads_pb2.GetUploadResponse]
     """Says which parts have arrived. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND."""
@@ -56,7 +58,8 @@ class UploadServiceStub:
     """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
     Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
     INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
-    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+    RegisterVersion). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
     UNAVAILABLE: DRAINING (the server ends; another goes on with it).
     """
     AbortUpload: _grpc.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]
@@ -70,7 +73,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.CreateUploadRequest, _uploads_pb2.CreateUploadResponse]  # type: ignore[assignment]
-    """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
+    """Begins an upload. Bytes that the registry holds already are verified and not asked for: the upload is FINISHED at
+    once.
     Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
     FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
     """
@@ -78,7 +82,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
     NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
     INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
-    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+    RegisterVersion).
     """
     GetUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.GetUploadRequest, _uploads_pb2.GetUploadResponse]  # type: ignore[assignment]
     """Says which parts have arrived. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND."""
@@ -86,7 +91,8 @@ class UploadServiceAsyncStub(UploadServiceStub):
     """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
     Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
     INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
-    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+    ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+    RegisterVersion). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
     UNAVAILABLE: DRAINING (the server ends; another goes on with it).
     """
     AbortUpload: _aio.UnaryUnaryMultiCallable[_uploads_pb2.AbortUploadRequest, _uploads_pb2.AbortUploadResponse]  # type: ignore[assignment]
@@ -103,7 +109,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _uploads_pb2.CreateUploadRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_uploads_pb2.CreateUploadResponse, _abc.Awaitable[_uploads_pb2.CreateUploadResponse]]:
-        """Begins an upload. Bytes that the registry holds already are not asked for: the upload is FINISHED at once.
+        """Begins an upload. Bytes that the registry holds already are verified and not asked for: the upload is FINISHED at
+        once.
         Role: operator. INVALID_ARGUMENT: DIGEST_MALFORMED, TOO_LARGE, INVALID_PART_SIZE, OUT_OF_BOUNDS.
         FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_UPLOADS (100 unfinished ones per key).
         """
@@ -117,7 +124,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends one part: one header, then its bytes. A part that was sent before is replaced. Role: operator.
         NOT_FOUND: UPLOAD_NOT_FOUND. INVALID_ARGUMENT: INVALID_PART_NUMBER, DIGEST_MISMATCH, SIZE_MISMATCH,
         INCOMPLETE_UPLOAD. FAILED_PRECONDITION: UPLOAD_FINISHED. RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
-        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again).
+        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+        RegisterVersion).
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +145,8 @@ class UploadServiceServicer(metaclass=_abc_1.ABCMeta):
         """Puts the parts together and checks the whole, telling how far it is; the last message has the upload, FINISHED.
         Calling it again is safe. Role: operator. NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: PARTS_MISSING.
         INVALID_ARGUMENT: DIGEST_MISMATCH, SIZE_MISMATCH (the parts are not the file that was announced).
-        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
+        ABORTED: BLOB_COLLECTED (garbage collection came between; send it again). UNAVAILABLE: BLOB_BEING_DELETED (see
+        RegisterVersion). RESOURCE_EXHAUSTED: BLOB_STORE_FULL.
         UNAVAILABLE: DRAINING (the server ends; another goes on with it).
         """
 
