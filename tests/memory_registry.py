@@ -218,7 +218,7 @@ class Memory:
     def latest(self) -> str:
         """What `latest` means; "" where nothing is READY. Where one is no semantic version, the newest."""
         ready = [v.name for v in self.visible if v.ready]
-        if ALIASES[0] in ready:
+        if not set(ready).isdisjoint(ALIASES):
             return ready[0]
         return max(ready, key=lambda name: [int(part) for part in name.split(".")], default="")
 

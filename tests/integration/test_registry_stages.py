@@ -63,17 +63,17 @@ def stages(stub: RegistryServiceStub) -> dict[str, str]:
 
 def test_every_forbidden_move_is_refused_and_changes_nothing(stub: RegistryServiceStub) -> None:
     """One version stands in each stage, and is asked to go wherever it may not."""
-    ready(stub, "DEVELOPMENT", "CANDIDATE", "STAGING", "PRODUCTION", "ARCHIVED")
-    for version, height in (("CANDIDATE", 1), ("STAGING", 2), ("PRODUCTION", 3)):
+    ready(stub, *(f"in-{stage}" for stage in MOVES))
+    for version, height in (("in-CANDIDATE", 1), ("in-STAGING", 2), ("in-PRODUCTION", 3)):
         for stage in LADDER[:height]:
             registry.promote(stub, version, stage)
-    registry.promote(stub, "ARCHIVED", pb.STAGE_ARCHIVED)
+    registry.promote(stub, "in-ARCHIVED", pb.STAGE_ARCHIVED)
     before = stages(stub)
-    assert all(version == stage for version, stage in before.items())
+    assert all(version == f"in-{stage}" for version, stage in before.items())
     for from_stage, to_stage in itertools.product(MOVES, MOVES):
         if to_stage not in MOVES[from_stage]:
             wanted = pb.Stage.Value(f"STAGE_{to_stage}")
-            outcome = refused(partial(registry.promote, stub, from_stage, wanted))
+            outcome = refused(partial(registry.promote, stub, f"in-{from_stage}", wanted))
             assert outcome == (PRECONDITION, "STAGE_MOVE_FORBIDDEN"), (from_stage, to_stage)
     assert stages(stub) == before
 
