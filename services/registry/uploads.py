@@ -124,8 +124,8 @@ def _refuse_in(tables: Tables, model: Model, version: str) -> None:
     check_no_alias(model, version)
     if tables.versions.is_taken(model, version):
         raise AlreadyExists(
-            f"model {model.name!r} has, or had, a version {version!r} already, which means its bytes for good; choose "
-            "another version",
+            f"model {model.name!r} has, or had, a version {version!r} already; choose another version, for a name that "
+            "was ever READY means its bytes for good (that of a FAILED one is free once DeleteVersion has hidden it)",
             reason="VERSION_EXISTS",
         )
 

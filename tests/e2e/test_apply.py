@@ -46,7 +46,7 @@ def test_ready_made_suites_are_applied_changed_and_pruned(
         subprocess.run(build, cwd=ROOT, check=True, timeout=120)
     suite = start_suite(tmp_path / "data")
     with suite.client() as client:
-        client.registry.create_model("iris")  # by hand: it is changed, and nobody's
+        client.registry.create_model("first-iris")  # by hand: it is changed, and nobody's
 
     for name in ("minimal", "testing"):
         assert "[CONFIRMATION_REQUIRED]" in suite.run("apply", "-f", f"{name}.yaml").stderr
@@ -54,12 +54,12 @@ def test_ready_made_suites_are_applied_changed_and_pruned(
         assert applied["steps"]
         assert all(step["done"] for step in applied["steps"])
         assert suite.json("apply", "-f", f"{name}.yaml", "--prune", "--dry-run")["steps"] == []
-    assert suite.json("model", "get", "iris")["labels"] == {}
+    assert suite.json("model", "get", "first-iris")["labels"] == {}
     live = suite.json("model", "get", "test-iris")
     assert live["labels"]["penstock.io/suite"] == "testing"
     assert (live["production_version"], live["aliases"]) == ("2.0.0", {"newest": "2.0.0", "stable": "1.0.0"})
     flower = '{"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}'
-    eventually(lambda: suite.run("predict", "iris", flower).returncode == 0)
+    eventually(lambda: suite.run("predict", "first-iris", flower).returncode == 0)
 
     # What is edited is shown and changed, and nothing else.
     file = tmp_path / "testing.yaml"
@@ -96,4 +96,4 @@ def test_ready_made_suites_are_applied_changed_and_pruned(
     file.write_text("suite: testing\nmodels: []\n")
     pruned = suite.json("apply", "-f", "testing.yaml", "--prune", "--yes")
     assert ["test-iris stays" in kept for kept in pruned["kept"]] == [True]
-    assert [each["name"] for each in suite.json("model", "list")] == ["iris", "test-iris"]
+    assert [each["name"] for each in suite.json("model", "list")] == ["first-iris", "test-iris"]

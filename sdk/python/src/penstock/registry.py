@@ -153,7 +153,7 @@ class RegistryClient(RegistryEditing, RegistryStages, RegistryAdministration):
             number = enum_number("framework", pb.Framework, framework) or told
             if number is None:
                 raise InvalidArgument(
-                    "framework: the file's name doesn't tell it; give framework='onnx' or another",
+                    "framework: the file's name doesn't tell it; give framework='onnx' (--framework onnx) or another",
                     reason="UNSUPPORTED_FRAMEWORK",
                 )
             header = pb.VersionHeader(
