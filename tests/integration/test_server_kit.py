@@ -221,7 +221,8 @@ def test_a_client_that_leaves_reaches_the_use_case(kit: Kit) -> None:
     assert next(answers).batch_id == 1
     answers.cancel()
     assert kit.servicer.ended.wait(10)
-    assert isinstance(kit.servicer.saw_end[0], errors.Cancelled)
+    # grpc may show a client's leaving as a clean end of its requests; an error of grpc's own never comes through.
+    assert all(isinstance(error, errors.Cancelled) for error in kit.servicer.saw_end)
     hold.set()
 
 
