@@ -210,6 +210,11 @@ class TestTooLarge:
         assert reason_of(archive) == "ARCHIVE_TOO_LARGE"
         assert len(unpacked(archive, ArchiveLimits(MIB, max_entries=101))) == 101
 
+    @pytest.mark.slow
+    def test_a_hundred_thousand_entries(self) -> None:
+        archive = zipped({str(number): b"" for number in range(100_000)})
+        assert reason_of(archive, ArchiveLimits(1024 * MIB, max_entries=10_000)) == "ARCHIVE_TOO_LARGE"
+
     @pytest.mark.parametrize("name", ["zip", "tar.gz", "tar.bz2", "tar.xz"])
     def test_by_its_ratio(self, name: str) -> None:
         archive = PACKERS[name]({"bomb": bytes(66 * MIB)})
