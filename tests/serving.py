@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from services.common.errors import NotFound
-from services.inference.artifacts import ArtifactCache
-from services.inference.loader import ModelLoader
+from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.models import ArtifactFile, ResolvedVersion, ServingSettings, Signature, TensorSpec
-from services.inference.onnx_runtime import OnnxRuntime
+from services.inference.runtimes.onnx_runtime import OnnxRuntime
+from services.inference.sessions.loader import ModelLoader
 from services.inference.tensors import Tensor
 
 LINEAR = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 3)),))

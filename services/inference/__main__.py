@@ -14,25 +14,25 @@ from services.common.metrics import MetricsServer
 from services.common.process import run
 from services.common.server import Server
 from services.inference import servicer
-from services.inference.artifacts import ArtifactCache
-from services.inference.cached_session import SessionLimits
-from services.inference.catalog import Catalog
-from services.inference.engine import Engine
-from services.inference.events import Event, EventLog, MonitoringSender, encode
-from services.inference.follower import Follower
-from services.inference.loader import ModelLoader
+from services.inference.artifacts.artifacts import ArtifactCache
+from services.inference.artifacts.registry_files import RegistryFiles
+from services.inference.engine.engine import Engine
+from services.inference.events.events import Event, EventLog, MonitoringSender, encode
+from services.inference.events.spool import Spool, SpoolSettings
+from services.inference.following.catalog import Catalog
+from services.inference.following.follower import Follower
+from services.inference.following.takeovers import Takeovers
 from services.inference.metrics import InferenceCollector
 from services.inference.models import ResolvedVersion
 from services.inference.oip import servicer as oip
 from services.inference.oip.repository import Repository
-from services.inference.onnx_runtime import OnnxRuntime
 from services.inference.prediction import Predictor
-from services.inference.registry_files import RegistryFiles
-from services.inference.sessions import SessionCache
+from services.inference.runtimes.onnx_runtime import OnnxRuntime
+from services.inference.sessions.cached_session import SessionLimits
+from services.inference.sessions.loader import ModelLoader
+from services.inference.sessions.sessions import SessionCache
+from services.inference.sessions.watchdog import RunWatchdog
 from services.inference.settings import InferenceSettings
-from services.inference.spool import Spool, SpoolSettings
-from services.inference.takeovers import Takeovers
-from services.inference.watchdog import RunWatchdog
 
 _log = structlog.get_logger(__name__)
 

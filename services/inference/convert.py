@@ -8,8 +8,8 @@ from typing import Final
 from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
 from penstock.api.registry.v1 import registry_pb2
 from services.common.errors import FieldViolation, InvalidArgument
-from services.inference.catalog import CatalogVersion
 from services.inference.features import from_features
+from services.inference.following.catalog import CatalogVersion
 from services.inference.models import (
     ArtifactFile,
     Caller,

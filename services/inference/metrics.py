@@ -11,11 +11,11 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from services.inference.engine import Engine
-from services.inference.events import Event
-from services.inference.sessions import SessionCache
-from services.inference.spool import Spool
-from services.inference.statistics import VersionStatistics
+from services.inference.engine.engine import Engine
+from services.inference.engine.statistics import VersionStatistics
+from services.inference.events.events import Event
+from services.inference.events.spool import Spool
+from services.inference.sessions.sessions import SessionCache
 
 _PER_VERSION: tuple[tuple[str, str, Callable[[VersionStatistics], float]], ...] = (
     ("nv_inference_request_success", "Successful requests.", lambda each: each.successes),

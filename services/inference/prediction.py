@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from penstock.ids import uuid7
 from services.common.errors import DomainError
-from services.inference.catalog import Catalog
 from services.inference.confidence import Confidence
-from services.inference.engine import Engine, InferenceRequest
-from services.inference.events import Event, EventLog
+from services.inference.engine.engine import Engine, InferenceRequest
+from services.inference.events.events import Event, EventLog
+from services.inference.following.catalog import Catalog
 from services.inference.models import Caller, ResolvedVersion, Signature
 from services.inference.tensors import Tensor
 

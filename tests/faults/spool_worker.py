@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from services.common.errors import Unavailable
-from services.inference.delivery import DeliverySettings, Result, Verdict
-from services.inference.segments import parse
-from services.inference.spool import Spool, SpoolSettings
+from services.inference.events.delivery import DeliverySettings, Result, Verdict
+from services.inference.events.segments import parse
+from services.inference.events.spool import Spool, SpoolSettings
 from tests.serving import wait_until
 
 SETTINGS = SpoolSettings(

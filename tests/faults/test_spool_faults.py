@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from services.inference.spool import Spool
+from services.inference.events.spool import Spool
 from tests.faults.spool_worker import SETTINGS, ReceivedFile
 
 ROOT = Path(__file__).parents[2]

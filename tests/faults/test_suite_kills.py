@@ -6,7 +6,7 @@ import pytest
 
 from penstock import Unavailable
 from penstock.api.monitoring.v1.monitoring_pb2 import InferenceEvent
-from services.inference.segments import parse, segment_paths
+from services.inference.events.segments import parse, segment_paths
 from tests.embedded import eventually
 from tests.suite import Callers, RunningSuite, start_suite, suite
 

@@ -16,11 +16,11 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 import penstock
 from penstock.api.registry.v1.registry_pb2 import WatchModelsResponse
-from services.inference.catalog import Catalog
-from services.inference.follower import Follower
+from services.inference.following.catalog import Catalog
+from services.inference.following.follower import Follower
+from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
 from services.inference.oip import open_inference_pb2 as oip
-from services.inference.takeovers import Takeovers
 from tests import inference
 from tests.inference import APPROVED, DEADLINE_S, Suite, fp32
 from tests.postgres import PostgresServer

@@ -15,10 +15,10 @@ import pytest
 
 import penstock
 from penstock.api.registry.v1.registry_pb2 import CapturePolicy, ServingSettings, WatchModelsResponse
-from services.inference.catalog import Catalog
-from services.inference.follower import Follower
+from services.inference.following.catalog import Catalog
+from services.inference.following.follower import Follower
+from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
-from services.inference.takeovers import Takeovers
 from tests import inference
 from tests.inference import Suite, fp32, infer_request
 from tests.postgres import PostgresServer

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from services.common.errors import DataLoss, FailedPrecondition, ResourceExhausted, Unavailable
-from services.inference.artifacts import ArtifactCache
+from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.models import ArtifactFile, ResolvedVersion
 from tests.serving import LINEAR, BlobShelf
 

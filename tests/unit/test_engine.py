@@ -16,9 +16,9 @@ from services.common.errors import (
     NotFound,
     ResourceExhausted,
 )
-from services.inference.engine import Engine, InferenceAnswer, InferenceRequest
+from services.inference.engine.engine import Engine, InferenceAnswer, InferenceRequest
 from services.inference.models import ModelFailed, ServingSettings, Signature, TensorSpec
-from services.inference.sessions import SessionCache
+from services.inference.sessions.sessions import SessionCache
 from tests.serving import BlobShelf, PlainLoader, Versions, onnx_loader, plain_version, wait_until
 from tests.testdata import models
 

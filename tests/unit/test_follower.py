@@ -11,10 +11,10 @@ import pytest
 
 from penstock.api.registry.v1.registry_pb2 import ModelVersion, WatchModelsResponse
 from penstock.errors import OutOfRange, Unavailable
-from services.inference.catalog import Catalog
-from services.inference.follower import Follower
+from services.inference.following.catalog import Catalog
+from services.inference.following.follower import Follower
+from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
-from services.inference.takeovers import Takeovers
 from tests.serving import wait_until
 
 Script = list[WatchModelsResponse | Exception]

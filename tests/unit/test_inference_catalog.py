@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
-from services.inference.catalog import Catalog, CatalogVersion
+from services.inference.following.catalog import Catalog, CatalogVersion
 from services.inference.models import ResolvedVersion, Signature
 
 NOTHING = Signature((), ())

@@ -12,10 +12,10 @@ import pytest
 from penstock.api.monitoring.v1.monitoring_pb2 import InferenceEvent
 from penstock.ids import uuid7
 from services.common.errors import InvalidArgument, Unavailable
-from services.inference.delivery import Result
-from services.inference.events import Event, EventLog, MonitoringSender, captured, encode
+from services.inference.events.delivery import Result
+from services.inference.events.events import Event, EventLog, MonitoringSender, captured, encode
+from services.inference.events.spool import Spool
 from services.inference.models import Caller, CapturePolicy
-from services.inference.spool import Spool
 from services.inference.tensors import Tensor
 from tests.sdk import client_of, fail, scripted_server
 from tests.serving import plain_version

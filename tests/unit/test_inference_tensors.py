@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument
+from services.inference.engine.signature import SignatureCheck
 from services.inference.models import Signature, TensorSpec
-from services.inference.signature import SignatureCheck
 from services.inference.tensors import DTYPES, datatype_of, from_raw, to_raw
 
 

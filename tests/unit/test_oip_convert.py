@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from services.common.errors import InvalidArgument, Unimplemented
+from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ResolvedVersion, Signature, TensorSpec
 from services.inference.oip import convert
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.prediction import Prediction
-from services.inference.statistics import Timings, VersionStatistics
 from services.inference.tensors import from_raw
 
 NOTHING = Signature((), ())

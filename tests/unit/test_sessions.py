@@ -14,9 +14,9 @@ from services.common.errors import (
     ResourceExhausted,
     Unavailable,
 )
-from services.inference import sessions as sessions_module
-from services.inference.cached_session import SessionLimits
-from services.inference.sessions import SessionCache
+from services.inference.sessions import sessions as sessions_module
+from services.inference.sessions.cached_session import SessionLimits
+from services.inference.sessions.sessions import SessionCache
 from tests.serving import PlainLoader, plain_version, wait_until
 
 

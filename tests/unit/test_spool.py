@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 from services.common.errors import InvalidArgument, Unavailable
-from services.inference.delivery import DeliverySettings, Result, Verdict
-from services.inference.segments import cut_torn_tail, encode_record, parse
-from services.inference.spool import Spool, SpoolSettings
+from services.inference.events.delivery import DeliverySettings, Result, Verdict
+from services.inference.events.segments import cut_torn_tail, encode_record, parse
+from services.inference.events.spool import Spool, SpoolSettings
 from tests.serving import wait_until
 
 QUICK = SpoolSettings(

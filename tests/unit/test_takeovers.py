@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from services.inference.catalog import Catalog, CatalogVersion
+from services.inference.following.catalog import Catalog, CatalogVersion
+from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion, Signature
-from services.inference.takeovers import Takeovers
 from tests.serving import wait_until
 
 NOTHING = Signature((), ())

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import numpy as np
 
-from services.inference.engine import Engine, InferenceRequest
+from services.inference.engine.engine import Engine, InferenceRequest
 from services.inference.models import ModelFailed
-from services.inference.sessions import SessionCache
-from services.inference.watchdog import RunWatchdog
+from services.inference.sessions.sessions import SessionCache
+from services.inference.sessions.watchdog import RunWatchdog
 from tests.serving import BlobShelf, Versions, onnx_loader
 from tests.testdata import models
 

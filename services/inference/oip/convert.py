@@ -9,10 +9,10 @@ import numpy as np
 
 from services.common.errors import InvalidArgument, Unimplemented
 from services.inference.convert import check_ids
+from services.inference.engine.statistics import VersionStatistics
 from services.inference.models import Caller, ResolvedVersion, Signature, TensorSpec
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.prediction import Prediction
-from services.inference.statistics import VersionStatistics
 from services.inference.tensors import DTYPES, Tensor, datatype_of, dtype_of, element_count, from_raw, to_raw
 
 # Where each datatype's elements stand in InferTensorContents. FP16 and BF16 travel raw only.

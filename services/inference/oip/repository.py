@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from services.common.errors import DomainError
-from services.inference.catalog import Catalog
-from services.inference.engine import Engine
+from services.inference.engine.engine import Engine
+from services.inference.engine.statistics import VersionStatistics
+from services.inference.following.catalog import Catalog
 from services.inference.models import ResolvedVersion
-from services.inference.sessions import SessionCache
-from services.inference.statistics import VersionStatistics
+from services.inference.sessions.sessions import SessionCache
 
 
 @dataclass(frozen=True, slots=True)

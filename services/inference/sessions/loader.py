@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 
 from services.common.errors import FailedPrecondition
-from services.inference.artifacts import ArtifactCache
+from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.models import ResolvedVersion
-from services.inference.runtime import Runtime, Session
+from services.inference.runtimes.runtime import Runtime, Session
 
 
 class ModelLoader:

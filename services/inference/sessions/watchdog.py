@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from services.inference.sessions import SessionCache
+from services.inference.sessions.sessions import SessionCache
 
 log = logging.getLogger(__name__)
 

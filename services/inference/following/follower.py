@@ -18,7 +18,7 @@ from penstock import Client
 from penstock.api.registry.v1.registry_pb2 import ModelVersion, WatchModelsResponse
 from penstock.errors import OutOfRange, PenstockError
 from services.inference.convert import catalog_version
-from services.inference.takeovers import Takeovers
+from services.inference.following.takeovers import Takeovers
 
 _log = structlog.get_logger(__name__)
 FIRST_BACKOFF_S = 0.1

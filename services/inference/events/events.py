@@ -9,9 +9,9 @@ from penstock import Client
 from penstock import errors as sdk
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from services.common.errors import InvalidArgument, Unavailable
-from services.inference.delivery import Result, Verdict
+from services.inference.events.delivery import Result, Verdict
+from services.inference.events.spool import Spool
 from services.inference.models import Caller, CapturePolicy, ResolvedVersion
-from services.inference.spool import Spool
 from services.inference.tensor_protos import add_tensor
 from services.inference.tensors import Tensor
 

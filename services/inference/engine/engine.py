@@ -15,10 +15,10 @@ from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
+from services.inference.engine.signature import SignatureCheck
+from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ResolvedVersion
-from services.inference.sessions import SessionCache
-from services.inference.signature import SignatureCheck
-from services.inference.statistics import Timings, VersionStatistics
+from services.inference.sessions.sessions import SessionCache
 from services.inference.tensors import Tensor
 
 log = logging.getLogger(__name__)

@@ -16,10 +16,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from services.common.errors import DeadlineExceeded, DomainError, FailedPrecondition, ResourceExhausted, Unavailable
-from services.inference.cached_session import CacheCounters, CachedSession, SessionInfo, SessionLimits
-from services.inference.memory import resident_bytes, trim_memory
 from services.inference.models import ResolvedVersion
-from services.inference.runtime import Session
+from services.inference.runtimes.runtime import Session
+from services.inference.sessions.cached_session import CacheCounters, CachedSession, SessionInfo, SessionLimits
+from services.inference.sessions.memory import resident_bytes, trim_memory
 
 log = logging.getLogger(__name__)
 

@@ -21,9 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-from services.inference.delivery import Deliver, Delivery, DeliveryCounters, DeliverySettings
-from services.inference.segments import MAX_RECORD_BYTES, SegmentLog, SpoolBoundReached, encode_record
-from services.inference.slots import Slot, take_slot
+from services.inference.events.delivery import Deliver, Delivery, DeliveryCounters, DeliverySettings
+from services.inference.events.segments import MAX_RECORD_BYTES, SegmentLog, SpoolBoundReached, encode_record
+from services.inference.events.slots import Slot, take_slot
 
 log = logging.getLogger(__name__)
 

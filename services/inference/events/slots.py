@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from services.common.errors import ResourceExhausted
-from services.inference.segments import cut_torn_tail, segment_path, segment_paths
+from services.inference.events.segments import cut_torn_tail, segment_path, segment_paths
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from queue import SimpleQueue
 
 import structlog
 
-from services.inference.catalog import Catalog, CatalogVersion
+from services.inference.following.catalog import Catalog, CatalogVersion
 from services.inference.models import ResolvedVersion
 
 _log = structlog.get_logger(__name__)

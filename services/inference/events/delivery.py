@@ -14,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 
 from services.common.errors import InvalidArgument
-from services.inference.segments import SegmentLog, Stretch, parse
+from services.inference.events.segments import SegmentLog, Stretch, parse
 
 log = logging.getLogger(__name__)
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from services.common.errors import DataLoss, FailedPrecondition, ResourceExhausted
 from services.inference.models import ArtifactFile, ResolvedVersion
-from services.inference.runtime import Artifact
+from services.inference.runtimes.runtime import Artifact
 
 log = logging.getLogger(__name__)
 

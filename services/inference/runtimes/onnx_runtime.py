@@ -19,9 +19,9 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
-from services.inference.cpus import cpu_count
 from services.inference.models import ANY, ModelFailed, Signature, TensorSpec
-from services.inference.runtime import Artifact
+from services.inference.runtimes.cpus import cpu_count
+from services.inference.runtimes.runtime import Artifact
 from services.inference.tensors import Tensor
 
 log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 from services.inference.models import ResolvedVersion
-from services.inference.runtime import Session
+from services.inference.runtimes.runtime import Session
 
 
 @dataclass(frozen=True, slots=True)
