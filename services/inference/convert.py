@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
 from penstock.api.registry.v1 import registry_pb2
@@ -14,9 +18,14 @@ from services.inference.models import (
     ArtifactFile,
     Caller,
     CapturePolicy,
+    Metadata,
+    OllamaReference,
+    QueueFullAction,
     ResolvedVersion,
+    ResponseCachePolicy,
     ServingSettings,
     Signature,
+    WarmUp,
 )
 from services.inference.prediction import Prediction
 from services.inference.tensor_protos import add_tensor, specs_of, tensor_of
@@ -65,8 +74,47 @@ def _resolved(version: registry_pb2.ModelVersion) -> ResolvedVersion:
             share=policy.share if policy.HasField("share") else default.share,
             max_bytes=policy.max_bytes if policy.HasField("max_bytes") else default.max_bytes,
         ),
-        serving=ServingSettings(version.serving_settings.max_in_flight, version.serving_settings.pinned),
+        serving=_serving(version.serving_settings),
+        metadata=Metadata(version.metadata.task_type, _fields_of(version.metadata.fields)),
+        ollama=_ollama(version),
     )
+
+
+def _serving(settings: registry_pb2.ServingSettings) -> ServingSettings:
+    displaces = settings.queue_full_action == registry_pb2.QUEUE_FULL_ACTION_DISPLACE
+    cache = settings.response_cache
+    return ServingSettings(
+        max_in_flight=settings.max_in_flight,
+        pinned=settings.pinned,
+        max_batch_size=settings.max_batch_size,
+        max_queue_delay_us=settings.max_queue_delay_us,
+        max_queue_size=settings.max_queue_size,
+        queue_full_action=QueueFullAction.DISPLACE if displaces else QueueFullAction.REJECT,
+        priority_levels=settings.priority_levels,
+        default_priority=settings.default_priority,
+        timeout_ms=settings.timeout_ms,
+        instances=settings.instances,
+        warm_up=tuple(
+            WarmUp(
+                {tensor.name: tensor_of(tensor) for tensor in each.tensors}, each.row_count or 1, each.repeat_count or 1
+            )
+            for each in settings.warm_up
+        ),
+        preload=settings.preload,
+        response_cache=ResponseCachePolicy(cache.enabled, cache.ttl_ms, cache.max_answer_bytes),
+    )
+
+
+def _fields_of(fields: Struct) -> Mapping[str, Any]:
+    document = MessageToDict(fields)
+    return document if isinstance(document, Mapping) else {}
+
+
+def _ollama(version: registry_pb2.ModelVersion) -> OllamaReference | None:
+    if not version.HasField("ollama"):
+        return None
+    mode = registry_pb2.OllamaMode.Name(version.ollama.mode).removeprefix("OLLAMA_MODE_").lower()
+    return OllamaReference(version.ollama.model, mode)
 
 
 def caller_of(request: PredictRequest) -> Caller:

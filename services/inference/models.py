@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from services.common.errors import Internal
+from services.inference.tensors import Tensor
 
 ANY = -1
 """A dimension that may have any size."""
@@ -59,20 +63,74 @@ class CapturePolicy:
     max_bytes: int = 65_536
 
 
+class QueueFullAction(enum.Enum):
+    """What happens to a request that finds its version's queue full."""
+
+    REJECT = "reject"
+    """It is refused."""
+    DISPLACE = "displace"
+    """The youngest waiting one of a lower priority is refused in its place, if there is one."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WarmUp:
+    """Runs before the first request: `tensors` by name, and zeros with `row_count` rows for the inputs left out."""
+
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    row_count: int = 1
+    repeat_count: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseCachePolicy:
+    """Whether answers are kept, and how: 0 means the server's default."""
+
+    enabled: bool = False
+    ttl_ms: int = 0
+    max_answer_bytes: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
-    """How a version is served. `max_in_flight` 0 means the server's default; a pinned one is never evicted."""
+    """How a version is served; 0 means the server's default throughout. See ServingSettings in registry.proto."""
 
     max_in_flight: int = 0
     pinned: bool = False
+    max_batch_size: int = 0
+    max_queue_delay_us: int = 0
+    max_queue_size: int = 0
+    queue_full_action: QueueFullAction = QueueFullAction.REJECT
+    priority_levels: int = 0
+    default_priority: int = 0
+    timeout_ms: int = 0
+    instances: int = 0
+    warm_up: tuple[WarmUp, ...] = ()
+    preload: bool = False
+    response_cache: ResponseCachePolicy = ResponseCachePolicy()
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaReference:
+    """Which model of the Ollama server answers, and by which of its calls: `chat`, `generate` or `embed`."""
+
+    model: str
+    mode: str
+
+
+@dataclass(frozen=True, slots=True)
+class Metadata:
+    """What its makers say of a version that serving depends on; `fields` holds JSON values."""
+
+    task_type: str = ""
+    fields: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedVersion:
     """A model version that a request was resolved to.
 
-    `digest` stands for the files' bytes and `key` for the version with those bytes: caches live by them, so a
-    name that is registered anew with other bytes never meets an old session.
+    `digest` stands for the files' bytes, or for what a reference refers to, and `key` for the version with them: caches
+    live by them, so a name that is registered anew with other bytes never meets an old session.
     """
 
     model: str
@@ -85,11 +143,15 @@ class ResolvedVersion:
     rows_independent: bool = False
     capture: CapturePolicy = CapturePolicy()
     serving: ServingSettings = ServingSettings()
+    metadata: Metadata = Metadata()
+    ollama: OllamaReference | None = None
     digest: str = field(init=False)
     key: str = field(init=False)
 
     def __post_init__(self) -> None:
         lines = sorted(f"{file.sha256} {file.path}\n" for file in self.files)
+        if self.ollama is not None:
+            lines.append(f"ollama {self.ollama.mode} {self.ollama.model}\n")
         digest = hashlib.sha256("".join(lines).encode()).hexdigest()
         object.__setattr__(self, "digest", digest)
         object.__setattr__(self, "key", f"{self.model}/{self.version}@{digest[:32]}")

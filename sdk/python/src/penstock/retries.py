@@ -68,6 +68,10 @@ SAFETY: dict[str, dict[str, Safety]] = {
     },
     "penstock.api.inference.v1": {
         "Predict": Safety.WHEN_ASKED,  # each try is recorded as an inference of its own
+        "PredictStream": Safety.NEVER,  # what was answered would be predicted again
+        "Embed": Safety.WHEN_ASKED,
+        "Generate": Safety.NEVER,  # another text would follow on the pieces that were read
+        "Rank": Safety.WHEN_ASKED,
     },
     "penstock.api.monitoring.v1": {
         "RecordEvents": Safety.NEVER,  # safe by the event ids, but the SDK can't rewind the caller's iterable

@@ -40,6 +40,26 @@ class InferenceServiceStub(object):
                 request_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictResponse.FromString,
                 _registered_method=True)
+        self.PredictStream = channel.stream_stream(
+                '/penstock.api.inference.v1.InferenceService/PredictStream',
+                request_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictStreamRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictStreamResponse.FromString,
+                _registered_method=True)
+        self.Embed = channel.unary_unary(
+                '/penstock.api.inference.v1.InferenceService/Embed',
+                request_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+                _registered_method=True)
+        self.Generate = channel.unary_stream(
+                '/penstock.api.inference.v1.InferenceService/Generate',
+                request_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+                _registered_method=True)
+        self.Rank = channel.unary_unary(
+                '/penstock.api.inference.v1.InferenceService/Rank',
+                request_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.RankRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.RankResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceServiceServicer(object):
@@ -60,6 +80,45 @@ class InferenceServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PredictStream(self, request_iterator, context):
+        """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
+        An error belongs to its request, and the stream goes on; the stream itself ends with an error only where the call
+        does (the caller's key, the server's drain). The server reads ahead no further than it may have in flight, so a
+        client that does not read its answers is not read from either.
+        Role: viewer. UNAVAILABLE: DRAINING; send what was not answered to another server.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Embed(self, request, context):
+        """Turns texts into vectors, with any model that gives one embedding a text.
+        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Generate(self, request, context):
+        """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
+        A client that goes away ends the generation.
+        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
+        takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
+        OLLAMA_TIMEOUT.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Rank(self, request, context):
+        """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
+        context, by any embedding model, or by a reranking one.
+        Role: viewer. Errors as Embed. An item that cannot be scored fails by itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -67,6 +126,26 @@ def add_InferenceServiceServicer_to_server(servicer, server):
                     servicer.Predict,
                     request_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictRequest.FromString,
                     response_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictResponse.SerializeToString,
+            ),
+            'PredictStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.PredictStream,
+                    request_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictStreamRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictStreamResponse.SerializeToString,
+            ),
+            'Embed': grpc.unary_unary_rpc_method_handler(
+                    servicer.Embed,
+                    request_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedResponse.SerializeToString,
+            ),
+            'Generate': grpc.unary_stream_rpc_method_handler(
+                    servicer.Generate,
+                    request_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.SerializeToString,
+            ),
+            'Rank': grpc.unary_unary_rpc_method_handler(
+                    servicer.Rank,
+                    request_deserializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.RankRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.RankResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -97,6 +176,114 @@ class InferenceService(object):
             '/penstock.api.inference.v1.InferenceService/Predict',
             penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictRequest.SerializeToString,
             penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PredictStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/penstock.api.inference.v1.InferenceService/PredictStream',
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictStreamRequest.SerializeToString,
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.PredictStreamResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Embed(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.inference.v1.InferenceService/Embed',
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedRequest.SerializeToString,
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.EmbedResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Generate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.api.inference.v1.InferenceService/Generate',
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.GenerateRequest.SerializeToString,
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.GenerateResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Rank(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.inference.v1.InferenceService/Rank',
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.RankRequest.SerializeToString,
+            penstock_dot_api_dot_inference_dot_v1_dot_inference__pb2.RankResponse.FromString,
             options,
             channel_credentials,
             insecure,

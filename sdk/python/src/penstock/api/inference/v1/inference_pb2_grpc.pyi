@@ -46,6 +46,29 @@ class InferenceServiceStub:
     DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
     version has never been seen here.
     """
+    PredictStream: _grpc.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]
+    """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
+    An error belongs to its request, and the stream goes on; the stream itself ends with an error only where the call
+    does (the caller's key, the server's drain). The server reads ahead no further than it may have in flight, so a
+    client that does not read its answers is not read from either.
+    Role: viewer. UNAVAILABLE: DRAINING; send what was not answered to another server.
+    """
+    Embed: _grpc.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]
+    """Turns texts into vectors, with any model that gives one embedding a text.
+    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+    """
+    Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
+    """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
+    A client that goes away ends the generation.
+    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
+    takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
+    OLLAMA_TIMEOUT.
+    """
+    Rank: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RankRequest, _inference_pb2.RankResponse]
+    """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
+    context, by any embedding model, or by a reranking one.
+    Role: viewer. Errors as Embed. An item that cannot be scored fails by itself.
+    """
 
 @_typing.type_check_only
 class InferenceServiceAsyncStub(InferenceServiceStub):
@@ -61,6 +84,29 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
     DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
     version has never been seen here.
+    """
+    PredictStream: _aio.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]  # type: ignore[assignment]
+    """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
+    An error belongs to its request, and the stream goes on; the stream itself ends with an error only where the call
+    does (the caller's key, the server's drain). The server reads ahead no further than it may have in flight, so a
+    client that does not read its answers is not read from either.
+    Role: viewer. UNAVAILABLE: DRAINING; send what was not answered to another server.
+    """
+    Embed: _aio.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]  # type: ignore[assignment]
+    """Turns texts into vectors, with any model that gives one embedding a text.
+    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+    """
+    Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
+    """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
+    A client that goes away ends the generation.
+    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
+    takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
+    OLLAMA_TIMEOUT.
+    """
+    Rank: _aio.UnaryUnaryMultiCallable[_inference_pb2.RankRequest, _inference_pb2.RankResponse]  # type: ignore[assignment]
+    """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
+    context, by any embedding model, or by a reranking one.
+    Role: viewer. Errors as Embed. An item that cannot be scored fails by itself.
     """
 
 class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -80,6 +126,53 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
         DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
         version has never been seen here.
+        """
+
+    @_abc_1.abstractmethod
+    def PredictStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_pb2.PredictStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.PredictStreamResponse], _abc.AsyncIterator[_inference_pb2.PredictStreamResponse]]:
+        """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
+        An error belongs to its request, and the stream goes on; the stream itself ends with an error only where the call
+        does (the caller's key, the server's drain). The server reads ahead no further than it may have in flight, so a
+        client that does not read its answers is not read from either.
+        Role: viewer. UNAVAILABLE: DRAINING; send what was not answered to another server.
+        """
+
+    @_abc_1.abstractmethod
+    def Embed(
+        self,
+        request: _inference_pb2.EmbedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.EmbedResponse, _abc.Awaitable[_inference_pb2.EmbedResponse]]:
+        """Turns texts into vectors, with any model that gives one embedding a text.
+        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+        """
+
+    @_abc_1.abstractmethod
+    def Generate(
+        self,
+        request: _inference_pb2.GenerateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_pb2.GenerateResponse], _abc.AsyncIterator[_inference_pb2.GenerateResponse]]:
+        """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
+        A client that goes away ends the generation.
+        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
+        takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
+        OLLAMA_TIMEOUT.
+        """
+
+    @_abc_1.abstractmethod
+    def Rank(
+        self,
+        request: _inference_pb2.RankRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_pb2.RankResponse, _abc.Awaitable[_inference_pb2.RankResponse]]:
+        """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
+        context, by any embedding model, or by a reranking one.
+        Role: viewer. Errors as Embed. An item that cannot be scored fails by itself.
         """
 
 def add_InferenceServiceServicer_to_server(servicer: InferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -190,6 +190,30 @@ OLLAMA_MODE_EMBED: OllamaMode.ValueType  # 3
 """Texts in, vectors out. `text` BYTES [-1]; `embedding` FP32 [-1, -1]."""
 Global___OllamaMode: _TypeAlias = OllamaMode  # noqa: Y015
 
+class _QueueFullAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _QueueFullActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QueueFullAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    QUEUE_FULL_ACTION_UNSPECIFIED: _QueueFullAction.ValueType  # 0
+    """As REJECT."""
+    QUEUE_FULL_ACTION_REJECT: _QueueFullAction.ValueType  # 1
+    """It is refused: RESOURCE_EXHAUSTED, QUEUE_FULL."""
+    QUEUE_FULL_ACTION_DISPLACE: _QueueFullAction.ValueType  # 2
+    """The youngest of those that wait with a lower priority is refused in its place; where there is none, it is."""
+
+class QueueFullAction(_QueueFullAction, metaclass=_QueueFullActionEnumTypeWrapper):
+    """QueueFullAction is what happens to a request that finds the queue full."""
+
+QUEUE_FULL_ACTION_UNSPECIFIED: QueueFullAction.ValueType  # 0
+"""As REJECT."""
+QUEUE_FULL_ACTION_REJECT: QueueFullAction.ValueType  # 1
+"""It is refused: RESOURCE_EXHAUSTED, QUEUE_FULL."""
+QUEUE_FULL_ACTION_DISPLACE: QueueFullAction.ValueType  # 2
+"""The youngest of those that wait with a lower priority is refused in its place; where there is none, it is."""
+Global___QueueFullAction: _TypeAlias = QueueFullAction  # noqa: Y015
+
 class _TransitionKind:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -660,23 +684,137 @@ class ServingSettings(_message.Message):
 
     MAX_IN_FLIGHT_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
+    MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_DELAY_US_FIELD_NUMBER: _builtins.int
+    MAX_QUEUE_SIZE_FIELD_NUMBER: _builtins.int
+    QUEUE_FULL_ACTION_FIELD_NUMBER: _builtins.int
+    PRIORITY_LEVELS_FIELD_NUMBER: _builtins.int
+    DEFAULT_PRIORITY_FIELD_NUMBER: _builtins.int
+    TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    INSTANCES_FIELD_NUMBER: _builtins.int
+    WARM_UP_FIELD_NUMBER: _builtins.int
+    PRELOAD_FIELD_NUMBER: _builtins.int
+    RESPONSE_CACHE_FIELD_NUMBER: _builtins.int
     max_in_flight: _builtins.int
     """Requests of this version in flight at once, per process; 0: the server's default."""
     pinned: _builtins.bool
     """Kept loaded and never evicted."""
+    max_batch_size: _builtins.int
+    """Rows that run at once at the most, 1 to 65,536; 1: never batched; 0: the server's default. Only versions whose rows
+    are independent are batched at all.
+    """
+    max_queue_delay_us: _builtins.int
+    """How long a request that finds the model idle waits for others to join it, in µs, up to 10,000,000. 0: not at all."""
+    max_queue_size: _builtins.int
+    """Requests that may wait, per process, up to 100,000; 0: the server's default."""
+    queue_full_action: Global___QueueFullAction.ValueType
+    """What happens to a request that finds the queue full."""
+    priority_levels: _builtins.int
+    """Levels of priority, up to 16; 1 is served first. 0: one level."""
+    default_priority: _builtins.int
+    """The level of requests that name none, 1 to `priority_levels`; 0: the last."""
+    timeout_ms: _builtins.int
+    """How long a request that says nothing may wait before it runs, in ms, up to 3,600,000; 0: for ever."""
+    instances: _builtins.int
+    """Runs of the model at once, per process, up to 64; 0: one where rows are batched, else as the runtime thinks best."""
+    preload: _builtins.bool
+    """Loaded as soon as it is READY and whenever the service starts."""
+    @_builtins.property
+    def warm_up(self) -> _containers.RepeatedCompositeFieldContainer[Global___WarmUpRequest]:
+        """Run after loading and before the first request is served, at most 16."""
+
+    @_builtins.property
+    def response_cache(self) -> Global___ResponseCachePolicy:
+        """Whether answers are kept; unset: they are not."""
+
     def __init__(
         self,
         *,
         max_in_flight: _builtins.int = ...,
         pinned: _builtins.bool = ...,
+        max_batch_size: _builtins.int = ...,
+        max_queue_delay_us: _builtins.int = ...,
+        max_queue_size: _builtins.int = ...,
+        queue_full_action: Global___QueueFullAction.ValueType = ...,
+        priority_levels: _builtins.int = ...,
+        default_priority: _builtins.int = ...,
+        timeout_ms: _builtins.int = ...,
+        instances: _builtins.int = ...,
+        warm_up: _abc.Iterable[Global___WarmUpRequest] | None = ...,
+        preload: _builtins.bool = ...,
+        response_cache: Global___ResponseCachePolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["response_cache", b"response_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["max_in_flight", b"max_in_flight", "pinned", b"pinned"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_priority", b"default_priority", "instances", b"instances", "max_batch_size", b"max_batch_size", "max_in_flight", b"max_in_flight", "max_queue_delay_us", b"max_queue_delay_us", "max_queue_size", b"max_queue_size", "pinned", b"pinned", "preload", b"preload", "priority_levels", b"priority_levels", "queue_full_action", b"queue_full_action", "response_cache", b"response_cache", "timeout_ms", b"timeout_ms", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServingSettings: _TypeAlias = ServingSettings  # noqa: Y015
+
+@_typing.final
+class WarmUpRequest(_message.Message):
+    """WarmUpRequest is run when a version is loaded: the first runs of a model are slower than all others."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENSORS_FIELD_NUMBER: _builtins.int
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    REPEAT_COUNT_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """Rows, 1 to 65,536, for the inputs left out; 0: 1."""
+    repeat_count: _builtins.int
+    """How often, 1 to 100; 0: once."""
+    @_builtins.property
+    def tensors(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.Tensor]:
+        """The inputs; those left out are zeros (texts: "warm up") of the signature's shape with `row_count` for the rows and 1
+        for each other free dimension. At most 1 MiB in all.
+        """
+
+    def __init__(
+        self,
+        *,
+        tensors: _abc.Iterable[_tensors_pb2.Tensor] | None = ...,
+        row_count: _builtins.int = ...,
+        repeat_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["repeat_count", b"repeat_count", "row_count", b"row_count", "tensors", b"tensors"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WarmUpRequest: _TypeAlias = WarmUpRequest  # noqa: Y015
+
+@_typing.final
+class ResponseCachePolicy(_message.Message):
+    """ResponseCachePolicy says that answers of a version are kept for requests that are the same."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    TTL_MS_FIELD_NUMBER: _builtins.int
+    MAX_ANSWER_BYTES_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Keep them."""
+    ttl_ms: _builtins.int
+    """For how long, in ms, up to 30 days; 0: the server's default."""
+    max_answer_bytes: _builtins.int
+    """A larger answer is not kept, in bytes; 0: the server's default."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool = ...,
+        ttl_ms: _builtins.int = ...,
+        max_answer_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["enabled", b"enabled", "max_answer_bytes", b"max_answer_bytes", "ttl_ms", b"ttl_ms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResponseCachePolicy: _TypeAlias = ResponseCachePolicy  # noqa: Y015
 
 @_typing.final
 class CapturePolicy(_message.Message):
