@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -80,7 +81,7 @@ def onnx_loader(shelf: BlobShelf, folder: Path) -> ModelLoader:
     """Build the loader that the service builds, over the shelf."""
     artifacts = ArtifactCache(folder, shelf.fetch)
     artifacts.open()
-    return ModelLoader(artifacts, {"onnx": OnnxRuntime(intra_op_threads=1)})
+    return ModelLoader(artifacts, partial(OnnxRuntime, intra_op_threads=1))
 
 
 class PlainSession:

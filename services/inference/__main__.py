@@ -27,9 +27,10 @@ from services.inference.models import ResolvedVersion
 from services.inference.oip import servicer as oip
 from services.inference.oip.repository import Repository
 from services.inference.prediction import Predictor
-from services.inference.runtimes.onnx_runtime import OnnxRuntime
+from services.inference.runtimes.runtime import Runtime
 from services.inference.sessions.cached_session import SessionLimits
-from services.inference.sessions.loader import ModelLoader
+from services.inference.sessions.caches import SessionCaches
+from services.inference.sessions.loader import BuildRuntime, ModelLoader
 from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
 from services.inference.settings import InferenceSettings
@@ -61,13 +62,30 @@ def build(settings: InferenceSettings, stack: ExitStack) -> Server:
     )
 
 
-def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCache:
+def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]]:
+    """Say how each framework's runtime is built, with the budget in bytes of its sessions.
+
+    Imported where it is built: a runtime that nobody uses costs nothing.
+    """
+
+    def onnx() -> Runtime:
+        from services.inference.runtimes.onnx_runtime import OnnxRuntime
+
+        return OnnxRuntime(intra_op_threads=settings.runtime_threads)
+
+    return {"onnx": (onnx, settings.session_budget_bytes)}
+
+
+def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCaches:
     client = stack.enter_context(_client(settings))
     artifacts = ArtifactCache(settings.cache_dir, RegistryFiles(client), max_bytes=settings.artifact_cache_bytes)
     artifacts.open()
-    runtimes = {"onnx": OnnxRuntime(intra_op_threads=settings.runtime_threads)}
-    limits = SessionLimits(budget_bytes=settings.session_budget_bytes, max_sessions=settings.max_sessions)
-    sessions = SessionCache(ModelLoader(artifacts, runtimes), limits)
+    caches = {}
+    for framework, (build_runtime, budget_bytes) in _runtimes(settings).items():
+        loader = ModelLoader(artifacts, build_runtime)
+        limits = SessionLimits(budget_bytes=budget_bytes, max_sessions=settings.max_sessions)
+        caches[framework] = SessionCache(loader, limits, prepare=loader.runtime)
+    sessions = SessionCaches(caches)
     stack.callback(sessions.close, settings.drain_grace_ms / 1000)
     watchdog = RunWatchdog(sessions, run_limit_s=settings.run_limit_ms / 1000)
     watchdog.open()
@@ -95,7 +113,7 @@ def _spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | None
     return spool
 
 
-def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, sessions: SessionCache) -> None:
+def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, sessions: SessionCaches) -> None:
     def prepare(version: ResolvedVersion) -> None:
         """Load what is about to go live; if it cannot be, its first request will say why."""
         try:

@@ -15,7 +15,7 @@ from services.inference.engine.engine import Engine
 from services.inference.engine.statistics import VersionStatistics
 from services.inference.events.events import Event
 from services.inference.events.spool import Spool
-from services.inference.sessions.sessions import SessionCache
+from services.inference.sessions.caches import SessionCaches
 
 _PER_VERSION: tuple[tuple[str, str, Callable[[VersionStatistics], float]], ...] = (
     ("nv_inference_request_success", "Successful requests.", lambda each: each.successes),
@@ -44,7 +44,7 @@ class _Unsuffixed(Metric):
 class InferenceCollector(Collector):
     """Reads the engine, the session cache and the spool when somebody asks."""
 
-    def __init__(self, engine: Engine, sessions: SessionCache, spool: Spool[Event] | None) -> None:
+    def __init__(self, engine: Engine, sessions: SessionCaches, spool: Spool[Event] | None) -> None:
         self._engine = engine
         self._sessions = sessions
         self._spool = spool

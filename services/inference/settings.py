@@ -47,9 +47,14 @@ class InferenceSettings(ServerSettings):
     artifact_cache_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 50 * GIBIBYTE
     """The most disk that model files take."""
     session_budget_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 4 * GIBIBYTE
-    """The most memory that loaded models take, as measured when they are loaded."""
+    """The most memory that loaded ONNX models take, as measured when they are loaded."""
+    tensorflow_budget_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 2 * GIBIBYTE
+    """The same for TensorFlow models, beside the others; TensorFlow itself, half a GiB once it is used, comes on top.
+    What they once took returns to the system only with the process."""
+    transformers_budget_bytes: Annotated[int, Field(ge=MEBIBYTE)] = 2 * GIBIBYTE
+    """The same for Transformers models, beside the others."""
     max_sessions: Annotated[int, Field(ge=1, le=10_000)] = 100
-    """Models loaded at once."""
+    """Models loaded at once, for each runtime."""
     load_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """How long a request without a deadline waits for its model to be loaded."""
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 24

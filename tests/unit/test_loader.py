@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from services.common.errors import FailedPrecondition
+from services.inference.artifacts.artifacts import ArtifactCache
+from services.inference.runtimes.onnx_runtime import OnnxRuntime
+from services.inference.sessions.loader import ModelLoader
 from tests.serving import BlobShelf, onnx_loader
 from tests.testdata import models
 
@@ -21,7 +23,29 @@ def test_the_files_stay_on_disk_for_as_long_as_their_session_lives(tmp_path: Pat
         assert (tmp_path / "models" / version.digest / "model.onnx").exists()
 
 
-def test_a_framework_without_a_runtime_is_refused(tmp_path: Path) -> None:
-    version = replace(BlobShelf().version({"model.onnx": b"graph"}), framework="fortran")
-    with ExitStack() as resources, pytest.raises(FailedPrecondition, match="no runtime for fortran; it has onnx"):
-        onnx_loader(BlobShelf(), tmp_path)(version, resources)
+def test_a_runtime_is_built_with_the_first_model_and_once(tmp_path: Path) -> None:
+    shelf = BlobShelf()
+    built: list[OnnxRuntime] = []
+
+    def build() -> OnnxRuntime:
+        built.append(OnnxRuntime(intra_op_threads=1))
+        return built[-1]
+
+    artifacts = ArtifactCache(tmp_path, shelf.fetch)
+    artifacts.open()
+    loader = ModelLoader(artifacts, build)
+    assert built == []
+    with ExitStack() as resources:
+        for _ in range(2):
+            loader(shelf.version({"model.onnx": models.linear()}), resources)
+    assert len(built) == 1
+
+
+def test_a_runtime_that_is_not_installed_is_refused_with_what_is_missing(tmp_path: Path) -> None:
+    def build() -> OnnxRuntime:
+        raise ModuleNotFoundError("No module named 'fortran'")
+
+    loader = ModelLoader(ArtifactCache(tmp_path, BlobShelf().fetch), build)
+    with pytest.raises(FailedPrecondition, match="No module named 'fortran'") as caught:
+        loader.runtime()
+    assert caught.value.reason == "FRAMEWORK_NOT_SERVED"

@@ -6,6 +6,7 @@ import numpy as np
 
 from services.inference.engine.engine import Engine, InferenceRequest
 from services.inference.models import ModelFailed
+from services.inference.sessions.caches import SessionCaches
 from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
 from tests.serving import BlobShelf, Versions, onnx_loader
@@ -14,7 +15,7 @@ from tests.testdata import models
 
 def test_a_run_that_hangs_is_ended_and_its_caller_answered(tmp_path: Path) -> None:
     shelf = BlobShelf()
-    sessions = SessionCache(onnx_loader(shelf, tmp_path))
+    sessions = SessionCaches({"onnx": SessionCache(onnx_loader(shelf, tmp_path))})
     engine = Engine(Versions(shelf.version({"model.onnx": models.unending()})), sessions)
     watchdog = RunWatchdog(sessions, run_limit_s=0.05)
     watchdog.open()

@@ -11,14 +11,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Protocol
 
 from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
 from services.inference.engine.signature import SignatureCheck
 from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ResolvedVersion
-from services.inference.sessions.sessions import SessionCache
+from services.inference.runtimes.runtime import Session
+from services.inference.sessions.cached_session import CachedSession
 from services.inference.tensors import Tensor
 
 log = logging.getLogger(__name__)
@@ -29,6 +31,18 @@ class Resolver(Protocol):
 
     def resolve(self, model: str, version: str) -> ResolvedVersion:
         """Find the version, where '' means the default one; raises NotFound. Called for every request."""
+        ...
+
+
+class Sessions(Protocol):
+    """Has the models in memory; see `SessionCache`."""
+
+    def acquire(self, version: ResolvedVersion, timeout_s: float) -> CachedSession:
+        """Return the version's session, loading it if need be."""
+        ...
+
+    def release(self, entry: CachedSession) -> None:
+        """Give a session back."""
         ...
 
 
@@ -85,6 +99,16 @@ class InferenceAnswer:
         self.timings = Timings()
 
 
+class Tracked:
+    """Work that `Engine.track` holds a session for; whoever does it may say how many rows it was."""
+
+    __slots__ = ("row_count", "session")
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self.row_count = 1
+
+
 class _Lane:
     """One version's way through the engine. The versions of a model share its lock and its number in flight."""
 
@@ -110,7 +134,7 @@ class Engine:
     """
 
     def __init__(
-        self, resolver: Resolver, sessions: SessionCache, *, max_in_flight: int = 64, load_wait_s: float = 60.0
+        self, resolver: Resolver, sessions: Sessions, *, max_in_flight: int = 64, load_wait_s: float = 60.0
     ) -> None:
         self._resolver = resolver
         self._sessions = sessions
@@ -157,6 +181,46 @@ class Engine:
         answers: list[InferenceAnswer] = []
         self.submit(request, answers.append)
         return answers[0]
+
+    @contextmanager
+    def track(self, version: ResolvedVersion, *, deadline_ns: int = 0) -> Iterator[Tracked]:
+        """Hold a version's session for work that is not one run, such as a stream of tokens.
+
+        The work takes a place in flight and is counted as one request once the block ends: as a success, or as what
+        it raised. Leaving a generator half-way (its `close`) counts as cancelled. Within the block only the model's
+        own time should pass: what waits for a slow reader holds the place and the session as well.
+
+        Raises ResourceExhausted(QUEUE_FULL) and what the session cache raises; a deadline on the monotonic clock
+        bounds the wait for the load alone.
+        """
+        began_ns = time.monotonic_ns()
+        request = InferenceRequest(version.model, version.version, {}, deadline_ns=deadline_ns)
+        answer = InferenceAnswer()
+        lane = self._lanes.get(version.key) or self._add_lane(version)
+        entered = False
+        try:
+            self._enter(lane, version)
+            entered = True
+            wait_s = request.remaining_s(began_ns, self._load_wait_s) if deadline_ns else self._load_wait_s
+            entry = self._sessions.acquire(version, wait_s)
+            try:
+                run_ns = time.monotonic_ns()
+                answer.timings.queue_ns = run_ns - began_ns
+                tracked = Tracked(entry.session)
+                yield tracked
+                answer.row_count = tracked.row_count
+                answer.timings.compute_infer_ns = time.monotonic_ns() - run_ns
+            finally:
+                self._sessions.release(entry)
+        except GeneratorExit:
+            answer.error = Cancelled("the caller went away; the stream was ended")
+            raise
+        except Exception as error:
+            answer.error = error
+            raise
+        finally:
+            answer.timings.total_ns = time.monotonic_ns() - began_ns
+            self._count(answer, lane, entered=entered)
 
     def statistics(self) -> list[VersionStatistics]:
         """Copy the statistics of every version that was ever asked for, in the order of their first requests."""

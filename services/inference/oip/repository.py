@@ -10,7 +10,7 @@ from services.inference.engine.engine import Engine
 from services.inference.engine.statistics import VersionStatistics
 from services.inference.following.catalog import Catalog
 from services.inference.models import ResolvedVersion
-from services.inference.sessions.sessions import SessionCache
+from services.inference.sessions.caches import SessionCaches
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class IndexEntry:
 class Repository:
     """Reads the catalog, the statistics and the session cache for those who look from outside."""
 
-    def __init__(self, catalog: Catalog, engine: Engine, sessions: SessionCache) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine, sessions: SessionCaches) -> None:
         self._catalog = catalog
         self._engine = engine
         self._sessions = sessions

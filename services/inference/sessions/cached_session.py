@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
@@ -38,6 +38,11 @@ class CacheCounters:
     failed_loads: int = 0
     evictions: int = 0
     load_seconds: float = 0.0
+
+    def add(self, other: CacheCounters) -> None:
+        """Count in what another cache counted."""
+        for field in fields(self):
+            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
 
 
 class CachedSession:

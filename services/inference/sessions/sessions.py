@@ -52,14 +52,23 @@ class _Failure:
 
 
 class SessionCache:
-    """Sessions of one runtime, least recently used first out, none closed under a running request."""
+    """Sessions of one runtime, least recently used first out, none closed under a running request.
+
+    `prepare` is called before each load is measured: it makes ready, once, what all of them share.
+    """
 
     def __init__(
-        self, load: Loader, limits: SessionLimits | None = None, *, clock: Callable[[], float] = time.monotonic
+        self,
+        load: Loader,
+        limits: SessionLimits | None = None,
+        *,
+        prepare: Callable[[], object] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or SessionLimits()
         self.counters = CacheCounters()
         self._load = load
+        self._prepare = prepare
         self._clock = clock
         # One lock for all: a hit holds it for a fifth of a microsecond. The condition is for waiting on room.
         self._lock = threading.Lock()
@@ -168,12 +177,16 @@ class SessionCache:
         with self._lock:
             return self._held_bytes()
 
-    def close(self, timeout_s: float) -> None:
-        """Refuse new requests, end the loads' waiting, and close every session that is free within the time."""
+    def refuse(self) -> None:
+        """Let no new request in, and every session go once its last user is done."""
         with self._lock:
             self._closed = True
             for entry in list(self._entries.values()):
                 self._evict(entry)
+
+    def close(self, timeout_s: float) -> None:
+        """Refuse new requests, end the loads' waiting, and close every session that is free within the time."""
+        self.refuse()
         self._loader.shutdown(wait=False)
         with self._room:
             if not self._room.wait_for(lambda: not self._closing and not self._loads, timeout_s):
@@ -248,6 +261,8 @@ class SessionCache:
     def _open(self, version: ResolvedVersion) -> CachedSession:
         """Load and measure: what the process grew by, and at least what the runtime admits to."""
         resources = ExitStack()
+        if self._prepare is not None:
+            self._prepare()
         try:
             before = resident_bytes()
             session = self._load(version, resources)

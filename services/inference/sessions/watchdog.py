@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from services.inference.sessions.sessions import SessionCache
+from services.inference.sessions.caches import SessionCaches
 
 log = logging.getLogger(__name__)
 
@@ -13,7 +13,7 @@ log = logging.getLogger(__name__)
 class RunWatchdog:
     """Looks four times in `run_limit_s` and ends each run that has gone on for longer; its caller hears ModelFailed."""
 
-    def __init__(self, sessions: SessionCache, *, run_limit_s: float) -> None:
+    def __init__(self, sessions: SessionCaches, *, run_limit_s: float) -> None:
         self.terminated = 0
         self._sessions = sessions
         self._run_limit_s = run_limit_s
