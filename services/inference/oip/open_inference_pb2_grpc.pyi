@@ -48,12 +48,28 @@ class GRPCInferenceServiceStub:
     """The model's inputs and outputs."""
     ModelInfer: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelInferResponse]
     """A prediction."""
+    ModelStreamInfer: _grpc.StreamStreamMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelStreamInferResponse]
+    """Triton's: many predictions over one stream, answered in the order of their requests."""
     ModelConfig: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.ModelConfigRequest, _open_inference_pb2.ModelConfigResponse]
     """Triton's: how the model is served."""
     ModelStatistics: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.ModelStatisticsRequest, _open_inference_pb2.ModelStatisticsResponse]
     """Triton's: counts and durations."""
     RepositoryIndex: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryIndexRequest, _open_inference_pb2.RepositoryIndexResponse]
     """Triton's: which models there are."""
+    RepositoryModelLoad: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelLoadRequest, _open_inference_pb2.RepositoryModelLoadResponse]
+    """Triton's and KServe's: brings a model into memory."""
+    RepositoryModelUnload: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelUnloadRequest, _open_inference_pb2.RepositoryModelUnloadResponse]
+    """Triton's and KServe's: takes a model out of memory."""
+    SystemSharedMemoryStatus: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryStatusRequest, _open_inference_pb2.SystemSharedMemoryStatusResponse]
+    """Triton's: which regions of shared memory are registered."""
+    SystemSharedMemoryRegister: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryRegisterRequest, _open_inference_pb2.SystemSharedMemoryRegisterResponse]
+    """Triton's: lets tensors travel through a region of shared memory."""
+    SystemSharedMemoryUnregister: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryUnregisterRequest, _open_inference_pb2.SystemSharedMemoryUnregisterResponse]
+    """Triton's: forgets a region, or all."""
+    TraceSetting: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.TraceSettingRequest, _open_inference_pb2.TraceSettingResponse]
+    """Triton's: reads the settings of the traces, and changes those that are given."""
+    LogSettings: _grpc.UnaryUnaryMultiCallable[_open_inference_pb2.LogSettingsRequest, _open_inference_pb2.LogSettingsResponse]
+    """Triton's: reads the settings of the log, and changes those that are given."""
 
 @_typing.type_check_only
 class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
@@ -72,12 +88,28 @@ class GRPCInferenceServiceAsyncStub(GRPCInferenceServiceStub):
     """The model's inputs and outputs."""
     ModelInfer: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelInferResponse]  # type: ignore[assignment]
     """A prediction."""
+    ModelStreamInfer: _aio.StreamStreamMultiCallable[_open_inference_pb2.ModelInferRequest, _open_inference_pb2.ModelStreamInferResponse]  # type: ignore[assignment]
+    """Triton's: many predictions over one stream, answered in the order of their requests."""
     ModelConfig: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelConfigRequest, _open_inference_pb2.ModelConfigResponse]  # type: ignore[assignment]
     """Triton's: how the model is served."""
     ModelStatistics: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.ModelStatisticsRequest, _open_inference_pb2.ModelStatisticsResponse]  # type: ignore[assignment]
     """Triton's: counts and durations."""
     RepositoryIndex: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryIndexRequest, _open_inference_pb2.RepositoryIndexResponse]  # type: ignore[assignment]
     """Triton's: which models there are."""
+    RepositoryModelLoad: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelLoadRequest, _open_inference_pb2.RepositoryModelLoadResponse]  # type: ignore[assignment]
+    """Triton's and KServe's: brings a model into memory."""
+    RepositoryModelUnload: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.RepositoryModelUnloadRequest, _open_inference_pb2.RepositoryModelUnloadResponse]  # type: ignore[assignment]
+    """Triton's and KServe's: takes a model out of memory."""
+    SystemSharedMemoryStatus: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryStatusRequest, _open_inference_pb2.SystemSharedMemoryStatusResponse]  # type: ignore[assignment]
+    """Triton's: which regions of shared memory are registered."""
+    SystemSharedMemoryRegister: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryRegisterRequest, _open_inference_pb2.SystemSharedMemoryRegisterResponse]  # type: ignore[assignment]
+    """Triton's: lets tensors travel through a region of shared memory."""
+    SystemSharedMemoryUnregister: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.SystemSharedMemoryUnregisterRequest, _open_inference_pb2.SystemSharedMemoryUnregisterResponse]  # type: ignore[assignment]
+    """Triton's: forgets a region, or all."""
+    TraceSetting: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.TraceSettingRequest, _open_inference_pb2.TraceSettingResponse]  # type: ignore[assignment]
+    """Triton's: reads the settings of the traces, and changes those that are given."""
+    LogSettings: _aio.UnaryUnaryMultiCallable[_open_inference_pb2.LogSettingsRequest, _open_inference_pb2.LogSettingsResponse]  # type: ignore[assignment]
+    """Triton's: reads the settings of the log, and changes those that are given."""
 
 class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
     """GRPCInferenceService is what existing clients call."""
@@ -131,6 +163,14 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """A prediction."""
 
     @_abc_1.abstractmethod
+    def ModelStreamInfer(
+        self,
+        request_iterator: _MaybeAsyncIterator[_open_inference_pb2.ModelInferRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_open_inference_pb2.ModelStreamInferResponse], _abc.AsyncIterator[_open_inference_pb2.ModelStreamInferResponse]]:
+        """Triton's: many predictions over one stream, answered in the order of their requests."""
+
+    @_abc_1.abstractmethod
     def ModelConfig(
         self,
         request: _open_inference_pb2.ModelConfigRequest,
@@ -153,5 +193,61 @@ class GRPCInferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_open_inference_pb2.RepositoryIndexResponse, _abc.Awaitable[_open_inference_pb2.RepositoryIndexResponse]]:
         """Triton's: which models there are."""
+
+    @_abc_1.abstractmethod
+    def RepositoryModelLoad(
+        self,
+        request: _open_inference_pb2.RepositoryModelLoadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.RepositoryModelLoadResponse, _abc.Awaitable[_open_inference_pb2.RepositoryModelLoadResponse]]:
+        """Triton's and KServe's: brings a model into memory."""
+
+    @_abc_1.abstractmethod
+    def RepositoryModelUnload(
+        self,
+        request: _open_inference_pb2.RepositoryModelUnloadRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.RepositoryModelUnloadResponse, _abc.Awaitable[_open_inference_pb2.RepositoryModelUnloadResponse]]:
+        """Triton's and KServe's: takes a model out of memory."""
+
+    @_abc_1.abstractmethod
+    def SystemSharedMemoryStatus(
+        self,
+        request: _open_inference_pb2.SystemSharedMemoryStatusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.SystemSharedMemoryStatusResponse, _abc.Awaitable[_open_inference_pb2.SystemSharedMemoryStatusResponse]]:
+        """Triton's: which regions of shared memory are registered."""
+
+    @_abc_1.abstractmethod
+    def SystemSharedMemoryRegister(
+        self,
+        request: _open_inference_pb2.SystemSharedMemoryRegisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.SystemSharedMemoryRegisterResponse, _abc.Awaitable[_open_inference_pb2.SystemSharedMemoryRegisterResponse]]:
+        """Triton's: lets tensors travel through a region of shared memory."""
+
+    @_abc_1.abstractmethod
+    def SystemSharedMemoryUnregister(
+        self,
+        request: _open_inference_pb2.SystemSharedMemoryUnregisterRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.SystemSharedMemoryUnregisterResponse, _abc.Awaitable[_open_inference_pb2.SystemSharedMemoryUnregisterResponse]]:
+        """Triton's: forgets a region, or all."""
+
+    @_abc_1.abstractmethod
+    def TraceSetting(
+        self,
+        request: _open_inference_pb2.TraceSettingRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.TraceSettingResponse, _abc.Awaitable[_open_inference_pb2.TraceSettingResponse]]:
+        """Triton's: reads the settings of the traces, and changes those that are given."""
+
+    @_abc_1.abstractmethod
+    def LogSettings(
+        self,
+        request: _open_inference_pb2.LogSettingsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_open_inference_pb2.LogSettingsResponse, _abc.Awaitable[_open_inference_pb2.LogSettingsResponse]]:
+        """Triton's: reads the settings of the log, and changes those that are given."""
 
 def add_GRPCInferenceServiceServicer_to_server(servicer: GRPCInferenceServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

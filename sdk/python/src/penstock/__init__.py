@@ -35,8 +35,8 @@ if TYPE_CHECKING:
         ValidationFailed,
     )
     from penstock.ids import time_of, uuid7
-    from penstock.inference import Prediction
     from penstock.monitoring import make_event
+    from penstock.predictions import Prediction, make_request
     from penstock.retries import NO_RETRIES, RetryPolicy
 
 __version__ = "0.1.0"
@@ -65,6 +65,7 @@ __all__ = [
     "Unimplemented",
     "ValidationFailed",
     "make_event",
+    "make_request",
     "time_of",
     "uuid7",
 ]
@@ -72,9 +73,10 @@ __all__ = [
 _HOMES = {
     "Client": "client",
     "NO_RETRIES": "retries",
-    "Prediction": "inference",
+    "Prediction": "predictions",
     "RetryPolicy": "retries",
     "make_event": "monitoring",
+    "make_request": "predictions",
     "time_of": "ids",
     "uuid7": "ids",
 }

@@ -7,7 +7,6 @@ from os import PathLike
 from types import TracebackType
 from typing import Self
 
-from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
@@ -15,7 +14,7 @@ from penstock.inference import InferenceClient
 from penstock.monitoring import MonitoringClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
-from penstock.stubs import RegistryStub
+from penstock.stubs import InferenceStub, RegistryStub
 
 DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
@@ -92,7 +91,7 @@ class Client:
             RegistryStub, _address(registry, "PENSTOCK_REGISTRY_ADDRESS"), credentials, limits
         )
         self._inference_connection = Connection(
-            InferenceServiceStub,
+            InferenceStub,
             _address(inference, "PENSTOCK_INFERENCE_ADDRESS"),
             credentials,
             limits,

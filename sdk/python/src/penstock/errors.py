@@ -202,16 +202,30 @@ def _with_details(code: grpc.StatusCode, error: grpc.RpcError) -> PenstockError 
     if raw is None:
         return None
     try:
-        details = Status.FromString(raw).details
-        info = _find(details, ErrorInfo)
-        bad_request = _find(details, BadRequest) or BadRequest()
-        retry_info = _find(details, RetryInfo)
+        return _of_details(code, error.details() or "", Status.FromString(raw).details)
     except DecodeError:
         return None
+
+
+def from_status(status: Status) -> PenstockError:
+    """Make the typed error of what failed within a call that goes on, such as one request of a stream."""
+    code = next((code for code in grpc.StatusCode if code.value[0] == status.code), grpc.StatusCode.UNKNOWN)
+    try:
+        known = _of_details(code, status.message, status.details)
+    except DecodeError:
+        known = None
+    return known or CLASSES.get(code, PenstockError)(status.message)
+
+
+def _of_details(code: grpc.StatusCode, message: str, details: Sequence[Any]) -> PenstockError | None:
+    """Read the details; None where there is no ErrorInfo, raises DecodeError where they are none of ours."""
+    info = _find(details, ErrorInfo)
+    bad_request = _find(details, BadRequest) or BadRequest()
+    retry_info = _find(details, RetryInfo)
     if info is None:
         return None
     return CLASSES.get(code, PenstockError)(
-        error.details() or "",
+        message,
         reason=info.reason,
         retryable=info.metadata.get("retryable") == "true",
         metadata={key: value for key, value in info.metadata.items() if key != "retryable"},

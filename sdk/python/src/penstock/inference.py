@@ -1,50 +1,21 @@
-"""The inference client: one call, with numpy or named values in, and numpy out."""
+"""The inference client: named values or numpy in, and numpy out."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from penstock.api.inference.v1 import inference_pb2 as pb
-from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
-from penstock.channels import Connection
-from penstock.errors import InvalidArgument
-from penstock.tensors import from_tensor, to_tensor
-from penstock.values import to_struct
+from penstock.prediction_streams import InferenceStreams
+from penstock.predictions import Prediction, make_request, prediction_of
+from penstock.sessions import InferenceSessions
+
+__all__ = ["InferenceClient", "Prediction"]
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """What a model answered.
-
-    Attributes:
-        inference_id: the UUIDv7 under which it is recorded; feedback is given with it.
-        outputs: by the model's own names, read-only; text comes as object arrays of bytes.
-        confidences: the highest class probability of each row, 0 to 1; empty where the model is no classifier.
-        model: the model.
-        version: the version that answered.
-        framework: the runtime's name, such as `onnx`.
-        latency_ms: inside the server, in ms.
-    """
-
-    inference_id: str
-    outputs: Mapping[str, NDArray[Any]]
-    confidences: tuple[float, ...]
-    model: str
-    version: str
-    framework: str
-    latency_ms: float
-
-
-class InferenceClient:
+class InferenceClient(InferenceStreams, InferenceSessions):
     """Calls the inference service."""
-
-    def __init__(self, connection: Connection[InferenceServiceStub]) -> None:
-        self._connection = connection
 
     def predict(
         self,
@@ -57,6 +28,9 @@ class InferenceClient:
         user_id: str = "",
         session_id: str = "",
         request_id: str = "",
+        priority: int = 0,
+        queue_timeout_ms: int = 0,
+        skip_cache: bool = False,
         timeout_s: float | None = None,
         retry: bool = False,
     ) -> Prediction:
@@ -72,7 +46,10 @@ class InferenceClient:
             user_id: who it is for; at most 256 characters, kept with the event.
             session_id: likewise.
             request_id: the caller's own id, at most 256 characters; empty: the inference id.
-            timeout_s: in seconds; None: the client's.
+            priority: 1 goes first while several wait, up to the version's number of levels; 0: its default level.
+            queue_timeout_ms: how long it may wait before it runs, in ms; 0: the version's time-out.
+            skip_cache: neither look into the response cache nor keep the answer there.
+            timeout_s: of the whole call, in seconds; None: the client's.
             retry: try again where the service is unavailable or busy. Each try that got through is an inference of
                 its own.
 
@@ -83,33 +60,18 @@ class InferenceClient:
             ResourceExhausted: the server is full (QUEUE_FULL, SESSION_BUDGET_EXCEEDED).
             DeadlineExceeded, Unavailable: no answer in time, or at all.
         """
-        if (features is None) == (tensors is None):
-            raise InvalidArgument("give either features or tensors, and not both", reason="FEATURES_OR_TENSORS")
-        if isinstance(features, np.ndarray):
-            tensors = {"": features}  # the only input needs no name
-            features = None
-        if features is not None and not isinstance(features, Mapping):
-            raise InvalidArgument(
-                f"features: a {type(features).__name__} came; give values by name, or a numpy array for the only input",
-                reason="FEATURES_NOT_NAMED",
-            )
-        request = pb.PredictRequest(
-            model=model,
+        request = make_request(
+            model,
+            features,
+            tensors=tensors,
             version=version,
-            features=None if features is None else to_struct(features),
-            tensors=[to_tensor(name, array) for name, array in (tensors or {}).items()],
             outputs=outputs,
             user_id=user_id,
             session_id=session_id,
             request_id=request_id,
+            priority=priority,
+            queue_timeout_ms=queue_timeout_ms,
+            skip_cache=skip_cache,
         )
         answer = self._connection.unary(self._connection.stub.Predict, request, timeout_s=timeout_s, retry=retry)
-        return Prediction(
-            inference_id=answer.inference_id,
-            outputs={tensor.name: from_tensor(tensor) for tensor in answer.outputs},
-            confidences=tuple(answer.confidences),
-            model=answer.model,
-            version=answer.version,
-            framework=answer.framework,
-            latency_ms=answer.latency_ms,
-        )
+        return prediction_of(answer)

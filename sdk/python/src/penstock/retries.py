@@ -72,6 +72,9 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "Embed": Safety.WHEN_ASKED,
         "Generate": Safety.NEVER,  # another text would follow on the pieces that were read
         "Rank": Safety.WHEN_ASKED,
+        "LoadModel": Safety.ALWAYS,  # what is loaded already stays as it is
+        "UnloadModel": Safety.ALWAYS,
+        "ListSessions": Safety.ALWAYS,
     },
     "penstock.api.monitoring.v1": {
         "RecordEvents": Safety.NEVER,  # safe by the event ids, but the SDK can't rewind the caller's iterable

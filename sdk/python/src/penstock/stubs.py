@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 
+from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
 from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServiceStub
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
@@ -17,3 +19,11 @@ class RegistryStub(RegistryServiceStub, UploadServiceStub, AdministrationService
         RegistryServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         UploadServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         AdministrationServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+
+
+class InferenceStub(InferenceServiceStub, SessionServiceStub):
+    """All that the inference service answers, over each of its channels."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        InferenceServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
+        SessionServiceStub.__init__(self, channel)  # type: ignore[call-arg]
