@@ -50,10 +50,21 @@ class InferenceRequest:
     """One request: `inputs` by name, the `outputs` wanted (none named: all).
 
     `deadline_ns` is on the monotonic clock, 0 for none. A front door that has resolved the version already (to read
-    features by name, say) hands it over as `resolved`.
+    features by name, say) hands it over as `resolved`. `priority`: 1 goes first, 0 is the version's default level.
+    `skip_cache`: neither look into the response cache nor keep the answer there.
     """
 
-    __slots__ = ("cancelled", "deadline_ns", "inputs", "model", "outputs", "resolved", "version")
+    __slots__ = (
+        "cancelled",
+        "deadline_ns",
+        "inputs",
+        "model",
+        "outputs",
+        "priority",
+        "resolved",
+        "skip_cache",
+        "version",
+    )
 
     def __init__(
         self,
@@ -64,6 +75,8 @@ class InferenceRequest:
         outputs: tuple[str, ...] = (),
         deadline_ns: int = 0,
         resolved: ResolvedVersion | None = None,
+        priority: int = 0,
+        skip_cache: bool = False,
     ) -> None:
         self.model = model
         self.version = version
@@ -71,6 +84,8 @@ class InferenceRequest:
         self.outputs = outputs
         self.deadline_ns = deadline_ns
         self.resolved = resolved
+        self.priority = priority
+        self.skip_cache = skip_cache
         self.cancelled = False
 
     def cancel(self) -> None:
@@ -87,11 +102,15 @@ class InferenceRequest:
 
 
 class InferenceAnswer:
-    """What became of a request: `outputs`, or an `error`. `version` is None where not even that was found."""
+    """What became of a request: `outputs`, or an `error`. `version` is None where not even that was found.
 
-    __slots__ = ("error", "outputs", "row_count", "timings", "version")
+    `cache` says what the response cache had: "HIT", "MISS", or "" where it was not asked.
+    """
+
+    __slots__ = ("cache", "error", "outputs", "row_count", "timings", "version")
 
     def __init__(self) -> None:
+        self.cache = ""
         self.version: ResolvedVersion | None = None
         self.outputs: dict[str, Tensor] = {}
         self.error: Exception | None = None
