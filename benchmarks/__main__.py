@@ -6,7 +6,7 @@ import importlib
 import subprocess
 import sys
 
-BENCHMARKS = ("iris", "ingest", "registry", "transfer")
+BENCHMARKS = ("serving", "ingest", "registry", "transfer")
 
 
 def main() -> None:

@@ -1,7 +1,7 @@
 """Load from h2load, which is not Python and costs a few µs a request where a Python client costs hundreds.
 
-h2load knows HTTP/2 and no gRPC: it sees the HTTP status, 200 even for a failed RPC, and no `grpc-status`. So the
-caller says how many bytes a right answer has, and every answer must have brought them; a failed RPC brings none.
+h2load knows HTTP and no gRPC: it sees the HTTP status, 200 even for a failed RPC, and no `grpc-status`. So the caller
+says how many bytes a right answer has, and every answer must have brought them; a failed RPC brings none.
 """
 
 from __future__ import annotations
@@ -17,20 +17,34 @@ from pathlib import Path
 
 import numpy as np
 
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 DATA_BYTES = re.compile(r"\((\d+)\) data$", re.MULTILINE)
 SUCCEEDED = re.compile(r"(\d+) succeeded, (\d+) failed, (\d+) errored, (\d+) timeout$", re.MULTILINE)
+GRPC_HEADERS = {"content-type": "application/grpc", "te": "trailers"}
+GRPC_PREFIX = struct.Struct(">BI")
+"""What stands before each message: not compressed, its length."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rpc:
-    """A unary RPC as h2load repeats it. `response_bytes`: the size of a right answer's message."""
+class Call:
+    """A request as h2load repeats it. `answer_bytes`: the size of a right answer's body."""
 
-    address: str
-    path: str
-    message: bytes
-    metadata: Mapping[str, str]
-    response_bytes: int
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+    answer_bytes: int
+    http1: bool = False
+
+    @classmethod
+    def grpc(cls, url: str, message: bytes, metadata: Mapping[str, str], response_bytes: int) -> Call:
+        """Describe a unary RPC; `response_bytes` is the size of a right answer's message."""
+        body = GRPC_PREFIX.pack(0, len(message)) + message
+        return cls(url, body, {**GRPC_HEADERS, **metadata}, GRPC_PREFIX.size + response_bytes)
+
+    @classmethod
+    def json(cls, url: str, body: bytes, answer_bytes: int) -> Call:
+        """Describe a POST of JSON over HTTP/1.1."""
+        return cls(url, body, {"content-type": "application/json"}, answer_bytes, http1=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +67,31 @@ def require_h2load() -> None:
         )
 
 
-def send(rpc: Rpc, *, requests: int, concurrency: int) -> Window:
+def send(call: Call, *, requests: int, concurrency: int) -> Window:
     """Send `requests`, from `concurrency` connections with one request in flight each.
 
     Ends the run with a sentence if any answer is missing or is not as long as a right one.
     """
     with tempfile.TemporaryDirectory(prefix="penstock-load-") as name:
         body, log = Path(name, "request.bin"), Path(name, "requests.tsv")
-        body.write_bytes(struct.pack(">BI", 0, len(rpc.message)) + rpc.message)
-        headers = {"content-type": "application/grpc", "te": "trailers", **rpc.metadata}
+        body.write_bytes(call.body)
         command = ["h2load", f"-n{requests}", f"-c{concurrency}", "-m1", "-t1", f"-d{body}", f"--log-file={log}"]
-        command += [f"-H{header}: {value}" for header, value in headers.items()]
-        command.append(f"http://{rpc.address}{rpc.path}")
+        command += ["--h1"] if call.http1 else []
+        command += [f"-H{header}: {value}" for header, value in call.headers.items()]
+        command.append(call.url)
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)
-        _check(done, requests, rpc.response_bytes)
+        _check(done, requests, call.answer_bytes)
         return _window(log)
 
 
-def _check(done: subprocess.CompletedProcess[str], requests: int, response_bytes: int) -> None:
+def _check(done: subprocess.CompletedProcess[str], requests: int, answer_bytes: int) -> None:
     counts, data = SUCCEEDED.search(done.stdout), DATA_BYTES.search(done.stdout)
     if done.returncode or counts is None or data is None:
         raise SystemExit(f"h2load failed ({done.returncode}):\n{done.stdout}{done.stderr}")
     if [int(count) for count in counts.groups()] != [requests, 0, 0, 0]:
         raise SystemExit(f"not every request was answered:\n{done.stdout}")
-    expected = requests * (5 + response_bytes)  # each message has a prefix of five bytes
-    if int(data[1]) != expected:
-        raise SystemExit(f"{data[1]} bytes were answered where {expected} are right: some RPCs failed")
+    if int(data[1]) != requests * answer_bytes:
+        raise SystemExit(f"{data[1]} bytes were answered where {requests * answer_bytes} are right: some calls failed")
 
 
 def _window(log: Path) -> Window:

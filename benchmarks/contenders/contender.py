@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import json
+import urllib.request
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
 import numpy as np
-from numpy.typing import NDArray
+import psutil
 
-from benchmarks.load import Rpc
+from benchmarks.load import Call
+from benchmarks.workloads import DTYPES, Workload
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
@@ -18,57 +21,86 @@ CALL_TIMEOUT_S = 30.0
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """One row for the model, and what scikit-learn answers."""
-
-    row: NDArray[np.float32]
-    label: int
-    probabilities: NDArray[np.float32]
-
-    @property
-    def message(self) -> pb.ModelInferRequest:
-        """The question as the Open Inference Protocol puts it."""
-        request = pb.ModelInferRequest(model_name="iris", raw_input_contents=[self.row.tobytes()])
-        request.inputs.add(name="X", datatype="FP32", shape=[1, len(self.row)])
-        return request
-
-
-@dataclass(frozen=True, slots=True)
 class Contender:
     """A server that runs.
 
     Attributes:
         name: as the table has it.
-        pid: its process.
-        address: where it listens.
-        question: what it is asked.
-        metadata: what each request bears beside it.
+        pids: the processes that were started for it; their children count with them.
+        ask: asks once, ends the run with a sentence if the answer is wrong, and describes the call.
+        start_s: from its start to its first right answer, in seconds.
         answered: how many requests it has answered well, by its own count; None where it keeps none.
         captures: whether it sends an event to monitoring for each.
         settle: waits until nothing of the last window is left to do, and gives the seconds that took.
+        pins_itself: it keeps to cores of its own choice.
     """
 
     name: str
-    pid: int
-    address: str
-    question: Question
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    pids: Sequence[int]
+    ask: Callable[[], Call]
+    start_s: float = 0.0
     answered: Callable[[], int] | None = None
     captures: bool = False
     settle: Callable[[], float] = lambda: 0.0
+    pins_itself: bool = False
 
-    def rpc(self) -> Rpc:
-        """Ask once, compare with scikit-learn, and describe the call to the load generator.
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """All of its processes, those that it started too."""
+        roots = [psutil.Process(pid) for pid in self.pids]
+        return [*roots, *(child for root in roots for child in root.children(recursive=True))]
 
-        Ends the run with a sentence if the answer is wrong.
-        """
-        request = self.question.message
-        with grpc.insecure_channel(self.address) as channel:
+    @property
+    def resident_bytes(self) -> int:
+        """The memory of all its processes; what two share counts twice."""
+        return sum(process.memory_info().rss for process in self.processes)
+
+
+@dataclass(frozen=True, slots=True)
+class GrpcDoor:
+    """A server's address where it speaks the Open Inference Protocol."""
+
+    server: str
+    address: str
+    workload: Workload
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def ask(self) -> Call:
+        """Ask once; see Contender."""
+        message = self.workload.grpc_message
+        with grpc.insecure_channel(self.address, options=[("grpc.max_receive_message_length", -1)]) as channel:
             response = GRPCInferenceServiceStub(channel).ModelInfer(
-                request, timeout=CALL_TIMEOUT_S, metadata=tuple(self.metadata.items()), wait_for_ready=True
+                pb.ModelInferRequest.FromString(message),
+                timeout=CALL_TIMEOUT_S,
+                metadata=tuple(self.metadata.items()),
+                wait_for_ready=True,
             )
-        label = np.frombuffer(response.raw_output_contents[0], np.int64)
-        probabilities = np.frombuffer(response.raw_output_contents[1], np.float32)
-        if label[0] != self.question.label or not np.allclose(probabilities, self.question.probabilities, atol=1e-5):
-            raise SystemExit(f"{self.name} answers {label[0]} {probabilities}, which is wrong")
-        return Rpc(self.address, PATH, request.SerializeToString(), self.metadata, response.ByteSize())
+        raws = zip(response.outputs, response.raw_output_contents, strict=True)
+        self.workload.check(
+            self.server,
+            {
+                output.name: np.frombuffer(raw, DTYPES[output.datatype]).reshape(output.shape)
+                for output, raw in raws
+                if output.datatype in DTYPES
+            },
+        )
+        return Call.grpc(f"http://{self.address}{PATH}", message, self.metadata, response.ByteSize())
+
+
+@dataclass(frozen=True, slots=True)
+class JsonDoor:
+    """A server's address where it takes and gives JSON over HTTP/1.1."""
+
+    server: str
+    url: str
+    workload: Workload
+
+    def ask(self) -> Call:
+        """Ask once; see Contender."""
+        message = self.workload.json_message
+        request = urllib.request.Request(self.url, message, {"content-type": "application/json"})
+        with urllib.request.urlopen(request, timeout=CALL_TIMEOUT_S) as response:
+            body = response.read()
+        answers = {name: np.asarray(value) for name, value in json.loads(body).items()}
+        self.workload.check(self.server, answers)
+        return Call.json(self.url, message, len(body))

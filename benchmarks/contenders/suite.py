@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 
-import grpc
 from prometheus_client.parser import text_string_to_metric_families
 
 import penstock
-from benchmarks.contenders.contender import CALL_TIMEOUT_S, Contender, Question
+from benchmarks.contenders.contender import CALL_TIMEOUT_S, Contender, GrpcDoor
+from benchmarks.contenders.others import model_file, wait_for_answer
 from benchmarks.harness import running, wait_until
+from benchmarks.workloads import Workload
 from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING
 from penstock.cli.embedded.ports import Ports, free_port
 from penstock.cli.embedded.suite import Suite
 from penstock.cli.keys_file import KeysFile, Role
-from services.inference.oip import open_inference_pb2 as pb
-from services.inference.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
-VARIANTS: Mapping[str, Mapping[str, str]] = {
-    "Penstock": {},
+BREAKDOWN: Mapping[str, Mapping[str, str]] = {
     "… without capture": {"PENSTOCK_CAPTURE": "false"},
     "… without keys": {"PENSTOCK_KEYS_FILE": ""},
     "… without either": {"PENSTOCK_CAPTURE": "false", "PENSTOCK_KEYS_FILE": ""},
@@ -33,7 +32,7 @@ VARIANTS: Mapping[str, Mapping[str, str]] = {
 
 
 class RunningSuite:
-    """The suite with a model in production. Its own inference service is left in peace."""
+    """The suite with models in production. Its own inference service is left in peace."""
 
     def __init__(self, suite: Suite, folder: Path, viewer: str, client: penstock.Client) -> None:
         self._suite = suite
@@ -42,11 +41,13 @@ class RunningSuite:
         self._client = client
 
     @contextmanager
-    def variant(self, name: str, changes: Mapping[str, str], question: Question) -> Iterator[Contender]:
-        """Run an inference service with these settings, followed by nobody else."""
+    def server(
+        self, name: str, workload: Workload, changes: Mapping[str, str], *, pins_itself: bool = False
+    ) -> Iterator[Contender]:
+        """Run an inference service with these settings beside those of a team that has just begun."""
         port, metrics_port = free_port(), free_port()
         addresses = self._suite.state.addresses
-        home = self._folder / f"variant-{port}"
+        home = self._folder / f"inference-{port}"
         home.mkdir()
         environment = {
             **os.environ,
@@ -58,34 +59,33 @@ class RunningSuite:
             "PENSTOCK_SERVICE_TOKEN": (self._suite.folder.tokens / "inference").read_text(),
             "PENSTOCK_CACHE_DIR": str(home / "cache"),
             "PENSTOCK_SPOOL_DIR": str(home / "spool"),
-            "PENSTOCK_RUNTIME_THREADS": "1",
             **changes,
         }
-        command = [sys.executable, "-m", "services.inference"]
-        with running(command, environment, home / "log") as pid:
-            address = f"127.0.0.1:{port}"
-            keyed = {} if "PENSTOCK_KEYS_FILE" in changes else {"authorization": f"Bearer {self._viewer}"}
+        keyed = {} if "PENSTOCK_KEYS_FILE" in changes else {"authorization": f"Bearer {self._viewer}"}
+        door = GrpcDoor(name, f"127.0.0.1:{port}", workload, keyed)
+        began = time.monotonic()
+        with running([sys.executable, "-m", "services.inference"], environment, home / "log") as pid:
+            wait_for_answer(f"{name} (see {home / 'log'})", door.ask)
             scrape = partial(_scrape, f"http://127.0.0.1:{metrics_port}/metrics")
-            wait_until(partial(_serves, address, keyed), f"{name} does not serve; see {home / 'log'}")
             yield Contender(
                 name,
-                pid,
-                address,
-                question,
-                keyed,
-                captures="PENSTOCK_CAPTURE" not in changes,
+                [pid],
+                door.ask,
+                time.monotonic() - began,
                 answered=lambda: int(scrape()["nv_inference_request_success"]),
+                captures="PENSTOCK_CAPTURE" not in changes,
                 settle=partial(wait_until, lambda: _delivered(scrape()), f"{name}'s events do not reach monitoring"),
+                pins_itself=pins_itself,
             )
 
-    def stored(self) -> int:
-        """Count the predictions that monitoring has of the model, by its own metrics."""
-        return self._client.monitoring.get_metrics("iris").inference_count
+    def stored(self, model: str) -> int:
+        """Count the predictions that monitoring has of a model, by its own metrics."""
+        return self._client.monitoring.get_metrics(model).inference_count
 
 
 @contextmanager
-def running_suite(folder: Path, model: bytes) -> Iterator[RunningSuite]:
-    """Run the suite on this folder, with keys in force, and put the model into production."""
+def running_suite(folder: Path, workloads: Sequence[Workload]) -> Iterator[RunningSuite]:
+    """Run the suite on this folder, with keys in force, and put the models into production."""
     with ExitStack() as stack:
         suite = Suite(folder / "suite", ports=Ports.auto())
         keys = KeysFile(suite.folder.keys_file)
@@ -102,22 +102,11 @@ def running_suite(folder: Path, model: bytes) -> Iterator[RunningSuite]:
                 token=admin,
             )
         )
-        file = folder / "iris.onnx"
-        file.write_bytes(model)
-        client.registry.register_version("iris", "1.0.0", file, stage=STAGE_STAGING)
-        client.registry.promote("iris", "1.0.0", approved_by="the benchmark", note="to be measured")
+        for workload in workloads:
+            file = model_file(folder, workload)
+            client.registry.register_version(workload.name, "1.0.0", file, stage=STAGE_STAGING)
+            client.registry.promote(workload.name, "1.0.0", approved_by="the benchmark", note="to be measured")
         yield RunningSuite(suite, folder, viewer, client)
-
-
-def _serves(address: str, metadata: Mapping[str, str]) -> bool:
-    with grpc.insecure_channel(address) as channel:
-        try:
-            answer = GRPCInferenceServiceStub(channel).ModelReady(
-                pb.ModelReadyRequest(name="iris"), timeout=CALL_TIMEOUT_S, metadata=tuple(metadata.items())
-            )
-        except grpc.RpcError:
-            return False
-        return answer.ready
 
 
 def _scrape(url: str) -> dict[str, float]:
