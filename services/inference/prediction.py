@@ -5,11 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from penstock.ids import uuid7
 from services.common.errors import DomainError
 from services.inference.confidence import Confidence
-from services.inference.engine.engine import Engine, InferenceRequest
+from services.inference.engine.engine import Engine, InferenceAnswer, InferenceRequest
 from services.inference.events.events import Event, EventLog
 from services.inference.following.catalog import Catalog
 from services.inference.models import Caller, ResolvedVersion, Signature
@@ -22,13 +23,21 @@ MAX_CONFIDENCES = 10_000
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """The answer. `confidences`: one a row, where the model is a classifier."""
+    """The answer. `confidences`: one a row, where the model is a classifier.
+
+    `cache` says what the response cache had: "HIT", "MISS", or "" where it was not asked.
+    """
 
     inference_id: str
     version: ResolvedVersion
     outputs: dict[str, Tensor]
     confidences: list[float]
     latency_ms: float
+    cache: str = ""
+
+
+Outcome = Prediction | Exception
+Done = Callable[[Outcome], None]
 
 
 class Predictor:
@@ -49,9 +58,11 @@ class Predictor:
         *,
         outputs: tuple[str, ...] = (),
         timeout_s: float | None = None,
+        priority: int = 0,
+        skip_cache: bool = False,
         on_cancel: OnCancel,
     ) -> Prediction:
-        """Run one request.
+        """Run one request on this thread, or on another's that runs it together with theirs.
 
         Args:
             model: its name.
@@ -59,41 +70,126 @@ class Predictor:
             read_inputs: reads the tensors once the signature is known.
             caller: goes into the event.
             outputs: the outputs wanted; none named: all.
-            timeout_s: the time left, from now.
+            timeout_s: the time left, from now; None: for as long as it takes.
+            priority: 1 goes first while several wait; 0: the version's default level.
+            skip_cache: neither look into the response cache nor keep the answer there.
             on_cancel: takes a callback for when the client goes away; says False where it has gone already.
 
         Raises:
             DomainError: see `Engine.submit` and `Catalog.resolve`.
         """
-        began_ns = time.perf_counter_ns()
-        event = Event(uuid7(), model, caller)
+        attempt = _Attempt(model, caller)
         try:
-            resolved = self._catalog.resolve(model, version)
-            event.resolved = resolved
-            event.inputs = inputs = read_inputs(resolved.signature)
-            deadline_ns = 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
-            request = InferenceRequest(
-                model, version, inputs, outputs=outputs, deadline_ns=deadline_ns, resolved=resolved
-            )
+            request = self._request(attempt, version, read_inputs, outputs, timeout_s, priority, skip_cache)
             if not on_cancel(request.cancel):
                 request.cancel()
             answer = self._engine.infer(request)
             if answer.error is not None:
                 raise answer.error
-            confidences = (self._confidences.get(resolved.key) or self._confidence(resolved)).read(answer.outputs)
+            return self._answered(attempt, answer)
         except Exception as error:
-            event.error_code = error.reason if isinstance(error, DomainError) else "INTERNAL"
-            event.latency_ms = (time.perf_counter_ns() - began_ns) / 1e6
-            self._events.record(event)
+            self._failed(attempt, error)
             raise
+
+    def submit(
+        self,
+        model: str,
+        version: str,
+        read_inputs: ReadInputs,
+        caller: Caller,
+        done: Done,
+        *,
+        outputs: tuple[str, ...] = (),
+        timeout_s: float | None = None,
+        priority: int = 0,
+        skip_cache: bool = False,
+    ) -> Callable[[], None]:
+        """Run one request without waiting for it; see `predict` for the arguments.
+
+        `done` is called once, with the prediction or with what `predict` would raise: here where the request is
+        refused at once, else on whichever thread has the answer. It must be quick and must not raise.
+
+        Returns:
+            What to call when nobody wants the answer any more: a request that has not begun is dropped.
+        """
+        attempt = _Attempt(model, caller)
+        try:
+            request = self._request(attempt, version, read_inputs, outputs, timeout_s, priority, skip_cache)
+        except Exception as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
+            self._failed(attempt, error)
+            done(error)
+            return _nothing
+        self._engine.submit(request, partial(self._hand_over, attempt, done))
+        return request.cancel
+
+    def _request(
+        self,
+        attempt: _Attempt,
+        version: str,
+        read_inputs: ReadInputs,
+        outputs: tuple[str, ...],
+        timeout_s: float | None,
+        priority: int,
+        skip_cache: bool,
+    ) -> InferenceRequest:
+        event = attempt.event
+        attempt.resolved = event.resolved = resolved = self._catalog.resolve(event.model, version)
+        event.inputs = inputs = read_inputs(resolved.signature)
+        return InferenceRequest(
+            event.model,
+            version,
+            inputs,
+            outputs=outputs,
+            deadline_ns=0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9),
+            resolved=resolved,
+            priority=priority,
+            skip_cache=skip_cache,
+        )
+
+    def _hand_over(self, attempt: _Attempt, done: Done, answer: InferenceAnswer) -> None:
+        outcome: Outcome
+        try:
+            if answer.error is not None:
+                raise answer.error
+            outcome = self._answered(attempt, answer)
+        except Exception as error:  # noqa: BLE001 - as in submit
+            self._failed(attempt, error)
+            outcome = error
+        done(outcome)
+
+    def _answered(self, attempt: _Attempt, answer: InferenceAnswer) -> Prediction:
+        event = attempt.event
+        resolved = attempt.resolved
+        confidence = self._confidences.get(resolved.key) or self._confidence(resolved)
+        event.confidences = confidences = confidence.read(answer.outputs)
         event.outputs = answer.outputs
         event.row_count = answer.row_count
-        event.confidences = confidences
-        event.latency_ms = latency_ms = (time.perf_counter_ns() - began_ns) / 1e6
+        event.latency_ms = latency_ms = (time.perf_counter_ns() - attempt.began_ns) / 1e6
         self._events.record(event)
-        return Prediction(event.inference_id, resolved, answer.outputs, confidences, latency_ms)
+        return Prediction(event.inference_id, resolved, answer.outputs, confidences, latency_ms, answer.cache)
+
+    def _failed(self, attempt: _Attempt, error: Exception) -> None:
+        event = attempt.event
+        event.error_code = error.reason if isinstance(error, DomainError) else "INTERNAL"
+        event.latency_ms = (time.perf_counter_ns() - attempt.began_ns) / 1e6
+        self._events.record(event)
 
     def _confidence(self, version: ResolvedVersion) -> Confidence:
         if len(self._confidences) >= MAX_CONFIDENCES:
             self._confidences.clear()  # versions come and go; what is still asked for is back with its next request
         return self._confidences.setdefault(version.key, Confidence(version.signature))
+
+
+class _Attempt:
+    """A prediction under way: its event, when it began, and, once that is known, which version answers."""
+
+    __slots__ = ("began_ns", "event", "resolved")
+    resolved: ResolvedVersion
+
+    def __init__(self, model: str, caller: Caller) -> None:
+        self.began_ns = time.perf_counter_ns()
+        self.event = Event(uuid7(), model, caller)
+
+
+def _nothing() -> None:
+    """Cancel what is over."""

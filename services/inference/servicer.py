@@ -40,7 +40,9 @@ class InferenceServicer(InferenceServiceServicer):
             partial(convert.inputs_of, request),
             convert.caller_of(request),
             outputs=tuple(request.outputs),
-            timeout_s=context.time_remaining(),
+            timeout_s=convert.timeout_s_of(request, context.time_remaining()),
+            priority=request.priority,
+            skip_cache=request.skip_cache,
             on_cancel=context.add_callback,
         )
         return convert.response_of(prediction)
