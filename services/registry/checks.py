@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from services.common.errors import InvalidArgument
 from services.common.versions import LATEST
@@ -145,6 +146,14 @@ def between(field: str, value: float, low: float, high: float) -> None:
     """Let a number in a range pass, both ends included; raises InvalidArgument (OUT_OF_BOUNDS)."""
     if not low <= value <= high:
         raise InvalidArgument.field(field, f"got {value}; {low:,} to {high:,} are allowed", reason="OUT_OF_BOUNDS")
+
+
+def enum_name(field: str, enum: Any, value: int, prefix: str) -> str:
+    """Read an enum's value as its name without the prefix; "" where none is given."""
+    if value not in enum.values():
+        allowed = ", ".join(enum.keys()[1:])
+        raise InvalidArgument.field(field, f"got the number {value}; allowed are {allowed}", reason="INVALID_ENUM")
+    return str(enum.Name(value)).removeprefix(prefix).replace("UNSPECIFIED", "")
 
 
 def _named(

@@ -28,7 +28,6 @@ from services.registry.models import (
     NewFile,
     NewModel,
     NewVersion,
-    ServingSettings,
     Signature,
     Source,
     Stage,
@@ -37,6 +36,7 @@ from services.registry.models import (
     VersionState,
 )
 from services.registry.ollama import OllamaMode, OllamaReference
+from services.registry.serving_protos import serving_settings
 
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
@@ -198,12 +198,12 @@ def model_and_version(
 
 def stage(field: str, value: int) -> Stage | None:
     """Read a stage; None where none is given."""
-    return Stage(name) if (name := enum_name(field, pb.Stage, value, "STAGE_")) else None
+    return Stage(name) if (name := checks.enum_name(field, pb.Stage, value, "STAGE_")) else None
 
 
 def state(field: str, value: int) -> VersionState | None:
     """Read a version's state; None where none is given."""
-    return VersionState(name) if (name := enum_name(field, pb.VersionState, value, "VERSION_STATE_")) else None
+    return VersionState(name) if (name := checks.enum_name(field, pb.VersionState, value, "VERSION_STATE_")) else None
 
 
 def _framework(value: int) -> Framework:
@@ -216,25 +216,17 @@ def _framework(value: int) -> Framework:
 
 
 def _framework_or_none(value: int) -> Framework | None:
-    name = enum_name("framework", pb.Framework, value, "FRAMEWORK_")
+    name = checks.enum_name("framework", pb.Framework, value, "FRAMEWORK_")
     return Framework(name) if name else None
 
 
 def _ollama(reference: pb.OllamaReference) -> OllamaReference:
-    mode = enum_name("ollama.mode", pb.OllamaMode, reference.mode, "OLLAMA_MODE_")
+    mode = checks.enum_name("ollama.mode", pb.OllamaMode, reference.mode, "OLLAMA_MODE_")
     if not mode:
         raise InvalidArgument.field(
             "ollama.mode", f"not given; send one of {', '.join(OllamaMode)}", reason="INVALID_REFERENCE"
         )
     return OllamaReference(checks.ollama_model("ollama.model", reference.model), OllamaMode(mode))
-
-
-def enum_name(field: str, enum: Any, value: int, prefix: str) -> str:
-    """Read an enum's value as its name without the prefix; "" where none is given."""
-    if value not in enum.values():
-        allowed = ", ".join(enum.keys()[1:])
-        raise InvalidArgument.field(field, f"got the number {value}; allowed are {allowed}", reason="INVALID_ENUM")
-    return str(enum.Name(value)).removeprefix(prefix).replace("UNSPECIFIED", "")
 
 
 def _signature(signature: tensors_pb2.Signature) -> Signature:
@@ -258,7 +250,7 @@ def _tensor_spec(field: str, spec: tensors_pb2.TensorSpec) -> TensorSpec:
         checks.between(f"{field}.shape", size, -1, 2**62)
     return TensorSpec(
         name=checks.line(f"{field}.name", spec.name),
-        datatype=enum_name(f"{field}.datatype", tensors_pb2.DataType, spec.datatype, "DATA_TYPE_"),
+        datatype=checks.enum_name(f"{field}.datatype", tensors_pb2.DataType, spec.datatype, "DATA_TYPE_"),
         shape=tuple(spec.shape),
         columns=checks.lines(f"{field}.columns", spec.columns, count=MAX_COLUMNS, limit=checks.MAX_LINE_CHARS),
     )
@@ -302,12 +294,6 @@ def fields_of(field: str, fields: Struct) -> dict[str, Any]:
 def tags(field: str, values: Iterable[str]) -> tuple[str, ...]:
     """Read tags."""
     return checks.lines(field, values, count=MAX_TAGS, limit=MAX_TAG_CHARS)
-
-
-def serving_settings(settings: pb.ServingSettings) -> ServingSettings:
-    """Read how a version is served."""
-    checks.between("serving_settings.max_in_flight", settings.max_in_flight, 0, 100_000)
-    return ServingSettings(max_in_flight=settings.max_in_flight, pinned=settings.pinned)
 
 
 def capture_policy(policy: pb.CapturePolicy) -> CapturePolicy:

@@ -10,6 +10,7 @@ from services.common.errors import Aborted
 from services.registry.auditing import model_changed, version_changed
 from services.registry.edits import ModelEdit, VersionEdit
 from services.registry.models import Model, ModelVersion
+from services.registry.signatures import check_warm_ups
 from services.registry.store import Store
 from services.registry.training import TrainingConfig
 
@@ -27,6 +28,7 @@ class Editing:
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
+            InvalidArgument: a setting does not go with the others (OUT_OF_BOUNDS).
             Aborted: it is no longer what the caller read (ETAG_MISMATCH).
         """
         with self._store.write() as tables:
@@ -35,6 +37,7 @@ class Editing:
             wanted = _counted(found.training_config, _edited(found, edit.values))
             if wanted == found:
                 return found
+            wanted.serving_settings.check()
             tables.models.update(wanted)
             changed = tables.models.get_by_id(found.model_id)
             model_changed(tables, "UpdateModel", found, changed)
@@ -45,6 +48,8 @@ class Editing:
 
         Raises:
             NotFound: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
+            InvalidArgument: a setting does not go with the others (OUT_OF_BOUNDS), or a warm-up request with the
+                signature (SIGNATURE_MISMATCH).
             Aborted: it is no longer what the caller read (ETAG_MISMATCH).
         """
         with self._store.write() as tables:
@@ -53,6 +58,9 @@ class Editing:
             wanted = _edited(found, edit.values)
             if wanted == found:
                 return found
+            if wanted.serving_settings != found.serving_settings:
+                wanted.serving_settings.check()
+                check_warm_ups(wanted.serving_settings, found.signature or found.declared_signature)
             tables.versions.update(wanted)
             version_changed(tables, "UpdateVersion", found, wanted)
             tables.changes.record()
@@ -75,10 +83,13 @@ def check_etag(what: str, sent: str, present: str) -> None:
 def _edited(found: Edited, values: Mapping[str, Any]) -> Edited:
     """Put new values in place, whole fields before the fields in them."""
     for path in sorted(values):
-        field, _, inner = path.partition(".")
-        value = dataclasses.replace(getattr(found, field), **{inner: values[path]}) if inner else values[path]
-        found = dataclasses.replace(found, **{field: value})
+        found = _replaced(found, path, values[path])
     return found
+
+
+def _replaced(found: Any, path: str, value: Any) -> Any:
+    field, _, inner = path.partition(".")
+    return dataclasses.replace(found, **{field: _replaced(getattr(found, field), inner, value) if inner else value})
 
 
 def _counted(before: TrainingConfig, wanted: Model) -> Model:

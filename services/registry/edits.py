@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
+from services.registry.serving import ResponseCachePolicy, ServingSettings
+
 SETTINGS_FIELDS = (
-    "serving_settings.max_in_flight",
-    "serving_settings.pinned",
+    *(f"serving_settings.{field.name}" for field in fields(ServingSettings)),
+    *(f"serving_settings.response_cache.{field.name}" for field in fields(ResponseCachePolicy)),
     "capture_policy.disabled",
     "capture_policy.share",
     "capture_policy.max_bytes",

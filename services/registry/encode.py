@@ -31,6 +31,7 @@ from services.registry.models import (
     Validation,
 )
 from services.registry.ollama import OllamaReference
+from services.registry.serving_protos import settings_message
 from services.registry.training import Evaluation, TrainingConfig
 from services.registry.watch_events import Bookmark, Change, SnapshotPart
 
@@ -65,7 +66,7 @@ def model(found: Model) -> pb.Model:
         tags=found.tags,
         labels=found.labels,
         training_config=_training_config(found.training_config),
-        serving_settings=pb.ServingSettings(**dataclasses.asdict(found.serving_settings)),
+        serving_settings=settings_message(found.serving_settings),
         capture_policy=_capture_policy(found.capture_policy),
         aliases=found.aliases,
         etag=found.etag,
@@ -94,7 +95,7 @@ def version(found: ModelVersion) -> pb.ModelVersion:
         training_run_id=found.training_run_id,
         parent_deployment_number=found.parent_deployment_number,
         metadata=_metadata(found.metadata),
-        serving_settings=pb.ServingSettings(**dataclasses.asdict(found.serving_settings)),
+        serving_settings=settings_message(found.serving_settings),
         capture_policy=_capture_policy(found.capture_policy),
         create_time=_time(found.create_time),
         created_by=found.created_by,

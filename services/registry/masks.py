@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -9,7 +10,7 @@ from google.protobuf.field_mask_pb2 import FieldMask
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from services.common.errors import InvalidArgument
-from services.registry import checks, convert, measures
+from services.registry import checks, convert, measures, serving_protos
 from services.registry.edits import MODEL_FIELDS, VERSION_FIELDS, ModelEdit, VersionEdit
 
 MAX_PATHS = 64
@@ -18,7 +19,7 @@ _READ: Mapping[str, Callable[[Any], Any]] = {
     "tags": lambda found: convert.tags("tags", found.tags),
     "labels": lambda found: checks.labels("labels", found.labels),
     "training_config": lambda found: measures.training_config(found.training_config),
-    "serving_settings": lambda found: convert.serving_settings(found.serving_settings),
+    "serving_settings": lambda found: serving_protos.serving_settings(found.serving_settings),
     "capture_policy": lambda found: convert.capture_policy(found.capture_policy),
 }
 
@@ -61,8 +62,8 @@ def _values(found: pb.Model | pb.ModelVersion, mask: FieldMask, allowed: tuple[s
 
 
 def _at(values: Mapping[str, Any], path: str) -> Any:
-    whole, _, inner = path.partition(".")
-    return getattr(values[whole], inner) if inner else values[whole]
+    whole, *inner = path.split(".")
+    return functools.reduce(getattr, inner, values[whole])
 
 
 def _invalid(what: str, allowed: tuple[str, ...]) -> InvalidArgument:

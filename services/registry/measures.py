@@ -34,7 +34,7 @@ def training_config(config: pb.TrainingConfig) -> TrainingConfig:
 
 
 def _criterion(field: str, criterion: pb.SuccessCriterion) -> SuccessCriterion:
-    comparison = convert.enum_name(f"{field}.comparison", pb.Comparison, criterion.comparison, "COMPARISON_")
+    comparison = checks.enum_name(f"{field}.comparison", pb.Comparison, criterion.comparison, "COMPARISON_")
     if not comparison:
         raise InvalidArgument.field(
             f"{field}.comparison", f"not given; send one of {', '.join(Comparison)}", reason="INVALID_CRITERION"

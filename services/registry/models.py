@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 from services.common.errors import FailedPrecondition
 from services.registry.ollama import OllamaReference
+from services.registry.serving import ServingSettings
 from services.registry.training import TrainingConfig
 
 Item = TypeVar("Item")
@@ -124,14 +125,6 @@ class Metadata:
     output_dimensions: int = 0
     tags: tuple[str, ...] = ()
     fields: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class ServingSettings:
-    """How inference serves a version; `max_in_flight` 0 is the server's default."""
-
-    max_in_flight: int = 0
-    pinned: bool = False
 
 
 @dataclass(frozen=True, slots=True)

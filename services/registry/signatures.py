@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from services.common.errors import InvalidArgument
 from services.registry.models import Signature, TensorSpec
+from services.registry.serving import ServingSettings, WarmUpTensor
 from services.registry.validation import report
 from services.registry.validation.report import Failure, FailureReason, check_declared
 
@@ -21,6 +23,42 @@ def reconcile(declared: Signature | None, found: report.Signature) -> Signature 
         _with_columns(found.inputs, {spec.name: spec.columns for spec in declared.inputs}),
         _with_columns(found.outputs, {spec.name: spec.columns for spec in declared.outputs}),
     )
+
+
+def check_warm_ups(settings: ServingSettings, signature: Signature | None) -> None:
+    """Let warm-up requests pass that the model can take, as far as its signature is known.
+
+    Raises:
+        InvalidArgument: a tensor is none of the inputs, or of another datatype or shape (SIGNATURE_MISMATCH).
+    """
+    if signature is None:
+        return
+    inputs = {spec.name: spec for spec in signature.inputs}
+    # Where only columns are declared, the names of the others are for the file to say.
+    complete = bool(inputs) and all(spec.datatype for spec in signature.inputs)
+    for index, warm_up in enumerate(settings.warm_up):
+        for number, tensor in enumerate(warm_up.tensors):
+            spec = inputs.get(tensor.name)
+            field = f"serving_settings.warm_up[{index}].tensors[{number}]"
+            if spec is not None and spec.datatype:
+                _check_warm_up(field, tensor, spec)
+            elif spec is None and complete:
+                raise InvalidArgument.field(
+                    field, f"{tensor.name!r} is no input; there are {', '.join(inputs)}", reason="SIGNATURE_MISMATCH"
+                )
+
+
+def _check_warm_up(field: str, tensor: WarmUpTensor, spec: TensorSpec) -> None:
+    fits = len(tensor.shape) == len(spec.shape) and all(
+        wanted in (-1, size) for size, wanted in zip(tensor.shape, spec.shape, strict=True)
+    )
+    if not fits or tensor.datatype != spec.datatype:
+        raise InvalidArgument.field(
+            field,
+            f"{tensor.name!r} is {tensor.datatype} {list(tensor.shape)}; the model takes {spec.datatype} "
+            f"{list(spec.shape)}, -1 for any size",
+            reason="SIGNATURE_MISMATCH",
+        )
 
 
 def _completed(declared: tuple[TensorSpec, ...], found: tuple[report.TensorSpec, ...]) -> tuple[TensorSpec, ...]:

@@ -26,6 +26,7 @@ from services.registry.models import (
     UploadPart,
 )
 from services.registry.promotions import check_going_live
+from services.registry.signatures import check_warm_ups
 from services.registry.stages import birth_stage
 from services.registry.store import Store, Tables
 
@@ -50,8 +51,8 @@ class Uploads:
 
         Raises:
             AlreadyExists: VERSION_EXISTS; before any byte is taken, where that is known then.
-            InvalidArgument: UNSUPPORTED_FRAMEWORK, FILES_NOT_ALLOWED, APPROVAL_REQUIRED, INVALID_STAGE, and those of
-                `Intake.take`; so for the other errors.
+            InvalidArgument: UNSUPPORTED_FRAMEWORK, FILES_NOT_ALLOWED, APPROVAL_REQUIRED, INVALID_STAGE, those of
+                `Editing.update_version`, and those of `Intake.take`; so for the other errors.
             PermissionDenied: it asks for PRODUCTION, and the caller is no admin (ROLE_TOO_WEAK).
             FailedPrecondition: REQUEST_ID_REUSED, NO_VALIDATOR, MODEL_DELETED, VERSION_IS_ALIAS.
             Aborted: BLOB_COLLECTED.
@@ -64,6 +65,10 @@ class Uploads:
 
     def _check(self, new: NewVersion) -> None:
         references.check_framework(new)
+        if new.serving_settings is not None:
+            new.serving_settings.check()
+            signature = references.reference_signature(new.ollama.mode) if new.ollama else new.declared_signature
+            check_warm_ups(new.serving_settings, signature)
         birth_stage(new.stage)
         if new.stage is not None:
             check_going_live(new.stage, Approval(caller().name, new.approved_by, new.note))

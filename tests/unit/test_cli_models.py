@@ -115,6 +115,34 @@ def test_set_changes_what_is_named_and_reads_first_only_where_it_must(
     assert edited.version.etag == "e1"
 
 
+def test_every_serving_setting_can_be_set_and_is_shown(
+    server: ScriptedServer, read: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    said_of = {
+        "max_batch_size": "32", "max_queue_delay_us": "500", "max_queue_size": "256", "queue_full_action": "displace",
+        "priority_levels": "2", "default_priority": "1", "timeout_ms": "2000", "instances": "3", "warm_up": "1,32",
+        "preload": "true", "response_cache.enabled": "true", "response_cache.ttl_ms": "60000",
+        "response_cache.max_answer_bytes": "",
+    }  # fmt: skip
+    options = [part for name, text in said_of.items() for part in ("--serving", f"{name}={text}")]
+    read("model", "set", "iris", "1", *options)
+    (sent,) = server.calls["UpdateVersion"]
+    assert sent.update_mask.paths == [f"serving_settings.{name}" for name in said_of]
+    settings = sent.version.serving_settings
+    assert settings == pb.ServingSettings(
+        max_batch_size=32, max_queue_delay_us=500, max_queue_size=256,
+        queue_full_action=pb.QUEUE_FULL_ACTION_DISPLACE, priority_levels=2, default_priority=1, timeout_ms=2000,
+        instances=3, warm_up=[pb.WarmUpRequest(row_count=1), pb.WarmUpRequest(row_count=32)], preload=True,
+        response_cache=pb.ResponseCachePolicy(enabled=True, ttl_ms=60_000),
+    )  # fmt: skip
+    shown = pb.ModelVersion(model="iris", version="1", serving_settings=settings)
+    server.on("GetVersion", answer(pb.GetVersionResponse(version=shown)))
+    told = " ".join(said(capsys, "model", "get", "iris", "1").split())
+    for words in ("batches of 32 rows", "a queue of 256", "2 priorities", "2,000 ms to begin", "preloaded",
+                  "warmed up by 1 row; 32 rows", "answers kept for 60,000 ms"):  # fmt: skip
+        assert words in told
+
+
 def test_labels_that_somebody_else_changes_meanwhile_are_read_again(
     server: ScriptedServer, read: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,6 +159,12 @@ def test_labels_that_somebody_else_changes_meanwhile_are_read_again(
         (["iris"], "say what to change"),
         (["iris", "1", "--tag", "x"], "leave VERSION out"),
         (["iris", "--serving", "threads=4"], "there is no 'threads'; there are max_in_flight, pinned"),
+        (["iris", "--serving", "response_cache=true"], "there are max_in_flight"),
+        (
+            ["iris", "--serving", "queue_full_action=wait"],
+            "queue_full_action takes one of reject, displace, not 'wait'",
+        ),
+        (["iris", "--serving", "warm_up=much"], "warm_up takes numbers of rows with commas between them"),
         (["iris", "--serving", "max_in_flight=many"], "max_in_flight takes a whole number, not 'many'"),
         (["iris", "--capture", "disabled=maybe"], "disabled takes true or false, not 'maybe'"),
         (["iris", "--criterion", "accuracy=1"], "METRIC>=X"),

@@ -61,6 +61,29 @@ def test_of_a_version_only_what_is_given_changes(server: ScriptedServer, client:
     assert sent.update_mask.paths == ["labels", "capture_policy"]
 
 
+def test_settings_within_settings_are_named_one_by_one(server: ScriptedServer, client: Client) -> None:
+    server.on("UpdateVersion", answer(pb.UpdateVersionResponse(version=VERSION)))
+    warm_up = [pb.WarmUpRequest(row_count=8)]
+    settings = {
+        "queue_full_action": "displace",
+        "warm_up": warm_up,
+        "response_cache": {"enabled": True, "ttl_ms": None},
+    }
+    client.registry.update_version("iris", "1", serving_settings=settings)
+    (sent,) = server.calls["UpdateVersion"]
+    assert sent.update_mask.paths == [
+        "serving_settings.queue_full_action", "serving_settings.warm_up", "serving_settings.response_cache.enabled",
+        "serving_settings.response_cache.ttl_ms",
+    ]  # fmt: skip
+    assert sent.version.serving_settings == pb.ServingSettings(
+        queue_full_action=pb.QUEUE_FULL_ACTION_DISPLACE,
+        warm_up=warm_up,
+        response_cache=pb.ResponseCachePolicy(enabled=True),
+    )
+    with pytest.raises(sdk.InvalidArgument, match="'wait' is not one of reject, displace"):
+        client.registry.update_version("iris", "1", serving_settings={"queue_full_action": "wait"})
+
+
 def test_a_setting_that_does_not_exist_is_refused_before_anything_is_sent(
     server: ScriptedServer, client: Client
 ) -> None:

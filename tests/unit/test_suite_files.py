@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from hypothesis import given
@@ -17,6 +18,7 @@ from penstock.cli.exits import CommandError
 from penstock.cli.options import Stage
 from penstock.cli.suites.reading import MAX_FILE_BYTES
 from penstock.cli.suites.schema import PathSource, Suite, read_suite
+from penstock.tensors import to_tensor
 from penstock.values import from_value
 
 VERSION = "suite: s\nmodels:\n- name: m\n  versions:\n  - version: 1\n    source: {path: m.onnx}\n    "
@@ -96,6 +98,49 @@ def test_all_that_there_is_to_say_arrives(folder: Path) -> None:
     assert (version.metadata.output_dimensions, list(version.metadata.tags)) == (3, ["a"])
     assert version.serving_settings == pb.ServingSettings(pinned=True)
     assert model.serving_settings is None, "what is not said is not said"
+
+
+def test_every_serving_setting_can_be_written_and_warm_ups_from_values(folder: Path) -> None:
+    (model,) = read(
+        folder,
+        MODEL + "serving_settings:\n"
+        "    {max_batch_size: 32, max_queue_delay_us: 500, max_queue_size: 9, queue_full_action: Displace,\n"
+        "     priority_levels: 2, default_priority: 1, timeout_ms: 5, instances: 3, preload: true, max_in_flight: 4,\n"
+        "     pinned: true, response_cache: {enabled: true, ttl_ms: 60000, max_answer_bytes: 7},\n"
+        "     warm_up: [{row_count: 8, repeat_count: 2}, {tensors: [\n"
+        "       {name: X, datatype: FP32, values: [[1, 2.5]]}, {name: t, datatype: bytes, values: ['1', no]},\n"
+        "       {name: n, datatype: uint8, values: [0, 255]}, {name: b, datatype: bool, values: true}]}]}\n",
+    ).models
+    texts = to_tensor("t", ["1", "no"])
+    tensors = [to_tensor("X", np.array([[1, 2.5]], "f4")), texts, to_tensor("n", np.array([0, 255], "u1"))]
+    tensors.append(to_tensor("b", True))
+    assert model.serving_settings == pb.ServingSettings(
+        max_batch_size=32, max_queue_delay_us=500, max_queue_size=9, queue_full_action=pb.QUEUE_FULL_ACTION_DISPLACE,
+        priority_levels=2, default_priority=1, timeout_ms=5, instances=3, preload=True, max_in_flight=4, pinned=True,
+        warm_up=[pb.WarmUpRequest(row_count=8, repeat_count=2), pb.WarmUpRequest(tensors=tensors)],
+        response_cache=pb.ResponseCachePolicy(enabled=True, ttl_ms=60_000, max_answer_bytes=7),
+    )  # fmt: skip
+    assert len(model.serving_settings.ListFields()) == len(pb.ServingSettings.DESCRIPTOR.fields)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "sentence"),
+    [
+        ("{name: X, datatype: FP32, values: [[1], [1, 2]]}", "values: are lists of different lengths"),
+        ("{name: X, datatype: FP32, values: [a]}", "values: are not all FP32"),
+        ("{name: X, datatype: INT64, values: [1.5]}", "values: are not all INT64"),
+        ("{name: X, datatype: UINT8, values: [256]}", "values: are beyond UINT8, which is 0 to 255"),
+        ("{name: X, datatype: BYTES, values: [1]}", "values: are not all BYTES"),
+        ("{name: X, datatype: BF16, values: [1]}", "datatype: 'BF16' is not one of bool, uint8"),
+        ("{name: X, datatype: FP32}", "tensors[0]: needs 'values'"),
+        ("{name: X, datatype: FP32, values: }", "values: has no value"),
+        ("{name: X, datatype: FP32, values: [], shape: [0]}", "shape: is no field here"),
+    ],
+)
+def test_values_that_their_datatype_does_not_hold_are_refused(folder: Path, tensor: str, sentence: str) -> None:
+    said = refusal(folder, MODEL + "serving_settings: {warm_up: [{tensors: [" + tensor + "]}]}\n")
+    assert sentence in said
+    assert "models[0].serving_settings.warm_up[0].tensors[0]" in said
 
 
 @pytest.mark.parametrize(
@@ -209,7 +254,10 @@ def test_whatever_stands_there_is_read_or_refused_in_words(
 
 def test_the_reference_is_a_suite_file(folder: Path) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "suites.md").read_text()
-    (reference,) = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    reference, serving = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    (served,) = read(folder, f"suite: s\nmodels:\n  - name: m\n{serving}").models
+    assert served.serving_settings is not None
+    assert len(served.serving_settings.ListFields()) == len(pb.ServingSettings.DESCRIPTOR.fields), "one of them is new"
     for name in ("iris.onnx", "bundle.tar.gz"):
         (folder / name).touch()
     assert [model.name for model in read(folder, reference).models] == ["iris", "chat"]

@@ -14,6 +14,7 @@ from pydantic import TypeAdapter
 from services.common.errors import NotFound
 from services.registry.filters import ModelFilters
 from services.registry.models import Model
+from services.registry.serving import json_of
 
 _SELECT = """
 SELECT m.model_id, m.name, m.description, m.tags, m.labels, m.training_config, m.serving_settings, m.capture_policy,
@@ -131,7 +132,7 @@ class ModelTable:
                 "tags": list(model.tags),
                 "labels": Jsonb(dict(model.labels)),
                 "training_config": Jsonb(dataclasses.asdict(model.training_config)),
-                "serving_settings": Jsonb(dataclasses.asdict(model.serving_settings)),
+                "serving_settings": Jsonb(json_of(model.serving_settings)),
                 "capture_policy": Jsonb(dataclasses.asdict(model.capture_policy)),
                 "words": _words(model.name, model.description, model.tags),
             },

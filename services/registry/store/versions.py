@@ -23,6 +23,7 @@ from services.registry.models import (
     Validation,
     VersionState,
 )
+from services.registry.serving import json_of
 from services.registry.store.batches import in_batches
 from services.registry.store.changes import ChangeTable
 
@@ -242,7 +243,7 @@ class VersionTable:
                 "training_run_id": new.training_run_id,
                 "parent_deployment_number": parent_deployment_number,
                 "metadata": _json(new.metadata),
-                "serving_settings": _json(new.serving_settings or model.serving_settings),
+                "serving_settings": Jsonb(json_of(new.serving_settings or model.serving_settings)),
                 "capture_policy": _json(new.capture_policy or model.capture_policy),
                 "created_by": created_by,
                 "description": new.description,
@@ -268,7 +269,7 @@ class VersionTable:
             version.version_id,
             description=version.description,
             labels=Jsonb(dict(version.labels)),
-            serving_settings=_json(version.serving_settings),
+            serving_settings=Jsonb(json_of(version.serving_settings)),
             capture_policy=_json(version.capture_policy),
             words=_words(version.model, version),
         )

@@ -7,33 +7,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 # The official builds since 1.29 collect telemetry, in a database in the home folder, unless this stands at import.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import onnxruntime
 
+from services.common.onnx_outputs import DATATYPES, NotATensor, as_tensor, composite_type
+
 from .report import FailureReason, Refusal, Signature, TensorSpec, checked_name, one_line, out_of_memory
 from .trial import Array, NotRunnable
-
-# ONNX Runtime's names of element types → the Open Inference Protocol's.
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(bfloat16)": "BF16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
 
 _READ_LENGTH, _SENTENCE_LENGTH = 2_000, 500
 # "[ONNXRuntimeError] : 10 : INVALID_GRAPH : " says nothing that the reason does not.
@@ -74,12 +56,16 @@ class OnnxModel:
 
     def run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Give every output for these inputs; raises NotRunnable with the runtime's sentence."""
-        names = [spec.name for spec in self.signature.outputs]
+        outputs = self.signature.outputs
         try:
-            answers = self._session.run(names, feeds)
+            answers = self._session.run([spec.name for spec in outputs], feeds)
         except Exception as error:
             raise NotRunnable(_sentence(error), exhausted=_exhausted(error)) from error
-        return dict(zip(names, map(np.asarray, answers), strict=True))
+        try:
+            tensors = [as_tensor(answer, spec.datatype) for answer, spec in zip(answers, outputs, strict=True)]
+        except NotATensor as error:
+            raise NotRunnable(f"an output is no tensor: {error}") from error
+        return {spec.name: tensor for spec, tensor in zip(outputs, tensors, strict=True)}
 
 
 def _exhausted(error: Exception) -> bool:
@@ -87,7 +73,7 @@ def _exhausted(error: Exception) -> bool:
 
 
 def _read_signature(session: Any) -> Signature:
-    """Read the inputs and outputs as the runtime names them; raises Refusal where one is no dense tensor."""
+    """Read the inputs and outputs as the runtime names them; raises Refusal where one cannot be served as a tensor."""
     return Signature(
         inputs=tuple(_spec(node, "input", FailureReason.UNSUPPORTED_INPUT_TYPE) for node in session.get_inputs()),
         outputs=tuple(_spec(node, "output", FailureReason.UNSUPPORTED_OUTPUT_TYPE) for node in session.get_outputs()),
@@ -95,17 +81,24 @@ def _read_signature(session: Any) -> Signature:
 
 
 def _spec(node: Any, kind: str, reason: FailureReason) -> TensorSpec:
-    datatype = DATATYPES.get(node.type)
-    if datatype is None:
-        advice = (
-            "convert the model with zipmap=False (skl2onnx: options={'zipmap': False})"
-            if "map(" in node.type
-            else f"cast it to one of {', '.join(DATATYPES.values())} inside the model"
-        )
-        raise Refusal(reason, f"{kind} {node.name!r} is a {node.type}, and only tensors can be served; {advice}")
+    name = checked_name(node.name, kind)
     # A symbolic dimension comes as its name, an unknown one as None.
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
-    return TensorSpec(checked_name(node.name, kind), datatype, shape)
+    datatype = DATATYPES.get(node.type)
+    if datatype is None and kind == "output" and (composite := composite_type(node.type)):
+        datatype, shape = composite
+    if datatype is None:
+        raise Refusal(reason, f"{kind} {node.name!r} is a {node.type}, {_advice(node.type, kind)}")
+    return TensorSpec(name, datatype, shape)
+
+
+def _advice(declared: str, kind: str) -> str:
+    if kind == "input" and declared.startswith(("map(", "seq(")):
+        return (
+            "and requests carry tensors only; give the model a tensor with a column a key in its place "
+            "(scikit-learn: leave DictVectorizer out and register the columns' names)"
+        )
+    return f"which cannot be served; cast it to one of {', '.join(DATATYPES.values())} inside the model"
 
 
 def _sentence(error: Exception) -> str:

@@ -7,12 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
+from google.protobuf.message import Message
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.errors import FieldViolation, InvalidArgument
 from penstock.ids import uuid7
 from penstock.paging import pages
 from penstock.registry_connection import RegistryConnected
+from penstock.values import enum_number
 
 Edited = TypeVar("Edited", pb.Model, pb.ModelVersion)
 
@@ -24,6 +26,7 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
+_ENUMS: Final = {"queue_full_action": pb.QueueFullAction}
 
 
 class RegistryEditing(RegistryConnected):
@@ -50,7 +53,9 @@ class RegistryEditing(RegistryConnected):
             labels: likewise.
             training_config: as a whole; None clears it.
             serving_settings: the default of later versions. A message replaces it, a mapping changes the fields that
-                it names (None: back to the default), None clears it.
+                it names (None: back to the default), None clears it. For example `{"max_batch_size": 32,
+                "queue_full_action": "displace", "response_cache": {"enabled": True, "ttl_ms": 60_000}}`, or with
+                `warm_up` a list of WarmUpRequest, whose tensors `penstock.tensors.to_tensor` makes.
             capture_policy: likewise.
             etag: the model's, as it was read: then nothing is changed that somebody else changed since.
 
@@ -174,13 +179,21 @@ def _put(edited: Edited, paths: list[str], field: str, value: Any) -> None:
         if value is not None:
             getattr(edited, field).CopyFrom(value)
         return
-    message = getattr(edited, field)
-    for name, each in value.items():
+    _put_each(getattr(edited, field), paths, field, value)
+
+
+def _put_each(message: Message, paths: list[str], field: str, values: Mapping[str, Any]) -> None:
+    for name, value in values.items():
         if name not in message.DESCRIPTOR.fields_by_name:
             allowed = ", ".join(message.DESCRIPTOR.fields_by_name)
             sentence = f"there is no {name!r}; it has {allowed}"
             violation = FieldViolation(f"{field}.{name}", sentence)
             raise InvalidArgument(f"{field}: {sentence}", reason="UNKNOWN_FIELD", violations=[violation])
+        if isinstance(value, Mapping):
+            _put_each(getattr(message, name), paths, f"{field}.{name}", value)
+            continue
         paths.append(f"{field}.{name}")
-        if each is not None:
-            setattr(message, name, each)
+        if name in _ENUMS:
+            value = enum_number(f"{field}.{name}", _ENUMS[name], value)
+        if value is not None:
+            message.MergeFrom(type(message)(**{name: value}))

@@ -14,13 +14,14 @@ from rich.text import Text
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.connection import Service, connect
-from penstock.cli.documents import document_of
+from penstock.cli.documents import document_of, enum_word
 from penstock.cli.model_views import model_facts, version_facts
 from penstock.cli.options import Json, Model, NoColor, Token, Url, pairs
 from penstock.cli.output import Column, Output
 
 # Somebody else may change the labels between reading and writing; that often in a row, it is no accident.
 MAX_TRIES = 5
+_WARM_UP = "warm_up"
 CRITERION = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<threshold>\S+)\s*")
 _ALIAS_COLUMNS = (Column("alias", give="cut"), Column("version", give="cut"))
 Pairs = list[str] | None
@@ -43,7 +44,10 @@ def change(
     serving: Annotated[
         Pairs,
         typer.Option(
-            "--serving", metavar="K=V", help="max_in_flight=4, pinned=true; an empty value: back to the default."
+            "--serving",
+            metavar="K=V",
+            help="max_batch_size=32, max_queue_delay_us=500, queue_full_action=displace, warm_up=1,8, "
+            "response_cache.enabled=true and so on (a wrong name lists them all); an empty value: back to the default.",
         ),
     ] = None,
     capture: Annotated[
@@ -186,17 +190,40 @@ def parse_settings(kind: type[Message], texts: Sequence[str], option: str) -> di
     Raises:
         BadParameter: there is no such field, or the value does not suit it.
     """
-    fields = kind.DESCRIPTOR.fields_by_name
+    fields = _paths(kind.DESCRIPTOR)
     settings: dict[str, Any] = {}
-    for name, text in pairs(list(texts), option).items():
-        if name not in fields:
-            raise typer.BadParameter(f"there is no {name!r}; there are {', '.join(fields)}", param_hint=option)
-        read = _READERS[fields[name].cpp_type]
+    for path, text in pairs(list(texts), option).items():
+        if path not in fields:
+            raise typer.BadParameter(f"there is no {path!r}; there are {', '.join(fields)}", param_hint=option)
+        read, takes = _reader(fields[path])
         try:
-            settings[name] = read(text) if text else None
+            value = read(text) if text else None
         except (ValueError, KeyError) as error:
-            raise typer.BadParameter(f"{name} takes {read.__doc__}, not {text!r}", param_hint=option) from error
+            raise typer.BadParameter(f"{path} takes {takes}, not {text!r}", param_hint=option) from error
+        outer, _, inner = path.rpartition(".")
+        (settings.setdefault(outer, {}) if outer else settings)[inner] = value
     return settings
+
+
+def _paths(kind: Any) -> dict[str, Any]:
+    """Name the fields of a message, and of those in it: `response_cache.ttl_ms`. Messages that repeat stay whole."""
+    paths: dict[str, Any] = {}
+    for field in kind.fields:
+        inner = field.message_type if field.name != _WARM_UP else None
+        paths |= {f"{field.name}.{each.name}": each for each in inner.fields} if inner else {field.name: field}
+    return paths
+
+
+def _reader(field: Any) -> tuple[Callable[[str], Any], str]:
+    """Say how a field is read, and what it takes."""
+    if field.name == _WARM_UP:
+        return _row_counts, "numbers of rows with commas between them (one warm-up request of zeros each)"
+    if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
+        words = {str(enum_word(field.enum_type, number)): number for number in field.enum_type.values_by_number}
+        del words["None"]
+        return lambda text: words[text.lower()], f"one of {', '.join(words)}"
+    read = _READERS[field.cpp_type]
+    return read, str(read.__doc__)
 
 
 def parse_criterion(text: str) -> pb.SuccessCriterion:
@@ -224,6 +251,10 @@ def _training_changes(criteria: list[str] | None, recipe: str | None, data_sourc
 def _trained(config: pb.TrainingConfig, changes: Mapping[str, Any]) -> pb.TrainingConfig:
     kept = {field.name: value for field, value in config.ListFields() if field.name not in changes}
     return pb.TrainingConfig(**kept, **changes)
+
+
+def _row_counts(text: str) -> list[pb.WarmUpRequest]:
+    return [pb.WarmUpRequest(row_count=_whole(rows)) for rows in text.split(",")]
 
 
 def _whole(text: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -180,8 +181,42 @@ def spec_words(spec: TensorSpec) -> str:
 
 def serving_words(settings: pb.ServingSettings) -> str:
     """Write serving settings; nothing where all are the defaults."""
-    in_flight = f"at most {settings.max_in_flight} in flight" if settings.max_in_flight else ""
-    return ", ".join(filter(None, (in_flight, "pinned" if settings.pinned else "")))
+    displaces = settings.queue_full_action == pb.QUEUE_FULL_ACTION_DISPLACE
+    words = {
+        f"at most {settings.max_in_flight:,} in flight": settings.max_in_flight,
+        "never batched": settings.max_batch_size == 1,
+        f"batches of {settings.max_batch_size:,} rows": settings.max_batch_size > 1,
+        f"waiting {settings.max_queue_delay_us:,} µs for company": settings.max_queue_delay_us,
+        f"a queue of {settings.max_queue_size:,}": settings.max_queue_size,
+        "the lower priority goes when it is full": displaces,
+        f"{settings.priority_levels} priorities": settings.priority_levels > 1,
+        f"priority {settings.default_priority} by default": settings.default_priority,
+        f"{settings.timeout_ms:,} ms to begin": settings.timeout_ms,
+        f"{settings.instances} at once": settings.instances,
+        f"warmed up by {'; '.join(map(warm_up_words, settings.warm_up))}": settings.warm_up,
+        "preloaded": settings.preload,
+        "pinned": settings.pinned,
+        _cache_words(settings.response_cache): settings.response_cache.enabled,
+    }
+    return ", ".join(said for said, holds in words.items() if holds)
+
+
+def warm_up_words(request: pb.WarmUpRequest) -> str:
+    """Write a warm-up request: `8 rows 3 times`, or the tensors that it names with a digest of what they hold."""
+    rows = f"{request.row_count or 1:,} {'rows' if request.row_count > 1 else 'row'}"
+    named = [
+        f"{each.name} {DataType.Name(each.datatype).removeprefix('DATA_TYPE_')} {list(each.shape)} "
+        f"{hashlib.sha256(each.raw).hexdigest()[:8]}"
+        for each in request.tensors
+    ]
+    times = f" {request.repeat_count} times" if request.repeat_count > 1 else ""
+    return (" and ".join((*named, rows) if request.row_count else named) or rows) + times
+
+
+def _cache_words(policy: pb.ResponseCachePolicy) -> str:
+    kept = f" for {policy.ttl_ms:,} ms" if policy.ttl_ms else ""
+    bound = f" up to {say_bytes(policy.max_answer_bytes)}" if policy.max_answer_bytes else ""
+    return f"answers{bound} kept{kept}"
 
 
 def capture_words(policy: pb.CapturePolicy) -> str:

@@ -194,6 +194,10 @@ class Fields:
         fields = self.fields(name)
         return None if fields is None else fields._values()
 
+    def value(self, name: str) -> Any:
+        """Read whatever stands there, as `free` reads it; None where nothing does."""
+        return self._value(self._nodes[name], self._path(name)) if self.has(name) else None
+
     def done(self) -> None:
         """Refuse the fields that nobody asked for."""
         for name in self._nodes:

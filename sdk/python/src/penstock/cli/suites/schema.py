@@ -11,6 +11,7 @@ from typing import Any
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.options import Framework, OllamaMode, Stage
 from penstock.cli.suites.reading import Fields, Problems, read_fields
+from penstock.cli.suites.serving import serving_settings
 from penstock.errors import InvalidArgument
 from penstock.values import to_struct
 
@@ -113,7 +114,7 @@ def _model(fields: Fields, folder: Path) -> ModelSpec:
         tags=fields.texts("tags"),
         labels=_labels(fields),
         training_config=_training_config(fields.fields("training_config")),
-        serving_settings=_serving_settings(fields.fields("serving_settings")),
+        serving_settings=serving_settings(fields.fields("serving_settings")),
         capture_policy=_capture_policy(fields.fields("capture_policy")),
         aliases=_aliases(fields),
         versions=tuple(_version(each, folder) for each in items),
@@ -141,7 +142,7 @@ def _version(fields: Fields, folder: Path) -> VersionSpec:
         labels=_labels(fields),
         columns=fields.texts("columns") or (),
         metadata=_metadata(fields.fields("metadata")),
-        serving_settings=_serving_settings(fields.fields("serving_settings")),
+        serving_settings=serving_settings(fields.fields("serving_settings")),
         capture_policy=_capture_policy(fields.fields("capture_policy")),
     )
     fields.done()
@@ -188,17 +189,6 @@ def _training_config(fields: Fields | None) -> pb.TrainingConfig | None:
             config.success_criteria.add(metric=metric, comparison=bounds[name], threshold=threshold or 0.0)
     fields.done()
     return config
-
-
-def _serving_settings(fields: Fields | None) -> pb.ServingSettings | None:
-    if fields is None:
-        return None
-    settings = pb.ServingSettings(
-        max_in_flight=fields.number("max_in_flight", int, least=0, most=2**31 - 1) or 0,
-        pinned=fields.truth("pinned") or False,
-    )
-    fields.done()
-    return settings
 
 
 def _capture_policy(fields: Fields | None) -> pb.CapturePolicy | None:

@@ -14,7 +14,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.documents import document_of, flattened
 from penstock.cli.formats import say_bytes
 from penstock.cli.model_stages import steps as moves_to
-from penstock.cli.model_views import criterion_words, stage_number, stage_word
+from penstock.cli.model_views import criterion_words, stage_number, stage_word, warm_up_words
 from penstock.cli.options import Stage
 from penstock.cli.output import Output, Transfer
 from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, VersionSpec
@@ -332,6 +332,8 @@ def _documents(values: Mapping[str, Any]) -> dict[str, Any]:
 def _document(value: Any) -> Any:
     if isinstance(value, pb.TrainingConfig):
         return {**document_of(value), "success_criteria": [criterion_words(each) for each in value.success_criteria]}
+    if isinstance(value, pb.ServingSettings):
+        return {**document_of(value), "warm_up": [warm_up_words(each) for each in value.warm_up]}
     if isinstance(value, Message):
         return document_of(value)
     return dict(value) if isinstance(value, Mapping) else value
