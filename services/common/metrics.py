@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from socketserver import ThreadingMixIn
+from typing import TYPE_CHECKING
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from prometheus_client import (
@@ -22,7 +23,11 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.common.counters import Counters, Row
 from services.common.errors import FailedPrecondition
+
+if TYPE_CHECKING:  # there at run time from no module of the standard library
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 # Seconds; from a tiny model's answer to an upload.
 BUCKETS_S = (
@@ -46,51 +51,71 @@ BUCKETS_S = (
 )
 
 
+# The numbers of the status codes are their places here.
+CODES = (
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+)
+# A row of counts: the calls begun, the ns of the ended ones, those of each bucket, those of each code but OK: what is
+# in the buckets and did not fail went well, and a count less is written for it.
+_STARTED, _NS, _BUCKETS = 0, 1, 2
+_CODES = _BUCKETS + len(BUCKETS_S) + 1
+_CELLS = _CODES + len(CODES)
+_CELL_OF = {code: _CODES + number for number, code in enumerate(CODES)}
+_KIND = "rpc"
+
+
 class RpcMetrics:
     """The counts of one RPC. Cheap enough for every request: under a microsecond for both calls."""
 
-    __slots__ = ("_lock", "buckets", "handled", "kind", "method", "seconds", "service", "started")
+    __slots__ = ("_cells", "_lock", "_own")
 
-    def __init__(self, kind: str, service: str, method: str) -> None:
-        self.kind = kind
-        self.service = service
-        self.method = method
-        self.started = 0
-        self.handled: dict[str, int] = {}
-        self.buckets = [0] * (len(BUCKETS_S) + 1)
-        self.seconds = 0.0
+    def __init__(self, row: Row) -> None:
+        self._own, self._cells = row.own, row.cells
         self._lock = threading.Lock()
 
     def start(self) -> None:
         """Count a call that begins."""
         with self._lock:
-            self.started += 1
+            own = self._own
+            own[_STARTED] = self._cells[_STARTED] = own[_STARTED] + 1
 
     def finish(self, code: str, seconds: float) -> None:
         """Count a call that ends, by its status code's name."""
-        bucket = bisect_left(BUCKETS_S, seconds)
+        bucket = _BUCKETS + bisect_left(BUCKETS_S, seconds)
         with self._lock:
-            self.handled[code] = self.handled.get(code, 0) + 1
-            self.buckets[bucket] += 1
-            self.seconds += seconds
-
-    def snapshot(self) -> tuple[int, dict[str, int], list[int], float]:
-        """Copy the counts as they stand together."""
-        with self._lock:
-            return self.started, dict(self.handled), list(self.buckets), self.seconds
+            own, cells = self._own, self._cells
+            if code != "OK":
+                failed = _CELL_OF[code]
+                own[failed] = cells[failed] = own[failed] + 1
+            own[bucket] = cells[bucket] = own[bucket] + 1
+            own[_NS] = cells[_NS] = own[_NS] + int(seconds * 1e9)
 
 
 class GrpcCollector(Collector):
-    """Yields grpc_server_started_total, grpc_server_handled_total and grpc_server_handling_seconds."""
+    """Yields grpc_server_started_total, grpc_server_handled_total and grpc_server_handling_seconds, of all workers."""
 
-    def __init__(self) -> None:
-        self._rpcs: list[RpcMetrics] = []
+    def __init__(self, counters: Counters | None = None) -> None:
+        self._counters = counters or Counters()
 
     def add(self, kind: str, service: str, method: str) -> RpcMetrics:
         """Make the counts of one RPC; `kind` is unary, client_stream, server_stream or bidi_stream."""
-        rpc = RpcMetrics(kind, service, method)
-        self._rpcs.append(rpc)
-        return rpc
+        return RpcMetrics(self._counters.row((_KIND, kind, service, method), _CELLS))
 
     def collect(self) -> Iterator[Metric]:
         """Answer a scrape."""
@@ -98,13 +123,14 @@ class GrpcCollector(Collector):
         started = CounterMetricFamily("grpc_server_started", "RPCs started.", labels=labels)
         handled = CounterMetricFamily("grpc_server_handled", "RPCs completed.", labels=(*labels, "grpc_code"))
         handling = HistogramMetricFamily("grpc_server_handling_seconds", "Time to answer, in s.", labels=labels)
-        for rpc in self._rpcs:
-            values = (rpc.kind, rpc.service, rpc.method)
-            count, by_code, buckets, seconds = rpc.snapshot()
-            started.add_metric(values, count)
-            for code, number in sorted(by_code.items()):
-                handled.add_metric((*values, code), number)
-            handling.add_metric(values, _cumulative(buckets), seconds)
+        for (_, *values), counts in self._counters.sums(_KIND).items():
+            started.add_metric(values, counts[_STARTED])
+            buckets, codes = counts[_BUCKETS:_CODES], counts[_CODES:]
+            codes[0] = sum(buckets) - sum(codes)
+            for code, number in sorted(zip(CODES, codes, strict=True)):
+                if number > 0:
+                    handled.add_metric((*values, code), number)
+            handling.add_metric(values, _cumulative(buckets), counts[_NS] / 1e9)
         yield from (started, handled, handling)
 
 
@@ -128,20 +154,27 @@ class _QuietHandler(WSGIRequestHandler):
 
 
 class MetricsServer:
-    """Prometheus' view of this process, on a port of its own."""
+    """Prometheus' view of this process on a port of its own, and the probes that need no gRPC: /livez and /readyz.
 
-    def __init__(self, host: str, port: int) -> None:
+    With a port of None it does not listen: another process answers for what is registered here.
+    """
+
+    def __init__(self, host: str, port: int | None, registry: CollectorRegistry | None = None) -> None:
         self._host = host
         self._port = port
-        self.registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
+        self.registry = registry or CollectorRegistry()
+        self.ready: Callable[[], bool] = lambda: False
+        """What /readyz says; whoever serves sets it."""
+        if registry is None:
+            for collector in (ProcessCollector, PlatformCollector, GCCollector):
+                collector(registry=self.registry)
 
     def open(self) -> int:
         """Listen, and say on which port; raises FailedPrecondition where it is taken (ADDRESS_IN_USE)."""
-        app = make_wsgi_app(self.registry)
+        if self._port is None:
+            return 0
         try:
-            self._server = make_server(self._host, self._port, app, _ThreadingServer, _QuietHandler)
+            self._server = make_server(self._host, self._port, self._app(), _ThreadingServer, _QuietHandler)
         except OSError as error:
             raise FailedPrecondition(
                 f"cannot listen on {self._host}:{self._port} for metrics ({error.strerror}): "
@@ -155,6 +188,21 @@ class MetricsServer:
 
     def close(self) -> None:
         """Stop listening."""
+        if self._port is None:
+            return
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+    def _app(self) -> WSGIApplication:
+        page: WSGIApplication = make_wsgi_app(self.registry)
+
+        def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+            probe = {"/livez": lambda: True, "/readyz": self.ready}.get(environ.get("PATH_INFO", ""))
+            if probe is None:
+                return page(environ, start_response)
+            well = probe()
+            start_response("200 OK" if well else "503 Service Unavailable", [("Content-Type", "text/plain")])
+            return [b"ok\n" if well else b"not ready\n"]
+
+        return answer

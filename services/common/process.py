@@ -5,15 +5,17 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import structlog
 from pydantic import ValidationError
 
 from services.common import flags, logs
 from services.common.errors import DomainError
-from services.common.server import Server
 from services.common.settings import ServerSettings
+
+if TYPE_CHECKING:  # grpc comes with it, which whoever only supervises servers does without
+    from services.common.server import Server
 
 _log = structlog.get_logger(__name__)
 AnySettings = TypeVar("AnySettings", bound=ServerSettings)

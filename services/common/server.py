@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2_grpc
 
 from services.common.budgets import BudgetCollector
 from services.common.certificates import CertificateFiles, Certificates
+from services.common.counters import Counters
 from services.common.errors import DomainError, FailedPrecondition
 from services.common.interceptors import Wrapper, busy
 from services.common.keys import KeyRing, Role
@@ -54,6 +55,20 @@ class Service:
     roles: Mapping[str, Role]
     control: frozenset[str] = frozenset()
     endless: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What a server shares with the others on its port, each in a process of its own.
+
+    Attributes:
+        counters: counts for all of them.
+        max_connection_age_ms: a connection is ended so long after it began, give or take a tenth, that a new one may
+            be another's; 0: never. What runs on it is finished.
+    """
+
+    counters: Counters
+    max_connection_age_ms: int = 0
 
 
 class _Recorder:
@@ -97,6 +112,7 @@ class Server:
         keys: KeyRing,
         metrics: MetricsServer,
         checks: Sequence[Callable[[], None]] = (),
+        sharing: Sharing | None = None,
     ) -> None:
         self._settings = settings
         self._services = services
@@ -106,7 +122,9 @@ class Server:
         self._stopping = threading.Event()
         self._drained = threading.Event()
         self._streams = OpenStreams()
-        self._collector = GrpcCollector()
+        self._sharing = sharing
+        self._serving = False
+        self._collector = GrpcCollector(sharing.counters if sharing else None)
         self.metrics_port = settings.metrics_port
 
     def open(self) -> int:
@@ -128,7 +146,7 @@ class Server:
         self._pools = (self._control, unary, streams, public)
         self._server = grpc.server(
             unary,
-            options=_options(settings),
+            options=_options(settings, self._sharing),
             # The pools refuse long before this; it is the last line.
             maximum_concurrent_rpcs=sum(pool.limit for pool in self._pools) + 100,
         )
@@ -137,6 +155,7 @@ class Server:
         self._server.add_generic_rpc_handlers((self._route(services, unary, streams, public),))
         for collector in (self._collector, BudgetCollector(self._keys.budgets)):
             self._metrics.registry.register(collector)
+        self._metrics.ready = lambda: self._serving
         self.metrics_port = self._metrics.open()
         try:
             port = self._listen(credentials)
@@ -179,6 +198,7 @@ class Server:
         if self.draining:
             return
         self._stopping.set()
+        self._serving = False
         _log.info("draining", grace_ms=self._settings.drain_grace_ms)
         self._health.enter_graceful_shutdown()
         self._streams.end()
@@ -293,7 +313,9 @@ class Server:
         if not self._stopping.is_set():
             for name in ("", *(service.name for service in self._services)):
                 self._health.set(name, status)
-        return bool(status == health_pb2.HealthCheckResponse.SERVING)
+        serving = bool(status == health_pb2.HealthCheckResponse.SERVING)
+        self._serving = serving and not self._stopping.is_set()
+        return serving
 
 
 def is_loopback(host: str) -> bool:
@@ -326,9 +348,10 @@ def _configuration(found: Certificates) -> grpc.ServerCertificateConfiguration:
     return grpc.ssl_server_certificate_configuration([(found.key, found.chain)], root_certificates=found.client_ca)
 
 
-def _options(settings: ServerSettings) -> list[tuple[str, int]]:
-    return [
-        ("grpc.so_reuseport", 0),
+def _options(settings: ServerSettings, sharing: Sharing | None) -> list[tuple[str, int]]:
+    options = [
+        # A second server on the same port must fail, unless they are one service.
+        ("grpc.so_reuseport", 0 if sharing is None else 1),
         ("grpc.max_receive_message_length", settings.max_message_bytes),
         ("grpc.max_send_message_length", settings.max_message_bytes),
         # A dead peer is noticed within about 80 s; a client may ping every 10 s.
@@ -336,3 +359,6 @@ def _options(settings: ServerSettings) -> list[tuple[str, int]]:
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ]
+    if sharing is not None and sharing.max_connection_age_ms:
+        options.append(("grpc.max_connection_age_ms", sharing.max_connection_age_ms))
+    return options

@@ -9,8 +9,10 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
+from urllib.error import HTTPError
 
 import grpc
 import pytest
@@ -242,17 +244,46 @@ def test_reflection_names_the_services(kit: Kit) -> None:
 
 
 def test_the_metrics_port_counts_calls_by_code(tmp_path: Path) -> None:
-    kit = Kit(tmp_path)
+    with metered(Kit(tmp_path)) as (kit, url):
+        for _ in range(2):
+            kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5)
+
+        def fail() -> None:
+            raise errors.NotFound("nothing")
+
+        kit.servicer.get_metrics = fail
+        failure(lambda: kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5))
+        page = urllib.request.urlopen(f"{url}/metrics", timeout=5).read().decode()
+    labels = f'grpc_method="GetMetrics",grpc_service="{NAME}",grpc_type="unary"'
+    assert f"grpc_server_started_total{{{labels}}} 3.0" in page
+    assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 2.0' in page
+    assert f'grpc_server_handled_total{{grpc_code="NOT_FOUND",{labels}}} 1.0' in page
+    assert f"grpc_server_handling_seconds_count{{{labels}}} 3.0" in page
+
+
+def test_the_metrics_port_answers_probes_as_health_does(tmp_path: Path) -> None:
+    with metered(Kit(tmp_path)) as (kit, url):
+
+        def status(path: str) -> int:
+            try:
+                return int(urllib.request.urlopen(f"{url}{path}", timeout=5).status)
+            except HTTPError as refused:
+                return refused.code
+
+        assert status("/readyz") == status("/livez") == 200
+        kit.down = errors.Unavailable("the database is gone")
+        eventually(lambda: status("/readyz") == 503)
+        assert status("/livez") == 200
+
+
+@contextmanager
+def metered(kit: Kit) -> Iterator[tuple[Kit, str]]:
+    """Run a kit, and give the address of its metrics port too."""
     ports: list[int] = []
     opened = kit.metrics.open
     kit.metrics.open = lambda: ports.append(opened()) or ports[0]  # type: ignore[method-assign,func-returns-value] # to learn the port
     with kit.running():
-        kit.stub.GetMetrics(pb.GetMetricsRequest(), timeout=5)
-        page = urllib.request.urlopen(f"http://127.0.0.1:{ports[0]}/metrics", timeout=5).read().decode()
-    labels = f'grpc_method="GetMetrics",grpc_service="{NAME}",grpc_type="unary"'
-    assert f"grpc_server_started_total{{{labels}}} 1.0" in page
-    assert f'grpc_server_handled_total{{grpc_code="OK",{labels}}} 1.0' in page
-    assert f"grpc_server_handling_seconds_count{{{labels}}} 1.0" in page
+        yield kit, f"http://127.0.0.1:{ports[0]}"
 
 
 @pytest.fixture
