@@ -104,7 +104,7 @@ class Wrapper:
                 else:
                     response = _metered(principal.budget, behaviour, request, context)
             except Exception as raised:  # noqa: BLE001 - the boundary: everything becomes a status and a log line
-                error = known(raised, rpc)
+                error = known(raised, rpc.name)
             else:
                 seconds = clock() - started
                 counts.finish("OK", seconds)
@@ -138,7 +138,7 @@ class Wrapper:
                 with self._streams.keep(stream):
                     complete = self._pump(stream, behaviour(stream.requests(request) if reads else request, context))
             except Exception as raised:  # noqa: BLE001 - the boundary: everything becomes a status and a log line
-                error = known(raised, rpc)
+                error = known(raised, rpc.name)
             error = stream.end(error)
             if error is None:
                 self._finished(rpc, principal, "OK" if complete else "CANCELLED", started)
@@ -194,14 +194,14 @@ class Wrapper:
         _log.info("rpc", rpc=rpc.name, code=code, ms=round(seconds * 1000, 3), caller=principal.name, **more)
 
 
-def known(raised: Exception, rpc: Rpc) -> errors.DomainError:
+def known(raised: Exception, rpc: str) -> errors.DomainError:
     """Keep a domain error; log any other with an id, and tell the client nothing but that id."""
     if isinstance(raised, errors.DomainError):
         return raised
     if isinstance(raised, grpc.RpcError):
         return errors.Cancelled("the client went away")
     error_id = uuid.uuid4().hex[:12]
-    _log.exception("internal error", rpc=rpc.name, error_id=error_id, exc_info=raised)
+    _log.exception("internal error", rpc=rpc, error_id=error_id, exc_info=raised)
     return errors.Internal(f"internal error {error_id}", metadata={"error_id": error_id})
 
 

@@ -48,6 +48,11 @@ def code_of(error: errors.DomainError) -> grpc.StatusCode:
 
 def details_of(error: errors.DomainError) -> bytes:
     """Encode the error's details as a google.rpc.Status, for the trailing metadata."""
+    return status_of(error).SerializeToString()
+
+
+def status_of(error: errors.DomainError) -> Status:
+    """Write an error with its details, for an answer that holds errors of its parts."""
     info = ErrorInfo(
         reason=error.reason,
         domain="penstock",
@@ -60,9 +65,7 @@ def details_of(error: errors.DomainError) -> bytes:
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after_s * 1e9))
         parts.append(RetryInfo(retry_delay=delay))
-    return Status(
-        code=code_of(error).value[0], message=sentence_of(error), details=[_pack(part) for part in parts]
-    ).SerializeToString()
+    return Status(code=code_of(error).value[0], message=sentence_of(error), details=[_pack(part) for part in parts])
 
 
 def sentence_of(error: errors.DomainError) -> str:

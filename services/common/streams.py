@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +70,8 @@ class Stream:
         self._reading_since: float | None = None
         self._sending_since: float | None = None
         self._sent_at = 0.0
+        self._draining = False
+        self._on_drain: Callable[[], None] | None = None
 
     @property
     def open(self) -> bool:
@@ -133,6 +136,28 @@ class Stream:
             if not (self.kind.takes_all and self._taken_in):
                 self._end(error)
 
+    def finish_on_drain(self, finish: Callable[[], None]) -> None:
+        """Have an endless stream told of the server's drain in place of being ended by it.
+
+        `finish` is called once, from another thread or from here, and sees to it that the call takes nothing more,
+        answers what it has, and raises DRAINING.
+        """
+        with self._lock:
+            self._on_drain = finish
+            if not self._draining:
+                return
+        finish()
+
+    def drain(self) -> None:
+        """End it with DRAINING, or let its call finish what it has taken where it asked for that."""
+        with self._lock:
+            self._draining = True
+            finish = self._on_drain
+            if finish is None:
+                self._end(DRAINING)
+        if finish is not None:
+            finish()
+
     def abandon(self) -> None:
         """Free the thread of a stream that has ended, and whose client takes nothing more."""
         self._context.cancel()
@@ -167,6 +192,14 @@ class Stream:
             reason, wait_s = self.budget.pause_s(takes_request=takes_request)
 
 
+_current: ContextVar[Stream] = ContextVar("stream")
+
+
+def current() -> Stream:
+    """Give the stream whose call this thread works on."""
+    return _current.get()
+
+
 @dataclass(slots=True)
 class OpenStreams:
     """The streams that are open, so that they can be ended from outside."""
@@ -179,7 +212,7 @@ class OpenStreams:
         self.draining = True
         for stream in list(self.streams):
             if stream.kind.endless:
-                stream.end(DRAINING)
+                stream.drain()
 
     def sweep(self, *, idle_limit_s: float, full: Callable[[], bool]) -> None:
         """End the streams whose key is no longer in force and those of silent clients.
@@ -208,11 +241,13 @@ class OpenStreams:
     def keep(self, stream: Stream) -> Iterator[None]:
         """Hold a stream while it is open."""
         self.streams.add(stream)
+        token = _current.set(stream)
         try:
             if self.draining and stream.kind.endless:
                 raise DRAINING
             yield
         finally:
+            _current.reset(token)
             self.streams.discard(stream)
 
 

@@ -55,7 +55,10 @@ def build(settings: InferenceSettings, stack: ExitStack) -> Server:
     repository = Repository(catalog, engine, sessions)
     return Server(
         settings,
-        [oip.service(predictor, repository), servicer.service(predictor)],
+        [
+            oip.service(predictor, repository),
+            servicer.service(predictor, stream_max_in_flight=settings.stream_max_in_flight),
+        ],
         keys=keys,
         metrics=metrics,
         checks=(catalog.check,),

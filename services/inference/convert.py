@@ -9,8 +9,9 @@ from typing import Any, Final
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.struct_pb2 import Struct
 
-from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
+from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse, PredictStreamResponse
 from penstock.api.registry.v1 import registry_pb2
+from penstock.api.status.v1.status_pb2 import Status
 from services.common.errors import FieldViolation, InvalidArgument
 from services.inference.features import from_features
 from services.inference.following.catalog import CatalogVersion
@@ -181,15 +182,27 @@ def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor
 
 def response_of(prediction: Prediction) -> PredictResponse:
     """Write the answer."""
+    response = PredictResponse()
+    _write(prediction, response)
+    return response
+
+
+def stream_response_of(outcome: Prediction | Status) -> PredictStreamResponse:
+    """Write the answer to one request of a stream."""
+    if isinstance(outcome, Status):
+        return PredictStreamResponse(error=outcome)
+    response = PredictStreamResponse()
+    _write(outcome, response.prediction)
+    return response
+
+
+def _write(prediction: Prediction, response: PredictResponse) -> None:
     version = prediction.version
-    response = PredictResponse(
-        inference_id=prediction.inference_id,
-        confidences=prediction.confidences,
-        model=version.model,
-        version=version.version,
-        framework=version.framework,
-        latency_ms=prediction.latency_ms,
-    )
+    response.inference_id = prediction.inference_id
+    response.confidences.extend(prediction.confidences)
+    response.model = version.model
+    response.version = version.version
+    response.framework = version.framework
+    response.latency_ms = prediction.latency_ms
     for name, array in prediction.outputs.items():
         add_tensor(response.outputs, name, array)
-    return response

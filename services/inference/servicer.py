@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import grpc
 
-from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictResponse
+from penstock.api.inference.v1.inference_pb2 import (
+    PredictRequest,
+    PredictResponse,
+    PredictStreamRequest,
+    PredictStreamResponse,
+)
 from penstock.api.inference.v1.inference_pb2_grpc import (
     InferenceServiceServicer,
     add_InferenceServiceServicer_to_server,
 )
+from services.common import streams
+from services.common.interceptors import known
 from services.common.keys import Role
 from services.common.server import Service
+from services.common.status import status_of
 from services.inference import convert
-from services.inference.prediction import Predictor
+from services.inference.prediction import Done, Outcome, Prediction, Predictor
+from services.inference.prediction_stream import PredictionStream
 
 NAME = "penstock.api.inference.v1.InferenceService"
 ROLES = {
@@ -29,8 +39,9 @@ ROLES = {
 class InferenceServicer(InferenceServiceServicer):
     """Answers penstock.api.inference.v1."""
 
-    def __init__(self, predictor: Predictor) -> None:
+    def __init__(self, predictor: Predictor, *, stream_max_in_flight: int) -> None:
         self._predictor = predictor
+        self._stream_max_in_flight = stream_max_in_flight
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
         """Run a model on one request and record the prediction."""
@@ -47,11 +58,42 @@ class InferenceServicer(InferenceServiceServicer):
         )
         return convert.response_of(prediction)
 
+    def PredictStream(
+        self, request_iterator: Iterator[PredictStreamRequest], context: grpc.ServicerContext
+    ) -> Iterator[PredictStreamResponse]:
+        """Run a model on many requests, and answer each, in their order."""
+        begin = partial(self._begin, context)
+        stream = PredictionStream(begin, _stream_response, max_in_flight=self._stream_max_in_flight)
+        streams.current().finish_on_drain(partial(stream.end, streams.DRAINING))
+        return stream.answers(request_iterator, on_cancel=context.add_callback)
 
-def service(predictor: Predictor) -> Service:
-    """Describe the service to the kit."""
+    def _begin(self, context: grpc.ServicerContext, message: PredictStreamRequest, done: Done) -> Callable[[], None]:
+        request = message.request
+        return self._predictor.submit(
+            request.model,
+            request.version,
+            partial(convert.inputs_of, request),
+            convert.caller_of(request),
+            done,
+            outputs=tuple(request.outputs),
+            timeout_s=convert.timeout_s_of(request, context.time_remaining()),
+            priority=request.priority,
+            skip_cache=request.skip_cache,
+        )
+
+
+def _stream_response(_request: PredictStreamRequest, outcome: Outcome) -> PredictStreamResponse:
+    if isinstance(outcome, Prediction):
+        return convert.stream_response_of(outcome)
+    return convert.stream_response_of(status_of(known(outcome, f"{NAME}/PredictStream")))
+
+
+def service(predictor: Predictor, *, stream_max_in_flight: int) -> Service:
+    """Describe the service to the kit. A stream has at most `stream_max_in_flight` requests that are not answered."""
+    servicer = InferenceServicer(predictor, stream_max_in_flight=stream_max_in_flight)  # type: ignore[abstract] # UNIMPLEMENTED is the base class's own answer
     return Service(
         name=NAME,
-        register=partial(add_InferenceServiceServicer_to_server, InferenceServicer(predictor)),  # type: ignore[abstract] # UNIMPLEMENTED is the base class's own answer
+        register=partial(add_InferenceServiceServicer_to_server, servicer),
         roles=ROLES,
+        endless=frozenset({"PredictStream"}),
     )

@@ -59,6 +59,8 @@ class InferenceSettings(ServerSettings):
     """How long a request without a deadline waits for its model to be loaded."""
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 24
     """Requests of one model worked on at once; keep it below the request threads, so that no model takes all."""
+    stream_max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
+    """Requests of one stream that are taken and not answered; a client that sends more waits."""
     runtime_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of ONNX Runtime within one run; 0: as many as the CPU quota has cores."""
 
