@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import enum
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -53,4 +54,63 @@ class Runtime(Protocol):
 
     def load(self, artifact: Artifact) -> Session:
         """Open the model; raises FailedPrecondition(MODEL_LOAD_FAILED) with what the runtime said."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to generate; None is the model's own default. See GenerateOptions in inference.proto."""
+
+    max_tokens: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+
+
+class FinishReason(enum.Enum):
+    """Why a generation ended."""
+
+    UNSPECIFIED = "unspecified"
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a generation ended; the tokens are 0 where nobody counted them."""
+
+    finish_reason: FinishReason
+    prompt_token_count: int = 0
+    output_token_count: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A piece of the text. The last one alone has an `ending`."""
+
+    text: str
+    ending: Ending | None = None
+
+
+class Generation(Protocol):
+    """A text that is being written. Nothing is asked of the model before the first piece is; read it once."""
+
+    def __iter__(self) -> Iterator[Piece]:
+        """Give the pieces as they come; raises what `Session.run` does. Leaving it half-way ends it."""
+        ...
+
+    def cancel(self) -> None:
+        """End it at once, from any thread: whoever waits for the next piece hears Cancelled."""
+        ...
+
+
+class GeneratingSession(Session, Protocol):
+    """A session whose answers can be read while they are written."""
+
+    def stream(
+        self, inputs: Mapping[str, Tensor], options: GenerationOptions, *, timeout_s: float | None = None
+    ) -> Generation:
+        """Generate from one row. `timeout_s` bounds it all, within the runtime's own limit."""
         ...
