@@ -267,8 +267,12 @@ def test_a_soft_limit_asks_and_a_hard_limit_takes(store: JobStore) -> None:
 
 def test_a_run_that_goes_on_without_its_lease_is_reported(store: JobStore) -> None:
     over, stuck = threading.Event(), threading.Event()
+
+    def deaf(run: JobRun) -> None:
+        over.wait(60)
+
     created = store.create(new_job(hard_limit_ms=1))
-    with working(store, lambda run: over.wait(60) and None, stuck_after_s=0.0, on_stuck=lambda run: stuck.set()):
+    with working(store, deaf, stuck_after_s=0.0, on_stuck=lambda run: stuck.set()):
         assert stuck.wait(30)
         over.set()
     assert store.get(created.job_id).error.reason == "HARD_LIMIT"

@@ -75,6 +75,17 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "LoadModel": Safety.ALWAYS,  # what is loaded already stays as it is
         "UnloadModel": Safety.ALWAYS,
         "ListSessions": Safety.ALWAYS,
+        "UploadPredictionInput": Safety.ALWAYS,  # the same bytes again; and only from a source that can be read again
+        "CreatePredictionJob": Safety.WITH_REQUEST_ID,
+        "GetPredictionJob": Safety.ALWAYS,
+        "WaitPredictionJob": Safety.ALWAYS,
+        "WatchPredictionJob": Safety.ALWAYS,
+        "ListPredictionJobs": Safety.ALWAYS,
+        "CancelPredictionJob": Safety.ALWAYS,
+        "RetryPredictionJob": Safety.NEVER,  # the second finds it QUEUED: WRONG_STATE
+        "DeletePredictionJob": Safety.NEVER,  # the second finds none
+        "DownloadPredictionResult": Safety.ALWAYS,  # resumed at the byte where it broke
+        "ListPredictionWorkers": Safety.ALWAYS,
     },
     "penstock.api.monitoring.v1": {
         "RecordEvents": Safety.NEVER,  # safe by the event ids, but the SDK can't rewind the caller's iterable
