@@ -7,7 +7,6 @@ from contextlib import ExitStack
 
 import structlog
 
-from penstock import Client
 from services.common.errors import DomainError
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
@@ -16,11 +15,12 @@ from services.common.server import Server
 from services.inference import servicer
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
+from services.inference.clients import client_of
 from services.inference.engine.engine import Engine
 from services.inference.events.events import Event, EventLog, MonitoringSender, encode
 from services.inference.events.spool import Spool, SpoolSettings
 from services.inference.following.catalog import Catalog
-from services.inference.following.follower import Follower
+from services.inference.following.follower import CatalogTaker, Follower, RegistryWatch
 from services.inference.following.takeovers import Takeovers
 from services.inference.metrics import InferenceCollector
 from services.inference.models import ResolvedVersion
@@ -76,11 +76,30 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
 
         return OnnxRuntime(intra_op_threads=settings.runtime_threads)
 
-    return {"onnx": (onnx, settings.session_budget_bytes)}
+    def ollama() -> Runtime:
+        from services.inference.runtimes.ollama.runtime import OllamaRuntime
+        from services.inference.runtimes.ollama.server import OllamaLimits, OllamaServer
+
+        limits = OllamaLimits(
+            connect_timeout_s=settings.ollama_connect_timeout_ms / 1000,
+            stall_timeout_s=settings.ollama_stall_timeout_ms / 1000,
+            timeout_s=settings.ollama_timeout_ms / 1000,
+            parallel_calls=settings.ollama_parallel,
+        )
+        return OllamaRuntime(
+            OllamaServer(
+                settings.ollama_url,
+                limits,
+                token_file=settings.ollama_token_file,
+                insecure_token=settings.insecure_token,
+            )
+        )
+
+    return {"onnx": (onnx, settings.session_budget_bytes), "ollama": (ollama, settings.session_budget_bytes)}
 
 
 def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCaches:
-    client = stack.enter_context(_client(settings))
+    client = stack.enter_context(client_of(settings))
     artifacts = ArtifactCache(settings.cache_dir, RegistryFiles(client), max_bytes=settings.artifact_cache_bytes)
     artifacts.open()
     caches = {}
@@ -99,7 +118,7 @@ def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCaches:
 def _spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | None:
     if not settings.capture:
         return None
-    client = stack.enter_context(_client(settings))
+    client = stack.enter_context(client_of(settings))
     spool = Spool[Event](
         settings.spool_dir,
         encode,
@@ -131,24 +150,10 @@ def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, ses
         elif now.serving.pinned != before.serving.pinned:
             sessions.pin(now.key, pinned=now.serving.pinned)
 
-    follower = Follower(_client(settings), Takeovers(catalog, prepare, settle), settings.cache_dir)
+    taker = CatalogTaker(Takeovers(catalog, prepare, settle))
+    follower = Follower(RegistryWatch(client_of(settings)), taker, settings.cache_dir)
     follower.open()
     stack.callback(follower.close)
-
-
-def _client(settings: InferenceSettings) -> Client:
-    token = settings.service_token if settings.service_token_file is None else None
-    own_pair = settings.ca_file is not None and settings.cert_file is None
-    return Client(
-        registry=settings.registry_address,
-        monitoring=settings.monitoring_address,
-        token=token.get_secret_value() if token else "",
-        token_file=settings.service_token_file,
-        ca_file=settings.ca_file,
-        cert_file=settings.tls_cert_file if own_pair else settings.cert_file,
-        key_file=settings.tls_key_file if own_pair else settings.key_file,
-        insecure=settings.insecure_token,
-    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 import penstock
 from penstock.api.registry.v1.registry_pb2 import WatchModelsResponse
 from services.inference.following.catalog import Catalog
-from services.inference.following.follower import Follower
+from services.inference.following.follower import CatalogTaker, Follower, RegistryWatch
 from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
 from services.inference.oip import open_inference_pb2 as oip
@@ -325,7 +325,11 @@ def test_a_version_that_cannot_be_loaded_goes_live_all_the_same(registry: Runnin
         raise RuntimeError("out of luck")
 
     catalog = Catalog()
-    follower = Follower(penstock.Client(registry=registry.address), Takeovers(catalog, prepare, keep), tmp_path)
+    follower = Follower(
+        RegistryWatch(penstock.Client(registry=registry.address)),
+        CatalogTaker(Takeovers(catalog, prepare, keep)),
+        tmp_path,
+    )
     follower.open()
     try:
         with penstock.Client(registry=registry.address) as client:
@@ -348,7 +352,11 @@ def test_a_model_that_takes_its_time_to_load_does_not_keep_the_process_from_endi
         may_end.wait(DEADLINE_S)
         ended.set()
 
-    follower = Follower(penstock.Client(registry=registry.address), Takeovers(Catalog(), prepare, keep), tmp_path)
+    follower = Follower(
+        RegistryWatch(penstock.Client(registry=registry.address)),
+        CatalogTaker(Takeovers(Catalog(), prepare, keep)),
+        tmp_path,
+    )
     follower.open()
     with penstock.Client(registry=registry.address) as client:
         inference.register(client, "linear", models.linear())

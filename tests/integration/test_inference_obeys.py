@@ -16,7 +16,7 @@ import pytest
 import penstock
 from penstock.api.registry.v1.registry_pb2 import CapturePolicy, ServingSettings, WatchModelsResponse
 from services.inference.following.catalog import Catalog
-from services.inference.following.follower import Follower
+from services.inference.following.follower import CatalogTaker, Follower, RegistryWatch
 from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
 from tests import inference
@@ -143,7 +143,11 @@ def test_after_the_registry_was_restored_what_was_known_is_served_until_the_new_
     with running_registry(database_url, tmp_path) as registry, penstock.Client(registry=registry.address) as client:
         inference.register(client, "kept", models.linear())
         inference.register(client, "lost", models.linear())
-        first = Follower(penstock.Client(registry=registry.address), Takeovers(catalog, nothing, nothing), folder)
+        first = Follower(
+            RegistryWatch(penstock.Client(registry=registry.address)),
+            CatalogTaker(Takeovers(catalog, nothing, nothing)),
+            folder,
+        )
         first.open()
         inference.wait_until(lambda: len(catalog.models()) == 2 or None)
         first.close()
@@ -154,7 +158,11 @@ def test_after_the_registry_was_restored_what_was_known_is_served_until_the_new_
         client.registry.delete_model("lost")
         _restored(database_url, tmp_path)
         assert set(catalog.models()) == {"kept", "lost"}
-        second = Follower(penstock.Client(registry=registry.address), Takeovers(catalog, nothing, nothing), folder)
+        second = Follower(
+            RegistryWatch(penstock.Client(registry=registry.address)),
+            CatalogTaker(Takeovers(catalog, nothing, nothing)),
+            folder,
+        )
         second.open()
         try:
             inference.wait_until(lambda: set(catalog.models()) == {"kept"} or None)

@@ -5,14 +5,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
 
 import pytest
 
 from penstock.api.registry.v1.registry_pb2 import ModelVersion, WatchModelsResponse
 from penstock.errors import OutOfRange, Unavailable
 from services.inference.following.catalog import Catalog
-from services.inference.following.follower import Follower
+from services.inference.following.follower import CatalogTaker, Follower
 from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
 from tests.serving import wait_until
@@ -20,16 +19,15 @@ from tests.serving import wait_until
 Script = list[WatchModelsResponse | Exception]
 
 
-class ScriptedClient:
-    """A client whose watches send, one after the other, what was written for them; then silence."""
+class ScriptedWatch:
+    """A registry whose watches send, one after the other, what was written for them; then silence."""
 
     def __init__(self, *scripts: Script) -> None:
-        self.registry = self
         self.asked: list[tuple[int, str]] = []
         self._scripts = list(scripts)
         self._closed = threading.Event()
 
-    def watch(self, after_revision: int = 0, *, epoch: str = "") -> Iterator[WatchModelsResponse]:
+    def watch(self, after_revision: int, *, epoch: str) -> Iterator[WatchModelsResponse]:
         """Send the next script."""
         self.asked.append((after_revision, epoch))
         for message in self._scripts.pop(0) if self._scripts else ():
@@ -69,10 +67,10 @@ class Following:
     """A follower of a scripted registry, and what it knows."""
 
     def __init__(self, folder: Path, *scripts: Script) -> None:
-        self.client = ScriptedClient(*scripts)
+        self.client = ScriptedWatch(*scripts)
         self.catalog = Catalog()
-        takeovers = Takeovers(self.catalog, nothing, nothing)
-        self.follower = Follower(cast("Any", self.client), takeovers, folder)
+        taker = CatalogTaker(Takeovers(self.catalog, nothing, nothing))
+        self.follower = Follower(self.client, taker, folder)
 
     def __enter__(self) -> Following:
         self.follower.open()

@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import random
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -26,13 +27,79 @@ MAX_BACKOFF_S = 10.0
 SNAPSHOT_FILE = "catalog.binpb"
 
 
-class Follower:
-    """Keeps the catalog as the registry is. One thread; `open` starts it, `close` ends it."""
+class Watch(Protocol):
+    """Where the registry's messages come from."""
 
-    def __init__(self, client: Client, takeovers: Takeovers, folder: Path) -> None:
+    def watch(self, after_revision: int, *, epoch: str) -> Iterator[WatchModelsResponse]:
+        """Give them without end, from a revision on; raises PenstockError where that breaks off."""
+        ...
+
+    def close(self) -> None:
+        """End the watch that may be open."""
+        ...
+
+
+class RegistryWatch:
+    """The registry itself, watched through the SDK."""
+
+    def __init__(self, client: Client) -> None:
         self._client = client
+
+    def watch(self, after_revision: int, *, epoch: str) -> Iterator[WatchModelsResponse]:
+        """Watch; see `RegistryClient.watch`."""
+        return self._client.registry.watch(after_revision=after_revision, epoch=epoch)
+
+    def close(self) -> None:
+        """Close the client."""
+        self._client.close()
+
+
+class Taker(Protocol):
+    """Takes what the registry said; called by one thread, in the registry's order."""
+
+    def open(self) -> None:
+        """Begin."""
+        ...
+
+    def replace(self, versions: Iterable[ModelVersion]) -> None:
+        """Take in a whole snapshot."""
+        ...
+
+    def update(self, message: WatchModelsResponse) -> None:
+        """Take in what one transaction changed."""
+        ...
+
+    def close(self) -> None:
+        """Take no more."""
+        ...
+
+
+class CatalogTaker:
+    """Takes it into the catalog of this process."""
+
+    def __init__(self, takeovers: Takeovers) -> None:
         self._takeovers = takeovers
-        self._path = folder / SNAPSHOT_FILE
+        self.open, self.close = takeovers.open, takeovers.close
+
+    def replace(self, versions: Iterable[ModelVersion]) -> None:
+        """See `Takeovers.replace`."""
+        self._takeovers.replace(catalog_version(version) for version in versions)
+
+    def update(self, message: WatchModelsResponse) -> None:
+        """See `Takeovers.update`."""
+        self._takeovers.update([catalog_version(version) for version in message.change.versions])
+
+
+class Follower:
+    """Keeps up with the registry. One thread; `open` starts it, `close` ends it.
+
+    With a folder it keeps its last snapshot there, and begins with what it finds; one process may do so.
+    """
+
+    def __init__(self, watch: Watch, taker: Taker, folder: Path | None) -> None:
+        self._watch = watch
+        self._taker = taker
+        self._path = folder / SNAPSHOT_FILE if folder else None
         self._versions: dict[tuple[str, str], ModelVersion] = {}
         self._arriving: dict[tuple[str, str], ModelVersion] = {}
         self._arriving_at = (0, "")
@@ -44,23 +111,24 @@ class Follower:
 
     def open(self) -> None:
         """Take in the snapshot on disk, if there is one, and follow from there."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._takeovers.open()
-        self._read()
+        self._taker.open()
+        if self._path is not None:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._read(self._path)
         self._thread.start()
 
     def close(self) -> None:
-        """Stop following: close the client, which ends the watch that may be open."""
+        """Stop following, and end the watch that may be open."""
         self._stopping.set()
-        self._client.close()
+        self._watch.close()
         self._thread.join()
-        self._takeovers.close()
+        self._taker.close()
 
     def _follow(self) -> None:
         backoff_s = FIRST_BACKOFF_S
         while not self._stopping.is_set():
             try:
-                for message in self._client.registry.watch(after_revision=self._revision, epoch=self._epoch):
+                for message in self._watch.watch(self._revision, epoch=self._epoch):
                     self.connected = True
                     self._take(message)
                     backoff_s = FIRST_BACKOFF_S
@@ -98,24 +166,23 @@ class Follower:
         self._arriving.update(_keyed(message.snapshot.versions))
         if message.snapshot.complete:
             self._versions, self._arriving, self._arriving_at = self._arriving, {}, (0, "")
-            self._takeovers.replace(catalog_version(version) for version in self._versions.values())
+            self._taker.replace(self._versions.values())
             self._reach(message)
             self._write()
             _log.info("the registry has been heard", revision=self._revision, versions=len(self._versions))
 
     def _take_change(self, message: WatchModelsResponse) -> None:
-        changed = [catalog_version(version) for version in message.change.versions]
         # A name may come twice, of one that was deleted and of one that bears it since: the deleted go first.
         gone = [version for version in message.change.versions if version.HasField("delete_time")]
         there = [version for version in message.change.versions if not version.HasField("delete_time")]
         for key in _keyed(gone):
             self._versions.pop(key, None)
         self._versions.update(_keyed(there))
-        self._takeovers.update(changed)
+        self._taker.update(message)
 
-    def _read(self) -> None:
+    def _read(self, path: Path) -> None:
         try:
-            message = WatchModelsResponse.FromString(self._path.read_bytes())
+            message = WatchModelsResponse.FromString(path.read_bytes())
         except FileNotFoundError:
             return
         except (OSError, DecodeError) as error:
@@ -125,12 +192,14 @@ class Follower:
             _log.warning("the snapshot on disk is cut short; waiting for the registry")
             return
         self._versions = _keyed(message.snapshot.versions)
-        self._takeovers.replace(catalog_version(version) for version in self._versions.values())
+        self._taker.replace(self._versions.values())
         if message.epoch:  # else nobody knows which life of the registry the revision belongs to
             self._reach(message)
 
     def _write(self) -> None:
         """Keep what is known. A crash in between keeps the snapshot before; following makes up for it."""
+        if self._path is None:
+            return
         snapshot = WatchModelsResponse.SnapshotPart(versions=self._versions.values(), complete=True)
         fresh = self._path.with_suffix(f".{os.getpid()}")
         try:
