@@ -8,7 +8,7 @@ from typing import Final
 from services.inference.models import Signature, TensorSpec
 from services.inference.tensors import Tensor
 
-FLOATS: Final = ("FP16", "FP32", "FP64")
+FLOATS: Final = ("FP16", "BF16", "FP32", "FP64")
 LABELS: Final = ("BOOL", "INT8", "INT16", "INT32", "INT64", "UINT8", "UINT16", "UINT32", "UINT64", "BYTES")
 # A softmax in single precision adds up to 1 within this.
 TOLERANCE: Final = 1e-3

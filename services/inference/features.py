@@ -10,7 +10,7 @@ from google.protobuf.struct_pb2 import ListValue, Struct, Value
 
 from services.common.errors import InvalidArgument
 from services.inference.models import ANY, Signature, TensorSpec
-from services.inference.tensors import Tensor, dtype_of
+from services.inference.tensors import BFLOAT16, Tensor, dtype_of
 
 Nested = Any
 """A number, string, boolean or None, or a list of Nested."""
@@ -119,7 +119,7 @@ def _array(spec: TensorSpec, value: Nested, shape: tuple[int, ...]) -> Tensor:
         return array.reshape(shape)
     with np.errstate(over="ignore"):  # looked at below
         array = np.array(flat, dtype=dtype)
-    if dtype.kind == "f" and np.isinf(array).any():
+    if _is_float(dtype) and np.isinf(array).any():
         _refuse_overflow(spec, flat, array)
     return array.reshape(shape)
 
@@ -146,7 +146,7 @@ def _element(spec: TensorSpec, dtype: np.dtype[Any], value: Nested) -> Nested:
         return value.encode()
     if kind == "b" and isinstance(value, bool):
         return value
-    if kind == "f" and (value is None or isinstance(value, float)):
+    if _is_float(dtype) and (value is None or isinstance(value, float)):
         return math.nan if value is None else value
     if kind in "iu" and isinstance(value, float) and value.is_integer():
         limits = np.iinfo(dtype)
@@ -154,6 +154,10 @@ def _element(spec: TensorSpec, dtype: np.dtype[Any], value: Nested) -> Nested:
             return int(value)
     came = "null" if value is None else "an object" if isinstance(value, Struct) else repr(value)[:MAX_ECHOED_CHARS]
     raise InvalidArgument.field(spec.name, f"{came} came; the model takes {spec.datatype}", reason="DATATYPE_MISMATCH")
+
+
+def _is_float(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind == "f" or dtype == BFLOAT16  # whose kind is that of any foreign type
 
 
 def _takes(signature: Signature) -> str:

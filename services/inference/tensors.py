@@ -11,29 +11,20 @@ from collections.abc import Sequence
 from math import prod
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+import penstock.tensors
 from services.common.errors import InvalidArgument
 
 Tensor = NDArray[Any]
 Buffer = bytes | bytearray | memoryview
 
-DTYPES: Final[dict[str, np.dtype[Any]]] = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("u1"),
-    "UINT16": np.dtype("<u2"),
-    "UINT32": np.dtype("<u4"),
-    "UINT64": np.dtype("<u8"),
-    "INT8": np.dtype("i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-    "BYTES": np.dtype(object),
-}
+BFLOAT16: Final = np.dtype(ml_dtypes.bfloat16)
+"""numpy's own types have none."""
+
+DTYPES: Final[dict[str, np.dtype[Any]]] = {**penstock.tensors.DTYPES, "BF16": BFLOAT16}
 """The numpy type of each datatype. BYTES elements are `bytes` on their way in, `bytes` or `str` on their way out."""
 
 DATATYPES: Final = {dtype: datatype for datatype, dtype in DTYPES.items()}

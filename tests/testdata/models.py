@@ -61,6 +61,44 @@ def zipmap_classifier() -> bytes:
     )
 
 
+def zipmap_of_words() -> bytes:
+    """Scores by class names, as a sequence of maps, the names in no order: input x FP32 [-1, 3]."""
+    scores = helper.make_sequence_type_proto(
+        helper.make_map_type_proto(STRING, helper.make_tensor_type_proto(FLOAT, []))
+    )
+    names = ["versicolor", "setosa", "virginica"]
+    return _model(
+        [helper.make_node("ZipMap", ["x"], ["scores"], domain="ai.onnx.ml", classlabels_strings=names)],
+        [_value("x", FLOAT, ["N", 3])],
+        [helper.make_value_info("scores", scores)],
+        domains={"ai.onnx.ml": 1},
+    )
+
+
+def map_input() -> bytes:
+    """Takes a map from words to numbers, as scikit-learn's DictVectorizer does."""
+    words = helper.make_map_type_proto(STRING, helper.make_tensor_type_proto(FLOAT, []))
+    vectorizer = helper.make_node(
+        "DictVectorizer", ["x"], ["y"], domain="ai.onnx.ml", string_vocabulary=["height", "width"]
+    )
+    return _model(
+        [vectorizer], [helper.make_value_info("x", words)], [_value("y", FLOAT, [1, 2])], domains={"ai.onnx.ml": 1}
+    )
+
+
+def sequence(*, like: bool = True) -> bytes:
+    """Gives a sequence of x twice, or without `like` of x and its transpose: input x FP32 [-1, 4]."""
+    tensors = helper.make_sequence_type_proto(helper.make_tensor_type_proto(FLOAT, None))
+    return _model(
+        [
+            helper.make_node("Transpose", ["x"], ["turned"]),
+            helper.make_node("SequenceConstruct", ["x", "x" if like else "turned"], ["parts"]),
+        ],
+        [_value("x", FLOAT, ["N", 4])],
+        [helper.make_value_info("parts", tensors)],
+    )
+
+
 def batch_centred(width: int = 4) -> bytes:
     """Subtracts the mean of the batch: a row's answer depends on its neighbours."""
     return _model(

@@ -81,7 +81,7 @@ def test_many_byte_strings_from_few_bytes_are_refused_before_anything_is_allocat
     assert reason_of("BYTES", [2**30], b"\0" * 8) == "BYTES_TRUNCATED"
 
 
-@pytest.mark.parametrize("datatype", ["BF16", "FLOAT", "", "fp32"])
+@pytest.mark.parametrize("datatype", ["BFLOAT16", "FLOAT", "", "fp32"])
 def test_other_datatypes_are_refused_with_those_that_are_served(datatype: str) -> None:
     with pytest.raises(InvalidArgument, match="FP32") as caught:
         from_raw("x", datatype, [1], bytes(2))

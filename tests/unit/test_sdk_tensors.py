@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import Struct
@@ -25,6 +27,21 @@ FIXED = sorted(name for name in DTYPES if name != "BYTES")
 def test_every_datatype_of_the_contract_has_a_numpy_type_but_bf16() -> None:
     names = {name.removeprefix("DATA_TYPE_") for name in pb.DataType.keys()}  # noqa: SIM118 - protobuf's, no dict's
     assert names - set(DTYPES) == {"UNSPECIFIED", "BF16"}
+
+
+def test_bf16_is_the_type_of_its_own_package() -> None:
+    array = np.array([[1.5, -2.0], [np.inf, 0.1]], ml_dtypes.bfloat16)
+    tensor = to_tensor("x", array)
+    assert (datatype_name(tensor.datatype), tensor.raw) == ("BF16", array.tobytes())
+    back = from_tensor(tensor)
+    assert (back.dtype, back.tolist()) == (array.dtype, array.tolist())
+
+
+def test_without_that_package_bf16_is_refused_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(InvalidArgument, match="pip install ml-dtypes") as caught:
+        from_tensor(pb.Tensor(name="x", datatype=pb.DATA_TYPE_BF16, shape=[1], raw=b"ab"))
+    assert caught.value.reason == "UNSUPPORTED_DATATYPE"
 
 
 @pytest.mark.parametrize("datatype", FIXED)
@@ -96,7 +113,7 @@ def test_what_has_no_datatype_is_refused_by_name(array: Any, said: str) -> None:
 @pytest.mark.parametrize(
     ("tensor", "reason", "said"),
     [
-        (pb.Tensor(name="x", datatype=pb.DATA_TYPE_BF16, shape=[1], raw=b"ab"), "UNSUPPORTED_DATATYPE", "bfloat16"),
+        (pb.Tensor(name="x", datatype=pb.DATA_TYPE_BF16, shape=[2], raw=b"ab"), "SHAPE_MISMATCH", "2 bytes came"),
         (pb.Tensor(name="x", shape=[1], raw=b"a"), "UNSUPPORTED_DATATYPE", "UNSPECIFIED"),
         (pb.Tensor(name="x", datatype=pb.DATA_TYPE_FP32, shape=[2], raw=b"abcd"), "SHAPE_MISMATCH", "4 bytes came"),
         (pb.Tensor(name="x", datatype=pb.DATA_TYPE_FP32, shape=[-1], raw=b""), "SHAPE_MISMATCH", "negative"),

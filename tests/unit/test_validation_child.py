@@ -105,6 +105,35 @@ def test_a_shape_that_nobody_declares_is_taken_from_a_run() -> None:
 
 
 @pytest.mark.parametrize(
+    ("content", "output"),
+    [
+        (models.zipmap_classifier(), TensorSpec("probabilities", "FP32", (-1, -1))),
+        (models.zipmap_of_words(), TensorSpec("scores", "FP32", (-1, -1))),
+    ],
+    ids=["numbers", "words"],
+)
+def test_a_map_a_row_is_a_tensor_of_its_values_and_its_rows_are_judged(content: bytes, output: TensorSpec) -> None:
+    report = judged(content)
+    assert report.signature is not None
+    assert report.signature.outputs == (output,)
+    assert report.rows_independent
+
+
+def test_a_sequence_of_tensors_is_their_stack_and_counts_no_rows() -> None:
+    report = judged(models.sequence())
+    assert report.signature is not None
+    assert report.signature.outputs == (TensorSpec("parts", "FP32", (-1, -1, -1)),)
+    assert not report.rows_independent
+    assert "does not count the rows" in report.rows_independent_reason
+
+
+def test_a_sequence_that_is_no_tensor_is_refused() -> None:
+    reason, message = refused(models.sequence(like=False))
+    assert reason is FailureReason.INVALID_MODEL
+    assert "tensors of different shapes" in message
+
+
+@pytest.mark.parametrize(
     ("content", "reason", "said"),
     [
         (b"", FailureReason.NOT_ONNX, "0 bytes hold no ONNX model"),
@@ -117,7 +146,7 @@ def test_a_shape_that_nobody_declares_is_taken_from_a_run() -> None:
         (models.custom_operator(), FailureReason.CUSTOM_OPERATOR, "'acme.kernels::Frobnicate'"),
         (models.custom_operator("ai.onnx.contrib", "PyOp"), FailureReason.FORBIDDEN_OPERATOR, "runs Python"),
         (models.custom_operator("com.microsoft", "EPContext"), FailureReason.FORBIDDEN_OPERATOR, "reads files"),
-        (models.zipmap_classifier(), FailureReason.UNSUPPORTED_OUTPUT_TYPE, "zipmap=False"),
+        (models.map_input(), FailureReason.UNSUPPORTED_INPUT_TYPE, "requests carry tensors only"),
         (
             models.identity(onnx.TensorProto.COMPLEX64),
             FailureReason.INVALID_MODEL,

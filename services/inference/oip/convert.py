@@ -30,9 +30,7 @@ CONTENTS: Final = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-CONFIG_TYPES: Final = {
-    name: pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}") for name in (*DTYPES, "BF16")
-}
+CONFIG_TYPES: Final = {name: pb.DataType.Value("TYPE_STRING" if name == "BYTES" else f"TYPE_{name}") for name in DTYPES}
 # What Triton calls the runtimes; clients and dashboards show it.
 PLATFORMS: Final = {"onnx": "onnxruntime_onnx", "tensorflow": "tensorflow_savedmodel"}
 BACKENDS: Final = {"onnx": "onnxruntime", "tensorflow": "tensorflow"}

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 # Since 1.29 it reports to its makers over the network, from the moment it is imported, unless told not to.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
@@ -19,28 +17,17 @@ import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
-from services.inference.models import ANY, ModelFailed, Signature, TensorSpec
+from services.inference.models import ModelFailed, ResolvedVersion
 from services.inference.runtimes.cpus import cpu_count
+from services.inference.runtimes.onnx_graphs import OptimisedGraphs, key_of
+from services.inference.runtimes.onnx_providers import CPU, check_in_use, chosen_providers
+from services.inference.runtimes.onnx_types import Call, call_of, composites_of, feed_of, laid_out, signature_of
 from services.inference.runtimes.runtime import Artifact
+from services.inference.sessions.memory import trim_memory
 from services.inference.tensors import Tensor
 
 log = logging.getLogger(__name__)
 
-DATATYPES = {
-    "tensor(bool)": "BOOL",
-    "tensor(uint8)": "UINT8",
-    "tensor(uint16)": "UINT16",
-    "tensor(uint32)": "UINT32",
-    "tensor(uint64)": "UINT64",
-    "tensor(int8)": "INT8",
-    "tensor(int16)": "INT16",
-    "tensor(int32)": "INT32",
-    "tensor(int64)": "INT64",
-    "tensor(float16)": "FP16",
-    "tensor(float)": "FP32",
-    "tensor(double)": "FP64",
-    "tensor(string)": "BYTES",
-}
 # ONNX Runtime's exceptions share no base but Exception.
 ERRORS: tuple[type[Exception], ...] = tuple(
     value for value in vars(ort_state).values() if isinstance(value, type) and issubclass(value, Exception)
@@ -55,27 +42,73 @@ MAX_SENTENCE_CHARS = 500
 
 
 class OnnxRuntime:
-    """Opens ONNX models on the CPU.
+    """Opens ONNX models.
 
     `intra_op_threads` 0 means all processors of this process. Threads never spin: a spinning thread burns the
     core that the other requests need. The memory arena keeps what it once took, which makes runs faster and
-    sessions bigger; without it every run allocates anew.
+    sessions bigger; without it every run allocates anew. `execution_providers` names what computes, as
+    `onnx_providers` reads it. `graphs` keeps what was optimised, for the CPU alone: what other providers make of
+    a graph is theirs to keep.
+
+    Raises FailedPrecondition where an execution provider is asked for that this build lacks.
     """
 
-    def __init__(self, *, intra_op_threads: int = 0, memory_arena: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        intra_op_threads: int = 0,
+        memory_arena: bool = True,
+        execution_providers: str = "cpu",
+        graphs: OptimisedGraphs | None = None,
+    ) -> None:
         self._threads = intra_op_threads
         self._memory_arena = memory_arena
+        self._providers = chosen_providers(execution_providers, onnxruntime.get_available_providers())
+        self._graphs = graphs if [name for name, _ in self._providers] == [CPU] else None
 
     def load(self, artifact: Artifact) -> OnnxSession:
         """Open the artifact's graph, with its data beside it; raises FailedPrecondition(MODEL_LOAD_FAILED)."""
         path = _model_path(artifact)
+        version = artifact.version
         try:
-            session = onnxruntime.InferenceSession(str(path), self._options(), providers=["CPUExecutionProvider"])
-        except ERRORS as error:
-            log.warning("onnx runtime refused %s: %s", artifact.version.key, error)
+            session = self._kept_session(path, version) or self._session(path, self._options())
+        except RUN_ERRORS as error:
+            log.warning("onnx runtime refused %s: %s", version.key, error)
             sentence = f"ONNX Runtime cannot open the model: {_sentence(error, path)}"
             raise FailedPrecondition(sentence, reason="MODEL_LOAD_FAILED") from error
-        return OnnxSession(session, artifact.version.size_bytes)
+        return OnnxSession(session, version.size_bytes)
+
+    def _kept_session(self, path: Path, version: ResolvedVersion) -> Any:
+        """Open the graph as it was optimised before, or keep it now; None where neither can be."""
+        if self._graphs is None:
+            return None
+        key = key_of(version.digest, path.name, onnxruntime.__version__, repr(self._providers))
+        kept = self._graphs.find(key)
+        if kept is not None:
+            options = self._options()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            try:
+                return self._session(kept, options)
+            except ERRORS as error:
+                log.warning("the optimised graph of %s does not open, and is made anew: %s", version.key, error)
+                self._graphs.drop(kept)
+        if not self._graphs.may_keep(key, path):
+            return None
+        with self._graphs.writing(key, path) as written:
+            options = self._options()
+            options.optimized_model_filepath = str(written)
+            try:
+                session = self._session(path, options)
+            except ERRORS:  # perhaps it is the writing that failed; without it we shall see
+                return None
+        trim_memory()  # what the writing took, or it would be taken for the session's
+        return session
+
+    def _session(self, path: Path, options: Any) -> Any:
+        # Without the binding's own fallback, which prints, and opens the model on another provider than was asked for.
+        session = onnxruntime.InferenceSession(str(path), options, providers=self._providers, enable_fallback=0)
+        check_in_use(session, self._providers)
+        return session
 
     def _options(self) -> Any:
         options = onnxruntime.SessionOptions()
@@ -90,32 +123,40 @@ class OnnxRuntime:
 
 
 class OnnxSession:
-    """One open ONNX model. Only tensors are served: an output that is a sequence or a map is left out."""
+    """One open ONNX model. Sequences and maps come out as tensors, by the rules of `onnx_outputs`."""
 
     def __init__(self, session: Any, size_bytes: int) -> None:
         self.size_bytes = size_bytes
-        self.signature = _signature(session)
-        self._session = session
+        self.signature = signature_of(session)
+        self._call: Call | None = call_of(session, self.signature)
+        self._feed = feed_of(self.signature)
+        self._composites = composites_of(session)
         self._all_outputs = [spec.name for spec in self.signature.outputs]
-        self._strings = frozenset(spec.name for spec in self.signature.inputs if spec.datatype == "BYTES")
         # The runs under way and when they began. Each step on it is one atomic dict operation: no lock needed.
         self._runs: dict[int, tuple[Any, float]] = {}
 
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = ()) -> dict[str, Tensor]:
         """Run the model once; see `runtime.Session.run`."""
+        call = self._call
+        if call is None:
+            raise ModelFailed("the model was closed before the run began", reason="SESSION_CLOSED")
         names = outputs or self._all_outputs
-        feed = self._decoded(inputs) if self._strings else inputs
+        feed = inputs if self._feed is None else self._feed(inputs)
         # New for each run (0.4 µs): were they kept, a late `terminate` could hit the next run instead.
         options = onnxruntime.RunOptions()
         run_id = id(options)
         self._runs[run_id] = (options, time.monotonic())
         try:
-            answers = self._session.run(names, feed, options)
+            answers = call(names, feed, options)
         except RUN_ERRORS as error:
             raise _translated(error, terminated=options.terminate) from error
         finally:
             del self._runs[run_id]
-        return dict(zip(names, answers, strict=True))
+        tensors = dict(zip(names, answers, strict=True))
+        for name, datatype in self._composites.items():
+            if name in tensors:
+                tensors[name] = laid_out(name, tensors[name], datatype)
+        return tensors
 
     def terminate(self, *, longer_than_s: float = 0.0) -> int:
         """End long runs; see `runtime.Session.terminate`."""
@@ -127,22 +168,7 @@ class OnnxSession:
 
     def close(self) -> None:
         """Drop the session: its memory goes with the last reference."""
-        self._session = None
-
-    def _decoded(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Turn BYTES into text: ONNX strings are UTF-8, and the binding would write `b'…'` for bytes."""
-        return {name: _text(name, tensor) if name in self._strings else tensor for name, tensor in inputs.items()}
-
-
-def _text(name: str, tensor: Tensor) -> Tensor:
-    text = np.empty(tensor.size, dtype=object)
-    for index, element in enumerate(tensor.ravel().tolist()):
-        try:
-            text[index] = element.decode() if isinstance(element, bytes) else str(element)
-        except UnicodeDecodeError as error:
-            sentence = f"element {index} is not UTF-8: {error.reason} at byte {error.start}"
-            raise InvalidArgument.field(name, sentence, reason="INVALID_UTF8") from error
-    return text.reshape(tensor.shape)
+        self._call = None
 
 
 def _translated(error: Exception, *, terminated: bool) -> DomainError:
@@ -178,19 +204,3 @@ def _model_path(artifact: Artifact) -> Path:
         f"onnx/model.onnx; this one holds {', '.join(graphs[:MAX_SHOWN_FILES]) or 'none'}"
     )
     raise FailedPrecondition(sentence, reason="MODEL_LOAD_FAILED")
-
-
-def _signature(session: Any) -> Signature:
-    """Read names, types and shapes; raises FailedPrecondition for an input type that cannot be served."""
-    inputs = tuple(_spec(node) for node in session.get_inputs())
-    outputs = tuple(_spec(node) for node in session.get_outputs() if node.type.startswith("tensor("))
-    return Signature(inputs, outputs)
-
-
-def _spec(node: Any) -> TensorSpec:
-    datatype = DATATYPES.get(node.type)
-    if datatype is None:
-        sentence = f"{node.name!r} is {node.type}, which is not served; export the model with another type"
-        raise FailedPrecondition(sentence, reason="UNSUPPORTED_DATATYPE")
-    shape = tuple(size if isinstance(size, int) and size >= 0 else ANY for size in node.shape)
-    return TensorSpec(node.name, datatype, shape)

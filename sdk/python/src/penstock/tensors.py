@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from importlib import import_module
 from math import prod
 from typing import Any
 
@@ -27,9 +28,10 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP64": np.dtype("<f8"),
     "BYTES": np.dtype(object),
 }
-"""The numpy type of each datatype, by its name in the Open Inference Protocol. BF16 has none."""
+"""The numpy type of each datatype, by its name in the Open Inference Protocol. BF16's is of the package `ml_dtypes`."""
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+_BFLOAT16 = "bfloat16"
 _LENGTH = struct.Struct("<I")
 
 
@@ -44,12 +46,14 @@ def datatype_name(datatype: pb.DataType.ValueType) -> str:
 def datatype_of(name: str, dtype: np.dtype[Any]) -> str:
     """Find the datatype of a numpy type, whatever its byte order; strings of every kind are BYTES.
 
+    BF16 is the type of that name that `ml_dtypes` gives numpy, and with it JAX and TensorFlow.
+
     Raises:
         InvalidArgument: there is none (UNSUPPORTED_DATATYPE); `name` is the tensor's, for the sentence.
     """
     if dtype.kind in "OSUT":
         return "BYTES"
-    found = _NAMES.get(dtype.newbyteorder("<"))
+    found = "BF16" if dtype.name == _BFLOAT16 else _NAMES.get(dtype.newbyteorder("<"))
     if found is None:
         raise _refused(name, f"numpy type {dtype} has no datatype; give one of {_allowed()}", "UNSUPPORTED_DATATYPE")
     return found
@@ -70,23 +74,23 @@ def to_tensor(name: str, array: ArrayLike) -> pb.Tensor:
         name=name,
         datatype=pb.DataType.Value(f"DATA_TYPE_{datatype}"),
         shape=values.shape,
-        raw=_join(name, values) if datatype == "BYTES" else values.astype(DTYPES[datatype], copy=False).tobytes(),
+        raw=_raw(name, values, datatype),
     )
 
 
 def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
     """Decode a tensor. The array is read-only: a view of the bytes that came; BYTES are an object array of bytes.
 
+    BF16 needs the package `ml_dtypes`, which gives numpy the type.
+
     Raises:
         InvalidArgument: numpy has no such type (UNSUPPORTED_DATATYPE), or the bytes are not what datatype and shape
             need (SHAPE_MISMATCH).
     """
     name, datatype, shape, raw = tensor.name, datatype_name(tensor.datatype), tuple(tensor.shape), tensor.raw
-    dtype = DTYPES.get(datatype)
+    dtype = _bfloat16(name) if datatype == "BF16" else DTYPES.get(datatype)
     if dtype is None:
-        hint = "numpy has no bfloat16: read `raw` yourself, or export the model with a FP32 tensor"
-        sentence = hint if datatype == "BF16" else f"datatype {datatype} is not one of {_allowed()}"
-        raise _refused(name, sentence, "UNSUPPORTED_DATATYPE")
+        raise _refused(name, f"datatype {datatype} is not one of {_allowed()}", "UNSUPPORTED_DATATYPE")
     if any(size < 0 for size in shape):
         raise _refused(name, f"the shape {list(shape)} has a negative dimension", "SHAPE_MISMATCH")
     if datatype == "BYTES":
@@ -102,6 +106,22 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
         raise _refused(name, f"numpy takes no array of shape {list(shape)}", "SHAPE_MISMATCH") from error
     values.flags.writeable = False
     return values
+
+
+def _bfloat16(name: str) -> np.dtype[Any]:
+    """The one array type that numpy learns from a package of its own, which only those need who have such tensors."""
+    try:
+        dtype: np.dtype[Any] = np.dtype(import_module("ml_dtypes").bfloat16)
+        return dtype
+    except ImportError:
+        sentence = "numpy has no bfloat16 of its own: pip install ml-dtypes"
+        raise _refused(name, sentence, "UNSUPPORTED_DATATYPE") from None
+
+
+def _raw(name: str, values: NDArray[Any], datatype: str) -> bytes:
+    if datatype == "BYTES":
+        return _join(name, values)
+    return values.astype(DTYPES.get(datatype, values.dtype), copy=False).tobytes()
 
 
 def _join(name: str, values: NDArray[Any]) -> bytes:
@@ -131,7 +151,7 @@ def _split(name: str, count: int, raw: bytes) -> NDArray[Any]:
 
 
 def _allowed() -> str:
-    return ", ".join(DTYPES)
+    return ", ".join((*DTYPES, "BF16"))
 
 
 def _refused(name: str, sentence: str, reason: str) -> InvalidArgument:
