@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from services.common.settings import MEBIBYTE, Port, ServerSettings, Share
+from services.inference.runtimes.ollama.address import check_url
 
 GIBIBYTE = 1024 * MEBIBYTE
 
@@ -62,10 +63,30 @@ class InferenceSettings(ServerSettings):
     stream_max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
     """Requests of one stream that are taken and not answered; a client that sends more waits."""
     runtime_threads: Annotated[int, Field(ge=0, le=1024)] = 0
-    """Threads of ONNX Runtime within one run; 0: as many as the CPU quota has cores."""
+    """Threads of ONNX Runtime, and of TensorFlow, within one run; 0: as many as the CPU quota has cores."""
+    execution_providers: str = "cpu"
+    """What ONNX Runtime computes on, in order of preference, each with its options in brackets, such as
+    cuda(device_id=0),cpu. Its build must have them; the CPU always comes last."""
+    memory_arena: bool = True
+    """Let ONNX Runtime's sessions keep the memory that they once took, which makes runs faster; they take more."""
+    optimised_cache_bytes: Annotated[int, Field(ge=0)] = 10 * GIBIBYTE
+    """The most disk that graphs take as ONNX Runtime optimised them, kept for their next load; 0: none is kept."""
 
     run_limit_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """A model's run that takes longer is ended, and its caller hears MODEL_FAILED."""
+
+    ollama_url: Annotated[str, AfterValidator(check_url)] = "http://127.0.0.1:11434"
+    """Where the Ollama server is that runs the models that versions refer to. Errors name it: it holds no key."""
+    ollama_token_file: Path | None = None
+    """A file that holds a key for that server, or a proxy before it, sent as a bearer token; read at each call."""
+    ollama_parallel: Annotated[int, Field(ge=1, le=256)] = 4
+    """Calls to it at once, for one prediction of many rows."""
+    ollama_connect_timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 5_000
+    """How long it may take to accept a connection."""
+    ollama_stall_timeout_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 120_000
+    """How long it may be silent: while it loads a model, before the first byte, and between two."""
+    ollama_timeout_ms: Annotated[int, Field(ge=10, le=86_400_000)] = 600_000
+    """How long one generation may take. Predictions that are not streamed are held to `run_limit_ms` as well."""
 
     capture: bool = True
     """Keep events. The version's capture policy says what they hold."""

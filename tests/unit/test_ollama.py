@@ -22,8 +22,9 @@ from services.common.errors import (
 )
 from services.inference.models import ModelFailed, OllamaReference, ResolvedVersion, Signature, TensorSpec
 from services.inference.runtimes.ollama import call as calls
+from services.inference.runtimes.ollama.address import check_url
 from services.inference.runtimes.ollama.runtime import OllamaRuntime
-from services.inference.runtimes.ollama.server import OllamaLimits, OllamaServer, check_url
+from services.inference.runtimes.ollama.server import OllamaLimits, OllamaServer
 from services.inference.runtimes.ollama.session import OllamaSession
 from services.inference.runtimes.runtime import Artifact, Ending, FinishReason, GenerationOptions, Piece
 from services.inference.tensors import Tensor
@@ -505,7 +506,8 @@ def test_the_watchdog_ends_a_stream_whose_time_is_over(stub: StubOllama) -> None
 
 @pytest.mark.parametrize(
     "url",
-    ["", "127.0.0.1:11434", "ftp://host", "http://", "http://ada:secret@host", "http://host/?key=secret", "http://[::1"],
+    ["", "127.0.0.1:11434", "ftp://host", "http://", "http://ada:secret@host", "http://host/?key=secret",
+     "http://[::1", "http://host:x"],
 )  # fmt: skip
 def test_a_url_that_is_none_is_refused_and_not_quoted(url: str) -> None:
     with pytest.raises(ValueError, match="URL") as caught:
@@ -516,4 +518,12 @@ def test_a_url_that_is_none_is_refused_and_not_quoted(url: str) -> None:
 @pytest.mark.parametrize("url", ["http://127.0.0.1:11434", "https://ollama.example/base", "http://[::1]:11434/"])
 def test_a_url_is_taken(url: str) -> None:
     assert check_url(url) == url
-    OllamaServer(url)
+    assert str(OllamaServer(url).address) == url.rstrip("/")
+
+
+def test_a_key_does_not_go_to_another_machine_in_plain_text(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match="plain text") as caught:
+        OllamaServer("http://ollama.example", token_file=tmp_path / "key")
+    assert caught.value.reason == "TOKEN_OVER_INSECURE_CHANNEL"
+    OllamaServer("https://ollama.example", token_file=tmp_path / "key")
+    OllamaServer("http://ollama.example", token_file=tmp_path / "key", insecure_token=True)

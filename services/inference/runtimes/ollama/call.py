@@ -137,7 +137,7 @@ class Call:
 
     def _translated(self, error: Exception) -> DomainError:
         """Say what went wrong, by the most specific class, and nothing of what a URL may hide."""
-        url = self._server.url
+        url = self._server.address
         if isinstance(error, (http.NewConnectionError, http.ConnectTimeoutError, http.SSLError)):
             return Unavailable(
                 f"no Ollama server answers at {url} ({_cause(error)}): start it (`ollama serve`), or say where it is "

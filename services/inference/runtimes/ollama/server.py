@@ -15,7 +15,8 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 
-from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.errors import FailedPrecondition
+from services.inference.runtimes.ollama.address import OllamaAddress
 from services.inference.runtimes.ollama.call import Call
 
 MAX_TOKEN_BYTES = 64 * 1024
@@ -41,21 +42,33 @@ class OllamaLimits:
 class OllamaServer:
     """Makes calls to the Ollama server at a base URL, over connections that are kept; threads may share it.
 
-    `token_file` holds a key for a proxy that wants one, sent as a bearer token; it is read again for each call.
+    `token_file` holds a key for a proxy that wants one, sent as a bearer token; it is read again for each call,
+    and goes to another machine in plain text only with `insecure_token`; raises FailedPrecondition otherwise.
     No redirect is followed and no proxy of the environment is used: requests go to this server or nowhere.
     """
 
-    def __init__(self, url: str, limits: OllamaLimits | None = None, *, token_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        limits: OllamaLimits | None = None,
+        *,
+        token_file: Path | None = None,
+        insecure_token: bool = False,
+    ) -> None:
         self.limits = limits or OllamaLimits()
-        self.url = url.rstrip("/")
+        self.address = address = OllamaAddress.parse(url)
+        if token_file is not None and address.scheme == "http" and not (insecure_token or address.loopback):
+            raise FailedPrecondition(
+                f"the key for Ollama would go to {address} in plain text: write https://, or set "
+                "PENSTOCK_INSECURE_TOKEN=true",
+                reason="TOKEN_OVER_INSECURE_CHANNEL",
+            )
         self._token_file = token_file
         self._calling = _Calling()
-        parts = _parts(self.url)
-        self._base_path = parts.path or ""
         kind, connection = (
-            (HTTPSConnectionPool, _SecureConnection) if parts.scheme == "https" else (HTTPConnectionPool, _Connection)
+            (HTTPSConnectionPool, _SecureConnection) if address.scheme == "https" else (HTTPConnectionPool, _Connection)
         )
-        self._pool = kind(parts.host or "", parts.port, maxsize=self.limits.parallel_calls, retries=False)
+        self._pool = kind(address.host, address.port, maxsize=self.limits.parallel_calls, retries=False)
         # urllib3's own hook for another kind of connection; these say which socket serves which call.
         self._pool.ConnectionCls = connection
         self._pool.conn_kw["calling"] = self._calling
@@ -70,7 +83,7 @@ class OllamaServer:
         try:
             return self._pool.urlopen(
                 "POST",
-                self._base_path + call.path,
+                self.address.path + call.path,
                 body=json.dumps(call.document).encode(),
                 headers=self._headers(),
                 timeout=urllib3.Timeout(connect=self.limits.connect_timeout_s, read=call.wait_s(time.monotonic())),
@@ -125,29 +138,6 @@ class _SecureConnection(HTTPSConnection):
 def _attach(calling: _Calling, connection: HTTPConnection) -> None:
     if calling.call is not None and connection.sock is not None:
         calling.call.attach(connection.sock)
-
-
-def check_url(url: str) -> str:
-    """Give a base URL back if it is one; raises ValueError, and quotes nothing of it: it may hold a secret."""
-    try:
-        _parts(url)
-    except InvalidArgument as error:
-        raise ValueError(error.message) from None
-    return url
-
-
-def _parts(url: str) -> urllib3.util.Url:
-    try:
-        parts = urllib3.util.parse_url(url)
-    except urllib3.exceptions.LocationParseError:
-        raise InvalidArgument("the URL of the Ollama server cannot be read", reason="INVALID_URL") from None
-    if parts.scheme not in ("http", "https") or not parts.host:
-        raise InvalidArgument("an Ollama server has an http:// or https:// URL with a host", reason="INVALID_URL")
-    if parts.auth is not None:
-        raise InvalidArgument("keep credentials out of the URL: PENSTOCK_OLLAMA_TOKEN_FILE", reason="INVALID_URL")
-    if parts.query is not None or parts.fragment is not None:
-        raise InvalidArgument("an Ollama server's URL ends with its path, if it has one", reason="INVALID_URL")
-    return parts
 
 
 def _token(path: Path) -> str:
