@@ -67,16 +67,18 @@ def require_h2load() -> None:
         )
 
 
-def send(call: Call, *, requests: int, concurrency: int) -> Window:
-    """Send `requests`, from `concurrency` connections with one request in flight each.
+def send(call: Call, *, requests: int, concurrency: int, in_flight: int = 1, rate: float | None = None) -> Window:
+    """Send `requests`, from `concurrency` connections with `in_flight` each; at a `rate` in all, or as fast as may be.
 
     Ends the run with a sentence if any answer is missing or is not as long as a right one.
     """
     with tempfile.TemporaryDirectory(prefix="penstock-load-") as name:
         body, log = Path(name, "request.bin"), Path(name, "requests.tsv")
         body.write_bytes(call.body)
-        command = ["h2load", f"-n{requests}", f"-c{concurrency}", "-m1", "-t1", f"-d{body}", f"--log-file={log}"]
+        command = ["h2load", f"-n{requests}", f"-c{concurrency}", f"-m{in_flight}", "-t1"]
+        command += [f"-d{body}", f"--log-file={log}"]
         command += ["--h1"] if call.http1 else []
+        command += [f"--rps={rate / concurrency:g}"] if rate else []
         command += [f"-H{header}: {value}" for header, value in call.headers.items()]
         command.append(call.url)
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, check=False)

@@ -33,6 +33,8 @@ class Contender:
         captures: whether it sends an event to monitoring for each.
         settle: waits until nothing of the last window is left to do, and gives the seconds that took.
         pins_itself: it keeps to cores of its own choice.
+        address: where it listens, where others than `ask` want to know.
+        counts: its metrics, summed over their labels, where it has any.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Contender:
     captures: bool = False
     settle: Callable[[], float] = lambda: 0.0
     pins_itself: bool = False
+    address: str = ""
+    counts: Callable[[], Mapping[str, float]] = dict
 
     @property
     def processes(self) -> list[psutil.Process]:

@@ -1,4 +1,4 @@
-"""Environments of their own for servers that are not ours: made once, below benchmarks/environments."""
+"""Environments of their own for servers that are not ours: made once, below .tools/benchmarks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-FOLDER = Path(__file__).parent.parent / "environments"
+FOLDER = Path(__file__).parents[2] / ".tools" / "benchmarks"
 PACKAGES: Mapping[str, Sequence[str]] = {
     "mlserver": ("mlserver==1.7.1",),
     "fastapi": ("fastapi==0.165.0", "uvicorn[standard]==0.54.0", "orjson==3.13.0"),

@@ -32,12 +32,13 @@ BREAKDOWN: Mapping[str, Mapping[str, str]] = {
 
 
 class RunningSuite:
-    """The suite with models in production. Its own inference service is left in peace."""
+    """The suite with models in production, and the `key` of a viewer. Its own inference service is left in peace."""
 
-    def __init__(self, suite: Suite, folder: Path, viewer: str, client: penstock.Client) -> None:
+    def __init__(self, suite: Suite, folder: Path, admin: str, viewer: str, client: penstock.Client) -> None:
         self._suite = suite
         self._folder = folder
-        self._viewer = viewer
+        self._admin = admin
+        self.key = viewer
         self._client = client
 
     @contextmanager
@@ -61,7 +62,7 @@ class RunningSuite:
             "PENSTOCK_SPOOL_DIR": str(home / "spool"),
             **changes,
         }
-        keyed = {} if "PENSTOCK_KEYS_FILE" in changes else {"authorization": f"Bearer {self._viewer}"}
+        keyed = {} if "PENSTOCK_KEYS_FILE" in changes else {"authorization": f"Bearer {self.key}"}
         door = GrpcDoor(name, f"127.0.0.1:{port}", workload, keyed)
         began = time.monotonic()
         with running([sys.executable, "-m", "services.inference"], environment, home / "log") as pid:
@@ -76,7 +77,22 @@ class RunningSuite:
                 captures="PENSTOCK_CAPTURE" not in changes,
                 settle=partial(wait_until, lambda: _delivered(scrape()), f"{name}'s events do not reach monitoring"),
                 pins_itself=pins_itself,
+                address=door.address,
+                counts=scrape,
             )
+
+    @contextmanager
+    def client(self, contender: Contender) -> Iterator[penstock.Client]:
+        """Give a client of one of the servers, with the key of an admin."""
+        addresses = self._suite.state.addresses
+        with penstock.Client(
+            registry=addresses["registry"],
+            inference=contender.address,
+            monitoring=addresses["monitoring"],
+            token=self._admin,
+            timeout_s=CALL_TIMEOUT_S,
+        ) as client:
+            yield client
 
     def stored(self, model: str) -> int:
         """Count the predictions that monitoring has of a model, by its own metrics."""
@@ -106,7 +122,7 @@ def running_suite(folder: Path, workloads: Sequence[Workload]) -> Iterator[Runni
             file = model_file(folder, workload)
             client.registry.register_version(workload.name, "1.0.0", file, stage=STAGE_STAGING)
             client.registry.promote(workload.name, "1.0.0", approved_by="the benchmark", note="to be measured")
-        yield RunningSuite(suite, folder, viewer, client)
+        yield RunningSuite(suite, folder, admin, viewer, client)
 
 
 def _scrape(url: str) -> dict[str, float]:
