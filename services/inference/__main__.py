@@ -72,9 +72,17 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
     """
 
     def onnx() -> Runtime:
+        from services.inference.runtimes.onnx_graphs import OptimisedGraphs
         from services.inference.runtimes.onnx_runtime import OnnxRuntime
 
-        return OnnxRuntime(intra_op_threads=settings.runtime_threads)
+        graphs = OptimisedGraphs(settings.cache_dir / "optimised", max_bytes=settings.optimised_cache_bytes)
+        graphs.open()
+        return OnnxRuntime(
+            intra_op_threads=settings.runtime_threads,
+            memory_arena=settings.memory_arena,
+            execution_providers=settings.execution_providers,
+            graphs=graphs,
+        )
 
     def ollama() -> Runtime:
         from services.inference.runtimes.ollama.runtime import OllamaRuntime
@@ -95,6 +103,8 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
             )
         )
 
+    if settings.execution_providers != "cpu":
+        onnx()  # one that this build lacks is known at the start, not with the first model
     return {"onnx": (onnx, settings.session_budget_bytes), "ollama": (ollama, settings.session_budget_bytes)}
 
 

@@ -72,6 +72,10 @@ class InferenceSettings(ServerSettings):
     optimised_cache_bytes: Annotated[int, Field(ge=0)] = 10 * GIBIBYTE
     """The most disk that graphs take as ONNX Runtime optimised them, kept for their next load; 0: none is kept."""
 
+    max_batch_tokens: Annotated[int, Field(ge=1, le=2**20)] = 512
+    """Tokens, padding included, that a Transformers model runs at once on texts of one request or batch; a longer text
+    runs alone. More pays on an accelerator; a CPU's caches hold no more."""
+
     run_limit_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """A model's run that takes longer is ended, and its caller hears MODEL_FAILED."""
 
