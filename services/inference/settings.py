@@ -27,6 +27,17 @@ class InferenceSettings(ServerSettings):
     access_log_share: Share = 0.001
     """The share of successful requests that get a log line. A line for each would halve the rate."""
 
+    inference_workers: Literal["auto"] | Annotated[int, Field(ge=1, le=256)] = "auto"
+    """Processes that answer on the one port; auto: one for each core that the CPU quota allows. Each takes its share
+    of the memory and of the spool. Outside Linux there is one."""
+    inference_pinned: Literal["auto", "always", "never"] = "auto"
+    """Whether each of several workers keeps to a core of its own, with one thread in a run. auto: where the cores are
+    ours alone, which is where no more of them are allowed than the CPU quota grants."""
+    max_connection_age_ms: Annotated[int, Field(ge=0, le=2**31 - 1)] = 300_000
+    """With several workers: after how long a connection is asked to come again, and may meet another; 0: never."""
+    worker_silence_ms: Annotated[int, Field(ge=500, le=600_000)] = 10_000
+    """A worker that says nothing for so long is replaced."""
+
     registry_address: str = "127.0.0.1:50051"
     """Where the registry listens."""
     monitoring_address: str = "127.0.0.1:50053"
