@@ -9,12 +9,13 @@ from numpy.typing import ArrayLike, NDArray
 
 from penstock.prediction_streams import InferenceStreams
 from penstock.predictions import Prediction, make_request, prediction_of
+from penstock.response_cache import InferenceResponseCache
 from penstock.sessions import InferenceSessions
 
 __all__ = ["InferenceClient", "Prediction"]
 
 
-class InferenceClient(InferenceStreams, InferenceSessions):
+class InferenceClient(InferenceStreams, InferenceSessions, InferenceResponseCache):
     """Calls the inference service."""
 
     def predict(

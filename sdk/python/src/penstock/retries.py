@@ -75,6 +75,9 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "LoadModel": Safety.ALWAYS,  # what is loaded already stays as it is
         "UnloadModel": Safety.ALWAYS,
         "ListSessions": Safety.ALWAYS,
+        "GetCacheStats": Safety.ALWAYS,
+        "ResetCacheStats": Safety.ALWAYS,  # what was counted in between is lost either way
+        "PurgeCache": Safety.ALWAYS,
         "UploadPredictionInput": Safety.ALWAYS,  # the same bytes again; and only from a source that can be read again
         "CreatePredictionJob": Safety.WITH_REQUEST_ID,
         "GetPredictionJob": Safety.ALWAYS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import grpc
 
 from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from penstock.api.inference.v1.response_cache_pb2_grpc import ResponseCacheServiceStub
 from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
 from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServiceStub
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
@@ -21,9 +22,10 @@ class RegistryStub(RegistryServiceStub, UploadServiceStub, AdministrationService
         AdministrationServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
-class InferenceStub(InferenceServiceStub, SessionServiceStub):
+class InferenceStub(InferenceServiceStub, SessionServiceStub, ResponseCacheServiceStub):
     """All that the inference service answers, over each of its channels."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         InferenceServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
         SessionServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+        ResponseCacheServiceStub.__init__(self, channel)  # type: ignore[call-arg]
