@@ -102,7 +102,7 @@ class OptimisedGraphs:
     def _make_room(self, size_bytes: int) -> None:
         with self._lock:
             kept: list[tuple[float, int, Path]] = []
-            for path in self._folder.glob("*.onnx"):
+            for path in set(self._folder.glob("*.onnx")) - set(self._folder.glob("writing.*")):
                 with suppress(FileNotFoundError):  # another process deletes as well
                     status = path.stat()
                     kept.append((status.st_mtime, status.st_size, path))
@@ -110,9 +110,8 @@ class OptimisedGraphs:
             for _, size, path in sorted(kept):
                 if total <= self._max_bytes - size_bytes:
                     return
-                if not path.name.startswith("writing."):
-                    path.unlink(missing_ok=True)  # whoever reads it has it open
-                    total -= size
+                path.unlink(missing_ok=True)  # whoever reads it has it open
+                total -= size
 
     def _is_whole(self, path: Path, digest: str) -> bool:
         """Read it through once a process, as the files of versions are."""
