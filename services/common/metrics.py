@@ -131,7 +131,18 @@ class GrpcCollector(Collector):
                 if number > 0:
                     handled.add_metric((*values, code), number)
             handling.add_metric(values, _cumulative(buckets), counts[_NS] / 1e9)
-        yield from (started, handled, handling)
+        yield from (of_all_workers(family) for family in (started, handled, handling))
+
+
+def of_all_workers(family: Metric) -> Metric:
+    """Mark a family of sums over all workers' counters: whoever reads several workers takes it from one of them."""
+    vars(family)["of_all_workers"] = True
+    return family
+
+
+def is_of_all_workers(family: Metric) -> bool:
+    """Whether it is so marked."""
+    return "of_all_workers" in vars(family)
 
 
 def _cumulative(buckets: list[int]) -> list[tuple[str, float]]:

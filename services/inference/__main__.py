@@ -9,7 +9,6 @@ import structlog
 
 from services.common.errors import DomainError
 from services.common.keys import KeyRing
-from services.common.metrics import MetricsServer
 from services.common.process import run
 from services.common.server import Server
 from services.inference import servicer
@@ -20,8 +19,9 @@ from services.inference.engine.engine import Engine
 from services.inference.events.events import Event, EventLog, MonitoringSender, encode
 from services.inference.events.spool import Spool, SpoolSettings
 from services.inference.following.catalog import Catalog
-from services.inference.following.follower import CatalogTaker, Follower, RegistryWatch
+from services.inference.following.follower import CatalogTaker, Follower
 from services.inference.following.takeovers import Takeovers
+from services.inference.generation.generator import TextGenerator
 from services.inference.metrics import InferenceCollector
 from services.inference.models import ResolvedVersion
 from services.inference.oip import servicer as oip
@@ -34,34 +34,40 @@ from services.inference.sessions.loader import BuildRuntime, ModelLoader
 from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
 from services.inference.settings import InferenceSettings
+from services.inference.workers.membership import Membership, OnlyProcess
 
 _log = structlog.get_logger(__name__)
 
 
-def build(settings: InferenceSettings, stack: ExitStack) -> Server:
-    """Open all that the server stands on; `stack` closes it in reverse."""
+def build(settings: InferenceSettings, stack: ExitStack, member: Membership | None = None) -> Server:
+    """Open all that the server stands on; `stack` closes it in reverse. `member`: of several workers; None: alone."""
+    member = member or OnlyProcess()
     keys = KeyRing(settings.keys_file)
     keys.open()
-    metrics = MetricsServer(settings.host, settings.metrics_port)
+    metrics = member.metrics(settings)
     catalog = Catalog()
     sessions = _sessions(settings, stack)
     engine = Engine(
         catalog, sessions, max_in_flight=settings.max_in_flight, load_wait_s=settings.load_timeout_ms / 1000
     )
     spool = _spool(settings, stack)
-    predictor = Predictor(catalog, engine, EventLog(spool))
-    _follow(settings, stack, catalog, sessions)
+    events = EventLog(spool)
+    predictor = Predictor(catalog, engine, events)
+    generator = TextGenerator(catalog, engine, events)
+    _follow(settings, stack, catalog, sessions, member)
     metrics.registry.register(InferenceCollector(engine, sessions, spool))
     repository = Repository(catalog, engine, sessions)
+    member.join()
     return Server(
         settings,
         [
             oip.service(predictor, repository),
-            servicer.service(predictor, stream_max_in_flight=settings.stream_max_in_flight),
+            servicer.service(predictor, generator, stream_max_in_flight=settings.stream_max_in_flight),
         ],
         keys=keys,
         metrics=metrics,
         checks=(catalog.check,),
+        sharing=member.sharing,
     )
 
 
@@ -145,7 +151,9 @@ def _spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | None
     return spool
 
 
-def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, sessions: SessionCaches) -> None:
+def _follow(
+    settings: InferenceSettings, stack: ExitStack, catalog: Catalog, sessions: SessionCaches, member: Membership
+) -> None:
     def prepare(version: ResolvedVersion) -> None:
         """Load what is about to go live; if it cannot be, its first request will say why."""
         try:
@@ -161,7 +169,7 @@ def _follow(settings: InferenceSettings, stack: ExitStack, catalog: Catalog, ses
             sessions.pin(now.key, pinned=now.serving.pinned)
 
     taker = CatalogTaker(Takeovers(catalog, prepare, settle))
-    follower = Follower(RegistryWatch(client_of(settings)), taker, settings.cache_dir)
+    follower = Follower(member.watch(settings), taker, settings.cache_dir if member.follows_alone else None)
     follower.open()
     stack.callback(follower.close)
 

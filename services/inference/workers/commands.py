@@ -15,6 +15,8 @@ from services.common.errors import DomainError
 Arguments = Mapping[str, Any]
 Result = dict[str, Any]
 Handler = Callable[[Arguments], Result]
+Remember = Callable[[Arguments], str]
+"""Names what a command decides, such as `log settings`, or one region of shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +33,27 @@ class Commands:
 
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
+        self._remember: dict[str, Remember] = {}
 
-    def add(self, name: str, handler: Handler) -> None:
-        """Let `handler` carry out the command; each name has one handler."""
+    def add(self, name: str, handler: Handler, *, remember: Remember | None = None) -> None:
+        """Let `handler` carry out the command; each name has one handler.
+
+        Args:
+            name: the command.
+            handler: carries it out, on a thread of its own; twice must be as good as once.
+            remember: for what holds until something else is said: a worker that comes later is told too. Of the
+                commands that decide the same only the last is kept; one that decides `all/*` ends all that begin so.
+        """
         if name in self._handlers:
             raise ValueError(f"{name} has a handler already")
         self._handlers[name] = handler
+        if remember is not None:
+            self._remember[name] = remember
+
+    def decides(self, name: str, arguments: Arguments) -> str | None:
+        """Say what a command decides for workers that come later; None: nothing."""
+        remember = self._remember.get(name)
+        return None if remember is None else remember(arguments)
 
     def carry_out(self, name: str, arguments: Arguments, *, worker: int = 0) -> Reply:
         """Carry out a command here; a DomainError is a reply, anything else is a defect and raised."""
@@ -52,7 +69,8 @@ class Broadcast(Protocol):
     def send(self, name: str, arguments: Arguments, timeout_s: float) -> Sequence[Reply]:
         """Have every worker carry out a command, and give their replies in the order of their numbers.
 
-        Raises Unavailable(WORKER_SILENT) where one does not reply in time; the others have carried it out.
+        A worker that is just starting says nothing here; it is told what is to be remembered before it serves. Raises
+        Unavailable(WORKER_SILENT) where one does not reply in time; the others have carried it out.
         """
         ...
 
