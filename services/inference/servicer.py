@@ -8,6 +8,8 @@ from functools import partial
 import grpc
 
 from penstock.api.inference.v1.inference_pb2 import (
+    GenerateRequest,
+    GenerateResponse,
     PredictRequest,
     PredictResponse,
     PredictStreamRequest,
@@ -23,6 +25,8 @@ from services.common.keys import Role
 from services.common.server import Service
 from services.common.status import status_of
 from services.inference import convert
+from services.inference.generation import convert as generations
+from services.inference.generation.generator import TextGenerator
 from services.inference.prediction import Done, Outcome, Prediction, Predictor
 from services.inference.prediction_stream import PredictionStream
 
@@ -39,8 +43,9 @@ ROLES = {
 class InferenceServicer(InferenceServiceServicer):
     """Answers penstock.api.inference.v1."""
 
-    def __init__(self, predictor: Predictor, *, stream_max_in_flight: int) -> None:
+    def __init__(self, predictor: Predictor, generator: TextGenerator, *, stream_max_in_flight: int) -> None:
         self._predictor = predictor
+        self._generator = generator
         self._stream_max_in_flight = stream_max_in_flight
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
@@ -67,6 +72,13 @@ class InferenceServicer(InferenceServiceServicer):
         streams.current().finish_on_drain(partial(stream.end, streams.DRAINING))
         return stream.answers(request_iterator, on_cancel=context.add_callback)
 
+    def Generate(self, request: GenerateRequest, context: grpc.ServicerContext) -> Iterator[GenerateResponse]:
+        """Write a text, piece by piece, and record it."""
+        pieces = self._generator.generate(
+            generations.request_of(request), timeout_s=context.time_remaining(), on_cancel=context.add_callback
+        )
+        return generations.responses_of(pieces)
+
     def _begin(self, context: grpc.ServicerContext, message: PredictStreamRequest, done: Done) -> Callable[[], None]:
         request = message.request
         return self._predictor.submit(
@@ -88,9 +100,9 @@ def _stream_response(_request: PredictStreamRequest, outcome: Outcome) -> Predic
     return convert.stream_response_of(status_of(known(outcome, f"{NAME}/PredictStream")))
 
 
-def service(predictor: Predictor, *, stream_max_in_flight: int) -> Service:
+def service(predictor: Predictor, generator: TextGenerator, *, stream_max_in_flight: int) -> Service:
     """Describe the service to the kit. A stream has at most `stream_max_in_flight` requests that are not answered."""
-    servicer = InferenceServicer(predictor, stream_max_in_flight=stream_max_in_flight)  # type: ignore[abstract] # UNIMPLEMENTED is the base class's own answer
+    servicer = InferenceServicer(predictor, generator, stream_max_in_flight=stream_max_in_flight)  # type: ignore[abstract] # UNIMPLEMENTED is the base class's own answer
     return Service(
         name=NAME,
         register=partial(add_InferenceServiceServicer_to_server, servicer),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -97,8 +97,8 @@ class Piece:
 class Generation(Protocol):
     """A text that is being written. Nothing is asked of the model before the first piece is; read it once."""
 
-    def __iter__(self) -> Iterator[Piece]:
-        """Give the pieces as they come; raises what `Session.run` does. Leaving it half-way ends it."""
+    def __iter__(self) -> Generator[Piece, None, None]:
+        """Give the pieces as they come; raises what `Session.run` does. Closing it half-way ends it."""
         ...
 
     def cancel(self) -> None:
@@ -109,8 +109,6 @@ class Generation(Protocol):
 class GeneratingSession(Session, Protocol):
     """A session whose answers can be read while they are written."""
 
-    def stream(
-        self, inputs: Mapping[str, Tensor], options: GenerationOptions, *, timeout_s: float | None = None
-    ) -> Generation:
-        """Generate from one row. `timeout_s` bounds it all, within the runtime's own limit."""
+    def stream(self, inputs: Mapping[str, Tensor], options: GenerationOptions) -> Generation:
+        """Generate from one row, within the runtime's own limits of time."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ class Call:
         self._ended: DomainError | None = None
         self._heard_all = False
 
-    def lines(self) -> Iterator[bytes]:
+    def lines(self) -> Generator[bytes, None, None]:
         """Send the request, and give the answer's lines as they come, without their ends; empty ones are left out.
 
         Raises:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 
 import numpy as np
@@ -58,14 +58,10 @@ class OllamaSession:
         response[:] = texts
         return {"response": response}
 
-    def stream(
-        self, inputs: Mapping[str, Tensor], options: GenerationOptions, *, timeout_s: float | None = None
-    ) -> OllamaGeneration:
+    def stream(self, inputs: Mapping[str, Tensor], options: GenerationOptions) -> OllamaGeneration:
         """Generate from one row; see `runtime.GeneratingSession.stream`."""
         (row,) = self._read(inputs)
-        call = self._server.call(
-            PATHS[self._reference.mode], self._document(row) | {"options": _options(options)}, timeout_s=timeout_s
-        )
+        call = self._server.call(PATHS[self._reference.mode], self._document(row) | {"options": _options(options)})
         return OllamaGeneration(call, self._reference.mode, self._kept)
 
     def terminate(self, *, longer_than_s: float = 0.0) -> int:
@@ -189,7 +185,7 @@ class OllamaGeneration:
         self._mode = mode
         self._keep = keep
 
-    def __iter__(self) -> Iterator[Piece]:
+    def __iter__(self) -> Generator[Piece, None, None]:
         with self._keep(_StreamedRun()) as run, run.calling(self._call) as call:
             yield from _pieces(call, self._mode)
 
@@ -198,16 +194,17 @@ class OllamaGeneration:
         self._call.end(Cancelled("the caller went away; the generation was ended"))
 
 
-def _pieces(call: Call, mode: str) -> Iterator[Piece]:
+def _pieces(call: Call, mode: str) -> Generator[Piece, None, None]:
     """Read pieces up to the one that says that it is the last; silent ones (a model that thinks) are left out."""
-    for line in call.lines():
-        piece = piece_of(parse(line), mode)
-        if piece.ending is not None:
-            call.hear_no_more()
-        if piece.text or piece.ending is not None:
-            yield piece
-        if piece.ending is not None:
-            return
+    with closing(call.lines()) as lines:
+        for line in lines:
+            piece = piece_of(parse(line), mode)
+            if piece.ending is not None:
+                call.hear_no_more()
+            if piece.text or piece.ending is not None:
+                yield piece
+            if piece.ending is not None:
+                return
     raise ended_early()
 
 
