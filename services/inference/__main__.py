@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -15,7 +16,7 @@ from services.inference import servicer
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
 from services.inference.clients import client_of
-from services.inference.engine.engine import Engine
+from services.inference.engine.engine import Engine, EngineLimits
 from services.inference.events.events import Event, EventLog, MonitoringSender, encode
 from services.inference.events.spool import Spool, SpoolSettings
 from services.inference.following.catalog import Catalog
@@ -27,6 +28,7 @@ from services.inference.models import ResolvedVersion
 from services.inference.oip import servicer as oip
 from services.inference.oip.repository import Repository
 from services.inference.prediction import Predictor
+from services.inference.runtimes.cpus import cpu_count
 from services.inference.runtimes.runtime import Runtime
 from services.inference.sessions.cached_session import SessionLimits
 from services.inference.sessions.caches import SessionCaches
@@ -35,6 +37,9 @@ from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
 from services.inference.settings import InferenceSettings
 from services.inference.workers.membership import Membership, OnlyProcess
+
+if TYPE_CHECKING:
+    from services.inference.runtimes.onnx_runtime import OnnxRuntime
 
 _log = structlog.get_logger(__name__)
 
@@ -47,9 +52,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     metrics = member.metrics(settings)
     catalog = Catalog()
     sessions = _sessions(settings, stack)
-    engine = Engine(
-        catalog, sessions, max_in_flight=settings.max_in_flight, load_wait_s=settings.load_timeout_ms / 1000
-    )
+    engine = Engine(catalog, sessions, _limits(settings))
     spool = _spool(settings, stack)
     events = EventLog(spool)
     predictor = Predictor(catalog, engine, events)
@@ -71,13 +74,24 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     )
 
 
+def _limits(settings: InferenceSettings) -> EngineLimits:
+    return EngineLimits(
+        max_in_flight=settings.max_in_flight,
+        load_wait_s=settings.load_timeout_ms / 1000,
+        max_batch_size=settings.max_batch_size,
+        max_queue_size=settings.max_queue_size,
+        parallel_runs=cpu_count(),
+        runners=settings.runner_threads,
+    )
+
+
 def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]]:
     """Say how each framework's runtime is built, with the budget in bytes of its sessions.
 
     Imported where it is built: a runtime that nobody uses costs nothing.
     """
 
-    def onnx() -> Runtime:
+    def onnx() -> OnnxRuntime:
         from services.inference.runtimes.onnx_graphs import OptimisedGraphs
         from services.inference.runtimes.onnx_runtime import OnnxRuntime
 
@@ -89,6 +103,11 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
             execution_providers=settings.execution_providers,
             graphs=graphs,
         )
+
+    def transformers() -> Runtime:
+        from services.inference.runtimes.transformers.session import TransformersRuntime
+
+        return TransformersRuntime(onnx(), max_batch_tokens=settings.max_batch_tokens)
 
     def ollama() -> Runtime:
         from services.inference.runtimes.ollama.runtime import OllamaRuntime
@@ -111,7 +130,11 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
 
     if settings.execution_providers != "cpu":
         onnx()  # one that this build lacks is known at the start, not with the first model
-    return {"onnx": (onnx, settings.session_budget_bytes), "ollama": (ollama, settings.session_budget_bytes)}
+    return {
+        "onnx": (onnx, settings.session_budget_bytes),
+        "transformers": (transformers, settings.transformers_budget_bytes),
+        "ollama": (ollama, settings.session_budget_bytes),
+    }
 
 
 def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCaches:

@@ -22,7 +22,7 @@ class InferenceSettings(ServerSettings):
     """The Prometheus port; 8002 is where Triton's dashboards look."""
     max_message_bytes: Annotated[int, Field(ge=4096, le=2**31 - 1)] = 64 * MEBIBYTE
     """The largest message taken or sent; tensors travel in one."""
-    request_threads: Annotated[int, Field(ge=1, le=1024)] = 32
+    request_threads: Annotated[int, Field(ge=1, le=1024)] = 64
     """Predictions worked on at once."""
     access_log_share: Share = 0.001
     """The share of successful requests that get a log line. A line for each would halve the rate."""
@@ -69,10 +69,17 @@ class InferenceSettings(ServerSettings):
     """Models loaded at once, for each runtime."""
     load_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """How long a request without a deadline waits for its model to be loaded."""
-    max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 24
-    """Requests of one model worked on at once; keep it below the request threads, so that no model takes all."""
+    max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 48
+    """Requests of one model that hold a thread, waiting or running; keep it below the request threads, so that no model
+    takes all."""
     stream_max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
     """Requests of one stream that are taken and not answered; a client that sends more waits."""
+    max_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32
+    """Rows that run at once at the most, where the version says nothing and its rows are independent; 1: no batches."""
+    max_queue_size: Annotated[int, Field(ge=1, le=100_000)] = 1_000
+    """Requests of one version that wait for their turn, where the version says nothing."""
+    runner_threads: Annotated[int, Field(ge=1, le=1024)] = 16
+    """Threads that run the batches of streams and jobs, which lend none of their own."""
     runtime_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """Threads of ONNX Runtime, and of TensorFlow, within one run; 0: as many as the CPU quota has cores."""
     execution_providers: str = "cpu"

@@ -16,7 +16,7 @@ from services.common.errors import (
     NotFound,
     ResourceExhausted,
 )
-from services.inference.engine.engine import Engine, InferenceAnswer, InferenceRequest
+from services.inference.engine.engine import Engine, EngineLimits, InferenceAnswer, InferenceRequest
 from services.inference.models import ModelFailed, ServingSettings, Signature, TensorSpec
 from services.inference.sessions.sessions import SessionCache
 from tests.serving import BlobShelf, PlainLoader, Versions, onnx_loader, plain_version, wait_until
@@ -140,7 +140,7 @@ def test_a_request_cancelled_while_its_model_loads_is_not_run() -> None:
     engine = Engine(Versions(plain_version("a")), sessions)
     request = InferenceRequest("a", "", X)
     answers: list[InferenceAnswer] = []
-    thread = threading.Thread(target=engine.submit, args=(request, answers.append))
+    thread = threading.Thread(target=lambda: answers.append(engine.infer(request)))
     thread.start()
     wait_until(lambda: loader.began == 1)
     request.cancel()
@@ -165,7 +165,7 @@ def occupy(engine: Engine, model: str) -> InferenceAnswer:
 def test_one_models_requests_in_flight_are_capped_and_the_others_go_on(
     resolver: Versions, sessions: SessionCache, model: str, limit: int
 ) -> None:
-    engine = Engine(resolver, sessions, max_in_flight=2)
+    engine = Engine(resolver, sessions, EngineLimits(max_in_flight=2))
     with ThreadPoolExecutor(limit) as pool:
         running = [pool.submit(occupy, engine, model) for _ in range(limit)]
         wait_until(lambda: bool(engine.statistics()) and engine.statistics()[0].in_flight == limit)
@@ -192,14 +192,14 @@ def test_done_is_called_once_for_every_request_whatever_became_of_it(engine: Eng
     for request in requests:
         answers: list[InferenceAnswer] = []
         engine.submit(request, answers.append)
-        assert len(answers) == 1
+        wait_until(lambda answers=answers: len(answers) == 1)  # type: ignore[misc]
     assert isinstance(answers[0].error, AttributeError)
 
 
 def test_a_request_that_is_over_makes_room_for_the_next_however_it_ended(
     resolver: Versions, sessions: SessionCache
 ) -> None:
-    engine = Engine(resolver, sessions, max_in_flight=1)
+    engine = Engine(resolver, sessions, EngineLimits(max_in_flight=1))
     for inputs in (X, {}, X):
         error = engine.infer(InferenceRequest("iris", "", inputs)).error
         assert not isinstance(error, ResourceExhausted)

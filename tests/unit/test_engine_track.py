@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 import pytest
 
 from services.common.errors import DeadlineExceeded, ResourceExhausted
-from services.inference.engine.engine import Engine
+from services.inference.engine.engine import Engine, EngineLimits
 from services.inference.models import ModelFailed
 from services.inference.sessions.sessions import SessionCache
 from tests.serving import PlainLoader, Versions, plain_version
@@ -23,7 +23,7 @@ def sessions() -> Iterator[SessionCache]:
 
 @pytest.fixture
 def engine(sessions: SessionCache) -> Engine:
-    return Engine(Versions(VERSION), sessions, max_in_flight=1)
+    return Engine(Versions(VERSION), sessions, EngineLimits(max_in_flight=1))
 
 
 def in_flight(sessions: SessionCache) -> list[int]:

@@ -1,9 +1,9 @@
 """The engine: whole tensors in, whole tensors out, and one answer for each request whatever happens.
 
-    resolve → check inputs → session → run → answer
+    resolve → check inputs → wait for its turn → session → run → answer
 
-Front doors, streams and jobs all call `submit(request, done)`. Today every request runs at once on its caller's
-thread; batching will change when and on which thread `done` is called, and nothing else that a caller sees.
+A caller that waits calls `infer` and lends its thread; one that must not (a stream, a job) calls `submit`. Either way
+its request may run together with others: see `lane`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,20 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Protocol
 
-from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
-from services.inference.engine.signature import SignatureCheck
-from services.inference.engine.statistics import Timings, VersionStatistics
+from services.common.errors import Cancelled
+from services.inference.engine.lane import EngineLimits, Lane, ModelShare, Sessions
+from services.inference.engine.requests import InferenceAnswer, InferenceRequest, Ticket
+from services.inference.engine.statistics import VersionStatistics
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
-from services.inference.sessions.cached_session import CachedSession
-from services.inference.tensors import Tensor
+
+__all__ = ["Engine", "EngineLimits", "InferenceAnswer", "InferenceRequest", "QueueStatus", "Resolver", "Tracked"]
 
 log = logging.getLogger(__name__)
 
@@ -34,90 +37,6 @@ class Resolver(Protocol):
         ...
 
 
-class Sessions(Protocol):
-    """Has the models in memory; see `SessionCache`."""
-
-    def acquire(self, version: ResolvedVersion, timeout_s: float) -> CachedSession:
-        """Return the version's session, loading it if need be."""
-        ...
-
-    def release(self, entry: CachedSession) -> None:
-        """Give a session back."""
-        ...
-
-
-class InferenceRequest:
-    """One request: `inputs` by name, the `outputs` wanted (none named: all).
-
-    `deadline_ns` is on the monotonic clock, 0 for none. A front door that has resolved the version already (to read
-    features by name, say) hands it over as `resolved`. `priority`: 1 goes first, 0 is the version's default level.
-    `skip_cache`: neither look into the response cache nor keep the answer there.
-    """
-
-    __slots__ = (
-        "cancelled",
-        "deadline_ns",
-        "inputs",
-        "model",
-        "outputs",
-        "priority",
-        "resolved",
-        "skip_cache",
-        "version",
-    )
-
-    def __init__(
-        self,
-        model: str,
-        version: str,
-        inputs: Mapping[str, Tensor],
-        *,
-        outputs: tuple[str, ...] = (),
-        deadline_ns: int = 0,
-        resolved: ResolvedVersion | None = None,
-        priority: int = 0,
-        skip_cache: bool = False,
-    ) -> None:
-        self.model = model
-        self.version = version
-        self.inputs = inputs
-        self.outputs = outputs
-        self.deadline_ns = deadline_ns
-        self.resolved = resolved
-        self.priority = priority
-        self.skip_cache = skip_cache
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        """Say that nobody waits any more: work that has not begun is dropped. Safe from any thread."""
-        self.cancelled = True
-
-    def remaining_s(self, now_ns: int, at_most_s: float) -> float:
-        """The time left of a request with a deadline; raises Cancelled, or DeadlineExceeded where there is none."""
-        if self.cancelled:
-            raise Cancelled("the caller went away; the request was dropped")
-        if now_ns >= self.deadline_ns:
-            raise DeadlineExceeded("Request timeout expired", reason="REQUEST_TIMEOUT")
-        return min(at_most_s, (self.deadline_ns - now_ns) / 1e9)
-
-
-class InferenceAnswer:
-    """What became of a request: `outputs`, or an `error`. `version` is None where not even that was found.
-
-    `cache` says what the response cache had: "HIT", "MISS", or "" where it was not asked.
-    """
-
-    __slots__ = ("cache", "error", "outputs", "row_count", "timings", "version")
-
-    def __init__(self) -> None:
-        self.cache = ""
-        self.version: ResolvedVersion | None = None
-        self.outputs: dict[str, Tensor] = {}
-        self.error: Exception | None = None
-        self.row_count = 0
-        self.timings = Timings()
-
-
 class Tracked:
     """Work that `Engine.track` holds a session for; whoever does it may say how many rows it was."""
 
@@ -128,78 +47,60 @@ class Tracked:
         self.row_count = 1
 
 
-class _Lane:
-    """One version's way through the engine. The versions of a model share its lock and its number in flight."""
+@dataclass(frozen=True, slots=True)
+class QueueStatus:
+    """What waits for a version now: requests, their rows, how long the oldest has waited; and how many runs go on."""
 
-    __slots__ = ("check", "model", "statistics")
-
-    def __init__(self, version: ResolvedVersion, model: _Model) -> None:
-        self.check = SignatureCheck(version.signature)
-        self.statistics = VersionStatistics(version)
-        self.model = model
-
-
-class _Model:
-    __slots__ = ("in_flight", "lock")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.in_flight = 0
+    version: ResolvedVersion
+    waiting: int
+    waiting_rows: int
+    oldest_s: float
+    running: int
 
 
 class Engine:
-    """Runs requests. `max_in_flight` bounds one model's share of the pool, so that no model takes it all;
-    `load_wait_s` bounds how long a request without a deadline waits for its model to be loaded.
-    """
+    """Runs requests; how many at once and how long they may wait is settled by each version's serving settings."""
 
-    def __init__(
-        self, resolver: Resolver, sessions: Sessions, *, max_in_flight: int = 64, load_wait_s: float = 60.0
-    ) -> None:
+    def __init__(self, resolver: Resolver, sessions: Sessions, limits: EngineLimits | None = None) -> None:
         self._resolver = resolver
         self._sessions = sessions
-        self._max_in_flight = max_in_flight
-        self._load_wait_s = load_wait_s
-        self._lanes: dict[str, _Lane] = {}
+        self._limits = limits or EngineLimits()
+        self._lanes: dict[str, Lane] = {}
         self._keys: dict[tuple[str, str], str] = {}
-        self._models: dict[str, _Model] = {}
+        self._models: dict[str, ModelShare] = {}
         self._adding = threading.Lock()
-
-    def submit(self, request: InferenceRequest, done: Callable[[InferenceAnswer], None]) -> None:
-        """Run the request, and call `done` exactly once with its answer. Never raises what the request caused.
-
-        `answer.error` is a DomainError: what the resolver and the session cache raise, InvalidArgument from the
-        signature check, ResourceExhausted(QUEUE_FULL), DeadlineExceeded, Cancelled, ModelFailed; anything else is a
-        defect, handed on for the front door to log. `done` runs on whichever thread has the answer: it must be
-        quick and must not raise.
-        """
-        began_ns = time.monotonic_ns()
-        answer = InferenceAnswer()
-        lane: _Lane | None = None
-        entered = False
-        try:
-            version = request.resolved or self._resolver.resolve(request.model, request.version)
-            answer.version = version
-            lane = self._lanes.get(version.key) or self._add_lane(version)
-            self._enter(lane, version)
-            entered = True
-            self._run(request, lane, version, answer, began_ns)
-        except Exception as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
-            answer.error = error
-        finally:
-            answer.timings.total_ns = time.monotonic_ns() - began_ns
-            if lane is not None:
-                self._count(answer, lane, entered=entered)
-            try:
-                done(answer)
-            except Exception:
-                # It was called; what it did with the answer is its own affair, and no neighbour's.
-                log.exception("a request's answer could not be handed over")
+        # Its threads start with the first request that lends none.
+        self._runners = ThreadPoolExecutor(self._limits.runners, thread_name_prefix="runner")
 
     def infer(self, request: InferenceRequest) -> InferenceAnswer:
-        """Submit, and wait for the answer: what a blocking handler calls."""
-        answers: list[InferenceAnswer] = []
-        self.submit(request, answers.append)
-        return answers[0]
+        """Run the request, alone or with others, on this thread or on one of theirs, and wait for the answer.
+
+        Never raises what the request caused: `answer.error` is a DomainError, namely what the resolver and the session
+        cache raise, InvalidArgument from the signature check, ResourceExhausted(QUEUE_FULL), DeadlineExceeded,
+        Cancelled, ModelFailed; anything else is a defect, handed on for the front door to log.
+        """
+        ticket = Ticket(request, None, time.monotonic_ns())
+        lane, leads = self._place(ticket)
+        if lane is not None:
+            if leads:
+                lane.lead(ticket)
+            else:
+                lane.wait(ticket)
+        return ticket.answer
+
+    def submit(self, request: InferenceRequest, done: Callable[[InferenceAnswer], None]) -> None:
+        """Have the request run without waiting for it; `done` is called exactly once with what `infer` would return.
+
+        Here, if it is refused at once; else on whichever thread has the answer. It must be quick and must not raise.
+        Such a request takes none of its model's share of callers' threads: the length of the queue alone bounds it.
+        Where it expires while it waits, it hears so when the next batch is formed; a cancelled one hears at once.
+        """
+        ticket = Ticket(request, done, time.monotonic_ns())
+        lane, leads = self._place(ticket)
+        if lane is None:
+            ticket.tell()
+        elif leads:
+            lane.start_runner(ticket)
 
     @contextmanager
     def track(self, version: ResolvedVersion, *, deadline_ns: int = 0) -> Iterator[Tracked]:
@@ -213,15 +114,12 @@ class Engine:
         bounds the wait for the load alone.
         """
         began_ns = time.monotonic_ns()
-        request = InferenceRequest(version.model, version.version, {}, deadline_ns=deadline_ns)
-        answer = InferenceAnswer()
-        lane = self._lanes.get(version.key) or self._add_lane(version)
-        entered = False
+        ticket = Ticket(InferenceRequest(version.model, "", {}, deadline_ns=deadline_ns), None, began_ns)
+        answer = ticket.answer
+        lane = self._lane_of(version)
+        lane.enter(ticket)
         try:
-            self._enter(lane, version)
-            entered = True
-            wait_s = request.remaining_s(began_ns, self._load_wait_s) if deadline_ns else self._load_wait_s
-            entry = self._sessions.acquire(version, wait_s)
+            entry = self._sessions.acquire(version, ticket.remaining_s(began_ns, self._limits.load_wait_s))
             try:
                 run_ns = time.monotonic_ns()
                 answer.timings.queue_ns = run_ns - began_ns
@@ -231,88 +129,72 @@ class Engine:
                 answer.timings.compute_infer_ns = time.monotonic_ns() - run_ns
             finally:
                 self._sessions.release(entry)
-        except GeneratorExit:
-            answer.error = Cancelled("the caller went away; the stream was ended")
-            raise
-        except Exception as error:
-            answer.error = error
+        except BaseException as error:
+            left = Cancelled("the caller went away; the work was ended")  # a generator's close
+            answer.error = error if isinstance(error, Exception) else left
             raise
         finally:
-            answer.timings.total_ns = time.monotonic_ns() - began_ns
-            self._count(answer, lane, entered=entered)
+            lane.leave(ticket)
+
+    def queues(self) -> list[QueueStatus]:
+        """Say of every version that was ever asked for what waits for it now."""
+        found = []
+        for lane in list(self._lanes.values()):
+            with lane.share.lock:
+                oldest_ns = lane.queue.oldest_ns()
+                oldest_s = 0.0 if oldest_ns is None else (time.monotonic_ns() - oldest_ns) / 1e9
+                found.append(QueueStatus(lane.version, lane.queue.count, lane.queue.rows, oldest_s, lane.running))
+        return found
 
     def statistics(self) -> list[VersionStatistics]:
         """Copy the statistics of every version that was ever asked for, in the order of their first requests."""
         copies = []
         for lane in list(self._lanes.values()):
-            with lane.model.lock:
+            with lane.share.lock:
                 copies.append(lane.statistics.snapshot())
         return copies
 
-    def _add_lane(self, version: ResolvedVersion) -> _Lane:
+    def _place(self, ticket: Ticket) -> tuple[Lane | None, bool]:
+        """Resolve and check the request, and give it a place in its lane, and say whether it leads.
+
+        The check comes first: a bad request loads no model and joins nobody. No lane: it was refused.
+        """
+        request, answer = ticket.request, ticket.answer
+        lane: Lane | None = None
+        try:
+            version = request.resolved or self._resolver.resolve(request.model, request.version)
+            answer.version = version
+            lane = self._lane_of(version)
+            check_ns = time.monotonic_ns()
+            lane.check.check(request.inputs)
+            if request.outputs:
+                lane.check.check_outputs(request.outputs)
+            answer.timings.compute_input_ns = time.monotonic_ns() - check_ns
+            return lane, lane.admit(ticket)
+        except Exception as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
+            answer.error = error
+            if lane is not None:
+                lane.refuse(ticket, error)
+            return None, False
+
+    def _lane_of(self, version: ResolvedVersion) -> Lane:
+        lane = self._lanes.get(version.key)
+        if lane is None:
+            return self._add_lane(version)
+        if lane.version is not version:
+            lane.adopt(version)
+        return lane
+
+    def _add_lane(self, version: ResolvedVersion) -> Lane:
         with self._adding:
-            model = self._models.setdefault(version.model, _Model())
-            lane = self._lanes.setdefault(version.key, _Lane(version, model))
+            share = self._models.setdefault(version.model, ModelShare())
+            lane = self._lanes.get(version.key)
+            if lane is None:
+                lane = Lane(version, share, self._sessions, self._limits, self._runners)
+                self._lanes[version.key] = lane
             before = self._keys.get((version.model, version.version))
             if before is not None and before != version.key:
                 # Registered anew with other bytes: whoever counts by name must meet one of the two only.
                 self._lanes.pop(before, None)
             self._keys[version.model, version.version] = version.key
             return lane
-
-    def _enter(self, lane: _Lane, version: ResolvedVersion) -> None:
-        limit = version.serving.max_in_flight or self._max_in_flight
-        model = lane.model
-        with model.lock:
-            if model.in_flight < limit:
-                model.in_flight += 1
-                lane.statistics.in_flight += 1
-                return
-        raise ResourceExhausted(
-            f"Exceeds maximum queue size: {limit} requests for {version.model} are in flight; try again later",
-            reason="QUEUE_FULL",
-        )
-
-    def _run(
-        self,
-        request: InferenceRequest,
-        lane: _Lane,
-        version: ResolvedVersion,
-        answer: InferenceAnswer,
-        began_ns: int,
-    ) -> None:
-        """Check, get the session, run. The check comes first: a bad request loads no model."""
-        timings = answer.timings
-        check_ns = time.monotonic_ns()
-        lane.check.check(request.inputs)
-        if request.outputs:
-            lane.check.check_outputs(request.outputs)
-        checked_ns = time.monotonic_ns()
-        wait_s = self._load_wait_s
-        if request.deadline_ns or request.cancelled:
-            wait_s = request.remaining_s(checked_ns, wait_s)
-        entry = self._sessions.acquire(version, wait_s)
-        try:
-            if request.cancelled:  # while the model was being loaded
-                request.remaining_s(checked_ns, wait_s)
-            run_ns = time.monotonic_ns()
-            answer.outputs = entry.session.run(request.inputs, request.outputs)
-            ran_ns = time.monotonic_ns()
-        finally:
-            self._sessions.release(entry)
-        answer.row_count = lane.check.row_count(request.inputs)
-        timings.compute_input_ns = checked_ns - check_ns
-        timings.queue_ns = run_ns - began_ns - timings.compute_input_ns
-        timings.compute_infer_ns = ran_ns - run_ns
-        timings.compute_output_ns = time.monotonic_ns() - ran_ns
-
-    def _count(self, answer: InferenceAnswer, lane: _Lane, *, entered: bool) -> None:
-        """Count before answering: a caller that has its answer finds it in the statistics."""
-        with lane.model.lock:
-            if entered:
-                lane.model.in_flight -= 1
-                lane.statistics.in_flight -= 1
-            if answer.error is None:
-                lane.statistics.count_success(answer.row_count, answer.timings)
-            else:
-                lane.statistics.count_failure(answer.error, answer.timings.total_ns)

@@ -5,7 +5,7 @@ The check runs on every request, so what never changes is worked out once, when 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from services.inference.tensors import Tensor, datatype_of, dtype_of
 class SignatureCheck:
     """The check for one signature. Dtypes must match exactly; NaN and infinities are the model's own affair."""
 
-    __slots__ = ("_inputs", "_outputs", "_row_input", "signature")
+    __slots__ = ("_free", "_inputs", "_outputs", "_row_input", "joinable", "signature")
 
     def __init__(self, signature: Signature) -> None:
         self.signature = signature
@@ -26,6 +26,12 @@ class SignatureCheck:
         self._outputs = frozenset(spec.name for spec in signature.outputs)
         first = signature.inputs[0] if signature.inputs else None
         self._row_input = first.name if first and first.shape and first.shape[0] < 0 else None
+        specs = (*signature.inputs, *signature.outputs)
+        self.joinable = bool(signature.inputs) and all(spec.shape and spec.shape[0] < 0 for spec in specs)
+        """Whether every input and output has rows in front, as many as are sent."""
+        self._free = tuple(
+            (spec.name, axis) for spec in signature.inputs for axis, size in enumerate(spec.shape) if axis and size < 0
+        )
 
     def check(self, inputs: Mapping[str, Tensor]) -> None:
         """Pass, or raise InvalidArgument that names the input, what came and what the model takes.
@@ -61,6 +67,16 @@ class SignatureCheck:
     def row_count(self, inputs: Mapping[str, Tensor]) -> int:
         """Count the rows of checked inputs: the first input's first dimension where it is free, else 1."""
         return 1 if self._row_input is None else int(inputs[self._row_input].shape[0])
+
+    def join_key(self, inputs: Mapping[str, Tensor], outputs: tuple[str, ...]) -> Hashable:
+        """What checked requests must have in common to be joined: their free sizes and outputs; None: with no other."""
+        if len(inputs) > 1:
+            rows = self.row_count(inputs)
+            if any(tensor.shape[0] != rows for tensor in inputs.values()):
+                return None  # the model's own refusal is this caller's alone
+        if not self._free:
+            return outputs
+        return (outputs, *(inputs[name].shape[axis] for name, axis in self._free))
 
     def _refuse_unknown(self, inputs: Mapping[str, Tensor]) -> None:
         known = {wanted.name for wanted in self._inputs}

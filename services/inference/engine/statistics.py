@@ -36,9 +36,10 @@ class BatchTally:
 class VersionStatistics:
     """The counts of one version since the process began; whoever counts holds its model's lock.
 
-    `inferences` counts rows, `executions` runs of the model. Queue and compute times are those of the successful
-    requests. `failures` are by kind: REJECTED, CANCELED, BACKEND, OTHER. `batches` are by rows: exact up to
-    EXACT_BATCH_ROWS and rounded up to a power of two beyond, since callers choose how many they send.
+    `inferences` counts rows, `executions` runs of the model that answered, of one request or of several joined. Queue
+    and compute times are those of the successful requests; each of those that were joined counts the whole run.
+    `failures` are by kind: REJECTED, CANCELED, BACKEND, OTHER. `batches` are by rows: exact up to EXACT_BATCH_ROWS and
+    rounded up to a power of two beyond, since callers choose how many they send.
     """
 
     version: ResolvedVersion
@@ -58,7 +59,7 @@ class VersionStatistics:
     batches: dict[int, BatchTally] = field(default_factory=dict)
 
     def count_success(self, rows: int, timings: Timings) -> None:
-        """Count one request that ran by itself."""
+        """Count one request that was answered."""
         self.successes += 1
         self.success_ns += timings.total_ns
         self.queue_ns += timings.queue_ns
@@ -66,8 +67,11 @@ class VersionStatistics:
         self.compute_infer_ns += timings.compute_infer_ns
         self.compute_output_ns += timings.compute_output_ns
         self.inferences += rows
-        self.executions += 1
         self.last_inference_ms = time.time_ns() // 1_000_000
+
+    def count_run(self, rows: int, timings: Timings) -> None:
+        """Count one run of the model for `rows`, of one request or of several joined; `timings` are one request's."""
+        self.executions += 1
         size = rows if rows <= EXACT_BATCH_ROWS else 1 << (rows - 1).bit_length()
         batch = self.batches.get(size)
         if batch is None:
