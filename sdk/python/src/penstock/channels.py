@@ -129,12 +129,20 @@ class Connection(Generic[Stub]):
                 tries.again(self._typed(error, request))
 
     def stream(
-        self, method: grpc.UnaryStreamMultiCallable[Request, Response], request: Request
+        self,
+        method: grpc.UnaryStreamMultiCallable[Request, Response],
+        request: Request,
+        *,
+        timeout_s: float | None = None,
+        idle_timeout_s: float | None = None,
     ) -> Generator[Response, None, None]:
-        """Read a stream of responses, once, in one piece; leaving the iterator cancels it."""
+        """Read a stream of responses, once, in one piece; leaving the iterator cancels it.
+
+        `timeout_s` is for all of it, None for as long as it takes; `idle_timeout_s` instead of the connection's.
+        """
         with self._unless_closed():
-            call = method(request, metadata=self._metadata)
-        with Watchdog(call.cancel, self._limits.idle_timeout_s) as watchdog:
+            call = method(request, timeout=timeout_s, metadata=self._metadata)
+        with Watchdog(call.cancel, idle_timeout_s or self._limits.idle_timeout_s) as watchdog:
             try:
                 watchdog.waiting()
                 for response in call:
@@ -258,7 +266,7 @@ class Connection(Generic[Stub]):
             return None
         kind = request if isinstance(request, type) else type(request)
         return DeadlineExceeded(
-            f"{self._address.target} was silent for {self._limits.idle_timeout_s:g} s during {rpc_of(kind)[1]}",
+            f"{self._address.target} was silent for {watchdog.idle_timeout_s:g} s during {rpc_of(kind)[1]}",
             reason="STREAM_STALLED",
             retryable=True,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from numpy.typing import ArrayLike, NDArray
 
+from penstock.generation import InferenceGeneration
 from penstock.prediction_streams import InferenceStreams
 from penstock.predictions import Prediction, make_request, prediction_of
 from penstock.response_cache import InferenceResponseCache
@@ -15,7 +16,7 @@ from penstock.sessions import InferenceSessions
 __all__ = ["InferenceClient", "Prediction"]
 
 
-class InferenceClient(InferenceStreams, InferenceSessions, InferenceResponseCache):
+class InferenceClient(InferenceStreams, InferenceGeneration, InferenceSessions, InferenceResponseCache):
     """Calls the inference service."""
 
     def predict(

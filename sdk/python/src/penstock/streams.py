@@ -21,7 +21,7 @@ class Watchdog:
 
     def __init__(self, cancel: Callable[[], object], idle_timeout_s: float) -> None:
         self._cancel = cancel
-        self._idle_timeout_s = idle_timeout_s
+        self.idle_timeout_s = idle_timeout_s
         self._waiting_since: float | None = None
         self._closed = threading.Event()
         self.bit = False
@@ -45,10 +45,10 @@ class Watchdog:
         self._waiting_since = None
 
     def _watch(self) -> None:
-        left_s = self._idle_timeout_s
+        left_s = self.idle_timeout_s
         while not self._closed.wait(left_s):
             since = self._waiting_since
-            left_s = self._idle_timeout_s if since is None else since + self._idle_timeout_s - time.monotonic()
+            left_s = self.idle_timeout_s if since is None else since + self.idle_timeout_s - time.monotonic()
             if left_s <= 0:
                 self.bit = True
                 self._cancel()

@@ -72,6 +72,7 @@ _HINTS = {
     "MISSING_KEY": "give --token, or set PENSTOCK_TOKEN",
     "UNKNOWN_KEY": "give another --token, or set PENSTOCK_TOKEN",
     "APPROVAL_REQUIRED": "give --note, and --approver",
+    "WRONG_MODE": "--chat sends the prompt as a message",
     "EVALUATION_REQUIRED": "`penstock model evaluate MODEL VERSION --metric NAME=X` records one",
     "UNAVAILABLE": "`penstock up` starts the suite",
 }

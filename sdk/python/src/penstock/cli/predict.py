@@ -60,18 +60,18 @@ def predict(
     output.note(f"later: penstock feedback {prediction.inference_id} --outcome …")
 
 
-def read_argument(text: str) -> str:
-    """Read what an argument means: itself, the file after an @, or stdin for a dash."""
+def read_argument(text: str, what: str = "JSON") -> str:
+    """Read what an argument means: itself, the file after an @, or stdin for a dash. `what` is read, errors say."""
     if text == "-":
         if sys.stdin.isatty():
-            sys.stderr.write("reading JSON from the terminal; Ctrl-D ends it\n")
+            sys.stderr.write(f"reading {what} from the terminal; Ctrl-D ends it\n")
         content = sys.stdin.read(MAX_INPUT_BYTES + 1)
     elif text.startswith("@"):
         try:
             with Path(text[1:]).open(encoding="utf-8") as file:
                 content = file.read(MAX_INPUT_BYTES + 1)
         except UnicodeDecodeError as error:
-            raise typer.BadParameter(f"{text[1:]} is no text in UTF-8, so it holds no JSON") from error
+            raise typer.BadParameter(f"{text[1:]} is no text in UTF-8") from error
     else:
         return text
     if len(content) > MAX_INPUT_BYTES:
