@@ -29,6 +29,7 @@ from services.inference.models import (
     WarmUp,
 )
 from services.inference.prediction import Prediction
+from services.inference.runtimes.transformers.tasks import served_signature
 from services.inference.tensor_protos import add_tensor, specs_of, tensor_of
 from services.inference.tensors import Tensor
 
@@ -67,7 +68,7 @@ def _resolved(version: registry_pb2.ModelVersion) -> ResolvedVersion:
         deployment_number=version.deployment_number,
         framework=FRAMEWORKS.get(version.framework, UNKNOWN),
         stage=STAGES.get(version.stage, UNKNOWN),
-        signature=Signature(specs_of(version.signature.inputs), specs_of(version.signature.outputs)),
+        signature=_signature(version),
         files=tuple(ArtifactFile(file.path, file.sha256, file.size_bytes) for file in version.files),
         rows_independent=version.validation.rows_independent,
         capture=CapturePolicy(
@@ -79,6 +80,14 @@ def _resolved(version: registry_pb2.ModelVersion) -> ResolvedVersion:
         metadata=Metadata(version.metadata.task_type, _fields_of(version.metadata.fields)),
         ollama=_ollama(version),
     )
+
+
+def _signature(version: registry_pb2.ModelVersion) -> Signature:
+    """Read what a version is asked and answers; a Transformers bundle is asked with texts, not with its graph's ids."""
+    signature = Signature(specs_of(version.signature.inputs), specs_of(version.signature.outputs))
+    if version.framework == registry_pb2.FRAMEWORK_TRANSFORMERS:
+        return served_signature(Metadata(version.metadata.task_type), signature)
+    return signature
 
 
 def _serving(settings: registry_pb2.ServingSettings) -> ServingSettings:

@@ -53,6 +53,12 @@ def random_weights(config: BertConfig, *, seed: int = 0) -> Weights:
 
 def embed(config: BertConfig, weights: Weights, ids: list[int], kinds: list[int]) -> Floats:
     """Embed one sentence without padding, in double precision: [hidden_size], of length 1."""
+    mean: Floats = hidden(config, weights, ids, kinds).mean(axis=0)
+    return mean / np.linalg.norm(mean)
+
+
+def hidden(config: BertConfig, weights: Weights, ids: list[int], kinds: list[int]) -> Floats:
+    """Give the last layer's vector for each token of one sentence without padding: [tokens, hidden_size]."""
     w: dict[str, Floats] = {name: np.asarray(each, np.float64) for name, each in weights.items()}
     x = w["embeddings.word_embeddings.weight"][ids] + w["embeddings.token_type_embeddings.weight"][kinds]
     x = _norm(config, w, "embeddings.LayerNorm", x + w["embeddings.position_embeddings.weight"][: len(ids)])
@@ -68,8 +74,7 @@ def embed(config: BertConfig, weights: Weights, ids: list[int], kinds: list[int]
         wide = _dense(w, f"{name}.intermediate.dense", x)
         narrow = _dense(w, f"{name}.output.dense", wide * 0.5 * (1 + _erf(wide / np.sqrt(2))))
         x = _norm(config, w, f"{name}.output.LayerNorm", x + narrow)
-    mean: Floats = x.mean(axis=0)
-    return mean / np.linalg.norm(mean)
+    return np.asarray(x)
 
 
 def _columns_of_heads(config: BertConfig) -> list[slice]:
