@@ -246,7 +246,7 @@ def test_a_stream_that_is_left_closes_its_connection(stub: StubOllama) -> None:
     stub.models[NAME] = linger
     pieces = iter(load(stub, "generate").stream({"prompt": texts("x")}, GenerationOptions()))
     next(pieces)
-    pieces.close()  # type: ignore[attr-defined] # a generator, which the protocol does not promise
+    pieces.close()
     assert closed.wait(WAIT_S)
 
 
