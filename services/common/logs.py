@@ -15,7 +15,6 @@ def configure(service: str, level: str) -> None:
         service: stands in each line as `service`.
         level: debug, info, warning or error.
     """
-    number = logging.getLevelNamesMapping()[level.upper()]
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_logger_name,
@@ -24,8 +23,9 @@ def configure(service: str, level: str) -> None:
         structlog.processors.format_exc_info,
     ]
     structlog.configure(
-        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        # The level that counts is the root logger's, which may change while the service runs.
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG),
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
@@ -42,6 +42,16 @@ def configure(service: str, level: str) -> None:
     )
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(number)
+    set_level(level)
     # psycopg's pool warns about each reconnect by itself; ours says it once, with the reason.
     logging.getLogger("psycopg.pool").setLevel(logging.ERROR)
+
+
+def set_level(level: str) -> None:
+    """Leave out lines below a level from now on: debug, info, warning or error."""
+    logging.getLogger().setLevel(logging.getLevelNamesMapping()[level.upper()])
+
+
+def current_level() -> str:
+    """Say below which level lines are left out."""
+    return logging.getLevelName(logging.getLogger().level).lower()

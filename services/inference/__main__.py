@@ -11,11 +11,13 @@ import structlog
 from services.common.errors import DomainError
 from services.common.keys import KeyRing
 from services.common.process import run
-from services.common.server import Server
+from services.common.server import Server, is_loopback
 from services.inference import servicer
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
 from services.inference.clients import client_of
+from services.inference.control import control, log_settings, trace_settings
+from services.inference.control import servicer as control_servicer
 from services.inference.engine.engine import Engine, EngineLimits
 from services.inference.events.events import Event, EventLog, MonitoringSender, encode
 from services.inference.events.spool import Spool, SpoolSettings
@@ -36,6 +38,7 @@ from services.inference.sessions.loader import BuildRuntime, ModelLoader
 from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
 from services.inference.settings import InferenceSettings
+from services.inference.shared_memory import control as shared_memory
 from services.inference.workers.membership import Membership, OnlyProcess
 
 if TYPE_CHECKING:
@@ -59,18 +62,47 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     generator = TextGenerator(catalog, engine, events)
     _follow(settings, stack, catalog, sessions, member)
     metrics.registry.register(InferenceCollector(engine, sessions, spool))
-    repository = Repository(catalog, engine, sessions)
+    hands = control.SessionControl(catalog, member.broadcast, load_wait_s=settings.load_timeout_ms / 1000)
+    control.SessionCommands(catalog, sessions).add_to(member.commands)
+    repository = Repository(catalog, engine, sessions, member.broadcast, max_batch_size=settings.max_batch_size)
+    open_inference = _open_inference(settings, member, predictor, repository, hands)
     member.join()
     return Server(
         settings,
         [
-            oip.service(predictor, repository),
+            oip.service(open_inference),
+            control_servicer.service(hands),
             servicer.service(predictor, generator, stream_max_in_flight=settings.stream_max_in_flight),
         ],
         keys=keys,
         metrics=metrics,
         checks=(catalog.check,),
         sharing=member.sharing,
+    )
+
+
+def _open_inference(
+    settings: InferenceSettings,
+    member: Membership,
+    predictor: Predictor,
+    repository: Repository,
+    hands: control.SessionControl,
+) -> oip.OpenInferenceServicer:
+    """Build the Open Inference Protocol's front door, with what it tells every worker."""
+    regions = shared_memory.open_regions(enabled=settings.shared_memory, loopback=is_loopback(settings.host))
+    if regions is not None:
+        shared_memory.add_commands(member.commands, regions)
+    repository.add_to(member.commands)
+    log_settings.add_commands(member.commands)
+    return oip.OpenInferenceServicer(
+        predictor,
+        repository,
+        hands,
+        shared_memory.SharedMemory(regions, member.broadcast),
+        log_settings.LogSettings(member.broadcast),
+        trace_settings.TraceSettings(None, member.broadcast),
+        oip.Dialect(settings.server_name, mirrored=settings.typed_answers == "mirrored"),
+        stream_max_in_flight=settings.stream_max_in_flight,
     )
 
 

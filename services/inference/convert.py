@@ -152,18 +152,15 @@ def _bad_text(name: str, value: str, least: int, most: int) -> list[FieldViolati
     return []
 
 
-def timeout_s_of(request: PredictRequest, remaining_s: float | None) -> float | None:
-    """Read how long the request may wait: as it says, and no longer than its call has left.
+def queue_timeout_s_of(request: PredictRequest) -> float:
+    """Read how long the request may wait before it runs; 0: the version's own time-out.
 
     Raises InvalidArgument (INVALID_FIELD) for a negative time or priority.
     """
     if request.timeout_ms < 0 or request.priority < 0:
         name = "timeout_ms" if request.timeout_ms < 0 else "priority"
         raise InvalidArgument.field(name, "it is below 0; send 0 for the version's own", reason="INVALID_FIELD")
-    if request.timeout_ms == 0:
-        return remaining_s
-    timeout_s = request.timeout_ms / 1000
-    return timeout_s if remaining_s is None else min(timeout_s, remaining_s)
+    return request.timeout_ms / 1000
 
 
 def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor]:

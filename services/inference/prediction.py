@@ -9,6 +9,7 @@ from functools import partial
 
 from penstock.ids import uuid7
 from services.common.errors import DomainError
+from services.inference.caching.engine import CachingEngine
 from services.inference.confidence import Confidence
 from services.inference.engine.engine import Engine, InferenceAnswer, InferenceRequest
 from services.inference.events.events import Event, EventLog
@@ -43,7 +44,7 @@ Done = Callable[[Outcome], None]
 class Predictor:
     """Answers predictions and records each, the failed ones too."""
 
-    def __init__(self, catalog: Catalog, engine: Engine, events: EventLog) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine | CachingEngine, events: EventLog) -> None:
         self._catalog = catalog
         self._engine = engine
         self._events = events
@@ -58,6 +59,7 @@ class Predictor:
         *,
         outputs: tuple[str, ...] = (),
         timeout_s: float | None = None,
+        queue_timeout_s: float = 0.0,
         priority: int = 0,
         skip_cache: bool = False,
         on_cancel: OnCancel,
@@ -71,6 +73,7 @@ class Predictor:
             caller: goes into the event.
             outputs: the outputs wanted; none named: all.
             timeout_s: the time left, from now; None: for as long as it takes.
+            queue_timeout_s: how long the request may wait before it runs; 0: as long as its version says.
             priority: 1 goes first while several wait; 0: the version's default level.
             skip_cache: neither look into the response cache nor keep the answer there.
             on_cancel: takes a callback for when the client goes away; says False where it has gone already.
@@ -80,7 +83,9 @@ class Predictor:
         """
         attempt = _Attempt(model, caller)
         try:
-            request = self._request(attempt, version, read_inputs, outputs, timeout_s, priority, skip_cache)
+            request = self._request(
+                attempt, version, read_inputs, outputs, timeout_s, queue_timeout_s, priority, skip_cache
+            )
             if not on_cancel(request.cancel):
                 request.cancel()
             answer = self._engine.infer(request)
@@ -101,6 +106,7 @@ class Predictor:
         *,
         outputs: tuple[str, ...] = (),
         timeout_s: float | None = None,
+        queue_timeout_s: float = 0.0,
         priority: int = 0,
         skip_cache: bool = False,
     ) -> Callable[[], None]:
@@ -114,7 +120,9 @@ class Predictor:
         """
         attempt = _Attempt(model, caller)
         try:
-            request = self._request(attempt, version, read_inputs, outputs, timeout_s, priority, skip_cache)
+            request = self._request(
+                attempt, version, read_inputs, outputs, timeout_s, queue_timeout_s, priority, skip_cache
+            )
         except Exception as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
             self._failed(attempt, error)
             done(error)
@@ -129,6 +137,7 @@ class Predictor:
         read_inputs: ReadInputs,
         outputs: tuple[str, ...],
         timeout_s: float | None,
+        queue_timeout_s: float,
         priority: int,
         skip_cache: bool,
     ) -> InferenceRequest:
@@ -141,6 +150,7 @@ class Predictor:
             inputs,
             outputs=outputs,
             deadline_ns=0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9),
+            timeout_ns=int(queue_timeout_s * 1e9),
             resolved=resolved,
             priority=priority,
             skip_cache=skip_cache,

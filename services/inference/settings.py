@@ -72,6 +72,14 @@ class InferenceSettings(ServerSettings):
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 48
     """Requests of one model that hold a thread, waiting or running; keep it below the request threads, so that no model
     takes all."""
+    server_name: Annotated[str, Field(min_length=1, max_length=100)] = "penstock"
+    """What clients of the Open Inference Protocol read as the server's name; a few insist on `triton`."""
+    typed_answers: Literal["asked", "mirrored"] = "asked"
+    """Whether clients of the Open Inference Protocol that send typed tensors get typed ones back: where they ask for it
+    (`mirror_contents`), or always, for those that read nothing else. tritonclient and perf_analyzer read raw ones."""
+    shared_memory: bool = False
+    """Let tensors travel through system shared memory, for clients on this machine and of this user; only where the
+    service listens on loopback."""
     stream_max_in_flight: Annotated[int, Field(ge=1, le=4096)] = 32
     """Requests of one stream that are taken and not answered; a client that sends more waits."""
     max_batch_size: Annotated[int, Field(ge=1, le=65_536)] = 32

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
@@ -15,7 +13,6 @@ from services.inference.tensors import from_raw
 from tests import inference
 from tests.inference import DEADLINE_S, Suite, fp32, infer_request
 from tests.postgres import PostgresServer
-from tests.registry import refusal
 from tests.testdata import models
 
 ROWS = fp32([[1, 2, 3, 4], [4, 3, 2, 1]])
@@ -171,12 +168,3 @@ def test_only_ready_versions_are_listed_to_those_who_ask_for_them(suite: Suite) 
     inference.wait_until(lambda: listed(ready=False).get("broken 1.0.0") == ("UNAVAILABLE", "FAILED") or None)
     assert "broken 1.0.0" not in listed(ready=True)
     assert listed(ready=True)["classifier 1.0.0"] == ("READY", "")
-
-
-@pytest.mark.parametrize("method", ["ModelStreamInfer", "RepositoryModelLoad", "SystemSharedMemoryStatus"])
-def test_what_is_not_served_yet_says_so(suite: Suite, method: str) -> None:
-    with grpc.insecure_channel(suite.inference.address) as channel:
-        call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
-        with pytest.raises(grpc.RpcError) as caught:
-            call(b"", timeout=DEADLINE_S)
-    assert refusal(caught.value)[0] is grpc.StatusCode.UNIMPLEMENTED

@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from services.common.errors import InvalidArgument, Unimplemented
-from services.inference.engine.statistics import Timings, VersionStatistics
-from services.inference.models import ResolvedVersion, Signature, TensorSpec
+from services.inference.models import Metadata, ResolvedVersion, Signature, TensorSpec
 from services.inference.oip import convert
 from services.inference.oip import open_inference_pb2 as pb
+from services.inference.oip.convert import Answers
 from services.inference.prediction import Prediction
-from services.inference.tensors import from_raw
+from services.inference.shared_memory.control import SharedMemory
+from services.inference.shared_memory.regions import Place, Region, Regions
+from services.inference.tensors import Tensor, from_raw
+from services.inference.workers.commands import Commands, OneProcess
 
 NOTHING = Signature((), ())
+NONE = SharedMemory(None, OneProcess(Commands()))
 VERSION = ResolvedVersion(
     "iris",
     "1.0.0",
@@ -59,7 +65,7 @@ def typed(datatype: str, shape: list[int], **contents: Any) -> pb.ModelInferRequ
     ],
 )
 def test_typed_contents_of_each_datatype(datatype: str, field: str, values: list[Any], dtype: type) -> None:
-    array = convert.inputs_of(typed(datatype, [2], **{field: values}), NOTHING)["X"]
+    array = convert.inputs_of(typed(datatype, [2], **{field: values}), NONE, NOTHING)["X"]
     assert array.dtype == dtype
     np.testing.assert_array_equal(array, np.array(values, dtype=dtype))
 
@@ -78,7 +84,7 @@ def test_typed_contents_of_each_datatype(datatype: str, field: str, values: list
 )
 def test_typed_contents_that_do_not_fit_are_refused(message: pb.ModelInferRequest, reason: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        convert.inputs_of(message, NOTHING)
+        convert.inputs_of(message, NONE, NOTHING)
     assert caught.value.reason == reason
     assert caught.value.violations[0].field == "X"
 
@@ -87,14 +93,14 @@ def test_raw_contents_are_a_view_of_what_came() -> None:
     message = request()
     message.inputs.add(name="X", datatype="FP32", shape=[1, 2])
     message.raw_input_contents.append(struct.pack("<2f", 1.5, 2.5))
-    np.testing.assert_array_equal(convert.inputs_of(message, NOTHING)["X"], [[1.5, 2.5]])
+    np.testing.assert_array_equal(convert.inputs_of(message, NONE, NOTHING)["X"], [[1.5, 2.5]])
 
 
 def test_raw_and_typed_in_one_request_are_refused() -> None:
     message = typed("FP32", [1], fp32_contents=[1])
     message.raw_input_contents.append(b"1234")
     with pytest.raises(InvalidArgument) as caught:
-        convert.inputs_of(message, NOTHING)
+        convert.inputs_of(message, NONE, NOTHING)
     assert caught.value.reason == "MIXED_CONTENTS"
 
 
@@ -104,7 +110,7 @@ def test_a_raw_entry_too_few_is_refused() -> None:
     message.inputs.add(name="Y", datatype="FP32", shape=[1])
     message.raw_input_contents.append(b"1234")
     with pytest.raises(InvalidArgument) as caught:
-        convert.inputs_of(message, NOTHING)
+        convert.inputs_of(message, NONE, NOTHING)
     assert caught.value.reason == "RAW_COUNT_MISMATCH"
 
 
@@ -112,44 +118,22 @@ def test_an_input_that_comes_twice_is_refused() -> None:
     message = typed("FP32", [1], fp32_contents=[1])
     message.inputs.append(message.inputs[0])
     with pytest.raises(InvalidArgument) as caught:
-        convert.inputs_of(message, NOTHING)
+        convert.inputs_of(message, NONE, NOTHING)
     assert caught.value.reason == "DUPLICATE_INPUT"
-
-
-def test_the_sooner_of_timeout_and_deadline_counts() -> None:
-    assert convert.timeout_s_of(request(), None) is None
-    assert convert.timeout_s_of(request(), 3.0) == 3.0
-    assert convert.timeout_s_of(request(timeout=500_000), None) == 0.5
-    assert convert.timeout_s_of(request(timeout=500_000), 0.1) == 0.1
-    assert convert.timeout_s_of(request(timeout=0), 2.0) == 2.0
-    unsigned = request()
-    unsigned.parameters["timeout"].uint64_param = 1_000_000
-    assert convert.timeout_s_of(unsigned, None) == 1.0
-    with pytest.raises(InvalidArgument):
-        convert.timeout_s_of(request(timeout="soon"), None)
-
-
-def test_the_caller_is_read_from_id_and_parameters() -> None:
-    caller = convert.caller_of(request(user_id="ada", session_id="s"))
-    assert (caller.user_id, caller.session_id, caller.request_id) == ("ada", "s", "r-1")
-    assert convert.caller_of(request()).request_id == "r-1"
-
-
-def test_ids_that_are_too_long_are_refused() -> None:
-    with pytest.raises(InvalidArgument) as caught:
-        convert.caller_of(request(user_id="x" * 257))
-    assert caught.value.violations[0].field == "user_id"
-    nameless = pb.ModelInferRequest(model_name="")
-    with pytest.raises(InvalidArgument):
-        convert.caller_of(nameless)
 
 
 def answer() -> Prediction:
     return Prediction("id-7", VERSION, {"label": np.array(["setosa"], dtype=object)}, [], 1.0)
 
 
+def written(
+    message: pb.ModelInferRequest, prediction: Prediction, answers: Answers | None = None
+) -> pb.ModelInferResponse:
+    return convert.infer_response(message, prediction, answers or Answers(NONE), pb.ModelInferResponse())
+
+
 def test_the_answer_is_raw_by_default_with_one_entry_an_output() -> None:
-    response = convert.infer_response(typed("FP32", [1], fp32_contents=[1]), answer())
+    response = written(typed("FP32", [1], fp32_contents=[1]), answer())
     assert (response.model_name, response.model_version, response.id) == ("iris", "1.0.0", "r-1")
     assert response.outputs[0].datatype == "BYTES"
     assert list(response.outputs[0].shape) == [1]
@@ -160,9 +144,17 @@ def test_the_answer_is_raw_by_default_with_one_entry_an_output() -> None:
 def test_a_typed_request_may_ask_for_a_typed_answer() -> None:
     message = typed("FP32", [1], fp32_contents=[1])
     message.parameters["mirror_contents"].bool_param = True
-    response = convert.infer_response(message, answer())
+    response = written(message, answer())
     assert list(response.outputs[0].contents.bytes_contents) == [b"setosa"]
     assert not response.raw_output_contents
+
+
+def test_a_server_may_be_told_to_mirror_what_does_not_ask() -> None:
+    message = typed("FP32", [1], fp32_contents=[1])
+    response = written(message, answer(), Answers(NONE, mirrored=True))
+    assert list(response.outputs[0].contents.bytes_contents) == [b"setosa"]
+    message.parameters["mirror_contents"].bool_param = False
+    assert written(message, answer(), Answers(NONE, mirrored=True)).raw_output_contents
 
 
 def wanting(name: str = "scores", **parameters: int | str) -> pb.ModelInferRequest:
@@ -188,58 +180,123 @@ def test_classes_are_the_best_scores_with_their_places(
     scores: Any, count: int, shape: list[int], classes: list[bytes]
 ) -> None:
     message = wanting(classification=count)
-    assert convert.outputs_of(message) == ("scores",)
-    response = convert.infer_response(message, Prediction("id-7", VERSION, {"scores": scores}, [], 1.0))
+    assert convert.outputs_of(message, NONE) == ("scores",)
+    response = written(message, Prediction("id-7", VERSION, {"scores": scores}, [], 1.0))
     assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("BYTES", shape)
     assert from_raw("scores", "BYTES", shape, response.raw_output_contents[0]).ravel().tolist() == classes
 
 
+def test_classes_bear_the_labels_of_a_version_that_names_them() -> None:
+    named = replace(VERSION, metadata=Metadata(fields={"labels": ["cat", "dog"]}))
+    scores: dict[str, Tensor] = {"scores": np.array([[0.5, 0.75, 0.25]])}
+    response = written(wanting(classification=3), Prediction("id-7", named, scores, [], 1.0))
+    classes = from_raw("scores", "BYTES", [1, 3], response.raw_output_contents[0])
+    assert classes.tolist() == [[b"0.750000:1:dog", b"0.500000:0:cat", b"0.250000:2"]]
+
+
 def test_classes_of_what_has_no_scores_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="no scores") as caught:
-        convert.infer_response(wanting("label", classification=1), answer())
+        written(wanting("label", classification=1), answer())
     assert caught.value.reason == "INVALID_PARAMETER"
 
 
 @pytest.mark.parametrize("count", [0, -1, "two"])
 def test_a_number_of_classes_that_is_none_is_refused_before_anything_runs(count: int | str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        convert.outputs_of(wanting(classification=count))
+        convert.outputs_of(wanting(classification=count), NONE)
     assert caught.value.reason == "INVALID_PARAMETER"
 
 
-def test_shared_memory_is_refused_by_its_name() -> None:
-    with pytest.raises(Unimplemented) as caught:
-        convert.outputs_of(wanting(shared_memory_region="region"))
-    assert caught.value.reason == "SHARED_MEMORY_NOT_SERVED"
-    alone = typed("FP32", [1])
-    alone.inputs[0].parameters["shared_memory_region"].string_param = "region"
-    beside = pb.ModelInferRequest(inputs=[alone.inputs[0], alone.inputs[0]], raw_input_contents=[b"1234"])
-    for message in (alone, beside):
-        with pytest.raises(Unimplemented):
-            convert.inputs_of(message, NOTHING)
+def in_memory(size_bytes: int, datatype: str = "FP32") -> pb.ModelInferRequest:
+    message = request()
+    tensor = message.inputs.add(name="X", datatype=datatype, shape=[2])
+    tensor.parameters["shared_memory_region"].string_param = "region"
+    tensor.parameters["shared_memory_byte_size"].int64_param = size_bytes
+    tensor.parameters["shared_memory_offset"].uint64_param = 4
+    return message
 
 
-def test_metadata_and_config_say_the_same_of_a_model() -> None:
-    metadata = convert.metadata_response(VERSION, ["1.0.0"])
-    config = convert.config_response(VERSION).config
-    assert (metadata.platform, config.platform, config.backend) == (
-        "onnxruntime_onnx",
-        "onnxruntime_onnx",
-        "onnxruntime",
-    )
-    assert list(metadata.inputs[0].shape) == list(config.input[0].dims) == [-1, 4]
-    assert config.max_batch_size == 0
-    assert config.output[0].data_type == pb.TYPE_STRING
-    assert not metadata.properties
+@pytest.fixture
+def shared(tmp_path: Path) -> SharedMemory:
+    """Shared memory with a region of 16 bytes: four numbers, 0.0 to 3.0."""
+    (tmp_path / "object").write_bytes(struct.pack("<4f", 0, 1, 2, 3))
+    regions = Regions(tmp_path)
+    regions.register(Region("region", "/object", 0, 16))
+    return SharedMemory(regions, OneProcess(Commands()))
 
 
-def test_statistics_are_written_with_their_batches_and_memory() -> None:
-    statistics = VersionStatistics(VERSION)
-    timings = Timings(queue_ns=1, compute_input_ns=2, compute_infer_ns=3, compute_output_ns=4, total_ns=10)
-    statistics.count_success(5, timings)
-    written = convert.statistics_proto(statistics, {VERSION.key: 1_024})
-    assert (written.inference_count, written.execution_count) == (5, 1)
-    assert written.last_inference == statistics.last_inference_ms > 1_700_000_000_000
-    assert (written.inference_stats.success.count, written.inference_stats.success.ns) == (1, 10)
-    assert (written.batch_stats[0].batch_size, written.batch_stats[0].compute_infer.ns) == (5, 3)
-    assert written.memory_usage[0].byte_size == 1_024
+def test_shared_memory_is_refused_by_its_name_where_it_is_off() -> None:
+    wanted = wanting(shared_memory_region="region", shared_memory_byte_size=8)
+    for read in (lambda: convert.outputs_of(wanted, NONE), lambda: convert.inputs_of(in_memory(8), NONE, NOTHING)):
+        with pytest.raises(Unimplemented) as caught:
+            read()
+        assert caught.value.reason == "SHARED_MEMORY_NOT_SERVED"
+
+
+def test_an_input_is_read_from_its_region_beside_one_in_the_message(shared: SharedMemory) -> None:
+    message = in_memory(8)
+    message.inputs.add(name="Y", datatype="FP32", shape=[1])
+    message.raw_input_contents.append(struct.pack("<f", 7))
+    inputs = convert.inputs_of(message, shared, NOTHING)
+    assert inputs["X"].tolist() == [1.0, 2.0]
+    assert inputs["Y"].tolist() == [7.0]
+
+
+@pytest.mark.parametrize("size_bytes", [4, 12])
+def test_an_input_whose_place_is_of_another_size_is_refused(shared: SharedMemory, size_bytes: int) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        convert.inputs_of(in_memory(size_bytes), shared, NOTHING)
+    assert caught.value.reason == "SHAPE_MISMATCH"
+
+
+def test_an_input_cannot_be_in_memory_and_in_the_message(shared: SharedMemory) -> None:
+    message = in_memory(8)
+    message.inputs[0].contents.fp32_contents.append(1)
+    with pytest.raises(InvalidArgument) as caught:
+        convert.inputs_of(message, shared, NOTHING)
+    assert caught.value.reason == "MIXED_CONTENTS"
+
+
+def test_an_output_goes_into_its_region_and_leaves_an_empty_entry(shared: SharedMemory) -> None:
+    message = wanting(shared_memory_region="region", shared_memory_byte_size=8, shared_memory_offset=8)
+    assert convert.outputs_of(message, shared) == ("scores",)
+    outputs: dict[str, Tensor] = {"scores": np.array([8, 9], np.float32), "others": np.array([1], np.int8)}
+    response = written(message, Prediction("id-7", VERSION, outputs, [], 1.0), Answers(shared))
+    assert list(response.raw_output_contents) == [b"", b"\1"]
+    parameters = response.outputs[0].parameters
+    assert parameters["shared_memory_region"].string_param == "region"
+    assert parameters["shared_memory_byte_size"].int64_param == 8
+    assert parameters["shared_memory_offset"].int64_param == 8
+    assert shared.regions.read(Place("region", 0, 16)) == struct.pack("<4f", 0, 1, 8, 9)
+
+
+def test_an_output_that_does_not_fit_its_place_is_refused(shared: SharedMemory) -> None:
+    message = wanting(shared_memory_region="region", shared_memory_byte_size=4)
+    prediction = Prediction("id-7", VERSION, {"scores": np.array([8, 9], np.float32)}, [], 1.0)
+    with pytest.raises(InvalidArgument) as caught:
+        written(message, prediction, Answers(shared))
+    assert caught.value.reason == "SHARED_MEMORY_TOO_SMALL"
+    assert shared.regions.read(Place("region", 0, 4)) == struct.pack("<f", 0)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"shared_memory_region": "region"},
+        {"shared_memory_region": "", "shared_memory_byte_size": 4},
+        {"shared_memory_region": "region", "shared_memory_byte_size": -4},
+        {"shared_memory_region": "region", "shared_memory_byte_size": 4, "shared_memory_offset": -4},
+        {"shared_memory_region": "region", "shared_memory_byte_size": "4"},
+    ],
+)
+def test_a_place_that_is_none_is_refused(shared: SharedMemory, parameters: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        convert.outputs_of(wanting(**parameters), shared)
+    assert caught.value.reason == "INVALID_PARAMETER"
+
+
+def test_outputs_that_only_travel_raw_keep_a_mirrored_answer_raw() -> None:
+    message = typed("FP32", [1], fp32_contents=[1])
+    outputs: dict[str, Tensor] = {"half": np.array([1], np.float16), "whole": np.array([1], np.int8)}
+    response = written(message, Prediction("id-7", VERSION, outputs, [], 1.0), Answers(NONE, mirrored=True))
+    assert len(response.raw_output_contents) == 2

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from services.common.errors import DomainError
 from services.inference.engine.engine import Engine
-from services.inference.engine.statistics import VersionStatistics
 from services.inference.following.catalog import Catalog
-from services.inference.models import ResolvedVersion
+from services.inference.models import ANY, ResolvedVersion
+from services.inference.oip.statistics import Counts, document_of, merged
 from services.inference.sessions.caches import SessionCaches
+from services.inference.workers.commands import Arguments, Broadcast, Commands, Result, results
+
+STATISTICS: Final = "oip.statistics"
+TIMEOUT_S: Final = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +29,46 @@ class IndexEntry:
 
 
 class Repository:
-    """Reads the catalog, the statistics and the session cache for those who look from outside."""
+    """Reads the catalog, the statistics and the session caches for those who look from outside.
 
-    def __init__(self, catalog: Catalog, engine: Engine, sessions: SessionCaches) -> None:
+    `max_batch_size` is the server's default, in rows.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        engine: Engine,
+        sessions: SessionCaches,
+        broadcast: Broadcast,
+        *,
+        max_batch_size: int,
+    ) -> None:
         self._catalog = catalog
         self._engine = engine
         self._sessions = sessions
+        self._broadcast = broadcast
+        self._max_batch_size = max_batch_size
+
+    def add_to(self, commands: Commands) -> None:
+        """Let this process be asked for its counts."""
+        commands.add(STATISTICS, self._statistics_here)
 
     def server_ready(self) -> bool:
         """Whether predictions can be answered at all."""
         return self._catalog.heard
 
     def model_ready(self, model: str, version: str) -> bool:
-        """Whether a prediction would find the model; False for an unknown one."""
+        """Whether a prediction would be answered at once; False for an unknown model.
+
+        A version that is to be warmed up, preloaded or kept is ready once that is done; who asks for it sooner has it
+        loaded. Any other is loaded by its first request and is ready for that.
+        """
         try:
-            self._catalog.resolve(model, version)
+            found = self._catalog.resolve(model, version)
+            serving = found.serving
+            if not (serving.warm_up or serving.preload or serving.pinned) or self._sessions.is_loaded(found.key):
+                return True
+            self._sessions.release(self._sessions.acquire(found, timeout_s=0))
         except DomainError:
             return False
         return True
@@ -53,6 +83,13 @@ class Repository:
         ready = sorted((version for version in versions if version.ready), key=lambda each: each.deployment_number)
         return [version.version for version in ready]
 
+    def batch_size_of(self, version: ResolvedVersion) -> int:
+        """Say how many rows run together at the most; 0 where requests are never joined."""
+        signature = version.signature
+        batched = all(spec.shape[:1] == (ANY,) for spec in (*signature.inputs, *signature.outputs))
+        size = version.serving.max_batch_size or self._max_batch_size
+        return size if version.rows_independent and batched and size > 1 else 0
+
     def index(self, *, ready_only: bool) -> Iterator[IndexEntry]:
         """List every version by model and age."""
         models = self._catalog.models()
@@ -62,22 +99,25 @@ class Repository:
                     reason = "" if version.ready else version.state_name
                     yield IndexEntry(model, version.version, version.ready, reason)
 
-    def statistics(self, model: str, version: str) -> list[VersionStatistics]:
-        """Give the counts of one version, of a model's versions, or of all that were ever asked.
+    def statistics(self, model: str, version: str) -> list[Counts]:
+        """Give the counts of one version, of a model's versions, or of all that were ever asked, of all workers.
 
-        A version that is known and was never asked has counts of 0. Raises as Catalog.resolve does.
+        A version that is known and was never asked has counts of 0. Raises as Catalog.resolve does, and
+        Unavailable(WORKER_SILENT).
         """
-        counted = self._engine.statistics()
-        if not model:
-            return counted
-        wanted = self._catalog.resolve(model, version)
-        found = [
-            each
-            for each in counted
-            if each.version.model == model and (not version or each.version.version == wanted.version)
-        ]
-        return found or [VersionStatistics(wanted)]
+        wanted = self._catalog.resolve(model, version) if model else None
+        arguments = {"model": model, "version": wanted.version if wanted and version else ""}
+        replies = results(self._broadcast.send(STATISTICS, arguments, TIMEOUT_S))
+        found = merged(document for result in replies for document in result["statistics"])
+        return found or ([Counts(wanted.model, wanted.version)] if wanted else [])
 
-    def memory_bytes(self) -> dict[str, int]:
-        """Give what each loaded version takes in memory, by its key."""
-        return {session.version.key: session.size_bytes for session in self._sessions.list_sessions()}
+    def _statistics_here(self, arguments: Arguments) -> Result:
+        model, version = arguments["model"], arguments["version"]
+        held = {session.version.key: session.size_bytes for session in self._sessions.list_sessions()}
+        return {
+            "statistics": [
+                document_of(each, held.get(each.version.key, 0))
+                for each in self._engine.statistics()
+                if (not model or each.version.model == model) and (not version or each.version.version == version)
+            ]
+        }
