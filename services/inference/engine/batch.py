@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from services.inference.engine.requests import Ticket
 from services.inference.models import ModelFailed
+from services.inference.runtimes.runtime import Session
 from services.inference.tensors import Tensor
 
 
@@ -17,24 +19,52 @@ class WrongRowCount(ModelFailed):
     default_reason = "WRONG_ROW_COUNT"
 
 
-def join(tickets: Sequence[Ticket]) -> dict[str, Tensor]:
-    """Copy the rows of all together, once, in the order of the tickets; their join keys are equal."""
-    return {
-        name: np.concatenate([ticket.request.inputs[name] for ticket in tickets]) for name in tickets[0].request.inputs
-    }
+def run_alone(ticket: Ticket, session: Session, *, has_rows: bool) -> None:
+    """Run one request on its own arrays, no copy; with `has_rows`, raises WrongRowCount where others come back."""
+    request, answer = ticket.request, ticket.answer
+    timings = answer.timings
+    began_ns = time.monotonic_ns()
+    outputs = session.run(request.inputs, request.outputs)
+    ran_ns = time.monotonic_ns()
+    if has_rows:
+        _check_rows(outputs, ticket.rows)
+    answer.outputs = outputs
+    answer.row_count = ticket.rows
+    timings.queue_ns = began_ns - ticket.began_ns - timings.compute_input_ns
+    timings.compute_infer_ns = ran_ns - began_ns
+    timings.compute_output_ns = time.monotonic_ns() - ran_ns
 
 
-def split(tickets: Sequence[Ticket], outputs: Mapping[str, Tensor]) -> None:
-    """Give each its rows, as views of the joined answer: no copy."""
+def run_joined(tickets: Sequence[Ticket], session: Session) -> None:
+    """Run several of one join key as one: their rows are copied together once, and each is given views of the answer.
+
+    Raises what the run raises, and WrongRowCount; then nobody has been given anything.
+    """
+    rows = sum(ticket.rows for ticket in tickets)
+    first = tickets[0].request
+    began_ns = time.monotonic_ns()
+    inputs = {name: np.concatenate([ticket.request.inputs[name] for ticket in tickets]) for name in first.inputs}
+    joined_ns = time.monotonic_ns()
+    outputs = session.run(inputs, first.outputs)
+    ran_ns = time.monotonic_ns()
+    _check_rows(outputs, rows)
     start = 0
     for ticket in tickets:
+        answer = ticket.answer
         end = start + ticket.rows
-        ticket.answer.outputs = {name: tensor[start:end] for name, tensor in outputs.items()}
+        answer.outputs = {name: tensor[start:end] for name, tensor in outputs.items()}
+        answer.row_count = ticket.rows
         start = end
+    split_ns = time.monotonic_ns()
+    for ticket in tickets:
+        timings = ticket.answer.timings
+        timings.queue_ns = began_ns - ticket.began_ns - timings.compute_input_ns
+        timings.compute_input_ns += joined_ns - began_ns
+        timings.compute_infer_ns = ran_ns - joined_ns
+        timings.compute_output_ns = split_ns - ran_ns
 
 
-def check_rows(outputs: Mapping[str, Tensor], rows: int) -> None:
-    """Pass where every output has as many rows as were sent; raises ModelFailed(WRONG_ROW_COUNT)."""
+def _check_rows(outputs: Mapping[str, Tensor], rows: int) -> None:
     for name, tensor in outputs.items():
         shape = tensor.shape
         if not shape or shape[0] != rows:

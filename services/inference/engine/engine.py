@@ -154,6 +154,12 @@ class Engine:
                 copies.append(lane.statistics.snapshot())
         return copies
 
+    def count_look(self, version: ResolvedVersion, *, hit: bool, duration_ns: int) -> None:
+        """Count a look into the response cache; one that found something answered its request."""
+        lane = self._lane_of(version)
+        with lane.share.lock:
+            lane.statistics.count_look(hit, duration_ns)
+
     def _place(self, ticket: Ticket) -> tuple[Lane | None, bool]:
         """Resolve and check the request, and give it a place in its lane, and say whether it leads.
 

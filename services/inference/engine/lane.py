@@ -19,7 +19,7 @@ from functools import partial
 from typing import Protocol
 
 from services.common.errors import ResourceExhausted
-from services.inference.engine.batch import WrongRowCount, check_rows, join, split
+from services.inference.engine.batch import WrongRowCount, run_alone, run_joined
 from services.inference.engine.requests import State, Ticket, cancelled_error, late_error
 from services.inference.engine.signature import SignatureCheck
 from services.inference.engine.statistics import VersionStatistics
@@ -129,7 +129,7 @@ class Lane:
         """
         request = ticket.request
         ticket.rows = rows = self.check.row_count(request.inputs)
-        if self._joins and rows:  # what no rows mean to a model is its own affair, and no neighbour's
+        if self._has_rows and rows:  # what no rows mean to a model is its own affair, and no neighbour's
             ticket.key = self.check.join_key(request.inputs, request.outputs)
         timeout_ns = request.timeout_ns or self._timeout_ns
         if timeout_ns:
@@ -290,7 +290,7 @@ class Lane:
             self._gather(leader)
         if leader.request.cancelled or leader.start_by_ns:
             leader.remaining_s(time.monotonic_ns(), 0)
-        if not self.queue.count or leader.key is None or leader.alone:
+        if not self.queue.count or leader.key is None or not self._joins:
             return
         with self._lock:
             rows = self._max_rows
@@ -327,54 +327,19 @@ class Lane:
             gatherer.wake.release()
 
     def _run(self, members: list[Ticket], session: Session) -> None:
-        if len(members) > 1 and not self._run_joined(members, session):
+        if len(members) > 1:
+            try:
+                run_joined(members, session)
+                return
+            except WrongRowCount as error:
+                with self._lock:
+                    self._joins = self._joins_well = False
+                    self._max_rows, self._delay_ns = 1, 0
+                log.warning("%s is not batched any more: %s", self.version.key, error)
+            except BaseException as error:  # noqa: BLE001 - each hears of its own when it runs alone
+                log.info("a batch of %s failed and runs one by one: %s", self.version.key, error)
             self._part(members)
-        if len(members) == 1:
-            self._run_alone(members[0], session)
-
-    def _run_alone(self, ticket: Ticket, session: Session) -> None:
-        request, answer = ticket.request, ticket.answer
-        timings = answer.timings
-        began_ns = time.monotonic_ns()
-        outputs = session.run(request.inputs, request.outputs)
-        ran_ns = time.monotonic_ns()
-        if self._has_rows:
-            check_rows(outputs, ticket.rows)
-        answer.outputs = outputs
-        answer.row_count = ticket.rows
-        timings.queue_ns = began_ns - ticket.began_ns - timings.compute_input_ns
-        timings.compute_infer_ns = ran_ns - began_ns
-        timings.compute_output_ns = time.monotonic_ns() - ran_ns
-
-    def _run_joined(self, members: list[Ticket], session: Session) -> bool:
-        """Run all in one; False: that did not work, and whose fault it is shows only when each runs alone."""
-        rows = sum(member.rows for member in members)
-        began_ns = time.monotonic_ns()
-        try:
-            inputs = join(members)
-            joined_ns = time.monotonic_ns()
-            outputs = session.run(inputs, members[0].request.outputs)
-            ran_ns = time.monotonic_ns()
-            check_rows(outputs, rows)
-        except WrongRowCount as error:
-            with self._lock:
-                self._joins = self._joins_well = False
-                self._max_rows, self._delay_ns = 1, 0
-            log.warning("%s is not batched any more: %s", self.version.key, error)
-            return False
-        except BaseException as error:  # noqa: BLE001 - each hears of its own when it runs alone
-            log.info("a batch of %s failed and runs one by one: %s", self.version.key, error)
-            return False
-        split(members, outputs)
-        split_ns = time.monotonic_ns()
-        for member in members:
-            member.answer.row_count = member.rows
-            timings = member.answer.timings
-            timings.queue_ns = began_ns - member.began_ns - timings.compute_input_ns
-            timings.compute_input_ns += joined_ns - began_ns
-            timings.compute_infer_ns = ran_ns - joined_ns
-            timings.compute_output_ns = split_ns - ran_ns
-        return True
+        run_alone(members[0], session, has_rows=self._has_rows)
 
     def _part(self, members: list[Ticket]) -> None:
         """Send everybody but the leader back to the head of the queue, to run alone, each led by itself.
@@ -387,7 +352,6 @@ class Lane:
         now_ns = time.monotonic_ns()
         with self._lock:
             for ticket in reversed(others):
-                ticket.alone = True
                 ticket.key = None
                 ticket.request.on_cancel = partial(self._cancel, ticket)
                 ticket.answer.error = ticket.find_reason_to_drop(now_ns)

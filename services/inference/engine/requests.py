@@ -109,7 +109,6 @@ class Ticket:
     """One request on its way through its lane. Whoever waits for it lends a thread, or hears by `done`."""
 
     __slots__ = (
-        "alone",
         "answer",
         "began_ns",
         "done",
@@ -134,8 +133,6 @@ class Ticket:
         self.rows = 1
         self.key: Hashable = None
         """Requests of the same key can be joined; None: with no other."""
-        self.alone = False
-        """Once joined, in vain; never again."""
         self.handed = False
         """Leads because it was handed the lead, not because it found the model idle."""
         self.wake: LockType | None = None

@@ -55,8 +55,23 @@ class VersionStatistics:
     inferences: int = 0
     executions: int = 0
     last_inference_ms: int = 0
+    cache_hits: int = 0
+    cache_hit_ns: int = 0
+    cache_misses: int = 0
+    cache_miss_ns: int = 0
     failures: dict[str, int] = field(default_factory=dict)
     batches: dict[int, BatchTally] = field(default_factory=dict)
+
+    def count_look(self, hit: bool, duration_ns: int) -> None:
+        """Count a look into the response cache. One that found something is a success, and nothing was predicted."""
+        if hit:
+            self.cache_hits += 1
+            self.cache_hit_ns += duration_ns
+            self.successes += 1
+            self.success_ns += duration_ns
+        else:
+            self.cache_misses += 1
+            self.cache_miss_ns += duration_ns
 
     def count_success(self, rows: int, timings: Timings) -> None:
         """Count one request that was answered."""
