@@ -27,6 +27,7 @@ CREATE TABLE {schema}.{table} (
     done_count         bigint      NOT NULL DEFAULT 0,                     -- progress, in the work's own unit
     failed_count       bigint      NOT NULL DEFAULT 0,
     total_count        bigint,
+    claim_count        bigint      NOT NULL DEFAULT 0,                     -- what was done when the latest attempt began
     update_time        timestamptz NOT NULL DEFAULT clock_timestamp(),
     error_reason       text        NOT NULL DEFAULT '',
     error_message      text        NOT NULL DEFAULT '',

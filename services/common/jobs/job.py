@@ -120,6 +120,7 @@ class Job:
     hard_limit_ms: int | None
     queued_ms: int
     progress: Progress
+    claim_count: int
     update_time: datetime
     error: Failure
     result: Mapping[str, Any] | None
@@ -136,6 +137,14 @@ class Job:
         """How long it was due without a worker so far."""
         waits = self.state is JobState.QUEUED
         return self.queued_ms + (_ms_between(self.due_time, self.read_time) if waits else 0)
+
+    @property
+    def remaining_ms(self) -> int | None:
+        """How long the rest takes at the latest attempt's speed; None where that cannot be said."""
+        total, fresh = self.progress.total, self.progress.done - self.claim_count
+        if self.state is not JobState.RUNNING or total is None or fresh <= 0:
+            return None
+        return max(0, round((total - self.progress.done) * self.run_time_ms / fresh))
 
     @property
     def run_time_ms(self) -> int:

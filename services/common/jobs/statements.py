@@ -9,7 +9,7 @@ STATE: LiteralString = "(CASE WHEN state = 'QUEUED' AND due_time > clock_timesta
 
 COMMON: Final = """job_id, create_number, priority, limit_key, created_by, request_id, body_sha256, create_time,
 due_time, start_time, claim_time, end_time, attempt, max_attempts, token, worker_id, lease_expire_time, cancel_time,
-soft_limit_ms, hard_limit_ms, queued_ms, done_count, failed_count, total_count, update_time, error_reason,
+soft_limit_ms, hard_limit_ms, queued_ms, done_count, failed_count, total_count, claim_count, update_time, error_reason,
 error_message, error_detail, result"""
 
 SELECT: LiteralString = (
@@ -66,7 +66,7 @@ RETURNING jobs.job_id
 LOCK_CLAIMS: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))"
 CLAIM: LiteralString = """
 UPDATE {table} jobs SET state = 'RUNNING', attempt = attempt + 1, token = token + 1, worker_id = %(worker_id)s,
-    claim_time = clock_timestamp(), start_time = coalesce(start_time, clock_timestamp()),
+    claim_time = clock_timestamp(), claim_count = done_count, start_time = coalesce(start_time, clock_timestamp()),
     lease_expire_time = clock_timestamp() + make_interval(secs => %(lease_s)s), update_time = clock_timestamp(),
     queued_ms = queued_ms + greatest(0, extract(epoch FROM clock_timestamp() - due_time) * 1000)::bigint
 WHERE job_id = (

@@ -7,11 +7,13 @@ from os import PathLike
 from types import TracebackType
 from typing import Self
 
+from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServiceStub
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
 from penstock.inference import InferenceClient
 from penstock.monitoring import MonitoringClient
+from penstock.prediction_jobs import PredictionJobsClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
 from penstock.stubs import InferenceStub, RegistryStub
@@ -20,6 +22,7 @@ DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
     "PENSTOCK_INFERENCE_ADDRESS": "localhost:8001",
     "PENSTOCK_MONITORING_ADDRESS": "localhost:50053",
+    "PENSTOCK_JOBS_ADDRESS": "localhost:50056",
 }
 
 
@@ -35,6 +38,7 @@ class Client:
         registry: str | None = None,
         inference: str | None = None,
         monitoring: str | None = None,
+        jobs: str | None = None,
         token: str | None = None,
         token_file: str | PathLike[str] | None = None,
         ca_file: str | PathLike[str] | None = None,
@@ -54,6 +58,7 @@ class Client:
                 localhost:50051.
             inference: likewise PENSTOCK_INFERENCE_ADDRESS, or localhost:8001.
             monitoring: likewise PENSTOCK_MONITORING_ADDRESS, or localhost:50053.
+            jobs: likewise PENSTOCK_JOBS_ADDRESS, or localhost:50056.
             token: the API key. None: PENSTOCK_TOKEN, if there is one.
             token_file: a file that holds the API key, in place of `token`. This file and those of TLS are read again
                 when they change: new calls use what is in them then.
@@ -100,9 +105,13 @@ class Client:
         self._monitoring_connection = Connection(
             MonitoringServiceStub, _address(monitoring, "PENSTOCK_MONITORING_ADDRESS"), credentials, limits
         )
+        self._jobs_connection = Connection(
+            PredictionJobServiceStub, _address(jobs, "PENSTOCK_JOBS_ADDRESS"), credentials, limits
+        )
         self._registry = RegistryClient(self._registry_connection)
         self._inference = InferenceClient(self._inference_connection)
         self._monitoring = MonitoringClient(self._monitoring_connection)
+        self._jobs = PredictionJobsClient(self._jobs_connection)
 
     @property
     def registry(self) -> RegistryClient:
@@ -119,9 +128,19 @@ class Client:
         """What was predicted, what really happened, and how good the model is."""
         return self._monitoring
 
+    @property
+    def jobs(self) -> PredictionJobsClient:
+        """Batch predictions."""
+        return self._jobs
+
     def close(self) -> None:
         """Close every connection; calls in flight end with Cancelled, later ones raise FailedPrecondition."""
-        for connection in (self._monitoring_connection, self._inference_connection, self._registry_connection):
+        for connection in (
+            self._jobs_connection,
+            self._monitoring_connection,
+            self._inference_connection,
+            self._registry_connection,
+        ):
             connection.close()
 
     def __enter__(self) -> Self:

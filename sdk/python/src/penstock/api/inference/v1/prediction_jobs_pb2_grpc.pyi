@@ -68,7 +68,8 @@ class PredictionJobServiceStub:
     once. Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
     """
     RetryPredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.RetryPredictionJobRequest, _prediction_jobs_pb2.RetryPredictionJobResponse]
-    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them.
+    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
+    after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
     Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     DeletePredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.DeletePredictionJobRequest, _prediction_jobs_pb2.DeletePredictionJobResponse]
@@ -118,7 +119,8 @@ class PredictionJobServiceAsyncStub(PredictionJobServiceStub):
     once. Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
     """
     RetryPredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.RetryPredictionJobRequest, _prediction_jobs_pb2.RetryPredictionJobResponse]  # type: ignore[assignment]
-    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them.
+    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
+    after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
     Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     DeletePredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.DeletePredictionJobRequest, _prediction_jobs_pb2.DeletePredictionJobResponse]  # type: ignore[assignment]
@@ -213,7 +215,8 @@ class PredictionJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prediction_jobs_pb2.RetryPredictionJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_jobs_pb2.RetryPredictionJobResponse, _abc.Awaitable[_prediction_jobs_pb2.RetryPredictionJobResponse]]:
-        """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them.
+        """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
+        after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
         Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
         """
 

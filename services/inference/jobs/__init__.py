@@ -1,0 +1,1 @@
+"""Batch prediction: leased jobs over many rows, in a process of its own."""

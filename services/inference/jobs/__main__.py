@@ -1,0 +1,162 @@
+"""The jobs process: `python -m services.inference.jobs` serves; with `migrate` it only brings its schema up to date.
+
+It has an engine of its own, composed as that of the inference process: jobs are callers of an engine like any other.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import ExitStack
+from datetime import timedelta
+
+import structlog
+
+from services.common.blobs import BlobStore
+from services.common.jobs import Concurrency, JobRun, JobStore, JobWorkers, WorkerLimits
+from services.common.keys import KeyRing
+from services.common.metrics import MetricsServer
+from services.common.postgres import Database
+from services.common.process import run
+from services.common.server import Server
+from services.inference import __main__ as composition
+from services.inference.engine.engine import Engine
+from services.inference.events.events import EventLog
+from services.inference.following.catalog import Catalog
+from services.inference.jobs import servicer
+from services.inference.jobs.housekeeping import Housekeeping
+from services.inference.jobs.inputs import InputFiles
+from services.inference.jobs.metrics import JobsCollector, RowCounters
+from services.inference.jobs.news import JobNews
+from services.inference.jobs.predictions import PredictionLimits, Predictions
+from services.inference.jobs.readers import ReadLimits
+from services.inference.jobs.settings import JobsSettings
+from services.inference.jobs.storage import SCHEMA, TABLE, migrate_schema, object_opener, open_inference_blobs
+from services.inference.jobs.store.chunks import ChunkStore
+from services.inference.jobs.store.files import FileStore
+from services.inference.jobs.work import PredictionWork, Tables, WorkLimits
+from services.inference.prediction import Predictor
+from services.inference.workers.membership import OnlyProcess
+
+_log = structlog.get_logger(__name__)
+STUCK = 70
+DAY_S = 86_400.0
+
+
+def build(settings: JobsSettings, stack: ExitStack) -> Server:
+    """Open all that the server stands on; `stack` closes it in reverse."""
+    keys = KeyRing(settings.keys_file)
+    keys.open()
+    database = stack.enter_context(Database.from_settings(settings, name="penstock-jobs"))
+    blobs = open_inference_blobs(settings)
+    stack.callback(blobs.close)
+    metrics = MetricsServer(settings.host, settings.metrics_port)
+    tables = Tables(JobStore(database, SCHEMA, TABLE), ChunkStore(database), FileStore(database), blobs)
+    catalog = Catalog()
+    inputs = InputFiles(
+        tables.files,
+        blobs,
+        roots=settings.job_input_roots,
+        max_bytes=settings.job_max_input_bytes,
+        folder=settings.job_dir,
+        open_object=object_opener(settings),
+    )
+    counters = RowCounters()
+    workers = _workers(settings, stack, catalog, inputs, tables, counters)
+    lease_s = settings.job_lease_ms / 1000
+    metrics.registry.register(JobsCollector(tables.jobs, counters, lambda: workers.busy_count, live_s=lease_s))
+    _keep_house(settings, stack, tables, blobs)
+    news = JobNews(tables.jobs.listen([tables.jobs.changed], poll_interval_s=1.0))
+    news.open()
+    stack.callback(news.close)
+    limits = PredictionLimits(
+        hard_limit_ms=settings.job_hard_limit_ms,
+        max_unended=settings.job_max_unended,
+        max_waits=settings.job_max_waits,
+        lease_s=lease_s,
+        retention=timedelta(days=settings.job_retention_days),
+    )
+    predictions = Predictions(
+        tables.jobs, tables.chunks, tables.files, blobs, inputs, news, limits, draining=lambda: server.draining
+    )
+    server = Server(
+        settings,
+        [servicer.service(predictions, inputs)],
+        keys=keys,
+        metrics=metrics,
+        checks=(database.check, blobs.check, catalog.check),
+    )
+    return server
+
+
+def _workers(
+    settings: JobsSettings,
+    stack: ExitStack,
+    catalog: Catalog,
+    inputs: InputFiles,
+    tables: Tables,
+    counters: RowCounters,
+) -> JobWorkers:
+    member = OnlyProcess()
+    sessions = composition._sessions(settings, stack)
+    engine = Engine(catalog, sessions, composition._limits(settings))
+    spool = composition._spool(settings, stack)
+    composition._follow(settings, stack, catalog, sessions, member)
+    work = PredictionWork(
+        catalog,
+        Predictor(catalog, engine, EventLog(spool)),
+        Predictor(catalog, engine, EventLog(None)),
+        inputs,
+        tables,
+        WorkLimits(
+            read=ReadLimits(
+                max_row_bytes=settings.job_max_row_bytes,
+                max_unpacked_bytes=settings.job_max_unpacked_bytes,
+                max_rows=settings.job_max_rows,
+            ),
+            batch_rows=settings.job_batch_rows,
+            chunk_rows=settings.job_chunk_rows,
+            chunk_s=settings.job_chunk_ms / 1000,
+            max_result_bytes=settings.job_max_result_bytes,
+        ),
+        counters,
+        recording=spool is not None,
+    )
+    concurrency = Concurrency(total=settings.job_max_running, per_key=settings.job_max_running_per_model)
+    limits = WorkerLimits(
+        slots=settings.job_workers,
+        lease_s=settings.job_lease_ms / 1000,
+        stuck_after_s=settings.job_stuck_ms / 1000,
+        concurrency=concurrency,
+    )
+    workers = JobWorkers(tables.jobs, work, limits, on_stuck=_end_process)
+    workers.open()
+    stack.callback(workers.close, settings.drain_grace_ms / 1000)
+    return workers
+
+
+def _keep_house(settings: JobsSettings, stack: ExitStack, tables: Tables, blobs: BlobStore) -> None:
+    housekeeping = Housekeeping(
+        tables.jobs,
+        tables.files,
+        blobs,
+        jobs_kept_s=settings.job_retention_days * DAY_S,
+        inputs_kept_s=settings.job_input_retention_days * DAY_S,
+        blob_grace_s=settings.blob_grace_ms / 1000,
+        interval_s=settings.job_housekeeping_interval_ms / 1000,
+    )
+    housekeeping.open()
+    stack.callback(housekeeping.close)
+
+
+def _end_process(stuck: JobRun) -> None:
+    """End this process at once: a thread that goes on without its lease can be ended in no other way.
+
+    Whoever runs the process starts it again, and its other jobs go on where they stood.
+    """
+    _log.critical("a job goes on after its end; the process is given up", job=str(stuck.job.job_id))
+    os._exit(STUCK)
+
+
+if __name__ == "__main__":
+    sys.exit(run("inference.jobs", sys.argv[1:], JobsSettings, build, migrate=migrate_schema))

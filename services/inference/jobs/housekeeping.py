@@ -1,0 +1,72 @@
+"""What has to be done now and then: forget old jobs and inputs, and delete the blobs that nothing names."""
+
+from __future__ import annotations
+
+import threading
+
+import structlog
+
+from services.common.blobs import BlobStore
+from services.common.errors import DomainError
+from services.common.jobs import JobStore
+from services.inference.jobs.store.files import FileStore
+
+_log = structlog.get_logger(__name__)
+CLOSE_WAIT_S = 5.0
+
+
+class Housekeeping:
+    """Tidies up once an interval. Every replica may; twice does no harm."""
+
+    def __init__(
+        self,
+        jobs: JobStore,
+        files: FileStore,
+        blobs: BlobStore,
+        *,
+        jobs_kept_s: float,
+        inputs_kept_s: float,
+        blob_grace_s: float,
+        interval_s: float,
+    ) -> None:
+        self._jobs = jobs
+        self._files = files
+        self._blobs = blobs
+        self._jobs_kept_s = jobs_kept_s
+        self._inputs_kept_s = inputs_kept_s
+        self._blob_grace_s = blob_grace_s
+        self._interval_s = interval_s
+        self._stopping = threading.Event()
+        # A daemon: a blob store that does not answer must not hold up the end of the process.
+        self._thread = threading.Thread(target=self._repeat, name="job-housekeeping", daemon=True)
+
+    def open(self) -> None:
+        """Start; the first round is at once."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop."""
+        self._stopping.set()
+        self._thread.join(CLOSE_WAIT_S)
+
+    def tidy(self) -> int:
+        """Do one round; gives how many blobs were deleted."""
+        self._jobs.expire(self._jobs_kept_s)
+        self._files.expire_inputs(self._inputs_kept_s)
+        deleted = self._files.condemn(self._blob_grace_s)
+        for sha256 in deleted:
+            self._blobs.delete(sha256)
+            self._files.forget(sha256)
+        return len(deleted)
+
+    def _repeat(self) -> None:
+        wait_s = 0.0
+        while not self._stopping.wait(wait_s):
+            wait_s = self._interval_s
+            try:
+                if deleted := self.tidy():
+                    _log.info("garbage collected", blobs=deleted)
+            except DomainError as error:
+                _log.warning("housekeeping put off", reason=error.reason, message=error.message)
+            except Exception:  # noqa: BLE001 - one round that breaks must not be the last one
+                _log.exception("housekeeping broke")

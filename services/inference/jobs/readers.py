@@ -1,0 +1,253 @@
+"""Files of rows, read as a stream: one `Row` for each record, whatever is wrong with it.
+
+JSONL and CSV are read by the standard library rather than by pyarrow, whose readers give up a whole file for one line
+that is malformed or of another type than the first ones: here a bad row is a row that failed, and has its place in the
+result. Parquet is pyarrow's.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import count, zip_longest
+from pathlib import Path
+from typing import IO, Any
+
+from google.protobuf.struct_pb2 import Struct
+
+from penstock import errors as sdk
+from penstock.values import to_struct
+from services.common.errors import FailedPrecondition
+from services.inference.jobs.models import FileFormat, RowError
+from services.inference.models import Signature
+
+Row = Struct | RowError
+"""The features of one record, or why it has none."""
+MAX_COLUMNS = 10_000
+PARQUET_BATCH_ROWS = 1_000
+_READ_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ReadLimits:
+    """What an untrusted file may take: the longest line, and the most that a row group unpacks to, in bytes."""
+
+    max_row_bytes: int
+    max_unpacked_bytes: int
+    max_rows: int
+
+
+def rows_of(path: Path, file_format: FileFormat, signature: Signature, limits: ReadLimits) -> Iterator[Row]:
+    """Give the rows of a file in their order, in constant memory.
+
+    Raises:
+        FailedPrecondition: INPUT_UNREADABLE (it is not of this format), INPUT_TOO_LARGE (too many rows, or a row group
+            that unpacks to too much).
+    """
+    readers: Mapping[FileFormat, Callable[[], Iterator[Row]]] = {
+        FileFormat.JSONL: lambda: _jsonl(path, limits),
+        FileFormat.CSV: lambda: _csv(path, limits, _datatypes(signature)),
+        FileFormat.PARQUET: lambda: _parquet(path, limits),
+    }
+    for number, row in zip(count(1), readers[file_format](), strict=False):
+        if number > limits.max_rows:
+            raise _too_large(f"the file has more than {limits.max_rows:,} rows")
+        yield row
+
+
+def count_rows(path: Path, file_format: FileFormat, limits: ReadLimits) -> int:
+    """Count the rows without reading what is in them; raises as `rows_of`."""
+    if file_format is FileFormat.PARQUET:
+        return int(_opened_parquet(path, limits).metadata.num_rows)
+    with path.open("rb") as file:
+        if file_format is FileFormat.JSONL:
+            return sum(1 for line in _lines(file, limits.max_row_bytes) if line is None or line.strip())
+        return max(0, sum(1 for _ in _records(file, limits)) - 1)
+
+
+def features_of(values: Mapping[str, Any]) -> Row:
+    """Take named values as a row."""
+    try:
+        return to_struct(values)
+    except sdk.InvalidArgument as error:
+        return RowError(error.reason or "UNSUPPORTED_VALUE", error.message)
+
+
+def _jsonl(path: Path, limits: ReadLimits) -> Iterator[Row]:
+    with path.open("rb") as file:
+        for line in _lines(file, limits.max_row_bytes):
+            if line is None:
+                yield _too_long(limits)
+            elif line.strip():
+                yield _json_row(line)
+
+
+def _json_row(line: bytes) -> Row:
+    try:
+        values = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return RowError("MALFORMED_ROW", f"the line is no JSON: {error}"[:200])
+    if not isinstance(values, dict):
+        return RowError("MALFORMED_ROW", f"a {type(values).__name__} came; a row is an object of features by name")
+    try:
+        return features_of(values)
+    except UnicodeEncodeError:  # JSON may escape half a surrogate pair
+        return RowError("MALFORMED_ROW", "a text is no Unicode: it has a surrogate on its own")
+
+
+def _lines(file: IO[bytes], longest: int) -> Iterator[bytes | None]:
+    """Give each line; None for one that is too long, which is read past without being kept."""
+    while line := file.readline(longest + 1):
+        if len(line) <= longest or line.endswith(b"\n"):
+            yield line
+            continue
+        while (rest := file.readline(_READ_BYTES)) and not rest.endswith(b"\n"):
+            pass
+        yield None
+
+
+def _csv(path: Path, limits: ReadLimits, datatypes: Mapping[str, str]) -> Iterator[Row]:
+    with path.open("rb") as file:
+        records = _records(file, limits)
+        header = next(records, None)
+        if not isinstance(header, list):
+            raise _unreadable("the file has no first line that names its columns")
+        names = [name.strip() for name in header]
+        if len({*names}) != len(names) or not all(names) or len(names) > MAX_COLUMNS:
+            raise _unreadable(f"the first line names columns, each once and at most {MAX_COLUMNS:,}: {names[:5]}")
+        for cells in records:
+            yield cells if isinstance(cells, RowError) else _csv_row(names, cells, datatypes)
+
+
+def _records(file: IO[bytes], limits: ReadLimits) -> Iterator[list[str] | RowError]:
+    """Give the cells of each record; empty lines are none."""
+    csv.field_size_limit(limits.max_row_bytes)
+    reader = csv.reader(_texts(file, limits), strict=True)
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield RowError("MALFORMED_ROW", f"line {reader.line_num}: {error}")
+            continue
+        if cells:
+            yield cells
+
+
+def _texts(file: IO[bytes], limits: ReadLimits) -> Iterator[str]:
+    for number, line in enumerate(_lines(file, limits.max_row_bytes)):
+        if line is None:
+            # A NUL of our own is what the cells are known by; no text of a CSV file has one.
+            yield "\0"
+            continue
+        text = line.decode("utf-8-sig" if number == 0 else "utf-8", errors="replace")
+        yield text.replace("\0", "\ufffd")
+
+
+def _csv_row(names: list[str], cells: list[str], datatypes: Mapping[str, str]) -> Row:
+    if cells == ["\0"]:
+        return RowError("ROW_TOO_LONG", "the line is longer than a row may be")
+    if len(cells) != len(names):
+        return RowError("MALFORMED_ROW", f"{len(cells)} cells came; the first line names {len(names)} columns")
+    return features_of({name: _cell(cell, datatypes.get(name, "")) for name, cell in zip_longest(names, cells)})
+
+
+def _cell(cell: str, datatype: str) -> Any:
+    """Read a cell as its datatype wants it; what cannot be read stays a text, which the model's check then refuses."""
+    if cell == "" and datatype != "BYTES":
+        return None
+    if datatype == "BYTES" and not cell.startswith("["):
+        return cell
+    if datatype == "BOOL" and cell.strip().lower() in ("true", "false"):
+        return cell.strip().lower() == "true"
+    try:
+        return json.loads(cell) if cell.startswith("[") else _number(cell)
+    except (ValueError, RecursionError):
+        return cell
+
+
+def _number(cell: str) -> int | float:
+    if "_" in cell:  # Python reads 1_000 as a thousand; nobody else does
+        raise ValueError(cell)
+    try:
+        return int(cell)
+    except ValueError:
+        return float(cell)
+
+
+def _datatypes(signature: Signature) -> dict[str, str]:
+    """Say what each column's datatype is: an input's own name, or the features along its last dimension."""
+    found = {}
+    for spec in signature.inputs:
+        found.update(dict.fromkeys((spec.name, *spec.columns), spec.datatype))
+    return found
+
+
+def _parquet(path: Path, limits: ReadLimits) -> Iterator[Row]:
+    import pyarrow as pa
+
+    file = _opened_parquet(path, limits)
+    try:
+        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
+            if batch.nbytes > limits.max_unpacked_bytes:
+                raise _too_large(f"{PARQUET_BATCH_ROWS:,} rows unpack to {batch.nbytes:,} bytes")
+            yield from (_parquet_row(values) for values in batch.to_pylist())
+    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
+        raise _unreadable(f"the file is no Parquet that can be read: {error}"[:300]) from error
+    finally:
+        file.close()
+
+
+def _parquet_row(values: Mapping[str, Any]) -> Row:
+    try:
+        return features_of({name: _text(value) for name, value in values.items()})
+    except UnicodeDecodeError:
+        return RowError("MALFORMED_ROW", "a binary value is no UTF-8; write it as a text")
+
+
+def _text(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _opened_parquet(path: Path, limits: ReadLimits) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        file = pq.ParquetFile(
+            path,
+            memory_map=False,
+            thrift_string_size_limit=_READ_BYTES * 16,
+            thrift_container_size_limit=1_000_000,
+            page_checksum_verification=True,
+        )
+    except (pa.ArrowException, OSError) as error:
+        raise _unreadable(f"the file is no Parquet: {error}"[:300]) from error
+    metadata = file.metadata
+    if metadata.num_rows > limits.max_rows:
+        raise _too_large(f"the file has {metadata.num_rows:,} rows; {limits.max_rows:,} are allowed")
+    if metadata.num_columns > MAX_COLUMNS:
+        raise _too_large(f"the file has {metadata.num_columns:,} columns; {MAX_COLUMNS:,} are allowed")
+    for number in range(metadata.num_row_groups):
+        unpacked = metadata.row_group(number).total_byte_size
+        if unpacked > limits.max_unpacked_bytes:
+            raise _too_large(
+                f"row group {number} unpacks to {unpacked:,} bytes, and {limits.max_unpacked_bytes:,} are allowed; "
+                "write smaller row groups"
+            )
+    return file
+
+
+def _too_long(limits: ReadLimits) -> RowError:
+    return RowError("ROW_TOO_LONG", f"the line is longer than {limits.max_row_bytes:,} bytes")
+
+
+def _unreadable(sentence: str) -> FailedPrecondition:
+    return FailedPrecondition(sentence, reason="INPUT_UNREADABLE")
+
+
+def _too_large(sentence: str) -> FailedPrecondition:
+    return FailedPrecondition(sentence, reason="INPUT_TOO_LARGE")

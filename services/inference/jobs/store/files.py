@@ -1,0 +1,102 @@
+"""The blobs of this service and the inputs that name them: what may be read, and what nothing names any more."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.common.errors import NotFound, Unavailable
+from services.common.jobs import JobConnection
+from services.common.postgres import Database
+
+_KEEP = """
+INSERT INTO inference.blobs AS known (sha256) VALUES (%(sha256)s)
+ON CONFLICT (sha256) DO UPDATE SET touch_time = clock_timestamp(), condemn_time = NULL
+WHERE known.delete_time IS NULL
+"""
+_TOUCH = """
+UPDATE inference.blobs SET touch_time = clock_timestamp(), condemn_time = NULL
+WHERE sha256 = %(sha256)s AND delete_time IS NULL
+"""
+_INSERT_INPUT = """
+INSERT INTO inference.prediction_inputs (input_id, sha256, created_by)
+VALUES (%(input_id)s, %(sha256)s, %(created_by)s)
+"""
+_FIND_INPUT = "SELECT sha256, created_by FROM inference.prediction_inputs WHERE input_id = %(input_id)s"
+_EXPIRE_INPUTS = """
+DELETE FROM inference.prediction_inputs
+WHERE create_time <= clock_timestamp() - make_interval(secs => %(kept_s)s)
+"""
+_UNNAMED = """
+NOT EXISTS (SELECT FROM inference.prediction_inputs WHERE sha256 = blobs.sha256)
+AND NOT EXISTS (SELECT FROM inference.prediction_chunks WHERE sha256 = blobs.sha256)
+AND NOT EXISTS (SELECT FROM inference.prediction_jobs WHERE input_sha256 = blobs.sha256)
+AND NOT EXISTS (SELECT FROM inference.prediction_jobs WHERE result ->> 'sha256' = blobs.sha256)
+"""
+_CONDEMN = f"""
+UPDATE inference.blobs SET condemn_time = clock_timestamp()
+WHERE condemn_time IS NULL AND touch_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {_UNNAMED}
+"""  # noqa: S608 - the braces are a constant of ours
+_BEGIN_DELETING = f"""
+UPDATE inference.blobs SET delete_time = clock_timestamp()
+WHERE delete_time IS NULL AND condemn_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {_UNNAMED}
+"""  # noqa: S608 - the braces are a constant of ours
+_DELETING = "SELECT sha256 FROM inference.blobs WHERE delete_time IS NOT NULL LIMIT 1000"
+_FORGET = "DELETE FROM inference.blobs WHERE sha256 = %(sha256)s AND delete_time IS NOT NULL"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredInput:
+    """A file that a caller sent."""
+
+    sha256: str
+    created_by: str
+
+
+class FileStore:
+    """The tables of blobs and inputs."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def keep(self, sha256: str) -> None:
+        """Note a blob before its bytes can be seen; raises Unavailable while it is being deleted."""
+        with self._database.transaction() as connection:
+            if connection.execute(_KEEP, {"sha256": sha256}).rowcount == 0:
+                sentence = "the same bytes are just being deleted; send them again in a moment"
+                raise Unavailable(sentence, reason="BLOB_BEING_DELETED", retry_after_s=5.0)
+
+    def touch(self, connection: JobConnection, sha256: str) -> None:
+        """Hold a blob that is named from now on; raises NotFound (INPUT_NOT_FOUND) where it has gone."""
+        if connection.execute(_TOUCH, {"sha256": sha256}).rowcount == 0:
+            raise NotFound("the input's bytes are not stored any more; upload it again", reason="INPUT_NOT_FOUND")
+
+    def add_input(self, input_id: UUID, sha256: str, created_by: str) -> None:
+        """Note a file that a caller sent."""
+        with self._database.transaction() as connection:
+            self.touch(connection, sha256)
+            values = {"input_id": input_id, "sha256": sha256, "created_by": created_by}
+            connection.execute(_INSERT_INPUT, values)
+
+    def find_input(self, input_id: UUID) -> StoredInput | None:
+        """Find a file that a caller sent."""
+        with self._database.transaction() as connection:
+            row = connection.execute(_FIND_INPUT, {"input_id": input_id}).fetchone()
+        return StoredInput(**row) if row else None
+
+    def expire_inputs(self, kept_s: float) -> None:
+        """Forget files that were sent so long ago; a job that reads one holds its bytes by itself."""
+        with self._database.transaction() as connection:
+            connection.execute(_EXPIRE_INPUTS, {"kept_s": kept_s})
+
+    def condemn(self, grace_s: float) -> list[str]:
+        """Mark what nothing names, and give what was marked long enough ago to be deleted now."""
+        with self._database.transaction() as connection:
+            connection.execute(_CONDEMN, {"grace_s": grace_s})
+            connection.execute(_BEGIN_DELETING, {"grace_s": grace_s})
+            return [row["sha256"] for row in connection.execute(_DELETING).fetchall()]
+
+    def forget(self, sha256: str) -> None:
+        """Forget a blob whose bytes are gone."""
+        with self._database.transaction() as connection:
+            connection.execute(_FORGET, {"sha256": sha256})
