@@ -32,6 +32,8 @@ MAX_CRASHES = 3
 POSTPONED_S = 5.0
 CLOSE_WAIT_S = 5.0
 ANNOUNCED_S = 60.0
+SIGNATURE_FIELD = "signature_name"
+"""The field of a version's metadata that names its SavedModel's signature; the inference service reads it too."""
 
 
 class Validations:
@@ -200,7 +202,8 @@ class Validations:
         """Open the files in a child process; stored bytes that are damaged or gone are a failure of the version."""
         try:
             with self._workspace.copy(self._blobs, version.files) as folder:
-                return self._validator.validate(folder, version.framework.lower())
+                signature_name = str(version.metadata.fields.get(SIGNATURE_FIELD, ""))
+                return self._validator.validate(folder, version.framework.lower(), signature_name=signature_name)
         except Refusal as refusal:
             return ValidationReport(failure=Failure(refusal.reason, refusal.message))
         except (DataLoss, NotFound) as error:

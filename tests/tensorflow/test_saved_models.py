@@ -140,6 +140,10 @@ def test_signatures_are_chosen_by_name(tmp_path: Path, edited: Callable[..., Pat
     reason, message = refused(tmp_path / "two")
     assert reason is FailureReason.AMBIGUOUS_SIGNATURE
     assert "it has 'one', 'two'" in message
+    content = (tmp_path / "two" / "saved_model.pb").read_bytes()
+    assert read_saved_model(content, files_allowed=False, signature_name="two").signature_name == "two"
+    with pytest.raises(Refusal, match=r"no signature 'three'.* it has 'one', 'two'"):
+        read_saved_model(content, files_allowed=False, signature_name="three")
 
     def rename(graph: Any) -> None:
         graph.signature_def["only"].CopyFrom(graph.signature_def.pop("serving_default"))

@@ -45,6 +45,16 @@ def test_a_saved_model_is_known_by_its_signature() -> None:
     assert (report.rows_independent, report.producer) == (True, f"tensorflow {tf.__version__}")
 
 
+def test_a_saved_model_is_judged_by_the_signature_that_its_version_names() -> None:
+    saved_models.with_two_signatures(Path("model"))
+    assert refused(lambda: inspect("model", "", frozenset()))[0] is FailureReason.AMBIGUOUS_SIGNATURE
+    assert inspect("model", "", frozenset(), signature_name="two").rows_independent
+    saved_models.dense(Path("model.keras"))
+    reason, message = refused(lambda: inspect(None, "model.keras", frozenset(), signature_name="two"))
+    assert reason is FailureReason.AMBIGUOUS_SIGNATURE
+    assert "has no signatures" in message
+
+
 def test_a_saved_model_on_top_of_its_folder_is_found() -> None:
     saved_models.calling(Path(), lambda x: {"y": x})
     assert inspect("", "", frozenset()).rows_independent

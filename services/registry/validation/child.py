@@ -37,6 +37,7 @@ class Settings:
     """What the parent asks for. `allowed` is its policy's, `require_sandbox` refuses without the whole sandbox."""
 
     framework: str
+    signature_name: str
     memory_limit_bytes: int
     cpu_limit_s: int
     parent_pid: int
@@ -106,7 +107,12 @@ def _examine_reading(settings: Settings, process: _Process, paths: list[str]) ->
         *files,
         *enter(SandboxLimits(memory_limit_bytes, settings.cpu_limit_s), settings.parent_pid, reading=True),
     )
-    return _judge(settings, sandbox, {"seccomp", "landlock"}, lambda allowed: inspect(*model, allowed))
+    return _judge(
+        settings,
+        sandbox,
+        {"seccomp", "landlock"},
+        lambda allowed: inspect(*model, allowed, signature_name=settings.signature_name),
+    )
 
 
 def _judge(

@@ -36,8 +36,10 @@ class SavedModelFacts:
     producer: str
 
 
-def read_saved_model(content: bytes, *, files_allowed: bool) -> SavedModelFacts:
+def read_saved_model(content: bytes, *, files_allowed: bool, signature_name: str = "") -> SavedModelFacts:
     """Parse `saved_model.pb` and check what may be refused without running it.
+
+    `signature_name` is the signature to be served; '' takes `serving_default`, or the only one.
 
     Raises Refusal: NOT_TENSORFLOW, FORBIDDEN_OPERATOR, CUSTOM_OPERATOR, INVALID_MODEL, AMBIGUOUS_SIGNATURE.
     """
@@ -62,7 +64,7 @@ def read_saved_model(content: bytes, *, files_allowed: bool) -> SavedModelFacts:
             FailureReason.AMBIGUOUS_SIGNATURE, f"{len(served)} graphs could be served; export one, with the tag 'serve'"
         )
     (graph,) = served
-    name = _signature_name(graph)
+    name = _signature_name(graph, signature_name)
     return SavedModelFacts(
         tags=tuple(graph.meta_info_def.tags),
         signature_name=name,
@@ -71,18 +73,23 @@ def read_saved_model(content: bytes, *, files_allowed: bool) -> SavedModelFacts:
     )
 
 
-def _signature_name(graph: Any) -> str:
+def _signature_name(graph: Any, wanted: str) -> str:
     names = sorted(str(name) for name in graph.signature_def if not name.startswith(_INTERNAL))
-    if _SERVED in names:
+    if wanted in names:
+        return wanted
+    if not wanted and _SERVED in names:
         return _SERVED
-    if len(names) == 1:
+    if not wanted and len(names) == 1:
         return names[0]
     found = f"it has {shown(names)}" if names else "it has none"
-    raise Refusal(
-        FailureReason.AMBIGUOUS_SIGNATURE,
-        f"a SavedModel is served by its signature {_SERVED!r}, or its only one; {found}; export it with "
-        f"signatures={{{_SERVED!r}: …}}",
-    )
+    if wanted:
+        message = f"the SavedModel has no signature {_shown(wanted)}, which the version's metadata asks for; {found}"
+    else:
+        message = (
+            f"a SavedModel is served by its signature {_SERVED!r}, or its only one; {found}; name one in the version's "
+            f"metadata (signature_name), or export it with signatures={{{_SERVED!r}: …}}"
+        )
+    raise Refusal(FailureReason.AMBIGUOUS_SIGNATURE, message)
 
 
 def _check(graph: Any, *, files_allowed: bool) -> None:

@@ -59,13 +59,20 @@ class _Opened:
     producer: str
 
 
-def inspect(folder: str | None, archive: str, allowed: frozenset[str]) -> ValidationReport:
+def inspect(folder: str | None, archive: str, allowed: frozenset[str], *, signature_name: str = "") -> ValidationReport:
     """Refuse the model in this folder, or report what it is and how it behaves; raises Refusal.
 
     It is the SavedModel in `folder`, or where that is None the `.keras` file `archive`, as `layout` found them.
-    `allowed`: `keras-lambda` and `tensorflow-files` let in what they name.
+    `allowed`: `keras-lambda` and `tensorflow-files` let in what they name. `signature_name` is the SavedModel's
+    signature to be served; '' takes the usual one.
     """
-    opened = _open_keras(archive, allowed) if folder is None else _open_saved_model(folder, allowed)
+    if folder is None and signature_name:
+        raise Refusal(
+            FailureReason.AMBIGUOUS_SIGNATURE,
+            f"a .keras file has no signatures, and the version's metadata asks for {_shown(signature_name)}; leave "
+            "signature_name out, or export the model as a SavedModel (model.export)",
+        )
+    opened = _open_keras(archive, allowed) if folder is None else _open_saved_model(folder, allowed, signature_name)
     verdict = try_rows(opened.run, opened.signature, opened.unshaped)
     return ValidationReport(
         signature=with_seen_ranks(opened.signature, opened.unshaped, verdict),
@@ -75,8 +82,9 @@ def inspect(folder: str | None, archive: str, allowed: frozenset[str]) -> Valida
     )
 
 
-def _open_saved_model(folder: str, allowed: frozenset[str]) -> _Opened:
-    facts = read_saved_model(Path(folder, "saved_model.pb").read_bytes(), files_allowed=FILES in allowed)
+def _open_saved_model(folder: str, allowed: frozenset[str], signature_name: str) -> _Opened:
+    content = Path(folder, "saved_model.pb").read_bytes()
+    facts = read_saved_model(content, files_allowed=FILES in allowed, signature_name=signature_name)
     # A path that cannot be taken for the address of another file system.
     model = _loaded(lambda: tf.saved_model.load(f"./{folder}", tags=list(facts.tags)), "SavedModel")
     function = model.signatures[facts.signature_name]

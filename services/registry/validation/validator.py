@@ -82,11 +82,12 @@ class Validator:
         self._require_sandbox = require_sandbox
         self._child = child
 
-    def validate(self, folder: Path, framework: str) -> ValidationReport:
+    def validate(self, folder: Path, framework: str, *, signature_name: str = "") -> ValidationReport:
         """Open the files in `folder` as a model of `framework` and report; blocks for `timeout_s` at most.
 
         `framework` is `onnx`, `tensorflow` or `transformers`. The folder holds the version's files and nothing else;
-        it is read, and must be readable by anybody who has come to it.
+        it is read, and must be readable by anybody who has come to it. `signature_name` is the signature by which a
+        SavedModel is to be served; '' takes `serving_default`, or its only one.
 
         A model that fails is a report with a `failure`. Raises OSError only where the folder cannot be read or
         no process can be started: trouble of the server, not of the model.
@@ -98,13 +99,16 @@ class Validator:
             )
         started = time.monotonic()
         size_bytes = sum(path.lstat().st_size for path in folder.rglob("*") if not path.is_dir())
-        report = self._ask_child(folder, framework, size_bytes, started + self._limits.timeout_s)
+        report = self._ask_child(folder, framework, signature_name, size_bytes, started + self._limits.timeout_s)
         return dataclasses.replace(report, duration_ms=round((time.monotonic() - started) * 1000))
 
-    def _ask_child(self, folder: Path, framework: str, size_bytes: int, deadline: float) -> ValidationReport:
+    def _ask_child(
+        self, folder: Path, framework: str, signature_name: str, size_bytes: int, deadline: float
+    ) -> ValidationReport:
         limits = self._limits
         settings = {
             "framework": framework,
+            "signature_name": signature_name,
             "memory_limit_bytes": limits.memory_limit_bytes + limits.memory_per_file_byte * size_bytes,
             "cpu_limit_s": int(limits.timeout_s) + 1,
             "allowed": sorted(self._allowed),
