@@ -173,6 +173,8 @@ class MetricsServer:
     def __init__(self, host: str, port: int | None, registry: CollectorRegistry | None = None) -> None:
         self._host = host
         self._port = port
+        self.port = port or 0
+        """Where it listens, once it does."""
         self.registry = registry or CollectorRegistry()
         self.ready: Callable[[], bool] = lambda: False
         """What /readyz says; whoever serves sets it."""
@@ -195,7 +197,8 @@ class MetricsServer:
         # prometheus_client's own start_http_server looks twice a second whether to stop; a drain waits for it.
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="metrics", daemon=True)
         self._thread.start()
-        return int(self._server.server_port)
+        self.port = int(self._server.server_port)
+        return self.port
 
     def close(self) -> None:
         """Stop listening."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, TypeVar
+from typing import Protocol, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -14,19 +14,32 @@ from services.common import flags, logs
 from services.common.errors import DomainError
 from services.common.settings import ServerSettings
 
-if TYPE_CHECKING:  # grpc comes with it, which whoever only supervises servers does without
-    from services.common.server import Server
-
 _log = structlog.get_logger(__name__)
 AnySettings = TypeVar("AnySettings", bound=ServerSettings)
 OK, NOT_STARTED, MISUSED = 0, 1, 2
+
+
+class Serving(Protocol):
+    """What a process runs until it is told to stop: a server, or whoever supervises servers and imports none."""
+
+    def open(self) -> int:
+        """Begin, and give the port."""
+        ...
+
+    def wait(self) -> None:
+        """Block until it is told to stop."""
+        ...
+
+    def close(self) -> None:
+        """End in order."""
+        ...
 
 
 def run(
     name: str,
     arguments: Sequence[str],
     settings_type: type[AnySettings],
-    build: Callable[[AnySettings, ExitStack], Server],
+    build: Callable[[AnySettings, ExitStack], Serving],
     *,
     migrate: Callable[[AnySettings], Sequence[str]] | None = None,
     commands: Mapping[str, Callable[[AnySettings], None]] | None = None,
@@ -69,7 +82,7 @@ def run(
     return OK
 
 
-def _serve(settings: AnySettings, build: Callable[[AnySettings, ExitStack], Server]) -> None:
+def _serve(settings: AnySettings, build: Callable[[AnySettings, ExitStack], Serving]) -> None:
     with ExitStack() as stack:
         server = build(settings, stack)
         server.open()

@@ -65,8 +65,8 @@ class Taker(Protocol):
         """Take in a whole snapshot."""
         ...
 
-    def update(self, message: WatchModelsResponse) -> None:
-        """Take in what one transaction changed."""
+    def update(self, message: WatchModelsResponse, known: Iterable[ModelVersion]) -> None:
+        """Take in what one transaction changed; `known` is all that is there now."""
         ...
 
     def close(self) -> None:
@@ -85,7 +85,7 @@ class CatalogTaker:
         """See `Takeovers.replace`."""
         self._takeovers.replace(catalog_version(version) for version in versions)
 
-    def update(self, message: WatchModelsResponse) -> None:
+    def update(self, message: WatchModelsResponse, known: Iterable[ModelVersion]) -> None:  # noqa: ARG002 - the catalog knows the rest
         """See `Takeovers.update`."""
         self._takeovers.update([catalog_version(version) for version in message.change.versions])
 
@@ -178,7 +178,7 @@ class Follower:
         for key in _keyed(gone):
             self._versions.pop(key, None)
         self._versions.update(_keyed(there))
-        self._taker.update(message)
+        self._taker.update(message, self._versions.values())
 
     def _read(self, path: Path) -> None:
         try:
