@@ -40,7 +40,7 @@ def convolution(seed: int = 0, folded: int = 0) -> bytes:
     if folded:
         initializers += [
             numpy_helper.from_array(np.array([folded]), "length"),
-            numpy_helper.from_array(np.float32(1.0), "one"),
+            numpy_helper.from_array(np.array(1, np.float32), "one"),
         ]
         nodes += [
             helper.make_node("Expand", ["one", "length"], ["ones"]),
