@@ -160,10 +160,16 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
             )
         )
 
+    def tensorflow() -> Runtime:
+        from services.inference.runtimes.tensorflow_runtime import TensorFlowRuntime
+
+        return TensorFlowRuntime(threads=settings.runtime_threads)
+
     if settings.execution_providers != "cpu":
         onnx()  # one that this build lacks is known at the start, not with the first model
     return {
         "onnx": (onnx, settings.session_budget_bytes),
+        "tensorflow": (tensorflow, settings.tensorflow_budget_bytes),
         "transformers": (transformers, settings.transformers_budget_bytes),
         "ollama": (ollama, settings.session_budget_bytes),
     }
