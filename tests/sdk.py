@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from penstock import Client
-from penstock.api.inference.v1 import inference_pb2, response_cache_pb2, sessions_pb2
+from penstock.api.inference.v1 import inference_pb2, prediction_jobs_pb2, response_cache_pb2, sessions_pb2
 from penstock.api.monitoring.v1 import monitoring_pb2
 from penstock.api.registry.v1 import administration_pb2, registry_pb2, uploads_pb2
 from services.common.errors import DomainError
@@ -25,6 +25,7 @@ CONTRACTS = (
     administration_pb2.DESCRIPTOR,
     inference_pb2.DESCRIPTOR,
     sessions_pb2.DESCRIPTOR,
+    prediction_jobs_pb2.DESCRIPTOR,
     response_cache_pb2.DESCRIPTOR,
     monitoring_pb2.DESCRIPTOR,
 )
