@@ -39,6 +39,9 @@ from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
 from services.inference.settings import InferenceSettings
 from services.inference.shared_memory import control as shared_memory
+from services.inference.texts.attempts import TextRuns
+from services.inference.texts.embed import TextEmbedder
+from services.inference.texts.rank import ItemRanker
 from services.inference.workers.membership import Membership, OnlyProcess
 
 if TYPE_CHECKING:
@@ -60,6 +63,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     events = EventLog(spool)
     predictor = Predictor(catalog, engine, events)
     generator = TextGenerator(catalog, engine, events)
+    runs = TextRuns(catalog, engine, events, max_batch_size=settings.max_batch_size)
     _follow(settings, stack, catalog, sessions, member)
     metrics.registry.register(InferenceCollector(engine, sessions, spool))
     hands = control.SessionControl(catalog, member.broadcast, load_wait_s=settings.load_timeout_ms / 1000)
@@ -72,7 +76,13 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
         [
             oip.service(open_inference),
             control_servicer.service(hands),
-            servicer.service(predictor, generator, stream_max_in_flight=settings.stream_max_in_flight),
+            servicer.service(
+                predictor,
+                generator,
+                TextEmbedder(runs),
+                ItemRanker(runs),
+                stream_max_in_flight=settings.stream_max_in_flight,
+            ),
         ],
         keys=keys,
         metrics=metrics,

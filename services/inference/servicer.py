@@ -8,12 +8,16 @@ from functools import partial
 import grpc
 
 from penstock.api.inference.v1.inference_pb2 import (
+    EmbedRequest,
+    EmbedResponse,
     GenerateRequest,
     GenerateResponse,
     PredictRequest,
     PredictResponse,
     PredictStreamRequest,
     PredictStreamResponse,
+    RankRequest,
+    RankResponse,
 )
 from penstock.api.inference.v1.inference_pb2_grpc import (
     InferenceServiceServicer,
@@ -29,6 +33,9 @@ from services.inference.generation import convert as generations
 from services.inference.generation.generator import TextGenerator
 from services.inference.prediction import Done, Outcome, Prediction, Predictor
 from services.inference.prediction_stream import PredictionStream
+from services.inference.texts import convert as texts
+from services.inference.texts.embed import TextEmbedder
+from services.inference.texts.rank import ItemRanker
 
 NAME = "penstock.api.inference.v1.InferenceService"
 ROLES = {
@@ -43,9 +50,19 @@ ROLES = {
 class InferenceServicer(InferenceServiceServicer):
     """Answers penstock.api.inference.v1."""
 
-    def __init__(self, predictor: Predictor, generator: TextGenerator, *, stream_max_in_flight: int) -> None:
+    def __init__(
+        self,
+        predictor: Predictor,
+        generator: TextGenerator,
+        embedder: TextEmbedder,
+        ranker: ItemRanker,
+        *,
+        stream_max_in_flight: int,
+    ) -> None:
         self._predictor = predictor
         self._generator = generator
+        self._embedder = embedder
+        self._ranker = ranker
         self._stream_max_in_flight = stream_max_in_flight
 
     def Predict(self, request: PredictRequest, context: grpc.ServicerContext) -> PredictResponse:
@@ -73,12 +90,23 @@ class InferenceServicer(InferenceServiceServicer):
         streams.current().finish_on_drain(partial(stream.end, streams.DRAINING))
         return stream.answers(request_iterator, on_cancel=context.add_callback)
 
+    def Embed(self, request: EmbedRequest, context: grpc.ServicerContext) -> EmbedResponse:
+        """Turn texts into vectors, and record it."""
+        asked = texts.asked_of(request, context.time_remaining(), context.add_callback)
+        return texts.embed_response(self._embedder.embed(texts.texts_of(request), asked))
+
     def Generate(self, request: GenerateRequest, context: grpc.ServicerContext) -> Iterator[GenerateResponse]:
         """Write a text, piece by piece, and record it."""
         pieces = self._generator.generate(
             generations.request_of(request), timeout_s=context.time_remaining(), on_cancel=context.add_callback
         )
         return generations.responses_of(pieces)
+
+    def Rank(self, request: RankRequest, context: grpc.ServicerContext) -> RankResponse:
+        """Put items in the order in which they suit a context, and record it."""
+        asked = texts.asked_of(request, context.time_remaining(), context.add_callback)
+        query, items = texts.query_of(request.context), texts.items_of(request)
+        return texts.rank_response(self._ranker.rank(query, items, asked, top_k=request.top_k))
 
     def _begin(self, context: grpc.ServicerContext, message: PredictStreamRequest, done: Done) -> Callable[[], None]:
         request = message.request
@@ -102,9 +130,16 @@ def _stream_response(_request: PredictStreamRequest, outcome: Outcome) -> Predic
     return convert.stream_response_of(status_of(known(outcome, f"{NAME}/PredictStream")))
 
 
-def service(predictor: Predictor, generator: TextGenerator, *, stream_max_in_flight: int) -> Service:
+def service(
+    predictor: Predictor,
+    generator: TextGenerator,
+    embedder: TextEmbedder,
+    ranker: ItemRanker,
+    *,
+    stream_max_in_flight: int,
+) -> Service:
     """Describe the service to the kit. A stream has at most `stream_max_in_flight` requests that are not answered."""
-    servicer = InferenceServicer(predictor, generator, stream_max_in_flight=stream_max_in_flight)  # type: ignore[abstract] # UNIMPLEMENTED is the base class's own answer
+    servicer = InferenceServicer(predictor, generator, embedder, ranker, stream_max_in_flight=stream_max_in_flight)
     return Service(
         name=NAME,
         register=partial(add_InferenceServiceServicer_to_server, servicer),

@@ -12,11 +12,12 @@ from penstock.prediction_streams import InferenceStreams
 from penstock.predictions import Prediction, make_request, prediction_of
 from penstock.response_cache import InferenceResponseCache
 from penstock.sessions import InferenceSessions
+from penstock.texts import InferenceTexts
 
 __all__ = ["InferenceClient", "Prediction"]
 
 
-class InferenceClient(InferenceStreams, InferenceGeneration, InferenceSessions, InferenceResponseCache):
+class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, InferenceSessions, InferenceResponseCache):
     """Calls the inference service."""
 
     def predict(
