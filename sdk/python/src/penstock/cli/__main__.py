@@ -12,7 +12,7 @@ try:
 except ModuleNotFoundError:  # the SDK brings the command's files, and not the packages that only the command needs
     sys.exit("penstock: the command needs more than the SDK: pip install 'penstock[cli]' [CLI_NOT_INSTALLED]")
 
-from penstock.cli import apply, cache, events, feedback, generate, key, metrics, model, predict, suite
+from penstock.cli import apply, bench, cache, events, feedback, generate, key, metrics, model, predict, suite
 from penstock.cli.commands import HELP_OPTIONS, CommandTree
 from penstock.cli.exits import ExitCode, epilogue, failure_of
 from penstock.cli.output import complain
@@ -39,6 +39,7 @@ app.command(rich_help_panel=_USE)(feedback.feedback)
 app.command(rich_help_panel=_USE)(events.events)
 app.command(rich_help_panel=_USE)(metrics.metrics)
 app.add_typer(cache.app, name="cache", rich_help_panel=_USE)
+app.add_typer(bench.app, name="bench", rich_help_panel=_USE)
 
 
 def _print_version(wanted: bool) -> None:
