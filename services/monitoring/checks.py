@@ -26,6 +26,7 @@ MAX_CHARS: Mapping[str, int] = {
 _SHORTEST_LIMIT = min(MAX_CHARS.values())
 # A mean of float32 probabilities may come out a hair above 1.
 _CONFIDENCE_SLACK = 1e-6
+_TRACE_ID = re.compile(r"[0-9a-f]{32}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -71,6 +72,9 @@ def _checked(event: pb.InferenceEvent, accepted: Accepted) -> Event:
         prediction = _payload("prediction", predicted)
         outcomes = outcomes_of(predicted, row_count)
     confidence = _confidence(event.confidence) if event.HasField("confidence") else None
+    if event.trace_id and not _TRACE_ID.fullmatch(event.trace_id):
+        message = f"trace_id: got {event.trace_id[:64]!r}; 32 hex digits in lower case are allowed, or nothing"
+        raise _RefusedError(Reason.INVALID_FIELD, message)
     model, version, framework, request_id, user_id, session_id, error_code = texts
     return Event(
         inference_id,
@@ -87,6 +91,7 @@ def _checked(event: pb.InferenceEvent, accepted: Accepted) -> Event:
         latency_ms,
         error_code,
         row_count,
+        event.trace_id,
     )
 
 

@@ -192,6 +192,7 @@ def _event_proto(event: Event) -> pb.InferenceEvent:
         latency_ms=event.latency_ms,
         error_code=event.error_code,
         row_count=event.row_count,
+        trace_id=event.trace_id,
     )
 
 

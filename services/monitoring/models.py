@@ -45,6 +45,7 @@ class Event(NamedTuple):
     latency_ms: float
     error_code: str
     row_count: int
+    trace_id: str
 
 
 class Reason(enum.StrEnum):

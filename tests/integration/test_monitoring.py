@@ -63,6 +63,7 @@ def bearer(key: str) -> tuple[tuple[str, str]]:
 
 def test_an_event_and_its_feedback_become_metrics(monitoring: Monitoring) -> None:
     event = new_event(prediction=labels(2, 0, 1), row_count=3, confidence=0.9, user_id="u", session_id="s")
+    event.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     assert monitoring.record(event) == ["STORED"]
     found = monitoring.get(event.inference_id)
     event.request_id = event.inference_id
@@ -131,6 +132,7 @@ BAD_EVENTS: dict[str, tuple[dict[str, Any], str]] = {
     "a long model": ({"model": "m" * 129}, "INVALID_FIELD"),
     "a long user": ({"user_id": "u" * 10_000}, "INVALID_FIELD"),
     "a long error": ({"error_code": "e" * 65}, "INVALID_FIELD"),
+    "a trace id that is none": ({"trace_id": "4BF9"}, "INVALID_FIELD"),
     "NUL in a text": ({"session_id": "a\0b"}, "INVALID_FIELD"),
     "a line break in a text": ({"version": "1\n2"}, "INVALID_FIELD"),
     "NaN latency": ({"latency_ms": math.nan}, "INVALID_FIELD"),

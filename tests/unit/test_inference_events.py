@@ -42,10 +42,12 @@ def read(made: Event) -> InferenceEvent:
 def test_an_event_is_written_whole() -> None:
     made = event(CapturePolicy())
     made.confidences, made.latency_ms = [0.5, 1.0], 1.25
+    made.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
     written = read(made)
     assert (written.inference_id, written.model, written.version) == (made.inference_id, "iris", "1")
     assert (written.user_id, written.session_id, written.request_id) == ("u", "s", "r")
     assert (written.confidence, written.latency_ms, written.row_count) == (0.75, 1.25, 2)
+    assert written.trace_id == made.trace_id
     assert written.features.tensors.tensors[0].raw == X.tobytes()
     assert written.prediction.tensors.tensors[0].name == "y"
 

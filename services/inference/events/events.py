@@ -33,6 +33,7 @@ class Event:
         "outputs",
         "resolved",
         "row_count",
+        "trace_id",
     )
 
     def __init__(self, inference_id: str, model: str, caller: Caller) -> None:
@@ -46,6 +47,7 @@ class Event:
         self.row_count = 1
         self.latency_ms = 0.0
         self.error_code = ""
+        self.trace_id = ""
 
 
 def encode(event: Event) -> bytes:
@@ -62,6 +64,7 @@ def encode(event: Event) -> bytes:
         latency_ms=event.latency_ms,
         error_code=event.error_code,
         row_count=event.row_count,
+        trace_id=event.trace_id,
     )
     if event.confidences:
         message.confidence = sum(event.confidences) / len(event.confidences)

@@ -25,7 +25,7 @@ from services.monitoring.models import (
 
 _SLIM = """
 inference_id, event_time, model, version, framework, request_id, user_id, session_id, confidence, latency_ms,
-error_code, row_count
+error_code, row_count, trace_id
 """
 
 _GET = f"""

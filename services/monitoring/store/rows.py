@@ -13,7 +13,7 @@ from services.monitoring.models import Event
 
 COLUMNS = (
     "inference_id, event_time, latency_ms, row_count, confidence, model, version, framework, request_id, user_id, "
-    "session_id, error_code, features, prediction, outcomes"
+    "session_id, error_code, trace_id, features, prediction, outcomes"
 )
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
@@ -41,7 +41,7 @@ def copy_text(events: Iterable[Event]) -> bytes:
 def _append(parts: list[bytes], event: Event) -> None:
     inference_id = event.inference_id
     time_us = (time_ms_of(inference_id) - _POSTGRES_EPOCH_MS) * 1000
-    parts.append(_begin(15, 16, inference_id.bytes, 8, time_us, 8, event.latency_ms, 4, event.row_count))
+    parts.append(_begin(16, 16, inference_id.bytes, 8, time_us, 8, event.latency_ms, 4, event.row_count))
     parts.append(_NULL if event.confidence is None else _double(8, event.confidence))
     for text in (
         event.model,
@@ -51,6 +51,7 @@ def _append(parts: list[bytes], event: Event) -> None:
         event.user_id,
         event.session_id,
         event.error_code,
+        event.trace_id,
     ):
         data = text.encode()
         parts.append(_length(len(data)))

@@ -41,6 +41,7 @@ def make_event(
     latency_ms: float = 0.0,
     error_code: str = "",
     row_count: int = 1,
+    trace_id: str = "",
 ) -> pb.InferenceEvent:
     """Describe a prediction made by a model that Penstock does not serve, for `record_events`.
 
@@ -59,6 +60,7 @@ def make_event(
         latency_ms: in ms.
         error_code: the reason of the failure; empty: it succeeded.
         row_count: the rows of the request.
+        trace_id: the trace that it is part of, 32 hex digits in lower case; empty: none.
     """
     return pb.InferenceEvent(
         inference_id=inference_id or uuid7(time),
@@ -74,6 +76,7 @@ def make_event(
         latency_ms=latency_ms,
         error_code=error_code,
         row_count=row_count,
+        trace_id=trace_id,
     )
 
 

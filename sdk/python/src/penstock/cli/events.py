@@ -27,6 +27,7 @@ _COLUMNS = (
     Column("user", give="cut", optional=True),
     Column("inference id"),
 )
+_TRACE = Column("trace", give="cut", optional=True)
 SHOWN_OUTCOMES = 5
 
 
@@ -56,15 +57,17 @@ def events(
             limit=limit,
         )
         found = list(inferences)
+    traced = any(inference.event.trace_id for inference in found)
+    columns = (*_COLUMNS, _TRACE) if traced else _COLUMNS
+    rows = [_row(output, inference, traced=traced) for inference in found]
     output.answer(
-        [document_of(inference) for inference in found],
-        output.table(_COLUMNS, [_row(output, inference) for inference in found], empty="no predictions match"),
+        [document_of(inference) for inference in found], output.table(columns, rows, empty="no predictions match")
     )
     if len(found) == limit:
         output.note(f"the newest {limit}; --limit shows more, --since looks further back")
 
 
-def _row(output: Output, inference: pb.Inference) -> tuple[str | Text, ...]:
+def _row(output: Output, inference: pb.Inference, *, traced: bool) -> tuple[str | Text, ...]:
     event = inference.event
     return (
         output.time(time_of(inference.time)),
@@ -76,6 +79,7 @@ def _row(output: Output, inference: pb.Inference) -> tuple[str | Text, ...]:
         _verdict(inference),
         event.user_id,
         event.inference_id,
+        *((event.trace_id,) if traced else ()),
     )
 
 

@@ -105,6 +105,7 @@ class InferenceEvent(_message.Message):
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    TRACE_ID_FIELD_NUMBER: _builtins.int
     inference_id: _builtins.str
     """A UUIDv7. Its time is the event's time; it must lie within the retention and at most 5 minutes ahead."""
     model: _builtins.str
@@ -127,6 +128,8 @@ class InferenceEvent(_message.Message):
     """The reason of the error, at most 64 characters; empty: the prediction succeeded."""
     row_count: _builtins.int
     """The rows of the request; 0 counts as 1."""
+    trace_id: _builtins.str
+    """The trace that it is part of, 32 hex digits in lower case, where the server traces and took this one; else empty."""
     @_builtins.property
     def features(self) -> Global___Payload:
         """What went in, by the capture policy; at most 1 MiB."""
@@ -151,10 +154,11 @@ class InferenceEvent(_message.Message):
         latency_ms: _builtins.float = ...,
         error_code: _builtins.str = ...,
         row_count: _builtins.int = ...,
+        trace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "features", b"features", "prediction", b"prediction"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "error_code", b"error_code", "features", b"features", "framework", b"framework", "inference_id", b"inference_id", "latency_ms", b"latency_ms", "model", b"model", "prediction", b"prediction", "request_id", b"request_id", "row_count", b"row_count", "session_id", b"session_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_confidence", b"_confidence", "confidence", b"confidence", "error_code", b"error_code", "features", b"features", "framework", b"framework", "inference_id", b"inference_id", "latency_ms", b"latency_ms", "model", b"model", "prediction", b"prediction", "request_id", b"request_id", "row_count", b"row_count", "session_id", b"session_id", "trace_id", b"trace_id", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__confidence: _TypeAlias = _typing.Literal["confidence"]  # noqa: Y015
     _WhichOneofArgType__confidence: _TypeAlias = _typing.Literal["_confidence", b"_confidence"]  # noqa: Y015
