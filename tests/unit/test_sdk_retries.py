@@ -193,6 +193,7 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
     always = {rpc for rpcs in SAFETY.values() for rpc, safety in rpcs.items() if safety is Safety.ALWAYS}
     verbs = ("Get", "List", "Resolve", "Watch", "Download")
     assert {rpc for rpc in always if not rpc.startswith(verbs)} == {
+        "CancelPredictionJob",
         "CollectGarbage",
         "CreateDownloadUrl",
         "FinishUpload",
@@ -205,4 +206,6 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
         "UpdateModel",
         "UpdateVersion",
         "UploadPart",
+        "UploadPredictionInput",
+        "WaitPredictionJob",
     }
