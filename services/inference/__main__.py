@@ -15,6 +15,13 @@ from services.common.server import Server, is_loopback
 from services.inference import servicer
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
+from services.inference.caching import servicer as caching
+from services.inference.caching.answers import AnswerStore
+from services.inference.caching.cache import CacheDefaults, CacheDesk, ResponseCache
+from services.inference.caching.counts import CacheStatistics
+from services.inference.caching.engine import CachingEngine
+from services.inference.caching.memory import MemoryAnswers
+from services.inference.caching.metrics import CacheCollector
 from services.inference.clients import client_of
 from services.inference.control import control, log_settings, trace_settings
 from services.inference.control import servicer as control_servicer
@@ -59,13 +66,16 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     catalog = Catalog()
     sessions = _sessions(settings, stack)
     engine = Engine(catalog, sessions, _limits(settings))
+    cache = _response_cache(settings, stack, member)
     spool = _spool(settings, stack)
     events = EventLog(spool)
-    predictor = Predictor(catalog, engine, events)
+    predictor = Predictor(catalog, CachingEngine(engine, cache), events)
     generator = TextGenerator(catalog, engine, events)
-    runs = TextRuns(catalog, engine, events, max_batch_size=settings.max_batch_size)
+    runs = TextRuns(catalog, CachingEngine(engine, cache), events, max_batch_size=settings.max_batch_size)
     _follow(settings, stack, catalog, sessions, member)
     metrics.registry.register(InferenceCollector(engine, sessions, spool))
+    metrics.registry.register(CacheCollector(cache))
+    desk = CacheDesk(cache, member.commands, member.broadcast)
     hands = control.SessionControl(catalog, member.broadcast, load_wait_s=settings.load_timeout_ms / 1000)
     control.SessionCommands(catalog, sessions).add_to(member.commands)
     repository = Repository(catalog, engine, sessions, member.broadcast, max_batch_size=settings.max_batch_size)
@@ -76,6 +86,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
         [
             oip.service(open_inference),
             control_servicer.service(hands),
+            caching.service(desk),
             servicer.service(
                 predictor,
                 generator,
@@ -114,6 +125,18 @@ def _open_inference(
         oip.Dialect(settings.server_name, mirrored=settings.typed_answers == "mirrored"),
         stream_max_in_flight=settings.stream_max_in_flight,
     )
+
+
+def _response_cache(settings: InferenceSettings, stack: ExitStack, member: Membership) -> ResponseCache:
+    store: AnswerStore = MemoryAnswers(settings.response_cache_bytes)
+    if url := settings.response_cache_url.get_secret_value():
+        from services.inference.caching.shared import SharedAnswers  # the client's import is not for everybody
+
+        store = shared = SharedAnswers(url, timeout_ms=settings.response_cache_timeout_ms)
+        shared.open()
+    stack.callback(store.close)
+    defaults = CacheDefaults(settings.response_cache_ttl_ms, settings.response_cache_max_answer_bytes)
+    return ResponseCache(store, CacheStatistics(member.counters), defaults)
 
 
 def _limits(settings: InferenceSettings) -> EngineLimits:

@@ -26,6 +26,10 @@ _PER_VERSION: tuple[tuple[str, str, Callable[[VersionStatistics], float]], ...] 
     ("nv_inference_compute_input_duration_us", "Checking inputs, in µs.", lambda each: each.compute_input_ns / 1000),
     ("nv_inference_compute_infer_duration_us", "Running models, in µs.", lambda each: each.compute_infer_ns / 1000),
     ("nv_inference_compute_output_duration_us", "Reading outputs, in µs.", lambda each: each.compute_output_ns / 1000),
+    ("nv_cache_num_hits_per_model", "Requests answered from the response cache.", lambda each: each.cache_hits),
+    ("nv_cache_num_misses_per_model", "Requests not found in the response cache.", lambda each: each.cache_misses),
+    ("nv_cache_hit_duration_per_model", "Looking up what was found, in µs.", lambda each: each.cache_hit_ns / 1000),
+    ("nv_cache_miss_duration_per_model", "Looking in vain, in µs.", lambda each: each.cache_miss_ns / 1000),
 )
 _LABELS = ("model", "version")
 

@@ -29,6 +29,7 @@ from services.common.keys import Role
 from services.common.server import Service
 from services.common.status import status_of
 from services.inference import convert
+from services.inference.caching.cache import CACHE_KEY
 from services.inference.generation import convert as generations
 from services.inference.generation.generator import TextGenerator
 from services.inference.prediction import Done, Outcome, Prediction, Predictor
@@ -79,6 +80,8 @@ class InferenceServicer(InferenceServiceServicer):
             skip_cache=request.skip_cache,
             on_cancel=context.add_callback,
         )
+        if prediction.cache:
+            context.set_trailing_metadata(((CACHE_KEY, prediction.cache),))
         return convert.response_of(prediction)
 
     def PredictStream(

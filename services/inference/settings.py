@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, Field, SecretStr
 
 from services.common.settings import MEBIBYTE, Port, ServerSettings, Share
+from services.inference.caching.address import check_url as check_cache_url
 from services.inference.runtimes.ollama.address import check_url
 
 GIBIBYTE = 1024 * MEBIBYTE
@@ -117,6 +118,18 @@ class InferenceSettings(ServerSettings):
     """How long it may be silent: while it loads a model, before the first byte, and between two."""
     ollama_timeout_ms: Annotated[int, Field(ge=10, le=86_400_000)] = 600_000
     """How long one generation may take. Predictions that are not streamed are held to `run_limit_ms` as well."""
+
+    response_cache_ttl_ms: Annotated[int, Field(ge=1, le=30 * 86_400_000)] = 300_000
+    """How long an answer is kept, where the version keeps answers and does not say how long."""
+    response_cache_bytes: Annotated[int, Field(ge=0)] = 256 * MEBIBYTE
+    """The most memory that kept answers take, of all workers together; the least recently used go first."""
+    response_cache_max_answer_bytes: Annotated[int, Field(ge=1, le=2**31 - 1)] = MEBIBYTE
+    """A larger answer is not kept, where the version does not say how large it may be."""
+    response_cache_url: Annotated[SecretStr, AfterValidator(check_cache_url)] = SecretStr("")
+    """A Redis or Valkey that keeps the answers of all processes: redis://, rediss:// or unix://, with its password.
+    Where it does not answer, requests go to the models. Empty: each process keeps its own in memory."""
+    response_cache_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20
+    """How long a request waits for that server before it goes to the model."""
 
     capture: bool = True
     """Keep events. The version's capture policy says what they hold."""

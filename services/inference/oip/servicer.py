@@ -13,6 +13,7 @@ from services.common import streams
 from services.common.interceptors import known
 from services.common.keys import Role, caller, require
 from services.common.server import Service
+from services.inference.caching.cache import CACHE_KEY
 from services.inference.control.control import SessionControl
 from services.inference.control.log_settings import LogSettings
 from services.inference.control.trace_settings import TraceSettings
@@ -143,6 +144,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             skip_cache=parameters.skips_cache(request),
             on_cancel=context.add_callback,
         )
+        if prediction.cache:
+            context.set_trailing_metadata(((CACHE_KEY, prediction.cache),))
         return convert.infer_response(request, prediction, self._answers, pb.ModelInferResponse())
 
     def ModelStreamInfer(
@@ -246,6 +249,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             if not isinstance(outcome, Prediction):
                 raise outcome
             convert.infer_response(request, outcome, self._answers, answer)
+            if outcome.cache:  # a stream's trailing metadata are not any one answer's
+                answer.parameters["penstock_cache"].string_param = outcome.cache
         except Exception as raised:  # noqa: BLE001 - it is this request's, and the stream goes on
             response.error_message = known(raised, f"{NAME}/ModelStreamInfer").message
             answer.Clear()

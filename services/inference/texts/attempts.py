@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penstock.ids import uuid7
 from services.common.errors import DomainError, InvalidArgument
+from services.inference.caching.engine import CachingEngine
 from services.inference.engine.engine import Engine, InferenceRequest
 from services.inference.events.events import Event, EventLog
 from services.inference.following.catalog import Catalog
@@ -51,7 +52,7 @@ class Answered:
 class TextRuns:
     """Runs versions on texts. `max_batch_size` is how many at once where the version says nothing."""
 
-    def __init__(self, catalog: Catalog, engine: Engine, events: EventLog, *, max_batch_size: int) -> None:
+    def __init__(self, catalog: Catalog, engine: Engine | CachingEngine, events: EventLog, *, max_batch_size: int) -> None:
         self._catalog = catalog
         self._engine = engine
         self._events = events
@@ -82,7 +83,7 @@ class Attempt:
 
     version: ResolvedVersion
 
-    def __init__(self, engine: Engine, asked: Asked) -> None:
+    def __init__(self, engine: Engine | CachingEngine, asked: Asked) -> None:
         self.event = Event(uuid7(), asked.model, asked.caller)
         self.most_rows = 1
         self._engine = engine

@@ -68,6 +68,7 @@ class Place:
                 "port": self.port,
                 "metrics_port": self.metrics_port,
                 "session_budget_bytes": max(MEBIBYTE, settings.session_budget_bytes // self.count),
+                "response_cache_bytes": settings.response_cache_bytes // self.count,
                 "spool_max_bytes": max(MEBIBYTE, settings.spool_max_bytes // self.count),
                 "spool_queue_events": math.ceil(settings.spool_queue_events / self.count),
                 "runtime_threads": self._threads(settings),
