@@ -4,8 +4,8 @@
     key  = first cell (u32) · cells (u32) · length of the name (u32) · CRC-32 of all that (u32) · name, as JSON
 
 A worker counts in its own slot's file alone; whoever replaces it finds its rows there and counts on. Any process that
-holds the files adds the slots up, whether their workers live or not. A service that is one process counts in plain
-lists by the same calls.
+holds the files adds the slots up, whether their workers live or not. A service that is one process counts in its own
+memory by the same calls.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import os
 import struct
 import threading
 import zlib
+from array import array
 from collections.abc import Iterator, Sequence
 
 Key = tuple[str, ...]
@@ -43,7 +44,7 @@ class Row:
 
     __slots__ = ("cells", "own")
 
-    def __init__(self, own: list[int], cells: list[int] | memoryview[int]) -> None:
+    def __init__(self, own: list[int], cells: memoryview[int]) -> None:
         self.own = own
         self.cells = cells
 
@@ -51,6 +52,10 @@ class Row:
         """Count; for what happens too rarely to write the line out."""
         own = self.own
         own[index] = self.cells[index] = own[index] + count
+
+    def values(self) -> list[int]:
+        """Read the cells, by whichever of the two copies they were written."""
+        return list(self.cells)
 
 
 def create_file() -> int:
@@ -92,11 +97,10 @@ class SlotFile:
         first, count = self.places[key]
         return self._cells[first : first + count].tolist()
 
-    def row(self, key: Key, count: int) -> Row:
-        """Find a row, or add it. Once the file is full, further rows are counted in this process alone."""
+    def row(self, key: Key, count: int) -> Row | None:
+        """Find a row, or add it; None where the file is full."""
         if key not in self.places and not self._add(key, count):
-            plain = [0] * count
-            return Row(plain, plain)
+            return None
         first, held = self.places[key]
         if held != count:
             raise ValueError(f"{key} has {held} cells, not {count}")
@@ -135,37 +139,52 @@ class Counters:
         self._files = [SlotFile(each, writable=number == slot) for number, each in enumerate(descriptors)]
         self._own = self._files[slot] if descriptors else None
         self._rows: dict[Key, Row] = {}
+        self._plain: dict[Key, Row] = {}
+        """Those of them that are in no file, because there is none or because it is full."""
         self._lock = threading.Lock()
         if self._own is not None:
             self._own.look()
+
+    @property
+    def shared(self) -> bool:
+        """Whether there are other workers, who read what is counted here."""
+        return self._own is not None
 
     def row(self, key: Key, count: int) -> Row:
         """Find this process's row of so many cells, or add it; what the slot's last worker counted is in it."""
         with self._lock:
             found = self._rows.get(key)
             if found is None:
-                found = self._rows[key] = self._own.row(key, count) if self._own else _plain(count)
+                found = self._own.row(key, count) if self._own else None
+                if found is None:
+                    found = self._plain[key] = _plain(count)
+                self._rows[key] = found
             return found
 
     def sums(self, kind: str) -> dict[Key, list[int]]:
         """Add up, over all slots, the rows of a kind, in the order in which they were added to the first."""
-        sums: dict[Key, list[int]] = {}
+        return {key: [*map(sum, zip(*slots, strict=True))] for key, slots in self.slots(kind).items()}
+
+    def slots(self, kind: str) -> dict[Key, list[list[int]]]:
+        """Read the rows of a kind, each from all slots that have it."""
+        found: dict[Key, list[list[int]]] = {}
         with self._lock:
             for key, values in self._values(kind):
-                held = sums.get(key)
-                sums[key] = values if held is None else [one + other for one, other in zip(held, values, strict=True)]
-        return sums
+                found.setdefault(key, []).append(values)
+        return found
+
+    def own(self, kind: str) -> dict[Key, list[list[int]]]:
+        """Read the rows of a kind that this process counts on in, likewise."""
+        with self._lock:
+            places = self._own.places if self._own is not None else {}
+            return {key: [self._own.values(key)] for key in places if self._own is not None and key[0] == kind}
 
     def _values(self, kind: str) -> Iterator[tuple[Key, list[int]]]:
         for file in self._files:
             file.look()
             yield from ((key, file.values(key)) for key in file.places if key[0] == kind)
-        for key, row in self._rows.items():
-            # In a file's row the two are kept apart; in a plain one they are the same.
-            if key[0] == kind and row.cells is row.own:
-                yield key, list(row.own)
+        yield from ((key, row.values()) for key, row in self._plain.items() if key[0] == kind)
 
 
 def _plain(count: int) -> Row:
-    cells = [0] * count
-    return Row(cells, cells)
+    return Row([0] * count, memoryview(array("Q", bytes(8 * count))))

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import sys
+
+if __name__ == "__main__":
+    # With several workers this process becomes their supervisor, which has no use for all that follows.
+    from services.inference.workers.supervisor import supervise
+
+    supervise(sys.argv[1:])
+
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
@@ -65,7 +72,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     metrics = member.metrics(settings)
     catalog = Catalog()
     sessions = _sessions(settings, stack)
-    engine = Engine(catalog, sessions, _limits(settings))
+    engine = Engine(catalog, sessions, _limits(settings), member.counters)
     cache = _response_cache(settings, stack, member)
     spool = _spool(settings, stack)
     events = EventLog(spool)

@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.common.metrics import of_all_workers
 from services.inference.engine.engine import Engine
-from services.inference.engine.statistics import VersionStatistics
+from services.inference.engine.statistics import FAILURES, VersionStatistics
 from services.inference.events.events import Event
 from services.inference.events.spool import Spool
 from services.inference.sessions.caches import SessionCaches
@@ -55,27 +56,17 @@ class InferenceCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Answer a scrape."""
-        statistics = self._engine.statistics()
+        statistics = self._engine.service_statistics()
         for name, text, read in _PER_VERSION:
             family = _Unsuffixed(name, text)
             for each in statistics:
                 family.add(read(each), model=each.version.model, version=each.version.version)
-            yield family
-        yield from self._failures(statistics)
+            yield of_all_workers(family)
+        yield _failures(statistics)
+        yield _pending(self._engine.statistics())
         yield from self._session_metrics()
         if self._spool is not None:
             yield from _spool_metrics(self._spool)
-
-    @staticmethod
-    def _failures(statistics: list[VersionStatistics]) -> Iterator[Metric]:
-        failures = _Unsuffixed("nv_inference_request_failure", "Failed requests.")
-        pending = GaugeMetricFamily("nv_inference_pending_request_count", "Requests in flight.", labels=_LABELS)
-        for each in statistics:
-            labels = {"model": each.version.model, "version": each.version.version}
-            pending.add_metric((each.version.model, each.version.version), each.in_flight)
-            for reason in ("REJECTED", "CANCELED", "BACKEND", "OTHER"):
-                failures.add(each.failures.get(reason, 0), reason=reason, **labels)
-        yield from (failures, pending)
 
     def _session_metrics(self) -> Iterator[Metric]:
         counters = self._sessions.counters
@@ -92,6 +83,22 @@ class InferenceCollector(Collector):
         yield CounterMetricFamily("penstock_session_loads", "Models loaded.", counters.loads)
         yield CounterMetricFamily("penstock_session_load_failures", "Loads that failed.", counters.failed_loads)
         yield CounterMetricFamily("penstock_session_evictions", "Models evicted.", counters.evictions)
+
+
+def _failures(statistics: list[VersionStatistics]) -> Metric:
+    family = _Unsuffixed("nv_inference_request_failure", "Failed requests.")
+    for each in statistics:
+        for reason in FAILURES:
+            labels = {"model": each.version.model, "version": each.version.version}
+            family.add(each.failures.get(reason, 0), reason=reason, **labels)
+    return of_all_workers(family)
+
+
+def _pending(statistics: list[VersionStatistics]) -> Metric:
+    family = GaugeMetricFamily("nv_inference_pending_request_count", "Requests in flight.", labels=_LABELS)
+    for each in statistics:
+        family.add_metric((each.version.model, each.version.version), each.in_flight)
+    return family
 
 
 def _gauge(name: str, text: str, values: Mapping[tuple[str, str], float]) -> Metric:

@@ -17,10 +17,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.counters import Counters
 from services.common.errors import Cancelled
-from services.inference.engine.lane import EngineLimits, Lane, ModelShare, Sessions
+from services.inference.engine.lane import Lane, ModelShare, Sessions
 from services.inference.engine.requests import InferenceAnswer, InferenceRequest, Ticket
-from services.inference.engine.statistics import VersionStatistics
+from services.inference.engine.statistics import StatisticsBook, VersionStatistics
+from services.inference.engine.terms import EngineLimits
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
 
@@ -61,7 +63,14 @@ class QueueStatus:
 class Engine:
     """Runs requests; how many at once and how long they may wait is settled by each version's serving settings."""
 
-    def __init__(self, resolver: Resolver, sessions: Sessions, limits: EngineLimits | None = None) -> None:
+    def __init__(
+        self,
+        resolver: Resolver,
+        sessions: Sessions,
+        limits: EngineLimits | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        self._book = StatisticsBook(counters or Counters())
         self._resolver = resolver
         self._sessions = sessions
         self._limits = limits or EngineLimits()
@@ -154,6 +163,10 @@ class Engine:
                 copies.append(lane.statistics.snapshot())
         return copies
 
+    def service_statistics(self) -> list[VersionStatistics]:
+        """Give what all workers of the service have counted, the dead ones too; alone, what is counted here."""
+        return self._book.of_all_workers() if self._book.shared else self.statistics()
+
     def count_look(self, version: ResolvedVersion, *, hit: bool, duration_ns: int) -> None:
         """Count a look into the response cache; one that found something answered its request."""
         lane = self._lane_of(version)
@@ -197,6 +210,7 @@ class Engine:
             lane = self._lanes.get(version.key)
             if lane is None:
                 lane = Lane(version, share, self._sessions, self._limits, self._runners)
+                lane.statistics = self._book.open(version)
                 self._lanes[version.key] = lane
             before = self._keys.get((version.model, version.version))
             if before is not None and before != version.key:
