@@ -12,7 +12,22 @@ try:
 except ModuleNotFoundError:  # the SDK brings the command's files, and not the packages that only the command needs
     sys.exit("penstock: the command needs more than the SDK: pip install 'penstock[cli]' [CLI_NOT_INSTALLED]")
 
-from penstock.cli import apply, bench, cache, events, feedback, generate, key, metrics, model, predict, suite
+from penstock.cli import (
+    apply,
+    bench,
+    cache,
+    embed,
+    events,
+    feedback,
+    generate,
+    key,
+    metrics,
+    model,
+    predict,
+    rank,
+    session,
+    suite,
+)
 from penstock.cli.commands import HELP_OPTIONS, CommandTree
 from penstock.cli.exits import ExitCode, epilogue, failure_of
 from penstock.cli.output import complain
@@ -35,6 +50,8 @@ app.command(rich_help_panel=_KEEP)(apply.apply)
 app.add_typer(model.app, name="model", rich_help_panel=_KEEP)
 app.command(rich_help_panel=_USE)(predict.predict)
 app.command(rich_help_panel=_USE, epilog=generate.EXAMPLES)(generate.generate)
+app.command(rich_help_panel=_USE, epilog=embed.EXAMPLES)(embed.embed)
+app.command(rich_help_panel=_USE, epilog=rank.EXAMPLES)(rank.rank)
 app.command(rich_help_panel=_USE)(feedback.feedback)
 app.command(rich_help_panel=_USE)(events.events)
 app.command(rich_help_panel=_USE)(metrics.metrics)
