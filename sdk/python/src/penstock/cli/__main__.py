@@ -25,7 +25,6 @@ from penstock.cli import (
     model,
     predict,
     rank,
-    session,
     suite,
 )
 from penstock.cli.commands import HELP_OPTIONS, CommandTree
