@@ -23,8 +23,10 @@ from services.common import errors
 from services.common.budgets import Budget
 from services.common.keys import ANONYMOUS, KeyRing, Principal, Role, become, require
 from services.common.metrics import GrpcCollector, RpcMetrics
-from services.common.status import abort, code_of
+from services.common.pools import refused
+from services.common.status import abort, code_of, set_status
 from services.common.streams import OpenStreams, Stream, StreamKind, single, size_of
+from services.common.traces import Traces, traced
 
 _log = structlog.get_logger(__name__)
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
@@ -63,11 +65,13 @@ class Wrapper:
         collector: GrpcCollector,
         access_log_share: float,
         streams: OpenStreams,
+        traces: Traces | None = None,
     ) -> None:
         self._keys = keys
         self._collector = collector
         self._share = access_log_share
         self._streams = streams
+        self._traces = traces
 
     def wrap(
         self,
@@ -83,6 +87,8 @@ class Wrapper:
         kind, behaviour = _behaviour(handler)
         rpc = Rpc(service, method, role, self._collector.add(kind, service, method))
         behaviour = (_with_parsed_requests if handler.request_streaming else _with_parsed_request)(behaviour)
+        if self._traces is not None and role is not Role.PUBLIC:  # probes would drown the rest
+            behaviour = traced(self._traces, service, method, behaviour, streams=handler.response_streaming)
         wrapped: Callable[..., Any] = (
             self._unary(rpc, behaviour) if kind == "unary" else self._streaming(rpc, kind, behaviour, endless=endless)
         )
@@ -94,6 +100,8 @@ class Wrapper:
         clock = time.perf_counter
 
         def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            if refused():
+                abort(context, BUSY)
             started = clock()
             counts.start()
             principal = ANONYMOUS
@@ -124,6 +132,10 @@ class Wrapper:
         # grpc's non-blocking form: the status may be sent from another thread than the one that iterates, which is
         # how a stream is ended whose own thread waits for something.
         def answer(request: Any, context: grpc.ServicerContext, send: Callable[[Any], None]) -> None:
+            if refused():
+                set_status(context, BUSY)
+                send(None)
+                return
             started = time.perf_counter()
             rpc.counts.start()
             principal = ANONYMOUS
@@ -205,21 +217,12 @@ def known(raised: Exception, rpc: str) -> errors.DomainError:
     return errors.Internal(f"internal error {error_id}", metadata={"error_id": error_id})
 
 
-def busy(handler: grpc.RpcMethodHandler[Any, Any], pool: ThreadPoolExecutor) -> grpc.RpcMethodHandler[Any, Any]:
-    """Make a handler of the same kind that only says that the server is full; it runs on `pool`."""
-    kind, _ = _behaviour(handler)
-
-    def refuse(_request: Any, context: grpc.ServicerContext) -> Any:
-        abort(context, BUSY)
-
-    refuse.experimental_thread_pool = pool  # type: ignore[attr-defined] # how grpc is told of a pool
-    return _MAKERS[kind](refuse, handler.request_deserializer, handler.response_serializer)
-
-
 def _parser(parse: Callable[[bytes], Any] | None) -> Callable[[bytes], Any]:
     """Parse a request, and let the handler say that it is none: grpc itself would call that an INTERNAL error."""
 
     def parsed(data: bytes) -> Any:
+        if refused():
+            return None  # nobody will look at it
         try:
             return parse(data) if parse is not None else data
         except DecodeError:
@@ -269,15 +272,13 @@ def _authorization(context: grpc.ServicerContext) -> str | None:
     return None
 
 
-_MAKERS: Mapping[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
+# A stream that is answered once is served as one that is answered in a stream, of one: on the wire they are the same.
+_SERVED_AS: Mapping[str, Callable[..., grpc.RpcMethodHandler[Any, Any]]] = {
     "unary": grpc.unary_unary_rpc_method_handler,
     "server_stream": grpc.unary_stream_rpc_method_handler,
-    "client_stream": grpc.stream_unary_rpc_method_handler,
+    "client_stream": grpc.stream_stream_rpc_method_handler,
     "bidi_stream": grpc.stream_stream_rpc_method_handler,
 }
-
-# A stream that is answered once is served as one that is answered in a stream, of one: on the wire they are the same.
-_SERVED_AS = {**_MAKERS, "client_stream": grpc.stream_stream_rpc_method_handler}
 
 
 def _behaviour(handler: grpc.RpcMethodHandler[Any, Any]) -> tuple[str, Behaviour]:

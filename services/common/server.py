@@ -23,12 +23,13 @@ from services.common.budgets import BudgetCollector
 from services.common.certificates import CertificateFiles, Certificates
 from services.common.counters import Counters
 from services.common.errors import DomainError, FailedPrecondition
-from services.common.interceptors import Wrapper, busy
+from services.common.interceptors import Wrapper
 from services.common.keys import KeyRing, Role
 from services.common.metrics import GrpcCollector, MetricsServer
 from services.common.pools import BoundedPool
 from services.common.settings import ServerSettings
 from services.common.streams import OpenStreams
+from services.common.traces import Traces
 
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
@@ -84,23 +85,6 @@ class _Recorder:
         """Take nothing: the same handlers come by the other door, one by one."""
 
 
-class _Router(grpc.GenericRpcHandler):
-    """Finds the wrapped handler of a call, or one that refuses it where the handler's pool is full."""
-
-    def __init__(self) -> None:
-        self._routes: dict[str, tuple[Any, Any, BoundedPool]] = {}
-
-    def add(self, path: str, handler: Any, refusal: Any, pool: BoundedPool) -> None:
-        self._routes[path] = (handler, refusal, pool)
-
-    def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
-        route = self._routes.get(handler_call_details.method)
-        if route is None:
-            return None
-        handler, refusal, pool = route
-        return refusal if pool.full else handler
-
-
 class Server:
     """A service's process as the network sees it. Build it, `open` it, `wait`, `close` it."""
 
@@ -112,6 +96,7 @@ class Server:
         keys: KeyRing,
         metrics: MetricsServer,
         checks: Sequence[Callable[[], None]] = (),
+        traces: Traces | None = None,
         sharing: Sharing | None = None,
     ) -> None:
         self._settings = settings
@@ -119,6 +104,7 @@ class Server:
         self._keys = keys
         self._metrics = metrics
         self._checks = checks
+        self._traces = traces
         self._stopping = threading.Event()
         self._drained = threading.Event()
         self._streams = OpenStreams()
@@ -139,10 +125,10 @@ class Server:
         settings = self._settings
         credentials = _credentials(CertificateFiles.of(settings))
         self._control = BoundedPool(CONTROL_THREADS, 1_000, "control")
-        unary = BoundedPool(settings.request_threads, settings.request_backlog, "unary")
-        streams = BoundedPool(settings.max_streams, 0, "stream")
+        unary = BoundedPool(settings.request_threads, settings.request_backlog, "unary", self._control)
+        streams = BoundedPool(settings.max_streams, 0, "stream", self._control)
         # Whoever has no key can take no place from those who have.
-        public = BoundedPool(settings.max_streams, 0, "public")
+        public = BoundedPool(settings.max_streams, 0, "public", self._control)
         self._pools = (self._control, unary, streams, public)
         self._server = grpc.server(
             unary,
@@ -152,7 +138,7 @@ class Server:
         )
         self._health = health.HealthServicer(experimental_non_blocking=False)
         services = (*self._services, *self._public())
-        self._server.add_generic_rpc_handlers((self._route(services, unary, streams, public),))
+        self._register(services, unary, streams, public)
         for collector in (self._collector, BudgetCollector(self._keys.budgets)):
             self._metrics.registry.register(collector)
         self._metrics.ready = lambda: self._serving
@@ -232,26 +218,27 @@ class Server:
             ),
         )
 
-    def _route(
+    def _register(
         self, services: Sequence[Service], unary: BoundedPool, streams: BoundedPool, public: BoundedPool
-    ) -> _Router:
+    ) -> None:
         wrapper = Wrapper(
             keys=self._keys,
             collector=self._collector,
             access_log_share=self._settings.access_log_share,
             streams=self._streams,
+            traces=self._traces,
         )
-        router = _Router()
         for service in services:
             recorder = _Recorder()
             service.register(recorder)
+            handlers = {}
             for method, handler in recorder.handlers.items():
                 role = service.roles[method]
                 if handler.request_streaming or handler.response_streaming:
                     pool = public if role is Role.PUBLIC else streams
                 else:
                     pool = self._control if method in service.control else unary
-                wrapped = wrapper.wrap(
+                handlers[method] = wrapper.wrap(
                     service.name,
                     method,
                     handler,
@@ -259,8 +246,8 @@ class Server:
                     pool=pool,
                     endless=method in service.endless,
                 )
-                router.add(f"/{service.name}/{method}", wrapped, busy(handler, self._control), pool)
-        return router
+            # Registered handlers are found by grpc's core; a generic one would be asked for in Python, at each call.
+            self._server.add_registered_method_handlers(service.name, handlers)
 
     def _refuse_open_door(self) -> None:
         settings = self._settings
