@@ -162,6 +162,7 @@ def test_a_cancelled_request_of_a_failed_batch_is_not_run_again(callers: Callers
     callers.session.go_on()
     assert value_of(asked[0].result(10)) == 4
     assert isinstance(asked[2].result(10).error, Cancelled)
+    assert asked[1].result(10).error is not None
     assert callers.session.sizes == [32, 3, 1, 1]
 
 

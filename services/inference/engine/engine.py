@@ -19,12 +19,13 @@ from typing import Protocol
 
 from services.common.counters import Counters
 from services.common.errors import Cancelled
-from services.inference.engine.lane import Lane, ModelShare, Sessions
+from services.inference.engine.lane import Lane, ModelShare
 from services.inference.engine.requests import InferenceAnswer, InferenceRequest, Ticket
 from services.inference.engine.statistics import StatisticsBook, VersionStatistics
 from services.inference.engine.terms import EngineLimits
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
+from services.inference.sessions.cached_session import Sessions
 
 __all__ = ["Engine", "EngineLimits", "InferenceAnswer", "InferenceRequest", "QueueStatus", "Resolver", "Tracked"]
 

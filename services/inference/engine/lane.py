@@ -14,53 +14,30 @@ import logging
 import threading
 import time
 from concurrent.futures import Executor
-from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 from services.common.errors import ResourceExhausted
 from services.inference.engine.batch import WrongRowCount, run_alone, run_joined
-from services.inference.engine.requests import State, Ticket, cancelled_error, late_error
+from services.inference.engine.requests import (
+    State,
+    Ticket,
+    as_error,
+    cancelled_error,
+    late_error,
+    queue_full_error,
+)
 from services.inference.engine.signature import SignatureCheck
 from services.inference.engine.statistics import VersionStatistics
+from services.inference.engine.terms import EngineLimits, Terms
 from services.inference.engine.waiting import WaitingQueue
-from services.inference.models import ModelFailed, QueueFullAction, ResolvedVersion
+from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
-from services.inference.sessions.cached_session import CachedSession
+from services.inference.sessions.cached_session import Sessions
 
 log = logging.getLogger(__name__)
 
 RUNNER_BATCHES = 64
 """A runner leads so many batches of one version in a row before another version may have its thread."""
-
-
-class Sessions(Protocol):
-    """Has the models in memory; see `SessionCache`."""
-
-    def acquire(self, version: ResolvedVersion, timeout_s: float) -> CachedSession:
-        """Return the version's session, loading it if need be."""
-        ...
-
-    def release(self, entry: CachedSession) -> None:
-        """Give a session back."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class EngineLimits:
-    """What holds for versions that say nothing else, see ServingSettings in registry.proto; and of the engine itself.
-
-    `max_in_flight` bounds the threads that callers lend to one model, so that no model takes the whole pool.
-    `load_wait_s` bounds how long a request without a deadline waits for its model to be loaded. `parallel_runs`: runs
-    at once of a version that is not batched and whose runtime has no opinion. `runners`: threads for who lends none.
-    """
-
-    max_in_flight: int = 64
-    load_wait_s: float = 60.0
-    max_batch_size: int = 32
-    max_queue_size: int = 1_000
-    parallel_runs: int = 1
-    runners: int = 16
 
 
 class ModelShare:
@@ -77,10 +54,23 @@ class Lane:
     """See above. The version's settings may change while requests are in the lane; its files may not."""
 
     __slots__ = (
-        "_default_level", "_delay_ns", "_displaces", "_gatherer", "_has_rows", "_instances", "_joins", "_joins_well",
-        "_last_rows", "_levels", "_limits", "_lock", "_max_in_flight", "_max_rows", "_max_waiting", "_runners",
-        "_sessions", "_settled", "_timeout_ns", "check", "queue", "running", "share", "statistics", "version",
-    )  # fmt: skip
+        "_away_rows",
+        "_gatherer",
+        "_instances",
+        "_joins_well",
+        "_limits",
+        "_lock",
+        "_runners",
+        "_sessions",
+        "_settled",
+        "_terms",
+        "check",
+        "queue",
+        "running",
+        "share",
+        "statistics",
+        "version",
+    )
 
     def __init__(
         self, version: ResolvedVersion, share: ModelShare, sessions: Sessions, limits: EngineLimits, runners: Executor
@@ -96,29 +86,20 @@ class Lane:
         self._runners = runners
         self._instances = 1
         self._joins_well = True
-        self._settled = False
-        self._last_rows = 0
+        self._away_rows = 0  # answered with the last batch, and not back since
         self._gatherer: Ticket | None = None
         self.adopt(version)
 
     def adopt(self, version: ResolvedVersion) -> None:
         """Serve by these settings from now on."""
-        serving, limits = version.serving, self._limits
         with self._lock:
             self.version = version
-            self._has_rows = version.rows_independent and self.check.joinable
-            joinable = self._has_rows and self._joins_well
-            self._max_rows = (serving.max_batch_size or limits.max_batch_size) if joinable else 1
-            self._joins = self._max_rows > 1
-            self._max_in_flight = serving.max_in_flight or limits.max_in_flight
-            self._max_waiting = serving.max_queue_size or limits.max_queue_size
-            self._displaces = serving.queue_full_action is QueueFullAction.DISPLACE
-            self._delay_ns = serving.max_queue_delay_us * 1000 if self._joins else 0
-            self._levels = max(1, serving.priority_levels)
-            self._default_level = (serving.default_priority or self._levels) - 1
-            self._timeout_ns = serving.timeout_ms * 1_000_000
-            self._settled = False
-            self.queue.set_levels(self._levels)
+            self._set_terms()
+
+    def _set_terms(self) -> None:
+        self._terms = Terms(self.version, self._limits, self.check, joins=self._joins_well)
+        self._settled = False
+        self.queue.set_levels(self._terms.levels)
 
     # Coming in
 
@@ -127,27 +108,23 @@ class Lane:
 
         Raises ResourceExhausted(QUEUE_FULL), and Cancelled.
         """
-        request = ticket.request
+        request, terms = ticket.request, self._terms
         ticket.rows = rows = self.check.row_count(request.inputs)
-        if self._has_rows and rows:  # what no rows mean to a model is its own affair, and no neighbour's
+        if terms.has_rows and rows:  # what no rows mean to a model is its own affair, and no neighbour's
             ticket.key = self.check.join_key(request.inputs, request.outputs)
-        timeout_ns = request.timeout_ns or self._timeout_ns
-        if timeout_ns:
-            start_by_ns = ticket.began_ns + timeout_ns
-            ticket.start_by_ns = min(start_by_ns, ticket.start_by_ns) if ticket.start_by_ns else start_by_ns
+        ticket.start_by_ns = terms.start_by_ns(ticket.began_ns, request.deadline_ns, request.timeout_ns)
         displaced: Ticket | None = None
         lends = ticket.done is None
         with self._lock:
-            if self._levels > 1:
-                ticket.level = request.priority - 1 if 0 < request.priority <= self._levels else self._default_level
             leads = self.running < self._instances and self._gatherer is None
             if not leads:
+                ticket.level = self._terms.level(request.priority)
                 request.on_cancel = partial(self._cancel, ticket)
                 if request.cancelled:  # before there was anybody to tell
                     raise cancelled_error()
-            if lends and self.share.in_flight >= self._max_in_flight:
+            if lends and self.share.in_flight >= terms.max_in_flight:
                 displaced = self._displace(ticket, lent=True)
-            elif not leads and self.queue.count >= self._max_waiting:
+            elif not leads and self.queue.count >= terms.max_waiting:
                 displaced = self._displace(ticket, lent=False)
             if leads:
                 self.running += 1
@@ -158,7 +135,7 @@ class Lane:
             if lends:
                 self.share.in_flight += 1
         if displaced is not None:
-            displaced.answer.error = _queue_full("a more urgent request took this one's place")
+            displaced.answer.error = queue_full_error("a more urgent request took this one's place")
             self._conclude(displaced)
         return leads
 
@@ -184,24 +161,25 @@ class Lane:
         if ticket.done is None:
             ticket.let_sleep()
         self.queue.push(ticket)
+        self._away_rows = max(0, self._away_rows - ticket.rows)
         gatherer = self._gatherer
-        if gatherer is not None and gatherer.rows + self.queue.rows >= self._max_rows:
+        if gatherer is not None and gatherer.rows + self.queue.rows >= self._terms.max_rows:
             self._end_gathering(gatherer)
 
     def _displace(self, ticket: Ticket, *, lent: bool) -> Ticket:
         """Take out the one that has to make room; raises ResourceExhausted(QUEUE_FULL) where none has to."""
-        displaced = self.queue.find_displaceable(ticket.level, lent=lent) if self._displaces else None
+        displaced = self.queue.find_displaceable(ticket.level, lent=lent) if self._terms.displaces else None
         if displaced is None and lent:
             raise self._too_many_in_flight()
         if displaced is None:
-            raise _queue_full(f"{self.queue.count} requests for {self.version.model} wait; try again later")
+            raise queue_full_error(f"{self.queue.count} requests for {self.version.model} wait; try again later")
         self.queue.remove(displaced)
         return displaced
 
     def enter(self, ticket: Ticket) -> None:
         """Let in work that goes beside the queue; it must `leave`. Raises ResourceExhausted(QUEUE_FULL)."""
         with self._lock:
-            refused = self._too_many_in_flight() if self.share.in_flight >= self._max_in_flight else None
+            refused = self._too_many_in_flight() if self.share.in_flight >= self._terms.max_in_flight else None
             if refused is None:
                 self.statistics.in_flight += 1
                 self.share.in_flight += 1
@@ -223,7 +201,9 @@ class Lane:
             self.statistics.count_failure(error, answer.timings.total_ns)
 
     def _too_many_in_flight(self) -> ResourceExhausted:
-        return _queue_full(f"{self.share.in_flight} requests for {self.version.model} are in flight; try again later")
+        return queue_full_error(
+            f"{self.share.in_flight} requests for {self.version.model} are in flight; try again later"
+        )
 
     # Leading
 
@@ -250,7 +230,7 @@ class Lane:
         """Run and answer; whatever happens, everybody in the batch hears of it. Returns who leads next."""
         members = [leader]
         try:
-            wait_s = self._limits.load_wait_s
+            wait_s = self._terms.load_wait_s
             if leader.start_by_ns or leader.request.cancelled:
                 wait_s = leader.remaining_s(time.monotonic_ns(), wait_s)
             entry = self._sessions.acquire(self.version, wait_s)
@@ -263,14 +243,12 @@ class Lane:
                 self._sessions.release(entry)
         except BaseException as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
             for member in members:
-                member.answer.error = _as_error(error)
+                member.answer.error = as_error(error)
         return self._finish(members)
 
     def _settle(self, session: Session) -> None:
         """Learn from the open session how many runs at once become it."""
-        wanted = self.version.serving.instances
-        if not wanted:
-            wanted = 1 if self._joins else getattr(session, "max_parallel_runs", 0) or self._limits.parallel_runs
+        wanted = self._terms.instances or getattr(session, "max_parallel_runs", 0) or self._limits.parallel_runs
         more: list[Ticket] = []
         with self._lock:
             self._settled = True
@@ -284,35 +262,34 @@ class Lane:
 
     def _form(self, members: list[Ticket]) -> None:
         """Let those who wait join the leader."""
-        leader = members[0]
-        handed = leader.handed
-        if self._delay_ns and not handed and leader.key is not None:
-            self._gather(leader)
+        leader, terms = members[0], self._terms
+        if terms.delay_ns and not leader.handed and leader.key is not None:
+            self._gather(leader, terms)
         if leader.request.cancelled or leader.start_by_ns:
             leader.remaining_s(time.monotonic_ns(), 0)
-        if not self.queue.count or leader.key is None or not self._joins:
+        if not self.queue.count or leader.key is None or not terms.joins:
             return
         with self._lock:
-            rows = self._max_rows
-            if handed:
-                # Half of those who wait and of those who were just answered and are coming back: were all who wait
-                # taken, a batch of one and a batch of all the others would take turns for ever.
-                rows = min(rows, (leader.rows + self.queue.rows + self._last_rows + 1) // 2)
+            rows = terms.max_rows
+            if leader.handed:
+                # Half of all that are about: those that wait, and those that were answered and are on their way back.
+                # Were all taken that wait, a batch of one and a batch of all the others would take turns for ever.
+                rows = min(rows, (leader.rows + self.queue.rows + self._away_rows + 1) // 2)
             joined, late = self.queue.take(leader.key, rows - leader.rows, time.monotonic_ns())
         members += joined
         for ticket in late:
             ticket.answer.error = late_error()
             self._conclude(ticket)
 
-    def _gather(self, leader: Ticket) -> None:
+    def _gather(self, leader: Ticket, terms: Terms) -> None:
         """Wait for others, as long as the version's settings say; a full batch and a cancel end it."""
         with self._lock:
-            if leader.rows + self.queue.rows >= self._max_rows:
+            if leader.rows + self.queue.rows >= terms.max_rows:
                 return
             wake = leader.let_sleep()
             self._gatherer = leader
             leader.request.on_cancel = partial(self._cancel, leader)
-        until_ns = leader.began_ns + self._delay_ns
+        until_ns = leader.began_ns + terms.delay_ns
         if leader.start_by_ns:
             until_ns = min(until_ns, leader.start_by_ns)
         if not leader.request.cancelled:
@@ -333,13 +310,13 @@ class Lane:
                 return
             except WrongRowCount as error:
                 with self._lock:
-                    self._joins = self._joins_well = False
-                    self._max_rows, self._delay_ns = 1, 0
+                    self._joins_well = False
+                    self._set_terms()
                 log.warning("%s is not batched any more: %s", self.version.key, error)
             except BaseException as error:  # noqa: BLE001 - each hears of its own when it runs alone
                 log.info("a batch of %s failed and runs one by one: %s", self.version.key, error)
             self._part(members)
-        run_alone(members[0], session, has_rows=self._has_rows)
+        run_alone(members[0], session, has_rows=self._terms.has_rows)
 
     def _part(self, members: list[Ticket]) -> None:
         """Send everybody but the leader back to the head of the queue, to run alone, each led by itself.
@@ -376,7 +353,7 @@ class Lane:
                 self._leave(member, ended_ns)
             if leader.answer.error is None:
                 statistics.count_run(rows, leader.answer.timings)
-            self._last_rows = rows
+            self._away_rows = rows
             following = None
             if self.running <= self._instances:
                 following = self.queue.pop_first()
@@ -424,13 +401,3 @@ class Lane:
         ticket.answer.error = error
         self._conclude(ticket)
         return True
-
-
-def _as_error(error: BaseException) -> Exception:
-    if isinstance(error, Exception):
-        return error
-    return ModelFailed(f"the model ended its run with {type(error).__name__}")
-
-
-def _queue_full(sentence: str) -> ResourceExhausted:
-    return ResourceExhausted(f"Exceeds maximum queue size: {sentence}", reason="QUEUE_FULL")

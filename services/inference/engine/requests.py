@@ -7,9 +7,9 @@ import logging
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Hashable, Mapping
 
-from services.common.errors import Cancelled, DeadlineExceeded
+from services.common.errors import Cancelled, DeadlineExceeded, ResourceExhausted
 from services.inference.engine.statistics import Timings
-from services.inference.models import ResolvedVersion
+from services.inference.models import ModelFailed, ResolvedVersion
 from services.inference.tensors import Tensor
 
 log = logging.getLogger(__name__)
@@ -177,3 +177,15 @@ def cancelled_error() -> Cancelled:
 def late_error() -> DeadlineExceeded:
     """The answer to one that did not begin in time."""
     return DeadlineExceeded("Request timeout expired", reason="REQUEST_TIMEOUT")
+
+
+def queue_full_error(sentence: str) -> ResourceExhausted:
+    """The answer to one for which there is no room; Triton's clients look for its first words."""
+    return ResourceExhausted(f"Exceeds maximum queue size: {sentence}", reason="QUEUE_FULL")
+
+
+def as_error(raised: BaseException) -> Exception:
+    """What a caller is to hear of whatever a run raised, an interpreter's exit for example."""
+    if isinstance(raised, Exception):
+        return raised
+    return ModelFailed(f"the model ended its run with {type(raised).__name__}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
+from typing import Protocol
 
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
@@ -72,3 +73,15 @@ class SessionInfo:
     idle_s: float
     load_s: float
     pinned: bool
+
+
+class Sessions(Protocol):
+    """Has the models in memory; see `SessionCache`."""
+
+    def acquire(self, version: ResolvedVersion, timeout_s: float) -> CachedSession:
+        """Return the version's session, loading it if need be."""
+        ...
+
+    def release(self, entry: CachedSession) -> None:
+        """Give a session back."""
+        ...
