@@ -25,6 +25,7 @@ from penstock.cli import (
     model,
     predict,
     rank,
+    session,
     suite,
 )
 from penstock.cli.commands import HELP_OPTIONS, CommandTree
@@ -54,6 +55,7 @@ app.command(rich_help_panel=_USE, epilog=rank.EXAMPLES)(rank.rank)
 app.command(rich_help_panel=_USE)(feedback.feedback)
 app.command(rich_help_panel=_USE)(events.events)
 app.command(rich_help_panel=_USE)(metrics.metrics)
+app.add_typer(session.app, name="session", rich_help_panel=_USE)
 app.add_typer(cache.app, name="cache", rich_help_panel=_USE)
 app.add_typer(bench.app, name="bench", rich_help_panel=_USE)
 

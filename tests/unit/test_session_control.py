@@ -1,0 +1,125 @@
+"""Loading, unloading and listing on every worker: two of them here, in one process, with caches of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from json import dumps, loads
+
+import pytest
+
+from services.common.errors import FailedPrecondition, NotFound
+from services.inference.control.control import SessionCommands, SessionControl
+from services.inference.following.catalog import Catalog, CatalogVersion
+from services.inference.sessions.cached_session import SessionLimits
+from services.inference.sessions.caches import SessionCaches
+from services.inference.sessions.sessions import SessionCache
+from services.inference.workers.commands import Arguments, Commands, Reply
+from tests.serving import PlainLoader, plain_version
+
+
+class Workers:
+    """Two workers; what is said to them and what they say travels as JSON."""
+
+    def __init__(self, catalog: Catalog) -> None:
+        self.loaders = [PlainLoader(), PlainLoader()]
+        limits = SessionLimits(budget_bytes=2**40, failure_backoff_s=1_000, max_failure_backoff_s=1_000)
+        self.caches = [SessionCaches({"onnx": SessionCache(loader, limits)}) for loader in self.loaders]
+        self.commands = [Commands(), Commands()]
+        for caches, commands in zip(self.caches, self.commands, strict=True):
+            SessionCommands(catalog, caches).add_to(commands)
+
+    def send(self, name: str, arguments: Arguments, timeout_s: float) -> Sequence[Reply]:
+        said = loads(dumps(arguments))
+        replies = [commands.carry_out(name, said, worker=number) for number, commands in enumerate(self.commands)]
+        return [Reply(reply.worker, loads(dumps(reply.result)), reply.error) for reply in replies]
+
+
+def version(model: str, name: str, number: int, *, ready: bool = True) -> CatalogVersion:
+    resolved = replace(plain_version(f"{model}{name}", size_bytes=2**20), model=model, version=name)
+    return CatalogVersion(
+        model, name, number, "development", "READY" if ready else "FAILED", resolved if ready else None
+    )
+
+
+@pytest.fixture
+def catalog() -> Catalog:
+    catalog = Catalog()
+    catalog.replace(
+        [version("a", "1", 1), version("a", "2", 2), version("b", "1", 1), version("c", "1", 1, ready=False)]
+    )
+    return catalog
+
+
+@pytest.fixture
+def workers(catalog: Catalog) -> Iterator[Workers]:
+    workers = Workers(catalog)
+    yield workers
+    for caches in workers.caches:
+        caches.close(1.0)
+
+
+@pytest.fixture
+def control(catalog: Catalog, workers: Workers) -> SessionControl:
+    return SessionControl(catalog, workers, load_wait_s=10)
+
+
+def names(control: SessionControl, model: str = "") -> list[tuple[str, str, int]]:
+    return [(each.model, each.version, each.worker) for each in control.list_sessions(model).sessions]
+
+
+def test_a_load_is_done_by_every_worker_once(control: SessionControl, workers: Workers) -> None:
+    loaded = control.load("a", "", pin=False)
+    assert [(each.model, each.version, each.worker, each.pinned) for each in loaded] == [
+        ("a", "2", 0, False), ("a", "2", 1, False),
+    ]  # fmt: skip
+    control.load("a", "2", pin=True)
+    assert [loader.began for loader in workers.loaders] == [1, 1]
+    assert all(each.pinned for each in control.list_sessions("a").sessions)
+
+
+def test_what_is_listed_is_of_all_workers_in_order(control: SessionControl) -> None:
+    for model, name in (("b", "1"), ("a", "2"), ("a", "1")):
+        control.load(model, name, pin=False)
+    assert names(control) == [(*name, worker) for name in (("a", "1"), ("a", "2"), ("b", "1")) for worker in (0, 1)]
+    assert names(control, "b") == [("b", "1", 0), ("b", "1", 1)]
+    memory = control.list_sessions("")
+    assert memory.used_bytes >= 6 * 2**20
+    assert memory.budget_bytes == 2 * 2**40
+
+
+def test_an_unload_takes_one_version_or_all_of_a_model(control: SessionControl) -> None:
+    for model, name in (("a", "1"), ("a", "2"), ("b", "1")):
+        control.load(model, name, pin=True)
+    assert control.unload("a", "1") == 2
+    assert names(control, "a") == [("a", "2", 0), ("a", "2", 1)]
+    control.load("a", "1", pin=False)
+    assert control.unload("a", "") == 4
+    assert control.unload("a", "") == 0
+    assert names(control) == [("b", "1", 0), ("b", "1", 1)]
+
+
+def test_a_failure_that_is_remembered_does_not_keep_an_operator_from_trying(
+    control: SessionControl, workers: Workers
+) -> None:
+    workers.loaders[1].failures.append(FailedPrecondition("broken", reason="MODEL_LOAD_FAILED"))
+    with pytest.raises(FailedPrecondition, match="broken"):
+        control.load("a", "1", pin=False)
+    assert names(control) == [("a", "1", 0)], "the first worker has it all the same"
+    control.load("a", "1", pin=False)
+    assert names(control) == [("a", "1", 0), ("a", "1", 1)]
+
+
+@pytest.mark.parametrize(("model", "name"), [("nowhere", ""), ("a", "9"), ("nowhere", "1")])
+def test_what_is_not_known_is_neither_loaded_nor_unloaded(control: SessionControl, model: str, name: str) -> None:
+    with pytest.raises(NotFound):
+        control.load(model, name, pin=False)
+    with pytest.raises(NotFound):
+        control.unload(model, name)
+
+
+def test_what_is_not_ready_is_not_loaded(control: SessionControl) -> None:
+    with pytest.raises(FailedPrecondition) as caught:
+        control.load("c", "1", pin=False)
+    assert caught.value.reason == "VERSION_NOT_READY"
+    assert control.unload("c", "") == 0
