@@ -138,10 +138,11 @@ class TensorFlowSession:
         return 0
 
     def close(self) -> None:
-        """Let go of the model. TensorFlow keeps some of the memory until its process ends."""
+        """Let go of the model: its memory comes back, that of TensorFlow itself goes with the process only."""
         self._opened = None
-        keras.backend.clear_session()
-        gc.collect()  # functions and what they captured refer to each other
+        # Functions and what they captured refer to each other. That is enough: Keras's `clear_session` would free
+        # nothing more, and reset the names and settings of a model that another thread is loading.
+        gc.collect()
 
 
 def _saved_model_folder(paths: Sequence[str]) -> str | None:
