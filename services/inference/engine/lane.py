@@ -142,8 +142,6 @@ class Lane:
     def wait(self, ticket: Ticket) -> None:
         """Sleep, on a caller's thread, until the request is answered or is to lead; then lead."""
         wake = ticket.wake
-        if wake is None:  # pragma: no cover - whoever waits and lends a thread has one
-            raise AssertionError(ticket.state)
         if not ticket.start_by_ns:
             wake.acquire()
         elif not wake.acquire(timeout=max(0.0, (ticket.start_by_ns - time.monotonic_ns()) / 1e9)):
@@ -158,8 +156,7 @@ class Lane:
         self._runners.submit(self.lead, ticket)
 
     def _enqueue(self, ticket: Ticket) -> None:
-        if ticket.done is None:
-            ticket.let_sleep()
+        ticket.wake.acquire()
         self.queue.push(ticket)
         self._away_rows = max(0, self._away_rows - ticket.rows)
         gatherer = self._gatherer
@@ -223,7 +220,7 @@ class Lane:
     def _hand_lead(self, ticket: Ticket) -> None:
         if ticket.done is not None:
             self.start_runner(ticket)
-        elif ticket.wake is not None:
+        else:
             ticket.wake.release()
 
     def _run_batch(self, leader: Ticket) -> Ticket | None:
@@ -286,22 +283,21 @@ class Lane:
         with self._lock:
             if leader.rows + self.queue.rows >= terms.max_rows:
                 return
-            wake = leader.let_sleep()
+            leader.wake.acquire()
             self._gatherer = leader
             leader.request.on_cancel = partial(self._cancel, leader)
         until_ns = leader.began_ns + terms.delay_ns
         if leader.start_by_ns:
             until_ns = min(until_ns, leader.start_by_ns)
         if not leader.request.cancelled:
-            wake.acquire(timeout=max(0.0, (until_ns - time.monotonic_ns()) / 1e9))
+            leader.wake.acquire(timeout=max(0.0, (until_ns - time.monotonic_ns()) / 1e9))
         with self._lock:
             self._gatherer = None
             leader.request.on_cancel = None
 
     def _end_gathering(self, gatherer: Ticket) -> None:
         self._gatherer = None
-        if gatherer.wake is not None:
-            gatherer.wake.release()
+        gatherer.wake.release()
 
     def _run(self, members: list[Ticket], session: Session) -> None:
         if len(members) > 1:

@@ -135,19 +135,13 @@ class Ticket:
         """Requests of the same key can be joined; None: with no other."""
         self.handed = False
         """Leads because it was handed the lead, not because it found the model idle."""
-        self.wake: LockType | None = None
-
-    def let_sleep(self) -> LockType:
-        """Make the lock that its thread will sleep on; `release` wakes it."""
-        self.wake = wake = allocate_lock()
-        wake.acquire()
-        return wake
+        self.wake: LockType = allocate_lock()
+        """Whoever waits acquired it once, and sleeps in acquiring it again; `release` wakes it."""
 
     def tell(self) -> None:
         """Hand the answer over to whoever waits for it."""
         if self.done is None:
-            if self.wake is not None:
-                self.wake.release()
+            self.wake.release()
             return
         try:
             self.done(self.answer)
