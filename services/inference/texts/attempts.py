@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from penstock.ids import uuid7
 from services.common.errors import DomainError, InvalidArgument
 from services.inference.caching.engine import CachingEngine
-from services.inference.engine.engine import Engine, InferenceRequest
+from services.inference.engine.batch import WrongRowCount
+from services.inference.engine.engine import Engine, InferenceRequest, Resolver
 from services.inference.events.events import Event, EventLog
-from services.inference.following.catalog import Catalog
 from services.inference.models import Caller, ModelFailed, ResolvedVersion
 from services.inference.tensors import Tensor
 
@@ -52,7 +52,9 @@ class Answered:
 class TextRuns:
     """Runs versions on texts. `max_batch_size` is how many at once where the version says nothing."""
 
-    def __init__(self, catalog: Catalog, engine: Engine | CachingEngine, events: EventLog, *, max_batch_size: int) -> None:
+    def __init__(
+        self, catalog: Resolver, engine: Engine | CachingEngine, events: EventLog, *, max_batch_size: int
+    ) -> None:
         self._catalog = catalog
         self._engine = engine
         self._events = events
@@ -146,7 +148,7 @@ class Attempt:
             raise answer.error
         values = answer.outputs[output]
         if len(values) != count:
-            raise ModelFailed(f"the model gave {len(values)} rows of {output!r} for {count} texts")
+            raise WrongRowCount(f"the model gave {len(values)} rows of {output!r} for {count} texts")
         return values
 
 
