@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import grpc
 import numpy as np
 import pytest
+from pydantic import SecretStr
 
+import penstock
 from penstock.api.inference.v1.inference_pb2 import PredictRequest
 from penstock.api.tensors.v1.tensors_pb2 import Tensor
 from penstock.tensors import to_tensor
@@ -15,6 +18,7 @@ from services.inference.oip import open_inference_pb2 as oip
 from tests import inference
 from tests.inference import Suite, fp32, infer_request
 from tests.postgres import PostgresServer
+from tests.redis_server import running_redis
 from tests.testdata import models
 
 ROW = fp32([[1, 2, 3, 4]])
@@ -32,7 +36,7 @@ def predict(suite: Suite, model: str, x: Tensor | None = None, **more: object) -
     """Predict, and give the inference id and what the trailing metadata say of the cache."""
     request = PredictRequest(model=model, tensors=[to_tensor("x", ROW) if x is None else x], **more)  # type: ignore[arg-type]
     answer, call = suite.predict.Predict.with_call(request, timeout=inference.DEADLINE_S)
-    return answer.inference_id, dict(call.trailing_metadata()).get("penstock-cache", "")
+    return answer.inference_id, str(dict(call.trailing_metadata()).get("penstock-cache", ""))
 
 
 def serve_kept(suite: Suite, model: str) -> None:
@@ -146,3 +150,27 @@ def test_a_stream_says_it_with_each_answer(suite: Suite) -> None:
     # One after the other: the second is sent when the first was answered.
     answers = [next(suite.oip.ModelStreamInfer(iter([each]), timeout=inference.DEADLINE_S)) for each in requests]
     assert [each.infer_response.parameters["penstock_cache"].string_param for each in answers] == ["MISS", "HIT"]
+
+
+@pytest.mark.slow
+def test_a_suite_answers_on_while_its_shared_cache_comes_and_goes(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with (
+        running_redis(tmp_path) as server,
+        inference.running_suite(postgres_server, tmp_path, response_cache_url=SecretStr(server.url)) as suite,
+    ):
+        serve_kept(suite, "shared")
+        predict(suite, "shared")
+        inference.wait_until(lambda: predict(suite, "shared")[1] == "HIT" or None)
+        stats = suite.client.inference.cache_stats("shared")
+        assert (stats.backend, stats.reachable, stats.entry_count) == ("redis", True, 0)
+        server.stop()
+        assert [predict(suite, "shared")[1] for _ in range(10)] == ["MISS"] * 10
+        stats = suite.client.inference.cache_stats("shared")
+        assert (stats.reachable, stats.versions[0].error_count >= 10) == (False, True)
+        with pytest.raises(penstock.Unavailable) as caught:
+            suite.client.inference.purge_cache("shared")
+        assert caught.value.reason == "CACHE_UNREACHABLE"
+        server.start()
+        inference.wait_until(lambda: predict(suite, "shared")[1] == "HIT" or None)

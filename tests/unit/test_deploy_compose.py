@@ -78,11 +78,19 @@ def test_the_s3_servers_volume_is_its_users_before_it_starts() -> None:
     assert any("--owner penstock" in rest and "/var/lib/penstock" in rest for _, rest in ancestry("runtime"))
 
 
-@pytest.mark.parametrize("name", ["postgres", "s3", "validator", *JOBS])
+@pytest.mark.parametrize("name", ["postgres", "s3", "cache", "validator", *JOBS])
 def test_what_holds_data_or_opens_models_cannot_be_reached_from_outside_nor_reach_it(name: str) -> None:
     networks = compose()["networks"]
     assert "ports" not in ALL[name]
     assert all(networks[each]["internal"] for each in ALL[name]["networks"])
+
+
+def test_the_cache_is_an_option_that_only_inference_speaks_with() -> None:
+    """It has no password, so its network is its door; and it is never waited for."""
+    assert ALL["cache"]["profiles"] == ["cache"]
+    assert [name for name, service in ALL.items() if "cache" in service.get("networks", ())] == ["inference", "cache"]
+    assert "cache" not in ALL["inference"]["depends_on"]
+    assert ALL["inference"]["environment"]["PENSTOCK_RESPONSE_CACHE_URL"] == ""
 
 
 @pytest.mark.parametrize("name", [name for name, service in ALL.items() if "ports" in service])
