@@ -14,6 +14,7 @@ from services.common.interceptors import known
 from services.common.keys import Role, caller, require
 from services.common.server import Service
 from services.inference.caching.cache import CACHE_KEY
+from services.inference.caching.cache import CACHE_KEY
 from services.inference.control.control import SessionControl
 from services.inference.control.log_settings import LogSettings
 from services.inference.control.trace_settings import TraceSettings
