@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
@@ -104,15 +104,19 @@ def _serving(settings: registry_pb2.ServingSettings) -> ServingSettings:
         default_priority=settings.default_priority,
         timeout_ms=settings.timeout_ms,
         instances=settings.instances,
-        warm_up=tuple(
-            WarmUp(
-                {tensor.name: tensor_of(tensor) for tensor in each.tensors}, each.row_count or 1, each.repeat_count or 1
-            )
-            for each in settings.warm_up
-        ),
+        warm_up=tuple(_warm_ups(settings.warm_up)),
         preload=settings.preload,
         response_cache=ResponseCachePolicy(cache.enabled, cache.ttl_ms, cache.max_answer_bytes),
     )
+
+
+def _warm_ups(requests: Iterable[registry_pb2.WarmUpRequest]) -> Iterator[WarmUp]:
+    for request in requests:
+        try:
+            tensors = {tensor.name: tensor_of(tensor) for tensor in request.tensors}
+        except InvalidArgument:
+            continue  # of a datatype that only a newer registry knows: the version is served without it
+        yield WarmUp(tensors, request.row_count or 1, request.repeat_count or 1)
 
 
 def _fields_of(fields: Struct) -> Mapping[str, Any]:

@@ -33,6 +33,19 @@ def test_a_version_is_read_whole() -> None:
     assert found.resolved.size_bytes == 7
 
 
+def test_a_warm_up_that_only_a_newer_registry_understands_stops_nobody_from_following() -> None:
+    strange = to_tensor("x", [1.0])
+    strange.datatype = 99  # type: ignore[assignment]
+    warm_ups = [pb.WarmUpRequest(tensors=[strange]), pb.WarmUpRequest(row_count=8)]
+    version = pb.ModelVersion(
+        state=pb.VERSION_STATE_READY, serving_settings=pb.ServingSettings(warm_up=warm_ups, preload=True)
+    )
+    resolved = catalog_version(version).resolved
+    assert resolved is not None
+    assert [each.row_count for each in resolved.serving.warm_up] == [8]
+    assert resolved.serving.preload
+
+
 def test_a_version_that_is_not_ready_cannot_be_served() -> None:
     found = catalog_version(pb.ModelVersion(model="iris", version="1", state=pb.VERSION_STATE_VALIDATING))
     assert (found.ready, found.state_name) == (False, "VALIDATING")
