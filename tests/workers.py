@@ -18,7 +18,7 @@ import grpc
 import psutil
 
 import penstock
-from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
+from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
 from services.inference.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 from tests.inference import wait_until
 from tests.postgres import PostgresServer
@@ -91,10 +91,10 @@ class WorkersService:
             yield [GRPCInferenceServiceStub(stack.enter_context(self.channel())) for _ in range(count)]
 
     @contextmanager
-    def own_stubs(self, count: int) -> Iterator[list[InferenceServiceStub]]:
-        """Likewise, of our own front door."""
-        with ExitStack() as stack:
-            yield [InferenceServiceStub(stack.enter_context(self.channel())) for _ in range(count)]
+    def session_stub(self) -> Iterator[SessionServiceStub]:
+        """Open a connection to steer what is loaded."""
+        with self.channel() as channel:
+            yield SessionServiceStub(channel)
 
     def stop(self) -> int:
         """End it as a pod is ended, and give its exit code."""
@@ -102,13 +102,11 @@ class WorkersService:
         return self.process.wait(60)
 
 
-def command_of(
-    folder: Path, registry: str, monitoring: str, *, port: int = 0, **more: str
-) -> tuple[list[str], Mapping[str, str]]:
+def command_of(folder: Path, registry: str, monitoring: str, **more: str) -> tuple[list[str], Mapping[str, str]]:
     """Give the command that starts the service, and its environment."""
     environment = {
         **os.environ,
-        "PENSTOCK_PORT": str(port),
+        "PENSTOCK_PORT": "0",
         "PENSTOCK_METRICS_PORT": "0",
         "PENSTOCK_INFERENCE_WORKERS": "2",
         "PENSTOCK_REGISTRY_ADDRESS": registry,

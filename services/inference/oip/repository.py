@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
@@ -14,7 +15,7 @@ from services.inference.oip.statistics import Counts, document_of, merged
 from services.inference.sessions.caches import SessionCaches
 from services.inference.workers.commands import Arguments, Broadcast, Commands, Result, results
 
-STATISTICS: Final = "oip.statistics"
+MEMORY: Final = "oip.memory"
 TIMEOUT_S: Final = 10.0
 
 
@@ -51,7 +52,7 @@ class Repository:
 
     def add_to(self, commands: Commands) -> None:
         """Let this process be asked for its counts."""
-        commands.add(STATISTICS, self._statistics_here)
+        commands.add(MEMORY, self._memory_here)
 
     def server_ready(self) -> bool:
         """Whether predictions can be answered at all."""
@@ -106,18 +107,21 @@ class Repository:
         Unavailable(WORKER_SILENT).
         """
         wanted = self._catalog.resolve(model, version) if model else None
-        arguments = {"model": model, "version": wanted.version if wanted and version else ""}
-        replies = results(self._broadcast.send(STATISTICS, arguments, TIMEOUT_S))
-        found = merged(document for result in replies for document in result["statistics"])
-        return found or ([Counts(wanted.model, wanted.version)] if wanted else [])
+        only = wanted.version if wanted and version else ""
+        held: Counter[tuple[str, str]] = Counter()
+        for reply in results(self._broadcast.send(MEMORY, {"model": model}, TIMEOUT_S)):
+            for name, found, size_bytes in reply["held"]:
+                held[name, found] += size_bytes
+        documents = [
+            document_of(each, held[each.version.model, each.version.version])
+            for each in self._engine.service_statistics()
+            if (not model or each.version.model == model) and (not only or each.version.version == only)
+        ]
+        counts = merged(documents)
+        return counts or ([Counts(wanted.model, wanted.version)] if wanted else [])
 
-    def _statistics_here(self, arguments: Arguments) -> Result:
-        model, version = arguments["model"], arguments["version"]
-        held = {session.version.key: session.size_bytes for session in self._sessions.list_sessions()}
-        return {
-            "statistics": [
-                document_of(each, held.get(each.version.key, 0))
-                for each in self._engine.statistics()
-                if (not model or each.version.model == model) and (not version or each.version.version == version)
-            ]
-        }
+    def _memory_here(self, arguments: Arguments) -> Result:
+        model = arguments["model"]
+        sessions = self._sessions.list_sessions()
+        held = [(each.version.model, each.version.version, each.size_bytes) for each in sessions]
+        return {"held": [each for each in held if not model or each[0] == model]}
