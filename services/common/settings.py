@@ -89,3 +89,8 @@ class ServerSettings(Settings):
     """Lines below this level are left out."""
     access_log_share: Share = 1.0
     """The share of successful requests that get a log line; failed ones always do."""
+    otlp_endpoint: str | None = None
+    """Where traces go: an OpenTelemetry collector's OTLP endpoint for gRPC, such as http://127.0.0.1:4317; https:// for
+    TLS. Unset: OTEL_EXPORTER_OTLP_ENDPOINT, and without that nothing is traced."""
+    trace_share: Share = 1.0
+    """The share of the traces that begin here to record; those that a caller began are recorded as the caller chose."""

@@ -19,6 +19,7 @@ from services.common.errors import DomainError
 from services.common.keys import KeyRing
 from services.common.process import run
 from services.common.server import Server, is_loopback
+from services.common.traces import Traces, open_traces
 from services.inference import servicer
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
@@ -70,6 +71,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     keys = KeyRing(settings.keys_file)
     keys.open()
     metrics = member.metrics(settings)
+    traces = open_traces("inference", settings, stack)
     catalog = Catalog()
     sessions = _sessions(settings, stack)
     engine = Engine(catalog, sessions, _limits(settings), member.counters)
@@ -86,7 +88,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     hands = control.SessionControl(catalog, member.broadcast, load_wait_s=settings.load_timeout_ms / 1000)
     control.SessionCommands(catalog, sessions).add_to(member.commands)
     repository = Repository(catalog, engine, sessions, member.broadcast, max_batch_size=settings.max_batch_size)
-    open_inference = _open_inference(settings, member, predictor, repository, hands)
+    open_inference = _open_inference(settings, member, predictor, repository, hands, traces)
     member.join()
     return Server(
         settings,
@@ -105,6 +107,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
         keys=keys,
         metrics=metrics,
         checks=(catalog.check,),
+        traces=traces,
         sharing=member.sharing,
     )
 
@@ -115,6 +118,7 @@ def _open_inference(
     predictor: Predictor,
     repository: Repository,
     hands: control.SessionControl,
+    traces: Traces | None,
 ) -> oip.OpenInferenceServicer:
     """Build the Open Inference Protocol's front door, with what it tells every worker."""
     regions = shared_memory.open_regions(enabled=settings.shared_memory, loopback=is_loopback(settings.host))
@@ -122,13 +126,15 @@ def _open_inference(
         shared_memory.add_commands(member.commands, regions)
     repository.add_to(member.commands)
     log_settings.add_commands(member.commands)
+    if traces is not None:
+        trace_settings.add_commands(member.commands, traces)
     return oip.OpenInferenceServicer(
         predictor,
         repository,
         hands,
         shared_memory.SharedMemory(regions, member.broadcast),
         log_settings.LogSettings(member.broadcast),
-        trace_settings.TraceSettings(None, member.broadcast),
+        trace_settings.TraceSettings(traces, member.broadcast),
         oip.Dialect(settings.server_name, mirrored=settings.typed_answers == "mirrored"),
         stream_max_in_flight=settings.stream_max_in_flight,
     )

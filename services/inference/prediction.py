@@ -9,6 +9,7 @@ from functools import partial
 
 from penstock.ids import uuid7
 from services.common.errors import DomainError
+from services.inference import prediction_spans
 from services.inference.caching.engine import CachingEngine
 from services.inference.confidence import Confidence
 from services.inference.engine.engine import Engine, InferenceAnswer, InferenceRequest
@@ -175,6 +176,8 @@ class Predictor:
         event.outputs = answer.outputs
         event.row_count = answer.row_count
         event.latency_ms = latency_ms = (time.perf_counter_ns() - attempt.began_ns) / 1e6
+        if event.trace.recorded:
+            prediction_spans.record(event.trace, event.inference_id, answer)
         self._events.record(event)
         return Prediction(event.inference_id, resolved, answer.outputs, confidences, latency_ms, answer.cache)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextvars import copy_context
 from functools import partial
 from queue import SimpleQueue
 from typing import Generic, TypeVar
@@ -56,7 +57,9 @@ class PredictionStream(Generic[Request, Response]):
         """
         if not on_cancel(self.abandon):
             return
-        threading.Thread(target=self._read, args=(requests,), name="stream-reader", daemon=True).start()
+        # What is known of the call, its trace for one, goes along to the other thread.
+        read = partial(copy_context().run, self._read, requests)
+        threading.Thread(target=read, name="stream-reader", daemon=True).start()
         try:
             while not self._gone:
                 self._news.get()

@@ -15,6 +15,7 @@ from services.common.migrate import migrate
 from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server, Service
+from services.common.traces import open_traces
 from services.monitoring.counters import IngestCounters
 from services.monitoring.events import EventLog
 from services.monitoring.feedback import FeedbackLog
@@ -59,7 +60,8 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
         roles=ROLES,
         endless=ENDLESS,
     )
-    return Server(settings, (service,), keys=keys, metrics=metrics, checks=(database.check,))
+    traces = open_traces("monitoring", settings, stack)
+    return Server(settings, (service,), keys=keys, metrics=metrics, checks=(database.check,), traces=traces)
 
 
 def utc_now() -> datetime:

@@ -17,6 +17,7 @@ from services.common.metrics import MetricsServer
 from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server, Service
+from services.common.traces import open_traces
 from services.registry import encode
 from services.registry.administration import servicer as administration_servicer
 from services.registry.aliases import Aliases
@@ -85,7 +86,8 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         roles=uploads_servicer.ROLES,
     )
     services = (registry, administration, uploads)
-    return Server(settings, services, keys=keys, metrics=metrics, checks=(database.check, blobs.check))
+    traces = open_traces("registry", settings, stack)
+    return Server(settings, services, keys=keys, metrics=metrics, checks=(database.check, blobs.check), traces=traces)
 
 
 def _open_use_cases(

@@ -12,6 +12,7 @@ import pytest
 from penstock.api.monitoring.v1.monitoring_pb2 import InferenceEvent
 from penstock.ids import uuid7
 from services.common.errors import InvalidArgument, Unavailable
+from services.common.traces import Trace
 from services.inference.events.delivery import Result
 from services.inference.events.events import Event, EventLog, MonitoringSender, captured, encode
 from services.inference.events.spool import Spool
@@ -28,6 +29,10 @@ def never(_records: list[bytes]) -> Sequence[Result]:
     raise Unavailable("nobody is there")
 
 
+class _Traced(Trace):
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+
+
 def event(policy: CapturePolicy, tensor: Tensor = X) -> Event:
     made = Event(uuid7(), "iris", Caller("u", "s", "r"))
     made.resolved = replace(plain_version("iris"), capture=policy)
@@ -42,12 +47,12 @@ def read(made: Event) -> InferenceEvent:
 def test_an_event_is_written_whole() -> None:
     made = event(CapturePolicy())
     made.confidences, made.latency_ms = [0.5, 1.0], 1.25
-    made.trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    made.trace = _Traced()
     written = read(made)
     assert (written.inference_id, written.model, written.version) == (made.inference_id, "iris", "1")
     assert (written.user_id, written.session_id, written.request_id) == ("u", "s", "r")
     assert (written.confidence, written.latency_ms, written.row_count) == (0.75, 1.25, 2)
-    assert written.trace_id == made.trace_id
+    assert written.trace_id == _Traced.trace_id
     assert written.features.tensors.tensors[0].raw == X.tobytes()
     assert written.prediction.tensors.tensors[0].name == "y"
 

@@ -9,6 +9,7 @@ from penstock import Client
 from penstock import errors as sdk
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from services.common.errors import InvalidArgument, Unavailable
+from services.common.traces import CURRENT
 from services.inference.events.delivery import Result, Verdict
 from services.inference.events.spool import Spool
 from services.inference.models import Caller, CapturePolicy, ResolvedVersion
@@ -33,7 +34,7 @@ class Event:
         "outputs",
         "resolved",
         "row_count",
-        "trace_id",
+        "trace",
     )
 
     def __init__(self, inference_id: str, model: str, caller: Caller) -> None:
@@ -47,7 +48,7 @@ class Event:
         self.row_count = 1
         self.latency_ms = 0.0
         self.error_code = ""
-        self.trace_id = ""
+        self.trace = CURRENT.get()
 
 
 def encode(event: Event) -> bytes:
@@ -64,7 +65,7 @@ def encode(event: Event) -> bytes:
         latency_ms=event.latency_ms,
         error_code=event.error_code,
         row_count=event.row_count,
-        trace_id=event.trace_id,
+        trace_id=event.trace.trace_id,
     )
     if event.confidences:
         message.confidence = sum(event.confidences) / len(event.confidences)
