@@ -60,7 +60,10 @@ def test_it_reads_who_serves_and_only_extensions_that_work(report: Report) -> No
     server = report["around"]["server"]
     assert server["name"] == "penstock"
     assert server["version"]
-    assert server["extensions"] == ["classification", "model_configuration", "statistics"]
+    assert server["extensions"] == [
+        "classification", "logging", "model_configuration", "model_repository", "parameters", "schedule_policy",
+        "statistics",
+    ]  # fmt: skip
 
 
 def test_it_reads_what_a_model_takes_and_gives(report: Report) -> None:
@@ -74,7 +77,7 @@ def test_it_reads_what_a_model_takes_and_gives(report: Report) -> None:
     assert [output["name"] for output in metadata["outputs"]] == ["label", "probabilities"]
     config = report["around"]["config"]
     assert (config["name"], config["backend"]) == ("classifier", "onnxruntime")
-    assert config["input"] == [{"name": "X", "data_type": "TYPE_FP32", "dims": ["-1", "4"]}]
+    assert config["input"] == [{"name": "X", "data_type": "TYPE_FP32", "dims": ["4"]}]
 
 
 def test_it_lists_the_repository(report: Report) -> None:
