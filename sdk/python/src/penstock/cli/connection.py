@@ -28,9 +28,10 @@ class Service(enum.StrEnum):
     REGISTRY = "registry"
     INFERENCE = "inference"
     MONITORING = "monitoring"
+    JOBS = "jobs"
 
 
-DEFAULT_PORTS = {Service.REGISTRY: 50051, Service.INFERENCE: 8001, Service.MONITORING: 50053}
+DEFAULT_PORTS = {Service.REGISTRY: 50051, Service.INFERENCE: 8001, Service.MONITORING: 50053, Service.JOBS: 50056}
 
 
 def surroundings(folder: Path | None = None) -> dict[str, str]:
@@ -98,6 +99,7 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
         registry=address if service is Service.REGISTRY else None,
         inference=address if service is Service.INFERENCE else None,
         monitoring=address if service is Service.MONITORING else None,
+        jobs=address if service is Service.JOBS else None,
         token=token or environment.get("PENSTOCK_TOKEN", ""),
         ca_file=environment.get("PENSTOCK_CA_FILE"),
         cert_file=environment.get("PENSTOCK_CERT_FILE"),

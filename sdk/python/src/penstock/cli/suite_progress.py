@@ -15,7 +15,7 @@ from penstock.cli.embedded.supervisor import Event, EventKind
 from penstock.cli.formats import say_duration
 from penstock.cli.output import Output
 
-_PARTS = ("postgres", "registry", "monitoring", "inference")
+_PARTS = ("postgres", "registry", "monitoring", "inference", "jobs")
 _DONE = {EventKind.HEALTHY, EventKind.STOPPED, EventKind.KILLED}
 _WORDS = {
     EventKind.STARTED: ("starting", ""),

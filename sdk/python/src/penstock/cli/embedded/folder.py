@@ -87,6 +87,11 @@ class DataFolder:
         return self.path / "cache"
 
     @property
+    def jobs_cache(self) -> Path:
+        """The same, for batch predictions."""
+        return self.path / "jobs-cache"
+
+    @property
     def logs(self) -> Path:
         """A log file per process."""
         return self.path / "logs"
@@ -109,7 +114,7 @@ class DataFolder:
     def make(self) -> None:
         """Make the folder and those in it, where they are missing; what is there keeps its permissions."""
         self.path.mkdir(parents=True, exist_ok=True, mode=PASSABLE if os.geteuid() == 0 else PRIVATE)
-        for folder in (self.blobs, self.spool, self.cache, self.logs, self.tokens):
+        for folder in (self.blobs, self.spool, self.cache, self.jobs_cache, self.logs, self.tokens):
             folder.mkdir(exist_ok=True, mode=PRIVATE)
 
     def lock(self) -> None:

@@ -1,4 +1,4 @@
-"""The whole of Penstock on one machine: PostgreSQL, the registry, monitoring and inference, in one data folder."""
+"""The whole of Penstock on one machine: PostgreSQL, the registry, monitoring, inference and jobs, in one folder."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ from penstock.cli.embedded.processes import stop_process
 from penstock.cli.embedded.supervisor import Event, EventKind, OnEvent, Supervisor
 from penstock.cli.keys_file import KeyNotFound, KeysFile, Kind, Role
 
-SERVICES = ("registry", "monitoring", "inference")
+SERVICES = ("registry", "monitoring", "inference", "jobs")
 """Started together, stopped one by one from the last: who calls goes before who answers."""
-ON_POSTGRES = ("registry", "monitoring")
-"""Who gets the database's password. Inference opens other people's models, and touches no database."""
+MODULES = {"jobs": "services.inference.jobs"}
+"""What is run, where it is not services.NAME."""
+ON_POSTGRES = ("registry", "monitoring", "jobs")
+"""Who gets the database's password. Inference touches no database; its batch jobs are rows of one."""
 SECRETS = (
     "PENSTOCK_TOKEN",
     "PENSTOCK_SERVICE_TOKEN",
@@ -67,7 +69,9 @@ class Suite:
         self.folder = DataFolder(data_dir)
         self.ports = ports or Ports()
         self._environment = dict(os.environ if environment is None else environment)
-        self._commands = {name: (sys.executable, "-m", f"services.{name}") for name in SERVICES} | dict(commands or {})
+        self._commands = {
+            name: (sys.executable, "-m", MODULES.get(name, f"services.{name}")) for name in SERVICES
+        } | dict(commands or {})
         said = self._environment.get("PENSTOCK_KEYS_FILE")
         self._keys_file = Path(said).absolute() if said else self.folder.keys_file
         self._policy = policy
@@ -159,8 +163,11 @@ class Suite:
         url = cluster.url(ports.postgres)
         database = {"PENSTOCK_DATABASE_URL": url, "PENSTOCK_LISTEN_URL": url}
         shared = self._shared_environment(ports)
+        # Two processes do not keep model files in one folder.
+        own = {"jobs": {"PENSTOCK_CACHE_DIR": str(self.folder.jobs_cache)}}
         services = [
-            self._service(name, {**shared, **(database if name in ON_POSTGRES else {})}, ports) for name in SERVICES
+            self._service(name, {**shared, **(database if name in ON_POSTGRES else {}), **own.get(name, {})}, ports)
+            for name in SERVICES
         ]
         return [[postgres], services]
 
