@@ -20,6 +20,7 @@ from penstock.cli import (
     events,
     feedback,
     generate,
+    job,
     key,
     metrics,
     model,
@@ -52,6 +53,7 @@ app.command(rich_help_panel=_USE)(predict.predict)
 app.command(rich_help_panel=_USE, epilog=generate.EXAMPLES)(generate.generate)
 app.command(rich_help_panel=_USE, epilog=embed.EXAMPLES)(embed.embed)
 app.command(rich_help_panel=_USE, epilog=rank.EXAMPLES)(rank.rank)
+app.add_typer(job.app, name="job", rich_help_panel=_USE)
 app.command(rich_help_panel=_USE)(feedback.feedback)
 app.command(rich_help_panel=_USE)(events.events)
 app.command(rich_help_panel=_USE)(metrics.metrics)
