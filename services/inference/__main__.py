@@ -38,6 +38,7 @@ from services.inference.events.events import Event, EventLog, MonitoringSender, 
 from services.inference.events.spool import Spool, SpoolSettings
 from services.inference.following.catalog import Catalog
 from services.inference.following.follower import CatalogTaker, Follower
+from services.inference.following.preloading import Preloader
 from services.inference.following.takeovers import Takeovers
 from services.inference.generation.generator import TextGenerator
 from services.inference.metrics import InferenceCollector
@@ -73,7 +74,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     metrics = member.metrics(settings)
     traces = open_traces("inference", settings, stack)
     catalog = Catalog()
-    sessions = _sessions(settings, stack)
+    sessions = _sessions(settings, stack, member)
     engine = Engine(catalog, sessions, _limits(settings), member.counters)
     cache = _response_cache(settings, stack, member)
     spool = _spool(settings, stack)
@@ -221,7 +222,7 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
     }
 
 
-def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCaches:
+def _sessions(settings: InferenceSettings, stack: ExitStack, member: Membership) -> SessionCaches:
     client = stack.enter_context(client_of(settings))
     artifacts = ArtifactCache(settings.cache_dir, RegistryFiles(client), max_bytes=settings.artifact_cache_bytes)
     artifacts.open()
@@ -235,6 +236,7 @@ def _sessions(settings: InferenceSettings, stack: ExitStack) -> SessionCaches:
     watchdog = RunWatchdog(sessions, run_limit_s=settings.run_limit_ms / 1000)
     watchdog.open()
     stack.callback(watchdog.close)
+    member.stuck = lambda: watchdog.stuck
     return sessions
 
 
@@ -277,6 +279,9 @@ def _follow(
 
     taker = CatalogTaker(Takeovers(catalog, prepare, settle))
     follower = Follower(member.watch(settings), taker, settings.cache_dir if member.follows_alone else None)
+    preloader = Preloader(catalog, sessions, settings.preload.split(","), load_wait_s=settings.load_timeout_ms / 1000)
+    preloader.open()
+    stack.callback(preloader.close)
     follower.open()
     stack.callback(follower.close)
 

@@ -70,6 +70,9 @@ class InferenceSettings(ServerSettings):
     """Models loaded at once, for each runtime."""
     load_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
     """How long a request without a deadline waits for its model to be loaded."""
+    preload: str = ""
+    """Models to load at the start, whatever their versions say: names, separated by commas, each with /SELECTOR where
+    not the live version is meant."""
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 48
     """Requests of one model that hold a thread, waiting or running; keep it below the request threads, so that no model
     takes all."""

@@ -9,7 +9,7 @@ from services.inference.models import ModelFailed
 from services.inference.sessions.caches import SessionCaches
 from services.inference.sessions.sessions import SessionCache
 from services.inference.sessions.watchdog import RunWatchdog
-from tests.serving import BlobShelf, Versions, onnx_loader
+from tests.serving import BlobShelf, Versions, onnx_loader, wait_until
 from tests.testdata import models
 
 
@@ -25,3 +25,37 @@ def test_a_run_that_hangs_is_ended_and_its_caller_answered(tmp_path: Path) -> No
     assert answer.error.reason == "RUN_TERMINATED"
     assert watchdog.terminated >= 1
     sessions.close(10)
+
+
+def test_a_run_that_does_not_heed_its_end_is_reported_as_stuck_for_as_long_as_it_goes_on() -> None:
+    class Deaf:
+        """Sessions with one run that began long ago and never ends, until it does."""
+
+        running = True
+
+        def terminate_runs(self, *, longer_than_s: float) -> int:
+            return int(self.running)
+
+    sessions = Deaf()
+    watchdog = RunWatchdog(sessions, run_limit_s=0.01)  # type: ignore[arg-type]
+    watchdog.open()
+    wait_until(lambda: watchdog.stuck == 1)
+    sessions.running = False
+    wait_until(lambda: watchdog.stuck == 0)
+    watchdog.close()
+
+
+def test_a_run_that_was_ended_in_time_is_not_stuck(tmp_path: Path) -> None:
+    asked: list[float] = []
+
+    class Heeding:
+        def terminate_runs(self, *, longer_than_s: float) -> int:
+            asked.append(longer_than_s)
+            return int(longer_than_s < 0.02)
+
+    watchdog = RunWatchdog(Heeding(), run_limit_s=0.01)  # type: ignore[arg-type]
+    watchdog.open()
+    wait_until(lambda: len(asked) >= 2)
+    watchdog.close()
+    assert set(asked) == {0.01, 0.02}
+    assert watchdog.stuck == 0

@@ -7,7 +7,7 @@ the follower replaces them whole.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from services.common.errors import FailedPrecondition, NotFound, Unavailable
@@ -44,6 +44,11 @@ class Catalog:
         self._names: dict[tuple[str, str], ResolvedVersion] = {}
         self._heard = False
         self._writing = threading.Lock()
+        self._listeners: list[Callable[[], None]] = []
+
+    def tell(self, listener: Callable[[], None]) -> None:
+        """Have a listener called after every change, on the thread that made it; it must be quick."""
+        self._listeners.append(listener)
 
     @property
     def heard(self) -> bool:
@@ -76,6 +81,7 @@ class Catalog:
             self._models = models
             self._names = {}
             self._heard = True
+        self._tell()
 
     def update(self, versions: Iterable[CatalogVersion]) -> None:
         """Take in the versions that one transaction changed, all at once; deleted ones go.
@@ -91,6 +97,11 @@ class Catalog:
                     models[model] = kept
             self._models = models
             self._names = {}
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            listener()
 
     def _look_up(self, model: str, selector: str) -> ResolvedVersion:
         names = self._names  # a writer swaps it for a fresh one, and what we find then belongs to the old

@@ -20,6 +20,7 @@ from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
 from services.inference.sessions.cached_session import CacheCounters, CachedSession, SessionInfo, SessionLimits
 from services.inference.sessions.memory import resident_bytes, trim_memory
+from services.inference.sessions.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class SessionCache:
         self._room = threading.Condition(self._lock)
         self._entries: dict[str, CachedSession] = {}
         self._closing: set[CachedSession] = set()
+        self._warming: set[CachedSession] = set()
         self._loads: dict[str, _Load] = {}
         self._failures: dict[str, _Failure] = {}
         self._closed = False
@@ -168,7 +170,7 @@ class SessionCache:
     def terminate_runs(self, *, longer_than_s: float) -> int:
         """End the runs, on any session, that have been going for so long; says how many."""
         with self._lock:
-            entries = [*self._entries.values(), *self._closing]
+            entries = [*self._entries.values(), *self._closing, *self._warming]
         return sum(entry.session.terminate(longer_than_s=longer_than_s) for entry in entries)
 
     @property
@@ -266,12 +268,23 @@ class SessionCache:
         try:
             before = resident_bytes()
             session = self._load(version, resources)
+            entry = CachedSession(version, session, resources)
+            self._warm_up(entry)
         except BaseException:
             resources.close()
             raise
-        entry = CachedSession(version, session, resources)
         entry.size_bytes = max(session.size_bytes, resident_bytes() - before)
         return entry
+
+    def _warm_up(self, entry: CachedSession) -> None:
+        """Run what the version wants run before it is asked; one of these that hangs is ended as any other run is."""
+        with self._lock:
+            self._warming.add(entry)
+        try:
+            warm_up(entry.version, entry.session)
+        finally:
+            with self._lock:
+                self._warming.discard(entry)
 
     def _make_room(self, size_bytes: int) -> None:
         """Evict, and wait, until at least the file's size is free: the real size shows only afterwards."""

@@ -11,10 +11,15 @@ log = logging.getLogger(__name__)
 
 
 class RunWatchdog:
-    """Looks four times in `run_limit_s` and ends each run that has gone on for longer; its caller hears ModelFailed."""
+    """Looks four times in `run_limit_s` and ends each run that has gone on for longer; its caller hears ModelFailed.
+
+    A run may not heed that, for example in the midst of one endless operation. `stuck` is how many are still going on
+    after twice the limit: nothing within this process ends those, so whoever watches over the process replaces it.
+    """
 
     def __init__(self, sessions: SessionCaches, *, run_limit_s: float) -> None:
         self.terminated = 0
+        self.stuck = 0
         self._sessions = sessions
         self._run_limit_s = run_limit_s
         self._stopped = threading.Event()
@@ -35,3 +40,7 @@ class RunWatchdog:
             if count:
                 self.terminated += count
                 log.warning("%d runs went on for over %g s and were ended", count, self._run_limit_s)
+            stuck = self._sessions.terminate_runs(longer_than_s=2 * self._run_limit_s) if count else 0
+            if stuck > self.stuck:
+                log.error("%d runs go on although they were ended; this process should be replaced", stuck)
+            self.stuck = stuck
