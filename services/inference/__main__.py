@@ -222,7 +222,7 @@ def _runtimes(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, int]
     }
 
 
-def _sessions(settings: InferenceSettings, stack: ExitStack, member: Membership) -> SessionCaches:
+def _sessions(settings: InferenceSettings, stack: ExitStack, member: Membership | None = None) -> SessionCaches:
     client = stack.enter_context(client_of(settings))
     artifacts = ArtifactCache(settings.cache_dir, RegistryFiles(client), max_bytes=settings.artifact_cache_bytes)
     artifacts.open()
@@ -236,7 +236,8 @@ def _sessions(settings: InferenceSettings, stack: ExitStack, member: Membership)
     watchdog = RunWatchdog(sessions, run_limit_s=settings.run_limit_ms / 1000)
     watchdog.open()
     stack.callback(watchdog.close)
-    member.stuck = lambda: watchdog.stuck
+    if member is not None:
+        member.stuck = lambda: watchdog.stuck
     return sessions
 
 
