@@ -83,6 +83,9 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     generator = TextGenerator(catalog, engine, events)
     runs = TextRuns(catalog, CachingEngine(engine, cache), events, max_batch_size=settings.max_batch_size)
     _follow(settings, stack, catalog, sessions, member)
+    preloader = Preloader(catalog, sessions, settings.preload.split(","), load_wait_s=settings.load_timeout_ms / 1000)
+    preloader.open()
+    stack.callback(preloader.close)
     metrics.registry.register(InferenceCollector(engine, sessions, spool))
     metrics.registry.register(CacheCollector(cache))
     desk = CacheDesk(cache, member.commands, member.broadcast)
@@ -280,9 +283,6 @@ def _follow(
 
     taker = CatalogTaker(Takeovers(catalog, prepare, settle))
     follower = Follower(member.watch(settings), taker, settings.cache_dir if member.follows_alone else None)
-    preloader = Preloader(catalog, sessions, settings.preload.split(","), load_wait_s=settings.load_timeout_ms / 1000)
-    preloader.open()
-    stack.callback(preloader.close)
     follower.open()
     stack.callback(follower.close)
 
