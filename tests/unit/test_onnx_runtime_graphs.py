@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
@@ -90,6 +91,9 @@ def test_the_second_load_takes_what_the_first_one_optimised_and_answers_the_same
     for session in (first, second):
         np.testing.assert_array_equal(session.run({"x": X})["y"], untouched.run({"x": X})["y"])
     assert len(kept(tmp_path)) == 1
+    inner = second._call.__self__  # type: ignore[union-attr]  # the runtime's own
+    level = inner.get_session_options().graph_optimization_level
+    assert level == onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
 
 
 def test_another_model_and_other_options_have_graphs_of_their_own(tmp_path: Path) -> None:

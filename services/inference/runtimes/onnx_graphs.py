@@ -51,7 +51,7 @@ class OptimisedGraphs:
         """Make the folder, and sweep away what dead processes were writing."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         for left in self._folder.glob("writing.*"):
-            if not Path("/proc", left.name.split(".")[1]).exists():
+            if not _is_alive(int(left.name.split(".")[1])):
                 left.unlink(missing_ok=True)
 
     def find(self, key: str) -> Path | None:
@@ -125,6 +125,16 @@ class OptimisedGraphs:
         except FileNotFoundError:
             return False
         return True
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def key_of(*parts: str) -> str:
