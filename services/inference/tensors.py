@@ -6,7 +6,6 @@ on the wire can never ask for gigabytes. Fixed-size tensors are views of the byt
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from math import prod
 from typing import Any, Final
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import penstock.tensors
+from penstock import byte_strings
 from services.common.errors import InvalidArgument
 
 Tensor = NDArray[Any]
@@ -33,7 +33,6 @@ MAX_ELEMENTS: Final = 2**31 - 1
 """More than any message holds."""
 MAX_EMPTY_ELEMENTS: Final = 2**24
 """The product of the other sizes where one is 0: a model may answer with as many, though nothing came."""
-_LENGTH: Final = struct.Struct("<I")
 
 
 def dtype_of(name: str, datatype: str) -> np.dtype[Any]:
@@ -102,38 +101,17 @@ def to_raw(array: Tensor) -> bytes:
         if array.dtype.byteorder == ">":
             array = array.astype(array.dtype.newbyteorder("<"))
         return array.tobytes()
-    parts: list[bytes] = []
-    for element in array.ravel().tolist():
-        encoded = element if isinstance(element, bytes) else str(element).encode()
-        parts += (_LENGTH.pack(len(encoded)), encoded)
-    return b"".join(parts)
+    elements = array.ravel().tolist()
+    return byte_strings.join(each if isinstance(each, bytes) else str(each).encode() for each in elements)
 
 
 def _split(name: str, count: int, raw: Buffer) -> list[bytes]:
-    """Cut a BYTES tensor into its elements: a 4-byte length each, and then so many bytes."""
-    size = len(raw)
-    if count * _LENGTH.size > size:
-        raise _truncated(name, f"{size} raw bytes came; {count} elements take at least {count * _LENGTH.size}")
-    elements: list[bytes] = []
-    position = 0
-    for index in range(count):
-        start = position + _LENGTH.size
-        if start > size:
-            raise _truncated(name, f"the bytes end inside the length of element {index} of {count}")
-        position = start + _LENGTH.unpack_from(raw, start - _LENGTH.size)[0]
-        if position > size:
-            raise _truncated(name, f"element {index} is {position - start} bytes long, and {size - start} are left")
-        elements.append(bytes(raw[start:position]))
-    if position != size:
-        raise InvalidArgument.field(
-            name, f"{size - position} bytes are left over after {count} elements", reason="SHAPE_MISMATCH"
-        )
-    return elements
+    try:
+        return byte_strings.split(raw, count)
+    except byte_strings.MalformedByteStrings as error:
+        reason = "SHAPE_MISMATCH" if error.left_over else "BYTES_TRUNCATED"
+        raise InvalidArgument.field(name, str(error), reason=reason) from error
 
 
 def _invalid_shape(name: str, sentence: str) -> InvalidArgument:
     return InvalidArgument.field(name, sentence, reason="INVALID_SHAPE")
-
-
-def _truncated(name: str, sentence: str) -> InvalidArgument:
-    return InvalidArgument.field(name, sentence, reason="BYTES_TRUNCATED")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import struct
+from collections.abc import Iterator
 from importlib import import_module
 from math import prod
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from penstock import byte_strings
 from penstock.api.tensors.v1 import tensors_pb2 as pb
 from penstock.errors import FieldViolation, InvalidArgument
 
@@ -32,7 +33,6 @@ DTYPES: dict[str, np.dtype[Any]] = {
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _BFLOAT16 = "bfloat16"
-_LENGTH = struct.Struct("<I")
 
 
 def datatype_name(datatype: pb.DataType.ValueType) -> str:
@@ -94,7 +94,7 @@ def from_tensor(tensor: pb.Tensor) -> NDArray[Any]:
     if any(size < 0 for size in shape):
         raise _refused(name, f"the shape {list(shape)} has a negative dimension", "SHAPE_MISMATCH")
     if datatype == "BYTES":
-        values = _split(name, prod(shape), raw)
+        values = _byte_strings(name, prod(shape), raw)
     else:
         if prod(shape) * dtype.itemsize != len(raw):
             sentence = f"{len(raw)} bytes came; shape {list(shape)} of {datatype} takes {prod(shape) * dtype.itemsize}"
@@ -120,31 +120,26 @@ def _bfloat16(name: str) -> np.dtype[Any]:
 
 def _raw(name: str, values: NDArray[Any], datatype: str) -> bytes:
     if datatype == "BYTES":
-        return _join(name, values)
+        return byte_strings.join(_elements(name, values))
     return values.astype(DTYPES.get(datatype, values.dtype), copy=False).tobytes()
 
 
-def _join(name: str, values: NDArray[Any]) -> bytes:
-    parts: list[bytes] = []
+def _elements(name: str, values: NDArray[Any]) -> Iterator[bytes]:
     for index, element in enumerate(values.ravel().tolist()):
         if isinstance(element, str):
-            element = element.encode()
-        elif not isinstance(element, bytes):
+            yield element.encode()
+        elif isinstance(element, bytes):
+            yield element
+        else:
             sentence = f"element {index} is a {type(element).__name__}; an object array holds bytes or strings only"
             raise _refused(name, sentence, "UNSUPPORTED_DATATYPE")
-        parts += (_LENGTH.pack(len(element)), element)
-    return b"".join(parts)
 
 
-def _split(name: str, count: int, raw: bytes) -> NDArray[Any]:
-    elements: list[bytes] = []
-    position, size = 0, len(raw)
-    while position + _LENGTH.size <= size and len(elements) < count:
-        start = position + _LENGTH.size
-        position = start + _LENGTH.unpack_from(raw, position)[0]
-        elements.append(raw[start:position])
-    if len(elements) != count or position != size:
-        raise _refused(name, f"{size} bytes are not {count} length-prefixed elements", "SHAPE_MISMATCH")
+def _byte_strings(name: str, count: int, raw: bytes) -> NDArray[Any]:
+    try:
+        elements = byte_strings.split(raw, count)
+    except byte_strings.MalformedByteStrings as error:
+        raise _refused(name, str(error), "SHAPE_MISMATCH") from error
     values = np.empty(count, dtype=object)
     values[:] = elements
     return values
