@@ -160,7 +160,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _show(exchange: Exchange) -> None:
-    exchange.whole({"details": {"family": "stub", "format": "gguf"}, "capabilities": ["completion"]})
+    exchange.whole({"details": {"family": "stub", "format": "gguf"}, "model_info": {}, "capabilities": ["completion"]})
 
 
 @contextmanager

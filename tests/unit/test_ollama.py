@@ -20,6 +20,7 @@ from services.common.errors import (
     InvalidArgument,
     Unavailable,
 )
+from services.inference.engine.engine import Engine, InferenceRequest
 from services.inference.models import ModelFailed, OllamaReference, ResolvedVersion, Signature, TensorSpec
 from services.inference.runtimes.ollama import call as calls
 from services.inference.runtimes.ollama.address import check_url
@@ -27,10 +28,11 @@ from services.inference.runtimes.ollama.runtime import OllamaRuntime
 from services.inference.runtimes.ollama.server import OllamaLimits, OllamaServer
 from services.inference.runtimes.ollama.session import OllamaSession
 from services.inference.runtimes.runtime import Artifact, Ending, FinishReason, GenerationOptions, Piece
+from services.inference.sessions.sessions import SessionCache
 from services.inference.tensors import Tensor
 from tests import ollama
 from tests.ollama import WAIT_S, Exchange, StubOllama, well
-from tests.serving import wait_until
+from tests.serving import Versions, wait_until
 
 NAME = "llama3.2:1b"
 SIGNATURES = {
@@ -442,6 +444,30 @@ def test_terminate_closes_the_connections_of_late_runs(stub: StubOllama) -> None
     assert closed.acquire(timeout=WAIT_S)
     assert len(stub.asked("/api/generate")) == 2, "the third row was not asked any more"
     assert session.terminate() == 0
+
+
+def test_a_prediction_that_nobody_waits_for_is_ended(stub: StubOllama) -> None:
+    asked, closed = lingering(stub)
+    session = load(stub, "generate")
+    engine = Engine(Versions(version("generate")), SessionCache(lambda version, resources: session))
+    request = InferenceRequest("talker", "", {"prompt": texts("a", "b")})
+    with ThreadPoolExecutor(1) as caller:
+        answer = caller.submit(engine.infer, request)
+        for _ in range(2):
+            assert asked.acquire(timeout=WAIT_S)
+        request.cancel()
+        assert isinstance(answer.result(WAIT_S).error, Cancelled)
+    for _ in range(2):
+        assert closed.acquire(timeout=WAIT_S)
+    assert request.on_cancel is None
+
+
+def test_a_prediction_cancelled_before_it_begins_asks_nothing(stub: StubOllama) -> None:
+    run = load(stub, "generate").prepare({"prompt": texts("a")})
+    run.cancel()
+    with pytest.raises(Cancelled):
+        run()
+    assert not stub.asked("/api/generate")
 
 
 def test_the_first_row_that_fails_ends_the_others(stub: StubOllama) -> None:

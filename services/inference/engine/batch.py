@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from services.inference.engine.requests import Ticket
+from services.inference.engine.requests import InferenceRequest, Ticket
 from services.inference.models import ModelFailed
-from services.inference.runtimes.runtime import Session
+from services.inference.runtimes.runtime import Run, Session
 from services.inference.tensors import Tensor
 
 
@@ -24,7 +24,11 @@ def run_alone(ticket: Ticket, session: Session, *, has_rows: bool) -> None:
     request, answer = ticket.request, ticket.answer
     timings = answer.timings
     began_ns = time.monotonic_ns()
-    outputs = session.run(request.inputs, request.outputs)
+    prepare = getattr(session, "prepare", None)
+    if prepare is None:
+        outputs = session.run(request.inputs, request.outputs)
+    else:
+        outputs = _run_for(request, prepare(request.inputs))
     ran_ns = time.monotonic_ns()
     if has_rows:
         _check_rows(outputs, ticket.rows)
@@ -33,6 +37,17 @@ def run_alone(ticket: Ticket, session: Session, *, has_rows: bool) -> None:
     timings.queue_ns = began_ns - ticket.began_ns - timings.compute_input_ns
     timings.compute_infer_ns = ran_ns - began_ns
     timings.compute_output_ns = time.monotonic_ns() - ran_ns
+
+
+def _run_for(request: InferenceRequest, run: Run) -> dict[str, Tensor]:
+    """Run for as long as somebody waits; see `CancellableSession`."""
+    request.on_cancel = run.cancel
+    try:
+        if request.cancelled:
+            run.cancel()
+        return run()
+    finally:
+        request.on_cancel = None
 
 
 def run_joined(tickets: Sequence[Ticket], session: Session) -> None:

@@ -62,7 +62,7 @@ class InferenceRequest:
         self.skip_cache = skip_cache
         self.cancelled = False
         self.on_cancel: Callable[[], None] | None = None
-        """Set by the engine while the request waits."""
+        """Set by the engine while the request waits, or runs where a run can be cancelled."""
 
     def cancel(self) -> None:
         """Say that nobody waits any more: work that has not begun is dropped. Safe from any thread."""

@@ -49,6 +49,26 @@ class Session(Protocol):
         ...
 
 
+class Run(Protocol):
+    """A run that has yet to begin: call it, once, for what `Session.run` gives."""
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Run."""
+        ...
+
+    def cancel(self) -> None:
+        """End it, now or before it begins, from any thread: it raises Cancelled."""
+        ...
+
+
+class CancellableSession(Session, Protocol):
+    """A session that takes so long, or costs so much, that it pays to end a run for which nobody waits any more."""
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> Run:
+        """Make ready to run; raises what `run` does of bad inputs."""
+        ...
+
+
 class Runtime(Protocol):
     """Opens one framework's artifacts. How it does so, threads for example, was settled when it was built."""
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from penstock.ids import uuid7
 from services.common.errors import DomainError, InvalidArgument
+from services.inference import prediction_spans
 from services.inference.caching.engine import CachingEngine
 from services.inference.engine.batch import WrongRowCount
 from services.inference.engine.engine import Engine, InferenceRequest, Resolver
@@ -146,6 +147,8 @@ class Attempt:
         answer = self._engine.infer(request)
         if answer.error is not None:
             raise answer.error
+        if self.event.trace.recorded:
+            prediction_spans.record(self.event.trace, self.event.inference_id, answer)
         values = answer.outputs[output]
         if len(values) != count:
             raise WrongRowCount(f"the model gave {len(values)} rows of {output!r} for {count} texts")

@@ -49,14 +49,11 @@ class OllamaSession:
         outputs: Sequence[str] = (),  # noqa: ARG002 - there is one
     ) -> dict[str, Tensor]:
         """Answer each row; see `runtime.Session.run` and `Call.lines`."""
-        rows = self._read(inputs)
-        with self._kept(_Run()) as run:
-            if self._reference.mode == "embed":
-                return {"embedding": _matrix(run.answers(rows, self._embed, self._rows, self.max_parallel_runs))}
-            texts = run.answers(rows, self._write, self._rows, self.max_parallel_runs)
-        response = np.empty(len(texts), dtype=object)
-        response[:] = texts
-        return {"response": response}
+        return self.prepare(inputs)()
+
+    def prepare(self, inputs: Mapping[str, Tensor]) -> OllamaRun:
+        """Make ready to ask for each row; see `runtime.CancellableSession.prepare`."""
+        return OllamaRun(self._read(inputs), self._answers)
 
     def stream(self, inputs: Mapping[str, Tensor], options: GenerationOptions) -> OllamaGeneration:
         """Generate from one row; see `runtime.GeneratingSession.stream`."""
@@ -78,6 +75,15 @@ class OllamaSession:
     def close(self) -> None:
         """End its threads; the server's connections stay, for other models."""
         self._rows.shutdown(wait=False)
+
+    def _answers(self, run: _Run, rows: list[Row]) -> dict[str, Tensor]:
+        with self._kept(run):
+            if self._reference.mode == "embed":
+                return {"embedding": _matrix(run.answers(rows, self._embed, self._rows, self.max_parallel_runs))}
+            texts = run.answers(rows, self._write, self._rows, self.max_parallel_runs)
+        response = np.empty(len(texts), dtype=object)
+        response[:] = texts
+        return {"response": response}
 
     @contextmanager
     def _kept(self, run: _Run) -> Iterator[_Run]:
@@ -173,6 +179,23 @@ class _Run:
         return answers
 
 
+class OllamaRun:
+    """The calls for all rows of a prediction; see `runtime.Run`."""
+
+    def __init__(self, rows: list[Row], ask: Callable[[_Run, list[Row]], dict[str, Tensor]]) -> None:
+        self._rows = rows
+        self._ask = ask
+        self._run = _Run()
+
+    def __call__(self) -> dict[str, Tensor]:
+        """Ask for every row; see `OllamaSession.run`."""
+        return self._ask(self._run, self._rows)
+
+    def cancel(self) -> None:
+        """End it from any thread; see `runtime.Run.cancel`."""
+        self._run.end(_gone())
+
+
 class _StreamedRun(_Run):
     streams = True
 
@@ -191,7 +214,11 @@ class OllamaGeneration:
 
     def cancel(self) -> None:
         """End it from any thread; see `runtime.Generation.cancel`."""
-        self._call.end(Cancelled("the caller went away; the generation was ended"))
+        self._call.end(_gone())
+
+
+def _gone() -> Cancelled:
+    return Cancelled("the caller went away; what the model wrote was ended")
 
 
 def _pieces(call: Call, mode: str) -> Generator[Piece, None, None]:
