@@ -657,7 +657,9 @@ class Metadata(_message.Message):
 
     @_builtins.property
     def fields(self) -> _struct_pb2.Struct:
-        """At most 16 KiB when encoded."""
+        """At most 16 KiB when encoded. What serving reads of them: `signature_name`, a string, is the signature by which a
+        SavedModel is validated and served; without it that is `serving_default`, or its only one.
+        """
 
     def __init__(
         self,
