@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from services.common.errors import Cancelled, DeadlineExceeded, FailedPrecondition, Unavailable
+from services.common.traces import CURRENT, Trace
 from services.inference.engine.engine import Engine
 from services.inference.events.events import Event, EventLog
 from services.inference.generation.generator import GenerationRequest, TextGenerator, Written
@@ -167,3 +168,30 @@ def test_the_times_are_those_of_the_wall() -> None:
     most_ms = (time.perf_counter() - began) * 1000
     assert last.completion is not None
     assert 0 < last.completion.first_token_ms <= last.completion.latency_ms <= most_ms
+
+
+class KeptTrace(Trace):
+    """Keeps its spans: name, start and end."""
+
+    recorded = True
+    trace_id = "ab" * 16
+
+    def __init__(self) -> None:
+        self.spans: dict[str, tuple[int, int]] = {}
+
+    def child(self, name: str, start_ns: int, end_ns: int, attributes: object = None) -> Trace:
+        self.spans[name] = (start_ns, end_ns)
+        return self
+
+
+def test_a_traced_generation_tells_its_waiting_from_its_writing() -> None:
+    trace = KeptTrace()
+    here = writer(Piece("one"), END)
+    token = CURRENT.set(trace)
+    try:
+        list(here.write())
+    finally:
+        CURRENT.reset(token)
+    assert here.event.trace is trace
+    infer, queue, compute = (trace.spans[name] for name in ("infer", "queue", "compute"))
+    assert infer[0] == queue[0] <= queue[1] == compute[0] <= compute[1] == infer[1]

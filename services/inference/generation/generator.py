@@ -13,6 +13,7 @@ import numpy as np
 
 from penstock.ids import uuid7
 from services.common.errors import Cancelled, DeadlineExceeded, DomainError, FailedPrecondition
+from services.common.traces import Trace
 from services.inference.engine.engine import Engine
 from services.inference.events.events import MAX_PAYLOAD_BYTES, Event, EventLog
 from services.inference.following.catalog import Catalog
@@ -98,6 +99,7 @@ class TextGenerator:
         attempt.resolved = version = self._catalog.resolve(request.model, request.version)
         attempt.inputs = inputs = _inputs(request, version)
         with self._engine.track(version, deadline_ns=attempt.deadline_ns) as tracked:
+            attempt.ready_ns = time.time_ns()
             generation = cast("GeneratingSession", tracked.session).stream(inputs, request.options)
             if not on_cancel(generation.cancel):
                 generation.cancel()
@@ -117,7 +119,10 @@ class _Attempt:
         self.resolved: ResolvedVersion | None = None
         self.inputs: Mapping[str, Tensor] = {}
         self.ending: Ending | None = None
+        self.ready_ns = 0
+        """When the model was there, on the wall clock."""
         self._request = request
+        self._began_ns = time.time_ns()
         self._began = time.perf_counter()
         self._first_token_ms = 0.0
         self._texts: list[str] = []
@@ -146,6 +151,8 @@ class _Attempt:
         event.resolved = self.resolved
         event.error_code = error_code
         event.latency_ms = self._elapsed_ms()
+        if event.trace.recorded and self.ready_ns:
+            self._record(event.trace)
         if self._size <= MAX_PAYLOAD_BYTES:
             event.inputs = self.inputs
             event.outputs = {"response": _one("".join(self._texts))} if self._texts else {}
@@ -156,6 +163,20 @@ class _Attempt:
         if self.resolved is None or self.ending is None:  # pragma: no cover - a runtime's last piece has an ending
             raise AssertionError(self._request.model)
         return Completion(self.resolved, self.ending, self._first_token_ms, self._elapsed_ms())
+
+    def _record(self, trace: Trace) -> None:
+        """Record `infer`, and within it `queue`, the wait for a loaded session, and `compute`, the writing."""
+        end_ns = time.time_ns()
+        attributes: dict[str, str | int | float] = {
+            "penstock.inference_id": self.inference_id,
+            "penstock.model": self._request.model,
+            "penstock.first_token_ms": self._first_token_ms,
+        }
+        if self.ending is not None:
+            attributes["penstock.output_token_count"] = self.ending.output_token_count
+        infer = trace.child("infer", self._began_ns, end_ns, attributes)
+        infer.child("queue", self._began_ns, self.ready_ns)
+        infer.child("compute", self.ready_ns, end_ns)
 
     def _elapsed_ms(self) -> float:
         return (time.perf_counter() - self._began) * 1000
