@@ -15,10 +15,10 @@ from services.inference.runtimes.tensorflow_runtime import TensorFlowRuntime
 
 SERVES_ONNX = """
 import pathlib, sys
-from services.inference.__main__ import _runtimes
+from services.inference.composition import runtimes_of
 from services.inference.settings import InferenceSettings
 
-builders = _runtimes(InferenceSettings(cache_dir=pathlib.Path(sys.argv[1])))
+builders = runtimes_of(InferenceSettings(cache_dir=pathlib.Path(sys.argv[1])))
 assert "tensorflow" in builders
 builders["onnx"][0]()
 sys.exit(any(name in sys.modules for name in ("tensorflow", "keras")))

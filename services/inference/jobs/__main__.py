@@ -19,7 +19,7 @@ from services.common.metrics import MetricsServer
 from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server
-from services.inference import __main__ as composition
+from services.inference.composition import engine_limits, follow, open_sessions, open_spool
 from services.inference.engine.engine import Engine
 from services.inference.events.events import EventLog
 from services.inference.following.catalog import Catalog
@@ -98,10 +98,10 @@ def _workers(
     counters: RowCounters,
 ) -> JobWorkers:
     member = OnlyProcess()
-    sessions = composition._sessions(settings, stack)
-    engine = Engine(catalog, sessions, composition._limits(settings))
-    spool = composition._spool(settings, stack)
-    composition._follow(settings, stack, catalog, sessions, member)
+    sessions = open_sessions(settings, stack)
+    engine = Engine(catalog, sessions, engine_limits(settings))
+    spool = open_spool(settings, stack)
+    follow(settings, stack, catalog, sessions, member)
     work = PredictionWork(
         catalog,
         Predictor(catalog, engine, EventLog(spool)),

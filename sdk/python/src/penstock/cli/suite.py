@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,18 +13,22 @@ import typer
 from rich.console import RenderableType
 from rich.text import Text
 
+from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
 from penstock.cli.connection import data_dir, default_data_dir, surroundings
+from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.formats import say_duration
+from penstock.cli.job_views import workers_table
 from penstock.cli.options import DataDir, Json, NoColor
 from penstock.cli.output import Column, Output
 
 if TYPE_CHECKING:
     import psutil
 
-    from penstock.cli.embedded.folder import State
+    from penstock.cli.embedded.folder import DataFolder, State
 
 START_DEADLINE_S = 60.0
+WORKERS_TIMEOUT_S = 2.0
 _COLUMNS = (
     Column("service"),
     Column("state"),
@@ -76,6 +81,7 @@ def status(data_folder: DataDir = None, as_json: Json = False, no_color: NoColor
         raise typer.Exit(ExitCode.UNAVAILABLE)
     services = _services(running)
     healthy = all(service["state"] == "healthy" for service in services)
+    workers = _job_workers(folder, running)
     document = {
         "data_dir": str(folder.path),
         "running": True,
@@ -83,11 +89,13 @@ def status(data_folder: DataDir = None, as_json: Json = False, no_color: NoColor
         "pid": running.supervisor.pid,
         "start_time": running.started_time,
         "services": services,
+        "job_workers": None if workers is None else [document_of(worker) for worker in workers],
     }
     heading = Text.assemble(
         "Penstock on ", (str(folder.path), "bold"), f", pid {running.supervisor.pid}, up {_uptime(running)}"
     )
-    output.answer(document, heading, output.table(_COLUMNS, [_row(service) for service in services], empty=""))
+    table = output.table(_COLUMNS, [_row(service) for service in services], empty="")
+    output.answer(document, heading, table, *([] if workers is None else [workers_table(output, workers)]))
     if not healthy:
         raise typer.Exit(ExitCode.UNAVAILABLE)
 
@@ -206,6 +214,32 @@ def _services(state: State) -> list[dict[str, Any]]:
             }
         )
     return services
+
+
+def _job_workers(folder: DataFolder, state: State) -> Sequence[pb.PredictionWorker] | None:
+    """Ask who works on batch predictions, with the key that their process has itself; None: nobody answers."""
+    from penstock.cli.embedded.health import credentials_of
+    from penstock.client import Client
+    from penstock.errors import PenstockError
+    from penstock.retries import NO_RETRIES
+
+    address, token_file = state.addresses.get("jobs"), folder.tokens / "jobs"
+    if address is None or not token_file.exists():
+        return None
+    tls = credentials_of(surroundings())
+    try:
+        with Client(
+            jobs=address,
+            token_file=token_file,
+            ca_file=tls.ca_file,
+            cert_file=tls.cert_file,
+            key_file=tls.key_file,
+            timeout_s=WORKERS_TIMEOUT_S,
+            retry=NO_RETRIES,
+        ) as client:
+            return client.jobs.workers()
+    except (PenstockError, OSError):  # it starts, or is down: its state says so
+        return None
 
 
 def _row(service: dict[str, Any]) -> tuple[str | Text, ...]:
