@@ -255,6 +255,27 @@ def test_a_file_that_was_damaged_on_disk_is_fetched_anew(outage: Outage) -> None
     assert file.read_bytes() != bytes(content)
 
 
+@pytest.mark.slow
+def test_a_file_that_is_damaged_in_the_store_is_refused_and_asked_for_no_more(outage: Outage) -> None:
+    suite = outage.start_inference()
+    inference.serve(suite, "linear", models.linear())
+    (blob,) = (path for path in (outage.folder / "blobs").rglob("*") if path.is_file() and path.stat().st_size > 64)
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    blob.chmod(0o600)
+    blob.write_bytes(content)
+    for _ in range(2):
+        with pytest.raises(penstock.FailedPrecondition, match="register the version again") as caught:
+            answering(suite.client)
+        assert caught.value.reason == "ARTIFACT_CORRUPT"
+    outage.stop_registry()
+    outage.stop_inference()
+    suite = outage.start_inference()
+    with pytest.raises(penstock.FailedPrecondition) as caught:  # not: the registry cannot be reached
+        answering(suite.client)
+    assert caught.value.reason == "ARTIFACT_CORRUPT"
+
+
 def test_before_it_has_heard_of_the_registry_it_is_not_ready_and_then_it_is(outage: Outage) -> None:
     outage.stop_registry()
     suite = outage.start_inference()

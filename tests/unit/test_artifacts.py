@@ -3,6 +3,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -63,11 +64,70 @@ def test_wrong_bytes_in_the_store_are_refused_and_leave_nothing(
 ) -> None:
     version = shelf.version({"model.onnx": b"graph"})
     shelf.blobs[version.files[0].sha256] = stored
-    with pytest.raises(DataLoss) as caught, cache.use(version):
-        pass
-    assert caught.value.reason == "DIGEST_MISMATCH"
-    assert [path for path in tmp_path.rglob("*") if path.is_file() and path.stat().st_size] == []
+    with pytest.raises(FailedPrecondition, match="do not match their digest; register the version again") as caught:
+        hold(cache, version)
+    assert caught.value.reason == "ARTIFACT_CORRUPT"
+    assert list((tmp_path / "models").iterdir()) == []
     assert list((tmp_path / "fetching").iterdir()) == []
+
+
+def hold(cache: ArtifactCache, version: ResolvedVersion) -> None:
+    with cache.use(version):
+        pass
+
+
+def test_what_is_corrupt_in_the_store_is_not_fetched_again_at_every_request(
+    cache: ArtifactCache, shelf: BlobShelf, tmp_path: Path
+) -> None:
+    version = shelf.version({"model.onnx": b"graph"})
+    shelf.blobs[version.files[0].sha256] = b"grapX"
+    later = cache_over(tmp_path, shelf)  # another process, or this one after a restart
+    for each in (cache, cache, later):
+        with pytest.raises(FailedPrecondition) as caught:
+            hold(each, version)
+        assert caught.value.reason == "ARTIFACT_CORRUPT"
+    assert len(shelf.asked) == 2, "once, and once more in case it was the way's fault"
+    other = shelf.version({"model.onnx": b"another graph"}, version="2.0.0")
+    hold(cache, other)
+
+
+def test_a_repaired_store_is_asked_again_once_the_quarantine_is_over_or_lifted(
+    shelf: BlobShelf, tmp_path: Path
+) -> None:
+    version = shelf.version({"model.onnx": b"graph"})
+    for lift in (lambda path: os.utime(path, (0, 0)), Path.unlink):
+        cache = cache_over(tmp_path, shelf)
+        shelf.blobs[version.files[0].sha256] = b"grapX"
+        with pytest.raises(FailedPrecondition):
+            hold(cache, version)
+        shelf.blobs[version.files[0].sha256] = b"graph"
+        lift(tmp_path / "quarantine" / version.digest)
+        hold(cache, version)
+        shutil.rmtree(tmp_path / "models" / version.digest)
+
+
+def test_a_mismatch_on_the_way_is_made_good_at_once(tmp_path: Path, shelf: BlobShelf) -> None:
+    version = shelf.version({"model.onnx": b"graph"})
+    mishaps: list[Exception] = [DataLoss("the file: what came is not what was promised", reason="DIGEST_MISMATCH")]
+
+    def fetch(version: ResolvedVersion, file: ArtifactFile, path: Path) -> None:
+        if mishaps:
+            raise mishaps.pop()
+        shelf.fetch(version, file, path)
+
+    cache = ArtifactCache(tmp_path, fetch)
+    cache.open()
+    hold(cache, version)
+    assert list((tmp_path / "quarantine").iterdir()) == []
+
+
+def test_an_old_quarantine_is_forgotten_at_the_start(tmp_path: Path, shelf: BlobShelf) -> None:
+    cache_over(tmp_path, shelf)
+    old = tmp_path / "quarantine" / "ab"
+    old.write_text("it was corrupt")
+    os.utime(old, (0, 0))
+    cache_over(tmp_path, shelf)
+    assert not old.exists()
 
 
 @pytest.mark.parametrize("damage", ["changed", "gone"])

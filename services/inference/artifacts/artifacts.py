@@ -2,6 +2,7 @@
 
     <folder>/models/<digest>/…     a version's files, whole and verified
     <folder>/fetching/…            what is on its way; left-overs of a dead process are swept away at the start
+    <folder>/quarantine/<digest>   what is wrong with an artifact whose stored bytes do not match
     <folder>/locks/00 … 3f         held while a digest of that stripe is fetched, by any thread or process
 
 A folder in use is locked by its users (a shared flock on the folder itself), so no process evicts what another has
@@ -23,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from services.common.errors import DataLoss, FailedPrecondition, ResourceExhausted
+from services.inference.artifacts.quarantine import Quarantine
 from services.inference.models import ArtifactFile, ResolvedVersion
 from services.inference.runtimes.runtime import Artifact
 
@@ -36,15 +38,21 @@ LOCK_STRIPES = 64
 READ_BYTES = 1 << 20
 # Made anew this often, at most, when another process evicts or a file turns out corrupt in between.
 MAX_ATTEMPTS = 5
+# The first mismatch may be the way's fault; the second is the store's.
+FETCH_ATTEMPTS = 2
+QUARANTINE_S = 3600.0
 
 
 class ArtifactCache:
     """A bounded folder of verified artifacts; those that are in use are never evicted."""
 
-    def __init__(self, folder: Path, fetch: Fetch, *, max_bytes: int = 50 * 2**30) -> None:
+    def __init__(
+        self, folder: Path, fetch: Fetch, *, max_bytes: int = 50 * 2**30, quarantine_s: float = QUARANTINE_S
+    ) -> None:
         self._models = folder / "models"
         self._fetching = folder / "fetching"
         self._locks = folder / "locks"
+        self._quarantine = Quarantine(folder / "quarantine", quarantine_s)
         self._fetch_file = fetch
         self._max_bytes = max_bytes
         self._verified: set[str] = set()
@@ -57,6 +65,7 @@ class ArtifactCache:
         """Make the folders, and sweep away what a dead process was fetching."""
         for folder in (self._models, self._fetching, self._locks):
             folder.mkdir(parents=True, exist_ok=True)
+        self._quarantine.open()
         for left in self._fetching.iterdir():
             with _try_exclusive(left) as free:
                 if free:
@@ -66,8 +75,9 @@ class ArtifactCache:
     def use(self, version: ResolvedVersion) -> Iterator[Artifact]:
         """Hold the version's files, fetching them if need be; they stay until the block ends.
 
-        Raises DataLoss(DIGEST_MISMATCH) when the store's own bytes are wrong, ResourceExhausted with
-        ARTIFACT_TOO_LARGE or DISK_FULL, and whatever the download raises.
+        Raises FailedPrecondition(ARTIFACT_CORRUPT) when the store's own bytes are wrong, and for an hour after that was
+        found without asking the store; ResourceExhausted with ARTIFACT_TOO_LARGE or DISK_FULL; and what the download
+        raises.
         """
         for file in version.files:
             _check_path(file.path)
@@ -114,6 +124,9 @@ class ArtifactCache:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if target.exists():
                 return
+            known = self._quarantine.find(version.digest)
+            if known is not None:
+                raise FailedPrecondition(known, reason="ARTIFACT_CORRUPT")
             self._make_room(version.size_bytes)
             temporary = Path(tempfile.mkdtemp(prefix=version.digest[:16] + ".", dir=self._fetching))
             descriptor = os.open(temporary, os.O_RDONLY)
@@ -137,10 +150,21 @@ class ArtifactCache:
     def _fetch(self, version: ResolvedVersion, file: ArtifactFile, path: Path) -> None:
         """Fetch one file, and take nobody's word for its bytes."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._fetch_file(version, file, path)
-        if _digest_of(path) != file.sha256:
-            sentence = f"the stored bytes of {file.path!r} do not match their digest; register the version again"
-            raise DataLoss(sentence, reason="DIGEST_MISMATCH")
+        for _ in range(FETCH_ATTEMPTS):
+            try:
+                self._fetch_file(version, file, path)
+            except DataLoss as error:
+                log.warning("the stored bytes of %s are wrong: %s", version.key, error)
+                continue
+            if _digest_of(path) == file.sha256:
+                return
+        sentence = (
+            f"the stored bytes of {file.path!r} of {version.model} {version.version} do not match their digest; "
+            "register the version again, or repair the store: it is asked again after an hour"
+        )
+        log.error("%s is in quarantine", version.key)
+        self._quarantine.add(version.digest, sentence)
+        raise FailedPrecondition(sentence, reason="ARTIFACT_CORRUPT")
 
     def _make_room(self, size_bytes: int) -> None:
         """Evict the least recently used artifacts that nobody has open, until so much is free."""
