@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,6 +25,23 @@ from tests.testdata import models
 
 FLOWERS = load_iris()
 ROWS = FLOWERS.data[::25].astype(np.float32)
+# It stands on stubs of its own for the same protocol, so it has a process of its own.
+TRITON = """
+import json, sys
+import ml_dtypes
+import numpy as np
+import tritonclient.grpc as triton
+
+client = triton.InferenceServerClient(sys.argv[1])
+rows = np.array([[1.5, -2.25, 0.5, 300]], np.float32)
+found = {}
+for model, datatype, given in (("bf16", "BF16", rows.astype(ml_dtypes.bfloat16)), ("fp16", "FP16", rows.astype(np.float16))):
+    tensor = triton.InferInput("x", [1, 4], datatype)
+    tensor.set_data_from_numpy(given)
+    answer = client.infer(model, [tensor])
+    found[model] = [answer.get_output("y").datatype, answer.as_numpy("y").tolist()]
+print(json.dumps(found))
+"""
 NAMES = FLOWERS.target_names[FLOWERS.target]
 
 
@@ -72,6 +92,16 @@ def test_half_precision_goes_through_both_front_doors_raw(suite: Suite, model: s
     assert (back.dtype, back.tobytes()) == (tensor.dtype, tensor.tobytes())
     config = suite.oip.ModelConfig(oip.ModelConfigRequest(name=model), timeout=DEADLINE_S).config
     assert oip.DataType.Name(config.input[0].data_type) == f"TYPE_{datatype}"
+
+
+@pytest.mark.slow
+def test_tritonclient_reads_half_precision_too(suite: Suite) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", TRITON, suite.inference.address], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    values = [[1.5, -2.25, 0.5, 300]]
+    assert json.loads(done.stdout) == {"bf16": ["BF16", values], "fp16": ["FP16", values]}
 
 
 def test_bf16_is_read_from_features_by_name(suite: Suite) -> None:
