@@ -416,6 +416,8 @@ def test_a_graph_that_answers_with_another_number_of_rows_has_failed(
             "pools by pooling_mode_max_tokens",
         ),
         (bundle(text_models.encoder(texts=8)), "", {}, "takes 8 texts at once"),
+        (bundle(text_models.encoder(tokens=3)), "", {}, "reads 3 tokens, and 3 are taken"),
+        (bundle() | {"modules.json": b" " * 17_000_000}, "", {}, "modules.json has more than 16,777,216 bytes"),
     ],
 )
 def test_a_bundle_that_cannot_be_served_says_why(

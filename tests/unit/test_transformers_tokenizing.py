@@ -128,6 +128,8 @@ def test_a_text_that_the_vocabulary_cannot_write_is_refused(tmp_path: Path) -> N
         ('{"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": 1}', "{}", "{}", 512),
         ('{"model_type": "mpnet", "max_position_embeddings": 514, "pad_token_id": 1}', "{}", "{}", 512),
         ("{}", "{}", "{}", 32_768),
+        ('{"max_position_embeddings": Infinity}', '{"model_max_length": true}', '{"max_seq_length": "64"}', 32_768),
+        ('{"model_type": "roberta", "max_position_embeddings": 514, "pad_token_id": null}', "{}", "{}", 514),
     ],
 )
 def test_a_model_reads_as_much_as_the_strictest_of_its_files_says(

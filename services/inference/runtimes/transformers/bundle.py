@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from services.common.errors import FailedPrecondition
 from services.inference.models import Metadata
@@ -14,6 +14,7 @@ from services.inference.models import Metadata
 TOKENIZER: Final = "tokenizer.json"
 MEAN, CLS = "mean", "cls"
 POOLINGS: Final = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": CLS}
+MAX_JSON_BYTES: Final = 16 * 2**20
 LONGEST_TOKENS: Final = 32_768
 """Where nobody says what the model reads: tokenizers write 10^30 for that."""
 # Their tables of positions begin after the padding's own place.
@@ -37,7 +38,7 @@ class Bundle:
     def read(cls, folder: Path, metadata: Metadata) -> Bundle:
         """Read a bundle; raises FailedPrecondition(MODEL_LOAD_FAILED) for a file that is no JSON."""
         modules = _read(folder / "modules.json", [])
-        pooling = next((each["path"] for each in modules if _kind(each) == "Pooling"), "1_Pooling")
+        pooling = next((each.get("path") for each in modules if _kind(each) == "Pooling"), None) or "1_Pooling"
         # Only inside the bundle: the path is what an upload says.
         inside = (folder / str(pooling) / "config.json").resolve()
         known = inside if inside.is_relative_to(folder.resolve()) else folder / "1_Pooling" / "config.json"
@@ -54,10 +55,11 @@ class Bundle:
     def max_tokens(self) -> int:
         """The most tokens that the model reads of a text, special ones included."""
         positions = self.config.get("max_position_embeddings")
-        if isinstance(positions, int) and self.config.get("model_type") in OFFSET_POSITIONS:
-            positions -= int(self.config.get("pad_token_id") or 0) + 1
+        padding = self.config.get("pad_token_id")
+        if self.config.get("model_type") in OFFSET_POSITIONS and _is_count(positions) and isinstance(padding, int):
+            positions -= padding + 1
         said = (positions, self.tokenizer_config.get("model_max_length"), self.sentence_config.get("max_seq_length"))
-        return min([int(each) for each in said if isinstance(each, int | float) and each >= 1] + [LONGEST_TOKENS])
+        return int(min([each for each in said if _is_count(each)] + [LONGEST_TOKENS]))
 
     @property
     def pad_token(self) -> str:
@@ -139,6 +141,10 @@ def refused(sentence: str) -> FailedPrecondition:
     return FailedPrecondition(sentence, reason="MODEL_LOAD_FAILED")
 
 
+def _is_count(value: Any) -> TypeGuard[float]:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= 1
+
+
 def _kind(module: Any) -> str:
     """Name a module of sentence-transformers by its class alone."""
     return str(module.get("type", "")).rpartition(".")[2] if isinstance(module, dict) else ""
@@ -146,6 +152,8 @@ def _kind(module: Any) -> str:
 
 def _read(path: Path, default: Any) -> Any:
     try:
+        if path.stat().st_size > MAX_JSON_BYTES:
+            raise refused(f"{path.name} has more than {MAX_JSON_BYTES:,} bytes, which no such file needs")
         document = json.loads(path.read_bytes())
     except FileNotFoundError:
         return default

@@ -37,6 +37,9 @@ class TextTokenizer:
     def __init__(self, folder: Path, bundle: Bundle, max_tokens: int) -> None:
         self._tokenizer = _open(folder / TOKENIZER)
         self._tokenizer.no_padding()
+        special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+        if max_tokens <= special:  # the library would not cut then
+            raise refused(f"the model reads {max_tokens} tokens, and {special} are taken by what stands around a text")
         self._tokenizer.enable_truncation(max_tokens)
         self._long_chars = CHARS_PER_TOKEN * max_tokens
         self._longest_added = max(
