@@ -14,7 +14,8 @@ from penstock.ids import uuid7
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.traces import Trace
 from services.inference.events.delivery import Result
-from services.inference.events.events import Event, EventLog, MonitoringSender, captured, encode
+from services.inference.events.encoding import encode
+from services.inference.events.events import Event, EventLog, MonitoringSender, captured
 from services.inference.events.spool import Spool
 from services.inference.models import Caller, CapturePolicy
 from services.inference.tensors import Tensor

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServiceStub
-from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
 from penstock.inference import InferenceClient
@@ -16,7 +15,7 @@ from penstock.monitoring import MonitoringClient
 from penstock.prediction_jobs import PredictionJobsClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
-from penstock.stubs import InferenceStub, RegistryStub
+from penstock.stubs import InferenceStub, MonitoringStub, RegistryStub
 
 DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
@@ -103,7 +102,7 @@ class Client:
             channels=connections,
         )
         self._monitoring_connection = Connection(
-            MonitoringServiceStub, _address(monitoring, "PENSTOCK_MONITORING_ADDRESS"), credentials, limits
+            MonitoringStub, _address(monitoring, "PENSTOCK_MONITORING_ADDRESS"), credentials, limits
         )
         self._jobs_connection = Connection(
             PredictionJobServiceStub, _address(jobs, "PENSTOCK_JOBS_ADDRESS"), credentials, limits

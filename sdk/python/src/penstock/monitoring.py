@@ -11,14 +11,15 @@ from typing import Any
 import numpy as np
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
-from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.api.tensors.v1.tensors_pb2 import TensorList
 from penstock.channels import MEBIBYTE, Connection
 from penstock.errors import Unavailable
 from penstock.ids import uuid7
 from penstock.paging import pages
+from penstock.stubs import MonitoringStub
 from penstock.tensors import to_tensor
 from penstock.values import to_struct, to_timestamp, to_value
+from penstock.wire import varint
 
 MAX_BATCH_EVENTS = 1_000
 MAX_BATCH_BYTES = 4 * MEBIBYTE
@@ -83,7 +84,7 @@ def make_event(
 class MonitoringClient:
     """Calls the monitoring service. Times are aware datetimes."""
 
-    def __init__(self, connection: Connection[MonitoringServiceStub]) -> None:
+    def __init__(self, connection: Connection[MonitoringStub]) -> None:
         self._connection = connection
 
     def record_events(
@@ -110,16 +111,21 @@ class MonitoringClient:
         Raises:
             Unavailable: the server ended the stream before it had answered all (STREAM_ENDED_EARLY).
         """
+        encoded = ([event.SerializeToString() for event in batch] for batch in batches)
+        return self.record_encoded(encoded)
+
+    def record_encoded(self, batches: Iterable[Sequence[bytes]]) -> Generator[pb.RecordEventsResponse, None, None]:
+        """Send events that are serialized already, without reading them again; see `record_batches`."""
         sent_count = 0
 
-        def requests() -> Iterator[pb.RecordEventsRequest]:
+        def requests() -> Iterator[bytes]:
             nonlocal sent_count
             for batch in batches:
                 sent_count += 1
-                yield pb.RecordEventsRequest(batch_id=sent_count, events=batch)
+                yield _request(sent_count, batch)
 
         answered_count = 0
-        method = self._connection.stub.RecordEvents
+        method = self._connection.stub.RecordEncodedEvents
         with closing(self._connection.exchange(method, pb.RecordEventsRequest, requests())) as answers:
             for answer in answers:
                 answered_count += 1
@@ -233,6 +239,14 @@ def _payload(values: Mapping[str, Any] | None) -> pb.Payload | None:
     if values and all(isinstance(value, np.ndarray) for value in values.values()):
         return pb.Payload(tensors=TensorList(tensors=[to_tensor(name, value) for name, value in values.items()]))
     return pb.Payload(fields=to_struct(values))
+
+
+def _request(batch_id: int, events: Sequence[bytes]) -> bytes:
+    """Write a RecordEventsRequest: `batch_id` is its field 1, and each of `events` one of field 2."""
+    parts = [b"\x08", varint(batch_id)]
+    for event in events:
+        parts += (b"\x12", varint(len(event)), event)
+    return b"".join(parts)
 
 
 def _batches(events: Iterable[pb.InferenceEvent], batch_size: int) -> Iterator[list[pb.InferenceEvent]]:

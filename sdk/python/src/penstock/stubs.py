@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.inference.v1.response_cache_pb2_grpc import ResponseCacheServiceStub
 from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
+from penstock.api.monitoring.v1.monitoring_pb2 import RecordEventsResponse
+from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServiceStub
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
@@ -29,3 +33,15 @@ class InferenceStub(InferenceServiceStub, SessionServiceStub, ResponseCacheServi
         InferenceServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
         SessionServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         ResponseCacheServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+
+
+class MonitoringStub(MonitoringServiceStub):
+    """All that monitoring answers; and RecordEvents for requests that are bytes already."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        MonitoringServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
+        self.RecordEncodedEvents: Any = channel.stream_stream(
+            "/penstock.api.monitoring.v1.MonitoringService/RecordEvents",
+            request_serializer=None,
+            response_deserializer=RecordEventsResponse.FromString,
+        )
