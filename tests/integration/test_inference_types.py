@@ -35,9 +35,9 @@ import tritonclient.grpc as triton
 client = triton.InferenceServerClient(sys.argv[1])
 rows = np.array([[1.5, -2.25, 0.5, 300]], np.float32)
 found = {}
-for model, datatype, given in (("bf16", "BF16", rows.astype(ml_dtypes.bfloat16)), ("fp16", "FP16", rows.astype(np.float16))):
+for model, datatype, dtype in (("bf16", "BF16", ml_dtypes.bfloat16), ("fp16", "FP16", np.float16)):
     tensor = triton.InferInput("x", [1, 4], datatype)
-    tensor.set_data_from_numpy(given)
+    tensor.set_data_from_numpy(rows.astype(dtype))
     answer = client.infer(model, [tensor])
     found[model] = [answer.get_output("y").datatype, answer.as_numpy("y").tolist()]
 print(json.dumps(found))
