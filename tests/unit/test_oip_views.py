@@ -1,4 +1,4 @@
-"""How models look in the Open Inference Protocol, one worker's counts and several workers' as one."""
+"""How models look in the Open Inference Protocol, and what they have counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ResolvedVersion, ServingSettings, Signature, TensorSpec
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.oip import views
-from services.inference.oip.statistics import document_of, merged
 
 VERSION = ResolvedVersion(
     "iris",
@@ -47,31 +46,22 @@ def test_a_datatype_that_is_not_known_breaks_no_config() -> None:
     assert views.config_response(odd, 0).config.input[0].data_type == pb.TYPE_INVALID
 
 
-def counted(rows: int) -> VersionStatistics:
+def test_statistics_are_written_with_their_batches_and_memory() -> None:
     statistics = VersionStatistics(VERSION)
     timings = Timings(queue_ns=1, compute_input_ns=2, compute_infer_ns=3, compute_output_ns=4, total_ns=10)
-    statistics.count_success(rows, timings)
-    statistics.count_run(rows, timings)
-    return statistics
-
-
-def test_statistics_are_written_with_their_batches_and_memory() -> None:
-    statistics = counted(5)
-    (counts,) = merged([document_of(statistics, 1_024)])
-    written = views.statistics_proto(counts)
+    statistics.count_success(5, timings)
+    statistics.count_run(5, timings)
+    statistics.count_look(hit=False, duration_ns=7)
+    (written,) = views.statistics_response([statistics], {("iris", "1.0.0"): 1_024}).model_stats
     assert (written.name, written.version) == ("iris", "1.0.0")
     assert (written.inference_count, written.execution_count) == (5, 1)
     assert written.last_inference == statistics.last_inference_ms > 1_700_000_000_000
     assert (written.inference_stats.success.count, written.inference_stats.success.ns) == (1, 10)
+    assert (written.inference_stats.cache_hit.count, written.inference_stats.cache_miss.ns) == (0, 7)
     assert (written.batch_stats[0].batch_size, written.batch_stats[0].compute_infer.ns) == (5, 3)
     assert written.memory_usage[0].byte_size == 1_024
 
 
-def test_the_counts_of_two_workers_are_added_up_but_for_the_latest_time() -> None:
-    one, other = counted(5), counted(5)
-    one.last_inference_ms, other.last_inference_ms = 7, 9
-    (counts,) = merged([document_of(one, 1_000), document_of(other, 24)])
-    written = views.statistics_proto(counts)
-    assert (written.inference_count, written.execution_count, written.last_inference) == (10, 2, 9)
-    assert (written.batch_stats[0].batch_size, written.batch_stats[0].compute_infer.count) == (5, 2)
-    assert written.memory_usage[0].byte_size == 1_024
+def test_what_is_not_loaded_takes_no_memory() -> None:
+    (written,) = views.statistics_response([VersionStatistics(VERSION)], {}).model_stats
+    assert not written.memory_usage

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from services.common.errors import DomainError
 from services.inference.engine.engine import Engine
-from services.inference.following.catalog import Catalog
+from services.inference.engine.statistics import VersionStatistics
+from services.inference.following.catalog import Catalog, CatalogVersion
 from services.inference.models import ANY, ResolvedVersion
-from services.inference.oip.statistics import Counts, document_of, merged
 from services.inference.sessions.caches import SessionCaches
 from services.inference.workers.commands import Arguments, Broadcast, Commands, Result, results
 
@@ -51,7 +51,7 @@ class Repository:
         self._max_batch_size = max_batch_size
 
     def add_to(self, commands: Commands) -> None:
-        """Let this process be asked for its counts."""
+        """Let this process be asked what it has in memory."""
         commands.add(MEMORY, self._memory_here)
 
     def server_ready(self) -> bool:
@@ -61,15 +61,18 @@ class Repository:
     def model_ready(self, model: str, version: str) -> bool:
         """Whether a prediction would be answered at once; False for an unknown model.
 
-        A version that is to be warmed up, preloaded or kept is ready once that is done; who asks for it sooner has it
-        loaded. Any other is loaded by its first request and is ready for that.
+        A version that is to be warmed up, preloaded or kept is ready once that is done, and one that could not be
+        loaded once it could: who asks for it sooner has it loaded. Any other is loaded by its first request and is
+        ready for that.
         """
         try:
             found = self._catalog.resolve(model, version)
             serving = found.serving
-            if not (serving.warm_up or serving.preload or serving.pinned) or self._sessions.is_loaded(found.key):
+            if self._sessions.is_loaded(found.key):
                 return True
-            self._sessions.release(self._sessions.acquire(found, timeout_s=0))
+            awaited = serving.warm_up or serving.preload or serving.pinned or self._sessions.find_failure(found.key)
+            if awaited:
+                self._sessions.release(self._sessions.acquire(found, timeout_s=0))
         except DomainError:
             return False
         return True
@@ -96,29 +99,40 @@ class Repository:
         models = self._catalog.models()
         for model in sorted(models):
             for version in sorted(models[model].values(), key=lambda each: each.deployment_number):
-                if version.ready or not ready_only:
-                    reason = "" if version.ready else version.state_name
-                    yield IndexEntry(model, version.version, version.ready, reason)
+                reason = self._unready_reason(version)
+                if not (ready_only and reason):
+                    yield IndexEntry(model, version.version, not reason, reason)
 
-    def statistics(self, model: str, version: str) -> list[Counts]:
+    def _unready_reason(self, version: CatalogVersion) -> str:
+        if version.resolved is None:
+            return version.state_name
+        failure = self._sessions.find_failure(version.resolved.key)
+        return failure.reason if failure else ""
+
+    def statistics(self, model: str, version: str) -> list[VersionStatistics]:
         """Give the counts of one version, of a model's versions, or of all that were ever asked, of all workers.
 
-        A version that is known and was never asked has counts of 0. Raises as Catalog.resolve does, and
-        Unavailable(WORKER_SILENT).
+        A version that is known and was never asked has counts of 0. Raises as Catalog.resolve does.
         """
         wanted = self._catalog.resolve(model, version) if model else None
         only = wanted.version if wanted and version else ""
-        held: Counter[tuple[str, str]] = Counter()
-        for reply in results(self._broadcast.send(MEMORY, {"model": model}, TIMEOUT_S)):
-            for name, found, size_bytes in reply["held"]:
-                held[name, found] += size_bytes
-        documents = [
-            document_of(each, held[each.version.model, each.version.version])
+        found = [
+            each
             for each in self._engine.service_statistics()
             if (not model or each.version.model == model) and (not only or each.version.version == only)
         ]
-        counts = merged(documents)
-        return counts or ([Counts(wanted.model, wanted.version)] if wanted else [])
+        return found or ([VersionStatistics(wanted)] if wanted else [])
+
+    def memory_bytes(self, model: str) -> Mapping[tuple[str, str], int]:
+        """Give what each loaded version of a model, or of all, takes in memory, of all workers; by model and version.
+
+        Raises Unavailable(WORKER_SILENT).
+        """
+        held: Counter[tuple[str, str]] = Counter()
+        for reply in results(self._broadcast.send(MEMORY, {"model": model}, TIMEOUT_S)):
+            for name, version, size_bytes in reply["held"]:
+                held[name, version] += size_bytes
+        return held
 
     def _memory_here(self, arguments: Arguments) -> Result:
         model = arguments["model"]

@@ -14,7 +14,6 @@ from services.common.interceptors import known
 from services.common.keys import Role, caller, require
 from services.common.server import Service
 from services.inference.caching.cache import CACHE_KEY
-from services.inference.caching.cache import CACHE_KEY
 from services.inference.control.control import SessionControl
 from services.inference.control.log_settings import LogSettings
 from services.inference.control.trace_settings import TraceSettings
@@ -169,7 +168,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     ) -> pb.ModelStatisticsResponse:
         """Give counts and durations."""
         found = self._repository.statistics(request.name, request.version)
-        return pb.ModelStatisticsResponse(model_stats=[views.statistics_proto(counts) for counts in found])
+        held = self._repository.memory_bytes(request.name)
+        return views.statistics_response(found, held)
 
     def RepositoryIndex(
         self, request: pb.RepositoryIndexRequest, context: grpc.ServicerContext

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from services.inference.engine.statistics import VersionStatistics
 from services.inference.models import ResolvedVersion, TensorSpec
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.oip.repository import IndexEntry
-from services.inference.oip.statistics import Counts
 from services.inference.shared_memory.regions import Region
 from services.inference.tensors import DTYPES
 
@@ -61,45 +61,44 @@ def _config_type(spec: TensorSpec) -> pb.DataType.ValueType:
     return CONFIG_TYPES.get(spec.datatype, pb.TYPE_INVALID)
 
 
-def statistics_proto(counts: Counts) -> pb.ModelStatistics:
-    """Write one version's counts."""
-    numbers = counts.numbers
-    answered = numbers["successes"]
-
-    def spent(name: str) -> pb.StatisticDuration:
-        return pb.StatisticDuration(count=answered, ns=numbers[name])
-
-    def counted(count: str, ns: str) -> pb.StatisticDuration:
-        return pb.StatisticDuration(count=numbers.get(count, 0), ns=numbers.get(ns, 0))
-
-    return pb.ModelStatistics(
-        name=counts.model,
-        version=counts.version,
-        last_inference=numbers["last_inference_ms"],
-        inference_count=numbers["inferences"],
-        execution_count=numbers["executions"],
-        inference_stats=pb.InferStatistics(
-            success=counted("successes", "success_ns"),
-            fail=counted("failed", "failed_ns"),
-            queue=spent("queue_ns"),
-            compute_input=spent("compute_input_ns"),
-            compute_infer=spent("compute_infer_ns"),
-            compute_output=spent("compute_output_ns"),
-            cache_hit=counted("cache_hits", "cache_hit_ns"),
-            cache_miss=counted("cache_misses", "cache_miss_ns"),
-        ),
-        batch_stats=[_batch(size, tally) for size, tally in sorted(counts.batches.items())],
-        memory_usage=[pb.MemoryUsage(type="CPU", id=0, byte_size=counts.memory_bytes)] if counts.memory_bytes else [],
+def statistics_response(
+    found: Iterable[VersionStatistics], held: Mapping[tuple[str, str], int]
+) -> pb.ModelStatisticsResponse:
+    """Write the counts of versions; `held` is what each loaded one takes in memory, by model and version."""
+    return pb.ModelStatisticsResponse(
+        model_stats=[_statistics(each, held.get((each.version.model, each.version.version), 0)) for each in found]
     )
 
 
-def _batch(size: int, tally: Mapping[str, int]) -> pb.InferBatchStatistics:
-    runs = tally["executions"]
-    return pb.InferBatchStatistics(
-        batch_size=size,
-        compute_input=pb.StatisticDuration(count=runs, ns=tally["compute_input_ns"]),
-        compute_infer=pb.StatisticDuration(count=runs, ns=tally["compute_infer_ns"]),
-        compute_output=pb.StatisticDuration(count=runs, ns=tally["compute_output_ns"]),
+def _statistics(statistics: VersionStatistics, memory_bytes: int) -> pb.ModelStatistics:
+    duration = pb.StatisticDuration
+    ok = statistics.successes
+    return pb.ModelStatistics(
+        name=statistics.version.model,
+        version=statistics.version.version,
+        last_inference=statistics.last_inference_ms,
+        inference_count=statistics.inferences,
+        execution_count=statistics.executions,
+        inference_stats=pb.InferStatistics(
+            success=duration(count=ok, ns=statistics.success_ns),
+            fail=duration(count=statistics.failed, ns=statistics.failed_ns),
+            queue=duration(count=ok, ns=statistics.queue_ns),
+            compute_input=duration(count=ok, ns=statistics.compute_input_ns),
+            compute_infer=duration(count=ok, ns=statistics.compute_infer_ns),
+            compute_output=duration(count=ok, ns=statistics.compute_output_ns),
+            cache_hit=duration(count=statistics.cache_hits, ns=statistics.cache_hit_ns),
+            cache_miss=duration(count=statistics.cache_misses, ns=statistics.cache_miss_ns),
+        ),
+        batch_stats=[
+            pb.InferBatchStatistics(
+                batch_size=size,
+                compute_input=duration(count=tally.executions, ns=tally.compute_input_ns),
+                compute_infer=duration(count=tally.executions, ns=tally.compute_infer_ns),
+                compute_output=duration(count=tally.executions, ns=tally.compute_output_ns),
+            )
+            for size, tally in sorted(statistics.batches.items())
+        ],
+        memory_usage=[pb.MemoryUsage(type="CPU", id=0, byte_size=memory_bytes)] if memory_bytes else [],
     )
 
 
