@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import numpy as np
 import pytest
+from onnxruntime.quantization import QuantType, quantize_dynamic
 
 import penstock
 from penstock.api.inference.v1 import inference_pb2 as pb
+from penstock.api.registry.v1.registry_pb2 import OllamaMode, OllamaReference
 from penstock.tensors import from_tensor
 from penstock.texts import Item
 from penstock.values import to_struct
-from tests import inference
+from services.inference.oip import open_inference_pb2 as oip
+from tests import inference, ollama
 from tests.inference import Suite
 from tests.postgres import PostgresServer
 from tests.testdata import bert, models, text_models
@@ -32,11 +37,18 @@ ITEMS = (
 @pytest.fixture(scope="module")
 def suite(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Suite]:
     folder = tmp_path_factory.mktemp("suite")
-    with inference.running_suite(postgres_server, folder, max_batch_size=4) as suite:
+    with (
+        ollama.running(words=ollama.well) as stub,
+        inference.running_suite(postgres_server, folder, max_batch_size=4, ollama_url=stub.url) as suite,
+    ):
         serve(suite, folder, "embedder", bundle())
         serve(suite, folder, "reranker", bundle(classifier(1)))
         serve(suite, folder, "moods", bundle(classifier(3)))
+        serve(suite, folder, "quantised", bundle(quantised(folder), path="onnx/model_quantized.onnx"))
         inference.serve(suite, "linear", models.linear())
+        reference = OllamaReference(model="words", mode=OllamaMode.OLLAMA_MODE_EMBED)
+        suite.client.registry.register_version("ollama", "1.0.0", ollama=reference)
+        inference.until_known(suite.oip, "ollama")
         yield suite
 
 
@@ -47,6 +59,13 @@ def serve(suite: Suite, folder: Path, model: str, files: Mapping[str, bytes], **
         (place / path).write_bytes(content)
     suite.client.registry.register_version(model, "1.0.0", place, framework="transformers", **more)
     inference.until_known(suite.oip, model, "1.0.0")
+
+
+def quantised(folder: Path) -> bytes:
+    """Quantise the encoder as exporters do: each layer's inputs are scaled by the extremes of the whole batch."""
+    (folder / "plain.onnx").write_bytes(text_models.encoder())
+    quantize_dynamic(folder / "plain.onnx", folder / "quantised.onnx", weight_type=QuantType.QInt8)
+    return (folder / "quantised.onnx").read_bytes()
 
 
 def embedded(text: str) -> Any:
@@ -88,6 +107,53 @@ def test_invalid_utf8_is_refused_by_its_row(suite: Suite) -> None:
 def test_a_text_of_a_million_characters_is_embedded_by_its_beginning(suite: Suite) -> None:
     found = suite.client.inference.embed("embedder", ["pipe " * 200_000, "pipe " * 40]).vectors
     np.testing.assert_allclose(found[0], found[1], atol=1e-6)
+
+
+def test_the_open_inference_protocol_takes_texts_too(suite: Suite) -> None:
+    metadata = suite.oip.ModelMetadata(oip.ModelMetadataRequest(name="embedder"), timeout=30)
+    assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [("text", "BYTES", [-1])]
+    request = inference.infer_request("embedder", {"text": text_models.as_bytes(["water is cold."])})
+    answer = suite.oip.ModelInfer(request, timeout=30)
+    [vector] = np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(1, 12)
+    np.testing.assert_allclose(vector, embedded("water is cold."), atol=1e-5)
+
+
+def test_a_quantised_graphs_texts_are_answered_alike_whatever_stands_beside_them(suite: Suite) -> None:
+    version = suite.client.registry.get_version("quantised", "1.0.0")
+    assert not version.validation.rows_independent
+    texts = [text for text in TEXTS if text]
+    together = suite.client.inference.embed("quantised", texts).vectors
+    for text, vector in zip(texts, together, strict=True):
+        np.testing.assert_array_equal(vector, suite.client.inference.embed("quantised", [text]).vectors[0])
+        assert vector @ embedded(text) > 0.9
+
+
+def test_one_bad_text_among_many_callers_fails_alone(suite: Suite) -> None:
+    together = threading.Barrier(8)
+
+    def ask(number: int) -> object:
+        together.wait(10)
+        text = b"\xff" if number == 3 else TEXTS[number % 3].encode()
+        try:
+            tensors = {"text": np.array([text], dtype=object)}
+            return suite.client.inference.predict("embedder", tensors=tensors).outputs["embedding"][0]
+        except penstock.InvalidArgument as error:
+            return error.reason
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(ask, range(8)))
+    assert found.pop(3) == "INVALID_UTF8"
+    for number, vector in zip((0, 1, 2, 4, 5, 6, 7), found, strict=True):
+        np.testing.assert_allclose(np.asarray(vector), embedded(TEXTS[number % 3]), atol=1e-5)
+
+
+def test_an_ollama_reference_embeds_and_ranks(suite: Suite) -> None:
+    found = suite.client.inference.embed("ollama", ["one", "three", "eleven", "a", "bb"])
+    np.testing.assert_array_equal(found.vectors, [[3, 1], [5, 1], [6, 1], [1, 1], [2, 1]])
+    ranking = suite.client.inference.rank(
+        "ollama", {"q": "one"}, [{"id": "far", "name": "a"}, {"id": "near", "name": "two"}]
+    )
+    assert [(item.id, round(item.score, 4)) for item in ranking.items] == [("near", 1), ("far", 0.8944)]
 
 
 def test_items_are_ranked_by_their_likeness_to_the_context(suite: Suite) -> None:
