@@ -13,6 +13,8 @@ FLOORS = {
     "services/registry/stages.py": 100.0,
     "services/registry/models.py": 100.0,
     "services/inference/engine/engine.py": 100.0,
+    "services/inference/engine/lane.py": 100.0,
+    "services/inference/engine/waiting.py": 100.0,
 }
 
 

@@ -10,8 +10,9 @@ import pytest
 
 from services.common.errors import Cancelled, DeadlineExceeded, FailedPrecondition
 from services.inference.engine.engine import EngineLimits, InferenceAnswer
+from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ModelFailed, ServingSettings
-from tests.batching import HANGS, POISON, Callers, calling, until_answered, value_of, values
+from tests.batching import HANGS, POISON, Callers, ToldSession, calling, until_answered, value_of, values
 from tests.serving import wait_until
 
 
@@ -144,6 +145,24 @@ def test_one_that_gathers_others_and_cancels_hands_the_lead_on_at_once() -> None
         assert isinstance(callers.engine.infer(gone).error, Cancelled)
 
 
+def test_one_that_cancels_while_its_model_loads_waits_for_nobody() -> None:
+    with calling(serving=ServingSettings(max_queue_delay_us=10_000_000)) as callers:
+        request = callers.request(1)
+
+        def load(*_: object) -> ToldSession:
+            request.cancel()
+            return callers.session
+
+        callers.sessions._load = load
+        assert isinstance(callers._pool.submit(callers.engine.infer, request).result(5).error, Cancelled)
+
+
+def test_one_that_waits_and_is_answered_in_time_hears_nothing_of_its_deadline(callers: Callers) -> None:
+    first, second = callers.ask(1), callers.ask(2, timeout_ns=10**11)
+    callers.session.go_on()
+    assert values([first, second]) == [2, 4]
+
+
 def test_a_request_that_was_cancelled_before_it_came_does_not_wait(callers: Callers) -> None:
     callers.ask(1)
     request = callers.request(2)
@@ -247,3 +266,21 @@ def test_a_model_that_is_unloaded_while_requests_wait_is_loaded_again(callers: C
     callers.session.go_on()
     assert values([first, *others]) == [2, 20, 22]
     assert callers.sessions.counters.loads == 2
+
+
+def test_counts_that_cannot_be_kept_strand_nobody(callers: Callers, caplog: pytest.LogCaptureFixture) -> None:
+    first = callers.ask(1)
+    others = callers.ask_many(2)
+    lane = callers.engine._lanes[callers.version.key]
+    lane.statistics = BrokenStatistics(callers.version, in_flight=3)
+    callers.session.go_on()
+    assert values([first, *others]) == [2, 20, 22]
+    assert "could not be counted" in caplog.text
+
+
+class BrokenStatistics(VersionStatistics):
+    """Counts that are kept where nothing can be written."""
+
+    def count_success(self, rows: int, timings: Timings) -> None:
+        """Fail."""
+        raise OSError("no space left on device")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from services.common.errors import DeadlineExceeded
 from services.inference.engine.engine import EngineLimits, InferenceAnswer, InferenceRequest
 from services.inference.models import ModelFailed, ServingSettings, Signature, TensorSpec
 from tests.batching import Callers, calling, until_answered, value_of, values
@@ -210,13 +213,28 @@ def test_the_statistics_count_a_batch_as_one_run(callers: Callers) -> None:
     assert callers.queue.oldest_s == 0
 
 
+def gather(callers: Callers, value: float, **more: Any) -> Future[InferenceAnswer]:
+    """Send a request, and wait until it waits for others."""
+    request = callers.request(value, **more)
+    future = callers._pool.submit(callers.engine.infer, request)
+    wait_until(lambda: request.on_cancel is not None)
+    return future
+
+
 def test_requests_that_find_the_model_idle_wait_for_others_where_the_version_says_so() -> None:
     serving = ServingSettings(max_batch_size=3, max_queue_delay_us=10_000_000)
     with calling(serving=serving) as callers:
         callers.session.go_on()
-        asked = [callers._pool.submit(callers.engine.infer, callers.request(number)) for number in range(3)]
-        assert values(asked) == [0, 2, 4]
+        asked = [gather(callers, 1), callers.ask(2), callers.ask(3)]
+        assert values(asked) == [2, 4, 6]
         assert callers.session.sizes == [3], "a full batch waits no longer"
+
+
+def test_nobody_waits_for_others_past_its_own_deadline() -> None:
+    with calling(serving=ServingSettings(max_queue_delay_us=10_000_000)) as callers:
+        callers.session.go_on()
+        answer = gather(callers, 1, timeout_ns=10**8).result(5)
+        assert isinstance(answer.error, DeadlineExceeded)
 
 
 def test_one_that_waits_for_others_in_vain_runs_alone() -> None:

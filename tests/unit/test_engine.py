@@ -18,6 +18,7 @@ from services.common.errors import (
 )
 from services.inference.engine.engine import Engine, EngineLimits, InferenceAnswer, InferenceRequest
 from services.inference.models import ModelFailed, ServingSettings, Signature, TensorSpec
+from services.inference.sessions.cached_session import SessionLimits
 from services.inference.sessions.sessions import SessionCache
 from tests.serving import BlobShelf, PlainLoader, Versions, onnx_loader, plain_version, wait_until
 from tests.testdata import models
@@ -212,3 +213,31 @@ def test_a_caller_that_fails_to_take_its_answer_harms_nobody(engine: Engine) -> 
     engine.submit(InferenceRequest("iris", "", X), fail)
     assert engine.infer(InferenceRequest("iris", "", X)).error is None
     assert engine.statistics()[0].in_flight == 0
+
+
+def test_a_version_that_is_registered_anew_with_other_bytes_takes_its_namesakes_place(sessions: SessionCache) -> None:
+    engine = Engine(Versions(), sessions)
+    for seed in (1, 2):
+        version = SHELF.version({"model.onnx": models.linear(seed=seed)}, model="anew")
+        assert engine.infer(InferenceRequest("anew", "", X, resolved=version)).error is None
+    (counts,) = engine.statistics()
+    assert counts.version.key == version.key
+
+
+def test_a_model_over_the_budget_is_refused_and_the_others_are_answered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.inference.sessions.sessions.resident_bytes", lambda: 0)
+    small = SHELF.version({"model.onnx": models.linear()}, model="small")
+    content = models.embedding()
+    big = SHELF.version({"model.onnx": content, "padding": b"0" * 10_000}, model="big", signature=EMBEDDING)
+    limits = SessionLimits(budget_bytes=small.size_bytes + 5_000)
+    sessions = SessionCache(onnx_loader(SHELF, tmp_path), limits)
+    engine = Engine(Versions(small, big), sessions)
+    assert engine.infer(InferenceRequest("small", "", X)).error is None
+    refused = engine.infer(InferenceRequest("big", "", {"ids": np.array([[1]])})).error
+    assert isinstance(refused, ResourceExhausted)
+    assert refused.reason == "SESSION_BUDGET_EXCEEDED"
+    assert engine.infer(InferenceRequest("small", "", X)).error is None
+    assert sessions.counters.loads == 1, "nobody was evicted in vain"
+    sessions.close(10)

@@ -19,10 +19,10 @@ from typing import Protocol
 
 from services.common.counters import Counters
 from services.common.errors import Cancelled
-from services.inference.engine.lane import Lane, ModelShare
+from services.inference.engine.lane import Lane
 from services.inference.engine.requests import InferenceAnswer, InferenceRequest, Ticket
 from services.inference.engine.statistics import StatisticsBook, VersionStatistics
-from services.inference.engine.terms import EngineLimits
+from services.inference.engine.terms import EngineLimits, ModelShare
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
 from services.inference.sessions.cached_session import Sessions
@@ -208,11 +208,8 @@ class Engine:
     def _add_lane(self, version: ResolvedVersion) -> Lane:
         with self._adding:
             share = self._models.setdefault(version.model, ModelShare())
-            lane = self._lanes.get(version.key)
-            if lane is None:
-                lane = Lane(version, share, self._sessions, self._limits, self._runners)
-                lane.statistics = self._book.open(version)
-                self._lanes[version.key] = lane
+            new = Lane(version, self._book.open(version), share, self._sessions, self._limits, self._runners)
+            lane = self._lanes.setdefault(version.key, new)
             before = self._keys.get((version.model, version.version))
             if before is not None and before != version.key:
                 # Registered anew with other bytes: whoever counts by name must meet one of the two only.

@@ -11,8 +11,8 @@ a thread of the engine's.
 from __future__ import annotations
 
 import logging
-import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from functools import partial
 
@@ -28,7 +28,7 @@ from services.inference.engine.requests import (
 )
 from services.inference.engine.signature import SignatureCheck
 from services.inference.engine.statistics import VersionStatistics
-from services.inference.engine.terms import EngineLimits, Terms
+from services.inference.engine.terms import EngineLimits, ModelShare, Terms
 from services.inference.engine.waiting import WaitingQueue
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
@@ -38,16 +38,6 @@ log = logging.getLogger(__name__)
 
 RUNNER_BATCHES = 64
 """A runner leads so many batches of one version in a row before another version may have its thread."""
-
-
-class ModelShare:
-    """What the versions of a model have in common: a lock, and the callers' threads that they hold."""
-
-    __slots__ = ("in_flight", "lock")
-
-    def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.in_flight = 0
 
 
 class Lane:
@@ -73,10 +63,16 @@ class Lane:
     )
 
     def __init__(
-        self, version: ResolvedVersion, share: ModelShare, sessions: Sessions, limits: EngineLimits, runners: Executor
+        self,
+        version: ResolvedVersion,
+        statistics: VersionStatistics,
+        share: ModelShare,
+        sessions: Sessions,
+        limits: EngineLimits,
+        runners: Executor,
     ) -> None:
         self.check = SignatureCheck(version.signature)
-        self.statistics = VersionStatistics(version)
+        self.statistics = statistics
         self.share = share
         self.queue = WaitingQueue()
         self.running = 0
@@ -176,18 +172,18 @@ class Lane:
     def enter(self, ticket: Ticket) -> None:
         """Let in work that goes beside the queue; it must `leave`. Raises ResourceExhausted(QUEUE_FULL)."""
         with self._lock:
-            refused = self._too_many_in_flight() if self.share.in_flight >= self._terms.max_in_flight else None
-            if refused is None:
+            if self.share.in_flight < self._terms.max_in_flight:
                 self.statistics.in_flight += 1
                 self.share.in_flight += 1
-        if refused is not None:
-            self.refuse(ticket, refused)
-            raise refused
+                return
+            refused = self._too_many_in_flight()
+        self.refuse(ticket, refused)
+        raise refused
 
     def leave(self, ticket: Ticket) -> None:
         """Let out what was let in, and count it."""
         with self._lock:
-            self._leave(ticket, time.monotonic_ns())
+            self._leave([ticket])
 
     def refuse(self, ticket: Ticket, error: Exception) -> None:
         """Count a request that was not let in."""
@@ -198,9 +194,8 @@ class Lane:
             self.statistics.count_failure(error, answer.timings.total_ns)
 
     def _too_many_in_flight(self) -> ResourceExhausted:
-        return queue_full_error(
-            f"{self.share.in_flight} requests for {self.version.model} are in flight; try again later"
-        )
+        in_flight = self.share.in_flight
+        return queue_full_error(f"{in_flight} requests for {self.version.model} are in flight; try again later")
 
     # Leading
 
@@ -340,16 +335,8 @@ class Lane:
     def _finish(self, members: list[Ticket]) -> Ticket | None:
         """Count, choose who leads next, and answer; a caller that has its answer finds it in the statistics."""
         leader = members[0]
-        statistics = self.statistics
-        ended_ns = time.monotonic_ns()
         with self._lock:
-            rows = 0
-            for member in members:
-                rows += member.rows
-                self._leave(member, ended_ns)
-            if leader.answer.error is None:
-                statistics.count_run(rows, leader.answer.timings)
-            self._away_rows = rows
+            self._away_rows = self._leave(members)
             following = None
             if self.running <= self._instances:
                 following = self.queue.pop_first()
@@ -366,19 +353,33 @@ class Lane:
     def _conclude(self, ticket: Ticket) -> None:
         """Answer one that never ran: it is out of the queue, and its error is set."""
         with self._lock:
-            self._leave(ticket, time.monotonic_ns())
+            self._leave([ticket])
         ticket.tell()
 
-    def _leave(self, ticket: Ticket, now_ns: int) -> None:
-        answer = ticket.answer
-        answer.timings.total_ns = total_ns = now_ns - ticket.began_ns
-        self.statistics.in_flight -= 1
-        if ticket.done is None:
-            self.share.in_flight -= 1
-        if answer.error is None:
-            self.statistics.count_success(answer.row_count, answer.timings)
-        else:
-            self.statistics.count_failure(answer.error, total_ns)
+    def _leave(self, members: Sequence[Ticket]) -> int:
+        """Let out, and count, those who ran together or one that never ran; returns their rows."""
+        rows = 0
+        statistics = self.statistics
+        now_ns = time.monotonic_ns()
+        for member in members:
+            rows += member.rows
+            statistics.in_flight -= 1
+            if member.done is None:
+                self.share.in_flight -= 1
+        try:
+            for member in members:
+                answer = member.answer
+                answer.timings.total_ns = total_ns = now_ns - member.began_ns
+                if answer.error is None:
+                    statistics.count_success(answer.row_count, answer.timings)
+                else:
+                    statistics.count_failure(answer.error, total_ns)
+            if members[0].answer.error is None:
+                statistics.count_run(rows, members[0].answer.timings)
+        except Exception:
+            # Where counts are kept may break, on a full disk say; nobody's answer may hang on that.
+            log.exception("requests of %s could not be counted", self.version.key)
+        return rows
 
     def _cancel(self, ticket: Ticket) -> None:
         """Hear, on any thread, that nobody waits for a request any more."""

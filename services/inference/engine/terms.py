@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 
 from services.inference.engine.signature import SignatureCheck
@@ -23,6 +24,16 @@ class EngineLimits:
     max_queue_size: int = 1_000
     parallel_runs: int = 1
     runners: int = 16
+
+
+class ModelShare:
+    """What the versions of a model have in common: a lock, and the callers' threads that they hold."""
+
+    __slots__ = ("in_flight", "lock")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.in_flight = 0
 
 
 class Terms:
