@@ -19,6 +19,7 @@ import threading
 import zlib
 from array import array
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 Key = tuple[str, ...]
 """The kind of row first, then what tells it from others of its kind."""
@@ -184,6 +185,34 @@ class Counters:
             file.look()
             yield from ((key, file.values(key)) for key in file.places if key[0] == kind)
         yield from ((key, row.values()) for key, row in self._plain.items() if key[0] == kind)
+
+
+class Cell:
+    """An attribute of a Tally: a count that is read and written like any other."""
+
+    def __set_name__(self, owner: type[Tally], name: str) -> None:
+        self._index = len(owner.names)
+        owner.names = (*owner.names, name)
+
+    def __get__(self, tally: Tally, owner: type[Tally]) -> int:
+        return tally.row.own[self._index]
+
+    def __set__(self, tally: Tally, value: int) -> None:
+        row = tally.row
+        row.own[self._index] = row.cells[self._index] = value
+
+
+class Tally:
+    """Counts by names, each a Cell of the class. Where every nanosecond counts, write to the row itself."""
+
+    names: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self) -> None:
+        self.row = _plain(len(self.names))
+
+    def keep_in(self, counters: Counters, *key: str) -> None:
+        """Count on in a row of the service's, before anything else is counted."""
+        self.row = counters.row(key, len(self.names))
 
 
 def _plain(count: int) -> Row:

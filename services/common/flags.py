@@ -35,8 +35,10 @@ class Said:
     settings: dict[str, Any]
 
 
-def parse(name: str, arguments: Sequence[str], settings_type: type[Settings], *, commands: Sequence[str]) -> Said:
-    """Read a service's command line.
+def parse(
+    name: str, arguments: Sequence[str], settings_type: type[Settings], *, commands: Sequence[str] | None
+) -> Said:
+    """Read a service's command line. `commands`: those it may name; None: any, for whoever only asks whether it does.
 
     Raises:
         SystemExit: it is wrong, and standard error says how (2); or it asks for the help, which is on standard output
@@ -44,11 +46,13 @@ def parse(name: str, arguments: Sequence[str], settings_type: type[Settings], *,
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m services.{name}",
-        usage="%(prog)s [--SETTING VALUE ...]" + "".join(f" [{command}]" for command in commands),
+        usage="%(prog)s [--SETTING VALUE ...]" + "".join(f" [{command}]" for command in commands or ()),
         description="Each setting can also be a variable, PENSTOCK_ and its name in capitals, or stand in a .env file.",
         allow_abbrev=False,
     )
-    if commands:
+    if commands is None:
+        parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    elif commands:
         parser.add_argument("command", nargs="?", choices=commands, help="do this alone, and end")
     for field, info in settings_type.model_fields.items():
         _add(parser, field, info)

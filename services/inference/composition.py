@@ -119,6 +119,8 @@ def open_sessions(settings: InferenceSettings, stack: ExitStack, member: Members
         limits = SessionLimits(budget_bytes=budget_bytes, max_sessions=settings.max_sessions)
         caches[framework] = SessionCache(loader, limits, prepare=loader.runtime)
     sessions = SessionCaches(caches)
+    if member is not None:
+        sessions.keep_counts_in(member.counters)
     stack.callback(sessions.close, settings.drain_grace_ms / 1000)
     watchdog = RunWatchdog(sessions, run_limit_s=settings.run_limit_ms / 1000)
     watchdog.open()
@@ -128,7 +130,7 @@ def open_sessions(settings: InferenceSettings, stack: ExitStack, member: Members
     return sessions
 
 
-def open_spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | None:
+def open_spool(settings: InferenceSettings, stack: ExitStack, member: Membership | None = None) -> Spool[Event] | None:
     """Open the spool of events; None where none are kept."""
     if not settings.capture:
         return None
@@ -144,6 +146,8 @@ def open_spool(settings: InferenceSettings, stack: ExitStack) -> Spool[Event] | 
             fsync=settings.spool_fsync,
         ),
     )
+    if member is not None:
+        spool.keep_counts_in(member.counters)
     spool.open()
     stack.callback(spool.close, settings.drain_grace_ms / 1000)
     return spool

@@ -6,17 +6,20 @@ Counters without a `_total` suffix are what those dashboards expect; prometheus_
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.common.counters import Counters
 from services.common.metrics import of_all_workers
 from services.inference.engine.engine import Engine
 from services.inference.engine.statistics import FAILURES, VersionStatistics
+from services.inference.events.delivery import DeliveryCounters
 from services.inference.events.events import Event
-from services.inference.events.spool import Spool
-from services.inference.sessions.caches import SessionCaches
+from services.inference.events.spool import DELIVERY, SPOOL, Spool, SpoolCounters
+from services.inference.sessions.cached_session import CacheCounters
+from services.inference.sessions.caches import SESSIONS, SessionCaches
 
 _PER_VERSION: tuple[tuple[str, str, Callable[[VersionStatistics], float]], ...] = (
     ("nv_inference_request_success", "Successful requests.", lambda each: each.successes),
@@ -32,6 +35,21 @@ _PER_VERSION: tuple[tuple[str, str, Callable[[VersionStatistics], float]], ...] 
     ("nv_cache_hit_duration_per_model", "Looking up what was found, in µs.", lambda each: each.cache_hit_ns / 1000),
     ("nv_cache_miss_duration_per_model", "Looking in vain, in µs.", lambda each: each.cache_miss_ns / 1000),
 )
+_SESSIONS = {
+    "hits": ("penstock_session_hits", "Requests that found their model loaded."),
+    "loads": ("penstock_session_loads", "Models loaded."),
+    "failed_loads": ("penstock_session_load_failures", "Loads that failed."),
+    "evictions": ("penstock_session_evictions", "Models evicted."),
+}
+_SPOOL = {
+    "spooled": ("penstock_spool_written_events", "Events written to disk."),
+    "dropped": ("penstock_spool_dropped_events", "Events lost at the spool's bound."),
+}
+_DELIVERY = {
+    "delivered": ("penstock_spool_delivered_events", "Events stored by monitoring."),
+    "duplicates": ("penstock_spool_duplicate_events", "Events stored before."),
+    "rejected": ("penstock_spool_rejected_events", "Events refused for good."),
+}
 _LABELS = ("model", "version")
 
 
@@ -49,7 +67,8 @@ class _Unsuffixed(Metric):
 class InferenceCollector(Collector):
     """Reads the engine, the session cache and the spool when somebody asks."""
 
-    def __init__(self, engine: Engine, sessions: SessionCaches, spool: Spool[Event] | None) -> None:
+    def __init__(self, engine: Engine, sessions: SessionCaches, spool: Spool[Event] | None, counters: Counters) -> None:
+        self._counters = counters
         self._engine = engine
         self._sessions = sessions
         self._spool = spool
@@ -65,11 +84,15 @@ class InferenceCollector(Collector):
         yield _failures(statistics)
         yield _pending(self._engine.statistics())
         yield from self._session_metrics()
+        yield from _tallied(self._counters, SESSIONS, CacheCounters.names, _SESSIONS)
         if self._spool is not None:
-            yield from _spool_metrics(self._spool)
+            status = self._spool.status
+            yield GaugeMetricFamily("penstock_spool_queued_events", "Events not yet on disk.", status.queued)
+            yield GaugeMetricFamily("penstock_spool_bytes", "Disk that waiting events take, in bytes.", status.bytes)
+            yield from _tallied(self._counters, SPOOL, SpoolCounters.names, _SPOOL)
+            yield from _tallied(self._counters, DELIVERY, DeliveryCounters.names, _DELIVERY)
 
     def _session_metrics(self) -> Iterator[Metric]:
-        counters = self._sessions.counters
         # By name: a version that was registered anew with other bytes may be loaded beside its namesake.
         load_s: dict[tuple[str, str], float] = {}
         held_bytes: Counter[tuple[str, str]] = Counter()
@@ -79,10 +102,6 @@ class InferenceCollector(Collector):
             held_bytes[labels] += session.size_bytes
         yield _gauge("nv_model_load_duration_secs", "Time the load took, in s.", load_s)
         yield _gauge("penstock_session_bytes", "Memory of a loaded model, in bytes.", held_bytes)
-        yield CounterMetricFamily("penstock_session_hits", "Requests that found their model loaded.", counters.hits)
-        yield CounterMetricFamily("penstock_session_loads", "Models loaded.", counters.loads)
-        yield CounterMetricFamily("penstock_session_load_failures", "Loads that failed.", counters.failed_loads)
-        yield CounterMetricFamily("penstock_session_evictions", "Models evicted.", counters.evictions)
 
 
 def _failures(statistics: list[VersionStatistics]) -> Metric:
@@ -108,13 +127,11 @@ def _gauge(name: str, text: str, values: Mapping[tuple[str, str], float]) -> Met
     return family
 
 
-def _spool_metrics(spool: Spool[Event]) -> Iterator[Metric]:
-    status = spool.status
-    delivery = status.delivery
-    yield GaugeMetricFamily("penstock_spool_queued_events", "Events not yet on disk.", status.queued)
-    yield GaugeMetricFamily("penstock_spool_bytes", "Disk that waiting events take, in bytes.", status.bytes)
-    yield CounterMetricFamily("penstock_spool_written_events", "Events written to disk.", status.spooled)
-    yield CounterMetricFamily("penstock_spool_dropped_events", "Events lost at the spool's bound.", status.dropped)
-    yield CounterMetricFamily("penstock_spool_delivered_events", "Events stored by monitoring.", delivery.delivered)
-    yield CounterMetricFamily("penstock_spool_duplicate_events", "Events stored before.", delivery.duplicates)
-    yield CounterMetricFamily("penstock_spool_rejected_events", "Events refused for good.", delivery.rejected)
+def _tallied(
+    counters: Counters, kind: str, names: Sequence[str], families: Mapping[str, tuple[str, str]]
+) -> Iterator[Metric]:
+    """Add up the rows of a kind over all that count in them."""
+    rows = counters.sums(kind).values()
+    totals = dict(zip(names, map(sum, zip(*rows, strict=True)), strict=True)) if rows else dict.fromkeys(names, 0)
+    for name, (family, text) in families.items():
+        yield of_all_workers(CounterMetricFamily(family, text, totals[name]))

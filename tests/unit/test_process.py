@@ -19,7 +19,7 @@ from pydantic_settings import NoDecode
 from penstock import InvalidArgument
 from services.common import flags
 from services.common.settings import ServerSettings, Settings
-from services.inference.__main__ import _client
+from services.inference.clients import client_of
 from services.inference.settings import InferenceSettings
 from services.monitoring.settings import MonitoringSettings
 from services.registry.settings import RegistrySettings
@@ -157,9 +157,9 @@ def test_a_key_in_plain_text_takes_a_word_of_its_own() -> None:
     """The one who lets a service listen without keys has not said that its key may travel, nor the other way round."""
     settings = InferenceSettings(registry_address="registry:50051", service_token=SecretStr("planted"), insecure=True)
     with pytest.raises(InvalidArgument) as caught:
-        _client(settings)
+        client_of(settings)
     assert caught.value.reason == "TOKEN_OVER_INSECURE_CHANNEL"
-    _client(settings.model_copy(update={"insecure": False, "insecure_token": True})).close()
+    client_of(settings.model_copy(update={"insecure": False, "insecure_token": True})).close()
 
 
 @pytest.mark.slow

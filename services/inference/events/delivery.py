@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from enum import Enum
 from pathlib import Path
 
+from services.common.counters import Cell, Tally
 from services.common.errors import InvalidArgument
 from services.inference.events.segments import SegmentLog, Stretch, parse
 
@@ -60,16 +61,18 @@ class DeliverySettings:
     side_file_bytes: int = 64 * 2**20
 
 
-@dataclass(slots=True)
-class DeliveryCounters:
+class DeliveryCounters(Tally):
     """What became of the records; written by the sender alone. `failing` is the last failure, while it lasts."""
 
-    delivered: int = 0
-    duplicates: int = 0
-    rejected: int = 0
-    corrupt: int = 0
-    failed_calls: int = 0
-    failing: str = ""
+    delivered = Cell()
+    duplicates = Cell()
+    rejected = Cell()
+    corrupt = Cell()
+    failed_calls = Cell()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failing = ""
 
 
 class SideFile:
@@ -97,8 +100,15 @@ class SideFile:
 class Delivery:
     """The sender's thread. It waits on the log's condition, so it costs nothing while there is nothing to send."""
 
-    def __init__(self, segments: SegmentLog, folder: Path, deliver: Deliver, settings: DeliverySettings) -> None:
-        self.counters = DeliveryCounters()
+    def __init__(
+        self,
+        segments: SegmentLog,
+        folder: Path,
+        deliver: Deliver,
+        settings: DeliverySettings,
+        counters: DeliveryCounters | None = None,
+    ) -> None:
+        self.counters = counters or DeliveryCounters()
         self._segments = segments
         self._deliver = deliver
         self._settings = settings

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
+from services.common.counters import Cell, Counters, Tally
 from services.inference.events.delivery import Deliver, Delivery, DeliveryCounters, DeliverySettings
 from services.inference.events.segments import MAX_RECORD_BYTES, SegmentLog, SpoolBoundReached, encode_record
 from services.inference.events.slots import Slot, take_slot
@@ -28,6 +29,8 @@ from services.inference.events.slots import Slot, take_slot
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
+SPOOL, DELIVERY = "spool", "delivery"
+"""The kinds of the rows in which it is counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,13 @@ class SpoolStatus:
     delivery: DeliveryCounters
 
 
+class SpoolCounters(Tally):
+    """What became of the items here: written to disk, or lost at the bound."""
+
+    spooled = Cell()
+    dropped = Cell()
+
+
 class _Barrier:
     """Stands in the queue behind the items that a flush waits for."""
 
@@ -101,8 +111,8 @@ class Spool(Generic[Item]):
         self._accepting = False
         self._space = threading.Condition()
         self._blocked = 0
-        self._dropped = 0
-        self._spooled = 0
+        self.counters = SpoolCounters()
+        self._delivered = DeliveryCounters()
         self._writing = ""
         self._disk_failing = False
         self._dirty = False
@@ -120,10 +130,15 @@ class Spool(Generic[Item]):
             max_bytes=settings.max_bytes,
         )
         self._segments.open()
-        self._delivery = Delivery(self._segments, self._slot.folder, self._deliver, settings.delivery)
+        self._delivery = Delivery(self._segments, self._slot.folder, self._deliver, settings.delivery, self._delivered)
         self._accepting = True
         self._writer.start()
         self._delivery.start()
+
+    def keep_counts_in(self, counters: Counters) -> None:
+        """Count on where this worker's slot says; before the spool is open."""
+        self.counters.keep_in(counters, SPOOL)
+        self._delivered.keep_in(counters, DELIVERY)
 
     def append(self, item: Item) -> None:
         """Queue an item. Never raises; at the bound `at_limit` decides, and what is dropped is counted."""
@@ -147,8 +162,8 @@ class Spool(Generic[Item]):
         """Where everything is."""
         return SpoolStatus(
             queued=len(self._queue),
-            spooled=self._spooled,
-            dropped=self._dropped,
+            spooled=self.counters.spooled,
+            dropped=self.counters.dropped,
             bytes=self._segments.held_bytes,
             writing=self._writing,
             delivering=self._delivery.counters.failing,
@@ -197,7 +212,7 @@ class Spool(Generic[Item]):
                 self._queue.append(item)
                 self._wake.set()
             else:
-                self._dropped += 1
+                self.counters.dropped += 1
 
     # The writer's thread
 
@@ -277,7 +292,7 @@ class Spool(Generic[Item]):
                 self._set_state(f"the disk refuses the spool: {error.strerror}", disk_failing=True)
             else:
                 self._set_state("", disk_failing=False)
-                self._spooled += count
+                self.counters.spooled += count
                 self._dirty = True
                 self._sync_if_due()
                 return True
@@ -312,4 +327,4 @@ class Spool(Generic[Item]):
 
     def _drop(self, count: int) -> None:
         with self._space:
-            self._dropped += count
+            self.counters.dropped += count

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Protocol
 
+from services.common.counters import Cell, Tally
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
 
@@ -29,21 +30,28 @@ class SessionLimits:
     drain_s: float = 30.0
 
 
-@dataclass(slots=True)
-class CacheCounters:
+class CacheCounters(Tally):
     """What happened since the start; read by the metrics."""
 
-    hits: int = 0
-    misses: int = 0
-    loads: int = 0
-    failed_loads: int = 0
-    evictions: int = 0
-    load_seconds: float = 0.0
+    hits = Cell()
+    misses = Cell()
+    loads = Cell()
+    failed_loads = Cell()
+    evictions = Cell()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.load_seconds = 0.0
+
+    def hit(self) -> None:
+        """Count a hit. Every request does: a third of what `hits += 1` costs."""
+        own = self.row.own
+        own[0] = self.row.cells[0] = own[0] + 1
 
     def add(self, other: CacheCounters) -> None:
         """Count in what another cache counted."""
-        for field in fields(self):
-            setattr(self, field.name, getattr(self, field.name) + getattr(other, field.name))
+        for name in (*self.names, "load_seconds"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class CachedSession:

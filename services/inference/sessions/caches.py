@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from services.common.counters import Counters
 from services.common.errors import DomainError, FailedPrecondition
 from services.inference.models import ResolvedVersion
 from services.inference.sessions.cached_session import CacheCounters, CachedSession, SessionInfo
 from services.inference.sessions.sessions import SessionCache
+
+SESSIONS = "sessions"
+"""The kind of the rows in which the caches count, by framework."""
 
 
 class SessionCaches:
@@ -70,6 +74,11 @@ class SessionCaches:
     def used_bytes(self) -> int:
         """The measured memory of all sessions, those on their way out too."""
         return sum(cache.used_bytes for cache in self.caches.values())
+
+    def keep_counts_in(self, counters: Counters) -> None:
+        """Count on where this worker's slot says; before anything is loaded."""
+        for framework, cache in self.caches.items():
+            cache.counters.keep_in(counters, SESSIONS, framework)
 
     @property
     def counters(self) -> CacheCounters:

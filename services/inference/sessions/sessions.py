@@ -98,7 +98,7 @@ class SessionCache:
             if entry is not None:
                 entry.users += 1
                 entry.last_used = self._clock()
-                self.counters.hits += 1
+                self.counters.hit()
                 return entry
             load = self._join_load(version)
         return self._await(load, timeout_s)

@@ -34,7 +34,8 @@ class Child:
         self.ready = False
         self.has_been_ready = False
         self.ending_since: float | None = None
-        self.failure = ""
+        self.failure: tuple[str, str] | None = None
+        """Why it cannot begin: a sentence, and the reason."""
 
     def close(self) -> None:
         """Let go of the wire."""

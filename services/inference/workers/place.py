@@ -11,13 +11,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from services.common.settings import MEBIBYTE
 from services.inference.runtimes.cpus import cpu_count, find_quota
 from services.inference.settings import InferenceSettings
 
 VARIABLE = "PENSTOCK_WORKER"
 """Holds the place, as JSON; set by the supervisor alone."""
 PR_SET_PDEATHSIG = 1
+DIVIDED_BYTES = (
+    "session_budget_bytes",
+    "tensorflow_budget_bytes",
+    "transformers_budget_bytes",
+    "response_cache_bytes",
+    "spool_max_bytes",
+)
+DIVIDED = ("spool_queue_events", "ollama_parallel")
+"""What the service as a whole may use, each worker its share. What is on disk for all of them stays whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +75,8 @@ class Place:
             update={
                 "port": self.port,
                 "metrics_port": self.metrics_port,
-                "session_budget_bytes": max(MEBIBYTE, settings.session_budget_bytes // self.count),
-                "response_cache_bytes": settings.response_cache_bytes // self.count,
-                "spool_max_bytes": max(MEBIBYTE, settings.spool_max_bytes // self.count),
-                "spool_queue_events": math.ceil(settings.spool_queue_events / self.count),
+                **{name: getattr(settings, name) // self.count for name in DIVIDED_BYTES},
+                **{name: math.ceil(getattr(settings, name) / self.count) for name in DIVIDED},
                 "runtime_threads": self._threads(settings),
             }
         )

@@ -15,9 +15,10 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, redirect_stderr, suppress
+from io import StringIO
 from json import loads
-from typing import Any, NoReturn
+from typing import Any
 
 import structlog
 from pydantic import ValidationError
@@ -25,7 +26,7 @@ from pydantic import ValidationError
 from services.common import flags
 from services.common.counters import create_file
 from services.common.errors import FailedPrecondition
-from services.common.process import MISUSED, OK, run
+from services.common.process import MISUSED, run
 from services.inference.settings import InferenceSettings
 from services.inference.workers.children import FOLLOWER, WORKER, Child, Slot
 from services.inference.workers.exchange import News, Questions, Remembered
@@ -104,7 +105,8 @@ class Supervisor:
     def wait(self) -> None:
         """Block until SIGTERM or SIGINT, and keep the workers alive meanwhile.
 
-        Raises FailedPrecondition(WORKERS_FAIL) where they die as often as they are started.
+        Raises FailedPrecondition where they die as often as they are started: with a worker's own reason and sentence
+        where it said them, else WORKERS_FAIL.
         """
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: self._stop())
@@ -194,7 +196,7 @@ class Supervisor:
             case "broadcast":
                 self._broadcast(child, said)
             case "failed":
-                child.failure = f"{said['reason']}: {said['message']}"
+                child.failure = (said["message"], said["reason"])
 
     # Commands
 
@@ -324,8 +326,9 @@ class Supervisor:
         never = not any(each.deaths > 1 for each in self.workers) and not child.has_been_ready
         refused = never and code in (1, MISUSED)
         if refused or slot.early_deaths >= MAX_EARLY_DEATHS:
-            why = child.failure or f"they end with code {code}; the log says more"
-            raise FailedPrecondition(f"the workers cannot begin: {why}", reason="WORKERS_FAIL")
+            why = (f"the workers end with code {code} again and again; the log says more", "WORKERS_FAIL")
+            message, reason = child.failure or why
+            raise FailedPrecondition(message, reason=reason)
 
     def _children(self) -> list[Child]:
         return [slot.child for slot in self._slots if slot.child is not None]
@@ -341,17 +344,19 @@ class Supervisor:
 
 
 def supervise(arguments: Sequence[str]) -> None:
-    """Run the service and end the process, where it is to have several workers; else return."""
+    """Run the service and end the process, where it is to have several workers; else return.
+
+    It returns too where something else than serving is asked for, or nothing that makes sense: the rest of the program
+    says so.
+    """
+    if {"-h", "--help"} & set(arguments):
+        return
     try:
-        settings = InferenceSettings(**flags.parse("inference", arguments, InferenceSettings, commands=()).settings)
-    except SystemExit as end:
-        _exit(MISUSED if end.code else OK)
-    except ValidationError:
-        return  # whoever goes on says what is wrong
+        with redirect_stderr(StringIO()):
+            said = flags.parse("inference", arguments, InferenceSettings, commands=None)
+        settings = InferenceSettings(**said.settings)
+    except (SystemExit, ValidationError):
+        return
     count = worker_count(settings)
-    if count > 1:
-        _exit(run("inference", arguments, InferenceSettings, lambda read, _: Supervisor(read, arguments, count)))
-
-
-def _exit(code: int) -> NoReturn:
-    sys.exit(code)
+    if count > 1 and said.command is None:
+        sys.exit(run("inference", arguments, InferenceSettings, lambda read, _: Supervisor(read, arguments, count)))

@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
 
 from services.common.errors import DomainError
 from services.common.process import run
-from services.common.server import Server
 from services.inference.settings import InferenceSettings
 from services.inference.workers.place import Place
+
+if TYPE_CHECKING:
+    from services.common.server import Server
+    from services.inference.workers.membership import Worker
+
+
+@contextmanager
+def telling(member: Worker) -> Iterator[None]:
+    """Let the supervisor know why this worker cannot begin."""
+    try:
+        yield
+    except DomainError as error:
+        member.fail(error)
+        raise
+
+
+class _Told:
+    """The server, and a supervisor that hears why it does not open."""
+
+    def __init__(self, server: Server, member: Worker) -> None:
+        self._server = server
+        self._member = member
+        self.wait, self.close = server.wait, server.close
+
+    def open(self) -> int:
+        """Open the server."""
+        with telling(self._member):
+            return self._server.open()
 
 
 def main() -> int:
@@ -20,13 +49,10 @@ def main() -> int:
     from services.inference.__main__ import build as build_service
     from services.inference.workers.membership import Worker
 
-    def build(settings: InferenceSettings, stack: ExitStack) -> Server:
+    def build(settings: InferenceSettings, stack: ExitStack) -> _Told:
         member = Worker(place, settings)
-        try:
-            return build_service(place.settings(settings), stack, member)
-        except DomainError as error:
-            member.fail(error)
-            raise
+        with telling(member):
+            return _Told(build_service(place.settings(settings), stack, member), member)
 
     return run("inference", sys.argv[1:], InferenceSettings, build)
 

@@ -1,0 +1,216 @@
+"""Workers that are killed or hang, and a supervisor that is killed: the service answers, and its counts stay."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+import penstock
+from tests.inference import fp32, wait_until
+from tests.postgres import PostgresServer
+from tests.services import Running
+from tests.testdata import models
+from tests.workers import FOLLOWER, WorkersService, command_of, running_backends, running_workers
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+ROW = fp32([[1, 2, 3, 4]])
+CONNECTIONS = 16
+IN_MEMORY = 100
+"""Events that a worker may hold before they are on disk, at this rate: those of some 20 ms."""
+DEATHS = "penstock_worker_deaths_total"
+SUCCESSES = "nv_inference_request_success"
+
+
+@pytest.fixture(scope="module")
+def backends(
+    postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Running, Running]]:
+    """A registry that has the model `linear`, and monitoring."""
+    with running_backends(postgres_server, tmp_path_factory.mktemp("backends")) as running:
+        with penstock.Client(registry=running[0].address) as client:
+            client.registry.register_version("linear", "1", models.linear(), framework="onnx")
+        yield running
+
+
+@pytest.fixture
+def service(backends: tuple[Running, Running], tmp_path: Path) -> Iterator[WorkersService]:
+    """Two workers."""
+    with running_workers(tmp_path, *backends, PENSTOCK_WORKER_SILENCE_MS="1500") as running:
+        yield running
+
+
+class Traffic:
+    """Connections that predict without pause, each call once."""
+
+    def __init__(self, service: WorkersService) -> None:
+        self._service = service
+        self._stopping = threading.Event()
+        self.answered: list[list[str]] = [[] for _ in range(CONNECTIONS)]
+        self.failed: list[list[penstock.PenstockError]] = [[] for _ in range(CONNECTIONS)]
+
+    @property
+    def count(self) -> int:
+        """How many were answered."""
+        return sum(map(len, self.answered))
+
+    def wait_for(self, more: int) -> None:
+        """Wait until so many more were answered."""
+        enough = self.count + more
+        wait_until(lambda: self.count >= enough or None)
+
+    def wait_for_everyone(self) -> None:
+        """Wait until every connection was answered again."""
+        before = [len(each) for each in self.answered]
+        wait_until(lambda: all(len(e) > b for e, b in zip(self.answered, before, strict=True)) or None)
+
+    @contextmanager
+    def flowing(self) -> Iterator[None]:
+        """Predict inside the block."""
+        with ThreadPoolExecutor(CONNECTIONS) as pool:
+            futures = [pool.submit(self._call, number) for number in range(CONNECTIONS)]
+            try:
+                yield
+            finally:
+                self._stopping.set()
+        for future in futures:
+            future.result()
+
+    def _call(self, number: int) -> None:
+        with self._service.connect() as client:
+            while not self._stopping.is_set():
+                try:
+                    answer = client.inference.predict("linear", tensors={"x": ROW}, timeout_s=20)
+                except penstock.PenstockError as error:
+                    self.failed[number].append(error)
+                    self._stopping.wait(0.02)  # a caller with manners
+                else:
+                    self.answered[number].append(answer.inference_id)
+
+
+def stored_ids(service: WorkersService) -> set[str]:
+    """Read what monitoring has of the model."""
+    return {each.event.inference_id for each in service.client.monitoring.list_inferences(model="linear")}
+
+
+def test_a_killed_workers_connections_go_on_its_counts_stay_and_its_events_arrive(service: WorkersService) -> None:
+    traffic = Traffic(service)
+    with traffic.flowing():
+        traffic.wait_for(500)
+        victim = service.children()[0]
+        before = service.metrics()[SUCCESSES]
+        victim.kill()
+        traffic.wait_for_everyone()  # the other answers those too that were the victim's
+        assert service.metrics()[SUCCESSES] >= before  # also while the slot is empty
+        wait_until(lambda: service.metrics()[DEATHS] == 1 or None)
+        service.until_serving(2)
+        traffic.wait_for(500)
+    assert {type(each) for failed in traffic.failed for each in failed} <= {penstock.Unavailable}
+    # Each caller lost one answer at the most, and a request may have been counted whose answer did not get out.
+    lost = sum(map(len, traffic.failed))
+    counted = service.metrics()[SUCCESSES]
+    assert traffic.count <= counted <= traffic.count + lost
+    # All but what the victim held in memory for some ms has reached monitoring; what it had on disk was adopted.
+    answered = {inference_id for each in traffic.answered for inference_id in each}
+    wait_until(lambda: len(answered - stored_ids(service)) <= IN_MEMORY or None)
+    assert victim.pid not in [each.pid for each in service.children()]
+
+
+def test_a_hung_worker_is_replaced(service: WorkersService) -> None:
+    hung = service.children()[1]
+    hung.send_signal(signal.SIGSTOP)
+    wait_until(lambda: not hung.is_running() or None)
+    service.until_serving(2)
+    (line,) = service.lines("a worker is replaced")
+    assert line["why"] == "it says nothing"
+    with service.connect() as client:
+        assert client.inference.predict("linear", tensors={"x": ROW}).outputs
+
+
+def test_a_killed_follower_comes_back_and_misses_nothing(service: WorkersService) -> None:
+    (follower,) = service.children(FOLLOWER)
+    follower.kill()
+    service.client.registry.register_version("late", "1", models.linear(), framework="onnx")
+    clients = [service.connect() for _ in range(CONNECTIONS)]
+    for client in clients:
+        wait_until(lambda client=client: predicts(client, "late") or None)  # type: ignore[misc] # each its own
+        client.close()
+
+
+def predicts(client: penstock.Client, model: str) -> bool:
+    try:
+        client.inference.predict(model, tensors={"x": ROW})
+    except penstock.NotFound:
+        return False
+    return True
+
+
+def test_a_late_worker_knows_what_the_others_know_though_the_registry_is_gone(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with running_backends(postgres_server, tmp_path) as backends:
+        with penstock.Client(registry=backends[0].address) as client:
+            client.registry.register_version("linear", "1", models.linear(), framework="onnx")
+        with running_workers(tmp_path, *backends) as service:
+            with service.connect() as client:
+                wait_until(lambda: predicts(client, "linear") or None)
+            backends[0].server.close()
+            for victim in service.children():
+                victim.kill()
+            wait_until(lambda: service.metrics()[DEATHS] == 2 or None)
+            service.until_serving(2)
+            for _ in range(CONNECTIONS):
+                with service.connect() as client:
+                    assert predicts(client, "linear")
+
+
+def test_a_killed_supervisor_leaves_no_process_and_the_port_is_free(
+    backends: tuple[Running, Running], tmp_path: Path
+) -> None:
+    with running_workers(tmp_path, *backends) as service:
+        port = service.address.rpartition(":")[2]
+        family = psutil.Process(service.process.pid).children()
+        assert len(family) == 3
+        service.process.kill()
+        service.process.wait()
+        _, left = psutil.wait_procs(family, 10)
+        assert left == []
+    with running_workers(tmp_path / "..", *backends, PENSTOCK_PORT=port) as again:
+        assert again.address.endswith(port)
+
+
+def test_a_service_whose_workers_cannot_begin_ends_and_says_why(
+    backends: tuple[Running, Running], tmp_path: Path
+) -> None:
+    command, environment = command_of(
+        tmp_path, *(each.address for each in backends), PENSTOCK_TLS_CERT_FILE=str(tmp_path / "nothing.pem")
+    )
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (last["event"], last["reason"]) == ("not started", "TLS_INCOMPLETE")
+
+
+def test_workers_that_die_again_and_again_end_the_service(service: WorkersService) -> None:
+    killed: Counter[int] = Counter()
+
+    def kill_all() -> bool:
+        for worker in service.children():
+            killed[worker.pid] += 1
+            os.kill(worker.pid, signal.SIGKILL)
+        return service.process.poll() is not None
+
+    wait_until(lambda: kill_all() or None)
+    assert service.process.returncode == 1
+    (line,) = service.lines("not started")
+    assert line["reason"] == "WORKERS_FAIL"
