@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -95,3 +100,27 @@ def test_a_model_of_the_other_mode_says_which_option_helps(script: Script, capsy
     printed = capsys.readouterr()
     assert printed.out == ""
     assert printed.err == "penstock: it takes `messages`; --chat sends the prompt as a message [WRONG_MODE]\n"
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_generation_and_leaves_the_cursor_on_a_line_of_its_own(script: Script) -> None:
+    asked_on = threading.Event()
+
+    def endless(request: pb.GenerateRequest) -> Iterator[pb.GenerateResponse]:
+        try:
+            while not asked_on.wait(0.01):
+                yield pb.GenerateResponse(inference_id="7", text="more ")
+        finally:
+            asked_on.set()  # grpc lets go of a call that was cancelled
+
+    script.answers["Generate"] = endless
+    command = [sys.executable, "-m", "penstock.cli", "generate", "writer", "count"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.read(5) == "more "
+        process.send_signal(signal.SIGINT)
+        rest, notes = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert rest.endswith("\n")
+    assert "Traceback" not in notes
+    assert asked_on.wait(20)
