@@ -102,6 +102,31 @@ def test_predict_asks_row_by_row(suite: Suite) -> None:
     np.testing.assert_array_equal(vectors, np.array([[3, 1], [5, 1]], np.float32))
 
 
+def test_embed_gives_the_vectors_that_ollama_gives(suite: Suite) -> None:
+    request = pb.EmbedRequest(model="embed", texts=["one", "three", "eleven"])
+    answer = suite.predict.Embed(request, timeout=WAIT_S)
+    assert answer.dimensions == 2
+    assert [list(each.values) for each in answer.embeddings] == [[3, 1], [5, 1], [6, 1]]
+
+
+def test_a_prediction_whose_client_leaves_is_ended_at_ollama(suite: Suite, stub: StubOllama) -> None:
+    asked, closed = threading.Event(), threading.Event()
+
+    def linger(exchange: Exchange) -> None:
+        asked.set()
+        exchange.until_closed()
+        closed.set()
+
+    model = behaving(suite, stub, "unwanted", linger)
+    request = pb.PredictRequest(model=model)
+    request.features.update({"prompt": "x"})
+    call = suite.predict.Predict.future(request, timeout=WAIT_S)
+    assert asked.wait(WAIT_S)
+    call.cancel()
+    assert closed.wait(WAIT_S), "Ollama went on for nobody"
+    assert inference.failures_of(suite.client, model)[0].error_code == "CANCELLED"
+
+
 @pytest.mark.parametrize(
     ("model", "ask", "reason"),
     [
