@@ -34,6 +34,7 @@ from services.inference.generation import convert as generations
 from services.inference.generation.generator import TextGenerator
 from services.inference.prediction import Done, Outcome, Prediction, Predictor
 from services.inference.prediction_stream import PredictionStream
+from services.inference.remaining import remaining_s
 from services.inference.texts import convert as texts
 from services.inference.texts.embed import TextEmbedder
 from services.inference.texts.rank import ItemRanker
@@ -74,7 +75,7 @@ class InferenceServicer(InferenceServiceServicer):
             partial(convert.inputs_of, request),
             convert.caller_of(request),
             outputs=tuple(request.outputs),
-            timeout_s=context.time_remaining(),
+            timeout_s=remaining_s(context),
             queue_timeout_s=convert.queue_timeout_s_of(request),
             priority=request.priority,
             skip_cache=request.skip_cache,
@@ -95,19 +96,19 @@ class InferenceServicer(InferenceServiceServicer):
 
     def Embed(self, request: EmbedRequest, context: grpc.ServicerContext) -> EmbedResponse:
         """Turn texts into vectors, and record it."""
-        asked = texts.asked_of(request, context.time_remaining(), context.add_callback)
+        asked = texts.asked_of(request, remaining_s(context), context.add_callback)
         return texts.embed_response(self._embedder.embed(texts.texts_of(request), asked))
 
     def Generate(self, request: GenerateRequest, context: grpc.ServicerContext) -> Iterator[GenerateResponse]:
         """Write a text, piece by piece, and record it."""
         pieces = self._generator.generate(
-            generations.request_of(request), timeout_s=context.time_remaining(), on_cancel=context.add_callback
+            generations.request_of(request), timeout_s=remaining_s(context), on_cancel=context.add_callback
         )
         return generations.responses_of(pieces)
 
     def Rank(self, request: RankRequest, context: grpc.ServicerContext) -> RankResponse:
         """Put items in the order in which they suit a context, and record it."""
-        asked = texts.asked_of(request, context.time_remaining(), context.add_callback)
+        asked = texts.asked_of(request, remaining_s(context), context.add_callback)
         query, items = texts.query_of(request.context), texts.items_of(request)
         return texts.rank_response(self._ranker.rank(query, items, asked, top_k=request.top_k))
 
@@ -120,7 +121,7 @@ class InferenceServicer(InferenceServiceServicer):
             convert.caller_of(request),
             done,
             outputs=tuple(request.outputs),
-            timeout_s=context.time_remaining(),
+            timeout_s=remaining_s(context),
             queue_timeout_s=convert.queue_timeout_s_of(request),
             priority=request.priority,
             skip_cache=request.skip_cache,

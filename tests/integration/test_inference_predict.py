@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from uuid import UUID
 
 import numpy as np
@@ -205,3 +206,11 @@ def _answered(client: penstock.Client, iris: IrisModel) -> penstock.Prediction |
         return client.inference.predict("careful", iris.rows[:1], version="production")
     except penstock.NotFound:
         return None
+
+
+def test_calls_without_a_deadline_wait_for_their_turn(suite: Suite) -> None:
+    """gRPC gives them a deadline in centuries, which no lock can wait for: they failed where the model was busy."""
+    request = inference.infer_request("linear", {"x": fp32([[1, 2, 3, 4]])})
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: suite.oip.ModelInfer(request), range(400)))
+    assert {answer.raw_output_contents[0] for answer in answers} == {answers[0].raw_output_contents[0]}

@@ -13,6 +13,7 @@ from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceServicer, 
 from services.common.keys import Role
 from services.common.server import Service
 from services.inference.control.control import LoadedVersion, SessionControl
+from services.inference.remaining import remaining_s
 
 NAME = "penstock.api.inference.v1.SessionService"
 ROLES = {
@@ -30,9 +31,7 @@ class SessionServicer(SessionServiceServicer):
 
     def LoadModel(self, request: pb.LoadModelRequest, context: grpc.ServicerContext) -> pb.LoadModelResponse:
         """Load a version."""
-        loaded = self._control.load(
-            request.model, request.version, pin=request.pin, remaining_s=context.time_remaining()
-        )
+        loaded = self._control.load(request.model, request.version, pin=request.pin, remaining_s=remaining_s(context))
         return pb.LoadModelResponse(sessions=_sessions(loaded))
 
     def UnloadModel(self, request: pb.UnloadModelRequest, context: grpc.ServicerContext) -> pb.UnloadModelResponse:

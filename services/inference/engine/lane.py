@@ -140,7 +140,7 @@ class Lane:
         wake = ticket.wake
         if not ticket.start_by_ns:
             wake.acquire()
-        elif not wake.acquire(timeout=max(0.0, (ticket.start_by_ns - time.monotonic_ns()) / 1e9)):
+        elif not wake.acquire(timeout=ticket.patience_s()):
             if self._withdraw(ticket, late_error()):
                 return
             wake.acquire()  # it is in a batch, or was just handed the lead

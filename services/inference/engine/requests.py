@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 import logging
+import threading
+import time
 from _thread import LockType, allocate_lock
 from collections.abc import Callable, Hashable, Mapping
 
@@ -154,6 +156,10 @@ class Ticket:
         if self.request.cancelled:
             return cancelled_error()
         return late_error() if self.start_by_ns and now_ns >= self.start_by_ns else None
+
+    def patience_s(self) -> float:
+        """Give the time until it must have begun, or as much of it as a lock can wait."""
+        return min(max(0.0, (self.start_by_ns - time.monotonic_ns()) / 1e9), threading.TIMEOUT_MAX)
 
     def remaining_s(self, now_ns: int, at_most_s: float) -> float:
         """The time left to begin in; raises what `find_reason_to_drop` finds."""

@@ -18,6 +18,7 @@ from services.common.server import Service
 from services.inference.jobs import convert
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.predictions import Predictions
+from services.inference.remaining import remaining_s
 
 NAME = "penstock.api.inference.v1.PredictionJobService"
 ROLES = {
@@ -69,7 +70,7 @@ class PredictionJobServicer(PredictionJobServiceServicer):
         self, request: pb.WaitPredictionJobRequest, context: grpc.ServicerContext
     ) -> pb.WaitPredictionJobResponse:
         """Wait for a job's end."""
-        timeout_s = convert.wait_s(request, context.time_remaining())
+        timeout_s = convert.wait_s(request, remaining_s(context))
         job = self._do.wait(convert.job_id(request.id), caller(), timeout_s)
         return pb.WaitPredictionJobResponse(job=self._written(job))
 

@@ -26,6 +26,7 @@ from services.inference.oip.open_inference_pb2_grpc import (
 from services.inference.oip.repository import Repository
 from services.inference.prediction import Done, Outcome, Prediction, Predictor
 from services.inference.prediction_stream import PredictionStream
+from services.inference.remaining import remaining_s
 from services.inference.shared_memory.control import SharedMemory
 from services.inference.shared_memory.regions import Region
 
@@ -86,7 +87,9 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         dialect: Dialect,
         *,
         stream_max_in_flight: int,
+        workers: int = 1,
     ) -> None:
+        self._workers = workers
         self._predictor = predictor
         self._repository = repository
         self._control = control
@@ -113,6 +116,8 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         self, request: pb.ServerMetadataRequest, context: grpc.ServicerContext
     ) -> pb.ServerMetadataResponse:
         """Say who we are, and what we serve beyond the protocol."""
+        # A connection reaches one of them: our own clients open as many as pay.
+        context.send_initial_metadata((("penstock-workers", str(self._workers)),))
         extensions = [
             *EXTENSIONS,
             *(["system_shared_memory"] if self._memory.enabled else []),
@@ -138,7 +143,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             partial(convert.inputs_of, request, self._memory),
             parameters.caller_of(request),
             outputs=convert.outputs_of(request, self._memory),
-            timeout_s=context.time_remaining(),
+            timeout_s=remaining_s(context),
             queue_timeout_s=parameters.queue_timeout_s_of(request),
             priority=parameters.priority_of(request),
             skip_cache=parameters.skips_cache(request),
@@ -182,7 +187,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     ) -> pb.RepositoryModelLoadResponse:
         """Bring a model's default version into memory, on every worker."""
         model = parameters.model_of(request)
-        self._control.load(model, "", pin=False, remaining_s=context.time_remaining())
+        self._control.load(model, "", pin=False, remaining_s=remaining_s(context))
         return pb.RepositoryModelLoadResponse(model_name=model, isLoaded=True)
 
     def RepositoryModelUnload(
@@ -236,7 +241,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             parameters.caller_of(request),
             done,
             outputs=convert.outputs_of(request, self._memory),
-            timeout_s=context.time_remaining(),
+            timeout_s=remaining_s(context),
             queue_timeout_s=parameters.queue_timeout_s_of(request),
             priority=parameters.priority_of(request),
             skip_cache=parameters.skips_cache(request),
