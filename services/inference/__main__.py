@@ -123,6 +123,7 @@ def _open_inference(
         trace_settings.TraceSettings(traces, member.broadcast),
         oip.Dialect(settings.server_name, mirrored=settings.typed_answers == "mirrored"),
         stream_max_in_flight=settings.stream_max_in_flight,
+        workers=member.count,
     )
 
 

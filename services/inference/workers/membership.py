@@ -40,6 +40,8 @@ ANSWER_MARGIN_S = 2.0
 class Membership(Protocol):
     """What differs between the only process and a worker."""
 
+    count: int
+    """Processes that answer on the port."""
     commands: Commands
     counters: Counters
     broadcast: Broadcast
@@ -66,6 +68,7 @@ class OnlyProcess:
     """The service is this process."""
 
     def __init__(self) -> None:
+        self.count = 1
         self.commands = Commands()
         self.counters = Counters()
         self.broadcast: Broadcast = OneProcess(self.commands)
@@ -89,6 +92,7 @@ class Worker:
     """One of several processes; the supervisor is at the other end of the wire."""
 
     def __init__(self, place: Place, settings: InferenceSettings) -> None:
+        self.count = place.count
         self.commands = Commands()
         self.counters = Counters(place.counters, place.number)
         self.broadcast: Broadcast = self

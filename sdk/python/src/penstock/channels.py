@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from penstock import workers
 from penstock.credentials import Address, ChannelOptions, Credentials
 from penstock.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, PenstockError, from_rpc
 from penstock.retries import NO_RETRIES, RetryPolicy, Tries, may_repeat, rpc_of
@@ -58,17 +59,20 @@ class Connection(Generic[Stub]):
         credentials: Credentials,
         limits: Limits,
         *,
-        channels: int = 1,
+        channels: int | None = 1,
     ) -> None:
+        """Say where it goes; `channels`: None: as many as the service says that pay."""
         credentials.check(address)
-        if channels < 1:
+        if channels is not None and channels < 1:
             raise InvalidArgument(f"connections is {channels}; 1 is the least", reason="INVALID_CONNECTIONS")
         self._make_stub = stub
         self._address = address
         self._credentials = credentials
         self._metadata = credentials.metadata if credentials.token_file is None else ()  # files are read when it opens
         self._limits = limits
-        self._count = channels
+        self._asks = self._may_widen = channels is None
+        self._unasked: grpc.Channel | None = None
+        self._count = channels or 1
         self._lock = threading.Lock()
         self._channels: Sequence[grpc.Channel] = ()
         self._stubs: Iterator[Stub] | None = None
@@ -229,13 +233,38 @@ class Connection(Generic[Stub]):
                     opened = self._open_channels()
                     self._channels = [channel for channel, _ in opened]
                     self._stubs = itertools.cycle([stub for _, stub in opened])
-            return self._stubs
+            stubs = self._stubs
+            channel, self._unasked = self._unasked, None
+        if channel is not None:  # outside the lock: the answer takes it, on whichever thread it comes
+            workers.ask(channel, self._metadata, self._widen)
+        return stubs
 
     def _open_channels(self) -> list[tuple[grpc.Channel, Stub]]:
         self._metadata = self._credentials.metadata
+        opened = self._open_more(self._count)
+        if self._asks:
+            self._asks, self._unasked = False, opened[0][0]
+        return opened
+
+    def _open_more(self, count: int) -> list[tuple[grpc.Channel, Stub]]:
         options = self._options()
-        channels = [self._credentials.open(self._address, options) for _ in range(self._count)]
+        channels = [self._credentials.open(self._address, options) for _ in range(count)]
         return [(channel, self._make_stub(channel)) for channel in channels]
+
+    def _widen(self, count: int) -> None:
+        """Have so many channels from now on, those that are open among them."""
+        with self._lock:
+            if self._closed:
+                return
+            more, self._count = count - self._count, count
+            if isinstance(self._stubs, Rotation):
+                self._stubs.add(lambda: self._open_more(more))
+            else:
+                opened = self._open_more(more)
+                self._channels = [*self._channels, *(channel for channel, _ in opened)]
+                present = self._stubs
+                first = [] if present is None else [next(present)]
+                self._stubs = itertools.cycle([*first, *(stub for _, stub in opened)])
 
     def _options(self) -> ChannelOptions:
         options: ChannelOptions = [
@@ -251,7 +280,7 @@ class Connection(Generic[Stub]):
         ]
         if self._address.loopback:
             options.append(("grpc.enable_http_proxy", 0))
-        if self._count > 1:
+        if self._count > 1 or self._may_widen:
             # Channels with equal options share one connection unless told otherwise.
             options.append(("grpc.use_local_subchannel_pool", 1))
         return options

@@ -47,7 +47,7 @@ class Client:
         timeout_s: float = 30.0,
         idle_timeout_s: float = 60.0,
         retry: RetryPolicy | None = None,
-        connections: int = 1,
+        connections: int | None = None,
         max_message_bytes: int = 64 * MEBIBYTE,
     ) -> None:
         """Say where the services are and how to reach them.
@@ -69,8 +69,8 @@ class Client:
             idle_timeout_s: one wait for the other side of an upload, a download or a watch, in seconds. They have no
                 total limit: it would cut large models off, or let dead connections hang.
             retry: how calls that may be repeated are repeated; None: 5 tries. `NO_RETRIES` turns it off.
-            connections: connections to the inference service, used in turn; more than one pays where it runs several
-                workers.
+            connections: connections to the inference service, used in turn. None: one, and several for each of its
+                workers where it runs more than one of them, which it is asked with the first call.
             max_message_bytes: the largest message sent or taken.
 
         Raises:

@@ -54,6 +54,13 @@ class Rotation(Generic[Stub]):
             self._look()
         return next(self._stubs)
 
+    def add(self, open_more: Callable[[], Opened[Stub]]) -> None:
+        """Give the stubs of more channels in turn, beside those there are."""
+        with self._lock:
+            if not self._closed:
+                self._present = [*self._present, *open_more()]
+                self._stubs = itertools.cycle([stub for _, stub in self._present])
+
     def close(self) -> None:
         """Close every channel; calls in flight end with Cancelled."""
         with self._lock:
