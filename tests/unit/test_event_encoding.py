@@ -91,7 +91,7 @@ def message_of(event: Event) -> pb.InferenceEvent:
     return message
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(events())
 def test_an_event_is_what_protobuf_writes(event: Event) -> None:
     expected = message_of(event).SerializeToString()
@@ -100,7 +100,7 @@ def test_an_event_is_what_protobuf_writes(event: Event) -> None:
 
 
 @given(st.lists(events(), max_size=4), st.integers(1, 2**40))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_a_batch_is_what_protobuf_writes(batch: list[Event], batch_id: int) -> None:
     whole = pb.RecordEventsRequest(batch_id=batch_id, events=map(message_of, batch))
     assert _request(batch_id, [encode(event) for event in batch]) == whole.SerializeToString()

@@ -53,7 +53,7 @@ class DeliverySettings:
     `backoff_s` to `max_backoff_s`. The side files (dead letters, quarantine) hold `side_file_bytes` each at most.
     """
 
-    batch_records: int = 500
+    batch_records: int = 1_000
     batch_bytes: int = 2**20
     linger_s: float = 0.2
     backoff_s: float = 0.2
@@ -217,11 +217,13 @@ class Delivery:
         self.counters.failing = str(error) or type(error).__name__
 
     def _count(self, batch: list[bytes], results: Sequence[Result]) -> None:
+        verdicts = [result.verdict for result in results]
+        stored, duplicates = verdicts.count(Verdict.STORED), verdicts.count(Verdict.DUPLICATE)
+        self.counters.delivered += stored
+        self.counters.duplicates += duplicates
+        if stored + duplicates == len(batch):
+            return
         for record, result in zip(batch, results, strict=True):
-            if result.verdict is Verdict.STORED:
-                self.counters.delivered += 1
-            elif result.verdict is Verdict.DUPLICATE:
-                self.counters.duplicates += 1
-            else:
+            if result.verdict is Verdict.REJECTED:
                 self.counters.rejected += 1
                 self._dead_letters.append(record, result.reason)

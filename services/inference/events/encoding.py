@@ -21,12 +21,15 @@ from services.inference.tensors import Tensor, datatype_of
 
 MAX_VERSIONS: Final = 1_000
 MAX_LAYOUTS: Final = 1_000
+MAX_ID_CHARS: Final = 36
+"""An inference id is a UUID, in digits alone."""
 _double = Struct("<Bd").pack
 # The tags of InferenceEvent's fields: eight times their number, and how they are written (varint 0, double 1, sized 2).
 _ID, _MODEL, _VERSION, _FRAMEWORK = b"\x0a", b"\x12", b"\x1a", b"\x22"
 _REQUEST, _USER, _SESSION = b"\x2a", b"\x32", b"\x3a"
 _FEATURES, _PREDICTION, _CONFIDENCE, _LATENCY = b"\x42", b"\x4a", 0x51, 0x59
 _ERROR, _ROWS, _TRACE = b"\x62", b"\x68", b"\x72"
+_SIZES: Final = [varint(size) for size in range(MAX_ID_CHARS + 1)]
 _NO_LATENCY: Final = _double(_LATENCY, 0.0)
 
 Layout = tuple[bytes, ...]
@@ -42,7 +45,7 @@ class EventEncoder:
     def encode(self, event: Event) -> bytes:
         """Write an event whole, its payloads where `captured` says so."""
         caller, resolved = event.caller, event.resolved
-        parts = [sized(_ID, event.inference_id.encode())]
+        parts = [_ID + _SIZES[len(event.inference_id)], event.inference_id.encode()]
         version = None if resolved is None else self._version(resolved)
         parts.append(sized(_MODEL, event.model.encode()) if version is None else version.named(event.model))
         if caller.request_id:
@@ -51,7 +54,7 @@ class EventEncoder:
             parts.append(sized(_USER, caller.user_id.encode()))
         if caller.session_id:
             parts.append(sized(_SESSION, caller.session_id.encode()))
-        if version is not None and captured(event.inference_id, version.resolved.capture):
+        if version is not None and (version.captures_all or captured(event.inference_id, version.resolved.capture)):
             version.append_payloads(parts, event.inputs, event.outputs)
         confidences = event.confidences
         if confidences:
@@ -85,6 +88,7 @@ class _Version:
         self.resolved = resolved
         self._names = self._named(resolved.model)
         self._max_bytes = resolved.capture.max_bytes
+        self.captures_all = not resolved.capture.disabled and resolved.capture.share >= 1
         self._layouts: dict[object, Layout | None] = {}
 
     def named(self, model: str) -> bytes:

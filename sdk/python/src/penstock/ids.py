@@ -66,10 +66,11 @@ def time_of(uuid7: str) -> datetime:
 
 
 def _format(unix_ms: int, counter: int, tail: int) -> str:
-    return (
-        f"{unix_ms >> 16:08x}-{unix_ms & 0xFFFF:04x}-{_VERSION_7 | counter >> 30:04x}"
-        f"-{_VARIANT | (counter >> 16) & 0x3FFF:04x}-{(counter & 0xFFFF) << 32 | tail:012x}"
-    )
+    # One number and its hex digits: every prediction has an id, and five formatted numbers take half as long again.
+    high = unix_ms << 16 | _VERSION_7 | counter >> 30
+    low = (_VARIANT | (counter >> 16) & 0x3FFF) << 48 | (counter & 0xFFFF) << 32 | tail
+    digits = (high << 64 | low).to_bytes(16, "big").hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def _milliseconds(time: datetime) -> int:
