@@ -194,6 +194,8 @@ class Suite:
         }
         return {
             **theirs,
+            # Beside everything else on one machine, a process for each core would only be in the way.
+            "PENSTOCK_INFERENCE_WORKERS": self._environment.get("PENSTOCK_INFERENCE_WORKERS") or "1",
             "PENSTOCK_HOST": HOST,
             "PENSTOCK_BLOB_URL": self.folder.blobs.as_uri(),
             "PENSTOCK_KEYS_FILE": str(self._keys_file),
