@@ -338,7 +338,7 @@ class Lane:
         with self._lock:
             self._away_rows = self._leave(members)
             following = None
-            if self.running <= self._instances:
+            if self.queue.count and self.running <= self._instances:
                 following = self.queue.pop_first()
             if following is None:
                 self.running -= 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 
 from services.common.counters import Counters
@@ -92,5 +93,6 @@ class SessionCaches:
         """Refuse new requests everywhere, then close every session that is free within the time."""
         for cache in self.caches.values():
             cache.refuse()
+        deadline = time.monotonic() + timeout_s
         for cache in self.caches.values():
-            cache.close(timeout_s)
+            cache.close(max(0.0, deadline - time.monotonic()))
