@@ -13,8 +13,9 @@ from services.inference.runtimes.runtime import Artifact, Session
 
 SIGNATURE_FIELD = "signature_name"
 """The field of a version's metadata that names its signature; the registry's validator reads it too."""
-# Keras would read its backend and its float type from a file in the home folder, and write one there.
-_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "KERAS_HOME": "/nonexistent"}
+# Keras would read its backend and its float type from a file in the home folder, and write one there; below what is
+# no folder there is none, and none can be made.
+_ENVIRONMENT = {"TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "KERAS_HOME": os.devnull}
 
 
 class TensorFlowRuntime:

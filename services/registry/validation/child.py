@@ -87,7 +87,7 @@ _TENSORFLOW_ENVIRONMENT = {
     "TF_NUM_INTEROP_THREADS": "1",
     "CUDA_VISIBLE_DEVICES": "",
     "HOME": "/nonexistent",
-    "KERAS_HOME": "/nonexistent",
+    "KERAS_HOME": "/dev/null",  # no folder, whatever somebody else may have made
     "KERAS_BACKEND": "tensorflow",
 }
 
