@@ -312,6 +312,14 @@ def test_vectors_of_unlike_length_are_the_models_failure(bench: Callable[..., Be
         here.embed("11", "22", "33", "44", "1")
 
 
+def test_a_number_for_each_text_is_no_embedding(bench: Callable[..., Bench]) -> None:
+    here = bench(float)
+    with pytest.raises(ModelFailed, match=r"embedding of shape \[2\]"):
+        here.embed("1", "2")
+    with pytest.raises(ModelFailed, match=r"embedding of shape \[2\]"):
+        here.rank("1", "2")
+
+
 def test_a_missing_row_is_the_models_failure(bench: Callable[..., Bench]) -> None:
     here = bench(independent=False)
     here.session.run = lambda inputs, outputs=(): {"embedding": np.zeros((2, 2), np.float32)}  # type: ignore[method-assign]

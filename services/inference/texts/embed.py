@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from services.common.errors import FailedPrecondition
-from services.inference.models import ANY, ResolvedVersion
+from services.inference.models import ANY, ModelFailed, ResolvedVersion
 from services.inference.tensors import Tensor
 from services.inference.texts.attempts import Asked, TextRuns
 
@@ -44,7 +44,7 @@ class TextEmbedder:
             name, output = embedding_of(version)
             event.row_count = len(texts)
             event.inputs = inputs = {name: bytes_tensor(texts)}
-            vectors = attempt.answer(inputs, output).values
+            vectors = as_vectors(attempt.answer(inputs, output).values)
             event.outputs = {output: vectors}
         return Embeddings(event.inference_id, version, np.asarray(vectors, np.float32), event.latency_ms)
 
@@ -72,6 +72,15 @@ def find_embedding(version: ResolvedVersion) -> tuple[str, str] | None:
     if vector.datatype not in FLOATS or len(vector.shape) != 2 or vector.shape[0] != ANY:
         return None
     return text.name, vector.name
+
+
+def as_vectors(values: Tensor) -> Tensor:
+    """Pass what is [texts, dimensions]; raises ModelFailed for another shape than the signature promised."""
+    if values.ndim != 2:
+        raise ModelFailed(
+            f"the model gave an embedding of shape {list(values.shape)}; [texts, dimensions] was promised"
+        )
+    return values
 
 
 def bytes_tensor(texts: Sequence[str]) -> Tensor:

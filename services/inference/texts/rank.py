@@ -15,7 +15,7 @@ import numpy as np
 from services.common.errors import DomainError, FailedPrecondition
 from services.inference.models import ANY, ModelFailed, ResolvedVersion
 from services.inference.texts.attempts import Asked, Attempt, TextRuns
-from services.inference.texts.embed import FLOATS, bytes_tensor, find_embedding
+from services.inference.texts.embed import FLOATS, as_vectors, bytes_tensor, find_embedding
 
 QUERY: Final = "query"
 TEXT: Final = "text"
@@ -118,7 +118,7 @@ def _compared(attempt: Attempt, names: tuple[str, str], query: str, texts: list[
     answered = attempt.answer({name: bytes_tensor([query, *texts])}, output, forgiving=True)
     if 0 in answered.errors:
         raise answered.errors[0]
-    vectors = np.asarray(answered.values, np.float64)
+    vectors = np.asarray(as_vectors(answered.values), np.float64)
     norms = np.linalg.norm(vectors, axis=1)
     usable = np.isfinite(norms) & (norms > 0)
     if not usable[0]:
