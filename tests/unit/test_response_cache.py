@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tracemalloc
 from collections.abc import Iterator, Mapping
@@ -12,7 +13,7 @@ from queue import SimpleQueue
 import numpy as np
 import pytest
 
-from services.common.counters import Counters
+from services.common.counters import Counters, create_file
 from services.common.errors import InvalidArgument
 from services.inference.caching.answers import AnswerKey, KeptAnswer
 from services.inference.caching.breaker import FAILURES, CircuitBreaker
@@ -245,6 +246,23 @@ def test_operators_hear_of_it_and_reset_and_purge_it(engine: Engine) -> None:
     assert answering.infer(request(IRIS)).cache == "HIT"
     assert desk.purge("iris") == 1
     assert answering.infer(request(IRIS)).cache == "MISS"
+
+
+def test_workers_add_up_and_a_reset_reaches_what_a_dead_one_counted() -> None:
+    files = [create_file() for _ in range(2)]
+    first, second = (CacheStatistics(Counters(files, slot)) for slot in range(2))
+    first.of("iris", "1").hit()
+    second.of("iris", "1").hit()
+    second.of("iris", "2").error()
+    assert [(each.version, each.hits, each.errors) for each in first.all()] == [("1", 2, 0), ("2", 0, 1)]
+    replacement = CacheStatistics(Counters(files, 1))
+    assert replacement.all() == first.all()
+    first.reset()
+    assert [(each.hits, each.errors) for each in first.all()] == [(1, 0), (0, 1)], "each worker resets its own"
+    replacement.reset()
+    assert [(each.hits, each.errors) for each in first.all()] == [(0, 0), (0, 0)]
+    for file in files:
+        os.close(file)
 
 
 TENSORS: dict[str, Tensor] = {

@@ -89,7 +89,7 @@ class CacheStatistics:
         return [VersionCounts(model, version, *counts) for (_, model, version), counts in sorted(sums.items())]
 
     def reset(self) -> None:
-        """Set what this process counted to zero."""
-        with self._lock:
-            for counts in self._counts.values():
-                counts.reset()
+        """Set to zero what this process counted, and what whoever had its slot before did."""
+        inherited = {(model, version) for _, model, version in self._counters.own(KIND)}
+        for model, version in inherited.union(self._counts):
+            self.of(model, version).reset()
