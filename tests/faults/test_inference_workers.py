@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import penstock
+from services.inference.oip import open_inference_pb2 as oip
 from tests.inference import fp32, wait_until
 from tests.postgres import PostgresServer
 from tests.services import Running
@@ -136,6 +137,20 @@ def test_a_hung_worker_is_replaced(service: WorkersService) -> None:
     assert line["why"] == "it says nothing"
     with service.connect() as client:
         assert client.inference.predict("linear", tensors={"x": ROW}).outputs
+
+
+def test_what_all_were_told_holds_for_the_worker_that_comes_later(service: WorkersService) -> None:
+    level = oip.LogSettingsRequest.SettingValue
+    with service.stubs(1) as (stub,):
+        stub.LogSettings(oip.LogSettingsRequest(settings={"log_info": level(bool_param=False)}), timeout=20)
+    for victim in service.children():
+        victim.kill()
+    wait_until(lambda: service.metrics()[DEATHS] == 2 or None)
+    service.until_serving(2)
+    with service.stubs(CONNECTIONS) as stubs:
+        for stub in stubs:
+            settings = stub.LogSettings(oip.LogSettingsRequest(), timeout=20).settings
+            assert (settings["log_info"].bool_param, settings["log_warning"].bool_param) == (False, True)
 
 
 def test_a_killed_follower_comes_back_and_misses_nothing(service: WorkersService) -> None:
