@@ -50,6 +50,6 @@ def _whole_way(terminal: Terminal) -> None:
     assert [each["id"] for each in terminal.read("job", "list")] == [failed["id"], job["id"]]
     assert [each["id"] for each in terminal.read("job", "list", "--state", "completed")] == [job["id"]]
     assert terminal.read("job", "retry", failed["id"])["state"] in ("queued", "running", "failed")
-    terminal.run("job", "cancel", job["id"], exit_code=5)
+    terminal.run("job", "cancel", job["id"], exit_code=1)
     terminal.run("job", "delete", job["id"], "--yes")
     terminal.run("job", "get", job["id"], exit_code=3)
