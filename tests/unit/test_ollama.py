@@ -389,6 +389,12 @@ def test_a_server_that_never_ends_is_left_after_the_whole_time(stub: StubOllama)
     assert "did not end within 0.2 s" in error.message
 
 
+def test_a_silence_is_waited_for_no_longer_than_the_whole_time(stub: StubOllama) -> None:
+    error = refusal(stub, stalls, OllamaLimits(stall_timeout_s=WAIT_S, timeout_s=0.2))
+    assert isinstance(error, DeadlineExceeded)
+    assert "did not end within 0.2 s" in error.message
+
+
 @pytest.mark.parametrize(
     "embeddings",
     [[], [[]], [[1.0], [2.0]], "x", [["x"]], [[True]], [[float("nan")]], None],
