@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from penstock.ids import uuid7
-from services.common.errors import DomainError
+from services.common.errors import DomainError, InvalidArgument
 from services.inference import prediction_spans
 from services.inference.caching.engine import CachingEngine
 from services.inference.confidence import Confidence
@@ -63,6 +63,7 @@ class Predictor:
         queue_timeout_s: float = 0.0,
         priority: int = 0,
         skip_cache: bool = False,
+        any_priority: bool = False,
         on_cancel: OnCancel,
     ) -> Prediction:
         """Run one request on this thread, or on another's that runs it together with theirs.
@@ -76,6 +77,7 @@ class Predictor:
             timeout_s: the time left, from now; None: for as long as it takes.
             queue_timeout_s: how long the request may wait before it runs; 0: as long as its version says.
             priority: 1 goes first while several wait; 0: the version's default level.
+            any_priority: a level that the version does not have is its default one, as with Triton, and no error.
             skip_cache: neither look into the response cache nor keep the answer there.
             on_cancel: takes a callback for when the client goes away; says False where it has gone already.
 
@@ -85,7 +87,7 @@ class Predictor:
         attempt = _Attempt(model, caller)
         try:
             request = self._request(
-                attempt, version, read_inputs, outputs, timeout_s, queue_timeout_s, priority, skip_cache
+                attempt, version, read_inputs, outputs, timeout_s, queue_timeout_s, priority, skip_cache, any_priority
             )
             if not on_cancel(request.cancel):
                 request.cancel()
@@ -110,6 +112,7 @@ class Predictor:
         queue_timeout_s: float = 0.0,
         priority: int = 0,
         skip_cache: bool = False,
+        any_priority: bool = False,
     ) -> Callable[[], None]:
         """Run one request without waiting for it; see `predict` for the arguments.
 
@@ -122,7 +125,7 @@ class Predictor:
         attempt = _Attempt(model, caller)
         try:
             request = self._request(
-                attempt, version, read_inputs, outputs, timeout_s, queue_timeout_s, priority, skip_cache
+                attempt, version, read_inputs, outputs, timeout_s, queue_timeout_s, priority, skip_cache, any_priority
             )
         except Exception as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
             self._failed(attempt, error)
@@ -141,9 +144,12 @@ class Predictor:
         queue_timeout_s: float,
         priority: int,
         skip_cache: bool,
+        any_priority: bool,
     ) -> InferenceRequest:
         event = attempt.event
         attempt.resolved = event.resolved = resolved = self._catalog.resolve(event.model, version)
+        if priority > 1 and not any_priority:
+            _check_priority(priority, resolved)
         event.inputs = inputs = read_inputs(resolved.signature)
         return InferenceRequest(
             event.model,
@@ -202,6 +208,13 @@ class _Attempt:
     def __init__(self, model: str, caller: Caller) -> None:
         self.began_ns = time.perf_counter_ns()
         self.event = Event(uuid7(), model, caller)
+
+
+def _check_priority(priority: int, version: ResolvedVersion) -> None:
+    levels = max(1, version.serving.priority_levels)
+    if priority > levels:
+        sentence = f"{priority} came; {version.model} {version.version} has {levels}: send 1 to {levels}, or 0"
+        raise InvalidArgument.field("priority", sentence, reason="INVALID_FIELD")
 
 
 def _nothing() -> None:

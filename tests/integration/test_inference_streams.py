@@ -83,10 +83,12 @@ def test_a_request_that_fails_says_why_and_leaves_the_others(suite: Suite) -> No
         classify(ROW[:, :3]),
         classify(user_id="x" * 257),
         classify(priority=-1),
-        classify(),
+        classify(priority=2),
+        classify(priority=1),
     )
     assert reasons(outcomes) == [
-        "", "MODEL_NOT_FOUND", "VERSION_NOT_FOUND", "DIMENSION_MISMATCH", "INVALID_FIELD", "INVALID_FIELD", "",
+        "", "MODEL_NOT_FOUND", "VERSION_NOT_FOUND", "DIMENSION_MISMATCH", "INVALID_FIELD", "INVALID_FIELD",
+        "INVALID_FIELD", "",
     ]  # fmt: skip
     assert isinstance(outcomes[1], penstock.NotFound)
     assert isinstance(outcomes[3], penstock.InvalidArgument)

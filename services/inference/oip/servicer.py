@@ -147,6 +147,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             queue_timeout_s=parameters.queue_timeout_s_of(request),
             priority=parameters.priority_of(request),
             skip_cache=parameters.skips_cache(request),
+            any_priority=True,
             on_cancel=context.add_callback,
         )
         if prediction.cache:
@@ -245,6 +246,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             queue_timeout_s=parameters.queue_timeout_s_of(request),
             priority=parameters.priority_of(request),
             skip_cache=parameters.skips_cache(request),
+            any_priority=True,
         )
 
     def _stream_response(self, request: pb.ModelInferRequest, outcome: Outcome) -> pb.ModelStreamInferResponse:
