@@ -4,7 +4,7 @@ import struct
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument
@@ -31,6 +31,7 @@ def test_raw_bytes_of_every_fixed_size_datatype_are_read_without_a_copy(datatype
     assert to_raw(read) == raw
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20), max_size=20))
 def test_byte_strings_survive_both_ways(elements: list[bytes]) -> None:
     array = np.empty(len(elements), dtype=object)

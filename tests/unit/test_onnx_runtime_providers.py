@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from services.common.errors import FailedPrecondition
+from services.inference.composition import runtimes_of
 from services.inference.runtimes.onnx_providers import check_in_use, chosen_providers
 from services.inference.runtimes.onnx_runtime import OnnxRuntime
+from services.inference.settings import InferenceSettings
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
 GPU_BUILD = [TENSORRT, CUDA, "AzureExecutionProvider", CPU]
@@ -40,6 +44,12 @@ def test_what_this_build_lacks_is_refused_with_what_it_has(setting: str, reason:
     with pytest.raises(FailedPrecondition, match=said.replace("(", r"\(")) as caught:
         OnnxRuntime(execution_providers=setting)
     assert caught.value.reason == reason
+
+
+def test_a_service_that_is_told_to_use_one_that_is_not_there_does_not_start(tmp_path: Path) -> None:
+    settings = InferenceSettings(cache_dir=tmp_path, execution_providers="cuda(device_id=0),cpu")
+    with pytest.raises(FailedPrecondition, match="it has cpu"):
+        runtimes_of(settings)
 
 
 class OnCpu:

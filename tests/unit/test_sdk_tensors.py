@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import Struct
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -45,6 +45,7 @@ def test_without_that_package_bf16_is_refused_with_what_to_install(monkeypatch: 
 
 
 @pytest.mark.parametrize("datatype", FIXED)
+@settings(deadline=None)
 @given(data=st.data())
 def test_arrays_come_back_as_they_went(datatype: str, data: st.DataObject) -> None:
     shape = hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
@@ -56,6 +57,7 @@ def test_arrays_come_back_as_they_went(datatype: str, data: st.DataObject) -> No
     np.testing.assert_array_equal(back, array)
 
 
+@settings(deadline=None)
 @given(hnp.arrays(object, hnp.array_shapes(min_dims=0, max_side=3, min_side=0), elements=st.binary()))
 def test_byte_strings_come_back_as_they_went(array: Any) -> None:
     back = from_tensor(to_tensor("x", array))
