@@ -10,6 +10,7 @@ import pytest
 
 from services.common.errors import Cancelled, DeadlineExceeded, FailedPrecondition
 from services.inference.engine.engine import EngineLimits, InferenceAnswer
+from services.inference.engine.requests import State, Ticket
 from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ModelFailed, ServingSettings
 from tests.batching import HANGS, POISON, Callers, ToldSession, calling, until_answered, value_of, values
@@ -233,12 +234,19 @@ def test_one_that_is_late_when_its_turn_comes_hands_the_lead_on(callers: Callers
 
 def test_one_that_is_late_while_its_batch_runs_has_its_answer_all_the_same(callers: Callers) -> None:
     callers.ask(1, rows=32)
-    others = [callers.ask(2), callers.ask(3, timeout_ns=2 * 10**8)]
+    other = callers.ask(2)
+    lane = callers.engine._lanes[callers.version.key]
+    ticket = Ticket(callers.request(3), None, time.monotonic_ns())
+    assert not lane.admit(ticket)
     callers.session.go()
     callers.until_run(2)
-    threading.Event().wait(0.25)  # its time is up: it must not leave the batch that it is in
+    assert ticket.state is State.TAKEN
+    ticket.start_by_ns = 1  # its time is up, and it must not leave the batch that it is in
+    waiting = callers._pool.submit(lane.wait, ticket)
     callers.session.go_on()
-    assert values(others) == [4, 6]
+    waiting.result(10)
+    assert values([other]) == [4]
+    assert value_of(ticket.answer) == 6
 
 
 def test_each_that_waits_hears_why_the_model_does_not_load() -> None:

@@ -216,7 +216,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(steps=STEPS, during=STEPS)
 def test_whatever_happens_everybody_is_answered_once_and_rightly(steps: Any, during: Any) -> None:
     """Any history of asking, cancelling and running; `during` is what happens in the midst of the runs."""
