@@ -103,8 +103,10 @@ class InferenceServiceServicer(object):
         """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
         A client that goes away ends the generation.
         Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-        takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
-        OLLAMA_TIMEOUT.
+        takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
+        OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
+        OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
+        too where an Ollama model answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -61,8 +61,10 @@ class InferenceServiceStub:
     """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
     A client that goes away ends the generation.
     Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-    takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
-    OLLAMA_TIMEOUT.
+    takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
+    OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
+    OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
+    too where an Ollama model answers.
     """
     Rank: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RankRequest, _inference_pb2.RankResponse]
     """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
@@ -100,8 +102,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
     A client that goes away ends the generation.
     Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-    takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
-    OLLAMA_TIMEOUT.
+    takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
+    OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
+    OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
+    too where an Ollama model answers.
     """
     Rank: _aio.UnaryUnaryMultiCallable[_inference_pb2.RankRequest, _inference_pb2.RankResponse]  # type: ignore[assignment]
     """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
@@ -160,8 +164,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
         A client that goes away ends the generation.
         Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-        takes messages, or the other way round). UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED. DEADLINE_EXCEEDED:
-        OLLAMA_TIMEOUT.
+        takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
+        OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
+        OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
+        too where an Ollama model answers.
         """
 
     @_abc_1.abstractmethod
