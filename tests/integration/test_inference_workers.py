@@ -153,6 +153,36 @@ def test_a_second_server_on_the_port_is_refused(service: WorkersService, tmp_pat
     assert len(service.children()) == 2
 
 
+def test_connections_move_on_with_age_and_no_call_is_lost(backends: tuple[Running, Running], tmp_path: Path) -> None:
+    with (
+        running_workers(tmp_path, *backends, PENSTOCK_MAX_CONNECTION_AGE_MS="300") as service,
+        service.stubs(1) as stubs,
+    ):
+        until_known(stubs[0], "linear")
+        seen: set[int] = set()
+
+        def look() -> bool:
+            predict_on(stubs, 5)
+            port = int(service.address.rpartition(":")[2])
+            for worker in service.children():
+                open_ones = [each for each in worker.net_connections() if each.laddr.port == port and each.raddr]
+                seen.update(each.raddr.port for each in open_ones)
+            return len(seen) >= 4
+
+        wait_until(lambda: look() or None)
+
+
+def test_our_own_client_opens_connections_for_both_workers(service: WorkersService) -> None:
+    before = sum(connections(service))
+    with service.connect() as client:
+
+        def enough() -> bool:
+            client.inference.predict("linear", tensors=ROW)
+            return sum(connections(service)) - before >= 8
+
+        wait_until(lambda: enough() or None)
+
+
 def test_a_drain_answers_what_is_in_flight(backends: tuple[Running, Running], tmp_path: Path) -> None:
     with running_workers(tmp_path, *backends) as service:
         service.client.registry.register_version("slow", "1", models.patient(), framework="onnx")

@@ -56,7 +56,8 @@ def test_the_supervisor_never_waits_for_a_child_that_does_not_read(monkeypatch: 
         payload = bytes(2**20)
         for _ in range(8):
             assert wire.send(packed(Kind.CHANGE, payload))
-        assert wire.has_waiting
+        stuck = wire.has_waiting
+        assert stuck
         monkeypatch.setattr("services.inference.workers.wires.MAX_WAITING_BYTES", 2**20)
         assert not wire.send(packed(Kind.CHANGE, payload))  # it is as good as hung
         with ThreadPoolExecutor(1) as pool:
