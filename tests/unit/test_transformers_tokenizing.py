@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,19 @@ def test_the_ids_are_those_of_the_whole_text(tmp_path: Path, kind: str) -> None:
         assert (pair.ids, pair.type_ids) == (expected.ids, expected.type_ids), each[:60]
         [offsets] = ours.encode([each], offsets=True)
         assert offsets.offsets == whole.encode(each).offsets
+
+
+@pytest.mark.parametrize("follows", ["<|very_long|> pipe ", "turbines" * 60])
+def test_what_stands_across_the_end_of_a_beginning_is_not_taken_for_what_it_seems(tmp_path: Path, follows: str) -> None:
+    """A part of an added token, or of a word that is too long to be known, looks like words that it is not."""
+    whole = word_piece()
+    whole.add_special_tokens(["<|very_long|>"])
+    whole.save(str(tmp_path / "tokenizer.json"))
+    whole.enable_truncation(MAX_TOKENS)
+    ours = TextTokenizer(tmp_path, Bundle.read(tmp_path, Metadata()), MAX_TOKENS)
+    for first, second in itertools.product(range(14, 24), range(9)):
+        each = "turbines " * first + "a " * second + follows * 40
+        assert ours.encode([each])[0].ids == whole.encode(each).ids, (first, second)
 
 
 @pytest.mark.parametrize("kind", ["WordPiece", "byte-level BPE", "Unigram"])

@@ -71,6 +71,7 @@ class TextTokenizer:
         A token of a beginning is one of the whole text if it ends before the last few words and further from the end
         than the longest added token is long: what follows later cannot change it, since words are tokenised alone.
         Where a tokenizer makes no words, or the text is one, no beginning settles anything, and the whole is taken.
+        (Of a pair of two such long texts, the odd token may go to the other one than in the whole.)
         """
         size = self._long_chars
         while size < len(text):
