@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 WAIT_S = 20.0
@@ -111,8 +113,16 @@ class StubOllama(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        """Its base URL."""
+        """Its base URL; its certificate, where it has one, is for localhost."""
+        if isinstance(self.socket, ssl.SSLSocket):
+            return f"https://localhost:{self.server_address[1]}"
         return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def secure(self, cert_file: Path, key_file: Path) -> None:
+        """Speak TLS from now on, as a proxy before Ollama does."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(cert_file, key_file)
+        self.socket = context.wrap_socket(self.socket, server_side=True)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Say nothing of clients that went away: tests do that."""

@@ -31,6 +31,7 @@ from services.inference.runtimes.runtime import Artifact, Ending, FinishReason, 
 from services.inference.sessions.sessions import SessionCache
 from services.inference.tensors import Tensor
 from tests import ollama
+from tests.certificates import certificate
 from tests.ollama import WAIT_S, Exchange, StubOllama, well
 from tests.serving import Versions, wait_until
 
@@ -141,6 +142,22 @@ def test_connections_are_used_again(stub: StubOllama) -> None:
         session.run({"prompt": texts("hello")})
         list(session.stream({"prompt": texts("hello")}, GenerationOptions()))
     assert len(stub.connections) == 1
+
+
+def test_a_call_that_is_over_cannot_end_the_next_one_on_its_connection(stub: StubOllama) -> None:
+    server = OllamaServer(stub.url)
+    document = {"model": NAME, "input": "three"}
+    first, second = server.call("/api/embed", document), server.call("/api/embed", document)
+    lines = first.lines()
+    next(lines)  # all is read, and the connection is free, though the reader is not done
+    second_lines = second.lines()
+    assert next(second_lines)
+    first.end(Cancelled("gone"))
+    assert list(second_lines) == []
+    assert len(stub.connections) == 1
+    lines.close()
+    assert b"".join(server.call("/api/embed", document).lines())
+    assert len(stub.connections) == 1, "it was not shut"
 
 
 def test_a_key_for_a_proxy_is_sent_and_read_again(stub: StubOllama, tmp_path: Path) -> None:
@@ -524,6 +541,42 @@ def test_the_watchdog_ends_a_stream_whose_time_is_over(stub: StubOllama) -> None
         wait_until(lambda: session.terminate(longer_than_s=1000) == 1)
         with pytest.raises(ModelFailed):
             run.result(WAIT_S)
+
+
+# Over TLS
+
+
+def test_over_tls_it_is_the_same(stub: StubOllama, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cert_file, key_file = certificate(tmp_path)
+    stub.secure(cert_file, key_file)
+    monkeypatch.setenv("SSL_CERT_FILE", str(cert_file))
+    session = load(stub, "generate")
+    assert session.run({"prompt": texts("hello")})["response"].tolist() == ["you said hello"]
+    begun, closed = threading.Event(), threading.Event()
+
+    def linger(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.say("one")
+        begun.set()
+        exchange.until_closed()
+        closed.set()
+
+    stub.models[NAME] = linger
+    generation = session.stream({"prompt": texts("x")}, GenerationOptions())
+    with ThreadPoolExecutor(1) as reader:
+        pieces = reader.submit(lambda: list(generation))
+        assert begun.wait(WAIT_S)
+        generation.cancel()
+        with pytest.raises(Cancelled):
+            pieces.result(WAIT_S)
+    assert closed.wait(WAIT_S)
+
+
+def test_a_certificate_that_nobody_vouches_for_is_not_trusted(stub: StubOllama, tmp_path: Path) -> None:
+    stub.secure(*certificate(tmp_path))
+    with pytest.raises(Unavailable, match="certificate verify failed") as caught:
+        load(stub, "generate")
+    assert caught.value.reason == "OLLAMA_UNREACHABLE"
 
 
 # Where it is

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -16,6 +15,7 @@ from services.common.errors import DeadlineExceeded, DomainError, Unavailable
 from services.inference.runtimes.ollama.answers import NONSENSE, refusal
 
 if TYPE_CHECKING:
+    from services.inference.runtimes.ollama.connections import OwnedConnection
     from services.inference.runtimes.ollama.server import OllamaServer
 
 OK = 200
@@ -38,7 +38,7 @@ class Call:
         self._timeout_s = timeout_s
         self._deadline: float | None = None
         self._lock = threading.Lock()
-        self._socket: socket.socket | None = None
+        self._connection: OwnedConnection | None = None
         self._ended: DomainError | None = None
         self._heard_all = False
 
@@ -61,12 +61,10 @@ class Call:
     def end(self, error: DomainError) -> None:
         """Shut its connection, whatever is under way: whoever reads it, or will, hears the error."""
         with self._lock:
-            if self._ended is None:
-                self._ended = error
-            if self._socket is not None:
-                with suppress(OSError):
-                    # Past TLS: its own goodbye is not for a thread that does not read.
-                    socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            self._ended = self._ended or error
+        connection = self._connection
+        if connection is not None:
+            connection.shut(self)
 
     def hear_no_more(self) -> None:
         """Say that the line just read was the last, so that the connection can be used again."""
@@ -78,12 +76,12 @@ class Call:
 
     # For the server that opens it
 
-    def attach(self, own: socket.socket) -> None:
-        """Take the socket on which the answer will come; raises what the call was ended with."""
+    def attach(self, connection: OwnedConnection) -> None:
+        """Take the connection on which the answer will come; raises what the call was ended with."""
         with self._lock:
             if self._ended is not None:
                 raise self._ended
-            self._socket = own
+            self._connection = connection
 
     def wait_s(self, now: float) -> float:
         """Say for how long the server may be silent from now on; raises DeadlineExceeded where no time is left."""
@@ -109,10 +107,9 @@ class Call:
         finally:
             if response is not None and self._heard_all:
                 self._read_leftover(response)
-            with self._lock:
-                self._socket = None
             if response is not None:
                 response.close()
+            self._connection = None
 
     def _chunks(self, response: BaseHTTPResponse, most_bytes: int) -> Iterator[bytes]:
         left_bytes = most_bytes
@@ -125,9 +122,9 @@ class Call:
             raise self._ended
 
     def _read(self, response: BaseHTTPResponse, wait_s: float) -> bytes:
-        own = self._socket
-        if own is not None:
-            own.settimeout(wait_s)
+        connection = self._connection
+        if connection is not None and connection.sock is not None:
+            connection.sock.settimeout(wait_s)
         return response.read1(READ_BYTES) or b""
 
     def _read_leftover(self, response: BaseHTTPResponse) -> None:

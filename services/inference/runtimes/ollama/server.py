@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import urllib3
-from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.response import BaseHTTPResponse
 
 from services.common.errors import FailedPrecondition
 from services.inference.runtimes.ollama.address import OllamaAddress
 from services.inference.runtimes.ollama.call import Call
+from services.inference.runtimes.ollama.connections import Calling, PlainConnection, SecureConnection
 
 MAX_TOKEN_BYTES = 64 * 1024
 
@@ -64,9 +63,11 @@ class OllamaServer:
                 reason="TOKEN_OVER_INSECURE_CHANNEL",
             )
         self._token_file = token_file
-        self._calling = _Calling()
+        self._calling = Calling()
         kind, connection = (
-            (HTTPSConnectionPool, _SecureConnection) if address.scheme == "https" else (HTTPConnectionPool, _Connection)
+            (HTTPSConnectionPool, SecureConnection)
+            if address.scheme == "https"
+            else (HTTPConnectionPool, PlainConnection)
         )
         self._pool = kind(address.host, address.port, maxsize=self.limits.parallel_calls, retries=False)
         # urllib3's own hook for another kind of connection; these say which socket serves which call.
@@ -103,41 +104,6 @@ class OllamaServer:
         if self._token_file is not None:
             headers["Authorization"] = f"Bearer {_token(self._token_file)}"
         return headers
-
-
-class _Calling(threading.local):
-    """The call that this thread opens."""
-
-    call: Call | None = None
-
-
-class _Connection(HTTPConnection):
-    """A connection that tells the call which socket is its own, so that another thread can shut it."""
-
-    def __init__(self, *arguments: Any, calling: _Calling, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._calling = calling
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        super().request(*arguments, **options)
-        _attach(self._calling, self)
-
-
-class _SecureConnection(HTTPSConnection):
-    """The same over TLS."""
-
-    def __init__(self, *arguments: Any, calling: _Calling, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self._calling = calling
-
-    def request(self, *arguments: Any, **options: Any) -> None:
-        super().request(*arguments, **options)
-        _attach(self._calling, self)
-
-
-def _attach(calling: _Calling, connection: HTTPConnection) -> None:
-    if calling.call is not None and connection.sock is not None:
-        calling.call.attach(connection.sock)
 
 
 def _token(path: Path) -> str:
