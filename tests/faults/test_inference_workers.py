@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +26,7 @@ from tests.testdata import models
 from tests.workers import FOLLOWER, WorkersService, command_of, running_backends, running_workers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+ROOT = Path(__file__).resolve().parents[2]
 ROW = fp32([[1, 2, 3, 4]])
 CONNECTIONS = 16
 IN_MEMORY = 100
@@ -230,3 +232,23 @@ def test_workers_that_die_again_and_again_end_the_service(service: WorkersServic
     assert service.process.returncode == 1
     (line,) = service.lines("not started")
     assert line["reason"] == "WORKERS_FAIL"
+
+
+def test_a_worker_with_a_run_that_nothing_ends_is_replaced(tmp_path: Path) -> None:
+    """With a stand-in for the worker: no model here hangs past the end of its run."""
+    script = (
+        "from services.inference.workers import supervisor\n"
+        "supervisor.WORKER = supervisor.FOLLOWER = 'tests.testdata.stuck_worker'\n"
+        "supervisor.supervise(['--port', '0', '--metrics-port', '0', '--inference-workers', '2'])"
+    )
+    log = tmp_path / "log"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with log.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", script], cwd=tmp_path, env=environment, stderr=output)
+    try:
+        wait_until(lambda: log.read_text().count('"a worker serves"') >= 3 or None)
+        assert "1 of its runs cannot be ended" in log.read_text()
+        assert len(psutil.Process(process.pid).children()) == 3
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0

@@ -9,6 +9,7 @@ from functools import partial
 import grpc
 
 from penstock import __version__
+from penstock.workers import HEADER
 from services.common import streams
 from services.common.interceptors import known
 from services.common.keys import Role, caller, require
@@ -117,7 +118,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
     ) -> pb.ServerMetadataResponse:
         """Say who we are, and what we serve beyond the protocol."""
         # A connection reaches one of them: our own clients open as many as pay.
-        context.send_initial_metadata((("penstock-workers", str(self._workers)),))
+        context.send_initial_metadata(((HEADER, str(self._workers)),))
         extensions = [
             *EXTENSIONS,
             *(["system_shared_memory"] if self._memory.enabled else []),
