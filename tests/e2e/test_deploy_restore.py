@@ -37,7 +37,7 @@ from tests.s3 import S3Server, find_minio, s3_server
 from tests.services import running
 from tests.testdata import models
 
-PASSWORDS = {"registry": "a password's quote", "monitoring": "another"}
+PASSWORDS = {"registry": "a password's quote", "monitoring": "another", "jobs": "a third"}
 
 
 @pytest.fixture(scope="module")
@@ -219,7 +219,8 @@ def test_each_service_owns_its_schema_and_can_read_no_other(
 ) -> None:
     make_database(own_postgres_server, tmp_path)
     for name in PASSWORDS:
-        assert migrate(url_of(own_postgres_server, name), name, ROOT / f"services/{name}/migrations")
+        schema = "inference" if name == "jobs" else name
+        assert migrate(url_of(own_postgres_server, name), schema, ROOT / f"services/{schema}/migrations")
     with psycopg.connect(url_of(own_postgres_server, "monitoring"), autocommit=True) as connection:
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
             connection.execute("SELECT * FROM registry.schema_migrations")

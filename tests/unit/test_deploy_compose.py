@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic_settings import BaseSettings
 
 from services.common.probe import ProbeSettings
+from services.inference.jobs.settings import JobsSettings
 from services.inference.settings import InferenceSettings
 from services.monitoring.settings import MonitoringSettings
 from services.registry.bucket import BucketSettings
@@ -27,13 +28,15 @@ SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "registry": (RegistrySettings, ProbeSettings),
     "validator": (ValidatorSettings, ProbeSettings),
     "inference": (InferenceSettings, ProbeSettings),
+    "jobs": (JobsSettings, ProbeSettings),
     "monitoring": (MonitoringSettings, ProbeSettings),
     "bucket": (BucketSettings, RegistrySettings),
     "migrate-registry": (RegistrySettings,),
+    "migrate-jobs": (JobsSettings,),
     "migrate-monitoring": (MonitoringSettings,),
 }
 READ_ELSEWHERE = {"PENSTOCK_SECRETS_DIR"}
-JOBS = ("bucket", "migrate-registry", "migrate-monitoring")
+JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs")
 ALL = compose()["services"]
 
 
@@ -152,6 +155,9 @@ def test_every_volume_and_file_that_is_mounted_is_declared_or_there() -> None:
     [
         ("inference", "SPOOL_DIR"),
         ("inference", "CACHE_DIR"),
+        ("jobs", "SPOOL_DIR"),
+        ("jobs", "CACHE_DIR"),
+        ("jobs", "JOB_DIR"),
         ("validator", "VALIDATION_DIR"),
         ("registry", "UPLOAD_SPOOL_DIR"),
     ],
@@ -196,15 +202,15 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
     folder = tmp_path / "secrets"
     made = make_secrets(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    for service in ("registry", "monitoring"):
+    for service in ("registry", "monitoring", "jobs"):
         password = made[f"{service}_database_password"].strip()
         assert len(password) == 64
         assert made[f"{service}_database_url"].strip() == f"postgresql://{service}:{password}@postgres:5432/penstock"
-    passwords = [text for name, text in made.items() if name != "s3_access_key" and "url" not in name]
+    passwords = [text for name, text in made.items() if name != "s3_access_key" and not name.endswith(("url", "token"))]
     assert len(set(passwords)) == len(passwords)
     assert compose()["secrets"].keys() == made.keys()
     # This one is a key of the suite's own: `penstock key create` prints it, and it goes into the file that waits.
-    assert made["inference_token"] == ""
+    assert (made["inference_token"], made["jobs_token"]) == ("", "")
     (folder / "inference_token").write_text("pk_made")
     assert make_secrets(folder) == {**made, "inference_token": "pk_made"}, "a second run changes nothing"
 

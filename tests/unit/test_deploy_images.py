@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import ROOT, SERVICES, TARGETS, ancestry, locked, stages
+from tests.deployment import CODE, ROOT, SERVICES, TARGETS, ancestry, locked, stages
 
 RUNTIMES = {"tensorflow", "tensorflow-cpu", "onnx", "onnxruntime", "keras", "tokenizers", "transformers", "h5py"}
 TOOLS = {"pytest", "mypy", "ruff", "hypothesis", "moto", "grpcio-tools", "pip", "hatchling", "scikit-learn", "torch"}
@@ -19,6 +19,7 @@ ENTRYPOINTS = {
     "registry": ["services.registry", "services.registry.bucket"],
     "validator": ["services.registry.validation", "services.registry"],
     "inference": ["services.inference"],
+    "jobs": ["services.inference.jobs", "services.inference.jobs.readers"],
     "monitoring": ["services.monitoring"],
     "cli": ["penstock.cli"],
 }
@@ -83,7 +84,7 @@ def test_packages_are_wheels_checked_against_their_hashes(target: str) -> None:
 
 @pytest.mark.parametrize("target", SERVICES)
 def test_an_image_holds_no_other_services_code(target: str) -> None:
-    own = "registry" if target == "validator" else target
+    own = CODE.get(target, target)
     assert ("COPY", f"--from={own}-code /app /app") in ancestry(target)
     copied = {rest.split()[0] for word, rest in ancestry(f"{own}-code") if word == "COPY"}
     services = {path for path in copied if path.startswith("services/")}
@@ -92,7 +93,7 @@ def test_an_image_holds_no_other_services_code(target: str) -> None:
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_code_can_be_read_by_its_user_whatever_umask_the_checkout_was_made_under(target: str) -> None:
-    own = "registry" if target == "validator" else target
+    own = CODE.get(target, target)
     last = [rest for word, rest in ancestry(f"{own}-code") if word in ("COPY", "RUN")][-1]
     assert last.startswith("chmod -R a+rX /app && "), "after everything is there, and before it is compiled"
 
@@ -130,7 +131,7 @@ def test_a_lock_holds_what_its_extra_asks_for(target: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
 def test_what_an_image_runs_can_be_imported_with_its_packages_alone(target: str) -> None:
-    modules = [f"{name}.__main__" if name.count(".") < 2 or name.endswith("validation") else name
+    modules = [f"{name}.__main__" if name.count(".") < 2 or name.endswith(("validation", ".jobs")) else name
                for name in ENTRYPOINTS[target]]  # fmt: skip
     if target != "cli":
         modules.append("services.common.probe")
@@ -142,6 +143,11 @@ def test_what_an_image_runs_can_be_imported_with_its_packages_alone(target: str)
         check=False,
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_jobs_image_reads_parquet_and_that_of_inference_carries_none_of_it() -> None:
+    assert "pyarrow" in locked("jobs")
+    assert "pyarrow" not in locked("inference")
 
 
 def test_nothing_but_code_and_locks_reaches_the_engine() -> None:
