@@ -77,6 +77,10 @@ def client() -> Iterator[Client]:
     client.send(None)
 
 
+def no_reader() -> bool:
+    return not any(thread.name == "stream-reader" for thread in threading.enumerate())
+
+
 def stream_of(model: Model, *, max_in_flight: int = 4) -> PredictionStream[int, str]:
     return PredictionStream(model.begin, written, max_in_flight=max_in_flight)
 
@@ -139,7 +143,9 @@ def test_a_drain_takes_nothing_more_and_answers_what_was_taken(model: Model, cli
     assert next(answers) == "-1:below 0"
     wait_until(lambda: 2 in model.waiting)
     stream.end(Unavailable("draining"))
-    client.send(3)
+    client.send(3)  # on its way when the drain began: the client is told that it was not answered
+    wait_until(lambda: client.taken_count == 3)
+    wait_until(no_reader)
     model.answer(2)
     assert next(answers) == "2:2"
     with pytest.raises(Unavailable, match="draining"):
@@ -166,7 +172,7 @@ def test_a_client_that_goes_away_cancels_what_waits_and_frees_the_thread(model: 
     assert not ended.is_alive(), "the writer still waits for answers that nobody wants"
     assert model.cancelled == {1, 2}
     model.answer(1, 2)  # too late, and no harm
-    wait_until(lambda: not any(thread.name == "stream-reader" for thread in threading.enumerate()))
+    wait_until(no_reader)
 
 
 def test_a_client_that_has_gone_before_it_began_is_not_read_from(model: Model, client: Client) -> None:
