@@ -12,9 +12,11 @@ from queue import SimpleQueue
 
 import numpy as np
 import pytest
+from pydantic import SecretStr, ValidationError
 
 from services.common.counters import Counters, create_file
 from services.common.errors import InvalidArgument
+from services.inference.caching.address import check_url
 from services.inference.caching.answers import AnswerKey, KeptAnswer
 from services.inference.caching.breaker import FAILURES, CircuitBreaker
 from services.inference.caching.cache import CacheDefaults, CacheDesk, ResponseCache
@@ -33,6 +35,7 @@ from services.inference.models import (
     ServingSettings,
 )
 from services.inference.sessions.sessions import SessionCache
+from services.inference.settings import InferenceSettings
 from services.inference.tensors import Tensor
 from services.inference.workers.commands import Commands, OneProcess
 from tests.inference import fp32
@@ -293,6 +296,20 @@ def test_whatever_else_lies_there_is_no_answer() -> None:
         damaged = bytearray(value)
         damaged[position] ^= 0x20
         assert decode(bytes(damaged), TICKET) is None, position
+
+
+@pytest.mark.parametrize(
+    "url", ["", "redis://:secret@cache:6379/0", "rediss://cache:6379", "unix:///run/valkey.sock?db=1"]
+)
+def test_the_address_of_a_shared_cache_is_taken(url: str) -> None:
+    assert check_url(SecretStr(url)).get_secret_value() == url
+
+
+@pytest.mark.parametrize("url", ["cache:6379", "http://:secret@cache", "redis:secret@cache", "memcached://secret"])
+def test_another_address_is_refused_without_repeating_its_password(url: str) -> None:
+    with pytest.raises(ValidationError, match="write redis://HOST:PORT/0") as caught:
+        InferenceSettings(response_cache_url=SecretStr(url))
+    assert "secret" not in str(caught.value)
 
 
 def test_the_breaker_opens_after_some_failures_and_lets_one_try() -> None:
