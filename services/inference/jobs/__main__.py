@@ -24,7 +24,7 @@ from services.inference.engine.engine import Engine
 from services.inference.events.events import EventLog
 from services.inference.following.catalog import Catalog
 from services.inference.jobs import servicer
-from services.inference.jobs.housekeeping import Housekeeping
+from services.inference.jobs.housekeeping import DAY_S, Housekeeping
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import JobsCollector, RowCounters
 from services.inference.jobs.news import JobNews
@@ -40,7 +40,6 @@ from services.inference.workers.membership import OnlyProcess
 
 _log = structlog.get_logger(__name__)
 STUCK = 70
-DAY_S = 86_400.0
 
 
 def build(settings: JobsSettings, stack: ExitStack) -> Server:

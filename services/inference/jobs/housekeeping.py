@@ -13,6 +13,7 @@ from services.inference.jobs.store.files import FileStore
 
 _log = structlog.get_logger(__name__)
 CLOSE_WAIT_S = 5.0
+DAY_S = 86_400.0
 
 
 class Housekeeping:
