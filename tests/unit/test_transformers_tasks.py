@@ -79,6 +79,7 @@ def test_a_bundle_is_asked_with_texts_from_the_moment_that_the_registry_tells_of
     assert [spec.name for spec in plain.signature.inputs] == ["input_ids"]
 
 
+@pytest.mark.slow
 def test_nobody_imports_the_tokenizers_before_the_first_such_model() -> None:
     loaded = (
         "import sys, services.inference.__main__; "

@@ -112,7 +112,7 @@ def test_what_stands_across_the_end_of_a_beginning_is_not_taken_for_what_it_seem
     whole.enable_truncation(MAX_TOKENS)
     ours = TextTokenizer(tmp_path, Bundle.read(tmp_path, Metadata()), MAX_TOKENS)
     for first, second in itertools.product(range(14, 24), range(9)):
-        each = "turbines " * first + "a " * second + follows * 40
+        each = "turbines " * first + "a " * second + (follows * 40)[:1_500]
         assert ours.encode([each])[0].ids == whole.encode(each).ids, (first, second)
 
 
