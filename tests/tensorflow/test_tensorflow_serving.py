@@ -21,7 +21,8 @@ from tests.inference import DEADLINE_S, Suite, infer_request
 from tests.postgres import PostgresServer
 from tests.tensorflow import saved_models
 
-pytestmark = pytest.mark.slow
+# Each registration imports TensorFlow in a process of its own, which takes long where the processors are busy.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 X = np.random.default_rng(0).standard_normal((5, 4)).astype(np.float32)
 
 
@@ -53,12 +54,13 @@ def suite(
 ) -> Iterator[Suite]:
     saved_models.branched(folder / "branched.keras")
     with inference.running_suite(postgres_server, tmp_path_factory.mktemp("suite")) as suite:
-        for model, source, fields in (
-            ("saved", folder / "saved", {}),
-            ("logits", folder / "saved", {"signature_name": "logits"}),
-            ("keras", folder / "network.keras", {}),
-            ("branched", folder / "branched.keras", {}),
-        ):
+        sources: dict[str, tuple[Path, dict[str, Any]]] = {
+            "saved": (folder / "saved", {}),
+            "logits": (folder / "saved", {"signature_name": "logits"}),
+            "keras": (folder / "network.keras", {}),
+            "branched": (folder / "branched.keras", {}),
+        }
+        for model, (source, fields) in sources.items():
             register(suite.client, model, source, fields)
             inference.until_known(suite.oip, model)
         yield suite
