@@ -102,7 +102,7 @@ class InferenceSettings(ServerSettings):
     optimised_cache_bytes: Annotated[int, Field(ge=0)] = 10 * GIBIBYTE
     """The most disk that graphs take as ONNX Runtime optimised them, kept for their next load; 0: none is kept."""
 
-    max_batch_tokens: Annotated[int, Field(ge=1, le=2**20)] = 512
+    max_batch_tokens: Annotated[int, Field(ge=1, le=2**20)] = 256
     """Tokens, padding included, that a Transformers model runs at once on texts of one request or batch; a longer text
     runs alone. More pays on an accelerator; a CPU's caches hold no more."""
 
