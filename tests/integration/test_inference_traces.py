@@ -13,6 +13,7 @@ import pytest
 from penstock.api.inference.v1 import inference_pb2 as pb
 from penstock.api.tensors.v1.tensors_pb2 import Tensor
 from penstock.tensors import to_tensor
+from services.inference.oip import open_inference_pb2 as oip
 from tests import collector as collecting
 from tests import inference
 from tests.collector import Collector, attributes
@@ -121,6 +122,18 @@ def test_the_predictions_of_a_stream_are_in_its_trace(suite: Suite, collector: C
     assert {span.parent_span_id for span in infers} == {spans[STREAM].span_id}
     for answer in answers:
         assert inference.event_of(suite.client, answer.prediction.inference_id).event.trace_id == trace_id
+
+
+def test_tritons_trace_settings_turn_traces_off_and_on(suite: Suite) -> None:
+    off = oip.TraceSettingRequest(settings={"trace_level": oip.TraceSettingRequest.SettingValue(value=["OFF"])})
+    on = oip.TraceSettingRequest(settings={"trace_level": oip.TraceSettingRequest.SettingValue(value=["TIMESTAMPS"])})
+    request = pb.PredictRequest(model="linear", tensors=[row()])
+    for setting, traced in ((off, False), (on, True)):
+        suite.oip.TraceSetting(setting, timeout=DEADLINE_S)
+        trace_id, _, metadata = parent()
+        answer = suite.predict.Predict(request, metadata=metadata, timeout=DEADLINE_S)
+        event = inference.event_of(suite.client, answer.inference_id).event
+        assert event.trace_id == (trace_id if traced else "")
 
 
 @pytest.mark.slow
