@@ -242,7 +242,7 @@ def test_an_input_is_read_from_its_region_beside_one_in_the_message(shared: Shar
     assert inputs["Y"].tolist() == [7.0]
 
 
-@pytest.mark.parametrize("size_bytes", [4, 12])
+@pytest.mark.parametrize("size_bytes", [4, 12, 1_000])
 def test_an_input_whose_place_is_of_another_size_is_refused(shared: SharedMemory, size_bytes: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
         convert.inputs_of(in_memory(size_bytes), shared, NOTHING)
