@@ -175,16 +175,17 @@ def test_an_item_that_the_model_cannot_answer_fails_alone(bench: Callable[..., B
         return [np.nan, 1] if text == b"88" else [0, 0] if text == b"99" else angle(text)
 
     here = bench(answer)
-    ranking = here.rank("10", "11", "66", "12", "77", "13", "88", "14", "99", "15", "")
+    ranking = here.rank("10", "11", "66", "12", "77", "13", "88", "14", "99", "170", "15", "")
     assert [item.id.partition(":")[2] for item in ranking.items] == [
-        "11", "12", "13", "14", "15", "66", "77", "88", "99", "",
+        "11", "12", "13", "14", "15", "170", "66", "77", "88", "99", "",
     ]  # fmt: skip
-    assert [item.error for item in ranking.items[:5]] == [""] * 5
-    said = [item.error for item in ranking.items[5:]]
+    assert [item.error for item in ranking.items[:6]] == [""] * 6
+    said = [item.error for item in ranking.items[6:]]
     assert said[:2] == ["the model refuses this input", "the model failed"]
     assert all("no usable vector" in error for error in said[2:4])
     assert "no name, description or category" in said[4]
-    assert {item.score for item in ranking.items[5:]} == {0.0}
+    assert ranking.items[5].score < 0, "an ill suited item still comes before one that has no score"
+    assert {item.score for item in ranking.items[6:]} == {0.0}
     assert here.event.error_code == ""
 
 
