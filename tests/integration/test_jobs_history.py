@@ -18,7 +18,7 @@ from tests.jobs import execute, new_job
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
-LIMITS = Concurrency(total=3, per_key=2)
+LIMITS = Concurrency(total=4, per_key=1)
 MAX_ATTEMPTS = 3
 ANY_LEASE = st.integers(0, 5)
 
@@ -174,18 +174,24 @@ class History(RuleBasedStateMachine):
 
     def _next(self) -> UUID | None:
         running = [each for each in self.memory.values() if each.state == "RUNNING"]
-        if len(running) >= 3:
+        if len(running) >= 4:
             return None
         waiting = [
             (each.priority, each.order, job_id)
             for job_id, each in self.memory.items()
-            if each.state == "QUEUED" and (not each.key or sum(r.key == each.key for r in running) < 2)
+            if each.state == "QUEUED" and (not each.key or sum(r.key == each.key for r in running) < 1)
         ]
         return min(waiting)[2] if waiting else None
 
     def _lease(self, which: int) -> Lease | None:
-        """Choose among the latest leases, most of them stale."""
-        return self.leases[-1 - which % len(self.leases)] if self.leases else None
+        """Choose a lease: of those that nobody else has yet, overdue or not, or of the latest, mostly stale."""
+        fresh = [each for each in self.leases if self._is_latest(each)]
+        among = fresh if fresh and which < 4 else self.leases
+        return among[-1 - which % len(among)] if among else None
+
+    def _is_latest(self, lease: Lease) -> bool:
+        remembered = self.memory.get(lease.job_id)
+        return remembered is not None and remembered.state == "RUNNING" and remembered.token == lease.token
 
     def _job(self, which: int) -> UUID | None:
         ids = list(self.memory)
