@@ -127,7 +127,7 @@ def test_a_source_bears_no_credentials(running: Catalogue, reference: str) -> No
 
 
 @pytest.mark.slow
-def test_inference_says_clearly_that_it_does_not_serve_a_reference(client: penstock.Client, registry: Running) -> None:
+def test_a_reference_is_served_and_without_its_server_that_is_said(client: penstock.Client, registry: Running) -> None:
     with grpc.insecure_channel(registry.address) as channel:
         catalogue.register(RegistryServiceStub(channel), "1", "writer")
 
@@ -138,5 +138,5 @@ def test_inference_says_clearly_that_it_does_not_serve_a_reference(client: penst
 
     # What was just registered reaches inference a moment later.
     error = wait_until(lambda: found if (found := asked()).reason != "MODEL_NOT_FOUND" else None)
-    assert error.reason == "FRAMEWORK_NOT_SERVED"
-    assert "no runtime for ollama" in str(error)
+    # Nothing listens where Ollama would; a machine where it does lacks the model.
+    assert error.reason.startswith("OLLAMA_")
