@@ -55,9 +55,13 @@ def test_a_model_that_gives_a_batch_other_rows_is_run_one_by_one_and_never_batch
     callers.session.answer = lambda x: x[:1] * 2
     callers.ask(1)
     asked = callers.ask_many(4)
-    callers.session.go_on()
+    callers.session.go(6)
     assert values(asked) == [20, 22, 24, 26]
     assert callers.session.sizes == [1, 3, 1, 1, 1, 1]
+    asked = callers.ask_many(3)
+    callers.session.go_on()
+    assert values(asked) == [20, 22, 24]
+    assert callers.session.sizes[6:] == [1, 1, 1]
     assert "is not batched any more: the model was sent 3 rows and gave 'y' of shape [1, 2]" in caplog.text
 
 
@@ -166,9 +170,11 @@ def test_one_that_waits_and_is_answered_in_time_hears_nothing_of_its_deadline(ca
 
 def test_a_request_that_was_cancelled_before_it_came_does_not_wait(callers: Callers) -> None:
     callers.ask(1)
+    heard: list[InferenceAnswer] = []
     request = callers.request(2)
     request.cancel()
-    assert isinstance(callers.engine.infer(request).error, Cancelled)
+    callers.engine.submit(request, heard.append)
+    assert isinstance(heard[0].error, Cancelled)
     assert callers.queue.waiting == 0
 
 
