@@ -31,12 +31,14 @@ class InferenceStreams(InferenceConnected):
             DeadlineExceeded: it owed an answer for longer than the client's idle time-out (STREAM_STALLED).
         """
         sent_count = answered_count = 0
+        all_sent = False
 
         def messages() -> Iterator[pb.PredictStreamRequest]:
-            nonlocal sent_count
+            nonlocal sent_count, all_sent
             for request in requests:
                 sent_count += 1
                 yield pb.PredictStreamRequest(request=request)
+            all_sent = True
 
         method = self._connection.stub.PredictStream
         with closing(self._connection.exchange(method, pb.PredictStreamRequest, messages())) as answers:
@@ -44,9 +46,9 @@ class InferenceStreams(InferenceConnected):
                 answered_count += 1
                 failed = answer.WhichOneof("result") == "error"
                 yield from_status(answer.error) if failed else prediction_of(answer.prediction)
-        if answered_count < sent_count:
+        if answered_count < sent_count or not all_sent:
             raise Unavailable(
-                f"the server answered {answered_count} of {sent_count} requests and ended the stream; send the rest",
+                f"the server answered {answered_count} requests and ended the stream; send the rest",
                 reason="STREAM_ENDED_EARLY",
                 retryable=True,
             )
