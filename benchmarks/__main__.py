@@ -6,7 +6,7 @@ import importlib
 import subprocess
 import sys
 
-BENCHMARKS = ("serving", "streams", "loading", "endurance", "ingest", "registry", "transfer")
+BENCHMARKS = ("serving", "workers", "streams", "loading", "endurance", "ingest", "registry", "transfer")
 
 
 def main() -> None:
