@@ -21,7 +21,7 @@ from tests.registry import wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 SLOW = {"job_chunk_rows": 8, "job_batch_rows": 1, "job_lease_ms": 2_000, "job_workers": 1}
-ROW_COUNT = 3_000
+ROW_COUNT = 1_500
 WAIT_S = 120.0
 Start = Callable[..., JobsProcess]
 

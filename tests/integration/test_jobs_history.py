@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from services.common.errors import DomainError
 from services.common.jobs import Concurrency, Failure, JobConnection, JobFilters, JobState, JobStore, Lease, Progress
@@ -19,7 +19,7 @@ from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
 LIMITS = Concurrency(total=4, per_key=1)
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 2
 ANY_LEASE = st.integers(0, 5)
 
 
@@ -56,15 +56,29 @@ class History(RuleBasedStateMachine):
         self.leases: list[Lease] = []
         self.count = 0
 
-    @rule(priority=st.integers(1, 3), key=st.sampled_from(["", "a", "b"]))
-    def create(self, priority: int, key: str) -> None:
+    @initialize()
+    def begin(self) -> None:
+        """Begin with a queue in use: some run, some wait, one of them behind another of its key."""
+        self.create([(1, "a"), (1, "a"), (2, "b"), (2, ""), (3, "")])
+        self.claim(3)
+
+    @rule(made=st.lists(st.tuples(st.integers(1, 3), st.sampled_from(["", "a", "b"])), min_size=1, max_size=4))
+    def create(self, made: list[tuple[int, str]]) -> None:
+        for priority, key in made:
+            self._create(priority, key)
+
+    def _create(self, priority: int, key: str) -> None:
         job = self._store.create(new_job(priority=priority, limit_key=key, max_attempts=MAX_ATTEMPTS))
         self.count += 1
         self.memory[job.job_id] = Remembered(self.count, priority, key)
 
-    @rule(chance=st.integers(0, 3))
-    def claim(self, chance: int) -> None:
-        found = self._store.claim(f"w{chance}", 3_600, LIMITS)
+    @rule(times=st.integers(1, 5))
+    def claim(self, times: int) -> None:
+        for number in range(times):
+            self._claim(f"w{number}")
+
+    def _claim(self, worker: str) -> None:
+        found = self._store.claim(worker, 3_600, LIMITS)
         expected = self._next()
         assert (found[1].job_id if found else None) == expected
         if found is None or expected is None:
@@ -244,8 +258,8 @@ def test_the_queue_stands_as_one_in_memory_says(url: str) -> None:
         run_state_machine_as_test(
             HereAndNow,
             settings=settings(
-                max_examples=40,
-                stateful_step_count=40,
+                max_examples=80,
+                stateful_step_count=50,
                 deadline=None,
                 derandomize=True,
                 suppress_health_check=list(HealthCheck),
