@@ -91,7 +91,7 @@ def test_one_row_that_the_model_fails_on_fails_alone() -> None:
 
 def test_rows_that_cannot_be_read_never_reach_the_model() -> None:
     sums = Sums()
-    bad = [RowError("MALFORMED_ROW", "no"), to_struct({"x": "text"}), to_struct({"x": [[1, 2], [3, 4]]})]
+    bad: list[Any] = [RowError("MALFORMED_ROW", "no"), to_struct({"x": "text"}), to_struct({"x": [[1, 2], [3, 4]]})]
     results = predicting(sums).predict([*rows(1), *bad, *rows(2)])
     assert said(results) == [1.5, "MALFORMED_ROW", "DATATYPE_MISMATCH", "NOT_ONE_ROW", 2.5]
     assert sums.asked == [[[1, 0.5], [2, 0.5]]]
