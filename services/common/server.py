@@ -33,6 +33,8 @@ from services.common.traces import Traces
 
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
+AWAKE_THREADS = 2
+"""One that works, and one that comes to: measured from 1 to 64 on one core."""
 RECOVERY_INTERVAL_S = 0.1
 SIGNAL_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 0.5
@@ -47,6 +49,8 @@ class Service:
         register: the generated `add_…Servicer_to_server`, bound to the servicer.
         roles: the role that each RPC needs; every RPC must be there.
         control: unary RPCs that must be answered while predictions fill the server.
+        brief: unary RPCs that need the interpreter for a fraction of a millisecond, and say so where they wait
+            (`pools.WAITING`). A few threads of theirs are awake at once, which answers more of them than many would.
         endless: streams without an end of their own; they end with UNAVAILABLE when the server drains, and their
             clients may be silent for as long as there are places for others.
     """
@@ -55,6 +59,7 @@ class Service:
     register: Callable[[Any], None]
     roles: Mapping[str, Role]
     control: frozenset[str] = frozenset()
+    brief: frozenset[str] = frozenset()
     endless: frozenset[str] = frozenset()
 
 
@@ -83,6 +88,28 @@ class _Recorder:
 
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Take nothing: the same handlers come by the other door, one by one."""
+
+
+class _Pools:
+    """The threads of a server: none waits behind calls of another kind, and what a full pool refuses, control says."""
+
+    def __init__(self, settings: ServerSettings) -> None:
+        threads, backlog = settings.request_threads, settings.request_backlog
+        self.control = control = BoundedPool(CONTROL_THREADS, 1_000, "control")
+        self.unary = BoundedPool(threads, backlog, "unary", control)
+        self.brief = BoundedPool(threads, backlog, "brief", control, AWAKE_THREADS)
+        self.streams = BoundedPool(settings.max_streams, 0, "stream", control)
+        # Whoever has no key can take no place from those who have.
+        self.public = BoundedPool(settings.max_streams, 0, "public", control)
+        self.all = (control, self.unary, self.brief, self.streams, self.public)
+
+    def of(self, service: Service, method: str, *, streaming: bool) -> BoundedPool:
+        """Choose the pool of an RPC."""
+        if streaming:
+            return self.public if service.roles[method] is Role.PUBLIC else self.streams
+        if method in service.control:
+            return self.control
+        return self.brief if method in service.brief else self.unary
 
 
 class Server:
@@ -124,21 +151,16 @@ class Server:
         self._refuse_open_door()
         settings = self._settings
         credentials = _credentials(CertificateFiles.of(settings))
-        self._control = BoundedPool(CONTROL_THREADS, 1_000, "control")
-        unary = BoundedPool(settings.request_threads, settings.request_backlog, "unary", self._control)
-        streams = BoundedPool(settings.max_streams, 0, "stream", self._control)
-        # Whoever has no key can take no place from those who have.
-        public = BoundedPool(settings.max_streams, 0, "public", self._control)
-        self._pools = (self._control, unary, streams, public)
+        self._pools = pools = _Pools(settings)
         self._server = grpc.server(
-            unary,
+            pools.unary,
             options=_options(settings, self._sharing),
             # The pools refuse long before this; it is the last line.
-            maximum_concurrent_rpcs=sum(pool.limit for pool in self._pools) + 100,
+            maximum_concurrent_rpcs=sum(pool.limit for pool in pools.all) + 100,
         )
         self._health = health.HealthServicer(experimental_non_blocking=False)
         services = (*self._services, *self._public())
-        self._register(services, unary, streams, public)
+        self._register(services)
         for collector in (self._collector, BudgetCollector(self._keys.budgets)):
             self._metrics.registry.register(collector)
         self._metrics.ready = lambda: self._serving
@@ -152,7 +174,7 @@ class Server:
         self._server.start()
         self._watchers = (
             threading.Thread(target=self._watch_dependencies, args=(serving,), name="health", daemon=True),
-            threading.Thread(target=self._watch_streams, args=(streams, public), name="streams", daemon=True),
+            threading.Thread(target=self._watch_streams, name="streams", daemon=True),
         )
         for watcher in self._watchers:
             watcher.start()
@@ -192,7 +214,7 @@ class Server:
         self._drained.set()
         for watcher in self._watchers:
             watcher.join()
-        for pool in self._pools:
+        for pool in self._pools.all:
             pool.shutdown(wait=True, cancel_futures=True)
         self._metrics.close()
         _log.info("closed")
@@ -218,9 +240,7 @@ class Server:
             ),
         )
 
-    def _register(
-        self, services: Sequence[Service], unary: BoundedPool, streams: BoundedPool, public: BoundedPool
-    ) -> None:
+    def _register(self, services: Sequence[Service]) -> None:
         wrapper = Wrapper(
             keys=self._keys,
             collector=self._collector,
@@ -233,16 +253,13 @@ class Server:
             service.register(recorder)
             handlers = {}
             for method, handler in recorder.handlers.items():
-                role = service.roles[method]
-                if handler.request_streaming or handler.response_streaming:
-                    pool = public if role is Role.PUBLIC else streams
-                else:
-                    pool = self._control if method in service.control else unary
+                streaming = handler.request_streaming or handler.response_streaming
+                pool = self._pools.of(service, method, streaming=streaming)
                 handlers[method] = wrapper.wrap(
                     service.name,
                     method,
                     handler,
-                    role=role,
+                    role=service.roles[method],
                     pool=pool,
                     endless=method in service.endless,
                 )
@@ -278,7 +295,8 @@ class Server:
         while not self._stopping.wait(interval_s if serving else min(interval_s, RECOVERY_INTERVAL_S)):
             serving = self._check(was_serving=serving)
 
-    def _watch_streams(self, *pools: BoundedPool) -> None:
+    def _watch_streams(self) -> None:
+        pools = self._pools.streams, self._pools.public
         idle_limit_s = self._settings.stream_idle_timeout_ms / 1000
         interval_s = min(SWEEP_INTERVAL_S, idle_limit_s)
         while not self._drained.wait(interval_s):

@@ -148,5 +148,6 @@ def service(
         name=NAME,
         register=partial(add_InferenceServiceServicer_to_server, servicer),
         roles=ROLES,
+        brief=frozenset({"Predict"}),
         endless=frozenset({"PredictStream"}),
     )

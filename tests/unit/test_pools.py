@@ -8,14 +8,16 @@ from contextlib import contextmanager
 
 import pytest
 
-from services.common.pools import BoundedPool, refused
+from services.common.pools import WAITING, BoundedPool, refused
 
 TIMEOUT_S = 10.0
 
 
 @contextmanager
-def pool(threads: int, backlog: int, overflow: BoundedPool | None = None) -> Iterator[BoundedPool]:
-    made = BoundedPool(threads, backlog, "test", overflow)
+def pool(
+    threads: int, backlog: int, overflow: BoundedPool | None = None, *, awake: int | None = None
+) -> Iterator[BoundedPool]:
+    made = BoundedPool(threads, backlog, "test", overflow, awake)
     try:
         yield made
     finally:
@@ -126,3 +128,87 @@ def test_closing_drops_what_waits_and_waits_for_what_runs() -> None:
     gate.open.set()
     one.shutdown(wait=True)
     assert ran == []
+
+
+def test_no_more_threads_are_awake_than_may_be() -> None:
+    first, second, third = Gate(), Gate(), Gate()
+    with pool(8, 0, awake=2) as two:
+        for gate in (first, second, third):
+            two.submit(gate.work)
+        assert first.begun.wait(TIMEOUT_S)
+        assert second.begun.wait(TIMEOUT_S)
+        assert not third.begun.is_set()
+        first.open.set()
+        assert third.begun.wait(TIMEOUT_S)
+        for gate in (second, third):
+            gate.open.set()
+
+
+def test_a_thread_that_waits_lets_another_work_and_comes_back() -> None:
+    inner, other, after = Gate(), Gate(), threading.Event()
+
+    def wait_aside() -> None:
+        with WAITING:
+            inner.work()
+        after.set()
+
+    with pool(8, 0, awake=1) as one:
+        one.submit(wait_aside)
+        assert inner.begun.wait(TIMEOUT_S)
+        one.submit(other.work)
+        assert other.begun.wait(TIMEOUT_S)
+        inner.open.set()
+        # It works on at once; for a while there is one too many.
+        assert after.wait(TIMEOUT_S)
+        other.open.set()
+
+
+def test_a_call_that_is_queued_begins_as_soon_as_another_waits() -> None:
+    leaving, inner, queued = Gate(), Gate(), Gate()
+
+    def wait_aside() -> None:
+        leaving.work()
+        with WAITING:
+            inner.work()
+
+    with pool(2, 0, awake=1) as one:
+        one.submit(wait_aside)
+        assert leaving.begun.wait(TIMEOUT_S)
+        one.submit(queued.work)
+        assert not queued.begun.is_set()
+        leaving.open.set()
+        assert queued.begun.wait(TIMEOUT_S)
+        for gate in (inner, queued):
+            gate.open.set()
+
+
+def test_threads_that_come_back_together_are_too_many_only_until_their_calls_are_done() -> None:
+    gates = [Gate() for _ in range(4)]
+    busy, most, lock = 0, 0, threading.Lock()
+
+    def wait_aside(gate: Gate) -> None:
+        with WAITING:
+            gate.work()
+
+    def count() -> None:
+        nonlocal busy, most
+        with lock:
+            busy += 1
+            most = max(most, busy)
+        with lock:
+            busy -= 1
+
+    with pool(8, 100, awake=1) as one:
+        calls = [done(one.submit(wait_aside, gate)) for gate in gates]
+        assert all(gate.begun.wait(TIMEOUT_S) for gate in gates)
+        for gate in gates:
+            gate.open.set()
+        assert all(call.wait(TIMEOUT_S) for call in calls)
+        later = [done(one.submit(count)) for _ in range(50)]
+        assert all(call.wait(TIMEOUT_S) for call in later)
+    assert most == 1
+
+
+def test_elsewhere_than_in_a_pool_waiting_is_nothing_special() -> None:
+    with WAITING:
+        assert not refused()

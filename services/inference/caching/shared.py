@@ -18,6 +18,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from services.common.errors import Unavailable
+from services.common.pools import WAITING
 from services.inference.caching.answers import AnswerKey, Found, Held, KeptAnswer
 from services.inference.caching.breaker import CircuitBreaker
 from services.inference.caching.shared_format import decode
@@ -61,7 +62,8 @@ class SharedAnswers:
             return Found(None, None)
         names = [f"{PREFIX}:purged", f"{PREFIX}:purged:{key.model}", _name(key)]
         try:
-            of_all, of_model, value = self._client.mget(names)
+            with WAITING:
+                of_all, of_model, value = self._client.mget(names)
         except FAILURES as error:
             self._failed(error)
             key.counts.error()

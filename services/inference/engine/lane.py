@@ -17,15 +17,10 @@ from concurrent.futures import Executor
 from functools import partial
 
 from services.common.errors import ResourceExhausted
+from services.common.pools import WAITING
 from services.inference.engine.batch import WrongRowCount, run_alone, run_joined
-from services.inference.engine.requests import (
-    State,
-    Ticket,
-    as_error,
-    cancelled_error,
-    late_error,
-    queue_full_error,
-)
+from services.inference.engine.pace import Pace
+from services.inference.engine.requests import State, Ticket, as_error, cancelled_error, late_error, queue_full_error
 from services.inference.engine.signature import SignatureCheck
 from services.inference.engine.statistics import VersionStatistics
 from services.inference.engine.terms import EngineLimits, ModelShare, Terms
@@ -36,6 +31,7 @@ from services.inference.sessions.cached_session import Sessions
 
 log = logging.getLogger(__name__)
 
+MOMENT_S = 0.002
 RUNNER_BATCHES = 64
 """A runner leads so many batches of one version in a row before another version may have its thread."""
 
@@ -50,6 +46,7 @@ class Lane:
         "_joins_well",
         "_limits",
         "_lock",
+        "_pace",
         "_runners",
         "_sessions",
         "_settled",
@@ -84,6 +81,7 @@ class Lane:
         self._joins_well = True
         self._away_rows = 0  # answered with the last batch, and not back since
         self._gatherer: Ticket | None = None
+        self._pace = Pace()
         self.adopt(version)
 
     def adopt(self, version: ResolvedVersion) -> None:
@@ -138,17 +136,18 @@ class Lane:
     def wait(self, ticket: Ticket) -> None:
         """Sleep, on a caller's thread, until the request is answered or is to lead; then lead."""
         wake = ticket.wake
-        if not ticket.start_by_ns:
-            wake.acquire()
-        elif not wake.acquire(timeout=ticket.patience_s()):
-            if self._withdraw(ticket, late_error()):
-                return
-            wake.acquire()  # it is in a batch, or was just handed the lead
+        # For a moment's wait no other thread is woken. If it lasts, since the model is being loaded again, one is.
+        if not (self._pace.is_quick(ticket.rows) and wake.acquire(timeout=MOMENT_S)):
+            with WAITING:
+                if not wake.acquire(timeout=ticket.patience_s()):
+                    if self._withdraw(ticket, late_error()):
+                        return
+                    wake.acquire()  # it is in a batch, or was just handed the lead
         if ticket.state is State.LEADS:
             self.lead(ticket)
 
     def start_runner(self, ticket: Ticket) -> None:
-        """Have a runner lead with this ticket."""
+        """Have a runner lead."""
         self._runners.submit(self.lead, ticket)
 
     def _enqueue(self, ticket: Ticket) -> None:
@@ -230,7 +229,10 @@ class Lane:
                 if not self._settled:
                     self._settle(entry.session)
                 self._form(members)
-                self._run(members, entry.session)
+                rows = sum(member.rows for member in members)
+                with self._pace.during(rows):
+                    self._run(members, entry.session)
+                self._pace.ran(rows, leader.answer.timings.compute_infer_ns)
             finally:
                 self._sessions.release(entry)
         except BaseException as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
@@ -285,7 +287,8 @@ class Lane:
         if leader.start_by_ns:
             until_ns = min(until_ns, leader.start_by_ns)
         if not leader.request.cancelled:
-            leader.wake.acquire(timeout=max(0.0, (until_ns - time.monotonic_ns()) / 1e9))
+            with WAITING:
+                leader.wake.acquire(timeout=max(0.0, (until_ns - time.monotonic_ns()) / 1e9))
         with self._lock:
             self._gatherer = None
             leader.request.on_cancel = None
@@ -330,8 +333,6 @@ class Lane:
         for ticket in gone:
             self._conclude(ticket)
 
-    # Going out
-
     def _finish(self, members: list[Ticket]) -> Ticket | None:
         """Count, choose who leads next, and answer; a caller that has its answer finds it in the statistics."""
         leader = members[0]
@@ -358,9 +359,7 @@ class Lane:
 
     def _leave(self, members: Sequence[Ticket]) -> int:
         """Let out, and count, those who ran together or one that never ran; returns their rows."""
-        rows = 0
-        statistics = self.statistics
-        now_ns = time.monotonic_ns()
+        rows, statistics, now_ns = 0, self.statistics, time.monotonic_ns()
         for member in members:
             rows += member.rows
             statistics.in_flight -= 1

@@ -158,7 +158,9 @@ class Ticket:
         return late_error() if self.start_by_ns and now_ns >= self.start_by_ns else None
 
     def patience_s(self) -> float:
-        """Give the time until it must have begun, or as much of it as a lock can wait."""
+        """Give the time until it must have begun, as a lock takes it: -1 is for ever."""
+        if not self.start_by_ns:
+            return -1
         return min(max(0.0, (self.start_by_ns - time.monotonic_ns()) / 1e9), threading.TIMEOUT_MAX)
 
     def remaining_s(self, now_ns: int, at_most_s: float) -> float:

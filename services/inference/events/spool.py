@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from services.common.counters import Cell, Counters, Tally
+from services.common.pools import WAITING
 from services.inference.events.delivery import Deliver, Delivery, DeliveryCounters, DeliverySettings
 from services.inference.events.segments import MAX_RECORD_BYTES, SegmentLog, SpoolBoundReached, encode_record
 from services.inference.events.slots import Slot, take_slot
@@ -204,9 +205,10 @@ class Spool(Generic[Item]):
         with self._space:
             if self._settings.at_limit == "block" and not self._disk_failing:
                 self._blocked += 1
-                self._space.wait_for(
-                    lambda: len(self._queue) < self._limit or not self._accepting, self._settings.block_timeout_s
-                )
+                with WAITING:
+                    self._space.wait_for(
+                        lambda: len(self._queue) < self._limit or not self._accepting, self._settings.block_timeout_s
+                    )
                 self._blocked -= 1
             if len(self._queue) < self._limit and self._accepting:
                 self._queue.append(item)

@@ -276,6 +276,7 @@ def service(servicer: OpenInferenceServicer) -> Service:
         name=NAME,
         register=partial(add_GRPCInferenceServiceServicer_to_server, servicer),
         roles=ROLES,
+        brief=frozenset({"ModelInfer"}),
         control=frozenset(ROLES) - slow,
         endless=frozenset({"ModelStreamInfer"}),
     )

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
 from services.common.errors import DeadlineExceeded, DomainError, FailedPrecondition, ResourceExhausted, Unavailable
+from services.common.pools import WAITING
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
 from services.inference.sessions.cached_session import CacheCounters, CachedSession, SessionInfo, SessionLimits
@@ -220,7 +221,9 @@ class SessionCache:
         return load
 
     def _await(self, load: _Load, timeout_s: float) -> CachedSession:
-        if not load.done.wait(timeout_s):
+        with WAITING:
+            loaded = load.done.wait(timeout_s)
+        if not loaded:
             with self._lock:
                 # It may have ended since; then this caller already counts among the session's users.
                 if load.entry is None and load.error is None:
