@@ -23,6 +23,7 @@ from services.inference.following.follower import CatalogTaker, Follower
 from services.inference.following.takeovers import Takeovers
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.cpus import cpu_count
+from services.inference.runtimes.onnx_graphs import OptimisedGraphs
 from services.inference.runtimes.runtime import Runtime
 from services.inference.sessions.cached_session import SessionLimits
 from services.inference.sessions.caches import SessionCaches
@@ -56,11 +57,12 @@ def runtimes_of(settings: InferenceSettings) -> dict[str, tuple[BuildRuntime, in
     Imported where it is built: a runtime that nobody uses costs nothing.
     """
 
+    # One for both that run ONNX graphs: they share the folder, its bound and what was verified in it.
+    graphs = OptimisedGraphs(settings.cache_dir / "optimised", max_bytes=settings.optimised_cache_bytes)
+
     def onnx() -> OnnxRuntime:
-        from services.inference.runtimes.onnx_graphs import OptimisedGraphs
         from services.inference.runtimes.onnx_runtime import OnnxRuntime
 
-        graphs = OptimisedGraphs(settings.cache_dir / "optimised", max_bytes=settings.optimised_cache_bytes)
         graphs.open()
         return OnnxRuntime(
             intra_op_threads=settings.runtime_threads,

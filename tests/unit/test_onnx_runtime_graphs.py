@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -10,10 +12,13 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper, save
 
+from services.inference.composition import runtimes_of
 from services.inference.runtimes import onnx_graphs
 from services.inference.runtimes.onnx_graphs import OptimisedGraphs, key_of
 from services.inference.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from services.inference.runtimes.runtime import Artifact
+from services.inference.runtimes.transformers.session import TransformersRuntime
+from services.inference.settings import InferenceSettings
 from tests.serving import BlobShelf
 
 X = np.random.default_rng(1).standard_normal((2, 8, 9, 9)).astype(np.float32)
@@ -189,3 +194,93 @@ def test_what_a_dead_process_was_writing_is_swept_away(tmp_path: Path) -> None:
         path.write_bytes(b"half")
     opened(tmp_path)
     assert kept(tmp_path) == [alive]
+
+
+def test_two_runtimes_that_write_at_once_keep_each_graph_under_its_own_key(tmp_path: Path) -> None:
+    """One for ONNX models and one for Transformers bundles write to one folder from one process."""
+    (source := tmp_path / "source.onnx").write_bytes(bytes(1000))
+    both_write = threading.Barrier(2)
+
+    def write(key: str, content: bytes) -> None:
+        with opened(tmp_path).writing(key, source) as path:
+            both_write.wait(10)
+            path.write_bytes(content)
+            both_write.wait(10)
+
+    with ThreadPoolExecutor(2) as pool:
+        for future in [pool.submit(write, "a" * 40, b"A" * 500), pool.submit(write, "b" * 40, b"B" * 500)]:
+            future.result(20)
+    found = [opened(tmp_path).find(key * 40) for key in "ab"]
+    assert [path and path.read_bytes()[:1] for path in found] == [b"A", b"B"]
+
+
+def test_two_models_loaded_at_once_by_two_runtimes_answer_as_themselves_ever_after(tmp_path: Path) -> None:
+    together = threading.Barrier(2)
+
+    def first_load(seed: int) -> None:
+        (folder := tmp_path / str(seed)).mkdir()
+        graphs = opened(tmp_path)
+        together.wait(10)
+        load(folder, graphs, convolution(seed))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(first_load, (0, 1)))
+    for seed in (0, 1):
+        graphs = opened(tmp_path)
+        answer = load(tmp_path / str(seed), graphs, convolution(seed)).run({"x": X})["y"]
+        plain = load(tmp_path / str(seed), opened(tmp_path, max_bytes=0), convolution(seed)).run({"x": X})["y"]
+        assert graphs.hits == 1
+        np.testing.assert_array_equal(answer, plain)
+
+
+def test_both_runtimes_of_a_process_share_what_keeps_graphs(tmp_path: Path) -> None:
+    builders = runtimes_of(InferenceSettings(cache_dir=tmp_path))
+    onnx, transformers = builders["onnx"][0](), builders["transformers"][0]()
+    assert isinstance(onnx, OnnxRuntime)
+    assert isinstance(transformers, TransformersRuntime)
+    assert onnx._graphs is transformers._onnx._graphs is not None
+
+
+def test_what_an_older_format_kept_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = key_of("a")
+    monkeypatch.setattr(onnx_graphs, "_FORMAT", "1")
+    assert key_of("a") != now
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o1777])
+def test_what_others_may_have_planted_is_deleted_and_the_folder_closed_to_them(tmp_path: Path, mode: int) -> None:
+    load(tmp_path, opened(tmp_path), convolution())
+    (path,) = kept(tmp_path)
+    (tmp_path / "optimised").chmod(mode)
+    graphs = opened(tmp_path)
+    assert kept(tmp_path) == []
+    assert (tmp_path / "optimised").stat().st_mode & 0o777 == 0o700
+    assert graphs.find(path.name.split(".")[0]) is None
+    load(tmp_path, graphs, convolution())
+    assert graphs.writes == 1
+
+
+def test_a_folder_of_another_user_is_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load(tmp_path, opened(tmp_path), convolution())
+    before = kept(tmp_path)
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    graphs = opened(tmp_path)
+    assert load(tmp_path, graphs, convolution()).run({"x": X})["y"].shape == X.shape
+    assert (graphs.hits, graphs.writes) == (0, 0)
+    assert kept(tmp_path) == before
+
+
+def test_a_link_to_a_folder_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    (tmp_path / "optimised").symlink_to("elsewhere")
+    graphs = opened(tmp_path)
+    load(tmp_path, graphs, convolution())
+    assert (graphs.writes, kept(tmp_path)) == (0, [])
+
+
+@pytest.mark.parametrize("name", ["writing.x", "writing.", "writing.²", "writing." + "9" * 30, "writing." + "9" * 200])
+def test_a_stray_name_is_swept_away_and_stops_nothing(tmp_path: Path, name: str) -> None:
+    opened(tmp_path)
+    (tmp_path / "optimised" / name).touch()
+    opened(tmp_path)
+    assert kept(tmp_path) == []

@@ -2,20 +2,22 @@
 
     <folder>/<key>.<sha256 of the bytes>.onnx     a kept graph, whole: it got its name when all of it was written
     <folder>/<key>.none.onnx                      empty: this one grew too much by folding to be worth keeping
-    <folder>/writing.<pid>.<number>.onnx          on its way; left-overs of a dead process are swept away at the start
+    <folder>/writing.<pid>.<random>.onnx          on its way; left-overs of a dead process are swept away at the start
 
 The key stands for all that the result depends on: the version's digest, the graph, ONNX Runtime's version, the options
 and this processor's features, since the layout of convolutions is chosen by them. Everything here can be made anew.
+That a graph is the one that its key says is known only by who could write it: the folder is this user's alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import logging
 import mmap
 import os
 import platform
+import secrets
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -33,6 +35,8 @@ LARGEST_GROWTH = 2
 _DATA_BESIDE = b"\x0a\x08location"
 _READ_BYTES = 2**20
 _NONE = "none"
+# Part of every key: what was kept under another number is never found again, and goes as the least recently used.
+_FORMAT = "2"
 
 
 class OptimisedGraphs:
@@ -42,20 +46,36 @@ class OptimisedGraphs:
         self._folder = folder
         self._max_bytes = max_bytes
         self._verified: dict[str, tuple[int, int]] = {}
-        self._numbers = itertools.count()
+        self._trusted = True
         self._lock = threading.Lock()
         self.hits = 0
         self.writes = 0
 
     def open(self) -> None:
-        """Make the folder, and sweep away what dead processes were writing."""
+        """Make the folder, and sweep away what dead processes were writing.
+
+        One that others could write to is emptied and closed to them: they may have put anything there. One of another
+        user's is not used: every load then optimises for itself, and the log says so.
+        """
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for left in self._folder.glob("writing.*"):
-            if not _is_alive(int(left.name.split(".")[1])):
-                left.unlink(missing_ok=True)
+        status = self._folder.lstat()
+        self._trusted = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+        if not self._trusted:
+            log.error("%s is not a folder of this user's: no optimised graph is kept; move it away", self._folder)
+            return
+        open_to_others = bool(status.st_mode & (stat.S_IWGRP | stat.S_IWOTH))
+        if open_to_others:
+            log.warning("%s could be written to by others: it is emptied and closed to them", self._folder)
+            self._folder.chmod(0o700)
+        for left in self._folder.iterdir():
+            if open_to_others or (left.name.startswith("writing.") and not _is_being_written(left.name)):
+                with suppress(OSError):  # gone by now, or a folder: neither is ever taken for a graph
+                    left.unlink()
 
     def find(self, key: str) -> Path | None:
         """Give a kept graph whose bytes are what they were when it was written; one that is damaged is deleted."""
+        if not self._trusted:
+            return None
         for path in self._folder.glob(f"{key}.*.onnx"):
             digest = path.name.split(".")[1]
             if digest == _NONE:
@@ -70,14 +90,17 @@ class OptimisedGraphs:
     def may_keep(self, key: str, graph: Path) -> bool:
         """Whether the graph is worth keeping optimised: large enough, not too large, and with all its data inside."""
         size_bytes = graph.stat().st_size
-        if not SMALLEST_BYTES <= size_bytes <= min(LARGEST_BYTES, self._max_bytes // LARGEST_GROWTH):
+        if not self._trusted or not SMALLEST_BYTES <= size_bytes <= min(
+            LARGEST_BYTES, self._max_bytes // LARGEST_GROWTH
+        ):
             return False
         return not (self._folder / f"{key}.{_NONE}.onnx").exists() and not _has_data_beside(graph)
 
     @contextmanager
     def writing(self, key: str, graph: Path) -> Iterator[Path]:
         """Give a path to write to; what stands there at the end of the block is kept. An error keeps nothing."""
-        path = self._folder / f"writing.{os.getpid()}.{next(self._numbers)}.onnx"
+        # Random, since any number of these objects, and processes of other containers, write to the one folder.
+        path = self._folder / f"writing.{os.getpid()}.{secrets.token_hex(16)}.onnx"
         try:
             yield path
             self._keep(key, path, LARGEST_GROWTH * graph.stat().st_size)
@@ -127,10 +150,14 @@ class OptimisedGraphs:
         return True
 
 
-def _is_alive(pid: int) -> bool:
+def _is_being_written(name: str) -> bool:
+    """Whether a file that is on its way belongs to a process that lives; one with another name is nobody's."""
+    pid = name.split(".")[1]
+    if not (pid.isascii() and pid.isdecimal()):
+        return False
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError, ValueError):
         return False
     except PermissionError:  # another user's
         return True
@@ -139,7 +166,7 @@ def _is_alive(pid: int) -> bool:
 
 def key_of(*parts: str) -> str:
     """Make the key of all that the optimised graph depends on; this processor's features are added."""
-    return hashlib.sha256("\n".join((*parts, _processor())).encode()).hexdigest()[:40]
+    return hashlib.sha256("\n".join((_FORMAT, *parts, _processor())).encode()).hexdigest()[:40]
 
 
 def _processor() -> str:
