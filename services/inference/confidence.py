@@ -39,10 +39,13 @@ class Confidence:
         if scores is None or scores.ndim != 2 or scores.shape[1] < 2:
             return []
         # Plain lists: for the few rows of a request they are faster than numpy's reductions.
-        confidences = [max(row) for row in scores.tolist()]
-        if all(0 <= confidence <= 1 + TOLERANCE for confidence in confidences):
-            return [min(confidence, 1.0) for confidence in confidences]
-        return []
+        confidences: list[float] = []
+        for row in scores.tolist():
+            highest = max(row)
+            if not 0 <= highest <= 1 + TOLERANCE:
+                return []
+            confidences.append(min(highest, 1.0))
+        return confidences
 
 
 def _is_matrix(spec: TensorSpec) -> bool:

@@ -140,7 +140,10 @@ def caller_of(request: PredictRequest) -> Caller:
 
 def check_ids(model: str, ids: dict[str, str]) -> None:
     """Refuse an empty model name, and names and ids that are too long or that monitoring could not keep."""
-    violations = [violation for name, value in ids.items() for violation in _bad_text(name, value, 0, MAX_ID_CHARS)]
+    violations: list[FieldViolation] = []
+    for name, value in ids.items():
+        if value:
+            violations += _bad_text(name, value, 0, MAX_ID_CHARS)
     violations += _bad_text("model", model, 1, MAX_MODEL_CHARS)
     if violations:
         sentence = "; ".join(f"{violation.field}: {violation.description}" for violation in violations)

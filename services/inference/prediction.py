@@ -23,7 +23,7 @@ OnCancel = Callable[[Callable[[], None]], bool]
 MAX_CONFIDENCES = 10_000
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which takes three times as long to make
 class Prediction:
     """The answer. `confidences`: one a row, where the model is a classifier.
 

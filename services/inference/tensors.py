@@ -90,16 +90,17 @@ def from_raw(name: str, datatype: str, shape: Sequence[int], raw: Buffer) -> Ten
             f"{len(raw)} raw bytes came; shape {list(shape)} of {datatype} takes {count * dtype.itemsize}",
             reason="SHAPE_MISMATCH",
         )
-    view = np.frombuffer(raw, dtype).reshape(shape)
+    view = np.ndarray(shape, dtype, raw)
     # Runtimes read whole words: a view that begins in the middle of one is copied.
     return view if view.flags.aligned else view.copy()
 
 
 def to_raw(array: Tensor) -> bytes:
     """Write an array's raw bytes; BYTES elements may be `bytes` or `str`, the latter written as UTF-8."""
-    if array.dtype.kind not in "OSU":
-        if array.dtype.byteorder == ">":
-            array = array.astype(array.dtype.newbyteorder("<"))
+    dtype = array.dtype
+    if dtype.kind not in "OSU":
+        if dtype.byteorder == ">":
+            array = array.astype(dtype.newbyteorder("<"))
         return array.tobytes()
     elements = array.ravel().tolist()
     return byte_strings.join(each if isinstance(each, bytes) else str(each).encode() for each in elements)

@@ -106,7 +106,8 @@ class Lane:
         ticket.rows = rows = self.check.row_count(request.inputs)
         if terms.has_rows and rows:  # what no rows mean to a model is its own affair, and no neighbour's
             ticket.key = self.check.join_key(request.inputs, request.outputs)
-        ticket.start_by_ns = terms.start_by_ns(ticket.began_ns, request.deadline_ns, request.timeout_ns)
+        if request.timeout_ns or terms.timeout_ns:  # else its deadline, which it came with
+            ticket.start_by_ns = terms.start_by_ns(ticket.began_ns, request.deadline_ns, request.timeout_ns)
         displaced: Ticket | None = None
         lends = ticket.done is None
         with self._lock:
@@ -229,7 +230,7 @@ class Lane:
                 if not self._settled:
                     self._settle(entry.session)
                 self._form(members)
-                rows = sum(member.rows for member in members)
+                rows = leader.rows if len(members) == 1 else sum(member.rows for member in members)
                 with self._pace.during(rows):
                     self._run(members, entry.session)
                 self._pace.ran(rows, leader.answer.timings.compute_infer_ns)

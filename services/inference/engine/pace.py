@@ -23,7 +23,8 @@ class Pace:
 
     def ran(self, rows: int, duration_ns: int) -> None:
         """Take note of a run. A slow one is forgotten after some tens of quick ones."""
-        self._slowest_ns = max(float(duration_ns), self._slowest_ns * 0.9)
+        slowest_ns = self._slowest_ns * 0.9
+        self._slowest_ns = slowest_ns if slowest_ns > duration_ns else float(duration_ns)
         if duration_ns < QUICK_NS and rows > self._quick_rows:
             self._quick_rows = rows
 

@@ -46,10 +46,11 @@ class SignatureCheck:
                     f"this input is missing; the model takes {_list(self.signature.inputs)}",
                     reason="MISSING_INPUT",
                 )
-            if tensor.dtype != wanted.dtype or len(tensor.shape) != wanted.rank:
+            shape = tensor.shape
+            if tensor.dtype != wanted.dtype or len(shape) != wanted.rank:
                 wanted.refuse(tensor)
             for axis, size in wanted.fixed:
-                if tensor.shape[axis] != size:
+                if shape[axis] != size:
                     wanted.refuse(tensor)
         if len(inputs) != len(self._inputs):
             self._refuse_unknown(inputs)

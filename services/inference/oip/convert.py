@@ -44,6 +44,7 @@ def inputs_of(request: pb.ModelInferRequest, memory: SharedMemory, _signature: S
         DomainError: as `SharedMemory.regions` and `Regions.read` do.
     """
     raws = request.raw_input_contents
+    raw_count = len(raws)  # each look at a field of a message costs as much as ten at a variable
     inputs: dict[str, Tensor] = {}
     used = 0
     for tensor in request.inputs:
@@ -51,29 +52,33 @@ def inputs_of(request: pb.ModelInferRequest, memory: SharedMemory, _signature: S
         if name in inputs:
             raise InvalidArgument.field(name, "this input came twice", reason="DUPLICATE_INPUT")
         place = place_of(name, tensor.parameters) if tensor.parameters else None
-        if (raws or place) and tensor.HasField("contents"):
+        if (raw_count or place) and tensor.HasField("contents"):
             raise InvalidArgument.field(
                 name, "its bytes and contents came in one request; send one of them", reason="MIXED_CONTENTS"
             )
         if place is not None:
             inputs[name] = _from_memory(tensor, place, memory)
-        elif not raws:
+        elif not raw_count:
             inputs[name] = _from_contents(tensor)
         else:
-            if used < len(raws):
-                inputs[name] = from_raw(name, tensor.datatype, tuple(tensor.shape), raws[used])
+            if used < raw_count:
+                inputs[name] = from_raw(name, tensor.datatype, _shape_of(tensor), raws[used])
             used += 1
-    if used != len(raws):
+    if used != raw_count:
         raise InvalidArgument.field(
             "raw_input_contents",
-            f"{len(raws)} entries came for {used} inputs; send one an input, in order",
+            f"{raw_count} entries came for {used} inputs; send one an input, in order",
             reason="RAW_COUNT_MISMATCH",
         )
     return inputs
 
 
+def _shape_of(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
+    return tuple(tensor.shape[:])  # in one slice: a quarter of what it costs element by element
+
+
 def _from_memory(tensor: pb.ModelInferRequest.InferInputTensor, place: Place, memory: SharedMemory) -> Tensor:
-    shape = tuple(tensor.shape)
+    shape = _shape_of(tensor)
     dtype = dtype_of(tensor.name, tensor.datatype)
     needed = element_count(tensor.name, shape) * dtype.itemsize
     if not dtype.hasobject and needed != place.size_bytes:  # before anything is read
@@ -92,7 +97,7 @@ def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
         raise InvalidArgument.field(
             tensor.name, f"{tensor.datatype} travels raw only: send raw_input_contents", reason="RAW_ONLY_DATATYPE"
         )
-    shape = tuple(tensor.shape)
+    shape = _shape_of(tensor)
     count = element_count(tensor.name, shape)
     values = getattr(tensor.contents, field)
     if len(values) != count:
@@ -120,13 +125,17 @@ def outputs_of(request: pb.ModelInferRequest, memory: SharedMemory) -> tuple[str
         InvalidArgument: `classification` is no whole number over 0 (INVALID_PARAMETER).
         DomainError: as `SharedMemory.regions` and `Regions.check` do.
     """
+    if not request.outputs:
+        return ()
+    names: list[str] = []
     for output in request.outputs:
+        names.append(output.name)
         if output.parameters:
             class_count_of(output)
             place = place_of(output.name, output.parameters)
             if place is not None:
                 memory.regions.check(place)
-    return tuple(output.name for output in request.outputs) if request.outputs else ()
+    return tuple(names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,20 +159,28 @@ def infer_response(
     response.model_version = version.version
     response.id = request.id
     response.parameters["inference_id"].string_param = prediction.inference_id
-    wishes = {output.name: output for output in request.outputs if output.parameters}
-    arrays = {name: _wished(name, array, wishes.get(name), version) for name, array in prediction.outputs.items()}
+    arrays = prediction.outputs
+    wishes: dict[str, pb.ModelInferRequest.InferRequestedOutputTensor] = {}
+    if request.outputs:
+        wishes = {output.name: output for output in request.outputs if output.parameters}
+        arrays = {name: _wished(name, array, wishes.get(name), version) for name, array in arrays.items()}
     typed = _wants_mirror(request, answers) and all(datatype_of(array) in CONTENTS for array in arrays.values())
+    outputs = response.outputs
+    raws: list[bytes] = []
     for name, array in arrays.items():
         datatype = datatype_of(array)
-        output = response.outputs.add(name=name, datatype=datatype, shape=array.shape)
+        output = outputs.add(name=name, datatype=datatype)
+        output.shape.extend(array.shape)
         place = place_of(name, wishes[name].parameters) if name in wishes else None
-        raw = b"" if typed or place else to_raw(array)
         if place is not None:
             _to_memory(array, place, answers.memory, output)
+            raws.append(b"")
         elif typed:
             getattr(output.contents, CONTENTS[datatype]).extend(_elements(array))
-        if not typed:
-            response.raw_output_contents.append(raw)
+        else:
+            raws.append(to_raw(array))
+    if not typed:
+        response.raw_output_contents.extend(raws)
     return response
 
 

@@ -17,13 +17,16 @@ if TYPE_CHECKING:
 REGION: Final = "shared_memory_region"
 OFFSET: Final = "shared_memory_offset"
 SIZE: Final = "shared_memory_byte_size"
+_NOBODY: Final = Caller()
+_NO_WISHES: Final = (0.0, 0, False)
 
 
 def caller_of(request: pb.ModelInferRequest) -> Caller:
     """Read who asks: `id` is the request's, and the parameters `user_id` and `session_id` say for whom."""
     if not request.parameters:
-        check_ids(request.model_name, {"id": request.id})
-        return Caller(request_id=request.id)
+        request_id = request.id
+        check_ids(request.model_name, {"id": request_id} if request_id else {})
+        return Caller(request_id=request_id) if request_id else _NOBODY
     ids = {
         "user_id": request.parameters["user_id"].string_param if "user_id" in request.parameters else "",
         "session_id": request.parameters["session_id"].string_param if "session_id" in request.parameters else "",
@@ -33,15 +36,23 @@ def caller_of(request: pb.ModelInferRequest) -> Caller:
     return Caller(**ids)
 
 
+def wishes_of(request: pb.ModelInferRequest) -> tuple[float, int, bool]:
+    """Read `queue_timeout_s_of`, `priority_of` and `skips_cache`; raises as they and `refuse_sequences` do."""
+    if not request.parameters:  # asked once for all of them: nearly every request has none
+        return _NO_WISHES
+    refuse_sequences(request)
+    return queue_timeout_s_of(request), priority_of(request), skips_cache(request)
+
+
 def queue_timeout_s_of(request: pb.ModelInferRequest) -> float:
     """Read the parameter `timeout`, in microseconds: how long the request may wait; 0, or none: as its version says."""
-    timeout_us = whole_number(request.parameters, "timeout") if request.parameters else 0
+    timeout_us = whole_number(request.parameters, "timeout")
     return max(0, timeout_us) / 1e6
 
 
 def priority_of(request: pb.ModelInferRequest) -> int:
     """Read the parameter `priority`: 1 goes first; 0, or none, is the version's default level."""
-    priority = whole_number(request.parameters, "priority") if request.parameters else 0
+    priority = whole_number(request.parameters, "priority")
     if priority < 0:
         raise _refused("priority", f"{priority} came; send 1 or more, or 0 for the default level")
     return priority
@@ -49,14 +60,12 @@ def priority_of(request: pb.ModelInferRequest) -> int:
 
 def skips_cache(request: pb.ModelInferRequest) -> bool:
     """Read our own parameter `skip_cache`."""
-    return (
-        bool(request.parameters) and "skip_cache" in request.parameters and request.parameters["skip_cache"].bool_param
-    )
+    return "skip_cache" in request.parameters and request.parameters["skip_cache"].bool_param
 
 
 def refuse_sequences(request: pb.ModelInferRequest) -> None:
     """Pass, or raise Unimplemented(SEQUENCES_NOT_SERVED): no model here remembers the requests before."""
-    if not request.parameters or "sequence_id" not in request.parameters:
+    if "sequence_id" not in request.parameters:
         return
     sequence = request.parameters["sequence_id"]
     if sequence.int64_param or sequence.uint64_param or sequence.string_param:

@@ -137,7 +137,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
 
     def ModelInfer(self, request: pb.ModelInferRequest, context: grpc.ServicerContext) -> pb.ModelInferResponse:
         """Predict."""
-        parameters.refuse_sequences(request)
+        queue_timeout_s, priority, skip_cache = parameters.wishes_of(request)
         prediction = self._predictor.predict(
             request.model_name,
             request.model_version,
@@ -145,9 +145,9 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             parameters.caller_of(request),
             outputs=convert.outputs_of(request, self._memory),
             timeout_s=remaining_s(context),
-            queue_timeout_s=parameters.queue_timeout_s_of(request),
-            priority=parameters.priority_of(request),
-            skip_cache=parameters.skips_cache(request),
+            queue_timeout_s=queue_timeout_s,
+            priority=priority,
+            skip_cache=skip_cache,
             any_priority=True,
             on_cancel=context.add_callback,
         )
@@ -235,7 +235,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         return switches.log_response(self._log_settings.read())
 
     def _begin(self, context: grpc.ServicerContext, request: pb.ModelInferRequest, done: Done) -> Callable[[], None]:
-        parameters.refuse_sequences(request)
+        queue_timeout_s, priority, skip_cache = parameters.wishes_of(request)
         return self._predictor.submit(
             request.model_name,
             request.model_version,
@@ -244,9 +244,9 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
             done,
             outputs=convert.outputs_of(request, self._memory),
             timeout_s=remaining_s(context),
-            queue_timeout_s=parameters.queue_timeout_s_of(request),
-            priority=parameters.priority_of(request),
-            skip_cache=parameters.skips_cache(request),
+            queue_timeout_s=queue_timeout_s,
+            priority=priority,
+            skip_cache=skip_cache,
             any_priority=True,
         )
 
