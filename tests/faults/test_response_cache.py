@@ -191,7 +191,7 @@ def test_a_server_that_never_was_there_stops_nobody(tmp_path: Path) -> None:
 def count_looks(process: Process, monkeypatch: pytest.MonkeyPatch) -> list[object]:
     """Note each look that reaches for the server."""
     looks: list[object] = []
-    client = process.store._client
+    client = process.store._client._redis
     mget = client.mget
 
     def noted(names: object) -> object:

@@ -11,18 +11,15 @@ import logging
 import os
 import time
 from collections.abc import Iterator
-from typing import Any, Final
-
-import redis
-from redis.backoff import NoBackoff
-from redis.retry import Retry
+from typing import Final
 
 from services.common.errors import Unavailable
 from services.common.pools import WAITING
 from services.inference.caching.answers import AnswerKey, Found, Held, KeptAnswer
+from services.inference.caching.bounded_client import BoundedClient, Unanswered
 from services.inference.caching.breaker import CircuitBreaker
 from services.inference.caching.shared_format import decode
-from services.inference.caching.writer import AnswerWriter
+from services.inference.caching.writer import MAX_WAITING_BYTES, AnswerWriter
 
 log = logging.getLogger(__name__)
 
@@ -34,20 +31,20 @@ SCAN_COUNT: Final = 1_000
 TICKET_BYTES: Final = 16
 TICKET_LIFE_MS: Final = 31 * 86_400_000
 """Longer than any answer."""
-MAX_CONNECTIONS: Final = 1_024
+MAX_REPLY_BYTES: Final = MAX_WAITING_BYTES + 2**20
+"""More than any answer that is ever written."""
 NO_TICKET: Final = bytes(TICKET_BYTES)
-FAILURES: Final = (redis.RedisError, OSError)
 
 
 class SharedAnswers:
-    """See AnswerStore. A look that takes longer than `timeout_ms` is in vain."""
+    """See AnswerStore. A look that takes longer than `timeout_ms` in all, or finds nonsense, is in vain."""
 
     backend = "redis"
     shared = True
 
     def __init__(self, url: str, *, timeout_ms: int) -> None:
-        self._client = _client(url, timeout_ms / 1000)
-        self._patient = _client(url, PATIENCE_S)
+        self._client = BoundedClient(url, timeout_s=timeout_ms / 1000, max_bytes=MAX_REPLY_BYTES)
+        self._patient = BoundedClient(url, timeout_s=PATIENCE_S, max_bytes=MAX_REPLY_BYTES)
         self._breaker = CircuitBreaker()
         self._writer = AnswerWriter(self._write)
 
@@ -62,16 +59,19 @@ class SharedAnswers:
             return Found(None, None)
         names = [f"{PREFIX}:purged", f"{PREFIX}:purged:{key.model}", _name(key)]
         try:
-            with WAITING:
-                of_all, of_model, value = self._client.mget(names)
-        except FAILURES as error:
+            with self._client.call() as client:
+                with WAITING:
+                    found = client.mget(names)
+                of_all, of_model, value = found
+                ticket = _ticket(of_all) + _ticket(of_model)
+                answer = decode(value, ticket) if value is not None else None
+        except Unanswered as error:
             self._failed(error)
             key.counts.error()
             return Found(None, None)
         if self._breaker.succeeded():
             log.info("the shared response cache answers again")
-        ticket = _ticket(of_all) + _ticket(of_model)
-        return Found(decode(value, ticket) if value is not None else None, ticket)
+        return Found(answer, ticket)
 
     def keep(self, key: AnswerKey, answer: KeptAnswer, ticket: bytes, ttl_ms: int) -> None:
         """Have an answer written; one more than can wait is let go."""
@@ -81,20 +81,22 @@ class SharedAnswers:
         """Forget a model's answers, "": all; says how many were deleted, of very many those of the first 10 s."""
         scope = f":{model}" if model else ""
         try:
-            self._patient.set(f"{PREFIX}:purged{scope}", os.urandom(TICKET_BYTES), px=TICKET_LIFE_MS)
-            return sum(self._patient.unlink(*names) for names in self._names(scope))
-        except FAILURES as error:
+            with self._patient.call() as client:
+                client.set(f"{PREFIX}:purged{scope}", os.urandom(TICKET_BYTES), px=TICKET_LIFE_MS)
+            return sum(map(self._unlink, self._names(scope)))
+        except Unanswered as error:
             self._failed(error)
             raise Unavailable(
-                f"the shared response cache does not answer ({type(error).__name__}); purge again when it does",
+                f"the shared response cache does not answer ({error}); purge again when it does",
                 reason="CACHE_UNREACHABLE",
             ) from error
 
     def held(self) -> Held:
         """Say whether it answers; what it keeps is its own affair."""
         try:
-            return Held(reachable=bool(self._patient.ping()))
-        except FAILURES:
+            with self._patient.call() as client:
+                return Held(reachable=bool(client.ping()))
+        except Unanswered:
             return Held(reachable=False)
 
     def close(self) -> None:
@@ -109,21 +111,28 @@ class SharedAnswers:
 
     def _names(self, scope: str) -> Iterator[list[bytes]]:
         until = time.monotonic() + PURGE_LIMIT_S
-        cursor, found = 0, list[bytes]()
+        cursor = 0
         while time.monotonic() < until:
-            cursor, found = self._patient.scan(cursor, match=f"{PREFIX}:of{scope}:*", count=SCAN_COUNT)
-            if found:
-                yield found
+            with self._patient.call() as client:
+                cursor, found = client.scan(cursor, match=f"{PREFIX}:of{scope}:*", count=SCAN_COUNT)
+                names = list[bytes](found)
+            if names:
+                yield names
             if not cursor:
                 return
+
+    def _unlink(self, names: list[bytes]) -> int:
+        with self._patient.call() as client:
+            return int(client.unlink(*names))
 
     def _write(self, key: AnswerKey, value: bytes, ttl_ms: int) -> None:
         if not self._breaker.allows():
             key.counts.error()
             return
         try:
-            self._patient.set(_name(key), value, px=ttl_ms)
-        except FAILURES as error:
+            with self._patient.call() as client:
+                client.set(_name(key), value, px=ttl_ms)
+        except Unanswered as error:
             self._failed(error)
             key.counts.error()
             return
@@ -132,20 +141,9 @@ class SharedAnswers:
 
     def _failed(self, error: Exception) -> None:
         if self._breaker.failed():
-            log.warning("the shared response cache does not answer; requests go to the models: %s", error)
-
-
-def _client(url: str, timeout_s: float) -> Any:
-    # One try: whoever waits has a model to go to.
-    return redis.Redis.from_url(
-        url,
-        socket_timeout=timeout_s,
-        socket_connect_timeout=timeout_s,
-        retry=Retry(NoBackoff(), 0),
-        max_connections=MAX_CONNECTIONS,
-        client_name="penstock",
-        protocol=2,
-    )
+            log.warning(
+                "the shared response cache does not answer; requests go to the models: %s", error.__cause__ or error
+            )
 
 
 def _name(key: AnswerKey) -> str:
