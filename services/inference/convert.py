@@ -217,5 +217,7 @@ def _write(prediction: Prediction, response: PredictResponse) -> None:
     response.version = version.version
     response.framework = version.framework
     response.latency_ms = prediction.latency_ms
+    if prediction.cache:
+        response.cache = prediction.cache
     for name, array in prediction.outputs.items():
         add_tensor(response.outputs, name, array)

@@ -234,3 +234,26 @@ def test_bad_requests_are_refused_with_the_field(suite: Suite, request_: Any, fi
         (stub.Embed if isinstance(request_, pb.EmbedRequest) else stub.Rank)(request_, timeout=30)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert field in str(caught.value.details())
+
+
+def test_texts_pass_the_response_cache_by_where_the_request_says_so(suite: Suite, tmp_path: Path) -> None:
+    serve(suite, tmp_path, "kept", bundle())
+    client = suite.client.inference
+    suite.client.registry.update_version("kept", "1.0.0", serving_settings={"response_cache": {"enabled": True}})
+
+    def asked() -> int:
+        versions = client.cache_stats("kept").versions
+        return sum(each.hit_count + each.miss_count for each in versions)
+
+    def ask_until_looked_for() -> bool:
+        client.embed("kept", ["water"])
+        return asked() > 0
+
+    inference.wait_until(lambda: ask_until_looked_for() or None)
+    before = asked()
+    client.embed("kept", ["water"], skip_cache=True)
+    client.rank("kept", SHOPPERS, ITEMS, skip_cache=True)
+    assert asked() == before
+    client.embed("kept", ["water"])
+    client.rank("kept", SHOPPERS, ITEMS)
+    assert asked() == before + 2

@@ -152,6 +152,16 @@ def test_a_stream_says_it_with_each_answer(suite: Suite) -> None:
     assert [each.infer_response.parameters["penstock_cache"].string_param for each in answers] == ["MISS", "HIT"]
 
 
+def test_our_own_answers_say_it_too_in_calls_and_streams(suite: Suite) -> None:
+    serve_kept(suite, "told")
+    predict_ = suite.client.inference.predict
+    assert [predict_("told", ROW).cache for _ in range(2)] == ["MISS", "HIT"]
+    assert predict_("told", ROW, skip_cache=True).cache == ""
+    requests = [penstock.make_request("told", ROW), penstock.make_request("told", ROW, skip_cache=True)]
+    streamed = list(suite.client.inference.predict_stream(requests))
+    assert [each.cache for each in streamed if isinstance(each, penstock.Prediction)] == ["HIT", ""]
+
+
 @pytest.mark.slow
 def test_a_suite_answers_on_while_its_shared_cache_comes_and_goes(
     postgres_server: PostgresServer, tmp_path: Path

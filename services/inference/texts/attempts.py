@@ -32,7 +32,8 @@ ROWS_APART: Final = frozenset({"transformers", "ollama"})
 class Asked:
     """Which model is asked, for whom, and for how long: `timeout_s` from now, None: for as long as it takes.
 
-    `on_cancel` takes a callback for when the client goes away; it says False where it has gone already.
+    `on_cancel` takes a callback for when the client goes away; it says False where it has gone already. `skip_cache`:
+    neither look into the response cache nor keep the answers there.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Asked:
     caller: Caller
     timeout_s: float | None
     on_cancel: OnCancel
+    skip_cache: bool = False
 
 
 @dataclass(slots=True)
@@ -141,6 +143,7 @@ class Attempt:
             outputs=(output,),
             deadline_ns=self._deadline_ns,
             resolved=self.version,
+            skip_cache=asked.skip_cache,
         )
         if self._cancelled:
             request.cancel()

@@ -27,6 +27,8 @@ class Prediction:
         version: the version that answered.
         framework: the runtime's name, such as `onnx`.
         latency_ms: inside the server, in ms.
+        cache: "HIT" where the answer came from the response cache, "MISS" where it was looked for in vain, and "" where
+            it was not looked for.
     """
 
     inference_id: str
@@ -36,6 +38,7 @@ class Prediction:
     version: str
     framework: str
     latency_ms: float
+    cache: str = ""
 
 
 def make_request(
@@ -93,4 +96,5 @@ def prediction_of(answer: pb.PredictResponse) -> Prediction:
         version=answer.version,
         framework=answer.framework,
         latency_ms=answer.latency_ms,
+        cache=answer.cache,
     )

@@ -87,6 +87,7 @@ class InferenceTexts(InferenceConnected):
         user_id: str = "",
         session_id: str = "",
         request_id: str = "",
+        skip_cache: bool = False,
         timeout_s: float | None = None,
         retry: bool = False,
     ) -> Embeddings:
@@ -99,6 +100,7 @@ class InferenceTexts(InferenceConnected):
             user_id: who it is for; at most 256 characters, kept with the event.
             session_id: likewise.
             request_id: the caller's own id, at most 256 characters; empty: the inference id.
+            skip_cache: neither look into the response cache nor keep the answers there.
             timeout_s: in seconds; None: the client's. Thousands of texts take a while.
             retry: try again where the service is unavailable or busy; each try that got through is recorded.
 
@@ -110,7 +112,13 @@ class InferenceTexts(InferenceConnected):
         if isinstance(texts, str):
             raise _refused("texts", "one string came; give a list of them")
         request = pb.EmbedRequest(
-            model=model, version=version, texts=texts, user_id=user_id, session_id=session_id, request_id=request_id
+            model=model,
+            version=version,
+            texts=texts,
+            user_id=user_id,
+            session_id=session_id,
+            request_id=request_id,
+            skip_cache=skip_cache,
         )
         answer = self._connection.unary(self._connection.stub.Embed, request, timeout_s=timeout_s, retry=retry)
         vectors = np.empty((len(answer.embeddings), answer.dimensions), np.float32)
@@ -129,6 +137,7 @@ class InferenceTexts(InferenceConnected):
         user_id: str = "",
         session_id: str = "",
         request_id: str = "",
+        skip_cache: bool = False,
         timeout_s: float | None = None,
         retry: bool = False,
     ) -> Ranking:
@@ -144,6 +153,7 @@ class InferenceTexts(InferenceConnected):
             user_id: see `embed`.
             session_id: see `embed`.
             request_id: see `embed`.
+            skip_cache: see `embed`.
             timeout_s: see `embed`.
             retry: see `embed`.
 
@@ -161,6 +171,7 @@ class InferenceTexts(InferenceConnected):
             user_id=user_id,
             session_id=session_id,
             request_id=request_id,
+            skip_cache=skip_cache,
         )
         answer = self._connection.unary(self._connection.stub.Rank, request, timeout_s=timeout_s, retry=retry)
         ranked = tuple(RankedItem(item.id, item.score, item.error) for item in answer.items)

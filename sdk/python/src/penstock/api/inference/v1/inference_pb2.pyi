@@ -136,6 +136,7 @@ class PredictResponse(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     FRAMEWORK_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
+    CACHE_FIELD_NUMBER: _builtins.int
     inference_id: _builtins.str
     """The id under which the prediction is recorded and feedback is given: a UUIDv7."""
     model: _builtins.str
@@ -146,6 +147,10 @@ class PredictResponse(_message.Message):
     """The runtime's name: `onnx`, `tensorflow`, `transformers`, `ollama`."""
     latency_ms: _builtins.float
     """From the request's arrival to the answer's departure, inside the server."""
+    cache: _builtins.str
+    """What the response cache had: `HIT` (the answer came from there) or `MISS`; empty where it was not asked. An answer to
+    Predict says it in its trailing metadata too, as `penstock-cache`.
+    """
     @_builtins.property
     def outputs(self) -> _containers.RepeatedCompositeFieldContainer[_tensors_pb2.Tensor]:
         """The outputs, in the order asked for."""
@@ -164,10 +169,11 @@ class PredictResponse(_message.Message):
         version: _builtins.str = ...,
         framework: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
+        cache: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["confidences", b"confidences", "framework", b"framework", "inference_id", b"inference_id", "latency_ms", b"latency_ms", "model", b"model", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "confidences", b"confidences", "framework", b"framework", "inference_id", b"inference_id", "latency_ms", b"latency_ms", "model", b"model", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -241,6 +247,7 @@ class EmbedRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SKIP_CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model: a Transformers bundle that embeds, an Ollama reference of mode EMBED, or any model that takes one BYTES
     tensor [-1] and gives one float tensor [-1, n].
@@ -253,6 +260,8 @@ class EmbedRequest(_message.Message):
     """As for Predict."""
     request_id: _builtins.str
     """As for Predict."""
+    skip_cache: _builtins.bool
+    """As for Predict. The texts run in batches, and each batch is looked for by itself."""
     @_builtins.property
     def texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The texts, 1 to 10,000, none empty; a text longer than the model reads is cut at its end."""
@@ -266,10 +275,11 @@ class EmbedRequest(_message.Message):
         user_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        skip_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "session_id", b"session_id", "texts", b"texts", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "request_id", b"request_id", "session_id", b"session_id", "skip_cache", b"skip_cache", "texts", b"texts", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -578,6 +588,7 @@ class RankRequest(_message.Message):
     USER_ID_FIELD_NUMBER: _builtins.int
     SESSION_ID_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    SKIP_CACHE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model: one that embeds, or a Transformers bundle that reranks."""
     version: _builtins.str
@@ -590,6 +601,8 @@ class RankRequest(_message.Message):
     """As for Predict."""
     request_id: _builtins.str
     """As for Predict."""
+    skip_cache: _builtins.bool
+    """As for Embed."""
     @_builtins.property
     def context(self) -> _struct_pb2.Struct:
         """What is known of the user, or of what is looked for: the values, in the order of their names, make the query.
@@ -611,10 +624,11 @@ class RankRequest(_message.Message):
         user_id: _builtins.str = ...,
         session_id: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        skip_cache: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["context", b"context"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "items", b"items", "model", b"model", "request_id", b"request_id", "session_id", b"session_id", "top_k", b"top_k", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["context", b"context", "items", b"items", "model", b"model", "request_id", b"request_id", "session_id", b"session_id", "skip_cache", b"skip_cache", "top_k", b"top_k", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
