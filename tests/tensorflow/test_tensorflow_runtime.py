@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -16,7 +18,7 @@ from services.common.errors import FailedPrecondition, InvalidArgument
 from services.inference.models import Metadata, ModelFailed, TensorSpec
 from services.inference.runtimes.runtime import Artifact, Session
 from services.inference.runtimes.tensorflow_runtime import TensorFlowRuntime
-from services.inference.tensors import BFLOAT16
+from services.inference.tensors import BFLOAT16, Tensor
 from tests.serving import BlobShelf
 from tests.tensorflow import saved_models
 
@@ -155,10 +157,33 @@ def test_python_in_a_keras_file_is_never_run(tmp_path: Path) -> None:
     assert not canary.exists()
 
 
-def test_a_run_cannot_be_ended_and_a_closed_session_answers_no_more(tmp_path: Path) -> None:
+def test_a_run_that_hangs_is_seen_to_go_on_for_as_long_as_it_does(tmp_path: Path) -> None:
+    """Nothing ends it, so the watchdog must see it, or the worker would never be replaced."""
     saved_models.calling(tmp_path, lambda x: {"y": x})
     session = load(tmp_path)
+    running, go_on = threading.Event(), threading.Event()
+
+    class Hanging:
+        dtype = np.float32
+
+        def __array__(self, *_: object, **__: object) -> Tensor:
+            running.set()
+            assert go_on.wait(30)
+            return X
+
+    with ThreadPoolExecutor(1) as pool:
+        run = pool.submit(session.run, {"x": cast("Tensor", Hanging())})
+        assert running.wait(30)
+        assert session.terminate(longer_than_s=1000) == 0
+        assert [session.terminate() for _ in range(2)] == [1, 1]
+        go_on.set()
+        assert run.result(30)["y"].tolist() == X.tolist()
     assert session.terminate() == 0
+
+
+def test_a_closed_session_answers_no_more(tmp_path: Path) -> None:
+    saved_models.calling(tmp_path, lambda x: {"y": x})
+    session = load(tmp_path)
     session.close()
     with pytest.raises(ModelFailed, match="closed"):
         session.run({"x": X})

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,9 @@ from services.common.errors import (
 from services.inference.engine.engine import Engine, InferenceRequest
 from services.inference.models import ModelFailed, OllamaReference, ResolvedVersion, Signature, TensorSpec
 from services.inference.runtimes.ollama import call as calls
+from services.inference.runtimes.ollama import session as session_module
 from services.inference.runtimes.ollama.address import check_url
+from services.inference.runtimes.ollama.connections import OwnedConnection
 from services.inference.runtimes.ollama.runtime import OllamaRuntime
 from services.inference.runtimes.ollama.server import OllamaLimits, OllamaServer
 from services.inference.runtimes.ollama.session import OllamaSession
@@ -538,9 +542,58 @@ def test_the_watchdog_ends_a_stream_whose_time_is_over(stub: StubOllama) -> None
     generation = session.stream({"prompt": texts("x")}, GenerationOptions())
     with ThreadPoolExecutor(1) as caller:
         run = caller.submit(lambda: list(generation))
-        wait_until(lambda: session.terminate(longer_than_s=1000) == 1)
+        most = 0
+        while not run.done():
+            most = max(most, session.terminate(longer_than_s=1000))
+            wait([run], 0.01)
         with pytest.raises(ModelFailed):
             run.result(WAIT_S)
+    assert most == 0, "it was ended, and did not hang for so long after that"
+
+
+def test_a_stream_that_hangs_after_its_time_is_seen_for_as_long_as_it_does(
+    stub: StubOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, _ = lingering(stub)
+    session = load(stub, "generate", OllamaLimits(timeout_s=1000))
+    generation = session.stream({"prompt": texts("x")}, GenerationOptions())
+    deaf: Callable[..., None] = lambda self, call: None  # noqa: E731
+    with ThreadPoolExecutor(1) as caller, monkeypatch.context() as patch:
+        patch.setattr(OwnedConnection, "shut", deaf)  # a connection that cannot be shut
+        run = caller.submit(lambda: list(generation))
+        assert asked.acquire(timeout=WAIT_S)
+        now = time.monotonic()
+        for later_s, expected in [(900, 0), (1050, 0), (1150, 0), (1201, 1), (1300, 1)]:
+            patch.setattr(session_module, "time", SimpleNamespace(monotonic=lambda: now + later_s))  # noqa: B023
+            assert session.terminate(longer_than_s=200) == expected, later_s
+        patch.undo()
+        assert session.terminate() == 1
+        with pytest.raises(ModelFailed):
+            run.result(WAIT_S)
+
+
+def test_a_stream_whose_reader_is_slow_never_counts_as_hanging(
+    stub: StubOllama, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its generator is suspended between two pieces: the worker is well, and must not be replaced for that."""
+    closed = threading.Event()
+
+    def talk(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.say("one")
+        exchange.until_closed()
+        closed.set()
+
+    stub.models[NAME] = talk
+    session = load(stub, "generate", OllamaLimits(timeout_s=1000))
+    pieces = iter(session.stream({"prompt": texts("x")}, GenerationOptions()))
+    assert next(pieces).text == "one"
+    monkeypatch.setattr(session_module, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + 10_000))
+    assert [session.terminate(longer_than_s=limit_s) for limit_s in (1.0, 2.0)] == [0, 0]
+    assert closed.wait(WAIT_S), "its time is over, and the server need not go on"
+    with pytest.raises(ModelFailed) as caught:
+        next(pieces)
+    assert caught.value.reason == "RUN_TERMINATED"
 
 
 # Over TLS

@@ -364,6 +364,7 @@ def test_a_long_run_ends_between_two_batches(tmp_path: Path, monkeypatch: pytest
     assert running.wait(10)
     assert session.terminate(longer_than_s=60) == 0
     assert session.terminate() == 1
+    assert session.terminate() == 1, "told before, and still going: that is how a watchdog knows that it hangs"
     go_on.set()
     thread.join(10)
     assert [error.reason for error in errors] == ["RUN_TERMINATED"]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -59,3 +60,28 @@ def test_a_run_that_was_ended_in_time_is_not_stuck(tmp_path: Path) -> None:
     watchdog.close()
     assert set(asked) == {0.01, 0.02}
     assert watchdog.stuck == 0
+
+
+def test_a_run_that_is_old_at_first_sight_is_given_time_to_heed_its_end() -> None:
+    """As all runs of a process are that was stopped for a while: it must not be replaced for that."""
+    looks = iter([(1, 1), (0, 0), (1, 1), (1, 1)])
+    stuck: list[int] = []
+    done = threading.Event()
+
+    class Paused:
+        late = (0, 0)
+
+        def terminate_runs(self, *, longer_than_s: float) -> int:
+            if longer_than_s == 0.01:
+                stuck.append(watchdog.stuck)
+                self.late = next(looks, self.late)
+                if len(stuck) > 4:
+                    done.set()
+            return self.late[longer_than_s > 0.01]
+
+    watchdog = RunWatchdog(Paused(), run_limit_s=0.01)  # type: ignore[arg-type]
+    watchdog.open()
+    assert done.wait(10)
+    watchdog.close()
+    assert stuck[:5] == [0, 0, 0, 0, 1]
+    assert watchdog.terminated == 2, "a run that goes on is counted once"

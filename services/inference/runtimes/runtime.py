@@ -41,7 +41,13 @@ class Session(Protocol):
         ...
 
     def terminate(self, *, longer_than_s: float = 0.0) -> int:
-        """End the runs that have been going for so long; they raise ModelFailed(RUN_TERMINATED). Says how many."""
+        """End the runs that have been going for so long; they raise ModelFailed(RUN_TERMINATED).
+
+        Returns how many runs of that age are still going: those told just now, those that were told before and do not
+        heed it, and those that nothing can end. A number that does not fall is how a watchdog knows that they hang. A
+        stream is such a run only while it waits for its model, and has the age by which its own limit of time is over:
+        one whose reader is slow is not.
+        """
         ...
 
     def close(self) -> None:

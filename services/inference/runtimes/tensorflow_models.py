@@ -129,13 +129,13 @@ class TensorFlowSession:
             self._told.discard(run)
 
     def terminate(self, *, longer_than_s: float = 0.0) -> int:
-        """End nothing, and say once of each long run that it cannot be ended; always 0."""
+        """End nothing, and say once of each long run that it cannot be ended; see `runtime.Session.terminate`."""
         before = time.monotonic() - longer_than_s
-        for run, began in list(self._runs.items()):
-            if began <= before and run not in self._told:
-                self._told.add(run)
-                log.error("a run of TensorFlow is stuck since %g s; it ends with its process only", longer_than_s)
-        return 0
+        late = [run for run, began in list(self._runs.items()) if began <= before]
+        for run in set(late) - self._told:
+            self._told.add(run)
+            log.error("a run of TensorFlow goes on for over %g s; it ends with its process only", longer_than_s)
+        return len(late)
 
     def close(self) -> None:
         """Let go of the model: its memory comes back, that of TensorFlow itself goes with the process only."""

@@ -68,7 +68,7 @@ class SessionCaches:
         return sorted(sessions, key=lambda session: -session.idle_s)
 
     def terminate_runs(self, *, longer_than_s: float) -> int:
-        """End the runs, on any session, that have been going for so long; says how many."""
+        """End the runs, on any session, that have been going for so long; says how many of that age still go on."""
         return sum(cache.terminate_runs(longer_than_s=longer_than_s) for cache in self.caches.values())
 
     @property

@@ -169,7 +169,7 @@ class SessionCache:
             ]
 
     def terminate_runs(self, *, longer_than_s: float) -> int:
-        """End the runs, on any session, that have been going for so long; says how many."""
+        """End the runs, on any session, that have been going for so long; says how many of that age still go on."""
         with self._lock:
             entries = [*self._entries.values(), *self._closing, *self._warming]
         return sum(entry.session.terminate(longer_than_s=longer_than_s) for entry in entries)

@@ -14,12 +14,14 @@ class RunWatchdog:
     """Looks four times in `run_limit_s` and ends each run that has gone on for longer; its caller hears ModelFailed.
 
     A run may not heed that, for example in the midst of one endless operation. `stuck` is how many are still going on
-    after twice the limit: nothing within this process ends those, so whoever watches over the process replaces it.
+    after twice the limit, and a look after they were told to end: nothing within this process ends those, so whoever
+    watches over the process replaces it.
     """
 
     def __init__(self, sessions: SessionCaches, *, run_limit_s: float) -> None:
         self.terminated = 0
         self.stuck = 0
+        self._late = 0
         self._sessions = sessions
         self._run_limit_s = run_limit_s
         self._stopped = threading.Event()
@@ -36,11 +38,12 @@ class RunWatchdog:
 
     def _watch(self) -> None:
         while not self._stopped.wait(self._run_limit_s / 4):
-            count = self._sessions.terminate_runs(longer_than_s=self._run_limit_s)
-            if count:
-                self.terminated += count
-                log.warning("%d runs went on for over %g s and were ended", count, self._run_limit_s)
-            stuck = self._sessions.terminate_runs(longer_than_s=2 * self._run_limit_s) if count else 0
+            late = self._sessions.terminate_runs(longer_than_s=self._run_limit_s)
+            if late > self._late:
+                self.terminated += late - self._late
+                log.warning("%d runs went on for over %g s and were ended", late - self._late, self._run_limit_s)
+            # A process that was stopped for a while finds runs of any age; they had no time to heed it yet.
+            stuck = min(self._late, self._sessions.terminate_runs(longer_than_s=2 * self._run_limit_s))
             if stuck > self.stuck:
                 log.error("%d runs go on although they were ended; this process should be replaced", stuck)
-            self.stuck = stuck
+            self._late, self.stuck = late, stuck

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Generator, Iterator, Mapping
@@ -41,6 +42,8 @@ class Call:
         self._connection: OwnedConnection | None = None
         self._ended: DomainError | None = None
         self._heard_all = False
+        self.waiting = False
+        """Whether a thread waits for the server right now; not so while whoever reads the answer is busy with it."""
 
     def lines(self) -> Generator[bytes, None, None]:
         """Send the request, and give the answer's lines as they come, without their ends; empty ones are left out.
@@ -70,9 +73,12 @@ class Call:
         """Say that the line just read was the last, so that the connection can be used again."""
         self._heard_all = True
 
-    def is_late(self, now: float) -> bool:
-        """Whether its whole time is over, which a server that sends a byte now and then could hide."""
-        return self._deadline is not None and now >= self._deadline
+    def overdue_s(self, now: float) -> float:
+        """Say since when its whole time is over, which a server that sends a byte now and then could hide.
+
+        Negative while it is not, or where the call has not begun.
+        """
+        return -math.inf if self._deadline is None else now - self._deadline
 
     # For the server that opens it
 
@@ -100,7 +106,8 @@ class Call:
         try:
             if self._ended is not None:
                 raise self._ended
-            response = self._server.open(self)
+            with self._in_wait():
+                response = self._server.open(self)
             yield response
         except (http.HTTPError, OSError) as error:
             raise self._ended or self._translated(error) from error
@@ -125,7 +132,16 @@ class Call:
         connection = self._connection
         if connection is not None and connection.sock is not None:
             connection.sock.settimeout(wait_s)
-        return response.read1(READ_BYTES) or b""
+        with self._in_wait():
+            return response.read1(READ_BYTES) or b""
+
+    @contextmanager
+    def _in_wait(self) -> Iterator[None]:
+        self.waiting = True
+        try:
+            yield
+        finally:
+            self.waiting = False
 
     def _read_leftover(self, response: BaseHTTPResponse) -> None:
         """Read the end of an answer that has said all."""
@@ -143,7 +159,7 @@ class Call:
                 retry_after_s=1.0,
             )
         if isinstance(error, http.ReadTimeoutError):
-            if self.is_late(time.monotonic()):
+            if self.overdue_s(time.monotonic()) >= 0:
                 return self._too_long()
             sentence = f"Ollama at {url} was silent for {self._server.limits.stall_timeout_s:g} s; "
             return DeadlineExceeded(sentence + "see PENSTOCK_OLLAMA_STALL_TIMEOUT_MS", reason="OLLAMA_TIMEOUT")

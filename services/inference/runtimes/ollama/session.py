@@ -64,13 +64,15 @@ class OllamaSession:
     def terminate(self, *, longer_than_s: float = 0.0) -> int:
         """End long runs; see `runtime.Session.terminate`.
 
-        A stream may be long, and is ended here only once the time of its call is over.
+        A stream may be long, and is ended here only once the time of its call is over, which its age is counted from.
         """
         now = time.monotonic()
-        late = [run for run, began in list(self._runs.items()) if run.is_late(began, now, longer_than_s)]
-        for run in late:
-            run.end(ModelFailed("the run took too long and was ended", reason="RUN_TERMINATED"))
-        return len(late)
+        going = 0
+        for run, began in list(self._runs.items()):
+            if run.is_late(began, now, longer_than_s):
+                run.end(ModelFailed("the run took too long and was ended", reason="RUN_TERMINATED"))
+                going += run.is_going(now, longer_than_s)
+        return going
 
     def close(self) -> None:
         """End its threads; the server's connections stay, for other models."""
@@ -115,8 +117,6 @@ class OllamaSession:
 class _Run:
     """One run, and the calls that it has under way."""
 
-    streams = False
-
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
@@ -131,11 +131,12 @@ class _Run:
             call.end(error)
 
     def is_late(self, began: float, now: float, longer_than_s: float) -> bool:
-        """Whether it has been going for so long; of a stream, whether its call's time is over."""
-        if not self.streams or longer_than_s <= 0:
-            return now - began >= longer_than_s
-        with self._lock:
-            return any(call.is_late(now) for call in self._calls)
+        """Whether it is to be ended, having gone on for so long."""
+        return now - began >= longer_than_s
+
+    def is_going(self, now: float, longer_than_s: float) -> bool:  # noqa: ARG002 - its age is known by `is_late`
+        """Whether it, being late, keeps a thread that long."""
+        return True
 
     @contextmanager
     def calling(self, call: Call) -> Iterator[Call]:
@@ -197,7 +198,19 @@ class OllamaRun:
 
 
 class _StreamedRun(_Run):
-    streams = True
+    """A generation. Between two pieces it is its reader's turn, for as long as that takes: nothing hangs then."""
+
+    def __init__(self, call: Call) -> None:
+        super().__init__()
+        self._call = call
+
+    def is_late(self, began: float, now: float, longer_than_s: float) -> bool:  # noqa: ARG002 - by its call's time
+        """Whether the time of its call is over, or every run is to be ended."""
+        return longer_than_s <= 0 or self._call.overdue_s(now) >= 0
+
+    def is_going(self, now: float, longer_than_s: float) -> bool:
+        """Whether a thread still waits for the server, so long after the time of its call."""
+        return longer_than_s <= 0 or (self._call.waiting and self._call.overdue_s(now) >= longer_than_s)
 
 
 class OllamaGeneration:
@@ -209,7 +222,7 @@ class OllamaGeneration:
         self._keep = keep
 
     def __iter__(self) -> Generator[Piece, None, None]:
-        with self._keep(_StreamedRun()) as run, run.calling(self._call) as call:
+        with self._keep(_StreamedRun(self._call)) as run, run.calling(self._call) as call:
             yield from _pieces(call, self._mode)
 
     def cancel(self) -> None:

@@ -99,7 +99,7 @@ class TransformersSession:
     def terminate(self, *, longer_than_s: float = 0.0) -> int:
         """End long runs, at their next batch at the latest; see `runtime.Session.terminate`."""
         before = time.monotonic() - longer_than_s
-        late = [run for run in list(self._runs.values()) if run.began <= before and not run.ended]
+        late = [run for run in list(self._runs.values()) if run.began <= before]
         for run in late:
             run.ended = True
         self._graph.terminate(longer_than_s=longer_than_s)
