@@ -19,7 +19,7 @@ from services.common.errors import (
 from services.inference.shared_memory import control
 from services.inference.shared_memory.control import SharedMemory, open_regions
 from services.inference.shared_memory.regions import MAX_REGIONS, Place, Region, Regions
-from services.inference.workers.commands import Arguments, Commands, OneProcess, Reply
+from services.inference.workers.commands import Arguments, Commands, Decision, OneProcess, Reply
 
 LETTERS = b"abcdefghijklmnop"
 
@@ -185,11 +185,9 @@ def test_a_region_is_registered_with_every_worker_or_with_none(folder: Path) -> 
 def test_workers_that_come_later_are_told_of_what_is_registered_still(folder: Path) -> None:
     commands = Commands()
     control.add_commands(commands, Regions(folder))
-    assert commands.decides(control.REGISTER, {"name": "r"}) == commands.decides(control.UNREGISTER, {"name": "r"})
-    forgets_all = commands.decides(control.UNREGISTER, {"name": ""})
-    assert forgets_all is not None
-    assert (commands.decides(control.REGISTER, {"name": "*"}) or "").startswith(forgets_all.removesuffix("*"))
-    assert commands.decides(control.REGISTER, {"name": "*"}) != forgets_all
+    assert commands.decides(control.REGISTER, {"name": "*"}) == Decision(("shared_memory", "*"))
+    assert commands.decides(control.UNREGISTER, {"name": "*"}) == Decision(("shared_memory", "*"), keeps=False)
+    assert commands.decides(control.UNREGISTER, {"name": ""}) == Decision(("shared_memory",), keeps=False)
 
 
 def test_it_is_off_unless_it_is_asked_for_and_only_this_machine_can_call() -> None:

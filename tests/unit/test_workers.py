@@ -15,8 +15,8 @@ from services.common.metrics import GrpcCollector
 from services.inference.models import ModelFailed
 from services.inference.settings import InferenceSettings
 from services.inference.workers import families, place, replies
-from services.inference.workers.commands import Commands, Reply
-from services.inference.workers.exchange import News, Questions, Remembered
+from services.inference.workers.commands import Commands, Decision, Reply
+from services.inference.workers.exchange import News, Questions
 from services.inference.workers.place import Place, cores, worker_count
 from services.inference.workers.port import PortReservation
 from services.inference.workers.wires import MAX_FRAME_BYTES, Kind, QueuedWire, Unpacker, Wire, message, packed
@@ -101,21 +101,12 @@ def test_a_question_ends_with_its_last_reply_with_its_time_or_with_those_who_are
     assert len(answers) == 4
 
 
-def test_of_what_decides_the_same_the_last_is_remembered_in_order() -> None:
-    remembered = Remembered()
-    for decides, value in (("log", 1), ("memory/a", 2), ("memory/b", 3), ("log", 4)):
-        remembered.keep(decides, "set", {"value": value})
-    assert [each["arguments"]["value"] for each in remembered.commands] == [2, 3, 4]
-    remembered.keep("memory/*", "clear", {"value": 5})
-    assert [each["arguments"]["value"] for each in remembered.commands] == [4, 5]
-
-
 def test_commands_say_what_they_decide() -> None:
     commands = Commands()
     commands.add("load", lambda _: {})
-    commands.add("pin", lambda _: {}, remember=lambda arguments: f"pin/{arguments['key']}")
+    commands.add("pin", lambda _: {}, remember=lambda arguments: Decision(("pin", arguments["key"])))
     assert commands.decides("load", {}) is None
-    assert commands.decides("pin", {"key": "x"}) == "pin/x"
+    assert commands.decides("pin", {"key": "x"}) == Decision(("pin", "x"))
 
 
 @pytest.mark.parametrize(

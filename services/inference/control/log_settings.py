@@ -7,7 +7,7 @@ from typing import Final
 
 from services.common import logs
 from services.common.errors import InvalidArgument
-from services.inference.workers.commands import Arguments, Broadcast, Commands, Result, results
+from services.inference.workers.commands import Arguments, Broadcast, Commands, Decision, Result, results
 
 SET_LEVEL: Final = "log.set_level"
 TIMEOUT_S: Final = 10.0
@@ -28,7 +28,7 @@ def add_commands(commands: Commands) -> None:
         logs.set_level(arguments["level"])
         return {}
 
-    commands.add(SET_LEVEL, set_level, remember=lambda _: "log.level")
+    commands.add(SET_LEVEL, set_level, remember=lambda _: Decision(("log.level",)))
 
 
 class LogSettings:

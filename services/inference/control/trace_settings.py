@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Final, Protocol
 
 from services.common.errors import FailedPrecondition, InvalidArgument
-from services.inference.workers.commands import Arguments, Broadcast, Commands, Result, results
+from services.inference.workers.commands import Arguments, Broadcast, Commands, Decision, Result, results
 
 SET_SHARE: Final = "traces.set_share"
 TIMEOUT_S: Final = 10.0
@@ -28,7 +28,7 @@ def add_commands(commands: Commands, traces: Traces) -> None:
         traces.share = arguments["share"]
         return {}
 
-    commands.add(SET_SHARE, set_share, remember=lambda _: "traces.share")
+    commands.add(SET_SHARE, set_share, remember=lambda _: Decision(("traces.share",)))
 
 
 class TraceSettings:

@@ -7,7 +7,7 @@ from typing import Final
 
 from services.common.errors import FailedPrecondition, Unimplemented
 from services.inference.shared_memory.regions import Region, Regions
-from services.inference.workers.commands import Arguments, Broadcast, Commands, Result, results
+from services.inference.workers.commands import Arguments, Broadcast, Commands, Decision, Result, results
 
 REGISTER: Final = "shared_memory.register"
 UNREGISTER: Final = "shared_memory.unregister"
@@ -25,11 +25,11 @@ def add_commands(commands: Commands, regions: Regions) -> None:
         regions.unregister(arguments["name"])
         return {}
 
-    def decides(arguments: Arguments) -> str:
-        return f"shared_memory/name:{arguments['name']}" if arguments["name"] else "shared_memory/*"
+    def forgets(arguments: Arguments) -> Decision:
+        return Decision(("shared_memory", *filter(None, [arguments["name"]])), keeps=False)
 
-    commands.add(REGISTER, register, remember=decides)
-    commands.add(UNREGISTER, unregister, remember=decides)
+    commands.add(REGISTER, register, remember=lambda arguments: Decision(("shared_memory", arguments["name"])))
+    commands.add(UNREGISTER, unregister, remember=forgets)
 
 
 class SharedMemory:

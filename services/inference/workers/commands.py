@@ -15,8 +15,25 @@ from services.common.errors import DomainError
 Arguments = Mapping[str, Any]
 Result = dict[str, Any]
 Handler = Callable[[Arguments], Result]
-Remember = Callable[[Arguments], str]
-"""Names what a command decides, such as `log settings`, or one region of shared memory."""
+Key = tuple[str, ...]
+"""Names what is decided, from the general to the particular, such as ("shared memory", "a region's name")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a command decides for the workers that come later.
+
+    Attributes:
+        key: names it; of the commands that decide the same only the last is kept.
+        keeps: whether the command is kept. One that is not ends those whose keys begin with its own: what it undoes
+            is as if it had never been said, and nothing is left of either.
+    """
+
+    key: Key
+    keeps: bool = True
+
+
+Remember = Callable[[Arguments], Decision | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +58,8 @@ class Commands:
         Args:
             name: the command.
             handler: carries it out, on a thread of its own; twice must be as good as once.
-            remember: for what holds until something else is said: a worker that comes later is told too. Of the
-                commands that decide the same only the last is kept; one that decides `all/*` ends all that begin so.
+            remember: for what holds until something else is said: a worker that comes later is told too, unless
+                every worker refused it. None of a command: it decides nothing.
         """
         if name in self._handlers:
             raise ValueError(f"{name} has a handler already")
@@ -50,7 +67,7 @@ class Commands:
         if remember is not None:
             self._remember[name] = remember
 
-    def decides(self, name: str, arguments: Arguments) -> str | None:
+    def decides(self, name: str, arguments: Arguments) -> Decision | None:
         """Say what a command decides for workers that come later; None: nothing."""
         remember = self._remember.get(name)
         return None if remember is None else remember(arguments)

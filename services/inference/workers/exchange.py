@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from services.inference.workers.commands import Decision, Key
 from services.inference.workers.replies import Document
 from services.inference.workers.wires import Frame, Kind
 
@@ -71,19 +72,20 @@ class Remembered:
     """The commands that still hold, in the order in which they were given."""
 
     def __init__(self) -> None:
-        self._commands: dict[str, dict[str, Any]] = {}
+        self._commands: dict[Key, dict[str, Any]] = {}
 
-    def keep(self, decides: str, name: str, arguments: dict[str, Any]) -> None:
-        """Keep a command in place of those before it that decided the same; see `Commands.add`."""
-        for key in list(self._commands):
-            if key == decides or (decides.endswith("*") and key.startswith(decides[:-1])):
-                del self._commands[key]
-        self._commands[decides] = {"name": name, "arguments": arguments}
+    def take(self, decision: Decision, name: str, arguments: dict[str, Any]) -> None:
+        """Keep a command in place of the one that decided the same, or forget what it ends; see `Decision`."""
+        key = decision.key
+        ended = [each for each in self._commands if each[: len(key)] == key and (not decision.keeps or each == key)]
+        for each in ended:
+            del self._commands[each]
+        if decision.keeps:
+            self._commands[key] = {"name": name, "arguments": arguments}
 
-    @property
-    def full(self) -> bool:
-        """Whether there are as many as can be told to a new worker."""
-        return len(self._commands) >= MAX_REMEMBERED
+    def has_room(self, decision: Decision) -> bool:
+        """Whether it can be taken: only what is kept anew needs a place among those that a new worker is told."""
+        return not decision.keeps or decision.key in self._commands or len(self._commands) < MAX_REMEMBERED
 
     @property
     def commands(self) -> list[dict[str, Any]]:

@@ -133,7 +133,7 @@ class Worker:
             self._asked += 1
             number = self._asked
             self._answers[number] = answer
-        decides = self.commands.decides(name, arguments)
+        decides = replies.decision_document(self.commands.decides(name, arguments))
         said = {"type": "broadcast", "id": number, "name": name, "arguments": dict(arguments), "decides": decides}
         try:
             self._wire.send(message({**said, "timeout_s": timeout_s}))

@@ -1,4 +1,4 @@
-"""Replies as JSON: a result, or an error by its class, reason and sentence."""
+"""Replies as JSON: a result, or an error by its class, reason and sentence; and what commands decide."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 from services.common import errors
 from services.common.errors import DomainError, Internal, InvalidArgument
-from services.inference.workers.commands import Reply
+from services.inference.workers.commands import Decision, Reply
 
 Document = dict[str, Any]
 
@@ -43,6 +43,16 @@ def error_of(document: Document) -> DomainError:
     if isinstance(error, InvalidArgument):
         error.violations = tuple(errors.FieldViolation(*each) for each in document.get("violations", ()))
     return error
+
+
+def decision_document(decision: Decision | None) -> Document | None:
+    """Write what a command decides."""
+    return None if decision is None else {"key": decision.key, "keeps": decision.keeps}
+
+
+def decision_of(document: Document | None) -> Decision | None:
+    """Read what a command decides."""
+    return None if document is None else Decision(tuple(document["key"]), keeps=document["keeps"])
 
 
 def _kind_of(error: DomainError) -> str:

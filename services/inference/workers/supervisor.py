@@ -32,7 +32,7 @@ from services.inference.workers.children import FOLLOWER, WORKER, Child, Slot
 from services.inference.workers.exchange import News, Questions, Remembered
 from services.inference.workers.place import Place, cores, worker_count
 from services.inference.workers.port import PortReservation
-from services.inference.workers.replies import Document
+from services.inference.workers.replies import Document, decision_of
 from services.inference.workers.scrape import open_metrics
 from services.inference.workers.wires import Frame, message, packed
 
@@ -157,7 +157,7 @@ class Supervisor:
                 self._read(key.data)
         while self._inbox:
             name, timeout_s, answer = self._inbox.popleft()
-            self._command(name, {}, timeout_s, lambda replies, answer=answer: answer.set_result(list(replies.values())))
+            self._command(name, {}, timeout_s, lambda heard, answer=answer: answer.set_result(list(heard.values())))
         for child in self._children():
             child.wire.flush()
         self._questions.expire()
@@ -204,24 +204,24 @@ class Supervisor:
         def answer(content: dict[str, Any]) -> None:
             asker.wire.send(message({"type": "answer", "id": said["id"], **content}))
 
-        decides = said["decides"]
-        if decides is not None and self._remembered.full:
+        decides = decision_of(said["decides"])
+        if decides is not None and not self._remembered.has_room(decides):
             sentence = "as much has been decided for all workers as can be kept; undo some of it first"
             answer({"error": {"kind": "ResourceExhausted", "message": sentence, "reason": "COMMANDS_EXHAUSTED"}})
             return
         asked = {slot.place.number: slot.child for slot in self.workers if slot.child and slot.child.joined}
 
-        def done(replies: dict[int, Document]) -> None:
+        def done(heard: dict[int, Document]) -> None:
             if decides is not None:
                 self._deciding -= 1
-                if any("error" not in reply for reply in replies.values()):
-                    self._remembered.keep(decides, said["name"], said["arguments"])
-            silent = [number for number in asked.keys() - replies if self.workers[number].child is asked[number]]
+                if any("error" not in reply for reply in heard.values()):
+                    self._remembered.take(decides, said["name"], said["arguments"])
+            silent = [number for number in asked.keys() - heard if self.workers[number].child is asked[number]]
             if silent:
                 sentence = f"worker {silent[0]} did not reply in time; the others have done it"
                 answer({"error": {"kind": "Unavailable", "message": sentence, "reason": "WORKER_SILENT"}})
             else:
-                answer({"replies": [replies[number] for number in sorted(replies)]})
+                answer({"replies": [heard[number] for number in sorted(heard)]})
 
         self._deciding += decides is not None
         self._command(said["name"], said["arguments"], said["timeout_s"], done)
