@@ -118,7 +118,7 @@ class PlainLoader:
     def __init__(self) -> None:
         self.gate = threading.Event()
         self.gate.set()
-        self.failures: list[Exception] = []
+        self.failures: list[BaseException] = []
         self.sessions: list[tuple[str, PlainSession]] = []
         self.began = 0
 

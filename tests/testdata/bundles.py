@@ -31,6 +31,27 @@ def tokenizer() -> bytes:
     return made.to_str().encode()
 
 
+def tokenizer_of(**parts: object) -> bytes:
+    """The file of a tokenizer, written by hand: what no library would save."""
+    empty = ("truncation", "padding", "normalizer", "pre_tokenizer", "post_processor", "decoder")
+    model = {"type": "WordLevel", "vocab": {"[UNK]": 0, "a": 1}, "unk_token": "[UNK]"}
+    document = {"version": "1.0", "added_tokens": [], "model": model} | dict.fromkeys(empty) | parts
+    return json.dumps(document).encode()
+
+
+PANICS_WHEN_OPENED = tokenizer_of(
+    model={
+        "type": "BPE",
+        "continuing_subword_prefix": "é####",
+        "vocab": {"a": 0, "b": 1, "ab": 2},
+        "merges": ["a b"],
+    }
+)
+"""A prefix longer than what it is cut from: a slice out of bounds within Rust."""
+PANICS_WHEN_USED = tokenizer_of(pre_tokenizer={"type": "FixedLength", "length": 0})
+"""Chunks of no length."""
+
+
 def mean_of_table(vocabulary: int, length: int | str = "length", ids: str = "input_ids") -> bytes:
     """`embedding = Σ mask · table[ids] / Σ mask`, for INT64 `ids` and `attention_mask` of shape [-1, length]."""
     table = np.random.default_rng(0).standard_normal((vocabulary, 4)).astype(np.float32)

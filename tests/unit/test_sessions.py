@@ -200,6 +200,29 @@ def test_a_failed_load_is_remembered_with_its_reason_and_then_tried_again(
     assert cache.find_failure(version.key) is None
 
 
+def test_a_load_that_panics_strands_nobody(cache: SessionCache, loader: PlainLoader, clock: Clock) -> None:
+    """Rust's panics are no `Exception`: all who wait hear of one, and the next request may try again."""
+
+    class PanicException(BaseException):
+        """As of pyo3."""
+
+    version = plain_version("a")
+    loader.gate.clear()
+    loader.failures = [PanicException("index out of bounds")]
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(cache.acquire, version, 10) for _ in range(2)]
+        wait_until(lambda: cache.counters.misses == 2)
+        loader.gate.set()
+        for future in waiting:
+            with pytest.raises(FailedPrecondition, match="log says why") as caught:
+                future.result(10)
+            assert caught.value.reason == "MODEL_LOAD_FAILED"
+    clock.now += 1.1
+    with cache.use(version, 5):
+        pass
+    assert loader.began == 2
+
+
 def test_the_pause_after_failures_doubles_and_an_operator_can_end_it(
     cache: SessionCache, loader: PlainLoader, clock: Clock
 ) -> None:

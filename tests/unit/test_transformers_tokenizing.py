@@ -11,10 +11,11 @@ import pytest
 from tokenizers import Tokenizer, normalizers, pre_tokenizers, processors, trainers
 from tokenizers.models import BPE, Unigram, WordLevel, WordPiece
 
-from services.common.errors import InvalidArgument
+from services.common.errors import FailedPrecondition, InvalidArgument
 from services.inference.models import Metadata
 from services.inference.runtimes.transformers.bundle import Bundle
 from services.inference.runtimes.transformers.tokenizing import TextTokenizer
+from tests.testdata.bundles import PANICS_WHEN_OPENED, PANICS_WHEN_USED
 
 WORDS = (
     "a",
@@ -131,6 +132,23 @@ def test_a_text_that_the_vocabulary_cannot_write_is_refused(tmp_path: Path) -> N
     with pytest.raises(InvalidArgument, match="the tokenizer refuses this input") as caught:
         ours.encode(["a pipe"])
     assert caught.value.reason == "INPUT_REFUSED"
+
+
+def test_a_file_that_makes_the_library_panic_cannot_be_loaded(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(PANICS_WHEN_OPENED)
+    with pytest.raises(FailedPrecondition, match=r"tokenizer\.json cannot be opened: range end index") as caught:
+        TextTokenizer(tmp_path, Bundle.read(tmp_path, Metadata()), MAX_TOKENS)
+    assert caught.value.reason == "MODEL_LOAD_FAILED"
+
+
+@pytest.mark.parametrize("offsets", [False, True])
+def test_a_text_that_makes_the_library_panic_is_refused(tmp_path: Path, offsets: bool) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(PANICS_WHEN_USED)
+    ours = TextTokenizer(tmp_path, Bundle.read(tmp_path, Metadata()), MAX_TOKENS)
+    for each in ("a b", "a " * 1_000):  # read at once, and by its beginning
+        with pytest.raises(InvalidArgument, match="refuses this input: chunk size must be non-zero") as caught:
+            ours.encode([each], offsets=offsets)
+        assert caught.value.reason == "INPUT_REFUSED"
 
 
 @pytest.mark.parametrize(

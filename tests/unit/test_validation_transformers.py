@@ -7,7 +7,7 @@ import pytest
 from services.registry.validation.report import FailureReason, Signature, TensorSpec, ValidationReport
 from services.registry.validation.transformers_bundle import inspect
 from tests.testdata import models
-from tests.testdata.bundles import bundle, mean_of_table
+from tests.testdata.bundles import PANICS_WHEN_OPENED, PANICS_WHEN_USED, bundle, mean_of_table, tokenizer_of
 
 
 def judged(files: dict[str, bytes]) -> ValidationReport:
@@ -52,6 +52,13 @@ def test_pickles_and_code_are_refused_beside_a_good_graph(path: str) -> None:
         ({"config.json": b" " * 5_000_000}, FailureReason.INVALID_LAYOUT, "5,000,000 bytes"),
         ({"tokenizer_config.json": b"[]"}, FailureReason.INVALID_LAYOUT, "tokenizer_config.json is no JSON object"),
         ({"tokenizer.json": b"{}"}, FailureReason.INVALID_TOKENIZER, "cannot be opened"),
+        ({"tokenizer.json": PANICS_WHEN_OPENED}, FailureReason.INVALID_TOKENIZER, "cannot be opened (range end index"),
+        ({"tokenizer.json": PANICS_WHEN_USED}, FailureReason.INVALID_TOKENIZER, "fails on an English sentence (chunk"),
+        (
+            {"tokenizer.json": tokenizer_of(model={"type": "Unigram", "unk_id": None, "vocab": []})},
+            FailureReason.INVALID_TOKENIZER,
+            "fails on an English sentence (Encountered an unknown token",
+        ),
         ({"model.onnx": None}, FailureReason.INVALID_LAYOUT, "none is there"),
         (
             {"model.onnx": None, "model.safetensors": b"weights"},

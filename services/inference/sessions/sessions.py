@@ -245,7 +245,7 @@ class SessionCache:
             entry = self._open(load.version)
         except DomainError as known:
             error = known
-        except Exception:  # a runtime may raise anything, and those who wait must hear of it
+        except BaseException:  # a runtime may raise anything, Rust's panics too, and those who wait must hear of it
             log.exception("loading %s failed", load.version.key)
             error = FailedPrecondition(
                 "the model cannot be loaded; the server's log says why", reason="MODEL_LOAD_FAILED"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -91,12 +92,21 @@ def _content(files: Files, name: str) -> bytes:
 
 def _tokenizer(files: Files) -> Tokenizer:
     content = _content(files, _TOKENIZER)
-    try:
+    with _any_fault_as("cannot be opened"):
         return Tokenizer.from_buffer(content)
-    except Exception as error:  # noqa: BLE001  # the library raises nothing more special
+
+
+@contextmanager
+def _any_fault_as(said: str) -> Iterator[None]:
+    """Refuse the tokenizer for what its library raises: nothing special, or a panic of Rust, no `Exception` even."""
+    try:
+        yield
+    except (Refusal, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # noqa: BLE001
         raise Refusal(
             FailureReason.INVALID_TOKENIZER,
-            f"{_TOKENIZER} cannot be opened ({one_line(str(error), 200)}); save it with a fast tokenizer",
+            f"{_TOKENIZER} {said} ({one_line(str(error), 200)}); save it with a fast tokenizer",
         ) from None
 
 
@@ -117,7 +127,8 @@ def _described(spec: TensorSpec) -> str:
 
 def _check_ids(tokenizer: Tokenizer, facts: GraphFacts, config: dict[str, Any]) -> None:
     """Refuse a tokenizer with ids beyond the model's table, where the table can be seen."""
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
+    with _any_fault_as("has no vocabulary that can be read"):
+        highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=0)
     declared = config.get("vocab_size")
     limits = {"the graph's table of tokens": facts.table_rows.get(_IDS), f"vocab_size in {_CONFIG}": declared}
     for where, rows in limits.items():
@@ -130,7 +141,8 @@ def _check_ids(tokenizer: Tokenizer, facts: GraphFacts, config: dict[str, Any]) 
 
 
 def _run_sample(tokenizer: Tokenizer, model: OnnxModel) -> None:
-    encoding = tokenizer.encode(_SAMPLE)
+    with _any_fault_as("fails on an English sentence"):
+        encoding = tokenizer.encode(_SAMPLE)
     if not encoding.ids:
         raise Refusal(FailureReason.INVALID_TOKENIZER, f"{_TOKENIZER} makes no token of an English sentence")
     try:

@@ -7,7 +7,8 @@ one text or two. Only its padding and truncation are set anew: they belong to wh
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,7 +17,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from tokenizers import Tokenizer
 
-from services.common.errors import InvalidArgument
+from services.common.errors import DomainError, InvalidArgument
 from services.inference.runtimes.transformers.bundle import TOKENIZER, Bundle, refused
 from services.inference.tensors import Tensor
 
@@ -35,17 +36,19 @@ class TextTokenizer:
     """Encodes texts, or pairs of them, cut at `max_tokens`. Any number of threads may use it at once."""
 
     def __init__(self, folder: Path, bundle: Bundle, max_tokens: int) -> None:
-        self._tokenizer = _open(folder / TOKENIZER)
-        self._tokenizer.no_padding()
-        special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
-        if max_tokens <= special:  # the library would not cut then
-            raise refused(f"the model reads {max_tokens} tokens, and {special} are taken by what stands around a text")
-        self._tokenizer.enable_truncation(max_tokens)
-        self._long_chars = CHARS_PER_TOKEN * max_tokens
-        self._longest_added = max(
-            (len(token.content) for token in self._tokenizer.get_added_tokens_decoder().values()), default=0
-        )
-        self.pad_id = self._pad_id(bundle)
+        with _any_fault_as(lambda said: refused(f"{TOKENIZER} cannot be used: {said}")):
+            self._tokenizer = _open(folder / TOKENIZER)
+            self._tokenizer.no_padding()
+            special = self._tokenizer.num_special_tokens_to_add(is_pair=True)
+            if max_tokens <= special:  # the library would not cut then
+                sentence = f"the model reads {max_tokens} tokens, and {special} are taken by what stands around a text"
+                raise refused(sentence)
+            self._tokenizer.enable_truncation(max_tokens)
+            self._long_chars = CHARS_PER_TOKEN * max_tokens
+            self._longest_added = max(
+                (len(token.content) for token in self._tokenizer.get_added_tokens_decoder().values()), default=0
+            )
+            self.pad_id = self._pad_id(bundle)
 
     def encode(self, sequences: Sequences, *, offsets: bool = False) -> list[Any]:
         """Give an encoding for each; with `offsets` also where each token stands in its text, in characters.
@@ -53,11 +56,10 @@ class TextTokenizer:
         Raises InvalidArgument(INPUT_REFUSED) for a text that the vocabulary has no way to write.
         """
         encode = self._tokenizer.encode_batch if offsets else self._tokenizer.encode_batch_fast
-        try:
+        with _any_fault_as(
+            lambda said: InvalidArgument(f"the tokenizer refuses this input: {said}", reason="INPUT_REFUSED")
+        ):
             encodings: list[Any] = encode([self._beginnings(each) for each in sequences])
-        except Exception as error:  # the library raises nothing more special
-            sentence = f"the tokenizer refuses this input: {' '.join(str(error).split())[:MAX_SENTENCE_CHARS]}"
-            raise InvalidArgument(sentence, reason="INPUT_REFUSED") from error
         return encodings
 
     def _beginnings(self, sequence: str | tuple[str, str]) -> str | tuple[str, str]:
@@ -108,12 +110,23 @@ def texts_of(name: str, tensor: Tensor) -> list[str]:
     return texts
 
 
+@contextmanager
+def _any_fault_as(meant: Callable[[str], DomainError]) -> Iterator[None]:
+    """Say what the library raises, which is nothing special, or a panic of its Rust, which is no `Exception` even."""
+    try:
+        yield
+    except (DomainError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise meant(" ".join(str(error).split())[:MAX_SENTENCE_CHARS]) from error
+
+
 def _open(path: Path) -> Tokenizer:
     try:
-        if path.stat().st_size > MAX_TOKENIZER_BYTES:
-            raise refused(f"{path.name} has more than {MAX_TOKENIZER_BYTES:,} bytes")
-        return Tokenizer.from_file(str(path))
+        size_bytes = path.stat().st_size
     except FileNotFoundError as error:
         raise refused(f"the bundle has no {path.name}; it holds all that a text needs") from error
-    except Exception as error:  # the library raises nothing more special
-        raise refused(f"{path.name} cannot be opened: {' '.join(str(error).split())[:MAX_SENTENCE_CHARS]}") from error
+    if size_bytes > MAX_TOKENIZER_BYTES:
+        raise refused(f"{path.name} has more than {MAX_TOKENIZER_BYTES:,} bytes")
+    with _any_fault_as(lambda said: refused(f"{path.name} cannot be opened: {said}")):
+        return Tokenizer.from_file(str(path))
