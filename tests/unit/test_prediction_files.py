@@ -18,7 +18,8 @@ from penstock.values import from_value
 from services.common.errors import FailedPrecondition
 from services.inference.jobs import results
 from services.inference.jobs.models import FileFormat, RowError, RowResult
-from services.inference.jobs.readers import ReadLimits, count_rows, rows_of
+from services.inference.jobs.readers import count_rows, rows_of
+from services.inference.jobs.rows import ReadLimits, batches_of
 from services.inference.models import ResolvedVersion, Signature, TensorSpec
 
 LIMITS = ReadLimits(max_row_bytes=1_000, max_unpacked_bytes=1_000_000, max_rows=10_000)
@@ -41,7 +42,7 @@ def features(row: Struct) -> dict[str, Any]:
 def read(path: Path, content: str | bytes, file_format: FileFormat, limits: ReadLimits = LIMITS) -> list[Any]:
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     rows = list(rows_of(path, file_format, SIGNATURE, limits))
-    assert count_rows(path, file_format, limits) == len(rows)
+    assert count_rows(path, file_format, limits, lambda: None) == len(rows)
     return [row.reason if isinstance(row, RowError) else features(row) for row in rows]
 
 
@@ -69,6 +70,40 @@ def test_cells_are_read_as_the_model_wants_them(tmp_path: Path) -> None:
     assert (told[1]["word"], told[1]["yes"], told[1]["n"]) == ("", False, "1_0")
     assert told[2] == "MALFORMED_ROW", "too few cells"
     assert told[3] == "UNSUPPORTED_VALUE", "beyond 2^53 a double would say another number"
+
+
+def test_a_whole_file_that_is_refused_quotes_no_cell(tmp_path: Path) -> None:
+    (tmp_path / "rows").write_text("secret,secret\n1,2\n")
+    with pytest.raises(FailedPrecondition) as error:
+        list(rows_of(tmp_path / "rows", FileFormat.CSV, SIGNATURE, LIMITS))
+    assert "secret" not in error.value.message
+
+
+@pytest.mark.parametrize("file_format", [FileFormat.CSV, FileFormat.JSONL])
+def test_counting_a_large_file_is_ended_on_its_way(tmp_path: Path, file_format: FileFormat) -> None:
+    (tmp_path / "rows").write_text('{"n": 1}\n' * 5_000)
+
+    class Ended(Exception):
+        pass
+
+    calls = 0
+
+    def check() -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise Ended
+
+    with pytest.raises(Ended):
+        count_rows(tmp_path / "rows", file_format, LIMITS, check)
+
+
+def test_rows_that_are_large_go_together_in_small_numbers() -> None:
+    large, small = Struct(), Struct()
+    large.update({"word": "x" * 4_000})
+    small.update({"n": 1})
+    batches = list(batches_of([large, large, large, small, small, RowError("BAD", "")], max_rows=3, max_bytes=5_000))
+    assert [len(batch) for batch in batches] == [1, 1, 3, 1]
 
 
 @pytest.mark.parametrize("content", ["", "a,a\n1,2\n", "a,\n1,2\n", "\n\n"])
@@ -114,6 +149,74 @@ def test_parquet_that_is_none_or_too_much_is_refused(tmp_path: Path, content: by
     with pytest.raises(FailedPrecondition) as error:
         list(rows_of(tmp_path / "rows", FileFormat.PARQUET, SIGNATURE, LIMITS))
     assert error.value.reason == reason
+
+
+ROOMY = ReadLimits(max_row_bytes=1_000_000, max_unpacked_bytes=64_000_000, max_rows=10_000)
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_a_text_that_a_few_bytes_repeat_is_held_once(tmp_path: Path, nested: bool) -> None:
+    text = "x" * 3_000_000
+    said = pa.DictionaryArray.from_arrays(pa.array([0] * 400, pa.int32()), pa.array([text]))
+    column = pa.ListArray.from_arrays(pa.array(range(401), pa.int32()), said) if nested else said
+    content = parquet(
+        pa.table({"word": column}), compression="zstd", dictionary_pagesize_limit=1 << 30, store_schema=False,
+        write_statistics=False,
+    )  # fmt: skip
+    assert len(content) < 2_000
+    before, pool = pa.default_memory_pool(), pa.proxy_memory_pool(pa.default_memory_pool())
+    pa.set_memory_pool(pool)
+    try:
+        told = read(tmp_path / "rows", content, FileFormat.PARQUET, ROOMY)
+    finally:
+        pa.set_memory_pool(before)
+    assert told == ["ROW_TOO_LONG"] * 400
+    assert pool.max_memory() < 30_000_000, "and not the 1.2 GB that the rows say"
+
+
+def test_a_parquet_row_that_is_too_long_fails_by_itself(tmp_path: Path) -> None:
+    table = pa.table({"word": ["a", "x" * 1_100, "b", "c"], "x": [[0.5, 1], [1, 2], [3] * 150, [7, 8]]})
+    told = read(tmp_path / "rows", parquet(table), FileFormat.PARQUET)
+    assert told[1:3] == ["ROW_TOO_LONG"] * 2
+    assert [told[0], told[3]] == [{"word": "a", "x": [0.5, 1.0]}, {"word": "c", "x": [7.0, 8.0]}]
+
+
+def test_a_list_that_a_few_bytes_make_endless_is_refused_unread(tmp_path: Path) -> None:
+    numbers = pa.ListArray.from_arrays(pa.array([0, 500_000], pa.int32()), pa.array([7] * 500_000))
+    (tmp_path / "rows").write_bytes(parquet(pa.table({"n": numbers})))
+    assert (tmp_path / "rows").stat().st_size < 5_000
+    with pytest.raises(FailedPrecondition) as error:
+        list(rows_of(tmp_path / "rows", FileFormat.PARQUET, SIGNATURE, LIMITS))
+    assert error.value.reason == "INPUT_TOO_LARGE"
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"secret": pa.array([1, 1_000_000_001], pa.timestamp("ns"))}),
+        pa.table({"secret": pa.array([2**62], pa.timestamp("us"))}),
+        pa.table({"secret": pa.array([2**31 - 1], pa.date32())}),
+        pa.table({"secret": pa.array([10], pa.duration("ns"))}),
+        pa.table({"secret": pa.array([1], pa.time64("ns"))}),
+        pa.table({"secret": [{"at": 1}], "more": pa.array([[1]], pa.list_(pa.timestamp("ns")))}),
+        pa.table({"secret": pa.array([[("a", "b")]], pa.map_(pa.string(), pa.string()))}),
+        pa.table([pa.array([1]), pa.array([2])], names=["secret", "secret"]),
+    ],
+)
+def test_parquet_columns_that_are_no_features_are_refused_and_said(tmp_path: Path, table: pa.Table) -> None:
+    (tmp_path / "rows").write_bytes(parquet(table))
+    with pytest.raises(FailedPrecondition) as error:
+        list(rows_of(tmp_path / "rows", FileFormat.PARQUET, SIGNATURE, LIMITS))
+    assert error.value.reason == "INPUT_UNREADABLE"
+    assert "column" in error.value.message
+    assert "secret" not in error.value.message
+
+
+def test_an_encoding_that_repeats_long_texts_without_a_dictionary_is_refused(tmp_path: Path) -> None:
+    table = pa.table({"word": ["x" * 900] * 9})
+    (tmp_path / "rows").write_bytes(parquet(table, use_dictionary=False, column_encoding="DELTA_BYTE_ARRAY"))
+    with pytest.raises(FailedPrecondition, match="DELTA_BYTE_ARRAY"):
+        list(rows_of(tmp_path / "rows", FileFormat.PARQUET, SIGNATURE, LIMITS))
 
 
 def test_damaged_parquet_never_gives_other_rows_than_were_written(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import JobsCollector, RowCounters
 from services.inference.jobs.news import JobNews
 from services.inference.jobs.predictions import PredictionLimits, Predictions
-from services.inference.jobs.readers import ReadLimits
+from services.inference.jobs.rows import ReadLimits
 from services.inference.jobs.settings import JobsSettings
 from services.inference.jobs.storage import SCHEMA, TABLE, migrate_schema, object_opener, open_inference_blobs
 from services.inference.jobs.store.chunks import ChunkStore

@@ -13,7 +13,7 @@ from services.common.errors import DomainError, Internal, InvalidArgument
 from services.common.jobs import JobRun
 from services.inference.features import from_features
 from services.inference.jobs.models import RowError, RowResult
-from services.inference.jobs.readers import Row
+from services.inference.jobs.rows import Row
 from services.inference.models import ANY, Caller, ModelFailed, ResolvedVersion, Signature
 from services.inference.prediction import Prediction, Predictor
 from services.inference.tensor_protos import tensor_of

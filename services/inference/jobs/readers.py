@@ -10,33 +10,17 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import IO, Any
 
-from google.protobuf.struct_pb2 import Struct
-
-from penstock import errors as sdk
-from penstock.values import to_struct
-from services.common.errors import FailedPrecondition
 from services.inference.jobs.models import FileFormat, RowError
+from services.inference.jobs.parquet import parquet_row_count, parquet_rows
+from services.inference.jobs.rows import MAX_COLUMNS, ReadLimits, Row, features_of, too_large, too_long, unreadable
 from services.inference.models import Signature
 
-Row = Struct | RowError
-"""The features of one record, or why it has none."""
-MAX_COLUMNS = 10_000
-PARQUET_BATCH_ROWS = 1_000
 _READ_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class ReadLimits:
-    """What an untrusted file may take: the longest line, and the most that a row group unpacks to, in bytes."""
-
-    max_row_bytes: int
-    max_unpacked_bytes: int
-    max_rows: int
+_CHECK_ROWS = 256
 
 
 def rows_of(path: Path, file_format: FileFormat, signature: Signature, limits: ReadLimits) -> Iterator[Row]:
@@ -49,37 +33,41 @@ def rows_of(path: Path, file_format: FileFormat, signature: Signature, limits: R
     readers: Mapping[FileFormat, Callable[[], Iterator[Row]]] = {
         FileFormat.JSONL: lambda: _jsonl(path, limits),
         FileFormat.CSV: lambda: _csv(path, limits, _datatypes(signature)),
-        FileFormat.PARQUET: lambda: _parquet(path, limits),
+        FileFormat.PARQUET: lambda: parquet_rows(path, limits),
     }
     for number, row in zip(count(1), readers[file_format](), strict=False):
         if number > limits.max_rows:
-            raise _too_large(f"the file has more than {limits.max_rows:,} rows")
+            raise too_large(f"the file has more than {limits.max_rows:,} rows")
         yield row
 
 
-def count_rows(path: Path, file_format: FileFormat, limits: ReadLimits) -> int:
-    """Count the rows without reading what is in them; raises as `rows_of`."""
+def count_rows(path: Path, file_format: FileFormat, limits: ReadLimits, check: Callable[[], None]) -> int:
+    """Count the rows without reading what is in them; raises as `rows_of`, and as `check` does, called meanwhile."""
     if file_format is FileFormat.PARQUET:
-        return int(_opened_parquet(path, limits).metadata.num_rows)
+        return parquet_row_count(path, limits)
     with path.open("rb") as file:
+        lines = _checked(_lines(file, limits.max_row_bytes), check)
         if file_format is FileFormat.JSONL:
-            return sum(1 for line in _lines(file, limits.max_row_bytes) if line is None or line.strip())
-        return max(0, sum(1 for _ in _records(file, limits)) - 1)
+            return sum(1 for line in lines if line is None or line.strip())
+        return max(0, sum(1 for _ in _records(lines, limits)) - 1)
 
 
-def features_of(values: Mapping[str, Any]) -> Row:
-    """Take named values as a row."""
-    try:
-        return to_struct(values)
-    except sdk.InvalidArgument as error:
-        return RowError(error.reason or "UNSUPPORTED_VALUE", error.message)
+def _checked(lines: Iterator[bytes | None], check: Callable[[], None]) -> Iterator[bytes | None]:
+    """Pass lines on, and check now and then, by their number and by their bytes."""
+    rows = size_bytes = 0
+    for line in lines:
+        rows, size_bytes = rows + 1, size_bytes + (_READ_BYTES if line is None else len(line))
+        if rows >= _CHECK_ROWS or size_bytes >= _READ_BYTES:
+            rows = size_bytes = 0
+            check()
+        yield line
 
 
 def _jsonl(path: Path, limits: ReadLimits) -> Iterator[Row]:
     with path.open("rb") as file:
         for line in _lines(file, limits.max_row_bytes):
             if line is None:
-                yield _too_long(limits)
+                yield too_long(limits)
             elif line.strip():
                 yield _json_row(line)
 
@@ -110,21 +98,21 @@ def _lines(file: IO[bytes], longest: int) -> Iterator[bytes | None]:
 
 def _csv(path: Path, limits: ReadLimits, datatypes: Mapping[str, str]) -> Iterator[Row]:
     with path.open("rb") as file:
-        records = _records(file, limits)
+        records = _records(_lines(file, limits.max_row_bytes), limits)
         header = next(records, None)
         if not isinstance(header, list):
-            raise _unreadable("the file has no first line that names its columns")
+            raise unreadable("the file has no first line that names its columns")
         names = [name.strip() for name in header]
         if len({*names}) != len(names) or not all(names) or len(names) > MAX_COLUMNS:
-            raise _unreadable(f"the first line names columns, each once and at most {MAX_COLUMNS:,}: {names[:5]}")
+            raise unreadable(f"the first line names the columns, each once, none by nothing, at most {MAX_COLUMNS:,}")
         for cells in records:
             yield cells if isinstance(cells, RowError) else _csv_row(names, cells, datatypes)
 
 
-def _records(file: IO[bytes], limits: ReadLimits) -> Iterator[list[str] | RowError]:
+def _records(lines: Iterator[bytes | None], limits: ReadLimits) -> Iterator[list[str] | RowError]:
     """Give the cells of each record; empty lines are none."""
     csv.field_size_limit(limits.max_row_bytes)
-    reader = csv.reader(_texts(file, limits), strict=True)
+    reader = csv.reader(_texts(lines), strict=True)
     while True:
         try:
             cells = next(reader)
@@ -137,8 +125,8 @@ def _records(file: IO[bytes], limits: ReadLimits) -> Iterator[list[str] | RowErr
             yield cells
 
 
-def _texts(file: IO[bytes], limits: ReadLimits) -> Iterator[str]:
-    for number, line in enumerate(_lines(file, limits.max_row_bytes)):
+def _texts(lines: Iterator[bytes | None]) -> Iterator[str]:
+    for number, line in enumerate(lines):
         if line is None:
             # A NUL of our own is what the cells are known by; no text of a CSV file has one.
             yield "\0"
@@ -184,70 +172,3 @@ def _datatypes(signature: Signature) -> dict[str, str]:
     for spec in signature.inputs:
         found.update(dict.fromkeys((spec.name, *spec.columns), spec.datatype))
     return found
-
-
-def _parquet(path: Path, limits: ReadLimits) -> Iterator[Row]:
-    import pyarrow as pa
-
-    file = _opened_parquet(path, limits)
-    try:
-        for batch in file.iter_batches(batch_size=PARQUET_BATCH_ROWS, use_threads=False):
-            if batch.nbytes > limits.max_unpacked_bytes:
-                raise _too_large(f"{PARQUET_BATCH_ROWS:,} rows unpack to {batch.nbytes:,} bytes")
-            yield from (_parquet_row(values) for values in batch.to_pylist())
-    except (pa.ArrowException, OSError, OverflowError, UnicodeDecodeError) as error:
-        raise _unreadable(f"the file is no Parquet that can be read: {error}"[:300]) from error
-    finally:
-        file.close()
-
-
-def _parquet_row(values: Mapping[str, Any]) -> Row:
-    try:
-        return features_of({name: _text(value) for name, value in values.items()})
-    except UnicodeDecodeError:
-        return RowError("MALFORMED_ROW", "a binary value is no UTF-8; write it as a text")
-
-
-def _text(value: Any) -> Any:
-    return value.decode() if isinstance(value, bytes) else value
-
-
-def _opened_parquet(path: Path, limits: ReadLimits) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(
-            path,
-            memory_map=False,
-            thrift_string_size_limit=_READ_BYTES * 16,
-            thrift_container_size_limit=1_000_000,
-            page_checksum_verification=True,
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise _unreadable(f"the file is no Parquet: {error}"[:300]) from error
-    metadata = file.metadata
-    if metadata.num_rows > limits.max_rows:
-        raise _too_large(f"the file has {metadata.num_rows:,} rows; {limits.max_rows:,} are allowed")
-    if metadata.num_columns > MAX_COLUMNS:
-        raise _too_large(f"the file has {metadata.num_columns:,} columns; {MAX_COLUMNS:,} are allowed")
-    for number in range(metadata.num_row_groups):
-        unpacked = metadata.row_group(number).total_byte_size
-        if unpacked > limits.max_unpacked_bytes:
-            raise _too_large(
-                f"row group {number} unpacks to {unpacked:,} bytes, and {limits.max_unpacked_bytes:,} are allowed; "
-                "write smaller row groups"
-            )
-    return file
-
-
-def _too_long(limits: ReadLimits) -> RowError:
-    return RowError("ROW_TOO_LONG", f"the line is longer than {limits.max_row_bytes:,} bytes")
-
-
-def _unreadable(sentence: str) -> FailedPrecondition:
-    return FailedPrecondition(sentence, reason="INPUT_UNREADABLE")
-
-
-def _too_large(sentence: str) -> FailedPrecondition:
-    return FailedPrecondition(sentence, reason="INPUT_TOO_LARGE")

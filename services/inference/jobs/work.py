@@ -22,7 +22,7 @@ from services.inference.jobs.batches import RowPredictor
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import RowCounters
 from services.inference.jobs.models import Chunk, Done, InputKind, PredictionSpec, RowResult
-from services.inference.jobs.readers import ReadLimits, Row
+from services.inference.jobs.rows import ReadLimits, Row, batches_of
 from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
 from services.inference.models import Caller, ResolvedVersion
@@ -118,11 +118,11 @@ class PredictionWork:
                 attempt.total = len(source)
             else:
                 path = stack.enter_context(self._inputs.brought(spec.file, run.check))
-                attempt.total = readers.count_rows(path, spec.file.format, self._limits.read)
+                attempt.total = readers.count_rows(path, spec.file.format, self._limits.read, run.check)
                 source = readers.rows_of(path, spec.file.format, version.signature, self._limits.read)
             run.check()
             waiting = _after(iter(source), attempt.done.row_count, run)
-            while batch := list(islice(waiting, rows.batch_rows)):
+            for batch in batches_of(waiting, rows.batch_rows):
                 run.check()
                 attempt.take(rows.predict(batch), rows)
 
@@ -251,7 +251,7 @@ class _Attempt:
 def _after(rows: Iterator[Row], count: int, run: JobRun) -> Iterator[Row]:
     """Pass over the rows that are done."""
     for number, _ in enumerate(islice(rows, count)):
-        if number % 10_000 == 0:
+        if number % 100 == 0:
             run.check()
     return rows
 
