@@ -165,6 +165,18 @@ def test_a_killed_follower_comes_back_and_misses_nothing(service: WorkersService
         client.close()
 
 
+def test_a_hung_follower_is_replaced_and_nothing_is_missed(service: WorkersService) -> None:
+    (hung,) = service.children(FOLLOWER)
+    hung.send_signal(signal.SIGSTOP)
+    service.client.registry.register_version("unheard", "1", models.linear(), framework="onnx")
+    wait_until(lambda: not hung.is_running() or None)
+    (line,) = wait_until(lambda: service.lines("the follower is replaced") or None)
+    assert line["why"] == "it says nothing"
+    with service.connect() as client:
+        wait_until(lambda: predicts(client, "unheard") or None)
+    assert service.lines("a worker is replaced") == []
+
+
 def predicts(client: penstock.Client, model: str) -> bool:
     try:
         client.inference.predict(model, tensors={"x": ROW})

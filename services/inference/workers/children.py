@@ -54,9 +54,14 @@ class Slot:
     """When the next child is to be started."""
     early_deaths: int = 0
     deaths: int = 0
+    failed_starts: int = 0
+    """In a row, for want of memory, processes or descriptors."""
 
     def start(self, arguments: Sequence[str], now: float) -> Child:
-        """Start a child, by exec. The kernel ties its life to the thread that calls this."""
+        """Start a child, by exec. The kernel ties its life to the thread that calls this.
+
+        Raises OSError where the machine has nothing left for it.
+        """
         ours, theirs = socket.socketpair()
         place = replace(self.place, wire=theirs.fileno(), parent=os.getpid())
         try:
@@ -65,8 +70,12 @@ class Slot:
                 env={**os.environ, VARIABLE: place.to_variable()},
                 pass_fds=(theirs.fileno(), *place.counters),
             )
+        except OSError:
+            ours.close()
+            raise
         finally:
             theirs.close()
+        self.failed_starts = 0
         self.child = Child(process, QueuedWire(ours), now)
         return self.child
 
@@ -78,5 +87,14 @@ class Slot:
         settled = self.child.has_been_ready and now - self.child.began >= SETTLED_S
         self.early_deaths = 0 if settled else self.early_deaths + 1
         self.deaths += 1
-        pause_s = 0.0 if settled else min(FIRST_BACKOFF_S * 2 ** (self.early_deaths - 1), MAX_BACKOFF_S)
-        self.child, self.due = None, now + pause_s
+        self.child, self.due = None, now + (0.0 if settled else _pause_s(self.early_deaths))
+
+    def put_off(self, now: float) -> None:
+        """Note that no child could be started, and when to try again."""
+        self.failed_starts += 1
+        self.due = now + _pause_s(self.failed_starts)
+
+
+def _pause_s(failures: int) -> float:
+    """Say how long to wait after so many failures in a row, at least one."""
+    return float(min(FIRST_BACKOFF_S * 2 ** min(failures - 1, 10), MAX_BACKOFF_S))

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from contextlib import suppress
 
 from penstock.api.registry.v1.registry_pb2 import ModelVersion, WatchModelsResponse
 from services.common import flags, logs
@@ -18,9 +18,10 @@ from services.inference.clients import client_of
 from services.inference.following.follower import Follower, RegistryWatch
 from services.inference.settings import InferenceSettings
 from services.inference.workers.place import Place
-from services.inference.workers.wires import Kind, Wire, packed
+from services.inference.workers.wires import Kind, Wire, message, packed
 
-PART_VERSIONS = 1_000
+PART_BYTES = 3 * 2**20
+"""Of a snapshot, in one frame; a version that is larger has a frame to itself."""
 CHANGES_BETWEEN_BASES = 200
 
 
@@ -59,19 +60,24 @@ class Relay:
         for number, held in enumerate(parts, start=1):
             complete = number == len(parts)
             # The number tells the parts of one snapshot from those of another that broke off.
-            message = WatchModelsResponse(revision=self._sent)
-            message.snapshot.versions.extend(held)
-            message.snapshot.complete = complete
-            self._wire.send(packed(last if complete else part, message.SerializeToString()))
+            heard = WatchModelsResponse(revision=self._sent)
+            heard.snapshot.versions.extend(held)
+            heard.snapshot.complete = complete
+            self._wire.send(packed(last if complete else part, heard.SerializeToString()))
 
 
 def _parts(versions: Iterable[ModelVersion]) -> Iterator[list[ModelVersion]]:
-    """Divide them; at least one part, be it empty."""
-    left = iter(versions)
-    part = list(islice(left, PART_VERSIONS))
+    """Divide them by their size, since one with warm-up requests is a thousand times another; at least one part."""
+    part: list[ModelVersion] = []
+    size_bytes = 0
+    for version in versions:
+        more_bytes = version.ByteSize()
+        if part and size_bytes + more_bytes > PART_BYTES:
+            yield part
+            part, size_bytes = [], 0
+        part.append(version)
+        size_bytes += more_bytes
     yield part
-    while part := list(islice(left, PART_VERSIONS)):
-        yield part
 
 
 def main() -> None:
@@ -88,8 +94,10 @@ def main() -> None:
     follower.open()
 
     def until_alone() -> None:
-        for _ in wire.frames():
-            pass
+        with suppress(OSError):  # it went while it was being answered
+            wire.send(message({"type": "join"}))
+            for _ in wire.frames():  # pings, and nothing else
+                wire.send(message({"type": "pong"}))
         stopping.set()
 
     threading.Thread(target=until_alone, name="supervisor", daemon=True).start()

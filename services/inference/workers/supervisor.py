@@ -34,7 +34,7 @@ from services.inference.workers.place import Place, cores, worker_count
 from services.inference.workers.port import PortReservation
 from services.inference.workers.replies import Document, decision_of
 from services.inference.workers.scrape import open_metrics
-from services.inference.workers.wires import Frame, message, packed
+from services.inference.workers.wires import Frame, Kind, message, packed
 
 _log = structlog.get_logger(__name__)
 TICK_S = 0.1
@@ -173,10 +173,13 @@ class Supervisor:
             child.process.wait()
             return
         for frame in frames:
-            if slot is self._follower:
-                self._spread(self._news.take(frame))
-            else:
+            if slot is not self._follower:
                 self._hear(slot, child, loads(frame[1]))
+                continue
+            child.heard = time.monotonic()
+            child.joined = child.ready = True  # it has begun, since it speaks
+            if frame[0] is not Kind.MESSAGE:
+                self._spread(self._news.take(frame))
 
     def _hear(self, slot: Slot, child: Child, said: dict[str, Any]) -> None:
         child.heard = time.monotonic()
@@ -263,7 +266,12 @@ class Supervisor:
         now = time.monotonic()
         for slot in self._slots:
             if slot.child is None and now >= slot.due:
-                child = slot.start(self._arguments, now)
+                try:
+                    child = slot.start(self._arguments, now)
+                except OSError as error:  # no memory, processes or descriptors left for it, as yet
+                    slot.put_off(now)
+                    _log.error("a child cannot be started", child=slot.name, error=str(error))
+                    continue
                 child.has_been_ready = slot is self._follower
                 self._selector.register(child.wire.socket, selectors.EVENT_READ, slot)
 
@@ -273,7 +281,7 @@ class Supervisor:
         now = time.monotonic()
         silence_s = self._settings.worker_silence_ms / 1000
         grace_s = self._settings.drain_grace_ms / 1000 + END_MARGIN_S
-        for slot in self.workers:
+        for slot in self._slots:
             child = slot.child
             if child is None:
                 continue
@@ -291,7 +299,8 @@ class Supervisor:
                 self._send(slot, message({"type": "ping"}))
 
     def _end(self, slot: Slot, child: Child, why: str, *, at_once: bool = False) -> None:
-        _log.error("a worker is replaced", worker=slot.place.number, why=why)
+        event = "the follower is replaced" if slot is self._follower else "a worker is replaced"
+        _log.error(event, worker=slot.place.number, why=why)
         child.ending_since = time.monotonic()
         child.ready = False
         (child.process.kill if at_once else child.process.terminate)()
