@@ -71,8 +71,8 @@ CODES = (
     "DATA_LOSS",
     "UNAUTHENTICATED",
 )
-# A row of counts: the calls begun, the ns of the ended ones, those of each bucket, those of each code but OK: what is
-# in the buckets and did not fail went well, and a count less is written for it.
+# A row of counts: the calls begun, the ns of the ended ones, those of each bucket, those of each code. None is computed
+# from others, since a row may be read between two of its writes, and no count may ever go back.
 _STARTED, _NS, _BUCKETS = 0, 1, 2
 _CODES = _BUCKETS + len(BUCKETS_S) + 1
 _CELLS = _CODES + len(CODES)
@@ -98,11 +98,10 @@ class RpcMetrics:
     def finish(self, code: str, seconds: float) -> None:
         """Count a call that ends, by its status code's name."""
         bucket = _BUCKETS + bisect_left(BUCKETS_S, seconds)
+        ended = _CELL_OF[code]
         with self._lock:
             own, cells = self._own, self._cells
-            if code != "OK":
-                failed = _CELL_OF[code]
-                own[failed] = cells[failed] = own[failed] + 1
+            own[ended] = cells[ended] = own[ended] + 1
             own[bucket] = cells[bucket] = own[bucket] + 1
             own[_NS] = cells[_NS] = own[_NS] + int(seconds * 1e9)
 
@@ -126,7 +125,6 @@ class GrpcCollector(Collector):
         for (_, *values), counts in self._counters.sums(_KIND).items():
             started.add_metric(values, counts[_STARTED])
             buckets, codes = counts[_BUCKETS:_CODES], counts[_CODES:]
-            codes[0] = sum(buckets) - sum(codes)
             for code, number in sorted(zip(CODES, codes, strict=True)):
                 if number > 0:
                     handled.add_metric((*values, code), number)

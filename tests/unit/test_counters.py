@@ -72,6 +72,22 @@ def test_a_row_that_a_kill_left_half_written_is_not_there(files: list[int]) -> N
     assert Counters(files, slot=1).sums("rpc") == {("rpc", "whole"): [1], ("rpc", "next"): [3]}
 
 
+def test_a_row_is_seen_once_all_of_its_key_is_there_and_not_before(files: list[int]) -> None:
+    worker, reader = Counters(files, slot=0), Counters(files, slot=1)
+    worker.row(("rpc", "before"), 1).add(0, 1)
+    begin = counters.KEYS_AT + int.from_bytes(os.pread(files[0], 8, 8), "little")
+    worker.row(("rpc", "slow"), 1).add(0, 2)
+    worker.row(("rpc", "next"), 1).add(0, 3)
+    entry = os.pread(files[0], 16 + len('["rpc", "slow"]'), begin)
+    for missing in range(len(entry)):  # another core may show the length of all keys before any byte of this one
+        os.pwrite(files[0], entry[:missing] + bytes([entry[missing] ^ 0xFF]) + entry[missing + 1 :], begin)
+        assert list(reader.sums("rpc")) == [("rpc", "before")]
+    os.pwrite(files[0], bytes(len(entry)), begin)
+    assert list(reader.sums("rpc")) == [("rpc", "before")]
+    os.pwrite(files[0], entry, begin)
+    assert reader.sums("rpc") == {("rpc", "before"): [1], ("rpc", "slow"): [2], ("rpc", "next"): [3]}
+
+
 def test_once_the_file_is_full_new_rows_count_in_their_process_alone(
     files: list[int], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
