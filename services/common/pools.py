@@ -110,8 +110,8 @@ class BoundedPool(ThreadPoolExecutor):
                 worker.thread.join(None if until_s is None else max(0.0, until_s - time.monotonic()))
 
     @property
-    def busy(self) -> int:
-        """How many calls it holds."""
+    def held(self) -> int:
+        """How many calls it holds, at work or queued."""
         return self._held
 
     def leave(self, worker: _Worker) -> None:

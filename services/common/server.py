@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import signal
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +34,7 @@ from services.common.traces import Traces
 
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
+HEALTH_THREADS = 2
 AWAKE_THREADS = 2
 """One that works, and one that comes to: measured from 1 to 64 on one core."""
 RECOVERY_INTERVAL_S = 0.1
@@ -48,7 +50,8 @@ class Service:
         name: the full proto name, for health and reflection.
         register: the generated `add_…Servicer_to_server`, bound to the servicer.
         roles: the role that each RPC needs; every RPC must be there.
-        control: unary RPCs that must be answered while predictions fill the server.
+        control: unary RPCs that must be answered while predictions fill the server. They share a few threads, so each
+            must be quick: it reads memory, and asks no other process.
         brief: unary RPCs that need the interpreter for a fraction of a millisecond, and say so where they wait
             (`pools.WAITING`). A few threads of theirs are awake at once, which answers more of them than many would.
         endless: streams without an end of their own; they end with UNAVAILABLE when the server drains, and their
@@ -96,17 +99,21 @@ class _Pools:
     def __init__(self, settings: ServerSettings) -> None:
         threads, backlog = settings.request_threads, settings.request_backlog
         self.control = control = BoundedPool(CONTROL_THREADS, 1_000, "control")
+        # A kubelet kills whoever does not answer it, whatever else is asked.
+        self.health = BoundedPool(HEALTH_THREADS, 1_000, "health", control)
         self.unary = BoundedPool(threads, backlog, "unary", control)
         self.brief = BoundedPool(threads, backlog, "brief", control, AWAKE_THREADS)
         self.streams = BoundedPool(settings.max_streams, 0, "stream", control)
         # Whoever has no key can take no place from those who have.
         self.public = BoundedPool(settings.max_streams, 0, "public", control)
-        self.all = (control, self.unary, self.brief, self.streams, self.public)
+        self.all = (control, self.health, self.unary, self.brief, self.streams, self.public)
 
     def of(self, service: Service, method: str, *, streaming: bool) -> BoundedPool:
         """Choose the pool of an RPC."""
         if streaming:
             return self.public if service.roles[method] is Role.PUBLIC else self.streams
+        if service.name == health.SERVICE_NAME:
+            return self.health
         if method in service.control:
             return self.control
         return self.brief if method in service.brief else self.unary
@@ -201,7 +208,7 @@ class Server:
     def close(self) -> None:
         """Say NOT_SERVING, take nothing new, end the endless streams, finish what is in flight, and stop.
 
-        Closing a closed server does nothing.
+        It ends with the drain grace, though a call may hang. Closing a closed server does nothing.
         """
         if self.draining:
             return
@@ -210,14 +217,24 @@ class Server:
         _log.info("draining", grace_ms=self._settings.drain_grace_ms)
         self._health.enter_graceful_shutdown()
         self._streams.end()
-        self._server.stop(self._settings.drain_grace_ms / 1000).wait()
+        grace_s = self._settings.drain_grace_ms / 1000
+        until_s = time.monotonic() + grace_s
+        self._server.stop(grace_s).wait()
         self._drained.set()
-        for watcher in self._watchers:
-            watcher.join()
-        for pool in self._pools.all:
-            pool.shutdown(wait=True, cancel_futures=True)
+        self._end_threads(until_s)
         self._metrics.close()
         _log.info("closed")
+
+    def _end_threads(self, until_s: float) -> None:
+        """End all threads, and leave those that still work at that time on the monotonic clock to themselves."""
+        for pool in self._pools.all:
+            pool.shutdown(wait=False, cancel_futures=True)
+        for watcher in self._watchers:
+            watcher.join(max(0.0, until_s - time.monotonic()))
+        for pool in self._pools.all:
+            pool.shutdown(timeout_s=max(0.0, until_s - time.monotonic()))
+        if left := sum(pool.held for pool in self._pools.all):
+            _log.warning("calls are left that did not end within the grace", calls=left)
 
     def _public(self) -> tuple[Service, Service]:
         names = [*(service.name for service in self._services), health.SERVICE_NAME, reflection.SERVICE_NAME]
@@ -226,7 +243,6 @@ class Server:
                 name=health.SERVICE_NAME,
                 register=partial(health_pb2_grpc.add_HealthServicer_to_server, self._health),
                 roles={"Check": Role.PUBLIC, "Watch": Role.PUBLIC},
-                control=frozenset({"Check"}),
                 endless=frozenset({"Watch"}),
             ),
             Service(

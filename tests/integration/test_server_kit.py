@@ -10,6 +10,7 @@ import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 from urllib.error import HTTPError
@@ -25,8 +26,11 @@ from services.common import certificates, errors
 from services.common.certificates import CertificateFiles
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
-from services.common.server import Server
+from services.common.server import CONTROL_THREADS, Server
 from services.common.settings import ServerSettings
+from services.inference.caching import servicer as caching
+from services.inference.control import servicer as control
+from services.inference.oip import servicer as oip
 from tests.certificates import certificate
 from tests.kit import NAME, Kit, details, eventually, failure, write_keys
 
@@ -152,6 +156,35 @@ def test_health_answers_while_every_request_thread_is_taken(tmp_path: Path) -> N
         assert [call.result().inference_count for call in answered] == [4, 4, 4, 4]
 
 
+def test_health_answers_while_every_thread_of_the_control_calls_is_taken(tmp_path: Path) -> None:
+    entered, release = threading.Semaphore(0), threading.Event()
+
+    def hold() -> None:
+        entered.release()
+        release.wait(30)
+
+    kit = Kit(tmp_path)
+    first, *others = kit.server._services
+    kit.server._services = [replace(first, control=frozenset({"GetMetrics"})), *others]
+    with kit.running():
+        kit.servicer.get_metrics = hold
+        calls = [kit.stub.GetMetrics.future(pb.GetMetricsRequest(), timeout=30) for _ in range(CONTROL_THREADS + 1)]
+        assert all(entered.acquire(timeout=10) for _ in range(CONTROL_THREADS))
+        assert kit.status() == health_pb2.HealthCheckResponse.SERVING
+        release.set()
+        assert [call.result().inference_count for call in calls] == [0] * len(calls)
+
+
+@pytest.mark.parametrize("servicer", [caching, control, oip], ids=lambda module: module.NAME)
+def test_what_asks_every_worker_or_redis_is_not_among_the_control_calls(servicer: Any) -> None:
+    asking = {"GetCacheStats", "ResetCacheStats", "PurgeCache", "LoadModel", "UnloadModel", "ListSessions"}
+    asking |= {"RepositoryModelLoad", "RepositoryModelUnload", "ModelStatistics", "TraceSetting", "LogSettings"}
+    asking |= {"SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"}
+    service = servicer.service(object())
+    assert asking & set(service.roles)
+    assert not asking & (service.control | service.brief)
+
+
 def error_of(call: Any) -> grpc.Call:
     return cast("grpc.Call", call.exception())
 
@@ -215,6 +248,28 @@ def test_draining_finishes_what_is_in_flight(tmp_path: Path) -> None:
         assert call.result().inference_count == 4
         closing.join(10)
         assert not closing.is_alive()
+
+
+def test_closing_ends_with_its_grace_though_a_call_hangs(tmp_path: Path) -> None:
+    entered, release = threading.Event(), threading.Event()
+
+    def hang() -> None:
+        entered.set()
+        release.wait(30)
+
+    kit = Kit(tmp_path, drain_grace_ms=100)
+    with kit.running():
+        kit.servicer.get_metrics = hang
+        call = kit.stub.GetMetrics.future(pb.GetMetricsRequest(), timeout=30)
+        assert entered.wait(10)
+        closing = threading.Thread(target=kit.server.close)
+        closing.start()
+        closing.join(10)
+        ended = not closing.is_alive()
+        release.set()
+        closing.join(30)
+        assert ended
+        assert error_of(call) is not None
 
 
 def test_a_client_that_leaves_reaches_the_use_case(kit: Kit) -> None:

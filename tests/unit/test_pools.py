@@ -353,7 +353,7 @@ def test_not_even_an_exit_ends_a_thread_or_keeps_its_place(raised: BaseException
                 call.add_done_callback(leave)
             gate.open.set()
             eventually(lambda: settled(one))
-        assert not one.busy
+        assert not one.held
         assert done(one.submit(int)).wait(TIMEOUT_S)
         assert len(one._workers) == 1
 
@@ -393,7 +393,7 @@ def test_a_closed_pool_ends_though_more_threads_sleep_than_may_be_awake(cancel: 
     one.shutdown(wait=True, timeout_s=TIMEOUT_S)
     assert not any(worker.thread.is_alive() for worker in one._workers)
     assert sorted(ran) == ([] if cancel else list(range(20)))
-    assert (one._awake, one.busy) == (0, 0)
+    assert (one._awake, one.held) == (0, 0)
 
 
 def test_elsewhere_than_in_a_pool_waiting_is_nothing_special() -> None:

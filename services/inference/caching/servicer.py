@@ -69,10 +69,9 @@ def _counts(each: VersionCounts) -> pb.VersionCacheStats:
 
 
 def service(desk: CacheDesk) -> Service:
-    """Describe the service to the kit. It is answered while predictions fill the server."""
+    """Describe the service to the kit. All of it asks every worker, or Redis: none of it is quick for certain."""
     return Service(
         name=NAME,
         register=partial(add_ResponseCacheServiceServicer_to_server, ResponseCacheServicer(desk)),
         roles=ROLES,
-        control=frozenset(ROLES),
     )

@@ -70,10 +70,9 @@ def _timestamp(seconds: float) -> Timestamp:
 
 
 def service(control: SessionControl) -> Service:
-    """Describe the service to the kit. Who is in trouble may look and unload while predictions fill the server."""
+    """Describe the service to the kit. All of it asks every worker: none of it is quick for certain."""
     return Service(
         name=NAME,
         register=partial(add_SessionServiceServicer_to_server, SessionServicer(control)),
         roles=ROLES,
-        control=frozenset({"UnloadModel", "ListSessions"}),
     )

@@ -63,6 +63,21 @@ ROLES = {
 }
 
 
+QUICK = frozenset(
+    {
+        "ServerLive",
+        "ServerReady",
+        "ModelReady",
+        "ServerMetadata",
+        "ModelMetadata",
+        "ModelConfig",
+        "RepositoryIndex",
+        "SystemSharedMemoryStatus",
+    }
+)
+"""What is answered from this process's memory."""
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What differs between servers of this protocol, and clients may insist on.
@@ -270,13 +285,12 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
 
 
 def service(servicer: OpenInferenceServicer) -> Service:
-    """Describe the service to the kit. All but predictions and loads is answered while predictions fill the server."""
-    slow = {"ModelInfer", "ModelStreamInfer", "RepositoryModelLoad"}
+    """Describe the service to the kit. What asks no other worker is answered while predictions fill the server."""
     return Service(
         name=NAME,
         register=partial(add_GRPCInferenceServiceServicer_to_server, servicer),
         roles=ROLES,
         brief=frozenset({"ModelInfer"}),
-        control=frozenset(ROLES) - slow,
+        control=QUICK,
         endless=frozenset({"ModelStreamInfer"}),
     )
