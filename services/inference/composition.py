@@ -119,7 +119,7 @@ def open_sessions(settings: InferenceSettings, stack: ExitStack, member: Members
     for framework, (build_runtime, budget_bytes) in runtimes_of(settings).items():
         loader = ModelLoader(artifacts, build_runtime)
         limits = SessionLimits(budget_bytes=budget_bytes, max_sessions=settings.max_sessions)
-        caches[framework] = SessionCache(loader, limits, prepare=loader.runtime)
+        caches[framework] = SessionCache(loader, limits, prepare=loader.runtime, fetch=loader.fetch)
     sessions = SessionCaches(caches)
     if member is not None:
         sessions.keep_counts_in(member.counters)

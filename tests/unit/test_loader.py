@@ -7,8 +7,10 @@ import pytest
 
 from services.common.errors import FailedPrecondition
 from services.inference.artifacts.artifacts import ArtifactCache
+from services.inference.composition import open_sessions
 from services.inference.runtimes.onnx_runtime import OnnxRuntime
 from services.inference.sessions.loader import ModelLoader
+from services.inference.settings import InferenceSettings
 from tests.serving import BlobShelf, onnx_loader
 from tests.testdata import models
 
@@ -49,3 +51,21 @@ def test_a_runtime_that_is_not_installed_is_refused_with_what_is_missing(tmp_pat
     with pytest.raises(FailedPrecondition, match="No module named 'fortran'") as caught:
         loader.runtime()
     assert caught.value.reason == "FRAMEWORK_NOT_SERVED"
+
+
+def test_what_was_fetched_stays_on_disk_until_it_is_let_go(tmp_path: Path) -> None:
+    shelf = BlobShelf()
+    loader = onnx_loader(shelf, tmp_path)
+    version = shelf.version({"model.onnx": models.linear()})
+    with ExitStack() as resources:
+        loader.fetch(version, resources)
+        assert (tmp_path / "models" / version.digest / "model.onnx").exists()
+        loader(version, resources)
+    assert len(shelf.asked) == 1
+
+
+def test_the_services_caches_fetch_before_they_make_room(tmp_path: Path) -> None:
+    settings = InferenceSettings(cache_dir=tmp_path)
+    with ExitStack() as stack:
+        for cache in open_sessions(settings, stack).caches.values():
+            assert cache._fetch is not None

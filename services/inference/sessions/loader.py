@@ -38,6 +38,10 @@ class ModelLoader:
                     raise FailedPrecondition(sentence, reason="FRAMEWORK_NOT_SERVED") from error
             return self._runtime
 
+    def fetch(self, version: ResolvedVersion, resources: ExitStack) -> None:
+        """Have the version's files on disk, verified, until `resources` lets them go; raises what the download does."""
+        resources.enter_context(self._artifacts.use(version))
+
     def __call__(self, version: ResolvedVersion, resources: ExitStack) -> Session:
         """Open a version; `resources` closes the session first and lets the files go after it."""
         runtime = self.runtime()

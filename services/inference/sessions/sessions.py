@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 
 from services.common.errors import DeadlineExceeded, DomainError, FailedPrecondition, ResourceExhausted, Unavailable
 from services.common.pools import WAITING
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.runtime import Session
 from services.inference.sessions.cached_session import CacheCounters, CachedSession, SessionInfo, SessionLimits
+from services.inference.sessions.failures import LoadFailures
 from services.inference.sessions.memory import resident_bytes, trim_memory
 from services.inference.sessions.warm_up import warm_up
 
 log = logging.getLogger(__name__)
 
-MAX_REMEMBERED_FAILURES = 1_000
-
 Loader = Callable[[ResolvedVersion, ExitStack], Session]
 """Opens a version. What must be undone when the session goes, its own close too, is pushed on the stack."""
+Fetcher = Callable[[ResolvedVersion, ExitStack], object]
+"""Brings what a version's load reads, and checks it; the stack lets it go when the session does."""
 
 
 class _Load:
@@ -44,19 +45,11 @@ class _Load:
         self.error: DomainError | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """A failed load: its error, how often in a row, and until when nobody tries again (monotonic)."""
-
-    error: DomainError
-    count: int
-    until: float
-
-
 class SessionCache:
     """Sessions of one runtime, least recently used first out, none closed under a running request.
 
-    `prepare` is called before each load is measured: it makes ready, once, what all of them share.
+    `prepare` is called before each load is measured: it makes ready, once, what all of them share. `fetch` brings what
+    a load needs before any other session makes room for it: one that cannot be had costs nobody anything.
     """
 
     def __init__(
@@ -65,12 +58,14 @@ class SessionCache:
         limits: SessionLimits | None = None,
         *,
         prepare: Callable[[], object] | None = None,
+        fetch: Fetcher | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.limits = limits or SessionLimits()
         self.counters = CacheCounters()
         self._load = load
         self._prepare = prepare
+        self._fetch = fetch
         self._clock = clock
         # One lock for all: a hit holds it for a fifth of a microsecond. The condition is for waiting on room.
         self._lock = threading.Lock()
@@ -79,7 +74,7 @@ class SessionCache:
         self._closing: set[CachedSession] = set()
         self._warming: set[CachedSession] = set()
         self._loads: dict[str, _Load] = {}
-        self._failures: dict[str, _Failure] = {}
+        self._failures = LoadFailures(self.limits, clock)
         self._closed = False
         # Threads start with the first task, so this opens nothing yet. Closing has a thread of its own because a
         # load may be waiting for just that.
@@ -148,13 +143,13 @@ class SessionCache:
 
     def find_failure(self, key: str) -> DomainError | None:
         """The error of the version's last load, if that is why it is not in memory."""
-        failure = self._failures.get(key)
+        failure = self._failures.find(key)
         return failure.error if failure else None
 
     def forget_failure(self, key: str) -> None:
         """Let the next request try at once, for example because an operator asked."""
         with self._lock:
-            self._failures.pop(key, None)
+            self._failures.forget(key)
 
     def list_sessions(self) -> list[SessionInfo]:
         """List what is in memory, the least recently used first."""
@@ -204,11 +199,7 @@ class SessionCache:
         key = version.key
         if self._closed:
             raise _stopping()
-        failure = self._failures.get(key)
-        if failure is not None and self._clock() < failure.until:
-            error = copy.copy(failure.error)
-            error.retry_after_s = failure.until - self._clock()
-            raise error
+        self._failures.check(key)
         self.counters.misses += 1
         load = self._loads.get(key)
         if load is None:
@@ -241,7 +232,6 @@ class SessionCache:
         began = self._clock()
         entry, error = None, None
         try:
-            self._make_room(load.version.size_bytes)
             entry = self._open(load.version)
         except DomainError as known:
             error = known
@@ -255,9 +245,10 @@ class SessionCache:
                 entry.load_s = self._clock() - began
                 error = self._admit(entry, load.waiters)
             if error is not None:
-                self._remember(load.version.key, error)
+                self.counters.failed_loads += 1
+                self._failures.remember(load.version.key, error)
             else:
-                self._failures.pop(load.version.key, None)
+                self._failures.forget(load.version.key)
             load.entry, load.error = (entry, None) if error is None else (None, error)
             del self._loads[load.version.key]
             self._room.notify_all()
@@ -265,10 +256,15 @@ class SessionCache:
 
     def _open(self, version: ResolvedVersion) -> CachedSession:
         """Load and measure: what the process grew by, and at least what the runtime admits to."""
+        with self._lock:
+            self._check_room(version.size_bytes)
         resources = ExitStack()
-        if self._prepare is not None:
-            self._prepare()
         try:
+            if self._prepare is not None:
+                self._prepare()
+            if self._fetch is not None:
+                self._fetch(version, resources)
+            self._make_room(version)
             before = resident_bytes()
             session = self._load(version, resources)
             entry = CachedSession(version, session, resources)
@@ -289,12 +285,19 @@ class SessionCache:
             with self._lock:
                 self._warming.discard(entry)
 
-    def _make_room(self, size_bytes: int) -> None:
-        """Evict, and wait, until at least the file's size is free: the real size shows only afterwards."""
+    def _make_room(self, version: ResolvedVersion) -> None:
+        """Evict, and wait, until at least the file's size is free: the real size shows only afterwards.
+
+        For a model whose last load failed by its own fault goes only what nobody has used since that: it would most
+        likely fail again, and what others need would be loaded anew each time. Its error is told again instead.
+        """
+        size_bytes = version.size_bytes
         with self._room:
-            if self._closed:
-                raise _stopping()
-            self._evict_for(size_bytes, slots=1)
+            failure = self._failures.find(version.key)
+            if failure is None or not failure.broken:
+                self._evict_for(size_bytes)
+            elif not self._evict_for(size_bytes, unused_since=failure.at):
+                raise copy.copy(failure.error)
             # Memory that is being freed right now would be taken off what the new model is measured to need.
             free = self._room.wait_for(
                 lambda: (
@@ -310,15 +313,9 @@ class SessionCache:
         """Take a measured session in, or turn it away; the caller holds the lock."""
         entry.users = users
         entry.last_used = self._clock()
-        error: DomainError | None = None
-        if self._closed:
-            error = _stopping()
-        else:
-            try:
-                self._evict_for(entry.size_bytes, slots=1)
-            except ResourceExhausted as over:
-                error = over
-        if error is not None:
+        try:
+            self._evict_for(entry.size_bytes)
+        except DomainError as error:
             entry.users = 0
             self._begin_closing(entry)
             return error
@@ -327,38 +324,42 @@ class SessionCache:
         self.counters.load_seconds += entry.load_s
         return None
 
-    def _remember(self, key: str, error: DomainError) -> None:
-        self.counters.failed_loads += 1
-        count = self._failures[key].count + 1 if key in self._failures else 1
-        pause_s = min(self.limits.failure_backoff_s * 2 ** min(count - 1, 30), self.limits.max_failure_backoff_s)
-        self._failures[key] = _Failure(error, count, self._clock() + pause_s)
-        while len(self._failures) > MAX_REMEMBERED_FAILURES:
-            del self._failures[next(iter(self._failures))]
-
     # Evicting; the caller holds the lock
 
-    def _evict_for(self, size_bytes: int, *, slots: int) -> None:
-        """Evict the least recently used, idle ones first, until there is room; raises if there can be none."""
-        entries = self._entries.values()
-        pinned = [entry for entry in entries if entry.pinned]
+    def _check_room(self, size_bytes: int) -> None:
+        """Raise if there can be no room: the cache closes, or what is pinned takes too much."""
+        if self._closed:
+            raise _stopping()
+        pinned = [entry for entry in self._entries.values() if entry.pinned]
         if sum(entry.size_bytes for entry in pinned) + size_bytes > self.limits.budget_bytes:
             raise self._over_budget(size_bytes)
-        if len(pinned) + slots > self.limits.max_sessions:
+        if len(pinned) >= self.limits.max_sessions:
             raise ResourceExhausted(
                 f"all {self.limits.max_sessions} sessions are pinned; unpin one", reason="SESSION_BUDGET_EXCEEDED"
             )
-        candidates = sorted(
-            (entry for entry in entries if not entry.pinned),
-            key=lambda entry: (entry.users > 0, entry.last_used),
-        )
-        kept_bytes = sum(entry.size_bytes for entry in entries)
+
+    def _evict_for(self, size_bytes: int, *, unused_since: float = math.inf) -> bool:
+        """Evict the least recently used, idle ones first, until one more has room; raises if there can be none.
+
+        `unused_since` spares what is in use or was used later; False, and nobody evicted, where that leaves no room.
+        """
+        self._check_room(size_bytes)
+        evictable = (entry for entry in self._entries.values() if not entry.pinned)
+        candidates = sorted(evictable, key=lambda entry: (entry.users > 0, entry.last_used))
+        kept_bytes = sum(entry.size_bytes for entry in self._entries.values())
+        chosen: list[CachedSession] = []
         for entry in candidates:
             fits = kept_bytes + size_bytes <= self.limits.budget_bytes
-            if fits and len(self._entries) + slots <= self.limits.max_sessions:
+            if fits and len(self._entries) - len(chosen) < self.limits.max_sessions:
                 break
+            if unused_since < math.inf and (entry.users or entry.last_used > unused_since):
+                return False
             kept_bytes -= entry.size_bytes
+            chosen.append(entry)
+        for entry in chosen:
             self._evict(entry)
             self.counters.evictions += 1
+        return True
 
     def _evict(self, entry: CachedSession) -> None:
         """Take a session out of sight; it closes once nobody uses it."""
