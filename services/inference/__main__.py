@@ -72,7 +72,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     metrics.registry.register(CacheCollector(cache))
     desk = CacheDesk(cache, member.commands, member.broadcast)
     hands = control.SessionControl(catalog, member.broadcast, load_wait_s=settings.load_timeout_ms / 1000)
-    control.SessionCommands(catalog, sessions).add_to(member.commands)
+    control.SessionCommands(catalog, sessions, preloader).add_to(member.commands)
     repository = Repository(catalog, engine, sessions, member.broadcast, max_batch_size=settings.max_batch_size)
     open_inference = _open_inference(settings, member, predictor, repository, hands, traces)
     member.join()

@@ -155,6 +155,28 @@ def test_what_all_were_told_holds_for_the_worker_that_comes_later(service: Worke
             assert (settings["log_info"].bool_param, settings["log_warning"].bool_param) == (False, True)
 
 
+def test_a_pinned_model_is_loaded_and_pinned_by_the_worker_that_comes_later(service: WorkersService) -> None:
+    def pinned(count: int) -> bool:
+        with service.connect() as client:
+            sessions = client.inference.sessions("linear").sessions
+        return [each.pinned for each in sessions] == [True] * count
+
+    with service.connect() as client:
+        client.inference.load_model("linear", pin=True)
+    assert pinned(2)
+    for victim in service.children():
+        victim.kill()
+    wait_until(lambda: service.metrics()[DEATHS] == 2 or None)
+    service.until_serving(2)
+    wait_until(lambda: pinned(2) or None)
+    with service.connect() as client:
+        client.inference.unload_model("linear")
+    service.children()[0].kill()
+    wait_until(lambda: service.metrics()[DEATHS] == 3 or None)
+    service.until_serving(2)
+    assert pinned(0)
+
+
 def test_a_killed_follower_comes_back_and_misses_nothing(service: WorkersService) -> None:
     (follower,) = service.children(FOLLOWER)
     follower.kill()

@@ -9,28 +9,36 @@ from json import dumps, loads
 import pytest
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.inference.control.control import SessionCommands, SessionControl
+from services.inference.control.control import PIN, UNLOAD, SessionCommands, SessionControl
 from services.inference.following.catalog import Catalog, CatalogVersion
+from services.inference.following.preloading import Preloader
 from services.inference.sessions.cached_session import SessionLimits
 from services.inference.sessions.caches import SessionCaches
 from services.inference.sessions.sessions import SessionCache
-from services.inference.workers.commands import Arguments, Commands, Reply
-from tests.serving import PlainLoader, plain_version
+from services.inference.workers.commands import Arguments, Commands, Decision, Reply
+from services.inference.workers.exchange import Remembered
+from tests.serving import PlainLoader, plain_version, wait_until
 
 
 class Workers:
     """Two workers; what is said to them and what they say travels as JSON."""
 
     def __init__(self, catalog: Catalog) -> None:
+        self.catalog = catalog
         self.loaders = [PlainLoader(), PlainLoader()]
         limits = SessionLimits(budget_bytes=2**40, failure_backoff_s=1_000, max_failure_backoff_s=1_000)
         self.caches = [SessionCaches({"onnx": SessionCache(loader, limits)}) for loader in self.loaders]
         self.commands = [Commands(), Commands()]
-        for caches, commands in zip(self.caches, self.commands, strict=True):
-            SessionCommands(catalog, caches).add_to(commands)
+        self.preloaders = [Preloader(catalog, caches, load_wait_s=10) for caches in self.caches]
+        for caches, commands, preloader in zip(self.caches, self.commands, self.preloaders, strict=True):
+            SessionCommands(catalog, caches, preloader).add_to(commands)
+
+        self.remembered = Remembered()
 
     def send(self, name: str, arguments: Arguments, timeout_s: float) -> Sequence[Reply]:
         said = loads(dumps(arguments))
+        if decision := self.commands[0].decides(name, said):
+            self.remembered.take(decision, name, said)
         replies = [commands.carry_out(name, said, worker=number) for number, commands in enumerate(self.commands)]
         return [Reply(reply.worker, loads(dumps(reply.result)), reply.error) for reply in replies]
 
@@ -123,3 +131,38 @@ def test_what_is_not_ready_is_not_loaded(control: SessionControl) -> None:
         control.load("c", "1", pin=False)
     assert caught.value.reason == "VERSION_NOT_READY"
     assert control.unload("c", "") == 0
+
+
+def test_a_worker_that_comes_later_keeps_what_was_pinned_and_not_unloaded_since(
+    control: SessionControl, workers: Workers
+) -> None:
+    for model, name in (("a", "1"), ("a", "2"), ("b", "1")):
+        control.load(model, name, pin=True)
+    control.load("a", "1", pin=False)  # no word against the pin
+    control.unload("a", "2")
+    later = Workers(Catalog())
+    for command in workers.remembered.commands:  # it has not heard of any model yet
+        later.send(command["name"], command["arguments"], 1.0)
+    preloader = later.preloaders[0]
+    preloader.open()
+    later.catalog.replace([version("b", "1", 1), version("a", "2", 2), version("a", "1", 1)])
+
+    def pinned() -> list[tuple[str, str]]:
+        sessions = later.caches[0].list_sessions()
+        return sorted((each.version.model, each.version.version) for each in sessions if each.pinned)
+
+    wait_until(lambda: pinned() == [("a", "1"), ("b", "1")])
+    later.send(UNLOAD, {"model": "a", "version": ""}, 1.0)
+    assert pinned() == [("b", "1")]
+    assert [each["arguments"]["model"] for each in later.remembered.commands] == ["b"]
+    preloader.close()
+    for caches in later.caches:
+        caches.close(1.0)
+
+
+def test_a_pin_is_decided_for_its_version_and_ended_by_an_unload_of_it_or_of_all(workers: Workers) -> None:
+    (commands, _) = workers.commands
+    pin = {"model": "a", "version": "1"}
+    assert commands.decides(PIN, pin) == Decision((PIN, "a", "1"))
+    assert commands.decides(UNLOAD, pin) == Decision((PIN, "a", "1"), keeps=False)
+    assert commands.decides(UNLOAD, {**pin, "version": ""}) == Decision((PIN, "a"), keeps=False)

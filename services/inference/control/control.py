@@ -5,15 +5,16 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from services.inference.following.catalog import Catalog
 from services.inference.models import ResolvedVersion
 from services.inference.sessions.cached_session import SessionInfo
 from services.inference.sessions.caches import SessionCaches
-from services.inference.workers.commands import Arguments, Broadcast, Commands, Reply, Result, results
+from services.inference.workers.commands import Arguments, Broadcast, Commands, Decision, Reply, Result, results
 
 LOAD: Final = "sessions.load"
+PIN: Final = "sessions.pin"
 UNLOAD: Final = "sessions.unload"
 LIST: Final = "sessions.list"
 QUICK_TIMEOUT_S: Final = 10.0
@@ -45,17 +46,31 @@ class Memory:
     used_bytes: int
 
 
+class Pins(Protocol):
+    """Sees to it that a version is in memory and stays there, as soon as this process knows it."""
+
+    def pin(self, model: str, version: str) -> None:
+        """Load a version and keep it."""
+        ...
+
+    def unpin(self, model: str, version: str) -> None:
+        """Leave a version, or all of a model where it is empty, to itself."""
+        ...
+
+
 class SessionCommands:
     """This worker's part: loads, unloads and lists what is in its own memory."""
 
-    def __init__(self, catalog: Catalog, sessions: SessionCaches) -> None:
+    def __init__(self, catalog: Catalog, sessions: SessionCaches, pins: Pins) -> None:
         self._catalog = catalog
         self._sessions = sessions
+        self._pins = pins
 
     def add_to(self, commands: Commands) -> None:
-        """Let this process be told."""
-        commands.add(LOAD, self._load)
-        commands.add(UNLOAD, self._unload)
+        """Let this process be told. What is pinned is loaded and kept by workers that come later too."""
+        commands.add(LOAD, self._load, slow=True)
+        commands.add(PIN, self._pin, remember=_pinned)
+        commands.add(UNLOAD, self._unload, remember=_unpinned)
         commands.add(LIST, self._list)
 
     def _load(self, arguments: Arguments) -> Result:
@@ -68,9 +83,14 @@ class SessionCommands:
             self._sessions.pin(version.key, pinned=True)
         return {"sessions": self._find(version.model, version.version)}
 
+    def _pin(self, arguments: Arguments) -> Result:
+        self._pins.pin(arguments["model"], arguments["version"])
+        return {}
+
     def _unload(self, arguments: Arguments) -> Result:
         """Unload a version, or every version of a model that is loaded."""
         model, version = arguments["model"], arguments["version"]
+        self._pins.unpin(model, version)
         loaded = [each.version for each in self._sessions.list_sessions() if _is(each.version, model, version)]
         return {"count": sum(self._sessions.unload(each.key) for each in loaded)}
 
@@ -104,6 +124,7 @@ class SessionControl:
         Raises:
             NotFound, FailedPrecondition: as `Catalog.resolve` does.
             DomainError: what the load itself raises; DeadlineExceeded(MODEL_LOADING) where it goes on.
+            ResourceExhausted: it is loaded, but more is pinned than new workers can be told (COMMANDS_EXHAUSTED).
             Unavailable: WORKER_SILENT.
         """
         version = self._catalog.resolve(model, selector)
@@ -111,6 +132,8 @@ class SessionControl:
         arguments = {"model": model, "version": version.version, "pin": pin, "timeout_s": wait_s}
         replies = self._broadcast.send(LOAD, arguments, wait_s + REPLY_MARGIN_S)
         results(replies)
+        if pin:  # said apart, since it is quick: while something is decided, no worker can begin
+            results(self._broadcast.send(PIN, {"model": model, "version": version.version}, QUICK_TIMEOUT_S))
         return _sessions_of(replies)
 
     def unload(self, model: str, selector: str) -> int:
@@ -133,6 +156,14 @@ class SessionControl:
             sum(result["budget_bytes"] for result in found),
             sum(result["used_bytes"] for result in found),
         )
+
+
+def _pinned(arguments: Arguments) -> Decision:
+    return Decision((PIN, arguments["model"], arguments["version"]))
+
+
+def _unpinned(arguments: Arguments) -> Decision:
+    return Decision((PIN, arguments["model"], *filter(None, [arguments["version"]])), keeps=False)
 
 
 def _is(version: ResolvedVersion, model: str, name: str) -> bool:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from queue import SimpleQueue
+from typing import Protocol
 
 import structlog
 
@@ -16,8 +18,17 @@ _log = structlog.get_logger(__name__)
 RETRY_S = 10.0
 
 
+class PinnableSessions(Sessions, Protocol):
+    """Has the models in memory, and keeps some there; see `SessionCache`."""
+
+    def pin(self, key: str, *, pinned: bool) -> bool:
+        """Keep a session whatever else loads, or no longer."""
+        ...
+
+
 class Preloader:
-    """One thread that loads, one after another, versions whose settings say preload or pinned, and those named.
+    """One thread that loads, one after another, what is to be in memory: where a version's settings say preload or
+    pinned, what is named, and what an operator has pinned.
 
     `names` are models, or a model and a selector, `iris/1.0.0` or `iris/staging`. Each version is loaded once: what is
     evicted later comes back with its next request. One that cannot be loaded is tried again only where that may help,
@@ -27,7 +38,7 @@ class Preloader:
     def __init__(
         self,
         catalog: Catalog,
-        sessions: Sessions,
+        sessions: PinnableSessions,
         names: Sequence[str] = (),
         *,
         load_wait_s: float = 60.0,
@@ -39,6 +50,8 @@ class Preloader:
         self._load_wait_s = load_wait_s
         self._retry_s = retry_s
         self._done: set[str] = set()
+        self._told: SimpleQueue[tuple[str, str, bool]] = SimpleQueue()
+        self._pins: set[tuple[str, str]] = set()
         self._changed = threading.Event()
         self._stopping = False
         # A daemon: a load that hangs must not keep the process from ending.
@@ -54,6 +67,27 @@ class Preloader:
         """Load nothing more; a load under way is not waited for."""
         self._stopping = True
         self._changed.set()
+
+    def pin(self, model: str, version: str) -> None:
+        """Load a version, as soon as it is known, and keep it until it is unpinned."""
+        self._told.put((model, version, True))
+        self._changed.set()
+
+    def unpin(self, model: str, version: str) -> None:
+        """Leave a version, or all of a model where it is empty, to itself. What is loaded stays pinned as it is."""
+        self._told.put((model, version, False))
+
+    def _hear(self) -> None:
+        """Take in what was said of pins since the last time."""
+        while not self._told.empty():
+            model, version, pinned = self._told.get()
+            if not pinned:
+                self._pins -= {each for each in self._pins if each[0] == model and version in ("", each[1])}
+                continue
+            self._pins.add((model, version))
+            known = self._catalog.models().get(model, {}).get(version)
+            if known is not None and known.resolved is not None:
+                self._done.discard(known.resolved.key)  # it may have been loaded and evicted since
 
     def _run(self) -> None:
         again = False
@@ -74,7 +108,8 @@ class Preloader:
             if version.resolved is not None
         }
         self._done &= known.keys()
-        wanted = {key: version for key, version in known.items() if version.serving.preload or version.serving.pinned}
+        self._hear()
+        wanted = {key: version for key, version in known.items() if self._is_wanted(version)}
         for model, _, selector in self._names:
             try:
                 named = self._catalog.resolve(model, selector)
@@ -83,12 +118,19 @@ class Preloader:
             wanted[named.key] = named
         return [version for key, version in wanted.items() if key not in self._done]
 
+    def _is_wanted(self, version: ResolvedVersion) -> bool:
+        return version.serving.preload or version.serving.pinned or (version.model, version.version) in self._pins
+
     def _load(self, version: ResolvedVersion) -> bool:
         """Load one; False: it may help to try again."""
         if self._stopping:
             return True
         try:
-            self._sessions.release(self._sessions.acquire(version, self._load_wait_s))
+            session = self._sessions.acquire(version, self._load_wait_s)
+            self._hear()
+            if (version.model, version.version) in self._pins:
+                self._sessions.pin(version.key, pinned=True)
+            self._sessions.release(session)
         except DomainError as error:
             _log.error("what is to be in memory does not load", version=version.key, reason=error.reason)
             if error.retryable:

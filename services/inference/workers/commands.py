@@ -51,8 +51,9 @@ class Commands:
     def __init__(self) -> None:
         self._handlers: dict[str, Handler] = {}
         self._remember: dict[str, Remember] = {}
+        self._slow: set[str] = set()
 
-    def add(self, name: str, handler: Handler, *, remember: Remember | None = None) -> None:
+    def add(self, name: str, handler: Handler, *, remember: Remember | None = None, slow: bool = False) -> None:
         """Let `handler` carry out the command; each name has one handler.
 
         Args:
@@ -60,12 +61,19 @@ class Commands:
             handler: carries it out, on a thread of its own; twice must be as good as once.
             remember: for what holds until something else is said: a worker that comes later is told too, unless
                 every worker refused it. None of a command: it decides nothing.
+            slow: whether it may take as long as a load; such commands wait for each other, and no other for them.
         """
         if name in self._handlers:
             raise ValueError(f"{name} has a handler already")
         self._handlers[name] = handler
         if remember is not None:
             self._remember[name] = remember
+        if slow:
+            self._slow.add(name)
+
+    def is_slow(self, name: str) -> bool:
+        """Whether a command may take as long as a load."""
+        return name in self._slow
 
     def decides(self, name: str, arguments: Arguments) -> Decision | None:
         """Say what a command decides for workers that come later; None: nothing."""

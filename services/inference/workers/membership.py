@@ -32,6 +32,7 @@ from services.inference.workers.wires import Frame, Kind, Wire, message
 
 _log = structlog.get_logger(__name__)
 COMMAND_THREADS = 16
+"""For those that take long as many again, so that metrics, unloads and the like never wait for a load."""
 JOIN_TIMEOUT_S = 60.0
 ANSWER_MARGIN_S = 2.0
 """The supervisor says when a worker was silent; only if it is silent itself do we."""
@@ -108,6 +109,7 @@ class Worker:
         self._answers: dict[int, Future[list[replies.Document]]] = {}
         self._asked = 0
         self._pool = ThreadPoolExecutor(COMMAND_THREADS, thread_name_prefix="command")
+        self._slow_pool = ThreadPoolExecutor(COMMAND_THREADS, thread_name_prefix="slow-command")
         self._thread = threading.Thread(target=self._listen, name="supervisor", daemon=True)
         self.commands.add("metrics", lambda _: {"families": self._families()})
 
@@ -166,7 +168,8 @@ class Worker:
                 state = {"ready": self._metrics.ready(), "stuck": self.stuck()}
                 self._wire.send(message({"type": "pong", **state}))
             case "command":
-                self._pool.submit(self._obey, said)
+                pool = self._slow_pool if self.commands.is_slow(said["name"]) else self._pool
+                pool.submit(self._obey, said)
             case "answer":
                 self._hear(said)
             case "welcome":
@@ -217,7 +220,10 @@ class RelayedWatch:
         self._messages.put(payload)
 
     def watch(self, after_revision: int, *, epoch: str) -> Iterator[WatchModelsResponse]:  # noqa: ARG002 - the supervisor knows what we have
-        """Give what comes; what could not be taken in is lost, and the next snapshot makes up for it."""
+        """Give what comes. What could not be taken in, a defect that the log shows, this worker does without.
+
+        That lasts until the registry sends a whole snapshot again, or another worker takes the place.
+        """
         while (payload := self._messages.get()) is not None:
             yield WatchModelsResponse.FromString(payload)
 
