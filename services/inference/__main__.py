@@ -107,7 +107,11 @@ def _open_inference(
     traces: Traces | None,
 ) -> oip.OpenInferenceServicer:
     """Build the Open Inference Protocol's front door, with what it tells every worker."""
-    regions = shared_memory.open_regions(enabled=settings.shared_memory, loopback=is_loopback(settings.host))
+    regions = shared_memory.open_regions(
+        enabled=settings.shared_memory,
+        loopback=is_loopback(settings.host),
+        max_place_bytes=settings.max_message_bytes,
+    )
     if regions is not None:
         shared_memory.add_commands(member.commands, regions)
     repository.add_to(member.commands)

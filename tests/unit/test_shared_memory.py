@@ -120,6 +120,18 @@ def test_a_place_that_is_not_within_its_region_is_refused(regions: Regions, offs
     assert caught.value.reason == "SHARED_MEMORY_OUT_OF_RANGE"
 
 
+def test_a_place_larger_than_a_tensor_may_be_is_refused_before_it_is_read(folder: Path) -> None:
+    os.truncate(folder / "letters", 2**40)  # sparse: it takes no memory, and costs none to register
+    regions = Regions(folder, max_place_bytes=8)
+    regions.register(Region("r", "letters", 0, 2**40))
+    assert regions.read(Place("r", 2**40 - 8, 8)) == bytes(8)
+    for use in (regions.read, regions.check, lambda place: regions.write(place, b"")):
+        for size in (9, 2**40):
+            with pytest.raises(InvalidArgument) as caught:
+                use(Place("r", 0, size))
+            assert caught.value.reason == "SHARED_MEMORY_TOO_LARGE"
+
+
 def test_an_unknown_region_is_refused_in_tritons_words(regions: Regions) -> None:
     with pytest.raises(NotFound, match="Unable to find shared memory region: 'r'"):
         regions.check(Place("r", 0, 1))
@@ -153,17 +165,20 @@ def test_descriptors_go_with_their_regions(regions: Regions, folder: Path) -> No
 
 
 class Workers:
-    """Two workers, of which the second may be deaf to registrations."""
+    """Two workers, of which the second may refuse registrations, or be silent to them."""
 
     def __init__(self, folder: Path) -> None:
         self.regions = [Regions(folder), Regions(folder)]
         self.commands = [Commands(), Commands()]
         for commands, regions in zip(self.commands, self.regions, strict=True):
             control.add_commands(commands, regions)
-        self.failing = False
+        self.failing = self.silent = False
 
     def send(self, name: str, arguments: Arguments, timeout_s: float) -> list[Reply]:
-        replies = [commands.carry_out(name, arguments, worker=place) for place, commands in enumerate(self.commands)]
+        heard = self.commands[:1] if self.silent and name == control.REGISTER else self.commands
+        replies = [commands.carry_out(name, arguments, worker=place) for place, commands in enumerate(heard)]
+        if len(heard) < len(self.commands):
+            raise Unavailable("worker 1 did not reply in time", reason="WORKER_SILENT")
         if self.failing and name == control.REGISTER:
             self.regions[1].unregister(arguments["name"])
             replies[1] = Reply(1, {}, Unavailable("too many open files"))
@@ -180,6 +195,11 @@ def test_a_region_is_registered_with_every_worker_or_with_none(folder: Path) -> 
     with pytest.raises(Unavailable):
         memory.register(Region("r", "letters", 0, 8))
     assert [len(each.list_regions()) for each in workers.regions] == [0, 0]
+    workers.failing, workers.silent = False, True
+    with pytest.raises(Unavailable) as caught:
+        memory.register(Region("r", "letters", 0, 8))
+    assert caught.value.reason == "WORKER_SILENT"
+    assert [len(each.list_regions()) for each in workers.regions] == [0, 0]
 
 
 def test_workers_that_come_later_are_told_of_what_is_registered_still(folder: Path) -> None:
@@ -191,10 +211,10 @@ def test_workers_that_come_later_are_told_of_what_is_registered_still(folder: Pa
 
 
 def test_it_is_off_unless_it_is_asked_for_and_only_this_machine_can_call() -> None:
-    assert open_regions(enabled=False, loopback=False) is None
-    assert open_regions(enabled=True, loopback=True) is not None
+    assert open_regions(enabled=False, loopback=False, max_place_bytes=1) is None
+    assert open_regions(enabled=True, loopback=True, max_place_bytes=1) is not None
     with pytest.raises(FailedPrecondition) as caught:
-        open_regions(enabled=True, loopback=False)
+        open_regions(enabled=True, loopback=False, max_place_bytes=1)
     assert caught.value.reason == "SHARED_MEMORY_NOT_LOCAL"
 
 

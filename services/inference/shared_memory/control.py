@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Final
 
-from services.common.errors import FailedPrecondition, Unimplemented
+from services.common.errors import DomainError, FailedPrecondition, Unavailable, Unimplemented
 from services.inference.shared_memory.regions import Region, Regions
 from services.inference.workers.commands import Arguments, Broadcast, Commands, Decision, Result, results
 
@@ -60,9 +61,14 @@ class SharedMemory:
         _ = self.regions
 
     def register(self, region: Region) -> None:
-        """Register a region on every worker, or on none; raises as `Regions.register` does."""
+        """Register a region on every worker, or on none; raises as `Regions.register` does, and WORKER_SILENT."""
         self.check_served()
-        replies = self._broadcast.send(REGISTER, asdict(region), TIMEOUT_S)
+        try:
+            replies = self._broadcast.send(REGISTER, asdict(region), TIMEOUT_S)
+        except Unavailable:  # some have it, and who says nothing may have it yet
+            with suppress(DomainError):
+                self.unregister(region.name)
+            raise
         if any(reply.error for reply in replies) and not all(reply.error for reply in replies):
             self.unregister(region.name)
         results(replies)
@@ -77,8 +83,8 @@ class SharedMemory:
         return self.regions.list_regions(name)
 
 
-def open_regions(*, enabled: bool, loopback: bool) -> Regions | None:
-    """Make the registry of regions, where they are served.
+def open_regions(*, enabled: bool, loopback: bool, max_place_bytes: int) -> Regions | None:
+    """Make the registry of regions, where they are served; a tensor there may take no more than one in a message.
 
     Raises FailedPrecondition(SHARED_MEMORY_NOT_LOCAL): other machines reach this server, and share no memory with it.
     """
@@ -90,4 +96,4 @@ def open_regions(*, enabled: bool, loopback: bool) -> Regions | None:
             "PENSTOCK_SHARED_MEMORY",
             reason="SHARED_MEMORY_NOT_LOCAL",
         )
-    return Regions()
+    return Regions(max_place_bytes=max_place_bytes)

@@ -27,6 +27,7 @@ FOLDER: Final = Path("/dev/shm")  # noqa: S108 - where Linux keeps the objects o
 MAX_REGIONS: Final = 256
 MAX_NAME_CHARS: Final = 256
 MAX_KEY_BYTES: Final = 254
+MAX_PLACE_BYTES: Final = 64 * 2**20
 # Links are not followed, and a pipe of that name holds nobody up.
 _OPEN_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -63,10 +64,14 @@ class _Object:
 
 
 class Regions:
-    """The regions that are registered in this process. Any thread may use them."""
+    """The regions that are registered in this process. Any thread may use them.
 
-    def __init__(self, folder: Path = FOLDER) -> None:
+    `max_place_bytes`: what one tensor may take. A region may be larger, since it costs nothing that nobody reads.
+    """
+
+    def __init__(self, folder: Path = FOLDER, *, max_place_bytes: int = MAX_PLACE_BYTES) -> None:
         self._folder = folder
+        self._max_place_bytes = max_place_bytes
         self._lock = threading.Lock()
         self._regions: dict[str, tuple[Region, _Object]] = {}
 
@@ -122,7 +127,8 @@ class Regions:
 
         Raises:
             NotFound: the region is not registered (SHARED_MEMORY_REGION_NOT_FOUND).
-            InvalidArgument: the place is not within it (SHARED_MEMORY_OUT_OF_RANGE).
+            InvalidArgument: the place is not within it (SHARED_MEMORY_OUT_OF_RANGE), or larger than a tensor may be
+                (SHARED_MEMORY_TOO_LARGE).
             FailedPrecondition: its object has shrunk (SHARED_MEMORY_SHRUNK).
         """
         position, opened = self._locate(place)
@@ -183,6 +189,12 @@ class Regions:
                 f"bytes {place.offset_bytes} to {end} are not all within shared memory region '{place.region}', which "
                 f"has {region.size_bytes}",
                 reason="SHARED_MEMORY_OUT_OF_RANGE",
+            )
+        if place.size_bytes > self._max_place_bytes:
+            raise InvalidArgument(
+                f"a tensor of {place.size_bytes} bytes; {self._max_place_bytes} are allowed in shared memory as in a "
+                "message (PENSTOCK_MAX_MESSAGE_BYTES)",
+                reason="SHARED_MEMORY_TOO_LARGE",
             )
         return region.offset_bytes + place.offset_bytes, opened
 
