@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,7 +24,15 @@ from services.common.errors import (
     Unavailable,
 )
 from services.inference.engine.engine import Engine, InferenceRequest
-from services.inference.models import ModelFailed, OllamaReference, ResolvedVersion, Signature, TensorSpec
+from services.inference.models import (
+    ModelFailed,
+    OllamaReference,
+    ResolvedVersion,
+    ServingSettings,
+    Signature,
+    TensorSpec,
+    WarmUp,
+)
 from services.inference.runtimes.ollama import call as calls
 from services.inference.runtimes.ollama import session as session_module
 from services.inference.runtimes.ollama.address import check_url
@@ -33,6 +42,7 @@ from services.inference.runtimes.ollama.server import OllamaLimits, OllamaServer
 from services.inference.runtimes.ollama.session import OllamaSession
 from services.inference.runtimes.runtime import Artifact, Ending, FinishReason, GenerationOptions, Piece
 from services.inference.sessions.sessions import SessionCache
+from services.inference.sessions.warm_up import warm_up
 from services.inference.tensors import Tensor
 from tests import ollama
 from tests.certificates import certificate
@@ -425,6 +435,30 @@ def test_vectors_that_are_none_are_nonsense(stub: StubOllama, embeddings: object
     with pytest.raises(Unavailable) as caught:
         load(stub, "embed").run({"text": texts("one")})
     assert caught.value.reason == "OLLAMA_NONSENSE"
+
+
+def test_a_vector_of_an_answer_without_an_end_is_cut(stub: StubOllama, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its lines are joined, so that it is held to the bound of one."""
+    monkeypatch.setattr(session_module, "MAX_LINE_BYTES", 1000)
+
+    def spread(exchange: Exchange) -> None:
+        exchange.begin()
+        exchange.raw(b'{"embeddings": [[1.0')
+        for _ in range(2000):
+            exchange.raw(b"\n, 1.0")
+        exchange.raw(b"]]}\n")
+        exchange._handler.wfile.write(b"0\r\n\r\n")
+
+    stub.models[NAME] = spread
+    with pytest.raises(Unavailable, match="over 1000 bytes") as caught:
+        load(stub, "embed").run({"text": texts("x")})
+    assert caught.value.reason == "OLLAMA_NONSENSE"
+
+
+def test_a_chat_is_warmed_up_by_a_conversation(stub: StubOllama) -> None:
+    chat_version = replace(version("chat"), serving=ServingSettings(warm_up=(WarmUp(),)))
+    warm_up(chat_version, load(stub, "chat"))
+    assert [each["messages"] for each in stub.asked("/api/chat")] == [[{"role": "user", "content": "warm up"}]]
 
 
 def test_vectors_of_unequal_length_are_nonsense(stub: StubOllama) -> None:

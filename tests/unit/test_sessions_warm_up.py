@@ -120,3 +120,14 @@ def test_a_warm_up_that_hangs_is_ended_as_any_run(cache: SessionCache, session: 
         with pytest.raises(FailedPrecondition, match="took too long") as caught:
             waiting.result(10)
     assert caught.value.reason == "WARM_UP_FAILED"
+
+
+def test_a_warm_up_that_takes_too_much_memory_is_refused_before_it_is_made(
+    cache: SessionCache, session: WarmSession
+) -> None:
+    images = Signature((TensorSpec("image", "FP32", (-1, 3, 4096, 4096)),), ())
+    version = warmed(WarmUp(row_count=65_536), signature=images)
+    with pytest.raises(FailedPrecondition, match=r"of 65536 rows takes 13,194,139,533,312 bytes.*fewer rows") as caught:
+        cache.acquire(version, 5)
+    assert caught.value.reason == "WARM_UP_FAILED"
+    assert session.runs == []

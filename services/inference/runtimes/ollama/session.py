@@ -15,8 +15,9 @@ import numpy as np
 from services.common.errors import Cancelled, DomainError, InvalidArgument, Unavailable
 from services.inference.models import ModelFailed, OllamaReference, Signature
 from services.inference.runtimes.ollama.answers import NONSENSE, ended_early, parse, piece_of, vector_of
-from services.inference.runtimes.ollama.call import Call
+from services.inference.runtimes.ollama.call import MAX_LINE_BYTES, Call
 from services.inference.runtimes.ollama.server import OllamaServer
+from services.inference.runtimes.ollama.slots import CallSlots
 from services.inference.runtimes.runtime import GenerationOptions, Piece
 from services.inference.tensors import Tensor
 
@@ -29,7 +30,8 @@ Row = str | list[Any]
 class OllamaSession:
     """Answers by a model that an Ollama server keeps: nothing of it is in this process's memory.
 
-    Each row is a call of its own, `max_parallel_runs` of them at once in a run; the first that fails ends the others.
+    Each row is a call of its own, `max_parallel_runs` of them at once in all predictions together; the first of a run
+    that fails ends its others. Streams are not counted among them.
     """
 
     size_bytes = 0
@@ -39,6 +41,7 @@ class OllamaSession:
         self.max_parallel_runs = server.limits.parallel_calls
         self._server = server
         self._reference = reference
+        self._slots = CallSlots(self.max_parallel_runs)
         self._rows = ThreadPoolExecutor(self.max_parallel_runs, thread_name_prefix="ollama-row")
         # What is under way and when it began; each step on it is one atomic dict operation.
         self._runs: dict[_Run, float] = {}
@@ -53,7 +56,7 @@ class OllamaSession:
 
     def prepare(self, inputs: Mapping[str, Tensor]) -> OllamaRun:
         """Make ready to ask for each row; see `runtime.CancellableSession.prepare`."""
-        return OllamaRun(self._read(inputs), self._answers)
+        return OllamaRun(self._read(inputs), self._answers, self._slots)
 
     def stream(self, inputs: Mapping[str, Tensor], options: GenerationOptions) -> OllamaGeneration:
         """Generate from one row; see `runtime.GeneratingSession.stream`."""
@@ -105,19 +108,22 @@ class OllamaSession:
 
     def _write(self, run: _Run, row: Row) -> str:
         """Read one text to its end: streamed here as well, so that silence is told from length."""
-        with run.calling(self._server.call(PATHS[self._reference.mode], self._document(row))) as call:
+        call = self._server.call(PATHS[self._reference.mode], self._document(row))
+        with self._slots.taken(run.ended), run.calling(call):
             return "".join(piece.text for piece in _pieces(call, self._reference.mode))
 
     def _embed(self, run: _Run, row: Row) -> list[float]:
         document = {"model": self._reference.model, "input": row}
-        with run.calling(self._server.call(PATHS["embed"], document)) as call:
-            return vector_of(parse(b" ".join(call.lines())))
+        call = self._server.call(PATHS["embed"], document)
+        with self._slots.taken(run.ended), run.calling(call):
+            return vector_of(parse(b" ".join(call.lines(MAX_LINE_BYTES))))
 
 
 class _Run:
     """One run, and the calls that it has under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: CallSlots | None = None) -> None:
+        self._slots = slots
         self._lock = threading.Lock()
         self._calls: set[Call] = set()
         self._ended: DomainError | None = None
@@ -129,6 +135,12 @@ class _Run:
             calls = list(self._calls)
         for call in calls:
             call.end(error)
+        if self._slots is not None:
+            self._slots.wake()
+
+    def ended(self) -> DomainError | None:
+        """Give what it was ended with."""
+        return self._ended
 
     def is_late(self, began: float, now: float, longer_than_s: float) -> bool:
         """Whether it is to be ended, having gone on for so long."""
@@ -183,10 +195,10 @@ class _Run:
 class OllamaRun:
     """The calls for all rows of a prediction; see `runtime.Run`."""
 
-    def __init__(self, rows: list[Row], ask: Callable[[_Run, list[Row]], dict[str, Tensor]]) -> None:
+    def __init__(self, rows: list[Row], ask: Callable[[_Run, list[Row]], dict[str, Tensor]], slots: CallSlots) -> None:
         self._rows = rows
         self._ask = ask
-        self._run = _Run()
+        self._run = _Run(slots)
 
     def __call__(self) -> dict[str, Tensor]:
         """Ask for every row; see `OllamaSession.run`."""
