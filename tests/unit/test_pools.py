@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 
@@ -47,7 +48,7 @@ class Gate:
 
     def work(self) -> None:
         self.begun.set()
-        assert self.open.wait(TIMEOUT_S)
+        assert self.open.wait(3 * TIMEOUT_S)  # whoever waits for what it holds up gives up first
 
 
 def done(call: object) -> threading.Event:
@@ -298,6 +299,33 @@ def test_calls_that_go_on_and_on_unannounced_do_not_stop_the_others() -> None:
         eventually(lambda: not two._sentry.awake)
 
 
+def test_a_call_that_finds_its_thread_one_too_many_does_not_stay_behind_one_that_goes_on_and_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    inner, after, woken = Gate(), Gate(), list[Any]()
+
+    def come_back_and_hang() -> None:
+        with WAITING:
+            inner.work()
+        after.work()
+
+    with pool(8, 100, awake=1, patience_s=0.001) as one:
+        one.submit(come_back_and_hang)
+        assert inner.begun.wait(TIMEOUT_S)
+        assert done(one.submit(int)).wait(TIMEOUT_S)
+        eventually(lambda: len(one._asleep) == 1)
+        with monkeypatch.context() as late:
+            late.setattr(type(one._workers[0]), "wake", lambda worker: woken.append(worker))
+            call = done(one.submit(int))
+            inner.open.set()
+            assert after.begun.wait(TIMEOUT_S)
+        assert not one._sentry.awake
+        woken[0].wake()
+        assert call.wait(TIMEOUT_S)
+        after.open.set()
+        eventually(lambda: settled(one))
+
+
 def test_a_call_that_went_on_for_long_and_then_says_that_it_waits_gives_away_one_place_only() -> None:
     first, inner, after = Gate(), Gate(), Gate()
 
@@ -319,6 +347,26 @@ def test_a_call_that_went_on_for_long_and_then_says_that_it_waits_gives_away_one
         assert after.begun.wait(TIMEOUT_S)
         assert one._awake == 1
         after.open.set()
+        eventually(lambda: settled(one))
+
+
+def test_a_call_that_says_that_it_waits_gives_no_second_place_away_however_long_it_waits() -> None:
+    inner, hung = Gate(), Gate()
+
+    def wait_aside() -> None:
+        with WAITING:
+            inner.work()
+
+    with pool(8, 100, awake=1, patience_s=0.001) as one:
+        one.submit(wait_aside)
+        assert inner.begun.wait(TIMEOUT_S)
+        one.submit(hung.work)
+        assert hung.begun.wait(TIMEOUT_S)
+        assert done(one.submit(int)).wait(TIMEOUT_S)  # the one that hangs is excused
+        eventually(lambda: len(one._asleep) == 1)
+        assert one._awake == 0
+        for gate in (inner, hung):
+            gate.open.set()
         eventually(lambda: settled(one))
 
 
@@ -389,6 +437,7 @@ def test_a_closed_pool_ends_though_more_threads_sleep_than_may_be_awake(cancel: 
     for number in range(20):
         one.submit(ran.append, number)
     one.shutdown(wait=False, cancel_futures=cancel)
+    eventually(lambda: len(ran) == (0 if cancel else 20))  # though one hangs
     held.open.set()
     one.shutdown(wait=True, timeout_s=TIMEOUT_S)
     assert not any(worker.thread.is_alive() for worker in one._workers)
