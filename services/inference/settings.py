@@ -114,7 +114,7 @@ class InferenceSettings(ServerSettings):
     ollama_token_file: Path | None = None
     """A file that holds a key for that server, or a proxy before it, sent as a bearer token; read at each call."""
     ollama_parallel: Annotated[int, Field(ge=1, le=256)] = 4
-    """Calls to it at once, for one prediction of many rows."""
+    """Calls to it at once, for all predictions of one model together, a call a row; streams are not counted."""
     ollama_connect_timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 5_000
     """How long it may take to accept a connection."""
     ollama_stall_timeout_ms: Annotated[int, Field(ge=10, le=3_600_000)] = 120_000

@@ -428,7 +428,19 @@ def test_a_silence_is_waited_for_no_longer_than_the_whole_time(stub: StubOllama)
 
 @pytest.mark.parametrize(
     "embeddings",
-    [[], [[]], [[1.0], [2.0]], "x", [["x"]], [[True]], [[float("nan")]], None],
+    [
+        [],
+        [[]],
+        [[1.0], [2.0]],
+        "x",
+        [["x"]],
+        [[True]],
+        [[float("nan")]],
+        [[10**400]],
+        [[1e39]],
+        [[-float("inf")]],
+        None,
+    ],
 )
 def test_vectors_that_are_none_are_nonsense(stub: StubOllama, embeddings: object) -> None:
     stub.models[NAME] = answering({"embeddings": embeddings})

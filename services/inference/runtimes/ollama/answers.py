@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
 
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
 from services.inference.runtimes.runtime import Ending, FinishReason, Piece
 
+LARGEST = float(np.finfo(np.float32).max)
 NONSENSE = "OLLAMA_NONSENSE"
 FAILED = "OLLAMA_FAILED"
 MAX_SENTENCE_CHARS = 300
@@ -57,8 +59,8 @@ def vector_of(document: Mapping[str, Any]) -> list[float]:
     if not isinstance(vectors, list) or len(vectors) != 1 or not isinstance(vectors[0], list) or not vectors[0]:
         raise _nonsense("one text was sent, and not one vector came")
     vector = vectors[0]
-    if not all(type(number) in (int, float) and math.isfinite(number) for number in vector):
-        raise _nonsense("a vector came that does not hold numbers alone")
+    if not all(type(number) in (int, float) and abs(number) <= LARGEST for number in vector):  # not a NaN either
+        raise _nonsense("a vector came that does not hold numbers of FP32 alone")
     return vector
 
 

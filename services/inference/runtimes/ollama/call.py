@@ -45,10 +45,10 @@ class Call:
         self.waiting = False
         """Whether a thread waits for the server right now; not so while whoever reads the answer is busy with it."""
 
-    def lines(self, most_bytes: int = MAX_ANSWER_BYTES) -> Generator[bytes, None, None]:
+    def lines(self, most_bytes: int | None = None) -> Generator[bytes, None, None]:
         """Send the request, and give the answer's lines as they come, without their ends; empty ones are left out.
 
-        An answer of over `most_bytes` is nonsense.
+        An answer of over `most_bytes`, or MAX_ANSWER_BYTES, is nonsense.
 
         Raises:
             Unavailable: OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off), OLLAMA_NONSENSE.
@@ -59,7 +59,7 @@ class Call:
         with self._opened() as response:
             if response.status != OK:
                 raise refusal(response.status, b"".join(self._chunks(response, MAX_REFUSAL_BYTES)), self.document)
-            for line in _lines(self._chunks(response, most_bytes)):
+            for line in _lines(self._chunks(response, most_bytes or MAX_ANSWER_BYTES)):
                 if line.strip():
                     yield line
 
