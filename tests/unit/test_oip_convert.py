@@ -22,6 +22,7 @@ from services.inference.tensors import Tensor, from_raw
 from services.inference.workers.commands import Commands, OneProcess
 
 NOTHING = Signature((), ())
+TAKES_X = Signature((TensorSpec("X", "FP32", (-1,)),), ())
 NONE = SharedMemory(None, OneProcess(Commands()))
 VERSION = ResolvedVersion(
     "iris",
@@ -237,7 +238,7 @@ def test_an_input_is_read_from_its_region_beside_one_in_the_message(shared: Shar
     message = in_memory(8)
     message.inputs.add(name="Y", datatype="FP32", shape=[1])
     message.raw_input_contents.append(struct.pack("<f", 7))
-    inputs = convert.inputs_of(message, shared, NOTHING)
+    inputs = convert.inputs_of(message, shared, TAKES_X)
     assert inputs["X"].tolist() == [1.0, 2.0]
     assert inputs["Y"].tolist() == [7.0]
 
@@ -245,15 +246,21 @@ def test_an_input_is_read_from_its_region_beside_one_in_the_message(shared: Shar
 @pytest.mark.parametrize("size_bytes", [4, 12, 1_000])
 def test_an_input_whose_place_is_of_another_size_is_refused(shared: SharedMemory, size_bytes: int) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        convert.inputs_of(in_memory(size_bytes), shared, NOTHING)
+        convert.inputs_of(in_memory(size_bytes), shared, TAKES_X)
     assert caught.value.reason == "SHAPE_MISMATCH"
+
+
+def test_what_the_model_does_not_take_is_not_read_from_memory(shared: SharedMemory) -> None:
+    with pytest.raises(InvalidArgument, match="it takes none") as caught:
+        convert.inputs_of(in_memory(2**40), shared, NOTHING)
+    assert caught.value.reason == "UNKNOWN_INPUT"
 
 
 def test_an_input_cannot_be_in_memory_and_in_the_message(shared: SharedMemory) -> None:
     message = in_memory(8)
     message.inputs[0].contents.fp32_contents.append(1)
     with pytest.raises(InvalidArgument) as caught:
-        convert.inputs_of(message, shared, NOTHING)
+        convert.inputs_of(message, shared, TAKES_X)
     assert caught.value.reason == "MIXED_CONTENTS"
 
 

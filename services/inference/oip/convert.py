@@ -35,12 +35,13 @@ CONTENTS: Final = {
 }
 
 
-def inputs_of(request: pb.ModelInferRequest, memory: SharedMemory, _signature: Signature) -> dict[str, Tensor]:
+def inputs_of(request: pb.ModelInferRequest, memory: SharedMemory, signature: Signature) -> dict[str, Tensor]:
     """Read the inputs: those in the message are all raw or all typed, the others lie in shared memory.
 
     Raises:
         InvalidArgument: raw and typed in one request (MIXED_CONTENTS), one raw entry an input is not there
-            (RAW_COUNT_MISMATCH), an input came twice (DUPLICATE_INPUT), or what `from_raw` raises.
+            (RAW_COUNT_MISMATCH), an input came twice (DUPLICATE_INPUT), one that lies in shared memory is none of the
+            model's (UNKNOWN_INPUT), or what `from_raw` raises.
         DomainError: as `SharedMemory.regions` and `Regions.read` do.
     """
     raws = request.raw_input_contents
@@ -57,7 +58,7 @@ def inputs_of(request: pb.ModelInferRequest, memory: SharedMemory, _signature: S
                 name, "its bytes and contents came in one request; send one of them", reason="MIXED_CONTENTS"
             )
         if place is not None:
-            inputs[name] = _from_memory(tensor, place, memory)
+            inputs[name] = _from_memory(tensor, place, memory, signature)
         elif not raw_count:
             inputs[name] = _from_contents(tensor)
         else:
@@ -77,7 +78,14 @@ def _shape_of(tensor: pb.ModelInferRequest.InferInputTensor) -> tuple[int, ...]:
     return tuple(tensor.shape[:])  # in one slice: a quarter of what it costs element by element
 
 
-def _from_memory(tensor: pb.ModelInferRequest.InferInputTensor, place: Place, memory: SharedMemory) -> Tensor:
+def _from_memory(
+    tensor: pb.ModelInferRequest.InferInputTensor, place: Place, memory: SharedMemory, signature: Signature
+) -> Tensor:
+    regions = memory.regions
+    if all(spec.name != tensor.name for spec in signature.inputs):  # so many at most are read, however many came
+        taken = ", ".join(repr(spec.name) for spec in signature.inputs) or "none"
+        sentence = f"the model has no such input; it takes {taken}"
+        raise InvalidArgument.field(tensor.name, sentence, reason="UNKNOWN_INPUT")
     shape = _shape_of(tensor)
     dtype = dtype_of(tensor.name, tensor.datatype)
     needed = element_count(tensor.name, shape) * dtype.itemsize
@@ -87,7 +95,7 @@ def _from_memory(tensor: pb.ModelInferRequest.InferInputTensor, place: Place, me
             f"{place.size_bytes} bytes lie in shared memory; shape {list(shape)} of {tensor.datatype} takes {needed}",
             reason="SHAPE_MISMATCH",
         )
-    return from_raw(tensor.name, tensor.datatype, shape, memory.regions.read(place))
+    return from_raw(tensor.name, tensor.datatype, shape, regions.read(place))
 
 
 def _from_contents(tensor: pb.ModelInferRequest.InferInputTensor) -> Tensor:
