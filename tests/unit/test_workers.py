@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -176,6 +177,46 @@ def test_a_port_where_a_stranger_listens_is_not_taken() -> None:
         stranger.listen()
         with pytest.raises(FailedPrecondition):
             PortReservation("127.0.0.1", stranger.getsockname()[1]).open()
+
+
+def refusal(host: str) -> str:
+    with pytest.raises(FailedPrecondition) as refused:
+        PortReservation(host, 0).open()
+    return refused.value.reason
+
+
+def test_an_address_that_cannot_be_taken_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert refusal("192.0.2.1") == "HOST_NOT_HERE"  # TEST-NET-1: nobody's
+
+    def unknown(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", unknown)
+        assert refusal("no-such-host.invalid") == "HOST_UNKNOWN"
+    for code, reason in ((errno.EACCES, "PORT_FORBIDDEN"), (errno.EAFNOSUPPORT, "HOST_NOT_HERE")):
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socket", refusing(code))
+            assert refusal("127.0.0.1") == reason
+
+
+def refusing(code: int) -> Any:
+    def make(*_: object, **__: object) -> None:
+        raise OSError(code, "refused")
+
+    return make
+
+
+def test_of_a_name_for_several_addresses_those_are_taken_that_are_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = [
+        (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (host, 0)) for host in ("192.0.2.1", "127.0.0.1")
+    ]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    first = PortReservation("both", 0)
+    port = first.open()
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    first.close()
 
 
 # Places

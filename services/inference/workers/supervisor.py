@@ -65,7 +65,7 @@ class Supervisor:
         self.workers: list[Slot] = []
 
     def open(self) -> int:
-        """Take the port, and start the workers; raises FailedPrecondition(ADDRESS_IN_USE)."""
+        """Take the port, and start the workers; raises FailedPrecondition as `PortReservation.open` does."""
         settings, stack = self._settings, self._stack
         stack.callback(self._selector.close)
         reservation = PortReservation(settings.host, settings.port)
