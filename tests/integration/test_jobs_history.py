@@ -101,7 +101,10 @@ class History(RuleBasedStateMachine):
 
     @rule(which=ANY_LEASE, counted=st.booleans())
     def put_back(self, which: int, counted: bool) -> None:
-        lease = self._write(which, "QUEUED", "", lambda c, lease: self._store.put_back(c, lease, counted=counted))
+        lease = self._lease(which)
+        remembered = self.memory.get(lease.job_id) if lease else None
+        state = "CANCELLED" if remembered and remembered.cancelled else "QUEUED"
+        lease = self._write(which, state, "", lambda c, lease: self._store.put_back(c, lease, counted=counted))
         if lease is not None and not counted:
             self.memory[lease.job_id].attempt -= 1
 

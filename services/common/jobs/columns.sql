@@ -42,6 +42,10 @@ CREATE TABLE {schema}.{table} (
 CREATE UNIQUE INDEX {table}_request ON {schema}.{table} (created_by, request_id) WHERE request_id <> '';
 CREATE INDEX {table}_queue ON {schema}.{table} (priority, create_number) WHERE state = 'QUEUED';
 CREATE INDEX {table}_running ON {schema}.{table} (limit_key) WHERE state = 'RUNNING';
+CREATE INDEX {table}_leases ON {schema}.{table} (lease_expire_time) WHERE state = 'RUNNING';
+CREATE INDEX {table}_started ON {schema}.{table} (start_time) WHERE start_time IS NOT NULL AND end_time IS NULL;
+CREATE INDEX {table}_states ON {schema}.{table} (state, create_number DESC) INCLUDE (due_time);
+CREATE INDEX {table}_owner ON {schema}.{table} (created_by, create_number DESC);
 CREATE INDEX {table}_ended ON {schema}.{table} (end_time) WHERE end_time IS NOT NULL;
 CREATE UNIQUE INDEX {table}_newest ON {schema}.{table} (create_number DESC);
 

@@ -34,16 +34,22 @@ SELECT job_id, body_sha256 FROM {table} WHERE created_by = %(created_by)s AND re
 """
 
 # What nobody tells the database: a worker that died, a limit that passed. Whoever looks first writes it down. Rows that
-# another holds are left to whoever holds them.
+# another holds are left to whoever holds them. It is asked all the time: each case has its index, small while few run.
 SWEEP: LiteralString = """
 WITH late AS (
     SELECT job_id, cancel_time IS NOT NULL AS cancelled,
         coalesce(start_time + make_interval(secs => hard_limit_ms / 1000.0) <= clock_timestamp(), false) AS over,
         coalesce(lease_expire_time <= clock_timestamp(), false) AS orphaned, attempt >= max_attempts AS spent
     FROM {table}
-    WHERE (state = 'RUNNING' AND lease_expire_time <= clock_timestamp())
-       OR (state IN ('RUNNING', 'QUEUED') AND start_time + make_interval(secs => hard_limit_ms / 1000.0)
-           <= clock_timestamp())
+    WHERE job_id = ANY (ARRAY(
+        SELECT job_id FROM {table} WHERE state = 'RUNNING' AND lease_expire_time <= clock_timestamp()
+        UNION ALL
+        SELECT job_id FROM {table} WHERE start_time IS NOT NULL AND end_time IS NULL
+          AND start_time + make_interval(secs => hard_limit_ms / 1000.0) <= clock_timestamp()
+    )) AND ( -- again, of the row as it is once it is locked
+        (state = 'RUNNING' AND lease_expire_time <= clock_timestamp())
+        OR (end_time IS NULL AND start_time + make_interval(secs => hard_limit_ms / 1000.0) <= clock_timestamp())
+    )
     FOR UPDATE SKIP LOCKED
 ), judged AS (
     SELECT job_id, CASE WHEN cancelled THEN 'CANCELLED' WHEN over OR spent THEN 'FAILED' ELSE 'QUEUED' END AS next,
@@ -86,11 +92,16 @@ _HELD: LiteralString = (
     "job_id = %(job_id)s AND token = %(token)s AND state = 'RUNNING' AND lease_expire_time > clock_timestamp()"
 )
 HOLD: LiteralString = "SELECT 1 FROM {table} WHERE " + _HELD + " FOR UPDATE"  # noqa: S608 - a constant of ours
+# One row that somebody has locked must not keep the other leases waiting until they are over.
 RENEW: LiteralString = """
 UPDATE {table} jobs SET lease_expire_time = clock_timestamp() + make_interval(secs => %(lease_s)s)
-FROM unnest(%(job_ids)s::uuid[], %(tokens)s::bigint[]) AS held (job_id, token)
-WHERE jobs.job_id = held.job_id AND jobs.token = held.token AND state = 'RUNNING'
-  AND lease_expire_time > clock_timestamp()
+WHERE job_id = ANY (ARRAY(
+    SELECT jobs.job_id
+    FROM {table} jobs JOIN unnest(%(job_ids)s::uuid[], %(tokens)s::bigint[]) AS held (job_id, token) USING (job_id)
+    WHERE jobs.token = held.token AND state = 'RUNNING' AND lease_expire_time > clock_timestamp()
+    FOR UPDATE OF jobs SKIP LOCKED
+))
+RETURNING jobs.job_id
 """
 STANDINGS: LiteralString = """
 SELECT jobs.job_id, cancel_time IS NOT NULL AS cancelled,
@@ -111,10 +122,15 @@ UPDATE {table} SET state = %(state)s, end_time = clock_timestamp(), lease_expire
     error_detail = %(detail)s
 WHERE job_id = %(job_id)s
 """
+# Whoever asked for the job's end gets it here, where the run ended by something else before it heard of that.
 PUT_BACK: LiteralString = """
-UPDATE {table} SET state = 'QUEUED', lease_expire_time = NULL, attempt = attempt - %(uncounted)s,
+UPDATE {table} SET state = CASE WHEN cancel_time IS NULL THEN 'QUEUED' ELSE 'CANCELLED' END,
+    end_time = CASE WHEN cancel_time IS NULL THEN NULL ELSE clock_timestamp() END,
+    lease_expire_time = NULL, attempt = attempt - %(uncounted)s,
     due_time = clock_timestamp() + make_interval(secs => %(delay_s)s), update_time = clock_timestamp(),
-    error_reason = %(reason)s, error_message = %(message)s, error_detail = %(detail)s
+    error_reason = CASE WHEN cancel_time IS NULL THEN %(reason)s ELSE '' END,
+    error_message = CASE WHEN cancel_time IS NULL THEN %(message)s ELSE '' END,
+    error_detail = CASE WHEN cancel_time IS NULL THEN %(detail)s ELSE '' END
 WHERE job_id = %(job_id)s
 """
 
@@ -127,7 +143,10 @@ WHERE job_id = %(job_id)s AND state IN ('QUEUED', 'RUNNING')
 RETRY: LiteralString = """
 UPDATE {table} SET state = 'QUEUED', attempt = 0, start_time = NULL, end_time = NULL, cancel_time = NULL,
     due_time = clock_timestamp(), update_time = clock_timestamp(), result = NULL,
-    error_reason = '', error_message = '', error_detail = ''
+    error_reason = '', error_message = '', error_detail = '',
+    done_count = CASE WHEN %(anew)s THEN 0 ELSE done_count END,
+    failed_count = CASE WHEN %(anew)s THEN 0 ELSE failed_count END,
+    total_count = CASE WHEN %(anew)s THEN NULL ELSE total_count END
 WHERE job_id = %(job_id)s AND state IN ('FAILED', 'CANCELLED')
 """
 DELETE: LiteralString = """
@@ -139,7 +158,14 @@ DELETE FROM {table} WHERE job_id IN (
     ORDER BY end_time LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 )
 """
-COUNTS: LiteralString = "SELECT " + STATE + " AS state, count(*) AS count FROM {table} GROUP BY 1"  # noqa: S608 - constants of ours
+# State by state, each from the index alone: nearly all jobs have ended.
+COUNTS: LiteralString = """
+SELECT each.state, (SELECT count(*) FROM {table} jobs WHERE jobs.state = each.state) AS count
+FROM unnest(ARRAY['RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED']) AS each (state)
+UNION ALL
+SELECT CASE WHEN due_time > clock_timestamp() THEN 'PENDING' ELSE 'QUEUED' END, count(*)
+FROM {table} WHERE state = 'QUEUED' GROUP BY 1
+"""
 OLDEST: LiteralString = """
 SELECT coalesce(extract(epoch FROM clock_timestamp() - min(due_time)), 0)::float8 AS age_s FROM {table}
 WHERE state = 'QUEUED' AND due_time <= clock_timestamp()

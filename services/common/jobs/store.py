@@ -34,6 +34,7 @@ WORKERS_SHOWN_S = 3_600.0
 MAX_MESSAGE_CHARS = 2_000
 MAX_DETAIL_CHARS = 20_000
 _PLAIN = frozenset(statements.COMMON.replace("\n", " ").replace(" ", "").split(","))
+_ROW_STATES = {JobState.PENDING: JobState.QUEUED}
 _READ = frozenset({"seen_state", "read_time", "state"})
 _RENAMED = frozenset({"done_count", "failed_count", "total_count", "error_reason", "error_message", "error_detail"})
 
@@ -127,8 +128,10 @@ class JobStore:
         conditions: list[sql.Composable] = [sql.SQL("true")]
         values: dict[str, Any] = {"limit": limit}
         if filters.states:
-            conditions.append(sql.SQL(statements.STATE + " = ANY(%(states)s)"))
+            # The second is the row's own, which has an index.
+            conditions.append(sql.SQL(statements.STATE + " = ANY(%(states)s) AND state = ANY(%(row_states)s)"))
             values["states"] = sorted(filters.states)
+            values["row_states"] = sorted({_ROW_STATES.get(state, state) for state in filters.states})
         if filters.created_by is not None:
             conditions.append(sql.SQL("created_by = %(created_by)s"))
             values["created_by"] = filters.created_by
@@ -206,15 +209,19 @@ class JobStore:
         failure: Failure | None = None,
         counted: bool = True,
     ) -> None:
-        """Queue a job again, inside `holding`: after a fault that may pass; or, not `counted`, as a worker ends."""
+        """Queue a job again, inside `holding`: after a fault that may pass; or, not `counted`, as a worker ends.
+
+        One that somebody asked to end is CANCELLED instead.
+        """
         values = {**_key(lease), **_said(failure or Failure()), "delay_s": delay_s, "uncounted": 0 if counted else 1}
         self._run(connection, statements.PUT_BACK, values)
         self._notify(connection, self.queued, self.changed)
 
-    def renew(self, leases: Sequence[Lease], lease_s: float) -> None:
-        """Prolong the leases that still hold."""
+    def renew(self, leases: Sequence[Lease], lease_s: float) -> frozenset[UUID]:
+        """Prolong the leases that still hold, and name their jobs; a row that is locked is left for the next time."""
         with self._database.transaction() as connection:
-            self._run(connection, statements.RENEW, {**_keys(leases), "lease_s": lease_s})
+            rows = self._run(connection, statements.RENEW, {**_keys(leases), "lease_s": lease_s}).fetchall()
+        return frozenset(row["job_id"] for row in rows)
 
     def standings(self, leases: Sequence[Lease]) -> Mapping[UUID, Standing]:
         """Say how leases stand, by job id; one that is not there is lost, or its job is past its hard limit."""
@@ -238,14 +245,16 @@ class JobStore:
                 raise FailedPrecondition(f"the job is {job.state} already", reason="JOB_ENDED")
             return job
 
-    def retry(self, connection: JobConnection, job_id: UUID) -> Job:
+    def retry(self, connection: JobConnection, job_id: UUID, *, anew: bool = False) -> Job:
         """Queue a job that FAILED or was CANCELLED again, its attempts and limits counted anew.
+
+        `anew`: nothing of what was done is kept, and so its progress is none.
 
         Raises:
             NotFound: JOB_NOT_FOUND.
             FailedPrecondition: it is in another state (WRONG_STATE).
         """
-        changed = self._run(connection, statements.RETRY, {"job_id": job_id}).rowcount
+        changed = self._run(connection, statements.RETRY, {"job_id": job_id, "anew": anew}).rowcount
         job = self._get(connection, job_id)
         if not changed:
             sentence = f"the job is {job.state}; only one that is FAILED or CANCELLED can be tried again"

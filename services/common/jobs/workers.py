@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -229,12 +230,13 @@ class JobWorkers:
         """Renew what is due, tell the runs how they stand, and take down what other processes left behind."""
         runs = {run.lease: run for run in self._running()}
         asked_at = time.monotonic()
-        due = asked_at - self._renewed_at >= self._limits.lease_s / 3
-        if due:
+        renewed: frozenset[UUID] = frozenset()
+        if asked_at - self._renewed_at >= self._limits.lease_s / 3:
             if runs:
-                self._store.renew(list(runs), self._limits.lease_s)
+                renewed = self._store.renew(list(runs), self._limits.lease_s)
             self._store.seen(self.worker_id, slot_count=self._limits.slots, busy_count=len(runs))
-            self._renewed_at = asked_at
+            if len(renewed) == len(runs):  # else again at the next turn
+                self._renewed_at = asked_at
         if runs:
             standings = self._store.standings(list(runs))
             for lease, run in runs.items():
@@ -242,7 +244,7 @@ class JobWorkers:
                 if standing is None:
                     run.stop(StopReason.LEASE_LOST)
                     continue
-                if due:
+                if lease.job_id in renewed:
                     run.renewed(asked_at)
                 if standing.cancelled:
                     run.stop(StopReason.CANCELLED)

@@ -103,7 +103,7 @@ def _batch_rows(file: Any) -> int:
     flat = sum(max(VALUE_BYTES, column.length) for column in columns if not column.max_repetition_level)
     groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
     listed = max((_listed_bytes(metadata, group) // max(1, group.num_rows) for group in groups), default=0)
-    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, flat + listed)))
+    return max(1, min(BATCH_ROWS, BATCH_BYTES // max(1, int(flat) + listed)))
 
 
 def _check_columns(schema: Any) -> None:
@@ -112,8 +112,9 @@ def _check_columns(schema: Any) -> None:
         raise unreadable("two columns have the same name")
     for number, field in enumerate(schema):
         if not _is_readable(field.type):
+            kind = str(field.type).partition("<")[0].partition("[")[0]  # what follows has names of the file's own
             raise unreadable(
-                f"column {number + 1} is a {field.type}; a feature is a number, a text, a boolean, or lists of them: "
+                f"column {number + 1} is a {kind}; a feature is a number, a text, a boolean, or lists of them: "
                 "write it as one of these"
             )
 

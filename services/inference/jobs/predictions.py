@@ -182,10 +182,9 @@ class Predictions:
         """Queue a job again, to go on after what is done, or anew where that would only fail again."""
         anew = self.get(job_id, principal).error.reason in BEGINS_ANEW
         with self._jobs.transaction() as connection:
-            job = self._jobs.retry(connection, job_id)
+            job = self._jobs.retry(connection, job_id, anew=anew)
             if anew:
-                self._chunks.clear(connection, job_id)
-                self._chunks.resolve(connection, job_id, "", "")
+                self._chunks.begin_anew(connection, job_id)
             return job
 
     def delete(self, job_id: UUID, principal: Principal) -> None:

@@ -55,6 +55,10 @@ CREATE TABLE inference.prediction_jobs (
 CREATE UNIQUE INDEX prediction_jobs_request ON inference.prediction_jobs (created_by, request_id) WHERE request_id <> '';
 CREATE INDEX prediction_jobs_queue ON inference.prediction_jobs (priority, create_number) WHERE state = 'QUEUED';
 CREATE INDEX prediction_jobs_running ON inference.prediction_jobs (limit_key) WHERE state = 'RUNNING';
+CREATE INDEX prediction_jobs_leases ON inference.prediction_jobs (lease_expire_time) WHERE state = 'RUNNING';
+CREATE INDEX prediction_jobs_started ON inference.prediction_jobs (start_time) WHERE start_time IS NOT NULL AND end_time IS NULL;
+CREATE INDEX prediction_jobs_states ON inference.prediction_jobs (state, create_number DESC) INCLUDE (due_time);
+CREATE INDEX prediction_jobs_owner ON inference.prediction_jobs (created_by, create_number DESC);
 CREATE INDEX prediction_jobs_ended ON inference.prediction_jobs (end_time) WHERE end_time IS NOT NULL;
 CREATE UNIQUE INDEX prediction_jobs_newest ON inference.prediction_jobs (create_number DESC);
 
@@ -68,6 +72,7 @@ CREATE TABLE inference.prediction_jobs_workers (
     CONSTRAINT prediction_jobs_workers_pkey PRIMARY KEY (worker_id)
 );
 
+CREATE INDEX prediction_jobs_model ON inference.prediction_jobs (model, create_number DESC);
 CREATE INDEX prediction_jobs_result ON inference.prediction_jobs ((result ->> 'sha256')) WHERE result IS NOT NULL;
 CREATE INDEX prediction_jobs_unended ON inference.prediction_jobs (created_by) WHERE end_time IS NULL;
 CREATE INDEX prediction_jobs_input ON inference.prediction_jobs (input_sha256) WHERE input_sha256 <> '';

@@ -30,6 +30,10 @@ _RESOLVE = """
 UPDATE inference.prediction_jobs SET resolved_version = %(version)s, version_digest = %(digest)s
 WHERE job_id = %(job_id)s
 """
+_BEGIN_ANEW = """
+UPDATE inference.prediction_jobs SET resolved_version = '', version_digest = '', inference_ms = 0
+WHERE job_id = %(job_id)s
+"""
 _UNENDED = """
 SELECT count(*) AS count FROM inference.prediction_jobs WHERE created_by = %(created_by)s AND end_time IS NULL
 """
@@ -70,6 +74,11 @@ class ChunkStore:
     def clear(self, connection: JobConnection, job_id: UUID) -> None:
         """Forget the chunks of a job whose result has been put together."""
         connection.execute(_CLEAR, {"job_id": job_id})
+
+    def begin_anew(self, connection: JobConnection, job_id: UUID) -> None:
+        """Forget what is done of a job, and with which version."""
+        self.clear(connection, job_id)
+        connection.execute(_BEGIN_ANEW, {"job_id": job_id})
 
     def unended(self, connection: JobConnection, created_by: str) -> int:
         """Count a caller's jobs that have not ended."""
