@@ -30,6 +30,7 @@ from services.inference.composition import engine_limits, follow, open_sessions,
 from services.inference.control import control, log_settings, trace_settings
 from services.inference.control import servicer as control_servicer
 from services.inference.engine.engine import Engine
+from services.inference.engine.terms import within_threads
 from services.inference.events.events import EventLog
 from services.inference.following.catalog import Catalog
 from services.inference.following.preloading import Preloader
@@ -57,7 +58,8 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     traces = open_traces("inference", settings, stack)
     catalog = Catalog()
     sessions = open_sessions(settings, stack, member)
-    engine = Engine(catalog, sessions, engine_limits(settings), member.counters)
+    limits = within_threads(engine_limits(settings), settings.request_threads)
+    engine = Engine(catalog, sessions, limits, member.counters)
     cache = _response_cache(settings, stack, member)
     spool = open_spool(settings, stack, member)
     events = EventLog(spool)

@@ -74,8 +74,8 @@ class InferenceSettings(ServerSettings):
     """Models to load at the start, whatever their versions say: names, separated by commas, each with /SELECTOR where
     not the live version is meant."""
     max_in_flight: Annotated[int, Field(ge=1, le=1024)] = 48
-    """Requests of one model that hold a thread, waiting or running; keep it below the request threads, so that no model
-    takes all."""
+    """Requests of one model that hold a thread, waiting or running, where its version says nothing. Neither this nor a
+    version's own gives a model more than three quarters of the request threads, so that none takes all."""
     server_name: Annotated[str, Field(min_length=1, max_length=100)] = "penstock"
     """What clients of the Open Inference Protocol read as the server's name; a few insist on `triton`."""
     typed_answers: Literal["asked", "mirrored"] = "asked"
