@@ -152,11 +152,13 @@ WHERE job_id = %(job_id)s AND state IN ('FAILED', 'CANCELLED')
 DELETE: LiteralString = """
 DELETE FROM {table} WHERE job_id = %(job_id)s AND state IN ('COMPLETED', 'FAILED', 'CANCELLED')
 """
+# The time is looked up once, and so the index knows where to end.
 EXPIRE: LiteralString = """
-DELETE FROM {table} WHERE job_id IN (
-    SELECT job_id FROM {table} WHERE end_time <= clock_timestamp() - make_interval(secs => %(kept_s)s)
+DELETE FROM {table} WHERE job_id = ANY (ARRAY(
+    SELECT job_id FROM {table}
+    WHERE end_time <= (SELECT clock_timestamp() - make_interval(secs => %(kept_s)s))
     ORDER BY end_time LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-)
+))
 """
 # State by state, each from the index alone: nearly all jobs have ended.
 COUNTS: LiteralString = """
