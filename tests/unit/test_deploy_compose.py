@@ -113,6 +113,24 @@ def test_a_service_starts_when_its_jobs_are_done_and_has_limits(name: str) -> No
     assert service["restart"] == "unless-stopped"
 
 
+@pytest.mark.parametrize("name", ["inference", "jobs"])
+def test_the_models_that_may_be_in_memory_fit_into_the_containers(name: str) -> None:
+    """By the rule of docs/deployment.md. No image of ours that predicts has TensorFlow, so its budget is never used."""
+    given = ALL[name]["environment"]
+    budgets = [int(given[f"PENSTOCK_{each}_BUDGET_BYTES"]) for each in ("SESSION", "TRANSFORMERS")]
+    limit = ALL[name]["deploy"]["resources"]["limits"]["memory"]
+    assert sum(budgets) + 2**29 <= int(limit.removesuffix("g")) * 2**30
+    assert "tensorflow" not in (ROOT / f"requirements/{name}.txt").read_text()
+
+
+def test_what_depends_on_the_place_can_be_said_without_editing_the_file() -> None:
+    passed = {"PENSTOCK_OTLP_ENDPOINT": ["inference", "jobs", "registry", "monitoring"]}
+    passed |= {"PENSTOCK_OLLAMA_URL": ["inference", "jobs"], "PENSTOCK_JOB_INPUT_ROOTS": ["jobs"]}
+    for variable, names in passed.items():
+        assert variable in variables()
+        assert [name for name in names if variable not in ALL[name]["environment"]] == []
+
+
 def test_a_container_may_drain_for_longer_than_its_service_does() -> None:
     for name in SERVICES:
         grace_s = int(ALL[name]["stop_grace_period"].removesuffix("s"))
