@@ -39,7 +39,7 @@ class Registry:
 def running(settings: RegistrySettings) -> Iterator[Registry]:
     """Serve as the registry does, but for the validator."""
 
-    def believe(_self: Validator, folder: Path, _framework: str) -> ValidationReport:
+    def believe(_self: Validator, folder: Path, _framework: str, **_more: str) -> ValidationReport:
         content = b"".join(path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file())
         if content.startswith(BAD):
             return ValidationReport(failure=Failure(FailureReason.INVALID_MODEL, "it says so itself"))

@@ -19,15 +19,11 @@ import pytest
 
 from penstock.cli.embedded.folder import DataFolder
 from tests.embedded import all_gone
+from tests.suite import FREE_PORTS
 from tests.testdata.models import linear
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 DEADLINE_S = 90.0
-PORTS = {
-    f"PENSTOCK_{name}_PORT": "0"
-    for service in ("REGISTRY", "INFERENCE", "MONITORING")
-    for name in (service, f"{service}_METRICS")
-}
 
 
 class Terminal:
@@ -36,7 +32,7 @@ class Terminal:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         clean = {name: value for name, value in os.environ.items() if not name.startswith("PENSTOCK_")}
-        self.environment = {**clean, **PORTS, "HOME": str(folder)}
+        self.environment = {**clean, **FREE_PORTS, "HOME": str(folder)}
 
     def run(self, *arguments: str, exit_code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command, and see that it ends as it should."""

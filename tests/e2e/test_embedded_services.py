@@ -12,16 +12,16 @@ from penstock.cli.embedded.detached import start_detached
 from penstock.cli.embedded.folder import DataFolder, State
 from penstock.cli.embedded.health import is_serving
 from tests.embedded import DEADLINE_S, all_gone, eventually
+from tests.suite import FREE_PORTS
 
 pytestmark = pytest.mark.slow
-PORTS = [f"PENSTOCK_{name}{kind}_PORT" for name in ("INFERENCE", "REGISTRY", "MONITORING") for kind in ("", "_METRICS")]
 PENSTOCK = (sys.executable, "-m", "penstock.cli")
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[DataFolder]:
-    for name in PORTS:
-        monkeypatch.setenv(name, "0")
+    for name, port in FREE_PORTS.items():
+        monkeypatch.setenv(name, port)
     monkeypatch.setenv("PENSTOCK_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
     yield DataFolder(tmp_path / "data")

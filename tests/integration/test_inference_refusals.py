@@ -165,7 +165,7 @@ def test_the_sentence_says_what_came_and_what_is_expected(suite: Suite) -> None:
         ("FP32", [0, 2**62], b"", "INVALID_SHAPE"),
         ("FP32", [1] * 33, bytes(4), "INVALID_SHAPE"),
         ("FP33", [1, 4], bytes(16), "UNSUPPORTED_DATATYPE"),
-        ("BF16", [1, 4], bytes(8), "UNSUPPORTED_DATATYPE"),
+        ("FP8", [1, 4], bytes(4), "UNSUPPORTED_DATATYPE"),
         ("", [1, 4], bytes(16), "UNSUPPORTED_DATATYPE"),
         ("BYTES", [1, 1], b"\5\0\0\0abc", "BYTES_TRUNCATED"),
         ("BYTES", [1, 1], b"\5\0", "BYTES_TRUNCATED"),
