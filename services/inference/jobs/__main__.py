@@ -30,6 +30,7 @@ from services.inference.jobs.metrics import JobsCollector, RowCounters
 from services.inference.jobs.news import JobNews
 from services.inference.jobs.predictions import PredictionLimits, Predictions
 from services.inference.jobs.rows import ReadLimits
+from services.inference.jobs.scratch import Scratch
 from services.inference.jobs.settings import JobsSettings
 from services.inference.jobs.storage import SCHEMA, TABLE, migrate_schema, object_opener, open_inference_blobs
 from services.inference.jobs.store.chunks import ChunkStore
@@ -52,12 +53,15 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
     metrics = MetricsServer(settings.host, settings.metrics_port)
     tables = Tables(JobStore(database, SCHEMA, TABLE), ChunkStore(database), FileStore(database), blobs)
     catalog = Catalog()
+    scratch = Scratch(settings.job_dir)
+    scratch.open()
+    stack.callback(scratch.close)
     inputs = InputFiles(
         tables.files,
         blobs,
         roots=settings.job_input_roots,
         max_bytes=settings.job_max_input_bytes,
-        folder=settings.job_dir,
+        folder=scratch.folder,
         open_object=object_opener(settings),
     )
     counters = RowCounters()

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from penstock.ids import uuid7
 from services.common.blobs import Blob, BlobStore
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.common.keys import Principal, Role
 from services.inference.jobs.models import FileInput
 from services.inference.jobs.store.files import FileStore
 
 UPLOADED = "penstock://inputs/"
 CHUNK_BYTES = 1024 * 1024
+_NO_SUCH_FILE = frozenset(
+    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
+)
 OpenObject = Callable[[str, str], Any]
 """Opens an object of a bucket, by its name and key; gives what `stream` and `close` are called on."""
 
@@ -84,6 +88,7 @@ class InputFiles:
 
         Raises:
             FailedPrecondition: DIGEST_MISMATCH, INPUT_TOO_LARGE, INPUT_UNREADABLE, and what stores raise.
+            Unavailable: INPUT_UNAVAILABLE (where it lies does not answer now), SCRATCH_FULL (no room for the copy).
         """
         with tempfile.TemporaryDirectory(prefix="penstock-job-", dir=self._folder) as folder:
             path = Path(folder) / "input"
@@ -96,13 +101,11 @@ class InputFiles:
                         sentence = f"the file has more than the {self._max_bytes:,} bytes that are allowed"
                         raise FailedPrecondition(sentence, reason="INPUT_TOO_LARGE")
                     digest.update(chunk)
-                    out.write(chunk)
+                    _write(out, chunk)
             if digest.hexdigest() != file.sha256:
-                raise FailedPrecondition(
-                    f"{file.sha256} was declared, and the {size_bytes:,} bytes of {file.uri} hash to "
-                    f"{digest.hexdigest()}; they have changed since",
-                    reason="DIGEST_MISMATCH",
-                )
+                # What they hash to is not said: whoever knows the digest of a file in the roots may read it.
+                sentence = f"the bytes of {file.uri} do not hash to {file.sha256}, which was declared"
+                raise FailedPrecondition(sentence, reason="DIGEST_MISMATCH")
             yield path
 
     def _chunks(self, file: FileInput) -> Iterator[bytes]:
@@ -127,15 +130,22 @@ class InputFiles:
                     yield chunk
         except OSError as error:
             sentence = f"the file cannot be read ({error.strerror or type(error).__name__})"
-            raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE") from error
+            if error.errno in _NO_SUCH_FILE:
+                raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE") from error
+            raise Unavailable(sentence, reason="INPUT_UNAVAILABLE") from error
 
     def _object_chunks(self, bucket: str, key: str) -> Iterator[bytes]:
         if self._open_object is None:
             sentence = "this service keeps its blobs in a folder, and knows no S3 server to read from"
             raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE")
+        from urllib3.exceptions import HTTPError
+
         answer = self._open_object(bucket, key)
         try:
             yield from answer.stream(CHUNK_BYTES)
+        except (HTTPError, OSError) as error:
+            sentence = f"s3://{bucket}/{key} ended before all of it came ({type(error).__name__})"
+            raise Unavailable(sentence, reason="INPUT_UNAVAILABLE") from error
         finally:
             answer.close()
 
@@ -161,6 +171,14 @@ class InputFiles:
             raise InvalidArgument.field(
                 "file.sha256", f"the file that was uploaded hashes to {found.sha256}", reason="DIGEST_MISMATCH"
             )
+
+
+def _write(out: IO[bytes], chunk: bytes) -> None:
+    try:
+        out.write(chunk)
+    except OSError as error:
+        sentence = f"the input cannot be copied to be read ({error.strerror or type(error).__name__})"
+        raise Unavailable(sentence, reason="SCRATCH_FULL") from error
 
 
 def _lies_in(path: Path, root: str) -> bool:

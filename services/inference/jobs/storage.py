@@ -7,12 +7,13 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from services.common.blobs import BlobStore, open_blobs
-from services.common.errors import FailedPrecondition
+from services.common.errors import FailedPrecondition, Unavailable
 from services.common.migrate import migrate
 from services.inference.jobs.inputs import OpenObject
 from services.inference.jobs.settings import JobsSettings
 
 SCHEMA, TABLE = "inference", "prediction_jobs"
+_LASTING = frozenset({"NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"})
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
 
@@ -33,7 +34,7 @@ def object_opener(settings: JobsSettings) -> OpenObject | None:
     if parts.scheme != "s3" or not any(root.startswith("s3:") for root in settings.job_input_roots):
         return None
     from minio import Minio
-    from minio.error import MinioException
+    from minio.error import MinioException, S3Error
     from urllib3.exceptions import HTTPError
 
     options = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -51,8 +52,11 @@ def object_opener(settings: JobsSettings) -> OpenObject | None:
         try:
             return client.get_object(bucket, key)
         except (MinioException, HTTPError, OSError) as error:
-            sentence = f"s3://{bucket}/{key} cannot be read ({type(error).__name__})"
-            raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE") from error
+            code = error.code if isinstance(error, S3Error) else type(error).__name__
+            sentence = f"s3://{bucket}/{key} cannot be read ({code})"
+            if code in _LASTING:
+                raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE") from error
+            raise Unavailable(sentence, reason="INPUT_UNAVAILABLE") from error
 
     return opened
 

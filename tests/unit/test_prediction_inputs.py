@@ -1,0 +1,121 @@
+"""Where a job's input comes from: what fails for good, what may pass, what is not told, and what is left behind."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from pydantic import SecretStr
+from urllib3.exceptions import ProtocolError
+
+from services.common.errors import DomainError, FailedPrecondition, Unavailable
+from services.inference.jobs.inputs import InputFiles
+from services.inference.jobs.models import FileFormat, FileInput
+from services.inference.jobs.scratch import Scratch
+from services.inference.jobs.storage import object_opener
+
+URI = "s3://bucket/in/rows.csv"
+
+
+def inputs(folder: Path, **more: Any) -> InputFiles:
+    stores = cast(Any, None)
+    return InputFiles(stores, stores, **{"roots": [], "max_bytes": 1_000, "folder": folder, **more})
+
+
+def bring(files: InputFiles, uri: str) -> None:
+    with files.brought(FileInput(uri, "0" * 64, FileFormat.CSV), lambda: None):
+        pytest.fail("its digest is another")
+
+
+def test_a_wrong_digest_is_not_answered_with_the_right_one_or_anything_of_the_file(tmp_path: Path) -> None:
+    (tmp_path / "secret.csv").write_text("alice,4711\n")
+    files = inputs(tmp_path, roots=[tmp_path.as_uri()])
+    with pytest.raises(FailedPrecondition) as error:
+        bring(files, (tmp_path / "secret.csv").as_uri())
+    assert error.value.reason == "DIGEST_MISMATCH"
+    said = error.value.message.replace("0" * 64, "").replace((tmp_path / "secret.csv").as_uri(), "")
+    assert not any(character.isdigit() for character in said), "neither digest nor size"
+
+
+def test_an_s3_server_that_is_down_is_a_fault_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client's own pauses
+    settings = SimpleNamespace(
+        blob_url="s3://bucket?endpoint=http://127.0.0.1:9", job_input_roots={"s3://bucket/in"},
+        blob_access_key=SecretStr("a"), blob_secret_key=SecretStr("b"),
+    )  # fmt: skip
+    opened = object_opener(cast(Any, settings))
+    assert opened is not None
+    with pytest.raises(Unavailable) as error:
+        opened("bucket", "in/rows.csv")
+    assert error.value.reason == "INPUT_UNAVAILABLE"
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("NoSuchKey", FailedPrecondition), ("AccessDenied", FailedPrecondition), ("SlowDown", Unavailable)],
+)
+def test_what_an_s3_server_refuses_lasts_and_what_it_puts_off_passes(
+    monkeypatch: pytest.MonkeyPatch, code: str, kind: type[DomainError]
+) -> None:
+    from minio import Minio
+    from minio.error import S3Error
+
+    def refuse(*_: object) -> None:
+        raise S3Error(cast(Any, None), code, "no", "in/rows.csv", "1", "1")
+
+    monkeypatch.setattr(Minio, "get_object", refuse)
+    settings = SimpleNamespace(
+        blob_url="s3://bucket?endpoint=http://127.0.0.1:9", job_input_roots={"s3://bucket/in"},
+        blob_access_key=None, blob_secret_key=None,
+    )  # fmt: skip
+    opened = object_opener(cast(Any, settings))
+    assert opened is not None
+    with pytest.raises(kind):
+        opened("bucket", "in/rows.csv")
+
+
+def test_an_object_that_is_cut_off_on_its_way_is_a_fault_that_may_pass(tmp_path: Path) -> None:
+    class Cut:
+        def stream(self, _: int) -> Iterator[bytes]:
+            yield b"x"
+            raise ProtocolError("connection broken")
+
+        def close(self) -> None:
+            pass
+
+    files = inputs(tmp_path, roots=["s3://bucket/in"], open_object=lambda bucket, key: Cut())
+    with pytest.raises(Unavailable) as error:
+        bring(files, URI)
+    assert error.value.reason == "INPUT_UNAVAILABLE"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
+    living = Scratch(tmp_path)
+    living.open()
+    (living.folder / "input").write_bytes(b"mine")
+    program = (
+        "import sys, pathlib; from services.inference.jobs.scratch import Scratch\n"
+        "s = Scratch(pathlib.Path(sys.argv[1])); s.open(); (s.folder / 'input').write_bytes(b'x' * 1000)\n"
+        "print(s.folder, flush=True); sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as killed:
+        assert killed.stdout is not None
+        left = Path(killed.stdout.readline().strip())
+        killed.send_signal(signal.SIGKILL)
+    assert (left / "input").exists()
+    next_one = Scratch(tmp_path)
+    next_one.open()
+    assert not left.exists()
+    assert (living.folder / "input").read_bytes() == b"mine"
+    next_one.close()
+    living.close()
+    assert list(tmp_path.iterdir()) == []
