@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor, wait
+from collections.abc import Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from services.inference.runtimes.runtime import GenerationOptions
 from services.inference.tensors import Tensor
 from tests import ollama
 from tests.ollama import WAIT_S, Exchange, StubOllama, well
+from tests.serving import wait_until
 
 PARALLEL = 4
 SIGNATURE = Signature((TensorSpec("prompt", "BYTES", (-1,)),), (TensorSpec("response", "BYTES", (-1,)),))
@@ -72,6 +73,12 @@ def session(stub: StubOllama) -> OllamaSession:
     return OllamaSession(server, OllamaReference("m", "generate"), SIGNATURE)
 
 
+def until_waiting(session: OllamaSession, count: int) -> None:
+    """Wait until so many threads wait for their turn."""
+    waiters: Collection[object] = session._slots._changed._waiters  # type: ignore[attr-defined]  # the library's own
+    wait_until(lambda: len(waiters) == count)
+
+
 def words(count: int) -> dict[str, Tensor]:
     tensor = np.empty(count, dtype=object)
     tensor.fill(b"word")
@@ -82,6 +89,7 @@ def test_predictions_at_once_share_the_bound_on_calls(session: OllamaSession, ga
     with ThreadPoolExecutor(PARALLEL) as callers:
         runs = [callers.submit(session.run, words(8)) for _ in range(PARALLEL)]
         gate.until_full()
+        until_waiting(session, PARALLEL)  # each caller, and as many threads for its other rows
         gate.let()
         answers = [run.result(WAIT_S)["response"].tolist() for run in runs]
     assert answers == [["you said word"] * 8] * PARALLEL
@@ -97,7 +105,7 @@ def test_one_that_waits_for_its_turn_is_called_off_at_once(
         gate.until_full()
         cancelled, ended = session.prepare(words(2)), session.prepare(words(2))
         waiting = [callers.submit(cancelled), callers.submit(ended)]
-        assert not wait(waiting, 0).done
+        until_waiting(session, 3)  # the last thread for other rows is the first one's
         cancelled.cancel()
         with pytest.raises(Cancelled):
             waiting[0].result(WAIT_S)
