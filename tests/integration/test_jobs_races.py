@@ -148,3 +148,24 @@ def recorded(monkeypatch: pytest.MonkeyPatch) -> list[tuple[sql.Composed, Any]]:
 
     monkeypatch.setattr(psycopg.Connection, "execute", execute)
     return found
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_process_whose_workers_are_all_dead_is_not_healthy(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dead(*_: object) -> None:
+        raise SystemExit
+
+    with working(store, lambda run: {}, slots=2) as workers:
+        workers.check()
+        monkeypatch.setattr(store, "claim", dead)
+        created = store.create(new_job())
+
+        def look() -> bool | None:
+            try:
+                workers.check()
+            except Unavailable as error:
+                return error.reason == "NO_LIVE_WORKER"
+            return None
+
+        assert wait_until(look)
+        assert store.get(created.job_id).state is JobState.QUEUED

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import psycopg
 import pytest
@@ -13,13 +14,15 @@ import penstock
 from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
 from penstock.cli.keys_file import KeysFile, Role
 from services.common.blobs import BlobStore
-from services.common.jobs import JobStore
+from services.common.errors import FailedPrecondition, Unavailable
+from services.common.jobs import JobFilters, JobStore
 from services.common.postgres import Database
 from services.inference.jobs.housekeeping import DAY_S, Housekeeping
 from services.inference.jobs.settings import JobsSettings
 from services.inference.jobs.storage import SCHEMA, TABLE, open_inference_blobs
 from services.inference.jobs.store.files import FileStore
 from tests import predictions
+from tests.inference import metrics_page
 from tests.postgres import PostgresServer
 from tests.predictions import ROWS, Place, done, write_rows
 
@@ -72,6 +75,20 @@ def test_a_key_has_so_many_jobs_that_have_not_ended(here: Place) -> None:
             client.jobs.cancel(job.id)
 
 
+def test_a_jobs_process_tells_of_its_engine_and_its_spool(here: Place) -> None:
+    with predictions.serving(here) as jobs, predictions.connected(here, jobs.address) as client:
+        assert done(client, client.jobs.create("iris", rows=ROWS)).state == pb.JOB_STATE_COMPLETED
+        page = metrics_page(jobs)
+    for name in ("penstock_spool_bytes", "penstock_spool_queued_events", "nv_inference_request_success"):
+        assert any(sample.partition("{")[0] == name for sample in page), name
+
+
+def test_a_jobs_process_sends_its_traces_where_it_is_told(here: Place) -> None:
+    with pytest.raises(FailedPrecondition) as refused, predictions.serving(here, otlp_endpoint="nowhere"):
+        pytest.fail("the end point was not looked at")
+    assert refused.value.reason == "INVALID_OTLP_ENDPOINT"
+
+
 def test_old_jobs_and_inputs_go_and_then_the_blobs_that_only_they_named(here: Place, tmp_path: Path) -> None:
     settings = JobsSettings.model_validate({**here.settings(), "database_url": SecretStr(here.database_url)})
     with predictions.serving(here) as jobs, predictions.connected(here, jobs.address) as client:
@@ -105,6 +122,41 @@ def test_old_jobs_and_inputs_go_and_then_the_blobs_that_only_they_named(here: Pl
         for gone in (old.result.sha256, old.input.sha256, unused.sha256):
             assert not blobs.exists(gone)
         assert_kept(client, blobs, kept, tmp_path)
+
+
+def test_housekeeping_goes_on_past_a_blob_that_cannot_be_deleted_and_until_nothing_is_left(
+    here: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("services.inference.jobs.housekeeping.PAGE", 2)
+    tried: list[str] = []
+
+    class Blobs:
+        def delete(self, sha256: str) -> None:
+            tried.append(sha256)
+            if sha256.startswith("0"):
+                raise Unavailable("its disk is away", reason="DOWN")
+
+    with Database(here.database_url) as database, psycopg.connect(here.database_url, autocommit=True) as hands:
+        hands.execute("DELETE FROM inference.blobs")
+        hands.execute(
+            "INSERT INTO inference.blobs (sha256, condemn_time, delete_time) "
+            "SELECT to_char(n, '00') || n, clock_timestamp(), clock_timestamp() FROM generate_series(7, 12) n"
+        )
+        hands.execute("UPDATE inference.blobs SET sha256 = trim(sha256)")
+        jobs = JobStore(database, SCHEMA, TABLE)
+        hands.execute(
+            "INSERT INTO inference.prediction_jobs (job_id, created_by, state, end_time, model, version, input_kind, "
+            "output_format, record_events) SELECT gen_random_uuid(), 'old', 'FAILED', '2020-01-01', 'm', '', 'ROWS', "
+            "'JSONL', false FROM generate_series(1, 5)"
+        )
+        keeper = Housekeeping(
+            jobs, FileStore(database), cast(BlobStore, Blobs()), jobs_kept_s=30 * DAY_S, inputs_kept_s=7 * DAY_S,
+            blob_grace_s=DAY_S, interval_s=60.0,
+        )  # fmt: skip
+        assert keeper.tidy() == 3
+        assert jobs.page(JobFilters(created_by="old"), before=None, limit=10) == []
+        assert len(tried) == 6
+        assert len(FileStore(database).condemned(after="", limit=10)) == 3, "what failed is tried the next time"
 
 
 def let_a_day_pass(hands: psycopg.Connection[tuple[object, ...]]) -> None:

@@ -16,7 +16,7 @@ from uuid import UUID
 
 import structlog
 
-from services.common.errors import DomainError
+from services.common.errors import DomainError, Unavailable
 from services.common.jobs.backoff import Backoff
 from services.common.jobs.job import Failure, Lease, LeaseLost, Stopped, StopReason
 from services.common.jobs.run import JobRun
@@ -109,6 +109,14 @@ class JobWorkers:
             self._store.gone(self.worker_id)
         except DomainError as error:
             _log.info("worker's end not noted", reason=error.reason)
+
+    def check(self) -> None:
+        """For the health answer: raises Unavailable once no thread here works any more, or none renews its leases."""
+        if self._stopping.is_set() or not self._threads:
+            return
+        if not self._watch.is_alive() or not any(thread.is_alive() for thread in self._threads):
+            sentence = "no worker of this process lives; jobs wait for other replicas: start it again"
+            raise Unavailable(sentence, reason="NO_LIVE_WORKER")
 
     @property
     def busy_count(self) -> int:

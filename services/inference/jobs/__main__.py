@@ -19,6 +19,7 @@ from services.common.metrics import MetricsServer
 from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server
+from services.common.traces import open_traces
 from services.inference.composition import engine_limits, follow, open_sessions, open_spool
 from services.inference.engine.engine import Engine
 from services.inference.events.events import EventLog
@@ -36,6 +37,7 @@ from services.inference.jobs.storage import SCHEMA, TABLE, migrate_schema, objec
 from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
 from services.inference.jobs.work import PredictionWork, Tables, WorkLimits
+from services.inference.metrics import InferenceCollector
 from services.inference.prediction import Predictor
 from services.inference.workers.membership import OnlyProcess
 
@@ -51,6 +53,7 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
     blobs = open_inference_blobs(settings)
     stack.callback(blobs.close)
     metrics = MetricsServer(settings.host, settings.metrics_port)
+    traces = open_traces("inference.jobs", settings, stack)
     tables = Tables(JobStore(database, SCHEMA, TABLE), ChunkStore(database), FileStore(database), blobs)
     catalog = Catalog()
     scratch = Scratch(settings.job_dir)
@@ -65,7 +68,7 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
         open_object=object_opener(settings),
     )
     counters = RowCounters()
-    workers = _workers(settings, stack, catalog, inputs, tables, counters)
+    workers = _workers(settings, stack, catalog, inputs, tables, counters, metrics)
     lease_s = settings.job_lease_ms / 1000
     metrics.registry.register(JobsCollector(tables.jobs, counters, lambda: workers.busy_count, live_s=lease_s))
     _keep_house(settings, stack, tables, blobs)
@@ -87,7 +90,8 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
         [servicer.service(predictions, inputs)],
         keys=keys,
         metrics=metrics,
-        checks=(database.check, blobs.check, catalog.check),
+        checks=(database.check, blobs.check, catalog.check, workers.check),
+        traces=traces,
     )
     return server
 
@@ -99,11 +103,13 @@ def _workers(
     inputs: InputFiles,
     tables: Tables,
     counters: RowCounters,
+    metrics: MetricsServer,
 ) -> JobWorkers:
     member = OnlyProcess()
-    sessions = open_sessions(settings, stack)
-    engine = Engine(catalog, sessions, engine_limits(settings))
-    spool = open_spool(settings, stack)
+    sessions = open_sessions(settings, stack, member)
+    engine = Engine(catalog, sessions, engine_limits(settings), member.counters)
+    spool = open_spool(settings, stack, member)
+    metrics.registry.register(InferenceCollector(engine, sessions, spool, member.counters))
     follow(settings, stack, catalog, sessions, member)
     work = PredictionWork(
         catalog,

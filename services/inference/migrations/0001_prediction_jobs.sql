@@ -111,3 +111,4 @@ CREATE TABLE inference.blobs (
     delete_time  timestamptz,                                              -- when its deletion began
     CONSTRAINT blobs_pkey PRIMARY KEY (sha256)
 );
+CREATE INDEX blobs_deleting ON inference.blobs (sha256) WHERE delete_time IS NOT NULL;

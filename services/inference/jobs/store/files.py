@@ -41,7 +41,10 @@ _BEGIN_DELETING = f"""
 UPDATE inference.blobs SET delete_time = clock_timestamp()
 WHERE delete_time IS NULL AND condemn_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {_UNNAMED}
 """  # noqa: S608 - the braces are a constant of ours
-_DELETING = "SELECT sha256 FROM inference.blobs WHERE delete_time IS NOT NULL LIMIT 1000"
+_DELETING = """
+SELECT sha256 FROM inference.blobs WHERE delete_time IS NOT NULL AND sha256 > %(after)s
+ORDER BY sha256 LIMIT %(limit)s
+"""
 _FORGET = "DELETE FROM inference.blobs WHERE sha256 = %(sha256)s AND delete_time IS NOT NULL"
 
 
@@ -89,12 +92,17 @@ class FileStore:
         with self._database.transaction() as connection:
             connection.execute(_EXPIRE_INPUTS, {"kept_s": kept_s})
 
-    def condemn(self, grace_s: float) -> list[str]:
-        """Mark what nothing names, and give what was marked long enough ago to be deleted now."""
+    def condemn(self, grace_s: float) -> None:
+        """Mark what nothing names, and what was marked long enough ago to be deleted now."""
         with self._database.transaction() as connection:
             connection.execute(_CONDEMN, {"grace_s": grace_s})
             connection.execute(_BEGIN_DELETING, {"grace_s": grace_s})
-            return [row["sha256"] for row in connection.execute(_DELETING).fetchall()]
+
+    def condemned(self, *, after: str, limit: int) -> list[str]:
+        """List what is to be deleted, by digest, from after one on."""
+        with self._database.transaction() as connection:
+            rows = connection.execute(_DELETING, {"after": after, "limit": limit}).fetchall()
+        return [row["sha256"] for row in rows]
 
     def forget(self, sha256: str) -> None:
         """Forget a blob whose bytes are gone."""
