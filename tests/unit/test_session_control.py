@@ -9,7 +9,7 @@ from json import dumps, loads
 import pytest
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.inference.control.control import PIN, UNLOAD, SessionCommands, SessionControl
+from services.inference.control.control import LIST, LOAD, PIN, UNLOAD, SessionCommands, SessionControl
 from services.inference.following.catalog import Catalog, CatalogVersion
 from services.inference.following.preloading import Preloader
 from services.inference.sessions.cached_session import SessionLimits
@@ -158,6 +158,11 @@ def test_a_worker_that_comes_later_keeps_what_was_pinned_and_not_unloaded_since(
     preloader.close()
     for caches in later.caches:
         caches.close(1.0)
+
+
+def test_only_a_load_takes_as_long_as_a_load(workers: Workers) -> None:
+    (commands, _) = workers.commands
+    assert [name for name in (LOAD, PIN, UNLOAD, LIST) if commands.is_slow(name)] == [LOAD]
 
 
 def test_a_pin_is_decided_for_its_version_and_ended_by_an_unload_of_it_or_of_all(workers: Workers) -> None:
