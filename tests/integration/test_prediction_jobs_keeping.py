@@ -75,6 +75,25 @@ def test_a_key_has_so_many_jobs_that_have_not_ended(here: Place) -> None:
             client.jobs.cancel(job.id)
 
 
+def test_a_key_uploads_no_more_without_a_job_of_it_than_it_may(here: Place, tmp_path: Path) -> None:
+    first, second = (write_rows(tmp_path / f"{number}.jsonl", ROWS[number : number + 3]) for number in (6, 7))
+    limit = first.stat().st_size + second.stat().st_size - 1
+    with (
+        predictions.serving(here, job_max_unused_input_bytes=limit, keys_file=tmp_path / "keys.json") as jobs,
+        penstock.Client(
+            jobs=jobs.address,
+            token=KeysFile(tmp_path / "keys.json").create("zoe", Role.VIEWER)[1],
+            retry=penstock.NO_RETRIES,
+        ) as client,
+    ):
+        uploaded = client.jobs.upload(first)
+        with pytest.raises(penstock.ResourceExhausted) as refused:
+            client.jobs.upload(second)
+        assert refused.value.reason == "TOO_MANY_INPUT_BYTES"
+        client.jobs.create("iris", file=uploaded)
+        client.jobs.upload(second)
+
+
 def test_a_jobs_process_tells_of_its_engine_and_its_spool(here: Place) -> None:
     with predictions.serving(here) as jobs, predictions.connected(here, jobs.address) as client:
         assert done(client, client.jobs.create("iris", rows=ROWS)).state == pb.JOB_STATE_COMPLETED

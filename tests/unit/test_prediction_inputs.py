@@ -25,7 +25,9 @@ URI = "s3://bucket/in/rows.csv"
 
 def inputs(folder: Path, **more: Any) -> InputFiles:
     stores = cast(Any, None)
-    return InputFiles(stores, stores, **{"roots": [], "max_bytes": 1_000, "folder": folder, **more})
+    return InputFiles(
+        stores, stores, **{"roots": [], "max_bytes": 1_000, "max_unused_bytes": 1_000, "folder": folder, **more}
+    )
 
 
 def bring(files: InputFiles, uri: str) -> None:

@@ -64,6 +64,7 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
         blobs,
         roots=settings.job_input_roots,
         max_bytes=settings.job_max_input_bytes,
+        max_unused_bytes=settings.job_max_unused_input_bytes,
         folder=scratch.folder,
         open_object=object_opener(settings),
     )

@@ -39,6 +39,7 @@ class InputFiles:
         *,
         roots: Iterable[str],
         max_bytes: int,
+        max_unused_bytes: int,
         folder: Path | None,
         open_object: OpenObject | None = None,
     ) -> None:
@@ -46,13 +47,20 @@ class InputFiles:
         self._blobs = blobs
         self._roots = tuple(sorted(root.rstrip("/") for root in roots))
         self._max_bytes = max_bytes
+        self._max_unused_bytes = max_unused_bytes
         self._folder = folder
         self._open_object = open_object
 
     def upload(
         self, chunks: Iterable[bytes], *, sha256: str, size_bytes: int | None, principal: Principal
     ) -> tuple[str, Blob]:
-        """Store a file, and give the URI that a job names it by, with the blob; raises as `BlobStore.put` does."""
+        """Store a file, and give the URI that a job names it by, with the blob.
+
+        Raises:
+            ResourceExhausted: the caller has as much uploaded as it may without a job of it (TOO_MANY_INPUT_BYTES).
+            DomainError: as `BlobStore.put` does.
+        """
+        self._files.check_unused(principal.name, self._max_unused_bytes, coming_bytes=size_bytes or 1)
         blob = self._blobs.put(
             chunks,
             sha256=sha256,
@@ -61,7 +69,7 @@ class InputFiles:
             before_publish=lambda coming: self._files.keep(coming.sha256),
         )
         input_id = uuid7()
-        self._files.add_input(UUID(input_id), blob.sha256, principal.name)
+        self._files.add_input(UUID(input_id), blob, principal.name, max_unused_bytes=self._max_unused_bytes)
         return UPLOADED + input_id, blob
 
     def check(self, file: FileInput, principal: Principal) -> None:

@@ -79,10 +79,12 @@ class JobsSettings(InferenceSettings, PostgresSettings):
     for the largest input, times the workers."""
     job_max_input_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 5 * GIBIBYTE
     """The largest file of rows."""
+    job_max_unused_input_bytes: Annotated[int, Field(ge=1, le=1024**5)] = 20 * GIBIBYTE
+    """What one key may have uploaded that no job names; more is refused with RESOURCE_EXHAUSTED."""
     job_max_rows: Annotated[int, Field(ge=1, le=10**12)] = 100_000_000
     """The most rows of one job."""
     job_max_row_bytes: Annotated[int, Field(ge=1_024, le=1024 * MEBIBYTE)] = MEBIBYTE
-    """The longest line of JSONL or CSV; a longer one is a row that failed."""
+    """The longest row: a line of JSONL or CSV, the values of a Parquet row; a longer one is a row that failed."""
     job_max_unpacked_bytes: Annotated[int, Field(ge=MEBIBYTE, le=1024**4)] = 512 * MEBIBYTE
     """The most that one row group of a Parquet file may unpack to."""
     job_max_result_bytes: Annotated[int, Field(ge=MEBIBYTE, le=1024**4)] = 50 * GIBIBYTE

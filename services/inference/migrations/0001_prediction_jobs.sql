@@ -96,11 +96,13 @@ CREATE INDEX prediction_chunks_sha256 ON inference.prediction_chunks (sha256);
 CREATE TABLE inference.prediction_inputs (
     input_id    uuid        NOT NULL,
     sha256      text        NOT NULL,
+    size_bytes  bigint      NOT NULL,
     created_by  text        NOT NULL,
     create_time timestamptz NOT NULL DEFAULT clock_timestamp(),
     CONSTRAINT prediction_inputs_pkey PRIMARY KEY (input_id)
 );
 CREATE INDEX prediction_inputs_sha256 ON inference.prediction_inputs (sha256);
+CREATE INDEX prediction_inputs_owner ON inference.prediction_inputs (created_by);
 CREATE INDEX prediction_inputs_time ON inference.prediction_inputs (create_time);
 
 -- Every blob of this service. A row is there before its bytes can be seen, and goes after them.
