@@ -37,7 +37,7 @@ class LoadModelRequest(_message.Message):
     version: _builtins.str
     """An exact version, a stage, an alias, `latest`; empty: PRODUCTION, else the latest."""
     pin: _builtins.bool
-    """Keep it in memory whatever else loads, until it is unloaded or this process ends. For good: the version's serving
+    """Keep it in memory whatever else loads, until it is unloaded or the service ends. For good: the version's serving
     settings.
     """
     def __init__(
