@@ -160,6 +160,18 @@ def test_a_worker_that_comes_later_keeps_what_was_pinned_and_not_unloaded_since(
         caches.close(1.0)
 
 
+def test_what_is_unloaded_before_it_was_known_is_not_loaded_for_its_pin(workers: Workers) -> None:
+    for model in ("a", "b"):
+        workers.send(PIN, {"model": model, "version": "1"}, 1.0)
+    workers.send(UNLOAD, {"model": "b", "version": "1"}, 1.0)
+    workers.catalog.replace([version("b", "1", 1), version("a", "1", 1)])
+    preloader = workers.preloaders[0]
+    preloader.open()
+    wait_until(lambda: any(each.pinned for each in workers.caches[0].list_sessions()))
+    preloader.close()
+    assert [each.version.model for each in workers.caches[0].list_sessions()] == ["a"]  # the last to be loaded
+
+
 def test_only_a_load_takes_as_long_as_a_load(workers: Workers) -> None:
     (commands, _) = workers.commands
     assert [name for name in (LOAD, PIN, UNLOAD, LIST) if commands.is_slow(name)] == [LOAD]
