@@ -121,6 +121,14 @@ def test_a_line_without_end_is_read_past_in_little_memory(tmp_path: Path) -> Non
     assert csv_told == [{"n": 1.0}, "ROW_TOO_LONG", {"n": 2.0}]
 
 
+def test_a_record_of_csv_that_goes_on_over_many_lines_is_cut_at_what_a_row_may_have(tmp_path: Path) -> None:
+    told = read(tmp_path / "rows", "n\n1\n" + '"a\n",' * 2_000 + '"a"\n2\n', FileFormat.CSV)
+    assert told[0] == {"n": 1.0}
+    assert told[-1] == {"n": 2.0}
+    assert len(told) > 5, "cut into pieces, none of which is held with the others"
+    assert set(told[1:-1]) == {"MALFORMED_ROW"}
+
+
 def parquet(table: pa.Table, **more: Any) -> bytes:
     sink = io.BytesIO()
     pq.write_table(table, sink, **more)

@@ -112,8 +112,10 @@ def _csv(path: Path, limits: ReadLimits, datatypes: Mapping[str, str]) -> Iterat
 def _records(lines: Iterator[bytes | None], limits: ReadLimits) -> Iterator[list[str] | RowError]:
     """Give the cells of each record; empty lines are none."""
     csv.field_size_limit(limits.max_row_bytes)
-    reader = csv.reader(_texts(lines), strict=True)
+    texts = _Record(_texts(lines), limits.max_row_bytes)
+    reader = csv.reader(texts, strict=True)
     while True:
+        texts.begin()
         try:
             cells = next(reader)
         except StopIteration:
@@ -123,6 +125,29 @@ def _records(lines: Iterator[bytes | None], limits: ReadLimits) -> Iterator[list
             continue
         if cells:
             yield cells
+
+
+class _Record:
+    """The lines of a record, which may go over several in quotes: no more of them than a row may have."""
+
+    def __init__(self, texts: Iterator[str], longest: int) -> None:
+        self._texts = texts
+        self._longest = longest
+        self._length = 0
+
+    def begin(self) -> None:
+        """Begin the next record."""
+        self._length = 0
+
+    def __iter__(self) -> Iterator[str]:
+        return self
+
+    def __next__(self) -> str:
+        if self._length > self._longest:
+            raise csv.Error(f"the record goes on beyond {self._longest:,} characters; is a quote left open?")
+        text = next(self._texts)
+        self._length += len(text)
+        return text
 
 
 def _texts(lines: Iterator[bytes | None]) -> Iterator[str]:
