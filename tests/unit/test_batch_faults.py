@@ -192,6 +192,19 @@ def test_a_cancelled_request_of_a_failed_batch_is_not_run_again(callers: Callers
     assert callers.session.sizes == [32, 3, 1, 1]
 
 
+def test_a_cancelled_request_of_a_failed_batch_hears_so_while_the_first_runs_alone(callers: Callers) -> None:
+    callers.ask(1, rows=32)
+    requests = [callers.request(value) for value in (2, POISON, 3)]
+    asked = [callers.send(request) for request in requests]
+    callers.session.go()
+    callers.until_run(2)
+    requests[2].cancel()
+    callers.session.go()
+    callers.until_run(3)
+    assert isinstance(asked[2].result(10).error, Cancelled)
+    assert not asked[0].done()
+
+
 def test_a_blocking_request_that_is_late_is_answered_while_the_model_still_runs(callers: Callers) -> None:
     callers.ask(1)
     late = callers.engine.infer(callers.request(2, deadline_ns=time.monotonic_ns() + 10**6))

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.common.errors import Cancelled, ResourceExhausted
-from services.inference.engine import lane as lane_module
+from services.inference.engine import runners
 from services.inference.engine.engine import EngineLimits, InferenceAnswer, InferenceRequest
 from services.inference.models import ModelFailed, QueueFullAction, ServingSettings
 from tests.batching import POISON, Callers, calling, value_of, values
@@ -189,10 +189,10 @@ class Manual(Executor):
 
 
 def test_a_runner_lets_other_versions_have_its_thread_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lane_module, "RUNNER_BATCHES", 2)
+    monkeypatch.setattr(runners, "RUNNER_BATCHES", 2)
     with calling(serving=ServingSettings(max_batch_size=1)) as callers:
         callers.session.go_on()
-        callers.engine._runners = manual = Manual()  # type: ignore[assignment]
+        callers.engine._runners._executor = manual = Manual()
         heard = [submit(callers, value) for value in range(5)]
         for batches in (2, 4, 5):
             manual.tasks.pop(0)()
@@ -225,7 +225,7 @@ def test_whatever_happens_everybody_is_answered_once_and_rightly(steps: Any, dur
     )
     with calling(serving=serving) as callers:
         callers.session.go_on()
-        callers.engine._runners = manual = Manual()  # type: ignore[assignment]
+        callers.engine._runners._executor = manual = Manual()
         asked: list[tuple[InferenceRequest, float, list[InferenceAnswer]]] = []
         midst = iter(during)
 

@@ -230,6 +230,36 @@ def test_requests_that_find_the_model_idle_wait_for_others_where_the_version_say
         assert callers.session.sizes == [3], "a full batch waits no longer"
 
 
+LONG_US = 30_000_000
+
+
+def test_a_full_batch_ends_the_waiting_for_others() -> None:
+    with calling(serving=ServingSettings(max_batch_size=2, max_queue_delay_us=LONG_US)) as callers:
+        callers.session.go_on()
+        assert values([gather(callers, 1), callers.ask(2)]) == [2, 4]
+
+
+@pytest.mark.parametrize("ends", ["full", "cancelled"])
+def test_what_cannot_join_runs_on_an_idle_instance_once_the_waiting_for_others_ends(ends: str) -> None:
+    serving = ServingSettings(max_batch_size=3, max_queue_delay_us=LONG_US, instances=3)
+    with calling(serving=serving) as callers:
+        callers.session.go()
+        assert values([callers.ask(1, rows=3)]) == [2]  # full by itself: now the model is loaded
+        request = callers.request(2)
+        gathering = callers._pool.submit(callers.engine.infer, request)
+        wait_until(lambda: request.on_cancel is not None)
+        others = [callers.ask(3, columns=3)]
+        if ends == "full":
+            others.append(callers.ask(4, columns=4))
+            callers.until_run(4)
+        else:
+            request.cancel()
+            callers.until_run(2)
+        callers.session.go_on()
+        assert values(others) == [6, 8][: len(others)]
+        assert (gathering.result(10).error is None) is (ends == "full")
+
+
 def test_nobody_waits_for_others_past_its_own_deadline() -> None:
     with calling(serving=ServingSettings(max_queue_delay_us=10_000_000)) as callers:
         callers.session.go_on()

@@ -12,7 +12,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Protocol
@@ -21,6 +20,7 @@ from services.common.counters import Counters
 from services.common.errors import Cancelled
 from services.inference.engine.lane import Lane
 from services.inference.engine.requests import InferenceAnswer, InferenceRequest, Ticket
+from services.inference.engine.runners import Runners
 from services.inference.engine.statistics import StatisticsBook, VersionStatistics
 from services.inference.engine.terms import EngineLimits, ModelShare
 from services.inference.models import ResolvedVersion
@@ -79,8 +79,7 @@ class Engine:
         self._keys: dict[tuple[str, str], str] = {}
         self._models: dict[str, ModelShare] = {}
         self._adding = threading.Lock()
-        # Its threads start with the first request that lends none.
-        self._runners = ThreadPoolExecutor(self._limits.runners, thread_name_prefix="runner")
+        self._runners = Runners(self._limits.runners)
 
     def infer(self, request: InferenceRequest) -> InferenceAnswer:
         """Run the request, alone or with others, on this thread or on one of theirs, and wait for the answer.
@@ -103,14 +102,15 @@ class Engine:
 
         Here, if it is refused at once; else on whichever thread has the answer. It must be quick and must not raise.
         Such a request takes none of its model's share of callers' threads: the length of the queue alone bounds it.
-        Where it expires while it waits, it hears so when the next batch is formed; a cancelled one hears at once.
+        Where it expires while it waits, it hears so when the next batch is formed, or where it waits for a thread of
+        the engine's, at once; a cancelled one hears at once.
         """
         ticket = Ticket(request, done, time.monotonic_ns())
         lane, leads = self._place(ticket)
         if lane is None:
             ticket.tell()
         elif leads:
-            lane.start_runner(ticket)
+            lane.hand_lead(ticket)
 
     @contextmanager
     def track(self, version: ResolvedVersion, *, deadline_ns: int = 0) -> Iterator[Tracked]:

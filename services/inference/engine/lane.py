@@ -5,22 +5,23 @@ the lead to the oldest that waits, of the most urgent first, which takes with it
 its own batch, and nobody serves others twice. There is no batching thread, and nothing is polled.
 
 A caller that blocks lends its own thread to the batch it leads. For one that does not (a stream, a job) a runner leads,
-a thread of the engine's.
+a thread of the engine's; until there is one for it, it waits, and others may go first.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
-from concurrent.futures import Executor
 from functools import partial
 
 from services.common.errors import ResourceExhausted
 from services.common.pools import WAITING
 from services.inference.engine.batch import WrongRowCount, run_alone, run_joined
+from services.inference.engine.departures import let_out
+from services.inference.engine.gathering import Gathering
 from services.inference.engine.pace import Pace
 from services.inference.engine.requests import State, Ticket, as_error, cancelled_error, late_error, queue_full_error
+from services.inference.engine.runners import Runners
 from services.inference.engine.signature import SignatureCheck
 from services.inference.engine.statistics import VersionStatistics
 from services.inference.engine.terms import EngineLimits, ModelShare, Terms
@@ -32,8 +33,6 @@ from services.inference.sessions.cached_session import Sessions
 log = logging.getLogger(__name__)
 
 MOMENT_S = 0.002
-RUNNER_BATCHES = 64
-"""A runner leads so many batches of one version in a row before another version may have its thread."""
 
 
 class Lane:
@@ -41,7 +40,7 @@ class Lane:
 
     __slots__ = (
         "_away_rows",
-        "_gatherer",
+        "_gathering",
         "_instances",
         "_joins_well",
         "_limits",
@@ -66,7 +65,7 @@ class Lane:
         share: ModelShare,
         sessions: Sessions,
         limits: EngineLimits,
-        runners: Executor,
+        runners: Runners,
     ) -> None:
         self.check = SignatureCheck(version.signature)
         self.statistics = statistics
@@ -80,7 +79,7 @@ class Lane:
         self._instances = 1
         self._joins_well = True
         self._away_rows = 0  # answered with the last batch, and not back since
-        self._gatherer: Ticket | None = None
+        self._gathering = Gathering(share.lock)
         self._pace = Pace()
         self.adopt(version)
 
@@ -111,7 +110,8 @@ class Lane:
         displaced: Ticket | None = None
         lends = ticket.done is None
         with self._lock:
-            leads = self.running < self._instances and self._gatherer is None
+            idle = self.running < self._instances and self._gathering.leader is None
+            leads = idle and (lends or self._runners.take(self))
             if not leads:
                 ticket.level = self._terms.level(request.priority)
                 request.on_cancel = partial(self._cancel, ticket)
@@ -126,6 +126,8 @@ class Lane:
                 ticket.state = State.LEADS
             else:
                 self._enqueue(ticket)
+                if idle and ticket.start_by_ns:
+                    self._runners.expect(ticket.start_by_ns)
             self.statistics.in_flight += 1
             if lends:
                 self.share.in_flight += 1
@@ -147,17 +149,13 @@ class Lane:
         if ticket.state is State.LEADS:
             self.lead(ticket)
 
-    def start_runner(self, ticket: Ticket) -> None:
-        """Have a runner lead."""
-        self._runners.submit(self.lead, ticket)
-
     def _enqueue(self, ticket: Ticket) -> None:
         ticket.wake.acquire()
         self.queue.push(ticket)
         self._away_rows = max(0, self._away_rows - ticket.rows)
-        gatherer = self._gatherer
+        gatherer = self._gathering.leader
         if gatherer is not None and gatherer.rows + self.queue.rows >= self._terms.max_rows:
-            self._end_gathering(gatherer)
+            self._gathering.end()
 
     def _displace(self, ticket: Ticket, *, lent: bool) -> Ticket:
         """Take out the one that has to make room; raises ResourceExhausted(QUEUE_FULL) where none has to."""
@@ -183,7 +181,7 @@ class Lane:
     def leave(self, ticket: Ticket) -> None:
         """Let out what was let in, and count it."""
         with self._lock:
-            self._leave([ticket])
+            let_out([ticket], self.statistics, self.share)
 
     def refuse(self, ticket: Ticket, error: Exception) -> None:
         """Count a request that was not let in."""
@@ -201,25 +199,22 @@ class Lane:
 
     def lead(self, ticket: Ticket) -> None:
         """Run a batch with this ticket in it, answer all of it, and see that the next one runs."""
-        following = self._run_batch(ticket)
-        batches = 1
-        while following is not None and ticket.done is not None and following.done is not None:
-            if batches == RUNNER_BATCHES:
-                break
-            ticket = following
-            following = self._run_batch(ticket)
-            batches += 1
+        following = self.run_batch(ticket)
         if following is not None:
-            self._hand_lead(following)
+            self.hand_lead(following)
 
-    def _hand_lead(self, ticket: Ticket) -> None:
+    def hand_lead(self, ticket: Ticket) -> None:
+        """Have the chosen one lead, on its caller's thread or on the runner that was taken for it."""
         if ticket.done is not None:
-            self.start_runner(ticket)
+            self._runners.start(self, ticket)
         else:
             ticket.wake.release()
 
-    def _run_batch(self, leader: Ticket) -> Ticket | None:
-        """Run and answer; whatever happens, everybody in the batch hears of it. Returns who leads next."""
+    def run_batch(self, leader: Ticket, *, keeps_runner: bool = False) -> Ticket | None:
+        """Run and answer; whatever happens, everybody in the batch hears of it. Returns who leads next.
+
+        `keeps_runner`: this thread is a runner, and free to lead for the next.
+        """
         members = [leader]
         try:
             wait_s = self._terms.load_wait_s
@@ -233,33 +228,65 @@ class Lane:
                 rows = leader.rows if len(members) == 1 else sum(member.rows for member in members)
                 with self._pace.during(rows):
                     self._run(members, entry.session)
+                if len(members) == 1:  # from the first on, or since the batch was parted
+                    rows = leader.rows
                 self._pace.ran(rows, leader.answer.timings.compute_infer_ns)
             finally:
                 self._sessions.release(entry)
         except BaseException as error:  # noqa: BLE001 - whoever asked must hear of it, whatever it is
             for member in members:
                 member.answer.error = as_error(error)
-        return self._finish(members)
+        return self._finish(members, keeps_runner=keeps_runner)
 
     def _settle(self, session: Session) -> None:
         """Learn from the open session how many runs at once become it."""
         wanted = self._terms.instances or getattr(session, "max_parallel_runs", 0) or self._limits.parallel_runs
-        more: list[Ticket] = []
         with self._lock:
             self._settled = True
             self._instances = wanted
-            while self.running < wanted and (ticket := self.queue.pop_first()) is not None:
-                ticket.state = State.LEADS
+        self.lead_more()
+
+    def lead_more(self) -> None:
+        """Let as many of those that wait lead as may run beside the others, and as there are threads for."""
+        more: list[Ticket] = []
+        with self._lock:
+            while self.running < self._instances and self._gathering.leader is None:
+                ticket = self._choose(keeps_runner=False)
+                if ticket is None:
+                    break
                 self.running += 1
                 more.append(ticket)
         for ticket in more:
-            self._hand_lead(ticket)
+            self.hand_lead(ticket)
+
+    def _choose(self, *, keeps_runner: bool) -> Ticket | None:
+        """Take out who leads next: the first in the queue that there is a thread for. The lock is held."""
+        first = self.queue.first()
+        if first is None:
+            return None
+        if first.done is None or keeps_runner or self._runners.take(self):
+            chosen = self.queue.pop_first()
+        else:
+            chosen = self.queue.pop_lending()
+            self._runners.expect(self.queue.due_ns())
+        if chosen is not None:
+            chosen.state, chosen.handed = State.LEADS, True
+        return chosen
 
     def _form(self, members: list[Ticket]) -> None:
-        """Let those who wait join the leader."""
+        """Let those who wait join the leader, who may wait for them first."""
         leader, terms = members[0], self._terms
-        if terms.delay_ns and not leader.handed and leader.key is not None:
-            self._gather(leader, terms)
+        if not terms.delay_ns or leader.handed or leader.key is None:
+            self._join(members, terms)
+            return
+        self._gather(leader, terms)
+        try:
+            self._join(members, terms)
+        finally:
+            self.lead_more()  # of those that came meanwhile and did not join
+
+    def _join(self, members: list[Ticket], terms: Terms) -> None:
+        leader = members[0]
         if leader.request.cancelled or leader.start_by_ns:
             leader.remaining_s(time.monotonic_ns(), 0)
         if not self.queue.count or leader.key is None or not terms.joins:
@@ -279,24 +306,10 @@ class Lane:
     def _gather(self, leader: Ticket, terms: Terms) -> None:
         """Wait for others, as long as the version's settings say; a full batch and a cancel end it."""
         with self._lock:
-            if leader.rows + self.queue.rows >= terms.max_rows:
+            if self._gathering.leader is not None or leader.rows + self.queue.rows >= terms.max_rows:
                 return
-            leader.wake.acquire()
-            self._gatherer = leader
-            leader.request.on_cancel = partial(self._cancel, leader)
-        until_ns = leader.began_ns + terms.delay_ns
-        if leader.start_by_ns:
-            until_ns = min(until_ns, leader.start_by_ns)
-        if not leader.request.cancelled:
-            with WAITING:
-                leader.wake.acquire(timeout=max(0.0, (until_ns - time.monotonic_ns()) / 1e9))
-        with self._lock:
-            self._gatherer = None
-            leader.request.on_cancel = None
-
-    def _end_gathering(self, gatherer: Ticket) -> None:
-        self._gatherer = None
-        gatherer.wake.release()
+            self._gathering.begin(leader, partial(self._cancel, leader))
+        self._gathering.wait(leader, leader.began_ns + terms.delay_ns)
 
     def _run(self, members: list[Ticket], session: Session) -> None:
         if len(members) > 1:
@@ -333,20 +346,18 @@ class Lane:
                     gone.append(ticket)
         for ticket in gone:
             self._conclude(ticket)
+        self.lead_more()
 
-    def _finish(self, members: list[Ticket]) -> Ticket | None:
+    def _finish(self, members: list[Ticket], *, keeps_runner: bool) -> Ticket | None:
         """Count, choose who leads next, and answer; a caller that has its answer finds it in the statistics."""
         leader = members[0]
         with self._lock:
-            self._away_rows = self._leave(members)
+            self._away_rows = let_out(members, self.statistics, self.share)
             following = None
             if self.queue.count and self.running <= self._instances:
-                following = self.queue.pop_first()
+                following = self._choose(keeps_runner=keeps_runner)
             if following is None:
                 self.running -= 1
-            else:
-                following.state = State.LEADS
-                following.handed = True
         for member in members:
             if member is not leader or member.done is not None:
                 member.tell()
@@ -355,37 +366,24 @@ class Lane:
     def _conclude(self, ticket: Ticket) -> None:
         """Answer one that never ran: it is out of the queue, and its error is set."""
         with self._lock:
-            self._leave([ticket])
+            let_out([ticket], self.statistics, self.share)
         ticket.tell()
 
-    def _leave(self, members: Sequence[Ticket]) -> int:
-        """Let out, and count, those who ran together or one that never ran; returns their rows."""
-        rows, statistics, now_ns = 0, self.statistics, time.monotonic_ns()
-        for member in members:
-            rows += member.rows
-            statistics.in_flight -= 1
-            if member.done is None:
-                self.share.in_flight -= 1
-        try:
-            for member in members:
-                answer = member.answer
-                answer.timings.total_ns = total_ns = now_ns - member.began_ns
-                if answer.error is None:
-                    statistics.count_success(answer.row_count, answer.timings)
-                else:
-                    statistics.count_failure(answer.error, total_ns)
-            if members[0].answer.error is None:
-                statistics.count_run(rows, members[0].answer.timings)
-        except Exception:
-            # Where counts are kept may break, on a full disk say; nobody's answer may hang on that.
-            log.exception("requests of %s could not be counted", self.version.key)
-        return rows
+    def drop_late(self) -> int:
+        """Answer those that are too late to run; says when the next will be, on the monotonic clock, or NEVER_NS."""
+        with self._lock:
+            late = self.queue.take_late(time.monotonic_ns())
+            due_ns = self.queue.due_ns()
+        for ticket in late:
+            ticket.answer.error = late_error()
+            self._conclude(ticket)
+        return due_ns
 
     def _cancel(self, ticket: Ticket) -> None:
         """Hear, on any thread, that nobody waits for a request any more."""
         with self._lock:
-            if ticket is self._gatherer:
-                self._end_gathering(ticket)
+            if ticket is self._gathering.leader:
+                self._gathering.end()
                 return
         self._withdraw(ticket, cancelled_error())
 

@@ -19,7 +19,8 @@ class EngineLimits:
     `max_in_flight` bounds the threads that callers lend to one model, so that no model takes the whole pool;
     `most_in_flight` is the most that a version's own setting may make of it, 0: as it likes. `load_wait_s` bounds how
     long a request without a deadline waits for its model to be loaded. `parallel_runs`: runs at once of a version that
-    is not batched and whose runtime has no opinion. `runners`: threads for who lends none.
+    is not batched and whose runtime has no opinion. `runners`: threads for who lends none, of which no model has more
+    than half.
     """
 
     max_in_flight: int = 64
@@ -44,13 +45,14 @@ def within_threads(limits: EngineLimits, threads: int) -> EngineLimits:
 
 
 class ModelShare:
-    """What the versions of a model have in common: a lock, and the callers' threads that they hold."""
+    """What the versions of a model have in common: a lock, and the threads that they hold, callers' and runners."""
 
-    __slots__ = ("in_flight", "lock")
+    __slots__ = ("in_flight", "lock", "runners")
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.in_flight = 0
+        self.runners = 0
 
 
 class Terms:

@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Hashable
 
 from services.inference.engine.requests import State, Ticket
+from services.inference.engine.runners import NEVER_NS
 
 
 class WaitingQueue:
@@ -45,6 +46,22 @@ class WaitingQueue:
         self._levels[ticket.level].remove(ticket)
         self._removed(ticket)
 
+    def first(self) -> Ticket | None:
+        """The one whose turn it is."""
+        for level in self._levels:
+            if level:
+                return level[0]
+        return None
+
+    def pop_lending(self) -> Ticket | None:
+        """Take out the first whose caller lends a thread."""
+        for level in self._levels:
+            for ticket in level:
+                if ticket.done is None:
+                    self.remove(ticket)
+                    return ticket
+        return None
+
     def pop_first(self) -> Ticket | None:
         """Take out the one whose turn it is."""
         for level in self._levels:
@@ -75,6 +92,15 @@ class WaitingQueue:
         for ticket in (*joined, *late):
             self._removed(ticket)
         return joined, late
+
+    def take_late(self, now_ns: int) -> list[Ticket]:
+        """Take out whatever is late."""
+        return self.take(object(), 0, now_ns)[1]
+
+    def due_ns(self) -> int:
+        """When the first of them will be late, on the monotonic clock; NEVER_NS where none will."""
+        tickets = (ticket.start_by_ns for level in self._levels for ticket in level)
+        return min(filter(None, tickets), default=NEVER_NS)
 
     def find_displaceable(self, level: int, *, lent: bool) -> Ticket | None:
         """Find the youngest of the lowest priority below `level`; `lent`: of those only whose caller lends a thread."""
