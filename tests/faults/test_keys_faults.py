@@ -298,7 +298,8 @@ def test_a_real_upload_of_a_revoked_key_leaves_nothing_behind(
         ):
             olga.registry.register_version("iris", "1", Slow(), framework="onnx")  # type: ignore[arg-type] # enough of a file
         go_on.set()
-        assert refused.value.reason == "KEY_REVOKED"
+        # The source is read ahead: on a busy machine the key may be gone before the call has begun.
+        assert refused.value.reason in ("KEY_REVOKED", "UNKNOWN_KEY")
         with penstock.Client(registry=registry.address, token="root") as root:
             with pytest.raises(penstock.NotFound):
                 root.registry.get_version("iris", "1")

@@ -48,6 +48,7 @@ class InferenceProcess:
             "PENSTOCK_CACHE_DIR": str(folder / "cache"),
             "PENSTOCK_SPOOL_DIR": str(folder / "spool"),
             "PENSTOCK_SPOOL_QUEUE_EVENTS": str(QUEUE_EVENTS),
+            "PENSTOCK_INFERENCE_WORKERS": "1",  # the room is taken away from this very process
         }
         self.process = subprocess.Popen([sys.executable, "-m", "services.inference"], env=environment, cwd=folder)
 
