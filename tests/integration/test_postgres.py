@@ -248,7 +248,7 @@ def test_settings_come_from_the_environment_and_hide_the_password(monkeypatch: p
 
 
 class DeafenableProxy:
-    """A TCP proxy that, while `deaf`, takes every byte and passes none on."""
+    """A TCP proxy that, while `deaf`, takes every byte and passes nothing on, not even that a side has hung up."""
 
     def __init__(self, target_port: int) -> None:
         self._target_port = target_port
@@ -281,6 +281,7 @@ class DeafenableProxy:
             while data := source.recv(65_536):
                 if not self.deaf:
                     sink.sendall(data)
-            sink.shutdown(socket.SHUT_WR)
+            if not self.deaf:
+                sink.shutdown(socket.SHUT_WR)
         except OSError:
             return
