@@ -58,7 +58,7 @@ check: $(VENV)/.dev ## Lint, types, the rules of the house, contracts, stubs cur
 .PHONY: test
 test: $(VENV)/.dev $(VENV)/.tensorflow $(VENV)/.minilm ## Run every test, with coverage
 	@$(BIN)/coverage erase
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --cov --cov-report=
 	@$(BIN)/python -m tests.coverage_floor
 
 .PHONY: test-quick

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -84,6 +85,11 @@ def test_files_are_short_and_named_for_what_they_hold(path: Path) -> None:
     assert path.stem not in SHAPELESS, f"{named(path)}: name what it holds"
     lines = len(path.read_text().splitlines())
     assert lines <= LONGEST_LINES, f"{named(path)} has {lines} lines"
+
+
+def test_every_folder_of_tests_is_run() -> None:
+    run = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]["testpaths"]
+    assert {named(path.parent) for path in (ROOT / "tests").rglob("test_*.py")} == set(run)
 
 
 def test_the_sdk_imports_no_service() -> None:
