@@ -35,8 +35,8 @@ from services.common.traces import Traces
 _log = structlog.get_logger(__name__)
 CONTROL_THREADS = 4
 HEALTH_THREADS = 2
-AWAKE_THREADS = 2
-"""One that works, and one that comes to: measured from 1 to 64 on one core."""
+AWAKE_THREADS = 4
+"""One works, one comes to, and others wait for grpc to hand them their request: measured from 1 to 64 on one core."""
 RECOVERY_INTERVAL_S = 0.1
 SIGNAL_INTERVAL_S = 0.5
 SWEEP_INTERVAL_S = 0.5

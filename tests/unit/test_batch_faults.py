@@ -10,6 +10,7 @@ import pytest
 
 from services.common.errors import Cancelled, DeadlineExceeded, FailedPrecondition
 from services.inference.engine.engine import EngineLimits, InferenceAnswer
+from services.inference.engine.lane import Lane
 from services.inference.engine.requests import State, Ticket
 from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ModelFailed, ServingSettings
@@ -251,7 +252,18 @@ def test_one_that_is_late_when_its_turn_comes_hands_the_lead_on(callers: Callers
     assert isinstance(heard[0].error, DeadlineExceeded)
 
 
-def test_one_that_is_late_while_its_batch_runs_has_its_answer_all_the_same(callers: Callers) -> None:
+def test_one_that_is_late_while_its_batch_runs_has_its_answer_all_the_same(
+    callers: Callers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried = threading.Event()
+    withdraw = Lane._withdraw
+
+    def try_to_leave(lane: Lane, ticket: Ticket, error: Exception) -> bool:
+        left = withdraw(lane, ticket, error)
+        tried.set()
+        return left
+
+    monkeypatch.setattr(Lane, "_withdraw", try_to_leave)
     callers.ask(1, rows=32)
     other = callers.ask(2)
     lane = callers.engine._lanes[callers.version.key]
@@ -262,6 +274,7 @@ def test_one_that_is_late_while_its_batch_runs_has_its_answer_all_the_same(calle
     assert ticket.state is State.TAKEN
     ticket.start_by_ns = 1  # its time is up, and it must not leave the batch that it is in
     waiting = callers._pool.submit(lane.wait, ticket)
+    assert tried.wait(10)
     callers.session.go_on()
     waiting.result(10)
     assert values([other]) == [4]
