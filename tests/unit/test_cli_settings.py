@@ -15,10 +15,10 @@ from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, ListModelsRespo
 from penstock.cli.connection import Service, address_of, connect, data_dir, running_addresses, surroundings
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.feedback import parse_outcome
-from penstock.cli.formats import parse_duration, say_bytes, say_duration, say_iso, say_share
+from penstock.cli.formats import parse_scalar, say_bytes, say_duration, say_iso, say_share
 from penstock.cli.output import Column, Output, printable
 from penstock.cli.predict import parse_features, read_argument
+from penstock.durations import parse_duration
 
 RUNNING = {"registry": "127.0.0.1:3"}
 
@@ -158,7 +158,7 @@ def test_features_that_are_no_text_are_refused_as_the_callers_fault(tmp_path: Pa
 
 
 def test_an_outcome_is_json_or_else_a_text() -> None:
-    assert [parse_outcome(text) for text in ("1", "2.5", "true", '"1"', "setosa", "null", "[1]")] == [
+    assert [parse_scalar(text) for text in ("1", "2.5", "true", '"1"', "setosa", "null", "[1]")] == [
         1,
         2.5,
         True,

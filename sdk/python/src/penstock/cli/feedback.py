@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.text import Text
 
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
+from penstock.cli.formats import parse_scalar
 from penstock.cli.options import Json, NoColor, Token, Url
 from penstock.cli.output import Output
 
@@ -42,18 +42,9 @@ def feedback(
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         answer = client.monitoring.record_feedback(
-            inference_id, None if outcome is None else parse_outcome(outcome), correct=correct, row=row
+            inference_id, None if outcome is None else parse_scalar(outcome), correct=correct, row=row
         )
     judged = "right" if answer.feedback.correct else "wrong"
     verdict = f"the prediction was {judged}" if answer.feedback.HasField("correct") else "not judged (yet)"
     known = "" if answer.matched else "; the inference is not known yet, they are joined when it comes"
     output.answer(document_of(answer), Text(f"recorded for row {answer.feedback.row}: {verdict}{known}"))
-
-
-def parse_outcome(text: str) -> Any:
-    """Read an outcome: a JSON number, boolean or string, else the text itself."""
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return text
-    return value if isinstance(value, bool | int | float | str) else text

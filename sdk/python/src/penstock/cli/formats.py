@@ -5,30 +5,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from typing import Any
 
-_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-_DURATION = re.compile(r"(?:\d+(?:\.\d+)?[smhdw])+")
-_DURATION_PART = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+from penstock.durations import parse_duration
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _DIGEST = re.compile(r"[0-9a-f]{64}")
-MAX_DURATION = timedelta(days=36_500)
 MAX_VALUE_LENGTH = 60
 """Of a value among others; `--json` has it whole."""
-
-
-def parse_duration(text: str) -> timedelta:
-    """Read `90d`, `1h30m`, `15m`, `45s` or `2w`.
-
-    Raises:
-        ValueError: it is none of these, or over a hundred years.
-    """
-    compact = text.strip().lower()
-    if not _DURATION.fullmatch(compact):
-        raise ValueError(f"{text!r} is no duration: write for example 45s, 15m, 1h30m, 90d or 2w")
-    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in _DURATION_PART.findall(compact))
-    if not 0 < seconds <= MAX_DURATION.total_seconds():
-        raise ValueError(f"{text!r} is out of range: over 0 and at most {MAX_DURATION.days} days")
-    return timedelta(seconds=seconds)
 
 
 def parse_pairs(texts: Iterable[str]) -> dict[str, str]:
@@ -46,6 +31,15 @@ def parse_pairs(texts: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"{name.strip()!r} comes twice")
         pairs[name.strip()] = value.strip()
     return pairs
+
+
+def parse_scalar(text: str) -> Any:
+    """Read a JSON number, boolean or string, else the text itself."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float | str) else text
 
 
 def parse_time(text: str) -> datetime:

@@ -13,7 +13,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.formats import say_bytes, say_time
+from penstock.cli.formats import parse_scalar, say_bytes, say_time
 from penstock.cli.model_stages import Approver, Note, login_name
 from penstock.cli.model_views import time_of, version_facts
 from penstock.cli.options import (
@@ -29,6 +29,7 @@ from penstock.cli.options import (
     pairs,
 )
 from penstock.cli.output import Output
+from penstock.values import to_struct
 
 
 def register(
@@ -71,6 +72,14 @@ def register(
         list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label; again for more.")
     ] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; again for more.")] = None,
+    task_type: Annotated[
+        str,
+        typer.Option("--task-type", metavar="TASK", help="What it does, such as text-classification or embedding."),
+    ] = "",
+    field: Annotated[
+        list[str] | None,
+        typer.Option("--field", metavar="K=V", help="A field of the metadata, such as pooling=cls; again for more."),
+    ] = None,
     unpack: Annotated[
         bool, typer.Option("--unpack", help="PATH is an archive (zip, tar, tar.gz …): register what it holds.")
     ] = False,
@@ -98,6 +107,7 @@ def register(
     if stage is Stage.PRODUCTION and not note.strip():
         # The registry would say so too, but a large file would have been read through by then.
         raise typer.BadParameter("what goes live needs a reason: give --note", param_hint="--note")
+    fields = {name: parse_scalar(value) for name, value in pairs(field, "--field").items()}
     with connect(Service.REGISTRY, url, token) as client:
         with output.transfer(f"uploading {path.name}" if path else f"registering {ollama}") as bar:
             registered = client.registry.register_version(
@@ -113,7 +123,7 @@ def register(
                 approved_by=approver or (login_name() if stage else ""),
                 note=note,
                 columns=[column.strip() for column in columns.split(",")] if columns else (),
-                metadata=pb.Metadata(tags=tag or ()),
+                metadata=pb.Metadata(task_type=task_type, tags=tag or (), fields=to_struct(fields)),
                 progress=bar.reach,
                 wait=False,
             )

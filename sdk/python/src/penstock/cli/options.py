@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from penstock.cli.formats import parse_duration, parse_pairs, parse_time
+from penstock.cli.formats import parse_pairs, parse_time
+from penstock.durations import parse_duration
 
 _PANEL = "Everywhere"
 
