@@ -11,9 +11,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
-TARGETS = ("registry", "validator", "inference", "jobs", "monitoring", "cli")
-SERVICES = TARGETS[:-1]
-CODE = {"validator": "registry", "jobs": "inference"}
+WITH_TENSORFLOW = ("inference-tensorflow", "jobs-tensorflow")
+SERVICES = ("registry", "validator", "inference", "jobs", "monitoring")
+TARGETS = (*SERVICES, *WITH_TENSORFLOW, "cli")
+CODE = {"validator": "registry", "jobs": "inference"} | dict.fromkeys(WITH_TENSORFLOW, "inference")
 """Whose code a target runs, where it is not its own."""
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 

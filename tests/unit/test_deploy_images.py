@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import CODE, ROOT, SERVICES, TARGETS, ancestry, locked, stages
+from tests.deployment import CODE, ROOT, SERVICES, TARGETS, WITH_TENSORFLOW, ancestry, locked, stages
 
 RUNTIMES = {"tensorflow", "tensorflow-cpu", "onnx", "onnxruntime", "keras", "tokenizers", "transformers", "h5py"}
 TOOLS = {"pytest", "mypy", "ruff", "hypothesis", "moto", "grpcio-tools", "pip", "hatchling", "scikit-learn", "torch"}
@@ -21,6 +21,8 @@ ENTRYPOINTS = {
     "inference": ["services.inference"],
     "jobs": ["services.inference.jobs", "services.inference.jobs.readers"],
     "monitoring": ["services.monitoring"],
+    "inference-tensorflow": ["services.inference"],
+    "jobs-tensorflow": ["services.inference.jobs", "services.inference.jobs.readers"],
     "cli": ["penstock.cli"],
 }
 # Makes every package that is not in the lock impossible to import, then imports what the image runs.
@@ -53,7 +55,7 @@ def test_an_image_runs_as_nobody_in_particular_and_hears_signals_itself(target: 
     assert "RUN" not in after, "what runs here would have to write as that user"
 
 
-@pytest.mark.parametrize("target", SERVICES)
+@pytest.mark.parametrize("target", [*SERVICES, *WITH_TENSORFLOW])
 def test_a_service_knows_its_health_without_a_tool_of_its_own(target: str) -> None:
     health = dict(ancestry(target))["HEALTHCHECK"]
     assert json.loads(health.partition("CMD ")[2]) == ["python", "-m", "services.common.probe"]
@@ -63,7 +65,7 @@ def test_a_service_knows_its_health_without_a_tool_of_its_own(target: str) -> No
 def test_the_last_stage_has_no_installer_and_takes_only_finished_trees(target: str) -> None:
     for word, rest in ancestry(target):
         if word == "COPY":
-            assert re.fullmatch(r"--from=(\w+-packages|\w+-code|locale) (\S+) \2", rest), rest
+            assert re.fullmatch(r"--from=([\w-]+-packages|\w+-code|locale) (\S+) \2", rest), rest
         elif word == "RUN":
             assert not re.search(r"\b(apt|apt-get|pip install|gcc|make)\b", rest), rest
     assert any("site-packages/*" in rest for word, rest in ancestry(target) if word == "RUN"), "the base's pip goes"
@@ -82,7 +84,7 @@ def test_packages_are_wheels_checked_against_their_hashes(target: str) -> None:
     assert ("COPY", f"--from={target}-packages /opt/penstock /opt/penstock") in ancestry(target)
 
 
-@pytest.mark.parametrize("target", SERVICES)
+@pytest.mark.parametrize("target", [*SERVICES, *WITH_TENSORFLOW])
 def test_an_image_holds_no_other_services_code(target: str) -> None:
     own = CODE.get(target, target)
     assert ("COPY", f"--from={own}-code /app /app") in ancestry(target)
@@ -112,6 +114,11 @@ def test_the_validator_opens_every_framework() -> None:
     assert {"onnx", "onnxruntime", "tokenizers", "tensorflow-cpu"} <= locked("validator").keys()
 
 
+@pytest.mark.parametrize("target", WITH_TENSORFLOW)
+def test_there_is_an_image_that_predicts_with_every_runtime(target: str) -> None:
+    assert {"onnxruntime", "tokenizers", "tensorflow-cpu"} <= locked(target).keys()
+
+
 @pytest.mark.parametrize("target", TARGETS)
 def test_the_locks_of_images_name_no_host_and_agree_with_what_is_tested(target: str) -> None:
     text = (ROOT / "requirements" / f"{target}.txt").read_text()
@@ -123,7 +130,8 @@ def test_the_locks_of_images_name_no_host_and_agree_with_what_is_tested(target: 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_lock_holds_what_its_extra_asks_for(target: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-    wanted = [*extras[target], *(extras["tensorflow"] if target == "validator" else [])]
+    with_tensorflow = target == "validator" or target in WITH_TENSORFLOW
+    wanted = [*extras[target.removesuffix("-tensorflow")], *(extras["tensorflow"] if with_tensorflow else [])]
     names = {match[0] for each in wanted if (match := re.match(r"(?!penstock)[\w-]+", each))}
     assert names <= locked(target).keys()
 
