@@ -16,14 +16,18 @@ from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server, Service
 from services.common.traces import open_traces
+from services.monitoring.chores import Chores
+from services.monitoring.composition import assemble
 from services.monitoring.counters import IngestCounters
 from services.monitoring.events import EventLog
 from services.monitoring.feedback import FeedbackLog
 from services.monitoring.inferences import Inferences
 from services.monitoring.models import Retention
+from services.monitoring.parts import Parts
 from services.monitoring.retention import DayKeeper
 from services.monitoring.servicer import ENDLESS, NAME, ROLES, MonitoringServicer
 from services.monitoring.settings import MonitoringSettings
+from services.monitoring.store.chores import ChoreStore
 from services.monitoring.store.days import Days
 from services.monitoring.store.events import EventStore
 from services.monitoring.store.feedback import FeedbackStore
@@ -48,6 +52,11 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
     keeper.open()
     stack.callback(keeper.close)
     metrics = MetricsServer(settings.host, settings.metrics_port)
+    chores = Chores(ChoreStore(database))
+    parts = Parts(settings, stack, database, utc_now, retention, days, chores, metrics.registry)
+    services = assemble(parts)
+    chores.open()
+    stack.callback(chores.close)
     events = EventStore(database, days, quarantine_max_events=settings.quarantine_max_events)
     servicer = MonitoringServicer(
         EventLog(events, retention, IngestCounters(metrics.registry), utc_now),
@@ -61,7 +70,7 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
         endless=ENDLESS,
     )
     traces = open_traces("monitoring", settings, stack)
-    return Server(settings, (service,), keys=keys, metrics=metrics, checks=(database.check,), traces=traces)
+    return Server(settings, (service, *services), keys=keys, metrics=metrics, checks=(database.check,), traces=traces)
 
 
 def utc_now() -> datetime:

@@ -1,0 +1,32 @@
+"""What the parts of monitoring have of each other. Each is set by the assembly of its own part, in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+
+from prometheus_client.registry import CollectorRegistry
+
+from services.common.postgres import Database
+from services.monitoring.chores import Chores
+from services.monitoring.models import Retention
+from services.monitoring.settings import MonitoringSettings
+from services.monitoring.store.days import Days
+
+Clock = Callable[[], datetime]
+
+
+@dataclass
+class Parts:
+    """See above; what is opened on the way, `stack` closes."""
+
+    settings: MonitoringSettings
+    stack: ExitStack
+    database: Database
+    clock: Clock
+    retention: Retention
+    days: Days
+    chores: Chores
+    registry: CollectorRegistry
