@@ -1,4 +1,4 @@
-"""A real gRPC server that does what a test says, on the contracts of the three services: for the wire's behaviour."""
+"""A real gRPC server that does what a test says, on the services' contracts: for the wire's behaviour."""
 
 from __future__ import annotations
 
@@ -14,8 +14,20 @@ from google.protobuf.message_factory import GetMessageClass
 
 from penstock import Client
 from penstock.api.inference.v1 import inference_pb2, prediction_jobs_pb2, response_cache_pb2, sessions_pb2
-from penstock.api.monitoring.v1 import monitoring_pb2
+from penstock.api.monitoring.v1 import (
+    alerts_pb2,
+    configuration_pb2,
+    drift_pb2,
+    export_pb2,
+    lineage_pb2,
+    metrics_pb2,
+    monitoring_pb2,
+    profiles_pb2,
+    quality_pb2,
+    retraining_pb2,
+)
 from penstock.api.registry.v1 import administration_pb2, registry_pb2, uploads_pb2
+from penstock.api.trainer.v1 import training_pb2
 from services.common.errors import DomainError
 from services.common.status import DETAILS_KEY, code_of, details_of
 
@@ -28,6 +40,16 @@ CONTRACTS = (
     prediction_jobs_pb2.DESCRIPTOR,
     response_cache_pb2.DESCRIPTOR,
     monitoring_pb2.DESCRIPTOR,
+    metrics_pb2.DESCRIPTOR,
+    profiles_pb2.DESCRIPTOR,
+    drift_pb2.DESCRIPTOR,
+    quality_pb2.DESCRIPTOR,
+    alerts_pb2.DESCRIPTOR,
+    retraining_pb2.DESCRIPTOR,
+    lineage_pb2.DESCRIPTOR,
+    configuration_pb2.DESCRIPTOR,
+    export_pb2.DESCRIPTOR,
+    training_pb2.DESCRIPTOR,
 )
 Behaviour = Callable[[Any, grpc.ServicerContext], Any]
 _HANDLERS = {

@@ -191,18 +191,24 @@ def test_progress_forgets_earlier_failures() -> None:
 def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
     """A new RPC must be thought about: this list is the second pair of eyes."""
     always = {rpc for rpcs in SAFETY.values() for rpc, safety in rpcs.items() if safety is Safety.ALWAYS}
-    verbs = ("Get", "List", "Resolve", "Watch", "Download")
+    verbs = ("Get", "List", "Resolve", "Watch", "Download", "Export")
     assert {rpc for rpc in always if not rpc.startswith(verbs)} == {
+        "AcknowledgeAlert",
+        "AttachProfile",
         "CancelPredictionJob",
         "CollectGarbage",
         "CreateDownloadUrl",
+        "EndSilence",
         "FinishUpload",
         "LoadModel",
         "PurgeCache",
         "RecordFeedback",
         "ResetCacheStats",
         "SetAlias",
+        "SetChannel",
+        "SetConfiguration",
         "UnloadModel",
+        "UpdateAlertRule",
         "UpdateModel",
         "UpdateVersion",
         "UploadPart",

@@ -96,6 +96,50 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "GetInference": Safety.ALWAYS,
         "ListInferences": Safety.ALWAYS,
         "GetMetrics": Safety.ALWAYS,
+        "ListMetrics": Safety.ALWAYS,
+        "GetRealtimeMetrics": Safety.ALWAYS,
+        "WatchMetrics": Safety.ALWAYS,
+        "UploadProfile": Safety.NEVER,  # the second makes another profile
+        "CreateProfile": Safety.WITH_REQUEST_ID,
+        "GetProfile": Safety.ALWAYS,
+        "ListProfiles": Safety.ALWAYS,
+        "AttachProfile": Safety.ALWAYS,  # the same one again
+        "CheckDrift": Safety.WHEN_ASKED,  # each check is kept
+        "GetDriftCheck": Safety.ALWAYS,
+        "ListDriftChecks": Safety.ALWAYS,
+        "CheckQuality": Safety.WHEN_ASKED,
+        "GetQualityCheck": Safety.ALWAYS,
+        "ListQualityChecks": Safety.ALWAYS,
+        "CreateAlertRule": Safety.WITH_REQUEST_ID,
+        "UpdateAlertRule": Safety.ALWAYS,  # the whole rule again; with an etag the second try says that it changed
+        "DeleteAlertRule": Safety.NEVER,  # the second finds none
+        "GetAlertRule": Safety.ALWAYS,
+        "ListAlertRules": Safety.ALWAYS,
+        "GetAlert": Safety.ALWAYS,
+        "ListAlerts": Safety.ALWAYS,
+        "AcknowledgeAlert": Safety.ALWAYS,  # by the same, with the same note
+        "CreateSilence": Safety.NEVER,  # the second is another silence
+        "EndSilence": Safety.ALWAYS,  # what is over stays over
+        "ListSilences": Safety.ALWAYS,
+        "SetChannel": Safety.ALWAYS,
+        "DeleteChannel": Safety.NEVER,  # the second finds none
+        "ListChannels": Safety.ALWAYS,
+        "TestChannel": Safety.NEVER,  # somebody reads each message
+        "CreateRetrainingRequest": Safety.WITH_REQUEST_ID,
+        "GetRetrainingRequest": Safety.ALWAYS,
+        "ListRetrainingRequests": Safety.ALWAYS,
+        "ApproveRetrainingRequest": Safety.NEVER,  # the second finds it APPROVED: WRONG_STATE
+        "RejectRetrainingRequest": Safety.NEVER,
+        "GetLineage": Safety.ALWAYS,
+        "GetConfiguration": Safety.ALWAYS,
+        "SetConfiguration": Safety.ALWAYS,  # as UpdateAlertRule
+        "ListConfigurationChanges": Safety.ALWAYS,
+        "ExportEvents": Safety.ALWAYS,  # from the file's beginning
+        "ExportMetrics": Safety.ALWAYS,
+    },
+    "penstock.api.trainer.v1": {
+        "CreateTrainingRun": Safety.WITH_REQUEST_ID,
+        "GetTrainingRun": Safety.ALWAYS,
     },
 }
 """By proto package and RPC. A test holds it complete against the contracts."""

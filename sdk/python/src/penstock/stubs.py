@@ -9,8 +9,17 @@ import grpc
 from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.inference.v1.response_cache_pb2_grpc import ResponseCacheServiceStub
 from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
+from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
+from penstock.api.monitoring.v1.configuration_pb2_grpc import ConfigurationServiceStub
+from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
+from penstock.api.monitoring.v1.export_pb2_grpc import ExportServiceStub
+from penstock.api.monitoring.v1.lineage_pb2_grpc import LineageServiceStub
+from penstock.api.monitoring.v1.metrics_pb2_grpc import MetricsServiceStub
 from penstock.api.monitoring.v1.monitoring_pb2 import RecordEventsResponse
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
+from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
+from penstock.api.monitoring.v1.quality_pb2_grpc import QualityServiceStub
+from penstock.api.monitoring.v1.retraining_pb2_grpc import RetrainingServiceStub
 from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServiceStub
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
@@ -35,11 +44,23 @@ class InferenceStub(InferenceServiceStub, SessionServiceStub, ResponseCacheServi
         ResponseCacheServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
-class MonitoringStub(MonitoringServiceStub):
+class MonitoringStub(
+    MonitoringServiceStub,
+    MetricsServiceStub,
+    ProfileServiceStub,
+    DriftServiceStub,
+    QualityServiceStub,
+    AlertServiceStub,
+    RetrainingServiceStub,
+    LineageServiceStub,
+    ConfigurationServiceStub,
+    ExportServiceStub,
+):
     """All that monitoring answers; and RecordEvents for requests that are bytes already."""
 
     def __init__(self, channel: grpc.Channel) -> None:
-        MonitoringServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
+        for service in MonitoringStub.__bases__:
+            service.__init__(self, channel)  # type: ignore[misc] # as above
         self.RecordEncodedEvents: Any = channel.stream_stream(
             "/penstock.api.monitoring.v1.MonitoringService/RecordEvents",
             request_serializer=None,
