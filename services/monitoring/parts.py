@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from prometheus_client.registry import CollectorRegistry
 
@@ -14,6 +15,9 @@ from services.monitoring.chores import Chores
 from services.monitoring.models import Retention
 from services.monitoring.settings import MonitoringSettings
 from services.monitoring.store.days import Days
+
+if TYPE_CHECKING:
+    from services.monitoring.configuration.configurations import Configurations
 
 Clock = Callable[[], datetime]
 
@@ -30,3 +34,4 @@ class Parts:
     days: Days
     chores: Chores
     registry: CollectorRegistry
+    configurations: Configurations = field(init=False)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common.server import Service
+from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.configuration.servicer import ConfigurationServicer, service
+from services.monitoring.configuration.store import ConfigurationStore
 from services.monitoring.parts import Parts
 
 
-def assemble(parts: Parts) -> Sequence[Service]:  # noqa: ARG001 - nothing is built of it yet
+def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
-    return ()
+    parts.configurations = Configurations(ConfigurationStore(parts.database), parts.clock)
+    return (service(ConfigurationServicer(parts.configurations)),)

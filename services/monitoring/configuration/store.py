@@ -1,0 +1,127 @@
+"""The SQL of configurations. A revision goes up with each change: whoever has it needs to read nothing again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+
+from psycopg import Connection
+from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
+
+from services.common.errors import ResourceExhausted
+from services.common.postgres import Database
+from services.monitoring.configuration import rules
+from services.monitoring.configuration.models import Change, Own, Scope
+
+MAX_SCOPES = 10_000
+
+_REVISION = "SELECT revision FROM monitoring.configuration_revision"
+# The row is held until the commit, so that changes come one after the other.
+_LOCK = "SELECT FROM monitoring.configuration_revision FOR UPDATE"
+_ADVANCE = "UPDATE monitoring.configuration_revision SET revision = revision + 1"
+_ALL = "SELECT model, version, own FROM monitoring.configurations"
+
+_SET = """
+INSERT INTO monitoring.configurations (model, version, own) VALUES (%(model)s, %(version)s, %(own)s)
+ON CONFLICT ON CONSTRAINT configurations_pkey DO UPDATE SET own = excluded.own
+"""
+
+_DELETE = "DELETE FROM monitoring.configurations WHERE model = %(model)s AND version = %(version)s"
+
+_LOG = """
+INSERT INTO monitoring.configuration_changes (change_time, model, version, own_before, own_after, changed_by, note)
+VALUES (%(time)s, %(model)s, %(version)s, %(before)s, %(after)s, %(changed_by)s, %(note)s)
+"""
+
+_CHANGES = """
+SELECT change_number, change_time, model, version, own_before, own_after, changed_by, note
+FROM monitoring.configuration_changes
+WHERE (%(model)s = '' OR model = %(model)s) AND (%(before)s::bigint IS NULL OR change_number < %(before)s)
+ORDER BY change_number DESC
+LIMIT %(limit)s
+"""
+
+
+class ConfigurationStore:
+    """What scopes say, and what they said."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def revision(self) -> int:
+        """Tell the revision, which goes up with each change."""
+        with self._db.transaction() as connection:
+            return _revision(connection)
+
+    def read(self) -> tuple[int, dict[Scope, Own]]:
+        """Give all that is said, and a revision that is not newer than that."""
+        with self._db.transaction() as connection:
+            return _revision(connection), _all(connection)
+
+    @contextmanager
+    def changing(self) -> Iterator[Changing]:
+        """Begin a change, committed at the end of the block; nobody else changes anything meanwhile."""
+        with self._db.transaction() as connection:
+            connection.execute(_LOCK)
+            yield Changing(connection)
+
+    def changes(self, model: str, *, before: int | None, limit: int) -> list[Change]:
+        """List changes, the newest first: those before a number, where one is given."""
+        with self._db.transaction() as connection:
+            rows = connection.execute(_CHANGES, {"model": model, "before": before, "limit": limit})
+            return [_change(row) for row in rows]
+
+
+class Changing:
+    """A change under way: `own` is what all scopes say as yet."""
+
+    def __init__(self, connection: Connection[DictRow]) -> None:
+        self._connection = connection
+        self.own = _all(connection)
+
+    def write(self, scope: Scope, own: Own, *, changed_by: str, note: str, time: datetime) -> None:
+        """Have a scope say this, and log it.
+
+        Raises:
+            ResourceExhausted: too many scopes say something (TOO_MANY_CONFIGURATIONS).
+        """
+        before = self.own.get(scope, {})
+        values = {"model": scope.model, "version": scope.version}
+        if own:
+            if scope not in self.own and len(self.own) >= MAX_SCOPES:
+                raise ResourceExhausted(
+                    f"{MAX_SCOPES} models and versions have configurations already; empty one, or set this for all",
+                    reason="TOO_MANY_CONFIGURATIONS",
+                )
+            self._connection.execute(_SET, {**values, "own": Jsonb(rules.dump(own))})
+        else:
+            self._connection.execute(_DELETE, values)
+        told = {"before": Jsonb(rules.dump(before)), "after": Jsonb(rules.dump(own))}
+        self._connection.execute(_ADVANCE)
+        self._connection.execute(_LOG, {**values, **told, "changed_by": changed_by, "note": note, "time": time})
+
+
+def _revision(connection: Connection[DictRow]) -> int:
+    row = connection.execute(_REVISION).fetchone()
+    if row is None:
+        raise AssertionError("the migration puts the one row there")
+    return int(row["revision"])
+
+
+def _all(connection: Connection[DictRow]) -> dict[Scope, Own]:
+    return {Scope(row["model"], row["version"]): rules.load(row["own"]) for row in connection.execute(_ALL)}
+
+
+def _change(row: Mapping[str, Any]) -> Change:
+    return Change(
+        number=row["change_number"],
+        time=row["change_time"],
+        scope=Scope(row["model"], row["version"]),
+        before=rules.load(row["own_before"]),
+        after=rules.load(row["own_after"]),
+        changed_by=row["changed_by"],
+        note=row["note"],
+    )
