@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
@@ -23,3 +24,19 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """How often coming days are made ready and old ones dropped."""
     quarantine_max_events: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """How many refused events are kept to look at; the oldest go first."""
+
+    registry_address: str = "127.0.0.1:50051"
+    """Where the registry listens; GetLineage asks it where a version came from."""
+    trainer_address: str = ""
+    """Where the trainer listens. Empty: there is none, and approved retraining requests wait."""
+    insecure_token: bool = False
+    """Send this service's key in plain text also to other machines, where TLS is not spoken."""
+    ca_file: Path | None = None
+    """The certificates that vouch for the registry and the trainer, PEM; with them TLS is spoken to both, unless an
+    address says grpc://. The files are read again when they change."""
+    cert_file: Path | None = None
+    """The certificate that this service shows to the others; by default its own as a server, where `ca_file` is set."""
+    key_file: Path | None = None
+    """The private key of `cert_file`, PEM."""
+    retraining_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
+    """How often retraining requests are looked after: what raises them, those that expire, and the trainer's runs."""

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Self
 
 from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServiceStub
+from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
 from penstock.inference import InferenceClient
@@ -16,12 +17,14 @@ from penstock.prediction_jobs import PredictionJobsClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
 from penstock.stubs import InferenceStub, MonitoringStub, RegistryStub
+from penstock.training import TrainingClient
 
 DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
     "PENSTOCK_INFERENCE_ADDRESS": "localhost:8001",
     "PENSTOCK_MONITORING_ADDRESS": "localhost:50053",
     "PENSTOCK_JOBS_ADDRESS": "localhost:50056",
+    "PENSTOCK_TRAINER_ADDRESS": "localhost:50055",
 }
 
 
@@ -38,6 +41,7 @@ class Client:
         inference: str | None = None,
         monitoring: str | None = None,
         jobs: str | None = None,
+        trainer: str | None = None,
         token: str | None = None,
         token_file: str | PathLike[str] | None = None,
         ca_file: str | PathLike[str] | None = None,
@@ -58,6 +62,7 @@ class Client:
             inference: likewise PENSTOCK_INFERENCE_ADDRESS, or localhost:8001.
             monitoring: likewise PENSTOCK_MONITORING_ADDRESS, or localhost:50053.
             jobs: likewise PENSTOCK_JOBS_ADDRESS, or localhost:50056.
+            trainer: likewise PENSTOCK_TRAINER_ADDRESS, or localhost:50055.
             token: the API key. None: PENSTOCK_TOKEN, if there is one.
             token_file: a file that holds the API key, in place of `token`. This file and those of TLS are read again
                 when they change: new calls use what is in them then.
@@ -107,10 +112,14 @@ class Client:
         self._jobs_connection = Connection(
             PredictionJobServiceStub, _address(jobs, "PENSTOCK_JOBS_ADDRESS"), credentials, limits
         )
+        self._trainer_connection = Connection(
+            TrainingServiceStub, _address(trainer, "PENSTOCK_TRAINER_ADDRESS"), credentials, limits
+        )
         self._registry = RegistryClient(self._registry_connection)
         self._inference = InferenceClient(self._inference_connection)
         self._monitoring = MonitoringClient(self._monitoring_connection)
         self._jobs = PredictionJobsClient(self._jobs_connection)
+        self._training = TrainingClient(self._trainer_connection)
 
     @property
     def registry(self) -> RegistryClient:
@@ -132,9 +141,15 @@ class Client:
         """Batch predictions."""
         return self._jobs
 
+    @property
+    def training(self) -> TrainingClient:
+        """Runs that make a version of a model."""
+        return self._training
+
     def close(self) -> None:
         """Close every connection; calls in flight end with Cancelled, later ones raise FailedPrecondition."""
         for connection in (
+            self._trainer_connection,
             self._jobs_connection,
             self._monitoring_connection,
             self._inference_connection,
