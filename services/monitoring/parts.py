@@ -17,7 +17,9 @@ from services.monitoring.settings import MonitoringSettings
 from services.monitoring.store.days import Days
 
 if TYPE_CHECKING:
+    from penstock import Client
     from services.monitoring.configuration.configurations import Configurations
+    from services.monitoring.retraining.requests import RetrainingRequests
 
 Clock = Callable[[], datetime]
 
@@ -35,3 +37,5 @@ class Parts:
     chores: Chores
     registry: CollectorRegistry
     configurations: Configurations = field(init=False)
+    client: Client = field(init=False)
+    retraining: RetrainingRequests = field(init=False)
