@@ -18,7 +18,9 @@ from services.monitoring.store.days import Days
 
 if TYPE_CHECKING:
     from penstock import Client
+    from services.common.outbox import Outbox
     from services.monitoring.configuration.configurations import Configurations
+    from services.monitoring.notifications.channels import Channels
     from services.monitoring.retraining.requests import RetrainingRequests
 
 Clock = Callable[[], datetime]
@@ -39,3 +41,5 @@ class Parts:
     configurations: Configurations = field(init=False)
     client: Client = field(init=False)
     retraining: RetrainingRequests = field(init=False)
+    outbox: Outbox = field(init=False)
+    channels: Channels = field(init=False)

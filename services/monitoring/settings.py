@@ -5,10 +5,22 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from services.common.addresses import AllowedHosts
 from services.common.postgres import PostgresSettings
 from services.common.settings import Port, ServerSettings
+from services.monitoring.notifications.apprise_urls import DEFAULT_SCHEMES, read_schemes
+
+
+def _checked_hosts(text: str) -> str:
+    AllowedHosts.parse(text)
+    return text
+
+
+def _checked_schemes(text: str) -> str:
+    read_schemes(text)
+    return text
 
 
 class MonitoringSettings(ServerSettings, PostgresSettings):
@@ -40,3 +52,19 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """The private key of `cert_file`, PEM."""
     retraining_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
     """How often retraining requests are looked after: what raises them, those that expire, and the trainer's runs."""
+
+    secrets_key_file: Path | None = None
+    """What the secrets of channels are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
+    own (`openssl rand -base64 32`). The first encrypts, all of them decrypt. Without it channels with secrets are
+    refused. All replicas need the same."""
+    notification_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
+    """Hosts' names, addresses and networks, separated by commas, that notifications may reach although they are
+    private; webhooks also without TLS and on any port."""
+    notification_ca_file: Path | None = None
+    """The certificates that vouch for the receivers of webhooks, PEM, in place of the system's."""
+    notification_senders: Annotated[int, Field(ge=1, le=64)] = 8
+    """Messages on their way at once, each to another channel."""
+    notification_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
+    """How often it is looked for messages whose next attempt has come due; new ones are sent at once."""
+    apprise_schemes: Annotated[str, AfterValidator(_checked_schemes)] = DEFAULT_SCHEMES
+    """Kinds of apprise's URLs that channels may have, separated by commas. None that tells the server's own machine."""

@@ -14,7 +14,7 @@ SERVICES = ROOT / "services"
 NAMES = ("registry", "inference", "monitoring", "fetcher", "trainer")
 GRPC_FILES = {"servicer.py", "__main__.py"}
 GRPC_COMMON = {"status.py", "interceptors.py", "server.py", "streams.py", "probe.py"}
-PSYCOPG_COMMON = {"postgres.py", "migrate.py", "jobs.py", "outbox.py"}
+PSYCOPG_COMMON = {"postgres.py", "migrate.py"}
 SHAPELESS = ("util", "utils", "helper", "helpers", "manager", "misc", "base")
 LONGEST_LINES = 400
 

@@ -1,0 +1,27 @@
+"""A transactional outbox: what must reach somebody outside, written in the transaction that it tells of.
+
+A service keeps a table with the columns of `columns.sql`, which its migration creates. `Outbox.put` writes a message on
+the caller's connection: it is there if, and only if, what the caller wrote is. `OutboxWorkers`, in any number of
+processes, claim messages and give each to a function of the service's until one attempt succeeds.
+
+Promised: at least once, under the same id each time, so that a receiver that knows the id drops what it has; to one
+destination one message at a time, one that waits for another try being overtaken by others; a destination that is slow
+or down holds up no other; a message that did not arrive for a day is given up, kept as FAILED, and counted.
+"""
+
+from services.common.outbox.message import Destination, Message, Undeliverable
+from services.common.outbox.metrics import OutboxCollector
+from services.common.outbox.store import Outbox, OutboxConnection
+from services.common.outbox.workers import Deliver, OutboxLimits, OutboxWorkers
+
+__all__ = [
+    "Deliver",
+    "Destination",
+    "Message",
+    "Outbox",
+    "OutboxCollector",
+    "OutboxConnection",
+    "OutboxLimits",
+    "OutboxWorkers",
+    "Undeliverable",
+]

@@ -1,0 +1,29 @@
+-- The table of an outbox; services/common/outbox reads and writes it by these names.
+-- A service's migration repeats this text with its own names in those of {schema} and {table}; a test holds each such
+-- table to this file. Later changes of this file are migrations there.
+CREATE TABLE {schema}.{table} (
+    message_id    uuid        NOT NULL,                               -- the same at every attempt: receivers know it
+    put_number    bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,  -- the order of putting, whatever the clocks say
+    destination   text        NOT NULL,                               -- one message at a time is on its way there
+    body          bytea       NOT NULL,                               -- the same at every attempt
+    state         text        NOT NULL DEFAULT 'WAITING',
+    put_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
+    due_time      timestamptz NOT NULL DEFAULT clock_timestamp(),     -- not claimed before; once claimed, the lease's end
+    hold_time     timestamptz NOT NULL DEFAULT '-infinity',           -- until then nothing else goes to the destination
+    give_up_time  timestamptz NOT NULL,                               -- not tried again after
+    attempt       integer     NOT NULL DEFAULT 0,                     -- claims so far, those that died included
+    attempt_time  timestamptz,                                        -- of the latest
+    token         bigint      NOT NULL DEFAULT 0,                     -- grows with each claim
+    worker_id     text        NOT NULL DEFAULT '',                    -- who has it, or had it last
+    end_time      timestamptz,
+    error_reason  text        NOT NULL DEFAULT '',                    -- of the latest attempt; '': it has not failed
+    error_message text        NOT NULL DEFAULT '',
+    CONSTRAINT {table}_pkey PRIMARY KEY (message_id),
+    CONSTRAINT {table}_state CHECK (state IN ('WAITING', 'DELIVERED', 'FAILED')),
+    CONSTRAINT {table}_end CHECK ((state = 'WAITING') = (end_time IS NULL))
+);
+CREATE INDEX {table}_queue ON {schema}.{table} (attempt, put_number) WHERE state = 'WAITING';
+CREATE INDEX {table}_held ON {schema}.{table} (destination, hold_time) WHERE state = 'WAITING';
+CREATE INDEX {table}_tried ON {schema}.{table} (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
+CREATE INDEX {table}_arrived ON {schema}.{table} (destination, end_time DESC) WHERE state = 'DELIVERED';
+CREATE INDEX {table}_ended ON {schema}.{table} (state, end_time) WHERE end_time IS NOT NULL;

@@ -1,0 +1,51 @@
+"""A message on its way, and what its deliverer may say of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from services.common.errors import FailedPrecondition
+
+
+class Undeliverable(FailedPrecondition):
+    """No later attempt can succeed: the message is given up at once. Raised by who delivers."""
+
+    default_reason = "UNDELIVERABLE"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message that was claimed.
+
+    Attributes:
+        message_id: constant over all attempts.
+        destination: as it was put.
+        body: as it was put.
+        put_time: when it was put, by the database's clock.
+        attempt: from 1 on; those that died count.
+        token: fences: of all who ever had the message, the latest has the highest.
+    """
+
+    message_id: UUID
+    destination: str
+    body: bytes = field(repr=False)
+    put_time: datetime
+    attempt: int
+    token: int
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """How a destination stands, as far as its messages are kept.
+
+    Attributes:
+        waiting_count: messages that wait for it.
+        last_delivery_time: when something last arrived; None where nothing has.
+        last_error: why the latest attempt failed, in a sentence; empty where it did not.
+    """
+
+    waiting_count: int = 0
+    last_delivery_time: datetime | None = None
+    last_error: str = ""

@@ -1,0 +1,269 @@
+"""Posting a message to somebody's URL: signed, to an address that was checked, and within a time that holds.
+
+The header X-Penstock-Message-Id is the same at every attempt. X-Penstock-Signature is `t=UNIX_SECONDS,v1=HEX`, where
+HEX is HMAC-SHA256 of the secret over t, a full stop, and the body: a receiver compares it, and refuses an old t, so
+that nobody replays what was recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from uuid import UUID
+
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import HTTPError
+from urllib3.response import HTTPResponse
+
+from services.common.addresses import AddressRules, Endpoint
+from services.common.errors import FailedPrecondition, Unavailable
+from services.common.outbox.message import Undeliverable
+
+MAX_ANSWER_BYTES = 64 * 1024
+"""What is read of an answer, so that its sender sees it taken; what it says does not matter."""
+
+
+class NotDelivered(Unavailable):
+    """This attempt failed; a later one may succeed."""
+
+    default_reason = "NOT_DELIVERED"
+
+
+@dataclass(frozen=True, slots=True)
+class Webhook:
+    """Where to post to, and what to sign with; '' signs nothing. Both may be secret, and are never shown."""
+
+    url: str = field(repr=False)
+    secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WebhookLimits:
+    """How long one attempt may take: to connect to one address, and in all, the looking up included."""
+
+    connect_s: float = 5.0
+    total_s: float = 10.0
+
+
+class Webhooks:
+    """Posts messages. Keeps no connections: a receiver hears of us seldom."""
+
+    def __init__(
+        self,
+        rules: AddressRules,
+        limits: WebhookLimits | None = None,
+        *,
+        ca_file: Path | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`ca_file`: the certificates that vouch for receivers, PEM, in place of the system's; read at each attempt."""
+        self._rules = rules
+        self._limits = limits or WebhookLimits()
+        self._ca_file = ca_file
+        self._clock = clock
+
+    def post(self, webhook: Webhook, message_id: UUID, body: bytes) -> None:
+        """Post a body as JSON; returns once the receiver has answered 2xx.
+
+        Raises:
+            UrlRefused: the URL, or where its name leads to now, is not allowed.
+            NotDelivered: anything else that may pass; `retry_after_s` as the receiver asked.
+            Undeliverable: the receiver answered 410 Gone.
+        """
+        until = time.monotonic() + self._limits.total_s
+        endpoint = self._rules.endpoint(webhook.url)
+        addresses = self._rules.resolve(endpoint, self._limits.total_s)
+        connection = self._connection(endpoint, addresses, until)
+        headers = {
+            "Host": endpoint.authority,
+            "Content-Type": "application/json",
+            "User-Agent": "penstock",
+            "Accept-Encoding": "identity",
+            "Connection": "close",
+            "X-Penstock-Message-Id": str(message_id),
+        }
+        if webhook.secret:
+            headers["X-Penstock-Signature"] = signature(webhook.secret, body, int(self._clock()))
+        with _bounded(connection, endpoint, until):
+            connection.request("POST", endpoint.target, body, headers, preload_content=False)
+            response = connection.getresponse()
+            status, retry_after = response.status, response.headers.get("Retry-After")
+            _read_some(response)
+        self._judge(endpoint, status, retry_after)
+
+    def _connection(self, endpoint: Endpoint, addresses: Sequence[str], until: float) -> _Pinned:
+        if endpoint.scheme == "http":
+            return _PinnedPlain(endpoint, addresses, self._limits.connect_s, until)
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:
+            sentence = f"the certificates that vouch for receivers cannot be read ({error.strerror})"
+            raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
+        return _PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
+
+    def _judge(self, endpoint: Endpoint, status: int, retry_after: str | None) -> None:
+        if 200 <= status < 300:
+            return
+        said = f"{endpoint.host} answered {status} {_phrase(status)}".rstrip()
+        if status == HTTPStatus.GONE:
+            raise Undeliverable(f"{said}: it wants no more of these", reason="RECEIVER_GONE")
+        if 300 <= status < 400:
+            sentence = f"{said}: redirects are not followed, so give the URL that it leads to"
+            raise NotDelivered(sentence, reason="REDIRECTED")
+        retry_after_s = read_retry_after(retry_after, self._clock())
+        raise NotDelivered(said, reason="RECEIVER_REFUSED", retry_after_s=retry_after_s)
+
+
+def signature(secret: str, body: bytes, unix_s: int) -> str:
+    """Make the value of X-Penstock-Signature."""
+    digest = hmac.new(secret.encode(), f"{unix_s}.".encode() + body, hashlib.sha256).hexdigest()
+    return f"t={unix_s},v1={digest}"
+
+
+def read_retry_after(value: str | None, unix_s: float) -> float | None:
+    """Read a Retry-After header, in seconds from now: a count of seconds, or a date (RFC 9110, 10.2.3)."""
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        return float(text[:9])
+    try:
+        date = parsedate_to_datetime(text)
+    except (ValueError, TypeError):
+        return None
+    aware = date if date.tzinfo else date.replace(tzinfo=UTC)
+    return max(0.0, (aware - datetime.fromtimestamp(unix_s, UTC)).total_seconds())
+
+
+class _Pinned(HTTPConnection):
+    """A connection to one of the addresses that were checked, which another thread can shut."""
+
+    def __init__(self, endpoint: Endpoint, addresses: Sequence[str], connect_s: float, until: float) -> None:
+        HTTPConnection.__init__(self, endpoint.host, endpoint.port, timeout=max(0.001, until - time.monotonic()))
+        self._pin(addresses, connect_s, until)
+
+    def _pin(self, addresses: Sequence[str], connect_s: float, until: float) -> None:
+        self._addresses = addresses
+        self._connect_s = connect_s
+        self._until = until
+        self._handle: socket.socket | None = None
+        self._lock = threading.Lock()
+        self.overdue = False
+
+    def shut(self) -> None:
+        """End it, whatever is under way: whoever waits for it finds its end."""
+        with self._lock:
+            self.overdue = True
+            if self._handle is not None:
+                with suppress(OSError):
+                    self._handle.shutdown(socket.SHUT_RDWR)
+
+    def let_go(self) -> None:
+        """Close it for good. http.client closes it itself as soon as it has read the head of the last answer."""
+        self.close()
+        with self._lock:
+            if self._handle is not None:
+                self._handle.close()
+                self._handle = None
+
+    def _new_conn(self) -> socket.socket:
+        """Connect to the first address that answers, and to no other than those given."""
+        failure: OSError = TimeoutError()
+        for address in self._addresses:
+            left_s = self._until - time.monotonic()
+            if left_s <= 0:
+                break
+            try:
+                found = socket.create_connection((address, self.port), min(self._connect_s, left_s))
+            except OSError as error:
+                failure = error
+                continue
+            found.settimeout(max(0.001, self._until - time.monotonic()))
+            with self._lock:
+                # Of its own number: TLS takes the socket over before its handshake is done.
+                self._handle = found.dup()
+            if self.overdue:
+                self.shut()
+            return found
+        raise failure
+
+
+class _PinnedPlain(_Pinned):
+    """In plain text."""
+
+
+class _PinnedSecure(_Pinned, HTTPSConnection):
+    """Over TLS: the certificate must be for the host's name, whatever the address."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        addresses: Sequence[str],
+        connect_s: float,
+        until: float,
+        context: ssl.SSLContext,
+    ) -> None:
+        timeout = max(0.001, until - time.monotonic())
+        HTTPSConnection.__init__(self, endpoint.host, endpoint.port, timeout=timeout, ssl_context=context)
+        self._pin(addresses, connect_s, until)
+
+
+@contextmanager
+def _bounded(connection: _Pinned, endpoint: Endpoint, until: float) -> Iterator[None]:
+    """Shut the connection when the time is over: a receiver that sends a byte now and then hides from time-outs."""
+    watch = threading.Timer(max(0.0, until - time.monotonic()), connection.shut)
+    watch.daemon = True
+    watch.start()
+    try:
+        yield
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
+        raise _translated(endpoint, error, overdue=connection.overdue) from error
+    finally:
+        watch.cancel()
+        connection.let_go()
+
+
+def _translated(endpoint: Endpoint, error: Exception, *, overdue: bool) -> NotDelivered:
+    """Say what went wrong, and nothing of the URL but its host."""
+    causes = list(_causes(error))
+    if overdue or any(isinstance(cause, TimeoutError) for cause in causes):
+        return NotDelivered(f"{endpoint.host} did not answer in time", reason="RECEIVER_TIMEOUT")
+    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
+    if tls is not None:
+        why = tls.verify_message if isinstance(tls, ssl.SSLCertVerificationError) else (tls.reason or "no TLS")
+        return NotDelivered(f"TLS with {endpoint.host} failed: {why}", reason="TLS_FAILED")
+    system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
+    why = str(system.strerror) if isinstance(system, OSError) else type(causes[-1]).__name__
+    return NotDelivered(f"{endpoint.host} could not be reached, or broke off ({why})", reason="RECEIVER_UNREACHABLE")
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    cause: BaseException | None = error
+    for _ in range(10):
+        if cause is None:
+            return
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _read_some(response: HTTPResponse) -> None:
+    # The status is there, and that is what counts.
+    with suppress(HTTPError, HTTPException, OSError):
+        response.read(MAX_ANSWER_BYTES, decode_content=False)
+
+
+def _phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

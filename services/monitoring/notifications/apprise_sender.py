@@ -1,0 +1,99 @@
+"""Sending by apprise, in a process of its own that can be given up: see `apprise_child`."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+from services.common.errors import Unavailable
+from services.common.outbox.webhooks import NotDelivered
+
+_ROOT = Path(__file__).resolve().parents[3]
+_CHILD = "services.monitoring.notifications.apprise_child"
+# -I ignores the folder and the environment that we were started in, so the way to our own modules is given.
+_START = (
+    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
+    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
+)
+CHILDREN = 4
+TIMEOUT_S = 30.0
+STARTING_S = 15.0
+"""What loading apprise may take beside, on a machine that is busy."""
+
+
+class AppriseSender:
+    """Sends messages; any number of threads may share one, and a few children at once serve them."""
+
+    def __init__(self, allowed_hosts: str, *, timeout_s: float = TIMEOUT_S) -> None:
+        self._allowed_hosts = allowed_hosts
+        self._timeout_s = timeout_s
+        self._places = threading.BoundedSemaphore(CHILDREN)
+
+    def understands(self, url: str) -> bool:
+        """Whether apprise can read a URL; reaches nobody.
+
+        Raises:
+            Unavailable: it did not say (APPRISE_FAILED).
+        """
+        return bool(self._ask({"url": url, "check_only": True})["valid"])
+
+    def send(self, url: str, scheme: str, title: str, text: str, kind: str) -> None:
+        """Send a message; `kind` is apprise's: info, success, warning or failure.
+
+        Raises:
+            NotDelivered: it did not arrive; says what the receiver answered, where that is known.
+        """
+        try:
+            answer = self._ask({"url": url, "check_only": False, "title": title, "text": text, "type": kind})
+        except Unavailable as error:
+            raise NotDelivered(f"{scheme}: {error.message}", reason=error.reason) from error
+        if answer["delivered"]:
+            return
+        if answer["refused"]:
+            raise NotDelivered(f"{scheme}: {answer['refused']}", reason="URL_NOT_ALLOWED")
+        if not answer["valid"]:
+            raise NotDelivered(f"{scheme}: apprise cannot read the URL any more", reason="INVALID_CHANNEL")
+        status = f" (HTTP {answer['status']})" if answer["status"] else ""
+        sentence = f"{scheme}: the receiver could not be reached, or refused the message{status}"
+        raise NotDelivered(sentence, reason="RECEIVER_REFUSED")
+
+    def _ask(self, task: dict[str, Any]) -> dict[str, Any]:
+        """Have a child do a task; it is killed where it takes too long."""
+        if not self._places.acquire(timeout=self._timeout_s):
+            sentence = "other messages are on their way for too long; try again in a moment"
+            raise Unavailable(sentence, reason="APPRISE_BUSY")
+        try:
+            return self._ask_child({**task, "allowed_hosts": self._allowed_hosts, "timeout_s": self._timeout_s})
+        finally:
+            self._places.release()
+
+    def _ask_child(self, task: dict[str, Any]) -> dict[str, Any]:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), _CHILD],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            env={},
+            cwd="/",
+            start_new_session=True,
+        )
+        with process:
+            try:
+                said, _ = process.communicate(json.dumps(task).encode(), timeout=self._timeout_s + STARTING_S)
+                answer = json.loads(said)
+            except subprocess.TimeoutExpired as error:
+                sentence = f"it took longer than {self._timeout_s:g} s"
+                raise Unavailable(sentence, reason="RECEIVER_TIMEOUT") from error
+            except ValueError as error:
+                raise Unavailable("the process that sends it broke", reason="APPRISE_FAILED") from error
+            finally:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(process.pid, signal.SIGKILL)
+        return dict(answer)

@@ -1,0 +1,218 @@
+"""Channels: who is told, and telling them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from uuid import UUID
+
+from penstock.ids import uuid7
+from services.common.errors import (
+    DomainError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+)
+from services.common.keys import caller
+from services.common.outbox import Destination, Message, Outbox, OutboxConnection, Undeliverable
+from services.common.postgres import Database
+from services.monitoring.notifications.models import (
+    MAX_CHANNELS,
+    AppriseTarget,
+    Channel,
+    Notification,
+    StoredChannel,
+    Target,
+    WebhookTarget,
+)
+from services.monitoring.notifications.rendering import alerts_document, trial_document
+from services.monitoring.notifications.sealing import Seal
+from services.monitoring.notifications.senders import Senders
+from services.monitoring.notifications.store import ChannelStore
+from services.monitoring.parts import Clock
+
+WEBHOOK, APPRISE = "webhook", "apprise"
+InUse = Callable[[OutboxConnection, str], str]
+"""Says in a sentence what relies on a channel, in the transaction that would delete it; '' where nothing does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelDraft:
+    """A channel as somebody sets it; an empty secret of a webhook means the one that it has."""
+
+    name: str
+    target: Target = field(repr=False)
+
+
+class Channels:
+    """Keeps the channels, and sends to them by the outbox: `notify` writes, `deliver` is what the workers call."""
+
+    def __init__(
+        self, database: Database, store: ChannelStore, outbox: Outbox, seal: Seal, senders: Senders, clock: Clock
+    ) -> None:
+        self._db = database
+        self._store = store
+        self._outbox = outbox
+        self._seal = seal
+        self._senders = senders
+        self._clock = clock
+        self._in_use: list[InUse] = []
+
+    # For other parts
+
+    def keep_while(self, in_use: InUse) -> None:
+        """Have a channel not deleted as long as something relies on it; before requests come."""
+        self._in_use.append(in_use)
+
+    def require(self, connection: OutboxConnection, names: Sequence[str], *, field: str) -> None:
+        """See that channels are there, and that they stay until the transaction ends.
+
+        Raises:
+            InvalidArgument: one is not (CHANNEL_NOT_FOUND); `field` is named in the error.
+        """
+        missing = sorted(set(names) - self._store.keep(connection, names)) if names else []
+        if missing:
+            sentence = f"there is no channel {missing[0]!r}: `penstock alert channel list` shows those that there are"
+            raise InvalidArgument.field(field, sentence, reason="CHANNEL_NOT_FOUND")
+
+    def notify(
+        self, connection: OutboxConnection, channel_names: Iterable[str], notification: Notification
+    ) -> tuple[UUID, ...]:
+        """Put one message a channel into the outbox, in the caller's transaction, and give their ids.
+
+        They are sent once it commits, and never if it does not. A channel that is gone by then makes a failed message.
+        """
+        message_ids = []
+        for name in dict.fromkeys(channel_names):
+            message_id = UUID(uuid7())
+            document = alerts_document(notification, message_id, name, self._clock())
+            self._outbox.put(connection, name, document, message_id=message_id)
+            message_ids.append(message_id)
+        return tuple(message_ids)
+
+    # For the workers of the outbox
+
+    def deliver(self, message: Message) -> None:
+        """Send a message to its channel, as that is now; raises as `Deliver` says."""
+        stored = self._store.find(message.destination)
+        if stored is None:
+            sentence = f"the channel {message.destination} was deleted"
+            raise Undeliverable(sentence, reason="CHANNEL_NOT_FOUND")
+        self._senders.send(self._target(stored), message.message_id, message.body)
+
+    # For callers
+
+    def set(self, draft: ChannelDraft) -> Channel:
+        """Make or replace a channel.
+
+        Raises:
+            InvalidArgument: INVALID_CHANNEL, URL_NOT_ALLOWED.
+            FailedPrecondition: SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED.
+            ResourceExhausted: there are 100 already (TOO_MANY_CHANNELS).
+        """
+        shown_url = self._senders.check(draft.target)
+        with self._db.transaction() as connection:
+            known, others = self._store.find_locked(connection, draft.name)
+            if known is None and others >= MAX_CHANNELS:
+                sentence = f"there are {others} channels, and at most {MAX_CHANNELS} are kept: delete one"
+                raise ResourceExhausted(sentence, reason="TOO_MANY_CHANNELS")
+            target = self._with_secret(draft.target, known)
+            sealed, plain = self._sealed(target)
+            stored = StoredChannel(
+                name=draft.name,
+                kind=WEBHOOK if isinstance(target, WebhookTarget) else APPRISE,
+                shown_url=shown_url,
+                sealed=sealed,
+                plain=plain,
+                updated_by=caller().name,
+            )
+            stored = self._store.set(connection, stored)
+        return self._shown([stored])[0]
+
+    def delete(self, name: str) -> None:
+        """Delete a channel, and give up what waits for it.
+
+        Raises:
+            NotFound: CHANNEL_NOT_FOUND.
+            FailedPrecondition: something relies on it (CHANNEL_IN_USE).
+        """
+        with self._db.transaction() as connection:
+            if not self._store.hold(connection, name):
+                raise _not_found(name)
+            for in_use in self._in_use:
+                if sentence := in_use(connection, name):
+                    raise FailedPrecondition(f"{sentence}: take the channel out there first", reason="CHANNEL_IN_USE")
+            self._store.delete(connection, name)
+            reason, message = "CHANNEL_NOT_FOUND", "the channel was deleted"
+            self._outbox.drop(connection, name, reason=reason, message=message)
+
+    def list(self) -> list[Channel]:
+        """List them by name."""
+        return self._shown(self._store.list(MAX_CHANNELS))
+
+    def test(self, name: str) -> int:
+        """Send a channel a message that says it is a test, once; gives how long that took, in ms.
+
+        Raises:
+            NotFound: CHANNEL_NOT_FOUND.
+            FailedPrecondition: it did not arrive (NOT_DELIVERED).
+        """
+        stored = self._store.find(name)
+        if stored is None:
+            raise _not_found(name)
+        message_id = UUID(uuid7())
+        document = trial_document(message_id, name, caller().name, self._clock())
+        began = time.monotonic()
+        try:
+            self._senders.send(self._target(stored), message_id, document)
+        except DomainError as error:
+            metadata = {"cause": error.reason}
+            raise FailedPrecondition(error.message, reason="NOT_DELIVERED", metadata=metadata) from error
+        return round((time.monotonic() - began) * 1000)
+
+    def _target(self, stored: StoredChannel) -> Target:
+        text = stored.plain if stored.sealed is None else self._seal.open(stored.sealed)
+        values = json.loads(text or b"")
+        return WebhookTarget(**values) if stored.kind == WEBHOOK else AppriseTarget(**values)
+
+    def _with_secret(self, target: Target, known: StoredChannel | None) -> Target:
+        """Fill in the secret that a webhook had, where none came."""
+        if not isinstance(target, WebhookTarget) or target.secret or known is None or known.kind != WEBHOOK:
+            return target
+        before = self._target(known)
+        return replace(target, secret=before.secret) if isinstance(before, WebhookTarget) else target
+
+    def _sealed(self, target: Target) -> tuple[bytes | None, bytes | None]:
+        """Give the target encrypted, or as it is where there is no key and nothing of it looks secret."""
+        if isinstance(target, WebhookTarget):
+            text = json.dumps({"url": target.url, "secret": target.secret}).encode()
+            if not self._seal.ready and not target.secret and "?" not in target.url:
+                return None, text
+        else:
+            text = json.dumps({"url": target.url}).encode()
+        return self._seal.seal(text), None
+
+    def _shown(self, stored: Sequence[StoredChannel]) -> list[Channel]:
+        standings = self._outbox.destinations([each.name for each in stored])
+        return [_channel(each, standings[each.name]) for each in stored]
+
+
+def _channel(stored: StoredChannel, standing: Destination) -> Channel:
+    return Channel(
+        name=stored.name,
+        kind=stored.kind,
+        shown_url=stored.shown_url,
+        update_time=stored.update_time,
+        updated_by=stored.updated_by,
+        last_delivery_time=standing.last_delivery_time,
+        waiting_count=standing.waiting_count,
+        last_error=standing.last_error,
+    )
+
+
+def _not_found(name: str) -> NotFound:
+    sentence = f"there is no channel {name!r}: `penstock alert channel list` shows those that there are"
+    return NotFound(sentence, reason="CHANNEL_NOT_FOUND")

@@ -1,0 +1,65 @@
+"""The two ways to reach a channel."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+from services.common.addresses import AddressRules, UrlRefused
+from services.common.errors import InvalidArgument, Unavailable
+from services.common.outbox.webhooks import Webhook, Webhooks
+from services.monitoring.notifications.apprise_sender import AppriseSender
+from services.monitoring.notifications.apprise_urls import scheme_of
+from services.monitoring.notifications.models import Target, WebhookTarget
+from services.monitoring.notifications.rendering import RESOLVED
+
+LOOKUP_S = 3.0
+_KINDS = {"CRITICAL": "failure", "WARNING": "warning", "INFO": "info"}
+
+
+class Senders:
+    """Checks targets and sends to them."""
+
+    def __init__(
+        self, rules: AddressRules, webhooks: Webhooks, apprise: AppriseSender, apprise_schemes: frozenset[str]
+    ) -> None:
+        self._rules = rules
+        self._webhooks = webhooks
+        self._apprise = apprise
+        self._schemes = apprise_schemes
+
+    def check(self, target: Target) -> str:
+        """See that a target may be reached, and give its URL as it may be shown.
+
+        Raises:
+            InvalidArgument: INVALID_CHANNEL, URL_NOT_ALLOWED.
+        """
+        if isinstance(target, WebhookTarget):
+            return self._check_webhook(target)
+        scheme = scheme_of(target.url, self._schemes, "channel.apprise.url")
+        if not self._apprise.understands(target.url):
+            sentence = f"apprise cannot read it: see its documentation for what follows {scheme}://"
+            raise InvalidArgument.field("channel.apprise.url", sentence, reason="INVALID_CHANNEL")
+        return f"{scheme}://***"
+
+    def send(self, target: Target, message_id: UUID, document: bytes) -> None:
+        """Send a document, once; raises as `Deliver` says."""
+        if isinstance(target, WebhookTarget):
+            self._webhooks.post(Webhook(target.url, target.secret), message_id, document)
+            return
+        told: dict[str, Any] = json.loads(document)
+        scheme = scheme_of(target.url, self._schemes, "url")
+        kind = "success" if told["state"] == RESOLVED else _KINDS[told["severity"]]
+        self._apprise.send(target.url, scheme, told["title"], told["text"], kind)
+
+    def _check_webhook(self, target: WebhookTarget) -> str:
+        try:
+            endpoint = self._rules.endpoint(target.url)
+            self._rules.resolve(endpoint, LOOKUP_S)
+        except UrlRefused as error:
+            raise InvalidArgument.field("channel.webhook.url", error.message, reason=error.reason) from error
+        except Unavailable:
+            pass  # it may be known later; a test of the channel says whether it is
+        rest = "" if endpoint.target == "/" else "***"
+        return f"{endpoint.scheme}://{endpoint.authority}/{rest}"

@@ -1,0 +1,81 @@
+"""The channels' rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from psycopg.rows import DictRow
+
+from services.common.outbox import OutboxConnection
+from services.common.postgres import Database
+from services.monitoring.notifications.models import StoredChannel
+
+_COLUMNS = "name, kind, shown_url, sealed, plain, update_time, updated_by"
+# One who adds a channel waits for another who does: the limit is exact.
+_LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('penstock.monitoring.channels', 0))"
+_FIND = f"SELECT {_COLUMNS} FROM monitoring.channels WHERE name = %(name)s"  # noqa: S608 - a constant of ours
+_LIST = f"SELECT {_COLUMNS} FROM monitoring.channels ORDER BY name LIMIT %(limit)s"  # noqa: S608 - as above
+_COUNT_OTHERS = "SELECT count(*) AS count FROM monitoring.channels WHERE name <> %(name)s"
+_SET = f"""
+INSERT INTO monitoring.channels (name, kind, shown_url, sealed, plain, updated_by)
+VALUES (%(name)s, %(kind)s, %(shown_url)s, %(sealed)s, %(plain)s, %(updated_by)s)
+ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, shown_url = excluded.shown_url, sealed = excluded.sealed,
+    plain = excluded.plain, updated_by = excluded.updated_by, update_time = clock_timestamp()
+RETURNING {_COLUMNS}
+"""  # noqa: S608 - as above
+_KEEP = "SELECT name FROM monitoring.channels WHERE name = ANY(%(names)s) ORDER BY name FOR KEY SHARE"
+_HOLD = "SELECT name FROM monitoring.channels WHERE name = %(name)s FOR UPDATE"
+_DELETE = "DELETE FROM monitoring.channels WHERE name = %(name)s"
+
+
+class ChannelStore:
+    """Reads and writes rows; each write is inside a transaction of the caller's."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def find(self, name: str) -> StoredChannel | None:
+        """Find a channel."""
+        with self._db.transaction() as connection:
+            row = connection.execute(_FIND, {"name": name}).fetchone()
+        return None if row is None else _from_row(row)
+
+    def list(self, limit: int) -> list[StoredChannel]:
+        """List channels by name, up to a limit."""
+        with self._db.transaction() as connection:
+            return [_from_row(row) for row in connection.execute(_LIST, {"limit": limit}).fetchall()]
+
+    def find_locked(self, connection: OutboxConnection, name: str) -> tuple[StoredChannel | None, int]:
+        """Find a channel while nobody else may set one; gives how many others there are, too."""
+        connection.execute(_LOCK)
+        row = connection.execute(_FIND, {"name": name}).fetchone()
+        others = connection.execute(_COUNT_OTHERS, {"name": name}).fetchone()
+        return None if row is None else _from_row(row), int(others["count"]) if others else 0
+
+    def set(self, connection: OutboxConnection, channel: StoredChannel) -> StoredChannel:
+        """Make or replace a channel."""
+        values = {
+            "name": channel.name, "kind": channel.kind, "shown_url": channel.shown_url, "sealed": channel.sealed,
+            "plain": channel.plain, "updated_by": channel.updated_by,
+        }  # fmt: skip
+        row = connection.execute(_SET, values).fetchone()
+        if row is None:
+            raise AssertionError("it is inserted or updated")
+        return _from_row(row)
+
+    def keep(self, connection: OutboxConnection, names: Sequence[str]) -> frozenset[str]:
+        """Name those that there are; they are not deleted before the transaction ends."""
+        rows = connection.execute(_KEEP, {"names": list(names)}).fetchall()
+        return frozenset(row["name"] for row in rows)
+
+    def hold(self, connection: OutboxConnection, name: str) -> bool:
+        """Keep everybody from relying on a channel until the transaction ends; False where there is none."""
+        return connection.execute(_HOLD, {"name": name}).fetchone() is not None
+
+    def delete(self, connection: OutboxConnection, name: str) -> None:
+        """Delete a channel that is held."""
+        connection.execute(_DELETE, {"name": name})
+
+
+def _from_row(row: DictRow) -> StoredChannel:
+    return StoredChannel(**row)
