@@ -36,6 +36,8 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """How often coming days are made ready and old ones dropped."""
     quarantine_max_events: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """How many refused events are kept to look at; the oldest go first."""
+    rollup_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
+    """How often buckets of 5 minutes that are over, and in which something was stored, are rolled up."""
 
     registry_address: str = "127.0.0.1:50051"
     """Where the registry listens; GetLineage asks it where a version came from."""
@@ -52,6 +54,11 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """The private key of `cert_file`, PEM."""
     retraining_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
     """How often retraining requests are looked after: what raises them, those that expire, and the trainer's runs."""
+
+    alert_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 15_000
+    """How often alert rules are judged."""
+    alert_retention_days: Annotated[int, Field(ge=1, le=3650)] = 365
+    """How long alerts that were resolved are kept with their history, and silences that are over."""
 
     secrets_key_file: Path | None = None
     """What the secrets of channels are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
