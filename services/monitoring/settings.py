@@ -36,6 +36,8 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """How often coming days are made ready and old ones dropped."""
     quarantine_max_events: Annotated[int, Field(ge=0, le=1_000_000)] = 10_000
     """How many refused events are kept to look at; the oldest go first."""
+    metrics_max_versions: Annotated[int, Field(ge=0, le=10_000)] = 100
+    """How many versions of models Prometheus is told of, those with the most traffic of the last day."""
     rollup_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
     """How often buckets of 5 minutes that are over, and in which something was stored, are rolled up."""
 
