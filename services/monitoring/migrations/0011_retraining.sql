@@ -37,6 +37,7 @@ CREATE UNIQUE INDEX retraining_requests_request ON retraining_requests (requeste
     WHERE request_id <> '';
 CREATE INDEX retraining_requests_model ON retraining_requests (model, retraining_id);
 CREATE INDEX retraining_requests_alert ON retraining_requests (alert_id) WHERE alert_id IS NOT NULL;
+CREATE INDEX retraining_requests_check ON retraining_requests (check_id) WHERE check_id IS NOT NULL;
 CREATE INDEX retraining_requests_run ON retraining_requests (training_run_id) WHERE training_run_id <> '';
 
 -- Each step of each request; only ever appended.

@@ -14,8 +14,11 @@ from services.monitoring.retraining.store.labels import LabelStore
 from services.monitoring.retraining.store.requests import RequestStore
 from services.monitoring.retraining.trainings import Trainings
 from services.monitoring.retraining.upkeep import Upkeep
+from services.monitoring.retraining.watch import Watch
 
-UPKEEP, TRAININGS = "retraining", "trainings"
+UPKEEP, TRAININGS, WATCH = "retraining", "trainings", "retraining watch"
+WATCH_EVERY = 30
+"""Intervals: the calendar and error rates over hours change slowly, and looking at them counts rows."""
 
 
 def assemble(parts: Parts) -> Sequence[Service]:
@@ -35,4 +38,6 @@ def assemble(parts: Parts) -> Sequence[Service]:
     upkeep = Upkeep(parts.retraining, store, queue, parts.clock)
     parts.chores.add(UPKEEP, upkeep.work, interval_s=interval_s)
     parts.chores.add(TRAININGS, Trainings(store, trainer, parts.clock).work, interval_s=interval_s)
+    watch = Watch(parts.retraining, parts.configurations, parts.metrics, parts.retention, parts.clock)
+    parts.chores.add(WATCH, watch.work, interval_s=WATCH_EVERY * interval_s)
     return (service(RetrainingServicer(parts.retraining)),)

@@ -12,7 +12,8 @@ from penstock.ids import uuid7
 from services.common import pages
 from services.common.errors import FailedPrecondition, NotFound
 from services.common.keys import caller
-from services.monitoring.alerts.models import Alert, Rule
+from services.monitoring.alerts.models import Alert
+from services.monitoring.alerts.store.rules import RuleTable
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.drift.models import DriftCheck
 from services.monitoring.ids import find_id
@@ -171,11 +172,14 @@ class RetrainingRequests:
             self._causes.add(cause)
             self._wake()
 
-    def consider_alert(self, connection: Transaction, alert: Alert, rule: Rule) -> None:
+    def consider_alert(self, connection: Transaction, alert: Alert) -> None:
         """Raise a request for an alert that has begun to fire, where it is one for drift, errors or accuracy.
 
         Both are kept in the one transaction that is given, so that neither is without the other.
         """
+        rule = RuleTable(connection).find(alert.rule_id)
+        if rule is None:
+            return
         configuration = self._configurations.effective(alert.target.model, alert.target.version).retraining
         cause = causes.of_alert(alert, rule, configuration)
         if cause is not None:
@@ -199,7 +203,7 @@ class RetrainingRequests:
         request = Request(
             id=UUID(uuid7()),
             model=cause.model,
-            version=cause.version,
+            version=cause.version or self._labels.last_version(cause.model),
             state=State.PENDING,
             reason=cause.reason,
             details=cause.details,

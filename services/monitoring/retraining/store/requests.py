@@ -19,7 +19,7 @@ from services.monitoring.retraining.states import OPEN, check_move
 
 _ONE_OPEN = {"retraining_requests_open": already_open, "retraining_requests_request": already_open}
 _OPEN = [state.name for state in OPEN]
-_COLUMNS = """
+COLUMNS = """
 retraining_id, model, version, state, reason, details, alert_id, check_id, label_count, requested_by, create_time,
 expire_time, decided_by, decide_time, decision_note, training_run_id, train_time, new_version, message
 """
@@ -55,7 +55,7 @@ WHERE retraining_id = %(retraining_id)s
 ORDER BY step_number
 """
 
-_GET = f"SELECT {_COLUMNS} FROM monitoring.retraining_requests WHERE retraining_id = %(retraining_id)s"  # noqa: S608 - a constant of ours
+_GET = f"SELECT {COLUMNS} FROM monitoring.retraining_requests WHERE retraining_id = %(retraining_id)s"  # noqa: S608 - a constant of ours
 
 _FIRST = """
 SELECT retraining_id, body_sha256
@@ -64,7 +64,7 @@ WHERE requested_by = %(requested_by)s AND request_id = %(request_id)s AND reques
 """
 
 _LIST = f"""
-SELECT {_COLUMNS}
+SELECT {COLUMNS}
 FROM monitoring.retraining_requests
 WHERE (%(model)s = '' OR model = %(model)s)
   AND (%(states)s::text[] IS NULL OR state = ANY (%(states)s))
@@ -74,7 +74,7 @@ LIMIT %(limit)s
 """  # noqa: S608 - the braces are a constant of ours
 
 _STANDING = f"""
-SELECT {_COLUMNS}
+SELECT {COLUMNS}
 FROM monitoring.retraining_requests
 WHERE state = %(state)s AND (%(after)s::uuid IS NULL OR retraining_id > %(after)s)
 ORDER BY retraining_id
@@ -82,7 +82,7 @@ LIMIT %(limit)s
 """  # noqa: S608 - as above
 
 _OF_MODEL = f"""
-SELECT {_COLUMNS} FROM monitoring.retraining_requests WHERE model = %(model)s AND state = ANY (%(open)s)
+SELECT {COLUMNS} FROM monitoring.retraining_requests WHERE model = %(model)s AND state = ANY (%(open)s)
 """  # noqa: S608 - as above
 
 _PAST = """
@@ -93,14 +93,6 @@ SELECT
 FROM monitoring.retraining_requests
 WHERE model = %(model)s
 """
-
-_RELATED = f"""
-SELECT {_COLUMNS}
-FROM monitoring.retraining_requests
-WHERE {{condition}}
-ORDER BY retraining_id DESC
-LIMIT %(limit)s
-"""  # noqa: S608 - as above
 
 
 class RequestStore:

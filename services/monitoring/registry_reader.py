@@ -1,0 +1,149 @@
+"""What the registry and the trainer know of versions and their training, asked through the SDK."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock import Client
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.api.trainer.v1 import training_pb2 as trainer
+from penstock.errors import NotFound, PenstockError
+
+NO_TRAINER = "no trainer is configured: set PENSTOCK_TRAINER_ADDRESS where monitoring runs"
+
+
+class MissingError(Exception):
+    """What was asked for can't be told, and why; `unknown`: whoever should know it says that it does not exist."""
+
+    def __init__(self, why: str, *, unknown: bool = False) -> None:
+        super().__init__(why)
+        self.why = why
+        self.unknown = unknown
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version as the registry has it; times are None where it has not come to that, texts empty."""
+
+    model: str
+    version: str
+    deployment_number: int
+    parent_deployment_number: int
+    framework: str
+    state: str
+    stage: str
+    source_version: str
+    training_run_id: str
+    create_time: datetime | None
+    created_by: str
+    promoted_time: datetime | None
+    promoted_by: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingRun:
+    """A run as the trainer has it."""
+
+    id: str
+    model: str
+    state: str
+    type: str
+    requested_by: str
+    retraining_request_id: str
+    note: str
+    parent_version: str
+    config_version: int
+    dataset: str
+    new_version: str
+    validation_passed: bool | None
+    message: str
+    create_time: datetime | None
+
+
+class RegistryReader:
+    """Asks for one answer, one person's question: who gives none is not asked again.
+
+    Both are asked with this service's key, and with seconds of patience: a lineage without them is better than none.
+    """
+
+    def __init__(self, client: Client, *, with_trainer: bool) -> None:
+        self._client = client
+        self._silent: dict[str, str] = {} if with_trainer else {"trainer": NO_TRAINER}
+
+    def version(self, model: str, version: str) -> RegisteredVersion:
+        """Give a version; raises MissingError."""
+        self._check("registry")
+        try:
+            return _version(self._client.registry.get_version(model, version))
+        except PenstockError as error:
+            raise self._missing("registry", error) from error
+
+    def live_at(self, model: str, time: datetime) -> RegisteredVersion:
+        """Give the version that was in PRODUCTION at a time; raises MissingError."""
+        self._check("registry")
+        try:
+            return _version(self._client.registry.live_version(model, at=time).version)
+        except PenstockError as error:
+            raise self._missing("registry", error) from error
+
+    def run(self, run_id: str) -> TrainingRun:
+        """Give a run; raises MissingError."""
+        self._check("trainer")
+        try:
+            return _run(self._client.training.get_run(run_id))
+        except PenstockError as error:
+            raise self._missing("trainer", error) from error
+
+    def _check(self, who: str) -> None:
+        if who in self._silent:
+            raise MissingError(self._silent[who])
+
+    def _missing(self, who: str, error: PenstockError) -> MissingError:
+        if isinstance(error, NotFound):
+            return MissingError(f"the {who} does not know it: {error.message}", unknown=True)
+        self._silent[who] = f"the {who} gives no answer: {error.message}"
+        return MissingError(self._silent[who])
+
+
+def _version(message: registry.ModelVersion) -> RegisteredVersion:
+    return RegisteredVersion(
+        model=message.model,
+        version=message.version,
+        deployment_number=message.deployment_number,
+        parent_deployment_number=message.parent_deployment_number,
+        framework=registry.Framework.Name(message.framework).removeprefix("FRAMEWORK_"),
+        state=registry.VersionState.Name(message.state).removeprefix("VERSION_STATE_"),
+        stage=registry.Stage.Name(message.stage).removeprefix("STAGE_"),
+        source_version=message.source_version,
+        training_run_id=message.training_run_id,
+        create_time=_time(message.create_time),
+        created_by=message.created_by,
+        promoted_time=_time(message.promoted_time),
+        promoted_by=message.promoted_by,
+    )
+
+
+def _run(message: trainer.TrainingRun) -> TrainingRun:
+    return TrainingRun(
+        id=message.id,
+        model=message.model,
+        state=trainer.TrainingRunState.Name(message.state).removeprefix("TRAINING_RUN_STATE_"),
+        type=trainer.TrainingType.Name(message.type).removeprefix("TRAINING_TYPE_"),
+        requested_by=message.trigger.requested_by,
+        retraining_request_id=message.trigger.retraining_request_id,
+        note=message.trigger.note,
+        parent_version=message.parent_version,
+        config_version=message.config_version,
+        dataset=message.dataset,
+        new_version=message.new_version,
+        validation_passed=message.validation_passed if message.HasField("validation_passed") else None,
+        message=message.message,
+        create_time=_time(message.create_time),
+    )
+
+
+def _time(stamp: Timestamp) -> datetime | None:
+    return stamp.ToDatetime(UTC) if stamp.ByteSize() else None

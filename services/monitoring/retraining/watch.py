@@ -1,0 +1,95 @@
+"""What raises requests without a check or an alert: the calendar, and how often predictions fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from services.common.errors import FailedPrecondition
+from services.monitoring.chores import Turn
+from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.configuration.models import RetrainingConfiguration
+from services.monitoring.models import Retention, Window
+from services.monitoring.retraining.models import Cause, Past, Reason
+from services.monitoring.retraining.requests import RetrainingRequests
+from services.monitoring.rollups.metrics import MetricsReader
+
+Clock = Callable[[], datetime]
+
+
+class Watch:
+    """Looks at every model that had traffic. Safe to run twice and at once: a model has one open request."""
+
+    def __init__(
+        self,
+        requests: RetrainingRequests,
+        configurations: Configurations,
+        metrics: MetricsReader,
+        retention: Retention,
+        clock: Clock,
+    ) -> None:
+        self._requests = requests
+        self._configurations = configurations
+        self._metrics = metrics
+        self._retention = retention
+        self._clock = clock
+
+    def work(self, turn: Turn) -> None:
+        """Do what there is to do now: the chore."""
+        now = self._clock()
+        for model in self._metrics.models(Window(self._retention.oldest(now), now)):
+            if not turn.renew():
+                return
+            past = self._requests.past(model)
+            if past.open_request is not None:
+                continue
+            for cause in self._causes(model, past, now):
+                # Why none comes of it is what the causes' own rules say; it is looked at again soon.
+                with suppress(FailedPrecondition):
+                    self._requests.raise_for(cause)
+                    break
+
+    def _causes(self, model: str, past: Past, now: datetime) -> Iterator[Cause]:
+        effective = self._configurations.effective(model)
+        if is_due(effective.retraining, past, now):
+            details = {"schedule_interval_s": effective.retraining.schedule_interval.total_seconds()}
+            yield Cause(model, "", Reason.SCHEDULED, details)
+        for version in self._metrics.versions(model, Window(now - effective.drift.window, now)):
+            # What failed before a version was chosen has none, and no training would help.
+            cause = self._error_rate(model, version, now) if version else None
+            if cause is not None:
+                yield cause
+
+    def _error_rate(self, model: str, version: str, now: datetime) -> Cause | None:
+        effective = self._configurations.effective(model, version)
+        window = Window(now - effective.drift.window, now)
+        totals = self._metrics.total(model, version, window)
+        rate, least = totals.error_rate, effective.retraining.error_rate
+        # One failure of three predictions is no rate: as many as a drift check needs are looked at.
+        if rate is None or rate < least or totals.counts.inference_count < effective.drift.min_rows:
+            return None
+        count, failed = totals.counts.inference_count, totals.counts.error_count
+        details = {
+            "metric": "error_rate",
+            "value": rate,
+            "threshold": least,
+            "inference_count": count,
+            "error_count": failed,
+            "from_time": totals.window.from_time.isoformat(),
+            "to_time": totals.window.to_time.isoformat(),
+            "summary": f"{failed} of {count} predictions failed ({rate:.1%}); {least:.1%} are too many.",
+        }
+        return Cause(model, version, Reason.ERROR_RATE_THRESHOLD, details)
+
+
+def is_due(configuration: RetrainingConfiguration, past: Past, now: datetime) -> bool:
+    """Say whether the time for a retraining by schedule has come: so long after the last one began, or was asked for.
+
+    Where there was none yet, it has come at once: the safety rules see to it that there is enough to learn from.
+    """
+    interval = configuration.schedule_interval
+    if interval <= timedelta():
+        return False
+    times = [time for time in (past.train_time, past.schedule_time) if time is not None]
+    return not times or max(times) + interval <= now
