@@ -143,7 +143,8 @@ class Rehearsal:
             return _answer(self._container("cli").run("key", "create", name, "--role", role)).strip()
 
         token = create("ada", "admin")
-        (self._secrets / "inference_token").write_text(create("inference", "operator") + "\n")
+        for service in ("inference", "monitoring"):
+            (self._secrets / f"{service}_token").write_text(create(service, "operator") + "\n")
         return token
 
     def _services_run(self, token: str) -> None:
