@@ -19,9 +19,11 @@ from services.monitoring.store.days import Days
 if TYPE_CHECKING:
     from penstock import Client
     from services.common.outbox import Outbox
+    from services.monitoring.alerts.alerts import Alerts
     from services.monitoring.configuration.configurations import Configurations
     from services.monitoring.notifications.channels import Channels
     from services.monitoring.retraining.requests import RetrainingRequests
+    from services.monitoring.rollups.metrics import MetricsReader
 
 Clock = Callable[[], datetime]
 
@@ -39,7 +41,9 @@ class Parts:
     chores: Chores
     registry: CollectorRegistry
     configurations: Configurations = field(init=False)
+    metrics: MetricsReader = field(init=False)
     client: Client = field(init=False)
     retraining: RetrainingRequests = field(init=False)
     outbox: Outbox = field(init=False)
     channels: Channels = field(init=False)
+    alerts: Alerts = field(init=False)
