@@ -23,8 +23,8 @@ _START = (
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 CHILDREN = 4
-TIMEOUT_S = 30.0
-STARTING_S = 15.0
+TIMEOUT_S = 20.0
+STARTING_S = 10.0
 """What loading apprise may take beside, on a machine that is busy."""
 
 

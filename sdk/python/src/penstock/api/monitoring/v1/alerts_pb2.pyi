@@ -6,6 +6,9 @@ Alerts: rules over metrics, drift and data quality, what they found, and who is 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 
+Rules are judged every 15 s (PENSTOCK_ALERT_INTERVAL_MS). Three come with the service, errors, drift and data-quality:
+on, and without channels, so that what is wrong is listed from the first day and nobody is told who has not asked.
+
 Durations are written as people write them: 30s, 5m, 1h, 24h, 7d.
 """
 
@@ -156,7 +159,7 @@ class _AlertStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AlertState
     ALERT_STATE_UNSPECIFIED: _AlertState.ValueType  # 0
     """Never sent."""
     ALERT_STATE_PENDING: _AlertState.ValueType  # 1
-    """The condition holds, and not yet for long enough."""
+    """The condition holds, and not yet for long enough. If it goes away before it fires, the alert is forgotten."""
     ALERT_STATE_FIRING: _AlertState.ValueType  # 2
     """It holds."""
     ALERT_STATE_RESOLVED: _AlertState.ValueType  # 3
@@ -168,7 +171,7 @@ class AlertState(_AlertState, metaclass=_AlertStateEnumTypeWrapper):
 ALERT_STATE_UNSPECIFIED: AlertState.ValueType  # 0
 """Never sent."""
 ALERT_STATE_PENDING: AlertState.ValueType  # 1
-"""The condition holds, and not yet for long enough."""
+"""The condition holds, and not yet for long enough. If it goes away before it fires, the alert is forgotten."""
 ALERT_STATE_FIRING: AlertState.ValueType  # 2
 """It holds."""
 ALERT_STATE_RESOLVED: AlertState.ValueType  # 3
@@ -210,7 +213,9 @@ class AlertRule(_message.Message):
     name: _builtins.str
     """1 to 100 characters; rules of the same name for a model, or a version of it, take the place of the global one there."""
     enabled: _builtins.bool
-    """A rule that is off is not judged, and its alerts are resolved."""
+    """A rule that is off is not judged, and its alerts are resolved; off for a model or version, it switches the more
+    general one of its name off there.
+    """
     type: Global___AlertType.ValueType
     """What it watches; required."""
     severity: Global___Severity.ValueType
@@ -218,7 +223,9 @@ class AlertRule(_message.Message):
     model: _builtins.str
     """Only this model; empty: every model, each by itself."""
     version: _builtins.str
-    """Only this version; empty: every version that had traffic in the window, each by itself."""
+    """Only this version; empty: every version that had traffic in the window, each by itself. One that answers no more
+    while another version of its model does is not judged, and not missed: its alerts are resolved.
+    """
     metric: _builtins.str
     """What is compared; required. LATENCY: average_latency_ms, max_latency_ms, p50_latency_ms, p95_latency_ms,
     p99_latency_ms. ERROR_RATE: error_rate, error_count, inference_count, throughput_per_s, accuracy,
@@ -237,9 +244,11 @@ class AlertRule(_message.Message):
     feature: _builtins.str
     """Of DRIFT and DATA_QUALITY: only this feature; empty: any."""
     min_count: _builtins.int
-    """Of LATENCY and ERROR_RATE: fewer predictions than this in the window are no value."""
+    """Of LATENCY and ERROR_RATE: fewer predictions than this in the window are no value; of accuracy, fewer judged rows,
+    of average_feedback_lag_s, fewer rows with feedback. Not of counts.
+    """
     missing_data: Global___MissingData.ValueType
-    """What no value means."""
+    """What no value means. Counts have one without traffic too: 0."""
     repeat_interval: _builtins.str
     """While it fires, and nobody has acknowledged it, it is sent again so often: 5m to 7d; empty: 4h."""
     description: _builtins.str
@@ -252,7 +261,7 @@ class AlertRule(_message.Message):
     """The condition in words."""
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Whom to tell, by the channels' names; none: nobody, and the alert is listed all the same."""
+        """Whom to tell, by the channels' names; none: nobody, and the alert is listed all the same. At most 20."""
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -376,7 +385,7 @@ class Alert(_message.Message):
     model: _builtins.str
     """The model."""
     version: _builtins.str
-    """The version."""
+    """The version; empty: the model as a whole, some of whose predictions failed before a version was chosen."""
     type: Global___AlertType.ValueType
     """What is watched."""
     severity: Global___Severity.ValueType
@@ -398,12 +407,14 @@ class Alert(_message.Message):
     silenced: _builtins.bool
     """A silence lies on it now."""
     flapping: _builtins.bool
-    """It has come and gone so often of late that its comings and goings are not sent one by one."""
+    """It has come and gone so often, three times within an hour, that its comings and goings are not sent one by one: it
+    stays open until its condition has stayed away for 30 minutes.
+    """
     check_id: _builtins.str
     """The check that found it, of DRIFT and DATA_QUALITY."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
-        """When the condition first held."""
+        """When the condition was first seen to hold."""
 
     @_builtins.property
     def fire_time(self) -> _timestamp_pb2.Timestamp:
@@ -514,116 +525,6 @@ class Silence(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Silence: _TypeAlias = Silence  # noqa: Y015
-
-@_typing.final
-class WebhookChannel(_message.Message):
-    """WebhookChannel posts JSON, signed."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    URL_FIELD_NUMBER: _builtins.int
-    SECRET_FIELD_NUMBER: _builtins.int
-    url: _builtins.str
-    """https, or http where the server allows it. Private addresses are refused unless the server allows them by name."""
-    secret: _builtins.str
-    """With it the body is signed: X-Penstock-Signature: t=UNIX_SECONDS,v1=HMAC_SHA256(secret, t + "." + body), in hex.
-    16 to 256 characters; only written, never given out. Empty when a channel is replaced: the one before stays.
-    """
-    def __init__(
-        self,
-        *,
-        url: _builtins.str = ...,
-        secret: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "url", b"url"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___WebhookChannel: _TypeAlias = WebhookChannel  # noqa: Y015
-
-@_typing.final
-class AppriseChannel(_message.Message):
-    """AppriseChannel is e-mail, Slack and the rest, by apprise."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    URL_FIELD_NUMBER: _builtins.int
-    url: _builtins.str
-    """As apprise writes it: mailto://…, slack://…. Only written; given out with what is secret left out."""
-    def __init__(
-        self,
-        *,
-        url: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["url", b"url"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___AppriseChannel: _TypeAlias = AppriseChannel  # noqa: Y015
-
-@_typing.final
-class Channel(_message.Message):
-    """Channel is somebody to tell."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    WEBHOOK_FIELD_NUMBER: _builtins.int
-    APPRISE_FIELD_NUMBER: _builtins.int
-    UPDATE_TIME_FIELD_NUMBER: _builtins.int
-    UPDATED_BY_FIELD_NUMBER: _builtins.int
-    LAST_DELIVERY_TIME_FIELD_NUMBER: _builtins.int
-    WAITING_COUNT_FIELD_NUMBER: _builtins.int
-    LAST_ERROR_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """1 to 100 characters."""
-    updated_by: _builtins.str
-    """By whom."""
-    waiting_count: _builtins.int
-    """Messages that wait for it."""
-    last_error: _builtins.str
-    """Why the last attempt failed; empty where it did not."""
-    @_builtins.property
-    def webhook(self) -> Global___WebhookChannel:
-        """By a webhook."""
-
-    @_builtins.property
-    def apprise(self) -> Global___AppriseChannel:
-        """By a library."""
-
-    @_builtins.property
-    def update_time(self) -> _timestamp_pb2.Timestamp:
-        """When it was made or last replaced."""
-
-    @_builtins.property
-    def last_delivery_time(self) -> _timestamp_pb2.Timestamp:
-        """When something last arrived there."""
-
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-        webhook: Global___WebhookChannel | None = ...,
-        apprise: Global___AppriseChannel | None = ...,
-        update_time: _timestamp_pb2.Timestamp | None = ...,
-        updated_by: _builtins.str = ...,
-        last_delivery_time: _timestamp_pb2.Timestamp | None = ...,
-        waiting_count: _builtins.int = ...,
-        last_error: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["apprise", b"apprise", "kind", b"kind", "last_delivery_time", b"last_delivery_time", "update_time", b"update_time", "webhook", b"webhook"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apprise", b"apprise", "kind", b"kind", "last_delivery_time", b"last_delivery_time", "last_error", b"last_error", "name", b"name", "update_time", b"update_time", "updated_by", b"updated_by", "waiting_count", b"waiting_count", "webhook", b"webhook"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["webhook", "apprise"]  # noqa: Y015
-    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
-
-Global___Channel: _TypeAlias = Channel  # noqa: Y015
 
 @_typing.final
 class CreateAlertRuleRequest(_message.Message):
@@ -1051,6 +952,9 @@ class CreateSilenceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     SILENCE_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """A UUID; the same again gives the first result."""
     @_builtins.property
     def silence(self) -> Global___Silence:
         """What the service gives is ignored."""
@@ -1059,10 +963,11 @@ class CreateSilenceRequest(_message.Message):
         self,
         *,
         silence: Global___Silence | None = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["silence", b"silence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "silence", b"silence"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1195,175 +1100,3 @@ class ListSilencesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListSilencesResponse: _TypeAlias = ListSilencesResponse  # noqa: Y015
-
-@_typing.final
-class SetChannelRequest(_message.Message):
-    """SetChannelRequest is a channel."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHANNEL_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def channel(self) -> Global___Channel:
-        """What the service gives is ignored."""
-
-    def __init__(
-        self,
-        *,
-        channel: Global___Channel | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetChannelRequest: _TypeAlias = SetChannelRequest  # noqa: Y015
-
-@_typing.final
-class SetChannelResponse(_message.Message):
-    """SetChannelResponse is the channel."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHANNEL_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def channel(self) -> Global___Channel:
-        """Without its secrets."""
-
-    def __init__(
-        self,
-        *,
-        channel: Global___Channel | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___SetChannelResponse: _TypeAlias = SetChannelResponse  # noqa: Y015
-
-@_typing.final
-class DeleteChannelRequest(_message.Message):
-    """DeleteChannelRequest names a channel."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Its name."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteChannelRequest: _TypeAlias = DeleteChannelRequest  # noqa: Y015
-
-@_typing.final
-class DeleteChannelResponse(_message.Message):
-    """DeleteChannelResponse is empty."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___DeleteChannelResponse: _TypeAlias = DeleteChannelResponse  # noqa: Y015
-
-@_typing.final
-class ListChannelsRequest(_message.Message):
-    """ListChannelsRequest is empty."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    def __init__(
-        self,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChannelsRequest: _TypeAlias = ListChannelsRequest  # noqa: Y015
-
-@_typing.final
-class ListChannelsResponse(_message.Message):
-    """ListChannelsResponse is all of them."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CHANNELS_FIELD_NUMBER: _builtins.int
-    @_builtins.property
-    def channels(self) -> _containers.RepeatedCompositeFieldContainer[Global___Channel]:
-        """By name, at most 100, without their secrets."""
-
-    def __init__(
-        self,
-        *,
-        channels: _abc.Iterable[Global___Channel] | None = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___ListChannelsResponse: _TypeAlias = ListChannelsResponse  # noqa: Y015
-
-@_typing.final
-class TestChannelRequest(_message.Message):
-    """TestChannelRequest names a channel."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    NAME_FIELD_NUMBER: _builtins.int
-    name: _builtins.str
-    """Its name."""
-    def __init__(
-        self,
-        *,
-        name: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TestChannelRequest: _TypeAlias = TestChannelRequest  # noqa: Y015
-
-@_typing.final
-class TestChannelResponse(_message.Message):
-    """TestChannelResponse says how long it took."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    DURATION_MS_FIELD_NUMBER: _builtins.int
-    duration_ms: _builtins.int
-    """In ms."""
-    def __init__(
-        self,
-        *,
-        duration_ms: _builtins.int = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["duration_ms", b"duration_ms"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TestChannelResponse: _TypeAlias = TestChannelResponse  # noqa: Y015

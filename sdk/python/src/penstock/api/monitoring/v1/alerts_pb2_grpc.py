@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AlertServiceStub(object):
-    """AlertService keeps rules, silences and channels, and the alerts that came of them.
+    """AlertService keeps rules and silences, and the alerts that came of them.
     """
 
     def __init__(self, channel):
@@ -90,34 +90,15 @@ class AlertServiceStub(object):
                 request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListSilencesRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListSilencesResponse.FromString,
                 _registered_method=True)
-        self.SetChannel = channel.unary_unary(
-                '/penstock.api.monitoring.v1.AlertService/SetChannel',
-                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.SetChannelRequest.SerializeToString,
-                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.SetChannelResponse.FromString,
-                _registered_method=True)
-        self.DeleteChannel = channel.unary_unary(
-                '/penstock.api.monitoring.v1.AlertService/DeleteChannel',
-                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.DeleteChannelRequest.SerializeToString,
-                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.DeleteChannelResponse.FromString,
-                _registered_method=True)
-        self.ListChannels = channel.unary_unary(
-                '/penstock.api.monitoring.v1.AlertService/ListChannels',
-                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListChannelsRequest.SerializeToString,
-                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListChannelsResponse.FromString,
-                _registered_method=True)
-        self.TestChannel = channel.unary_unary(
-                '/penstock.api.monitoring.v1.AlertService/TestChannel',
-                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.TestChannelRequest.SerializeToString,
-                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.TestChannelResponse.FromString,
-                _registered_method=True)
 
 
 class AlertServiceServicer(object):
-    """AlertService keeps rules, silences and channels, and the alerts that came of them.
+    """AlertService keeps rules and silences, and the alerts that came of them.
     """
 
     def CreateAlertRule(self, request, context):
-        """Makes a rule. One that makes no sense is refused, and the answer says why.
+        """Makes a rule. One that makes no sense is refused, and the answer says why: one that could never hold or always
+        would, a metric of another type, a window shorter than its checks come.
         Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
         same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
         """
@@ -126,7 +107,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAlertRule(self, request, context):
-        """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on.
+        """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
+        resolved.
         Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -134,7 +116,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteAlertRule(self, request, context):
-        """Deletes a rule. Alerts of it that are open are resolved; their history stays.
+        """Deletes a rule, one that came with the service too: it does not come back. Alerts of it that are open are resolved;
+        their history stays.
         Role: operator. NOT_FOUND: RULE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -156,7 +139,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def GetAlert(self, request, context):
-        """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND.
+        """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND (also of one that was pending and went away
+        before it fired: it is forgotten).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -178,15 +162,17 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateSilence(self, request, context):
-        """Has alerts that match sent to nobody for a while; they are kept all the same.
-        Role: operator. INVALID_ARGUMENT: INVALID_SILENCE.
+        """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
+        is over is sent then.
+        Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+        TOO_MANY_SILENCES (1,000 that are not over).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EndSilence(self, request, context):
-        """Ends a silence now. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND.
+        """Ends a silence now; one that is over stays as it is. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -194,36 +180,6 @@ class AlertServiceServicer(object):
 
     def ListSilences(self, request, context):
         """Silences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def SetChannel(self, request, context):
-        """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
-        Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def DeleteChannel(self, request, context):
-        """Deletes a channel. Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def ListChannels(self, request, context):
-        """Channels by name, without their secrets. Role: viewer.
-        """
-        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
-        context.set_details('Method not implemented!')
-        raise NotImplementedError('Method not implemented!')
-
-    def TestChannel(self, request, context):
-        """Sends a channel a message that says it is a test, and waits for what comes of it.
-        Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -287,26 +243,6 @@ def add_AlertServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListSilencesRequest.FromString,
                     response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListSilencesResponse.SerializeToString,
             ),
-            'SetChannel': grpc.unary_unary_rpc_method_handler(
-                    servicer.SetChannel,
-                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.SetChannelRequest.FromString,
-                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.SetChannelResponse.SerializeToString,
-            ),
-            'DeleteChannel': grpc.unary_unary_rpc_method_handler(
-                    servicer.DeleteChannel,
-                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.DeleteChannelRequest.FromString,
-                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.DeleteChannelResponse.SerializeToString,
-            ),
-            'ListChannels': grpc.unary_unary_rpc_method_handler(
-                    servicer.ListChannels,
-                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListChannelsRequest.FromString,
-                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListChannelsResponse.SerializeToString,
-            ),
-            'TestChannel': grpc.unary_unary_rpc_method_handler(
-                    servicer.TestChannel,
-                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.TestChannelRequest.FromString,
-                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.TestChannelResponse.SerializeToString,
-            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'penstock.api.monitoring.v1.AlertService', rpc_method_handlers)
@@ -316,7 +252,7 @@ def add_AlertServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AlertService(object):
-    """AlertService keeps rules, silences and channels, and the alerts that came of them.
+    """AlertService keeps rules and silences, and the alerts that came of them.
     """
 
     @staticmethod
@@ -606,114 +542,6 @@ class AlertService(object):
             '/penstock.api.monitoring.v1.AlertService/ListSilences',
             penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListSilencesRequest.SerializeToString,
             penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListSilencesResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def SetChannel(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/penstock.api.monitoring.v1.AlertService/SetChannel',
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.SetChannelRequest.SerializeToString,
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.SetChannelResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def DeleteChannel(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/penstock.api.monitoring.v1.AlertService/DeleteChannel',
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.DeleteChannelRequest.SerializeToString,
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.DeleteChannelResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def ListChannels(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/penstock.api.monitoring.v1.AlertService/ListChannels',
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListChannelsRequest.SerializeToString,
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListChannelsResponse.FromString,
-            options,
-            channel_credentials,
-            insecure,
-            call_credentials,
-            compression,
-            wait_for_ready,
-            timeout,
-            metadata,
-            _registered_method=True)
-
-    @staticmethod
-    def TestChannel(request,
-            target,
-            options=(),
-            channel_credentials=None,
-            call_credentials=None,
-            insecure=False,
-            compression=None,
-            wait_for_ready=None,
-            timeout=None,
-            metadata=None):
-        return grpc.experimental.unary_unary(
-            request,
-            target,
-            '/penstock.api.monitoring.v1.AlertService/TestChannel',
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.TestChannelRequest.SerializeToString,
-            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.TestChannelResponse.FromString,
             options,
             channel_credentials,
             insecure,

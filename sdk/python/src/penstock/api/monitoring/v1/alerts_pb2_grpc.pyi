@@ -6,6 +6,9 @@ Alerts: rules over metrics, drift and data quality, what they found, and who is 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 
+Rules are judged every 15 s (PENSTOCK_ALERT_INTERVAL_MS). Three come with the service, errors, drift and data-quality:
+on, and without channels, so that what is wrong is listed from the first day and nobody is told who has not asked.
+
 Durations are written as people write them: 30s, 5m, 1h, 24h, 7d.
 """
 
@@ -33,23 +36,26 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class AlertServiceStub:
-    """AlertService keeps rules, silences and channels, and the alerts that came of them."""
+    """AlertService keeps rules and silences, and the alerts that came of them."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> AlertServiceAsyncStub: ...
     CreateAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.CreateAlertRuleRequest, _alerts_pb2.CreateAlertRuleResponse]
-    """Makes a rule. One that makes no sense is refused, and the answer says why.
+    """Makes a rule. One that makes no sense is refused, and the answer says why: one that could never hold or always
+    would, a metric of another type, a window shorter than its checks come.
     Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
     same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
     """
     UpdateAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.UpdateAlertRuleRequest, _alerts_pb2.UpdateAlertRuleResponse]
-    """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on.
+    """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
+    resolved.
     Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
     """
     DeleteAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertRuleRequest, _alerts_pb2.DeleteAlertRuleResponse]
-    """Deletes a rule. Alerts of it that are open are resolved; their history stays.
+    """Deletes a rule, one that came with the service too: it does not come back. Alerts of it that are open are resolved;
+    their history stays.
     Role: operator. NOT_FOUND: RULE_NOT_FOUND.
     """
     GetAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRuleRequest, _alerts_pb2.GetAlertRuleResponse]
@@ -57,7 +63,9 @@ class AlertServiceStub:
     ListAlertRules: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]
     """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
     GetAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.GetAlertResponse]
-    """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND."""
+    """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND (also of one that was pending and went away
+    before it fired: it is forgotten).
+    """
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]
     """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
     AcknowledgeAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.AcknowledgeAlertRequest, _alerts_pb2.AcknowledgeAlertResponse]
@@ -65,42 +73,35 @@ class AlertServiceStub:
     Role: operator. NOT_FOUND: ALERT_NOT_FOUND. FAILED_PRECONDITION: ALERT_RESOLVED.
     """
     CreateSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.CreateSilenceResponse]
-    """Has alerts that match sent to nobody for a while; they are kept all the same.
-    Role: operator. INVALID_ARGUMENT: INVALID_SILENCE.
+    """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
+    is over is sent then.
+    Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+    TOO_MANY_SILENCES (1,000 that are not over).
     """
     EndSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.EndSilenceResponse]
-    """Ends a silence now. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
+    """Ends a silence now; one that is over stays as it is. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
     ListSilences: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListSilencesRequest, _alerts_pb2.ListSilencesResponse]
     """Silences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
-    SetChannel: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.SetChannelRequest, _alerts_pb2.SetChannelResponse]
-    """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
-    Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED.
-    """
-    DeleteChannel: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.DeleteChannelRequest, _alerts_pb2.DeleteChannelResponse]
-    """Deletes a channel. Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE."""
-    ListChannels: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListChannelsRequest, _alerts_pb2.ListChannelsResponse]
-    """Channels by name, without their secrets. Role: viewer."""
-    TestChannel: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.TestChannelRequest, _alerts_pb2.TestChannelResponse]
-    """Sends a channel a message that says it is a test, and waits for what comes of it.
-    Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
-    """
 
 @_typing.type_check_only
 class AlertServiceAsyncStub(AlertServiceStub):
-    """AlertService keeps rules, silences and channels, and the alerts that came of them."""
+    """AlertService keeps rules and silences, and the alerts that came of them."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.CreateAlertRuleRequest, _alerts_pb2.CreateAlertRuleResponse]  # type: ignore[assignment]
-    """Makes a rule. One that makes no sense is refused, and the answer says why.
+    """Makes a rule. One that makes no sense is refused, and the answer says why: one that could never hold or always
+    would, a metric of another type, a window shorter than its checks come.
     Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
     same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
     """
     UpdateAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.UpdateAlertRuleRequest, _alerts_pb2.UpdateAlertRuleResponse]  # type: ignore[assignment]
-    """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on.
+    """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
+    resolved.
     Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
     """
     DeleteAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertRuleRequest, _alerts_pb2.DeleteAlertRuleResponse]  # type: ignore[assignment]
-    """Deletes a rule. Alerts of it that are open are resolved; their history stays.
+    """Deletes a rule, one that came with the service too: it does not come back. Alerts of it that are open are resolved;
+    their history stays.
     Role: operator. NOT_FOUND: RULE_NOT_FOUND.
     """
     GetAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRuleRequest, _alerts_pb2.GetAlertRuleResponse]  # type: ignore[assignment]
@@ -108,7 +109,9 @@ class AlertServiceAsyncStub(AlertServiceStub):
     ListAlertRules: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]  # type: ignore[assignment]
     """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
     GetAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.GetAlertResponse]  # type: ignore[assignment]
-    """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND."""
+    """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND (also of one that was pending and went away
+    before it fired: it is forgotten).
+    """
     ListAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]  # type: ignore[assignment]
     """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
     AcknowledgeAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.AcknowledgeAlertRequest, _alerts_pb2.AcknowledgeAlertResponse]  # type: ignore[assignment]
@@ -116,28 +119,18 @@ class AlertServiceAsyncStub(AlertServiceStub):
     Role: operator. NOT_FOUND: ALERT_NOT_FOUND. FAILED_PRECONDITION: ALERT_RESOLVED.
     """
     CreateSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.CreateSilenceResponse]  # type: ignore[assignment]
-    """Has alerts that match sent to nobody for a while; they are kept all the same.
-    Role: operator. INVALID_ARGUMENT: INVALID_SILENCE.
+    """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
+    is over is sent then.
+    Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+    TOO_MANY_SILENCES (1,000 that are not over).
     """
     EndSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.EndSilenceResponse]  # type: ignore[assignment]
-    """Ends a silence now. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
+    """Ends a silence now; one that is over stays as it is. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
     ListSilences: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListSilencesRequest, _alerts_pb2.ListSilencesResponse]  # type: ignore[assignment]
     """Silences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
-    SetChannel: _aio.UnaryUnaryMultiCallable[_alerts_pb2.SetChannelRequest, _alerts_pb2.SetChannelResponse]  # type: ignore[assignment]
-    """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
-    Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED.
-    """
-    DeleteChannel: _aio.UnaryUnaryMultiCallable[_alerts_pb2.DeleteChannelRequest, _alerts_pb2.DeleteChannelResponse]  # type: ignore[assignment]
-    """Deletes a channel. Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE."""
-    ListChannels: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListChannelsRequest, _alerts_pb2.ListChannelsResponse]  # type: ignore[assignment]
-    """Channels by name, without their secrets. Role: viewer."""
-    TestChannel: _aio.UnaryUnaryMultiCallable[_alerts_pb2.TestChannelRequest, _alerts_pb2.TestChannelResponse]  # type: ignore[assignment]
-    """Sends a channel a message that says it is a test, and waits for what comes of it.
-    Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
-    """
 
 class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
-    """AlertService keeps rules, silences and channels, and the alerts that came of them."""
+    """AlertService keeps rules and silences, and the alerts that came of them."""
 
     @_abc_1.abstractmethod
     def CreateAlertRule(
@@ -145,7 +138,8 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.CreateAlertRuleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.CreateAlertRuleResponse, _abc.Awaitable[_alerts_pb2.CreateAlertRuleResponse]]:
-        """Makes a rule. One that makes no sense is refused, and the answer says why.
+        """Makes a rule. One that makes no sense is refused, and the answer says why: one that could never hold or always
+        would, a metric of another type, a window shorter than its checks come.
         Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
         same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
         """
@@ -156,7 +150,8 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.UpdateAlertRuleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.UpdateAlertRuleResponse, _abc.Awaitable[_alerts_pb2.UpdateAlertRuleResponse]]:
-        """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on.
+        """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
+        resolved.
         Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
         """
 
@@ -166,7 +161,8 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.DeleteAlertRuleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.DeleteAlertRuleResponse, _abc.Awaitable[_alerts_pb2.DeleteAlertRuleResponse]]:
-        """Deletes a rule. Alerts of it that are open are resolved; their history stays.
+        """Deletes a rule, one that came with the service too: it does not come back. Alerts of it that are open are resolved;
+        their history stays.
         Role: operator. NOT_FOUND: RULE_NOT_FOUND.
         """
 
@@ -192,7 +188,9 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.GetAlertRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.GetAlertResponse, _abc.Awaitable[_alerts_pb2.GetAlertResponse]]:
-        """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND."""
+        """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND (also of one that was pending and went away
+        before it fired: it is forgotten).
+        """
 
     @_abc_1.abstractmethod
     def ListAlerts(
@@ -218,8 +216,10 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.CreateSilenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.CreateSilenceResponse, _abc.Awaitable[_alerts_pb2.CreateSilenceResponse]]:
-        """Has alerts that match sent to nobody for a while; they are kept all the same.
-        Role: operator. INVALID_ARGUMENT: INVALID_SILENCE.
+        """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
+        is over is sent then.
+        Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+        TOO_MANY_SILENCES (1,000 that are not over).
         """
 
     @_abc_1.abstractmethod
@@ -228,7 +228,7 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.EndSilenceRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.EndSilenceResponse, _abc.Awaitable[_alerts_pb2.EndSilenceResponse]]:
-        """Ends a silence now. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
+        """Ends a silence now; one that is over stays as it is. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
 
     @_abc_1.abstractmethod
     def ListSilences(
@@ -237,41 +237,5 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.ListSilencesResponse, _abc.Awaitable[_alerts_pb2.ListSilencesResponse]]:
         """Silences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
-
-    @_abc_1.abstractmethod
-    def SetChannel(
-        self,
-        request: _alerts_pb2.SetChannelRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.SetChannelResponse, _abc.Awaitable[_alerts_pb2.SetChannelResponse]]:
-        """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
-        Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED.
-        """
-
-    @_abc_1.abstractmethod
-    def DeleteChannel(
-        self,
-        request: _alerts_pb2.DeleteChannelRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.DeleteChannelResponse, _abc.Awaitable[_alerts_pb2.DeleteChannelResponse]]:
-        """Deletes a channel. Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE."""
-
-    @_abc_1.abstractmethod
-    def ListChannels(
-        self,
-        request: _alerts_pb2.ListChannelsRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.ListChannelsResponse, _abc.Awaitable[_alerts_pb2.ListChannelsResponse]]:
-        """Channels by name, without their secrets. Role: viewer."""
-
-    @_abc_1.abstractmethod
-    def TestChannel(
-        self,
-        request: _alerts_pb2.TestChannelRequest,
-        context: _ServicerContext,
-    ) -> _typing.Union[_alerts_pb2.TestChannelResponse, _abc.Awaitable[_alerts_pb2.TestChannelResponse]]:
-        """Sends a channel a message that says it is a test, and waits for what comes of it.
-        Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
-        """
 
 def add_AlertServiceServicer_to_server(servicer: AlertServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,66 @@
+"""Channels on the wire; requests are checked here."""
+
+from __future__ import annotations
+
+import re
+
+from penstock.api.monitoring.v1 import channels_pb2 as pb
+from services.common.errors import InvalidArgument
+from services.monitoring.notifications.channels import WEBHOOK, ChannelDraft
+from services.monitoring.notifications.models import AppriseTarget, Channel, WebhookTarget
+
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
+_SECRET = re.compile(r"[\x21-\x7e]{16,256}")
+
+
+def channel_name(name: str, field: str) -> str:
+    """Check a channel's name.
+
+    Raises:
+        InvalidArgument: INVALID_CHANNEL.
+    """
+    if not _NAME.fullmatch(name):
+        sentence = f"got {name[:100]!r}; 1 to 100 letters and digits are allowed, with . _ - between them"
+        raise InvalidArgument.field(field, sentence, reason="INVALID_CHANNEL")
+    return name
+
+
+def draft(request: pb.SetChannelRequest) -> ChannelDraft:
+    """Read a channel that is to be made or replaced.
+
+    Raises:
+        InvalidArgument: INVALID_CHANNEL. What came as a secret or a URL is not repeated.
+    """
+    channel = request.channel
+    name = channel_name(channel.name, "channel.name")
+    match channel.WhichOneof("kind"):
+        case "webhook":
+            secret = channel.webhook.secret
+            if secret and not _SECRET.fullmatch(secret):
+                sentence = f"16 to 256 printable ASCII characters are allowed, got {len(secret)} characters"
+                raise InvalidArgument.field("channel.webhook.secret", sentence, reason="INVALID_CHANNEL")
+            return ChannelDraft(name, WebhookTarget(channel.webhook.url, secret))
+        case "apprise":
+            return ChannelDraft(name, AppriseTarget(channel.apprise.url))
+        case _:
+            sentence = "it is missing: set webhook, or apprise for e-mail, Slack and the rest"
+            raise InvalidArgument.field("channel.kind", sentence, reason="INVALID_CHANNEL")
+
+
+def channel_proto(channel: Channel) -> pb.Channel:
+    """Write a channel, without its secrets."""
+    message = pb.Channel(
+        name=channel.name,
+        updated_by=channel.updated_by,
+        waiting_count=channel.waiting_count,
+        last_error=channel.last_error,
+    )
+    if channel.kind == WEBHOOK:
+        message.webhook.url = channel.shown_url
+    else:
+        message.apprise.url = channel.shown_url
+    if channel.update_time is not None:
+        message.update_time.FromDatetime(channel.update_time)
+    if channel.last_delivery_time is not None:
+        message.last_delivery_time.FromDatetime(channel.last_delivery_time)
+    return message
