@@ -1,0 +1,185 @@
+"""Lineages over the socket: a real registry (but for its validator), a real PostgreSQL, and a scripted trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import grpc
+import pytest
+
+from penstock.api.monitoring.v1 import lineage_pb2 as pb
+from penstock.api.trainer.v1 import training_pb2 as training
+from tests import quick_registry
+from tests.monitoring import TIMEOUT_S, labels, new_event, new_id, reason
+from tests.quick_registry import Registry
+from tests.registry import go_live, settings_for
+from tests.retraining import Retraining, new_uuid, serve_retraining
+from tests.trainer import ScriptedTrainer, serve_trainer
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+MISSING = grpc.StatusCode.NOT_FOUND
+NOWHERE = "127.0.0.1:1"
+"""Nobody listens here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """All that a lineage goes through."""
+
+    registry: Registry
+    trainer: ScriptedTrainer
+    monitoring: Retraining
+
+
+@pytest.fixture
+def suite(clone_database: Callable[[str], str], tmp_path: Path) -> Iterator[Suite]:
+    with (
+        quick_registry.running(settings_for(clone_database("registry"), tmp_path)) as registry,
+        serve_trainer() as trainer,
+        serve_retraining(
+            clone_database("monitoring"), registry_address=registry.address, trainer_address=trainer.address
+        ) as monitoring,
+    ):
+        yield Suite(registry, trainer, monitoring)
+
+
+class Lineage:
+    """An answer, to be asked."""
+
+    def __init__(self, answer: pb.GetLineageResponse) -> None:
+        self.nodes = list(answer.nodes)
+        self.said = {(self._name(edge.from_node), edge.relation, self._name(edge.to_node)) for edge in answer.edges}
+
+    def _name(self, index: int) -> str:
+        return self.nodes[index].id
+
+    def of(self, kind: str) -> list[pb.LineageNode]:
+        """The nodes of a kind."""
+        return [node for node in self.nodes if pb.LineageKind.Name(node.kind) == f"LINEAGE_KIND_{kind}"]
+
+
+def ask(here: Retraining, **subject: str) -> Lineage:
+    return Lineage(here.lineage.GetLineage(pb.GetLineageRequest(**subject), timeout=TIMEOUT_S))
+
+
+def retrained(suite: Suite) -> tuple[str, str, UUID, UUID]:
+    """Have version 1 do badly, and version 2 come of it. Gives the request, the run, the check and the alert."""
+    here, check_id, alert_id = suite.monitoring, new_uuid(), new_uuid()
+    quick_registry.register(suite.registry, "1")
+    go_live(suite.registry.models, "1")
+    here.configure(min_labels=0)
+    here.find(check_id=check_id, alert_id=alert_id)
+    here.weighed()
+    (raised,) = here.listed()
+    here.approve(raised.id)
+    run_id = here.becomes(raised.id, "TRAINING").training_run_id
+    quick_registry.register(suite.registry, "2", training_run_id=run_id)
+    suite.trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2", validation_passed=True)
+    here.becomes(raised.id, "COMPLETED")
+    return raised.id, run_id, check_id, alert_id
+
+
+def test_from_a_prediction_back_to_the_data_that_its_version_learned_from(suite: Suite) -> None:
+    request_id, run_id, check_id, alert_id = retrained(suite)
+    event = new_event(version="2", prediction=labels(1), user_id="someone")
+    suite.monitoring.monitoring.record(event)
+    suite.monitoring.monitoring.feedback(event.inference_id, actual=1)
+    found = ask(suite.monitoring, inference_id=event.inference_id)
+    assert found.nodes[0].id == event.inference_id, "the subject comes first"
+    assert found.nodes[0].attributes["judged_right"] == "1 of 1"
+    assert "someone" not in str(found.nodes[0]), "who it was for is not for everyone who walks by"
+    assert found.said == {
+        ("iris/2", "answered", event.inference_id),
+        (run_id, "trained", "iris/2"),
+        ("iris-rows/3", "fed", run_id),
+        ("iris/1", "was live before", "iris/2"),
+        (request_id, "led to", run_id),
+        ("iris/1", "did badly", request_id),
+        (str(check_id), "raised", request_id),
+        (str(alert_id), "raised", request_id),
+    }
+    (run,) = found.of("TRAINING_RUN")
+    assert (run.attributes["state"], run.attributes["validation_passed"]) == ("COMPLETED", "yes")
+    one, two = sorted(found.of("VERSION"), key=lambda node: node.id)
+    assert (one.attributes["stage"], two.attributes["stage"]) == ("PRODUCTION", "DEVELOPMENT")
+    assert one.attributes["promoted_by"] == "anonymous"
+    assert two.attributes["training_run_id"] == run_id
+    assert found.of("DATASET")[0].missing != ""
+    assert {node.missing for node in (*found.of("ALERT"), *found.of("CHECK"))} == {"it is no longer kept"}
+
+
+def test_from_a_request_and_from_either_version_the_same_story_is_told(suite: Suite) -> None:
+    request_id, run_id, _, _ = retrained(suite)
+    for subject in ({"retraining_request_id": request_id}, {"version": "iris/1"}, {"version": "iris/2"}):
+        found = ask(suite.monitoring, **subject)
+        assert found.nodes[0].id == next(iter(subject.values()))
+        assert {
+            ("iris/1", "did badly", request_id),
+            (request_id, "led to", run_id),
+            (run_id, "trained", "iris/2"),
+        } <= found.said
+
+
+def test_what_cannot_be_asked_is_missing_and_says_why(clone_database: Callable[[str], str]) -> None:
+    with serve_retraining(clone_database("monitoring"), registry_address=NOWHERE) as here:
+        event = new_event(version="2")
+        here.monitoring.record(event)
+        found = ask(here, inference_id=event.inference_id)
+        (version,) = found.of("VERSION")
+        assert "the registry gives no answer" in version.missing
+        assert found.said == {("iris/2", "answered", event.inference_id)}
+        here.configure(min_labels=0)
+        here.find()
+        here.weighed()
+        (raised,) = here.listed()
+        here.monitoring.query("""
+            UPDATE monitoring.retraining_requests SET state = 'COMPLETED', training_run_id = 'r', new_version = '2'
+            RETURNING 1
+        """)
+        (run,) = ask(here, retraining_request_id=raised.id).of("TRAINING_RUN")
+        assert "no trainer is configured" in run.missing
+
+
+def test_a_version_that_the_registry_does_not_know_is_shown_as_that(suite: Suite) -> None:
+    event = new_event(model="stranger", version="9")
+    suite.monitoring.monitoring.record(event)
+    (version,) = ask(suite.monitoring, inference_id=event.inference_id).of("VERSION")
+    assert "the registry does not know it" in version.missing
+    assert reason(lambda: ask(suite.monitoring, version="iris/404")) == (MISSING, "VERSION_NOT_FOUND")
+
+
+def test_a_lineage_is_bounded(suite: Suite) -> None:
+    here = suite.monitoring
+    for _ in range(30):
+        asked = here.create(version="1", force=True)
+        here.approve(asked.id)
+        run_id = here.becomes(asked.id, "TRAINING").training_run_id
+        suite.trainer.move(run_id, training.TRAINING_RUN_STATE_FAILED)
+        here.becomes(asked.id, "FAILED")
+    found = ask(here, version="iris/1")
+    assert len(found.of("RETRAINING_REQUEST")) == 20
+    assert len(found.nodes) <= 200
+
+
+SUBJECTS: dict[str, tuple[dict[str, str], tuple[grpc.StatusCode, str]]] = {
+    "nothing": ({}, (INVALID, "SUBJECT_REQUIRED")),
+    "an empty id": ({"alert_id": ""}, (INVALID, "SUBJECT_REQUIRED")),
+    "no id": ({"inference_id": "x"}, (INVALID, "INVALID_ID")),
+    "no version": ({"version": "iris"}, (INVALID, "INVALID_ID")),
+    "a long version": ({"version": "iris/" + "1" * 129}, (INVALID, "INVALID_ID")),
+    "an unknown prediction": ({"inference_id": new_id()}, (MISSING, "INFERENCE_NOT_FOUND")),
+    "an unknown alert": ({"alert_id": new_id()}, (MISSING, "ALERT_NOT_FOUND")),
+    "an unknown request": ({"retraining_request_id": new_id()}, (MISSING, "REQUEST_NOT_FOUND")),
+}
+
+
+def test_a_subject_that_is_none_is_refused(suite: Suite) -> None:
+    refused: dict[str, Any] = {
+        name: reason(lambda subject=subject: ask(suite.monitoring, **subject))  # type: ignore[misc] # bound now
+        for name, (subject, _) in SUBJECTS.items()
+    }
+    assert refused == {name: expected for name, (_, expected) in SUBJECTS.items()}

@@ -1,0 +1,298 @@
+"""Retraining requests without a database: the table of moves, the safety rules, and what raises a request."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from penstock.ids import uuid7
+from services.common.errors import FailedPrecondition
+from services.monitoring.alerts.models import (
+    Alert,
+    AlertState,
+    AlertType,
+    MissingData,
+    Operator,
+    Rule,
+    Severity,
+    Target,
+)
+from services.monitoring.configuration.models import DriftGate, RetrainingConfiguration
+from services.monitoring.drift.models import DriftCheck, DriftResult, DriftStatus, DriftType, Trigger
+from services.monitoring.models import Window
+from services.monitoring.profiles.models import FeatureKind
+from services.monitoring.retraining import causes, safety
+from services.monitoring.retraining.models import Past, Reason, Request, State
+from services.monitoring.retraining.states import MOVES, OPEN, check_move
+from services.monitoring.retraining.watch import is_due
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+CONFIGURATION = RetrainingConfiguration()
+ALLOWED = {
+    (State.PENDING, State.APPROVED),
+    (State.PENDING, State.REJECTED),
+    (State.PENDING, State.EXPIRED),
+    (State.APPROVED, State.TRAINING),
+    (State.APPROVED, State.FAILED),
+    (State.TRAINING, State.COMPLETED),
+    (State.TRAINING, State.FAILED),
+}
+
+
+@pytest.mark.parametrize(("before", "after"), list(product(State, State)), ids=lambda state: state.name)
+def test_a_request_moves_as_the_table_says_and_not_otherwise(before: State, after: State) -> None:
+    if (before, after) in ALLOWED:
+        check_move(before, after)
+        return
+    with pytest.raises(FailedPrecondition) as caught:
+        check_move(before, after)
+    assert caught.value.reason == "WRONG_STATE"
+    assert before.name in caught.value.message
+
+
+def test_every_state_has_its_row_and_those_with_a_way_out_are_open() -> None:
+    assert set(MOVES) == set(State)
+    assert set(OPEN) == {State.PENDING, State.APPROVED, State.TRAINING}
+
+
+def request(**fields: Any) -> Request:
+    given = Request(
+        id=UUID(uuid7()),
+        model="iris",
+        version="1",
+        state=State.PENDING,
+        reason=Reason.MANUAL,
+        details={},
+        alert_id=None,
+        check_id=None,
+        label_count=0,
+        requested_by="ada",
+        create_time=NOW,
+        expire_time=NOW + timedelta(days=7),
+    )
+    return replace(given, **fields)
+
+
+def refusal_of(check: Any, *given: Any) -> str:
+    try:
+        check(*given)
+    except FailedPrecondition as error:
+        return error.reason
+    return ""
+
+
+def test_one_request_of_a_model_is_open_at_a_time_and_none_where_retraining_is_off() -> None:
+    assert refusal_of(safety.check_open, CONFIGURATION, Past()) == ""
+    assert refusal_of(safety.check_open, CONFIGURATION, Past(open_request=request())) == "RETRAINING_OPEN"
+    assert refusal_of(safety.check_open, replace(CONFIGURATION, enabled=False), Past()) == "RETRAINING_OFF"
+
+
+@pytest.mark.parametrize(
+    ("days", "reason"), [(None, ""), (8, ""), (7, ""), (6.99, "RETRAINING_TOO_SOON"), (-1, "RETRAINING_TOO_SOON")]
+)
+def test_trainings_begin_at_least_a_week_apart(days: float | None, reason: str) -> None:
+    began = None if days is None else NOW - timedelta(days=days)
+    assert refusal_of(safety.check_interval, CONFIGURATION, Past(train_time=began), NOW) == reason
+
+
+def test_who_has_said_no_is_not_asked_again_for_as_long() -> None:
+    declined = Past(decline_time=NOW - timedelta(days=6))
+    assert refusal_of(safety.check_declined, CONFIGURATION, declined, NOW) == "RETRAINING_DECLINED"
+    assert refusal_of(safety.check_declined, CONFIGURATION, declined, NOW + timedelta(days=1)) == ""
+    assert refusal_of(safety.check_declined, CONFIGURATION, Past(), NOW) == ""
+
+
+def test_there_must_be_enough_to_learn_from() -> None:
+    assert refusal_of(safety.check_labels, CONFIGURATION, 499) == "TOO_FEW_LABELS"
+    assert refusal_of(safety.check_labels, CONFIGURATION, 500) == ""
+    assert refusal_of(safety.check_labels, replace(CONFIGURATION, min_labels=0), 0) == ""
+
+
+@pytest.mark.parametrize(
+    ("interval", "past", "due"),
+    [
+        (timedelta(), Past(), False),
+        (timedelta(days=30), Past(), True),
+        (timedelta(days=30), Past(train_time=NOW - timedelta(days=29)), False),
+        (timedelta(days=30), Past(train_time=NOW - timedelta(days=30)), True),
+        (timedelta(days=30), Past(train_time=NOW - timedelta(days=90), schedule_time=NOW - timedelta(days=1)), False),
+    ],
+)
+def test_the_calendar_counts_from_the_last_training_or_the_last_time_that_it_asked(
+    interval: timedelta, past: Past, due: bool
+) -> None:
+    assert is_due(replace(CONFIGURATION, schedule_interval=interval), past, NOW) is due
+
+
+def result(
+    type_: DriftType, effect: float, *, feature: str = "x", status: DriftStatus = DriftStatus.DRIFTED
+) -> DriftResult:
+    return DriftResult(
+        type=type_,
+        feature=feature,
+        kind=FeatureKind.NUMERIC,
+        status=status,
+        gate=DriftGate.PSI_CALIBRATED,
+        statistic=1.0,
+        effect=effect,
+        effect_floor=0.02,
+        reference_count=1_000,
+        live_count=1_000,
+    )
+
+
+def check(*results: DriftResult) -> DriftCheck:
+    return DriftCheck(
+        id=UUID(uuid7()),
+        model="iris",
+        version="1",
+        profile_id=UUID(uuid7()),
+        window=Window(NOW - timedelta(days=1), NOW),
+        status=DriftStatus.DRIFTED,
+        drifted_types=(),
+        drifted_count=len(results),
+        compared_count=len(results),
+        effect=max((each.effect for each in results), default=0.0),
+        live_count=1_000,
+        alpha=0.05,
+        gate=DriftGate.PSI_CALIBRATED,
+        false_alarm_rate=0.05,
+        summary="It has drifted.",
+        results=results,
+        trigger=Trigger.SCHEDULE,
+        create_time=NOW,
+    )
+
+
+def test_input_drift_of_the_configured_effect_raises_a_request_that_says_what_drifted() -> None:
+    found = check(result(DriftType.INPUT, 0.3, feature="b"), result(DriftType.INPUT, 0.9, feature="a\0"))
+    cause = causes.of_check(found, CONFIGURATION)
+    assert cause is not None
+    assert (cause.model, cause.version, cause.reason) == ("iris", "1", Reason.DRIFT_DETECTED)
+    assert (cause.check_id, cause.alert_id) == (found.id, None)
+    assert cause.details["features"] == ["a", "b"], "the largest first, and without what jsonb refuses"
+    assert (cause.details["value"], cause.details["threshold"]) == (0.9, 0.3)
+
+
+def test_a_fallen_accuracy_goes_before_drifted_features() -> None:
+    cause = causes.of_check(check(result(DriftType.INPUT, 0.9), result(DriftType.CONCEPT, 0.31)), CONFIGURATION)
+    assert cause is not None
+    assert cause.reason is Reason.ACCURACY_DROP
+    assert cause.details["value"] == 0.31
+
+
+def test_drifted_vectors_are_drifted_input() -> None:
+    cause = causes.of_check(check(result(DriftType.EMBEDDING, 0.5)), CONFIGURATION)
+    assert cause is not None
+    assert cause.reason is Reason.DRIFT_DETECTED
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        check(),
+        check(result(DriftType.INPUT, 0.29)),
+        check(result(DriftType.PREDICTION, 5.0)),
+        check(result(DriftType.INPUT, 5.0, status=DriftStatus.OK)),
+        check(result(DriftType.CONCEPT, 5.0, status=DriftStatus.INSUFFICIENT_DATA)),
+    ],
+    ids=["nothing", "a small effect", "what the model says", "no drift", "too little data"],
+)
+def test_other_checks_raise_none(found: DriftCheck) -> None:
+    assert causes.of_check(found, CONFIGURATION) is None
+
+
+def test_no_more_features_are_named_than_a_person_reads() -> None:
+    cause = causes.of_check(check(*(result(DriftType.INPUT, 1.0, feature=str(n)) for n in range(100))), CONFIGURATION)
+    assert cause is not None
+    assert (len(cause.details["features"]), cause.details["feature_count"]) == (20, 100)
+
+
+def rule(metric: str, type_: AlertType, **fields: Any) -> Rule:
+    given = Rule(
+        name="a rule",
+        enabled=True,
+        type=type_,
+        severity=Severity.WARNING,
+        model="",
+        version="",
+        metric=metric,
+        operator=Operator.GREATER,
+        threshold=0.1,
+        window=timedelta(hours=1),
+        hold=timedelta(),
+        drift_type=None,
+        feature="",
+        min_count=0,
+        missing_data=MissingData.IGNORE,
+        channels=(),
+        repeat_interval=timedelta(hours=4),
+        description="",
+        id=UUID(uuid7()),
+        revision=1,
+        create_time=NOW,
+        update_time=NOW,
+        updated_by="ada",
+    )
+    return replace(given, **fields)
+
+
+def alert(of: Rule, value: float | None) -> Alert:
+    return Alert(
+        id=UUID(uuid7()),
+        rule_id=of.id,
+        rule_name=of.name,
+        rule_revision=1,
+        target=Target("iris", "1"),
+        type=of.type,
+        severity=of.severity,
+        state=AlertState.FIRING,
+        condition="in words",
+        value=value,
+        threshold=of.threshold,
+        message="It fires.",
+        begin_time=NOW,
+        judge_time=NOW,
+        change_time=NOW,
+        fire_time=NOW,
+        check_id=UUID(uuid7()) if of.type is AlertType.DRIFT else None,
+    )
+
+
+ERRORS = rule("error_rate", AlertType.ERROR_RATE)
+ACCURACY = rule("accuracy", AlertType.ERROR_RATE, operator=Operator.LESS)
+INPUT = rule("effect", AlertType.DRIFT, drift_type=DriftType.INPUT)
+CONCEPT = rule("effect", AlertType.DRIFT, drift_type=DriftType.CONCEPT)
+RAISED = [
+    (ERRORS, 0.1, Reason.ERROR_RATE_THRESHOLD),
+    (ERRORS, 0.09, None),
+    (replace(ERRORS, operator=Operator.LESS), 0.5, None),
+    (ACCURACY, 0.05, Reason.ACCURACY_DROP),
+    (replace(ACCURACY, operator=Operator.GREATER), 0.9, None),
+    (INPUT, 0.3, Reason.DRIFT_DETECTED),
+    (INPUT, 0.29, None),
+    (replace(INPUT, drift_type=DriftType.EMBEDDING), 0.3, Reason.DRIFT_DETECTED),
+    (replace(INPUT, drift_type=DriftType.PREDICTION), 0.9, None),
+    (replace(INPUT, drift_type=None), 0.9, None),
+    (replace(INPUT, metric="drifted_count"), 9.0, None),
+    (CONCEPT, 0.4, Reason.ACCURACY_DROP),
+    (rule("p95_latency_ms", AlertType.LATENCY), 9_000.0, None),
+    (ERRORS, None, None),
+    (ERRORS, float("nan"), None),
+]
+
+
+@pytest.mark.parametrize(("of", "value", "reason"), RAISED)
+def test_an_alert_raises_what_it_is_about_or_nothing(of: Rule, value: float | None, reason: Reason | None) -> None:
+    firing = alert(of, value)
+    cause = causes.of_alert(firing, of, CONFIGURATION)
+    assert (cause and cause.reason) == reason
+    if cause is not None:
+        assert (cause.alert_id, cause.check_id) == (firing.id, firing.check_id)
+        assert (cause.model, cause.version) == ("iris", "1")
+        assert (cause.details["value"], cause.details["rule"]) == (value, "a rule")
