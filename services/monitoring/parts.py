@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from services.monitoring.alerts.alerts import Alerts
     from services.monitoring.configuration.configurations import Configurations
     from services.monitoring.notifications.channels import Channels
+    from services.monitoring.profiles.live import LiveProfiles
+    from services.monitoring.profiles.profiles import Profiles
+    from services.monitoring.quality.checks import QualityChecks
     from services.monitoring.retraining.requests import RetrainingRequests
     from services.monitoring.rollups.metrics import MetricsReader
 
@@ -42,6 +45,9 @@ class Parts:
     registry: CollectorRegistry
     configurations: Configurations = field(init=False)
     metrics: MetricsReader = field(init=False)
+    live: LiveProfiles = field(init=False)
+    profiles: Profiles = field(init=False)
+    quality: QualityChecks = field(init=False)
     client: Client = field(init=False)
     retraining: RetrainingRequests = field(init=False)
     outbox: Outbox = field(init=False)
