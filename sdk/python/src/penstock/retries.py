@@ -118,7 +118,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "GetAlert": Safety.ALWAYS,
         "ListAlerts": Safety.ALWAYS,
         "AcknowledgeAlert": Safety.ALWAYS,  # by the same, with the same note
-        "CreateSilence": Safety.NEVER,  # the second is another silence
+        "CreateSilence": Safety.WITH_REQUEST_ID,
         "EndSilence": Safety.ALWAYS,  # what is over stays over
         "ListSilences": Safety.ALWAYS,
         "SetChannel": Safety.ALWAYS,

@@ -1,0 +1,167 @@
+"""Rules: made, changed and deleted by people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from penstock.ids import uuid7
+from services.common import pages
+from services.common.errors import Aborted, NotFound, ResourceExhausted
+from services.common.keys import caller
+from services.monitoring.alerts import life
+from services.monitoring.alerts.ledger import Ledger
+from services.monitoring.alerts.life import Moment
+from services.monitoring.alerts.models import AlertType, RequestKey, Rule, RuleDraft
+from services.monitoring.alerts.sense import check_rule
+from services.monitoring.alerts.store.transaction import AlertConnection, AlertStore, Tables
+from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.notifications.channels import Channels
+
+Clock = Callable[[], datetime]
+MAX_RULES = 1_000
+DEFAULT_PAGE_SIZE = 100
+
+
+class EtagMismatch(Aborted):
+    """Somebody changed it since it was read. The same request again would only hear the same."""
+
+    default_reason = "ETAG_MISMATCH"
+    retryable = False
+
+
+class Rules:
+    """See the module."""
+
+    def __init__(
+        self, store: AlertStore, channels: Channels, configurations: Configurations, ledger: Ledger, clock: Clock
+    ) -> None:
+        self._store = store
+        self._channels = channels
+        self._configurations = configurations
+        self._ledger = ledger
+        self._clock = clock
+
+    def create(self, draft: RuleDraft, key: RequestKey) -> Rule:
+        """Make a rule; the same request again gives what it made, as it stands.
+
+        Raises:
+            InvalidArgument: it makes no sense (INVALID_RULE), or names no channel (CHANNEL_NOT_FOUND).
+            AlreadyExists: there is one of its name for the same model and version (RULE_EXISTS).
+            FailedPrecondition: the request_id came with another request (REQUEST_ID_REUSED).
+            ResourceExhausted: there are too many (TOO_MANY_RULES).
+            NotFound: the same request made one, which was deleted since (RULE_NOT_FOUND).
+        """
+        self._check(draft)
+        now = self._clock()
+        with self._store.write() as tables:
+            made = tables.requests.find(key)
+            if made is not None:
+                return _found(tables.rules.find(made), made)
+            if tables.rules.count() >= MAX_RULES:
+                raise ResourceExhausted(
+                    f"there are {MAX_RULES:,} rules, which is as many as may be; delete some, or let one hold for more "
+                    "models",
+                    reason="TOO_MANY_RULES",
+                )
+            rule = Rule(**_fields(draft), id=UUID(uuid7()), revision=1, create_time=now, **_by(now))
+            self._channels.require(tables.connection, rule.channels, field="rule.channels")
+            tables.rules.insert(rule)
+            tables.requests.insert(key, rule.id, now)
+            return rule
+
+    def update(self, rule_id: UUID, draft: RuleDraft, etag: str) -> Rule:
+        """Replace a rule whole. Switched off, its open alerts are resolved; else they are judged by it from now on.
+
+        Raises:
+            NotFound: RULE_NOT_FOUND.
+            Aborted: it was changed since it was read (ETAG_MISMATCH).
+            InvalidArgument, AlreadyExists: as `create`.
+        """
+        self._check(draft)
+        now = self._clock()
+        with self._store.write() as tables:
+            found = _found(tables.rules.lock(rule_id), rule_id)
+            if etag not in ("", found.etag):
+                raise EtagMismatch(f"rule {found.name!r} was changed since it was read; read it again and decide anew")
+            rule = Rule(
+                **_fields(draft), id=rule_id, revision=found.revision + 1, create_time=found.create_time, **_by(now)
+            )
+            self._channels.require(tables.connection, rule.channels, field="rule.channels")
+            tables.rules.update(rule)
+            if not rule.enabled:
+                self._end(tables, rule, f"the rule was switched off by {caller().name}", now)
+            return rule
+
+    def delete(self, rule_id: UUID) -> None:
+        """Delete a rule, and resolve its open alerts; raises NotFound (RULE_NOT_FOUND)."""
+        with self._store.write() as tables:
+            rule = _found(tables.rules.lock(rule_id), rule_id)
+            self._end(tables, rule, f"the rule was deleted by {caller().name}", self._clock())
+            tables.rules.delete(rule_id)
+
+    def get(self, rule_id: UUID) -> Rule:
+        """Give a rule; raises NotFound (RULE_NOT_FOUND)."""
+        with self._store.read() as tables:
+            return _found(tables.rules.find(rule_id), rule_id)
+
+    def page(self, model: str, version: str, *, size: int, token: str) -> tuple[Sequence[Rule], str]:
+        """List the rules that hold for a model and a version, by name, and the token of the next page.
+
+        Raises:
+            InvalidArgument: the size or the token.
+        """
+        size = pages.page_size(size, default=DEFAULT_PAGE_SIZE)
+        bound_to = {"model": model, "version": version}
+        after = _position(pages.decode(token, bound_to))
+        with self._store.read() as tables:
+            found = tables.rules.page(model, version, after=after, limit=size + 1)
+        if len(found) <= size:
+            return found, ""
+        last = found[size - 1]
+        return found[:size], pages.encode([last.name, last.model, last.version], bound_to)
+
+    def naming(self, connection: AlertConnection, channel: str) -> str:
+        """Say in a sentence which rules tell a channel, in a transaction of somebody else's; '' where none does."""
+        names = Tables(connection).rules.naming(channel)
+        return f"alert rules tell it: {', '.join(names)}" if names else ""
+
+    def _check(self, draft: RuleDraft) -> None:
+        watched = self._configurations.effective(draft.model, draft.version)
+        intervals = {AlertType.DRIFT: watched.drift.interval, AlertType.DATA_QUALITY: watched.quality.interval}
+        check_rule(draft, intervals)
+
+    def _end(self, tables: Tables, rule: Rule, message: str, now: datetime) -> None:
+        moment = Moment(now, timedelta())
+        alerts = tables.alerts.open_of(rule.id).values()
+        steps = [(alert, life.end(alert, message, moment, actor=caller().name)) for alert in alerts]
+        self._ledger.write(tables, rule, [(alert, step) for alert, step in steps if step], now)
+
+
+def _fields(draft: RuleDraft) -> dict[str, Any]:
+    return {**asdict(draft), "channels": draft.channels}
+
+
+def _by(now: datetime) -> dict[str, Any]:
+    return {"update_time": now, "updated_by": caller().name}
+
+
+def _found(rule: Rule | None, rule_id: UUID) -> Rule:
+    if rule is None:
+        raise NotFound(
+            f"there is no alert rule {rule_id}; ListAlertRules shows those that are there", reason="RULE_NOT_FOUND"
+        )
+    return rule
+
+
+def _position(position: list[Any] | None) -> tuple[str, str, str]:
+    """Read what a token of ours says; it is not signed, so it is looked at like any input."""
+    match position:
+        case None:
+            return "", "", ""
+        case [str(name), str(model), str(version)] if "\0" not in name + model + version:
+            return name, model, version
+    raise pages.unknown_token()

@@ -1,0 +1,377 @@
+"""Turns of judging over a real PostgreSQL: what is opened, told and resolved, by whichever replica."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
+from services.common.postgres import Database
+from services.monitoring.alerts.models import AlertState, AlertType, MissingData, Operator, Target
+from services.monitoring.rollups.models import Counts, Totals
+from tests.alert_replicas import Replica, SetClock
+from tests.alerting import HOUR, IRIS, MINUTE, SECOND, Readings, counted, draft, drift_check, drift_result
+
+TURN = 15 * SECOND
+BAD, GOOD = counted(50), counted(1)
+OLD, WINE = Target("iris", "0.9.0"), Target("wine", "1")
+TOLD = ("ops",)
+
+
+@pytest.fixture
+def database(clone_database: Callable[[str], str]) -> Iterator[Database]:
+    with Database(clone_database("monitoring"), pool_size=6) as database:
+        yield database
+
+
+@pytest.fixture
+def replica(database: Database) -> Replica:
+    """A replica without the rules that come with the service."""
+    made = Replica(database, Readings({IRIS: GOOD}), SetClock())
+    made.execute("DELETE FROM monitoring.alert_rules")
+    return made
+
+
+def another(replica: Replica) -> Replica:
+    """Another process, or the same after a restart: nothing is shared but the database, what is read and the clock."""
+    return Replica(replica.database, replica.readings, replica.clock)
+
+
+def test_an_alert_lives_from_pending_to_resolved_each_turn_by_another_replica(replica: Replica) -> None:
+    replica.create(draft(hold=30 * SECOND, channels=("ops", "slack")))
+    replica.readings.counts[IRIS] = BAD
+    states = []
+    for number, counts in enumerate([BAD, BAD, BAD, BAD, GOOD, GOOD]):
+        replica.readings.counts[IRIS] = counts
+        another(replica).turn(TURN if number else timedelta())
+        states.append(replica.states())
+    assert states == [["PENDING"], ["PENDING"], ["FIRING"], ["FIRING"], ["RESOLVED"], ["RESOLVED"]]
+    ((_, told), *_) = replica.sent()
+    assert told == [("iris 1.0.0", "FIRING")]
+    assert [(channel, alerts[0][1]) for channel, alerts in replica.sent()] == [
+        ("ops", "FIRING"),
+        ("slack", "FIRING"),
+        ("ops", "RESOLVED"),
+        ("slack", "RESOLVED"),
+    ]
+    (alert,) = replica.listed()
+    assert (alert.value, alert.threshold) == (0.01, 0.1)
+    history = replica.alerts.get(alert.id).history
+    assert [event.state.name for event in history] == ["PENDING", "FIRING", "RESOLVED"]
+    assert [event.value for event in history] == [0.5, 0.5, 0.01]
+
+
+def test_a_pending_alert_that_goes_away_leaves_nothing(replica: Replica) -> None:
+    replica.create(draft(hold=MINUTE, channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.readings.counts[IRIS] = GOOD
+    replica.turn(TURN)
+    assert replica.listed() == []
+    assert replica.sent() == []
+    assert replica.execute("SELECT count(*) AS count FROM monitoring.alert_events") == [{"count": 0}]
+
+
+def test_two_replicas_at_once_open_one_alert_and_tell_once(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+    both_have_read = threading.Barrier(2)
+
+    class Meeting(Readings):
+        def total(self, model: str, version: str, window: Any) -> Totals:
+            both_have_read.wait(20)
+            return super().total(model, version, window)
+
+    readings = Meeting(replica.readings.counts)
+    replicas = [Replica(replica.database, readings, replica.clock) for _ in range(2)]
+    with ThreadPoolExecutor(2) as pool:
+        for done in [pool.submit(each.turn) for each in replicas]:
+            done.result(20)
+    assert replica.states() == ["FIRING"]
+    assert replica.sent() == [("ops", [("iris 1.0.0", "FIRING")])]
+
+
+def test_what_changes_together_is_told_together(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.create(draft(name="also", channels=TOLD))
+    replica.readings.counts = {IRIS: BAD, OLD: GOOD, WINE: BAD}
+    another(replica).turn()
+    replica.readings.counts.update({IRIS: GOOD, OLD: BAD})
+    another(replica).turn(TURN)
+    assert replica.sent() == [
+        ("ops", [("iris 1.0.0", "FIRING"), ("wine 1", "FIRING")]),
+        ("ops", [("iris 1.0.0", "FIRING"), ("wine 1", "FIRING")]),
+        ("ops", [("iris 0.9.0", "FIRING"), ("iris 1.0.0", "RESOLVED")]),
+        ("ops", [("iris 0.9.0", "FIRING"), ("iris 1.0.0", "RESOLVED")]),
+    ]
+
+
+def test_a_failure_while_it_is_told_leaves_nothing_half_done(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+
+    def cut(*_: object) -> None:
+        raise Unavailable("the database is away", reason="DATABASE_UNAVAILABLE")
+
+    with monkeypatch.context() as cutting:
+        cutting.setattr(replica.channels, "notify", cut)
+        with pytest.raises(Unavailable):
+            replica.turn()
+    assert replica.listed() == []
+    replica.turn(TURN)
+    assert (replica.states(), len(replica.sent())) == (["FIRING"], 1)
+
+
+def test_it_is_told_again_after_a_while_until_somebody_acknowledges_it(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD, repeat_interval=HOUR))
+    replica.readings.counts[IRIS] = BAD
+    for elapsed in (timedelta(), 59 * MINUTE, MINUTE, 30 * MINUTE):
+        replica.turn(elapsed)
+    assert [told for _, told in replica.sent()] == [[("iris 1.0.0", "FIRING")], [("iris 1.0.0", "REPEATED")]]
+    (alert,) = replica.listed()
+    shown = replica.alerts.acknowledge(alert.id, "a bad deployment")
+    assert shown.alert.acknowledgement is not None
+    assert (shown.alert.acknowledgement.by, shown.alert.acknowledgement.note) == ("anonymous", "a bad deployment")
+    replica.turn(5 * HOUR)
+    assert len(replica.sent()) == 2
+    replica.readings.counts[IRIS] = GOOD
+    replica.turn(TURN)
+    assert replica.sent()[-1] == ("ops", [("iris 1.0.0", "RESOLVED")])
+    with pytest.raises(FailedPrecondition) as refused:
+        replica.alerts.acknowledge(alert.id, "")
+    assert refused.value.reason == "ALERT_RESOLVED"
+
+
+def test_a_silenced_alert_is_kept_and_told_when_the_silence_is_over(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.silence(HOUR, model="iris")
+    replica.readings.counts.update({IRIS: BAD, WINE: BAD})
+    replica.turn()
+    assert replica.sent() == [("ops", [("wine 1", "FIRING")])]
+    shown = {each.alert.target: each.silenced for each in (replica.alerts.get(one.id) for one in replica.listed())}
+    assert shown == {IRIS: True, WINE: False}
+    replica.turn(HOUR)
+    assert replica.sent()[-1] == ("ops", [("iris 1.0.0", "FIRING")])
+
+
+def test_nobody_hears_of_the_end_of_what_they_never_heard_of(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    silence = replica.silence(HOUR)
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.silences.end(silence)
+    replica.readings.counts[IRIS] = GOOD
+    replica.turn(TURN)
+    assert (replica.states(), replica.sent()) == (["RESOLVED"], [])
+
+
+def test_who_is_added_to_a_rule_is_told_of_what_nobody_knew(replica: Replica) -> None:
+    rule = replica.create(draft())
+    replica.create(draft(name="other", channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    assert len(replica.sent()) == 1
+    replica.rules.update(rule.id, draft(channels=TOLD), rule.etag)
+    replica.turn(TURN)
+    assert len(replica.sent()) == 2
+
+
+def test_an_alert_that_flaps_is_told_once_and_stays_until_it_is_quiet(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    for number in range(20):
+        replica.readings.counts[IRIS] = GOOD if number % 2 else BAD
+        replica.turn(MINUTE)
+    told = [alerts[0][1] for _, alerts in replica.sent()]
+    assert told == ["FIRING", "RESOLVED"] * 3 + ["FLAPPING FIRING"]
+    assert replica.states() == ["RESOLVED"] * 3 + ["FIRING"]
+    for _ in range(30):
+        replica.turn(MINUTE)
+    assert replica.states() == ["RESOLVED"] * 4
+    assert [alerts[0][1] for _, alerts in replica.sent()][7:] == ["FLAPPING RESOLVED"]
+
+
+def test_a_rule_that_is_switched_off_resolves_its_alerts_at_once(replica: Replica) -> None:
+    rule = replica.create(draft(channels=TOLD))
+    pending = replica.create(draft(name="waiting", hold=HOUR, channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.rules.update(rule.id, draft(channels=TOLD, enabled=False), "")
+    replica.rules.update(pending.id, draft(name="waiting", enabled=False), "")
+    (alert,) = replica.listed()
+    assert (alert.state, alert.message) == (AlertState.RESOLVED, "the rule was switched off by anonymous")
+    assert replica.sent()[-1] == ("ops", [("iris 1.0.0", "RESOLVED")])
+    replica.turn(TURN)
+    assert replica.states() == ["RESOLVED"]
+
+
+def test_a_rule_that_is_deleted_resolves_its_alerts_and_leaves_their_history(replica: Replica) -> None:
+    rule = replica.create(draft(channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.rules.delete(rule.id)
+    replica.turn(TURN)
+    (alert,) = replica.listed()
+    assert [event.message for event in replica.alerts.get(alert.id).history][1:] == [
+        "the rule was deleted by anonymous"
+    ]
+    assert replica.sent()[-1] == ("ops", [("iris 1.0.0", "RESOLVED")])
+
+
+def test_a_rule_that_is_changed_while_it_is_judged_is_judged_at_the_next_turn(replica: Replica) -> None:
+    rule = replica.create(draft())
+    replica.readings.counts[IRIS] = BAD
+
+    class Changing(Readings):
+        def total(self, model: str, version: str, window: Any) -> Totals:
+            replica.rules.update(rule.id, draft(threshold=0.9), "")
+            return super().total(model, version, window)
+
+    Replica(replica.database, Changing(replica.readings.counts), replica.clock).turn()
+    assert replica.listed() == []
+
+
+def test_a_changed_rule_judges_what_is_open(replica: Replica) -> None:
+    rule = replica.create(draft())
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.rules.update(rule.id, draft(threshold=0.9), rule.etag)
+    replica.turn(TURN)
+    (alert,) = replica.listed()
+    assert (alert.state, alert.threshold) == (AlertState.RESOLVED, 0.9)
+    assert alert.condition == "error_rate over 5m > 0.9"
+    with pytest.raises(Aborted) as refused:
+        replica.rules.update(rule.id, draft(), rule.etag)
+    assert refused.value.reason == "ETAG_MISMATCH"
+
+
+def test_the_most_specific_rule_of_a_name_takes_over(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.readings.counts = {IRIS: BAD, OLD: BAD, WINE: BAD}
+    replica.turn()
+    replica.create(draft(model="iris", threshold=0.9))
+    replica.create(draft(model="iris", version="0.9.0", threshold=0.2))
+    replica.create(draft(model="wine", enabled=False))
+    replica.turn(TURN)
+    found = {(alert.target, alert.threshold): alert for alert in replica.listed()}
+    assert {key: alert.state.name for key, alert in found.items()} == {
+        (IRIS, 0.1): "RESOLVED",
+        (OLD, 0.1): "RESOLVED",
+        (WINE, 0.1): "RESOLVED",
+        (OLD, 0.2): "FIRING",
+    }
+    assert found[WINE, 0.1].message == "the rule 'errors' of wine holds now"
+
+
+def test_a_version_that_another_replaced_is_done_with(replica: Replica) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.readings.counts = {OLD: GOOD}  # rolled back
+    replica.turn(TURN)
+    (alert,) = replica.listed()
+    assert (alert.state, alert.message) == (
+        AlertState.RESOLVED,
+        "iris 1.0.0 no longer answers: another version does",
+    )
+
+
+def test_without_any_traffic_an_alert_stays_or_goes_as_its_rule_says(replica: Replica) -> None:
+    replica.create(draft(name="stays"))
+    replica.create(draft(name="goes", missing_data=MissingData.RESOLVE))
+    replica.create(draft(name="misses", missing_data=MissingData.ALERT))
+    replica.create(draft(name="stopped", metric="inference_count", operator=Operator.LESS, threshold=10.0))
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.readings.counts, replica.readings.lately = {}, {"iris": ("1.0.0",)}
+    replica.turn(TURN)
+    assert {alert.rule_name: (alert.state.name, alert.value) for alert in replica.listed()} == {
+        "stays": ("FIRING", 0.5),
+        "goes": ("RESOLVED", None),
+        "misses": ("FIRING", None),
+        "stopped": ("FIRING", 0.0),
+    }
+
+
+def test_retraining_hears_of_what_may_be_cured_by_it_in_the_same_turn(replica: Replica) -> None:
+    drift: dict[str, Any] = {"type": AlertType.DRIFT, "metric": "effect", "window": 24 * HOUR, "threshold": 0.2}
+    checked = drift_check(drift_result("age", 0.5))
+    replica.create(draft())
+    replica.create(draft(name="drift", **drift, drift_type=checked.drifted_types[0]))
+    replica.create(draft(name="many", metric="inference_count", threshold=10.0))
+    replica.readings.counts[IRIS] = BAD
+    replica.readings.drift_checks[IRIS] = checked
+    replica.turn()
+    replica.turn(TURN)
+    causes = replica.execute("SELECT reason, alert_id, check_id FROM monitoring.retraining_causes ORDER BY reason")
+    by_rule = {alert.rule_name: alert.id for alert in replica.listed()}
+    assert [tuple(cause.values()) for cause in causes] == [
+        ("DRIFT_DETECTED", by_rule["drift"], checked.id),
+        ("ERROR_RATE_THRESHOLD", by_rule["errors"], None),
+    ]
+
+
+def test_a_rule_that_cannot_be_judged_keeps_nobody_from_the_others(replica: Replica) -> None:
+    class Slow(Readings):
+        def total(self, model: str, version: str, window: Any) -> Totals:
+            if window.seconds == 3_600:
+                raise Aborted("the database took too long", reason="DATABASE_TIMEOUT")
+            return Totals(window, BAD)
+
+    replica.create(draft(name="a", window=HOUR))
+    replica.create(draft(name="b"))
+    Replica(replica.database, Slow({IRIS: Counts()}), replica.clock).turn()
+    assert [alert.rule_name for alert in replica.listed()] == ["b"]
+
+
+def test_a_turn_ends_when_the_service_does(replica: Replica) -> None:
+    replica.create(draft())
+    replica.readings.counts[IRIS] = BAD
+    turn = replica.new_turn()
+    turn._stopping.set()
+    replica.evaluation.take(turn)
+    assert replica.listed() == []
+
+
+def test_a_channel_that_is_not_there_is_refused_and_one_that_a_rule_tells_is_not_deleted(replica: Replica) -> None:
+    rule = replica.create(draft(channels=TOLD))
+    with pytest.raises(InvalidArgument) as refused:
+        replica.rules.update(rule.id, draft(channels=("ops", "nobody")), "")
+    assert refused.value.reason == "CHANNEL_NOT_FOUND"
+    with pytest.raises(FailedPrecondition, match="errors") as in_use:
+        replica.channels.delete("ops")
+    assert in_use.value.reason == "CHANNEL_IN_USE"
+    replica.rules.update(rule.id, draft(), "")
+    replica.channels.delete("ops")
+
+
+def test_what_is_over_is_kept_for_a_year_and_what_is_open_for_as_long_as_it_is(replica: Replica) -> None:
+    replica.create(draft())
+    replica.create(draft(name="other", threshold=0.2))
+    replica.silence(HOUR)
+    replica.readings.counts[IRIS] = BAD
+    replica.turn()
+    replica.readings.counts[IRIS] = replace(GOOD, error_count=15)
+    replica.turn(TURN)
+    assert replica.states() == ["FIRING", "RESOLVED"]
+    for age, left in ((364, 2), (2, 1)):
+        replica.clock.forward(timedelta(days=age))
+        replica.keeping.take(replica.new_turn())
+        assert len(replica.listed()) == left
+    assert replica.states() == ["FIRING"]
+    assert replica.silences.page(ended=True, size=0, token="") == ([], "")
+
+
+def test_firing_alerts_are_counted_by_model_and_severity(replica: Replica) -> None:
+    replica.create(draft())
+    replica.create(draft(name="other"))
+    replica.create(draft(name="waits", hold=HOUR))
+    replica.readings.counts = {IRIS: BAD, OLD: GOOD, WINE: BAD}
+    replica.turn()
+    counts = {(each.model, each.severity.name): each.count for each in replica.alerts.open_counts()}
+    assert counts == {("iris", "CRITICAL"): 2, ("wine", "CRITICAL"): 2}

@@ -1,0 +1,173 @@
+"""What rules read: of which versions, which value, and why there is none."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from services.monitoring.alerts.conditions import Reading
+from services.monitoring.alerts.evaluation import RuleBook
+from services.monitoring.alerts.models import AlertType, MissingData, Operator, Target
+from services.monitoring.alerts.values import Values
+from services.monitoring.drift.models import DriftStatus, DriftType
+from services.monitoring.quality.models import QualityIssue, QualityStatus
+from tests.alerting import (
+    HOUR,
+    IRIS,
+    NOON,
+    Readings,
+    counted,
+    drift_check,
+    drift_result,
+    quality_check,
+    quality_finding,
+    rule,
+)
+
+OLD, WINE = Target("iris", "0.9.0"), Target("wine", "1")
+DRIFT: dict[str, Any] = {"type": AlertType.DRIFT, "metric": "effect", "window": 24 * HOUR}
+QUALITY: dict[str, Any] = {"type": AlertType.DATA_QUALITY, "metric": "violation_count", "window": 24 * HOUR}
+STOPPED: dict[str, Any] = {"metric": "inference_count", "operator": Operator.LESS, "threshold": 10.0}
+
+
+def read(readings: Readings, **changes: Any) -> Reading:
+    return Values(readings.sources, NOON).read(rule(**changes), IRIS)
+
+
+def targets(readings: Readings, **changes: Any) -> set[Target]:
+    return Values(readings.sources, NOON).targets(rule(**changes))
+
+
+def test_a_rule_is_judged_for_each_version_with_traffic_that_it_is_for() -> None:
+    readings = Readings({IRIS: counted(1), OLD: counted(1), WINE: counted(1)})
+    assert targets(readings) == {IRIS, OLD, WINE}
+    assert targets(readings, model="iris") == {IRIS, OLD}
+    assert targets(readings, model="iris", version="0.9.0") == {OLD}
+    assert targets(readings, model="unknown") == set()
+
+
+def test_what_failed_before_a_version_was_chosen_counts_as_errors_of_the_model() -> None:
+    readings = Readings({IRIS: counted(1), Target("iris", ""): counted(5)})
+    assert targets(readings) == {IRIS, Target("iris", "")}
+    assert targets(readings, type=AlertType.LATENCY, metric="p99_latency_ms") == {IRIS}
+
+
+@pytest.mark.parametrize("changes", [STOPPED, {"missing_data": MissingData.ALERT}], ids=str)
+def test_traffic_that_stops_is_missed_of_the_versions_that_answered_lately(changes: dict[str, Any]) -> None:
+    readings = Readings(lately={"iris": ("1.0.0",)})
+    assert targets(readings, **changes) == {IRIS}
+    assert targets(readings) == set()
+    assert targets(Readings({OLD: counted(0)}, {"iris": ("1.0.0",)}), **changes) == {OLD}
+    assert targets(Readings(), **changes, model="iris", version="1.0.0") == {IRIS}
+
+
+def test_a_version_in_whose_place_another_answers_is_not_missed() -> None:
+    values = Values(Readings({OLD: counted(0)}).sources, NOON)
+    assert values.replaced(rule(), IRIS)
+    assert not values.replaced(rule(), OLD)
+    assert not values.replaced(rule(), WINE)
+    assert not values.replaced(rule(model="iris", version="1.0.0", missing_data=MissingData.ALERT), IRIS)
+
+
+def test_metrics_are_read_by_their_names() -> None:
+    readings = Readings({IRIS: counted(25, judged_count=4, correct_count=3, feedback_count=5)})
+    assert read(readings) == Reading(0.25)
+    assert read(readings, metric="error_count") == Reading(25.0)
+    assert read(readings, metric="inference_count") == Reading(100.0)
+    assert read(readings, metric="accuracy") == Reading(0.75)
+    assert read(readings, metric="average_feedback_lag_s") == Reading(0.0)
+    slow = Readings({IRIS: counted(0, of=4, latency_sum_ms=Decimal(10), latency_max_ms=7.0)})
+    assert read(slow, type=AlertType.LATENCY, metric="average_latency_ms") == Reading(2.5)
+    assert read(slow, type=AlertType.LATENCY, metric="max_latency_ms") == Reading(7.0)
+
+
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("accuracy", "no feedback came over 5m"),
+        ("average_feedback_lag_s", "no feedback came over 5m"),
+        ("average_confidence", "no prediction had one over 5m"),
+    ],
+)
+def test_no_value_says_why(metric: str, why: str) -> None:
+    assert read(Readings({IRIS: counted(0)}), metric=metric) == Reading(None, why)
+
+
+def test_too_few_are_no_value() -> None:
+    assert read(Readings()) == Reading(None, "no prediction came over 5m")
+    failed = Readings({IRIS: counted(100)})
+    assert read(failed, type=AlertType.LATENCY, metric="p99_latency_ms").why == "no prediction succeeded over 5m"
+    few = Readings({IRIS: counted(3, of=5, judged_count=2, correct_count=1)})
+    assert read(few, min_count=6) == Reading(None, "5 predictions came over 5m, and min_count is 6")
+    assert read(few, min_count=5) == Reading(0.6)
+    assert read(few, metric="accuracy", min_count=3).why == "2 judged rows came over 5m, and min_count is 3"
+    assert read(few, metric="average_feedback_lag_s", min_count=3).why.startswith("0 rows with feedback")
+
+
+def test_drift_is_read_from_the_latest_check() -> None:
+    results = (
+        drift_result("age", 0.3),
+        drift_result("income", 0.5),
+        drift_result("prediction", 0.9, type=DriftType.PREDICTION),
+        drift_result("zip", 0.7, status=DriftStatus.OK),
+        drift_result("few", 9.0, status=DriftStatus.INSUFFICIENT_DATA),
+    )
+    readings = Readings(drift_checks={IRIS: drift_check(*results)})
+    found = read(readings, **DRIFT)
+    assert (found.value, found.check_id) == (0.9, drift_check().id)
+    assert found.cause == "prediction by 0.9, income by 0.5, age by 0.3"
+    assert read(readings, **{**DRIFT, "metric": "drifted_count"}).value == 3
+    assert read(readings, **DRIFT, drift_type=DriftType.INPUT).value == 0.5
+    assert read(readings, **DRIFT, feature="age").value == 0.3
+    assert read(readings, **DRIFT, feature="zip").value == 0.0
+    assert read(readings, **DRIFT, feature="few").value is None
+    assert (
+        read(readings, **DRIFT, drift_type=DriftType.CONCEPT).why == "the latest drift check has too little data for it"
+    )
+
+
+def test_quality_is_read_from_the_latest_check() -> None:
+    findings = (
+        quality_finding(QualityIssue.MISSING, "age", 0.2),
+        quality_finding(QualityIssue.MISSING, "income", 0.3),
+        quality_finding(QualityIssue.RANGE, "age", 0.01, violated=False),
+    )
+    readings = Readings(quality_checks={IRIS: quality_check(*findings)})
+    found = read(readings, **QUALITY)
+    assert (found.value, found.cause, found.check_id) == (2.0, "missing age, missing income", quality_check().id)
+    worst = read(readings, **{**QUALITY, "metric": "missing_rate"})
+    assert (worst.value, worst.cause) == (0.3, "income")
+    assert read(readings, **{**QUALITY, "metric": "missing_rate", "feature": "age"}).value == 0.2
+    assert read(readings, **{**QUALITY, "metric": "range_rate"}).value == 0.01
+    assert read(readings, **{**QUALITY, "metric": "outlier_rate"}).value == 0.0
+    few = Readings(quality_checks={IRIS: quality_check(status=QualityStatus.INSUFFICIENT_DATA)})
+    assert read(few, **QUALITY).why == "the latest quality check had too little data"
+
+
+@pytest.mark.parametrize("changes", [DRIFT, QUALITY], ids=["drift", "quality"])
+def test_a_check_that_is_older_than_the_window_is_no_value(changes: dict[str, Any]) -> None:
+    assert "of the last 24h" in read(Readings(), **changes).why
+    old = NOON - 24 * HOUR
+    readings = Readings(
+        drift_checks={IRIS: drift_check(drift_result("age", 0.3), to_time=old)},
+        quality_checks={IRIS: quality_check(to_time=old)},
+    )
+    assert "of the last 24h" in read(readings, **changes).why
+
+
+def test_the_most_specific_rule_of_a_name_holds_off_or_on() -> None:
+    everywhere, mine = rule(), rule(model="iris")
+    off = rule(model="iris", version="1.0.0", enabled=False)
+    book = RuleBook([everywhere, mine, off])
+    assert book.find("errors", WINE) is everywhere
+    assert book.find("errors", OLD) is mine
+    assert book.find("errors", IRIS) is off
+    assert book.find("other", IRIS) is None
+
+
+def test_many_causes_are_named_in_short() -> None:
+    results = [drift_result(f"f{number}", 1 - number / 10) for number in range(5)]
+    readings = Readings(drift_checks={IRIS: drift_check(*results)})
+    assert read(readings, **DRIFT).cause == "f0 by 1, f1 by 0.9, f2 by 0.8 and 2 more"
