@@ -143,7 +143,7 @@ class AddressRules:
         if parts.scheme not in DEFAULT_PORTS or (parts.scheme == "http" and not trusted):
             raise UrlRefused(f"{parts.scheme or 'no scheme'} is not allowed here: write an https:// URL")
         try:
-            port = parts.port or DEFAULT_PORTS[parts.scheme]
+            port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
         except ValueError:
             raise UrlRefused("its port is none: 1 to 65535 are") from None
         if port not in ALLOWED_PORTS and not trusted:

@@ -99,6 +99,8 @@ class Webhooks:
         with _bounded(connection, endpoint, until):
             connection.request("POST", endpoint.target, body, headers, preload_content=False)
             response = connection.getresponse()
+            if connection.overdue:  # a head that was cut off reads as one that has ended
+                raise TimeoutError
             status, retry_after = response.status, response.headers.get("Retry-After")
             _read_some(response)
         self._judge(endpoint, status, retry_after)

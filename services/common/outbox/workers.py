@@ -79,7 +79,12 @@ class OutboxWorkers:
         self._thread.start()
 
     def close(self, grace_s: float = 5.0) -> None:
-        """Take no more, and wait for what is on its way; what does not arrive in time is sent again elsewhere."""
+        """Take no more, and wait for what is on its way; what does not arrive in time is sent again elsewhere.
+
+        Closing twice is fine.
+        """
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._listener.close()
         deadline = time.monotonic() + grace_s

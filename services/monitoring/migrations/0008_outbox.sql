@@ -7,7 +7,7 @@ CREATE TABLE monitoring.outbox (
     state         text        NOT NULL DEFAULT 'WAITING',
     put_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_time      timestamptz NOT NULL DEFAULT clock_timestamp(),     -- not claimed before; once claimed, the lease's end
-    hold_time     timestamptz NOT NULL DEFAULT '-infinity',           -- until then nothing else goes to the destination
+    hold_time     timestamptz,                                        -- until then nothing else goes to the destination
     give_up_time  timestamptz NOT NULL,                               -- not tried again after
     attempt       integer     NOT NULL DEFAULT 0,                     -- claims so far, those that died included
     attempt_time  timestamptz,                                        -- of the latest

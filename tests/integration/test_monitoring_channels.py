@@ -1,0 +1,342 @@
+"""Channels over gRPC on a real PostgreSQL, with real receivers: set, shown, tested, told, deleted."""
+
+from __future__ import annotations
+
+import base64
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from pydantic import SecretStr
+
+from penstock.api.monitoring.v1 import channels_pb2 as pb
+from penstock.api.monitoring.v1.channels_pb2_grpc import ChannelServiceStub
+from services.common.errors import InvalidArgument
+from services.common.outbox.webhooks import signature
+from services.common.postgres import Database
+from services.monitoring.__main__ import build
+from services.monitoring.notifications.models import AlertNews, Notification
+from services.monitoring.parts import Parts
+from services.monitoring.settings import MonitoringSettings
+from tests.monitoring import eventually, reason
+from tests.receivers import Receiver, answers, receiving
+from tests.smtp import receiving_mail
+
+TIMEOUT_S = 60
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+REFUSED = grpc.StatusCode.FAILED_PRECONDITION
+SECRET = "a-secret-that-nobody-sees"
+NEWS = Notification(
+    [
+        AlertNews(
+            alert_id="a1", rule_id="r1", rule_name="errors", type="ERROR_RATE", severity="CRITICAL", state="FIRING",
+            model="iris", version="1.0.0", condition="error_rate > 0.1", message="error_rate is 0.4, > 0.1", value=0.4,
+            threshold=0.1, begin_time=datetime.now(UTC),
+        )
+    ]
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Running:
+    """A monitoring service, its channels, and what it is made of."""
+
+    stub: ChannelServiceStub
+    parts: Parts
+    url: str
+
+    def set(self, name: str, **kind: Any) -> pb.Channel:
+        return self.stub.SetChannel(
+            pb.SetChannelRequest(channel=pb.Channel(name=name, **kind)), timeout=TIMEOUT_S
+        ).channel
+
+    def webhook(self, name: str, url: str, secret: str = "") -> pb.Channel:
+        return self.set(name, webhook=pb.WebhookChannel(url=url, secret=secret))
+
+    def apprise(self, name: str, url: str) -> pb.Channel:
+        return self.set(name, apprise=pb.AppriseChannel(url=url))
+
+    def test(self, name: str) -> int:
+        return self.stub.TestChannel(pb.TestChannelRequest(name=name), timeout=TIMEOUT_S).duration_ms
+
+    def delete(self, name: str) -> None:
+        self.stub.DeleteChannel(pb.DeleteChannelRequest(name=name), timeout=TIMEOUT_S)
+
+    def list(self) -> list[pb.Channel]:
+        return list(self.stub.ListChannels(pb.ListChannelsRequest(), timeout=TIMEOUT_S).channels)
+
+    def notify(self, *names: str) -> list[str]:
+        with self.parts.database.transaction() as connection:
+            return [str(each) for each in self.parts.channels.notify(connection, names, NEWS)]
+
+
+@contextmanager
+def serving(url: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Iterator[Running]:
+    """Serve, and keep hold of the parts."""
+    kept: list[Parts] = []
+    made = Parts.__init__
+
+    def keep(self: Parts, *arguments: Any, **options: Any) -> None:
+        made(self, *arguments, **options)
+        kept.append(self)
+
+    monkeypatch.setattr(Parts, "__init__", keep)
+    given = {
+        "_env_file": None, "port": 0, "metrics_port": 0, "notification_allowed_hosts": "127.0.0.1,localhost",
+        "notification_interval_ms": 20, **settings,
+    }  # fmt: skip
+    with ExitStack() as stack:
+        server = build(MonitoringSettings(database_url=SecretStr(url), **given), stack)
+        port = server.open()
+        stack.callback(server.close)
+        channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
+        yield Running(ChannelServiceStub(channel), kept[-1], url)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "secrets.key"
+    path.write_bytes(base64.b64encode(os.urandom(32)))
+    return path
+
+
+@pytest.fixture
+def running(clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, key_file: Path) -> Iterator[Running]:
+    with serving(clone_database("monitoring"), monkeypatch, secrets_key_file=key_file) as served:
+        yield served
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as listening:
+        yield listening
+
+
+def test_a_webhook_is_set_shown_without_its_secrets_tested_and_told(running: Running, receiver: Receiver) -> None:
+    shown = running.webhook("team", receiver.url + "?token=" + SECRET, SECRET)
+    assert shown.webhook.url == f"http://127.0.0.1:{receiver.port}/***"
+    assert (shown.webhook.secret, shown.updated_by, shown.waiting_count) == ("", "anonymous", 0)
+    assert running.test("team") >= 0
+    (message_id,) = running.notify("team")
+    receiver.wait(2)
+    tested, told = receiver.posts
+    assert (tested.document["type"], told.document["type"]) == ("test", "alerts")
+    assert (told.message_id, told.document["id"]) == (message_id, message_id)
+    assert told.document["alerts"][0]["message"] == "error_rate is 0.4, > 0.1"
+    stamp = int(told.headers["X-Penstock-Signature"].split(",")[0].removeprefix("t="))
+    assert told.headers["X-Penstock-Signature"] == signature(SECRET, told.body, stamp)
+    eventually(lambda: running.list()[0].HasField("last_delivery_time"))
+
+
+def test_no_secret_is_in_the_database(running: Running, receiver: Receiver) -> None:
+    running.webhook("hook", receiver.url + "?token=" + SECRET, SECRET)
+    running.apprise("mail", f"mailtos://user:{SECRET}@example.com")
+    running.notify("hook")
+    with Database(running.url) as database, database.transaction() as connection:
+        for table in ("channels", "outbox"):
+            rows = connection.execute(f"SELECT * FROM monitoring.{table}".encode()).fetchall()
+            assert rows
+            assert SECRET not in repr(rows)
+    assert SECRET not in repr(running.list())
+
+
+def test_one_message_a_channel_in_the_callers_transaction_or_none(running: Running, receiver: Receiver) -> None:
+    running.webhook("one", receiver.url)
+    running.webhook("two", receiver.url)
+    with suppress(ZeroDivisionError), running.parts.database.transaction() as connection:
+        running.parts.channels.notify(connection, ["one", "two"], NEWS)
+        raise ZeroDivisionError
+    ids = running.notify("one", "two", "one")
+    assert len(ids) == 2
+    receiver.wait(2)
+    assert sorted(receiver.ids) == sorted(ids)
+
+
+def test_a_replaced_webhook_keeps_its_secret_unless_a_new_one_comes(running: Running, receiver: Receiver) -> None:
+    def signed_with() -> list[str]:
+        running.test("team")
+        post = receiver.posts[-1]
+        given = post.headers.get("X-Penstock-Signature", "")
+        stamp = int(given.split(",")[0].removeprefix("t=") or 0)
+        return [secret for secret in ("first" * 4, "second" * 4) if signature(secret, post.body, stamp) == given]
+
+    running.webhook("team", receiver.url, "first" * 4)
+    running.webhook("team", receiver.url + "/elsewhere")
+    assert signed_with() == ["first" * 4]
+    assert receiver.posts[-1].path == "/hook/elsewhere"
+    running.webhook("team", receiver.url, "second" * 4)
+    assert signed_with() == ["second" * 4]
+    running.delete("team")
+    running.webhook("team", receiver.url)
+    assert signed_with() == []
+    assert len(running.list()) == 1
+
+
+def test_a_channel_says_what_went_wrong_and_what_waits(running: Running, receiver: Receiver) -> None:
+    receiver.otherwise = answers(503, Retry_After="600")
+    running.webhook("team", receiver.url)
+    running.notify("team")
+    eventually(lambda: running.list()[0].last_error == "127.0.0.1 answered 503 Service Unavailable")
+    assert running.list()[0].waiting_count == 1
+    with pytest.raises(grpc.RpcError, match=r"127\.0\.0\.1 answered 503 Service Unavailable"):
+        running.test("team")
+    assert reason(lambda: running.test("team")) == (REFUSED, "NOT_DELIVERED")
+
+
+@pytest.mark.parametrize(
+    ("url", "why"),
+    [
+        ("http://example.com/", "URL_NOT_ALLOWED"),
+        ("https://10.0.0.1/", "URL_NOT_ALLOWED"),
+        ("https://169.254.169.254/latest/meta-data", "URL_NOT_ALLOWED"),
+        ("https://2130706433/", "URL_NOT_ALLOWED"),
+        ("https://[::ffff:10.0.0.1]/", "URL_NOT_ALLOWED"),
+        ("https://user:secret@example.com/", "URL_NOT_ALLOWED"),
+        ("", "URL_NOT_ALLOWED"),
+    ],
+)
+def test_a_url_that_leads_where_it_may_not_is_refused(running: Running, url: str, why: str) -> None:
+    assert reason(lambda: running.webhook("team", url)) == (INVALID, why)
+    assert running.list() == []
+
+
+@pytest.mark.parametrize("name", ["", "a" * 101, "a b", "-a", "a-", "größe", "a\0"])
+def test_a_name_that_is_none_is_refused(running: Running, receiver: Receiver, name: str) -> None:
+    for call in (lambda: running.webhook(name, receiver.url), lambda: running.test(name), lambda: running.delete(name)):
+        assert reason(call) == (INVALID, "INVALID_CHANNEL")
+
+
+def test_nonsense_is_refused(running: Running, receiver: Receiver) -> None:
+    for secret in ("short", "s" * 257, "a secret with spaces in it", "größer-als-sechzehn"):
+        assert reason(partial(running.webhook, "team", receiver.url, secret)) == (INVALID, "INVALID_CHANNEL")
+    assert reason(lambda: running.set("team")) == (INVALID, "INVALID_CHANNEL")
+    assert reason(lambda: running.apprise("team", "no-url")) == (INVALID, "INVALID_CHANNEL")
+    assert reason(lambda: running.apprise("team", "syslog://")) == (INVALID, "INVALID_CHANNEL")
+    assert reason(lambda: running.apprise("team", "json://127.0.0.1/")) == (INVALID, "URL_NOT_ALLOWED")
+    missing = (grpc.StatusCode.NOT_FOUND, "CHANNEL_NOT_FOUND")
+    assert reason(lambda: running.test("none")) == missing
+    assert reason(lambda: running.delete("none")) == missing
+
+
+def test_there_are_at_most_a_hundred(running: Running, receiver: Receiver) -> None:
+    with running.parts.database.transaction() as connection:
+        connection.execute(
+            "INSERT INTO monitoring.channels (name, kind, shown_url, plain, updated_by) "
+            "SELECT 'c' || n, 'webhook', '', '{}', '' FROM generate_series(1, 99) AS n"
+        )
+    running.webhook("last", receiver.url)
+    too_many = (grpc.StatusCode.RESOURCE_EXHAUSTED, "TOO_MANY_CHANNELS")
+    assert reason(lambda: running.webhook("one-more", receiver.url)) == too_many
+    running.webhook("last", receiver.url)
+
+
+def test_what_something_relies_on_stays(running: Running, receiver: Receiver) -> None:
+    running.webhook("team", receiver.url)
+    running.parts.channels.keep_while(lambda _, name: "the rule errors tells it" if name == "team" else "")
+    assert reason(lambda: running.delete("team")) == (REFUSED, "CHANNEL_IN_USE")
+    running.webhook("other", receiver.url)
+    running.delete("other")
+    assert [channel.name for channel in running.list()] == ["team"]
+    with running.parts.database.transaction() as connection:
+        running.parts.channels.require(connection, ["team"], field="rule.channels")
+        with pytest.raises(InvalidArgument) as caught:
+            running.parts.channels.require(connection, ["team", "other"], field="rule.channels")
+    assert caught.value.reason == "CHANNEL_NOT_FOUND"
+
+
+def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver: Receiver) -> None:
+    receiver.otherwise = answers(503, Retry_After="600")
+    running.webhook("team", receiver.url)
+    running.notify("team")
+    receiver.wait()
+    eventually(lambda: running.list()[0].last_error != "")
+    running.delete("team")
+    running.notify("team")  # as a rule might that has not heard of it
+    failed = "SELECT count(*) AS count FROM monitoring.outbox WHERE state = 'FAILED'"
+
+    def count() -> int:
+        with running.parts.database.transaction() as connection:
+            row = connection.execute(failed).fetchone()
+            return int(row["count"]) if row else 0
+
+    eventually(lambda: count() == 2)
+    assert len(receiver.posts) == 1
+
+
+def test_without_a_key_secrets_are_refused_with_what_to_do(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    missing = (REFUSED, "SECRETS_KEY_MISSING")
+    with serving(clone_database("monitoring"), monkeypatch) as running:
+        assert reason(lambda: running.webhook("team", receiver.url, SECRET)) == missing
+        assert reason(lambda: running.webhook("team", receiver.url + "?token=1")) == missing
+        with pytest.raises(grpc.RpcError, match="openssl rand -base64 32"):
+            running.apprise("mail", "mailtos://user:password@example.com")
+        running.webhook("team", receiver.url)
+        running.test("team")
+
+
+def test_a_lost_key_is_told_and_the_channel_can_be_set_again(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver, key_file: Path
+) -> None:
+    url = clone_database("monitoring")
+    with serving(url, monkeypatch, secrets_key_file=key_file) as running:
+        running.webhook("team", receiver.url, SECRET)
+        key_file.write_bytes(base64.b64encode(os.urandom(32)))
+        with pytest.raises(grpc.RpcError, match="set it again"):
+            running.test("team")
+        assert reason(lambda: running.webhook("team", receiver.url)) == (REFUSED, "SECRETS_KEY_CHANGED")
+        assert len(running.list()) == 1
+        running.webhook("team", receiver.url, SECRET)
+        running.test("team")
+
+
+@pytest.mark.slow  # each message loads apprise in a process of its own
+def test_mail_is_sent_by_apprise_to_whom_the_operator_allows(running: Running) -> None:
+    with receiving_mail() as mailbox:
+        shown = running.apprise(
+            "mail", f"mailto://127.0.0.1:{mailbox.port}/?from=penstock@example.com&to=ann@example.com"
+        )
+        assert shown.apprise.url == "mailto://***"
+        running.test("mail")
+        running.notify("mail")
+        eventually(lambda: len(mailbox.messages) == 2)
+    tested, told = mailbox.messages
+    assert "a test of mail" in tested
+    assert "CRITICAL: errors, iris 1.0.0" in told
+    assert "error_rate is 0.4, > 0.1" in told
+
+
+@pytest.mark.slow
+def test_apprise_reaches_no_private_address_and_no_file(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, key_file: Path
+) -> None:
+    options = {"secrets_key_file": key_file, "notification_allowed_hosts": "", "apprise_schemes": "mailto,gotify,slack"}
+    with serving(clone_database("monitoring"), monkeypatch, **options) as running, receiving() as receiver:
+        running.apprise("gotify", f"gotify://127.0.0.1:{receiver.port}/token")
+        running.apprise("name", f"gotify://localhost:{receiver.port}/token")
+        for name in ("gotify", "name"):
+            with pytest.raises(grpc.RpcError, match="not reached from here"):
+                running.test(name)
+        assert receiver.posts == []
+        assert reason(lambda: running.apprise("slack", "slack://nonsense")) == (INVALID, "INVALID_CHANNEL")
+
+
+@pytest.mark.slow
+def test_a_refusal_by_apprises_receiver_says_its_status_and_no_secret(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver, key_file: Path
+) -> None:
+    receiver.otherwise = answers(401)
+    options = {"secrets_key_file": key_file, "apprise_schemes": "gotify"}
+    with serving(clone_database("monitoring"), monkeypatch, **options) as running:
+        running.apprise("gotify", f"gotify://127.0.0.1:{receiver.port}/{SECRET}")
+        with pytest.raises(grpc.RpcError, match="401") as caught:
+            running.test("gotify")
+        assert SECRET not in str(caught.value)

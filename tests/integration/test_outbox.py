@@ -1,0 +1,354 @@
+"""The outbox on a real PostgreSQL: what is put, claimed, marked, and what its workers make of it."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from services.common.errors import InvalidArgument, Unavailable
+from services.common.outbox import Message, Outbox, OutboxCollector, Undeliverable, store
+from services.common.postgres import Database
+from tests.monitoring import eventually
+from tests.outbox import QUICK, delivering, opened, put, rows, states
+
+LEASE_S = 20.0
+
+
+@dataclass(frozen=True)
+class Box:
+    """An outbox with nothing in it yet."""
+
+    url: str
+    database: Database
+    outbox: Outbox
+
+    def put(self, destination: str = "team", body: bytes = b"{}", *, give_up_s: float = 3_600.0) -> UUID:
+        return put(self.database, self.outbox, destination, body, give_up_s=give_up_s)
+
+    def claim(self, lease_s: float = LEASE_S) -> Message | None:
+        return self.outbox.claim("worker", lease_s)
+
+    def claimed(self, lease_s: float = LEASE_S) -> Message:
+        message = self.claim(lease_s)
+        assert message is not None
+        return message
+
+    def put_back(self, message: Message, *, delay_s: float = 0.0, hold_s: float = 0.0) -> bool | None:
+        return self.outbox.put_back(message, delay_s=delay_s, hold_s=hold_s, reason="DOWN", error="it is down")
+
+
+@pytest.fixture
+def box(clone_database: Callable[[str], str]) -> Iterator[Box]:
+    url = clone_database("monitoring")
+    with opened(url) as (database, outbox):
+        yield Box(url, database, outbox)
+
+
+def test_a_message_is_there_if_and_only_if_what_it_tells_of_is(box: Box) -> None:
+    with suppress(ZeroDivisionError), box.database.transaction() as connection:
+        box.outbox.put(connection, "team", b"never")
+        raise ZeroDivisionError
+    assert box.claim() is None
+    message_id = box.put(body=b"\x00\xff")
+    message = box.claimed()
+    assert (message.message_id, message.destination, message.body) == (message_id, "team", b"\x00\xff")
+    assert (message.attempt, message.token, message_id.version) == (1, 1, 7)
+
+
+def test_a_message_that_is_there_already_changes_nothing(box: Box) -> None:
+    message_id = uuid4()
+    for body in (b"first", b"second"):
+        assert put(box.database, box.outbox, "team", body, message_id=message_id) == message_id
+    assert box.claimed().body == b"first"
+    assert len(rows(box.url)) == 1
+
+
+def test_a_message_that_is_too_large_is_refused(box: Box) -> None:
+    box.put(body=b"x" * 256 * 1024)
+    with pytest.raises(InvalidArgument) as caught:
+        box.put(body=b"x" * (256 * 1024 + 1))
+    assert caught.value.reason == "MESSAGE_TOO_LARGE"
+
+
+def test_one_message_at_a_time_is_on_its_way_to_a_destination(box: Box) -> None:
+    first, second, other = box.put("a"), box.put("a"), box.put("b")
+    message = box.claimed()
+    assert message.message_id == first
+    assert box.claimed().message_id == other
+    assert box.claim() is None
+    assert box.outbox.delivered(message)
+    assert box.claimed().message_id == second
+
+
+def test_what_was_tried_least_goes_first(box: Box) -> None:
+    first, second = box.put(), box.put()
+    assert box.put_back(box.claimed())
+    message = box.claimed()
+    assert message.message_id == second
+    box.outbox.delivered(message)
+    again = box.claimed()
+    assert (again.message_id, again.attempt) == (first, 2)
+
+
+def test_a_lease_that_is_over_lets_another_send_and_the_first_can_mark_nothing(box: Box) -> None:
+    box.put()
+    lost = box.claimed(lease_s=0.001)
+    taken: list[Message] = []
+    eventually(lambda: bool(taken or taken.extend(filter(None, [box.claim()])) or taken))
+    (message,) = taken
+    assert (message.message_id, message.attempt, message.token) == (lost.message_id, 2, 2)
+    assert box.put_back(lost) is None
+    assert not box.outbox.fail(lost, reason="LATE", error="late")
+    assert not box.outbox.delivered(lost)
+    assert box.outbox.delivered(message)
+    assert not box.outbox.delivered(message)
+    assert states(box.url) == ["DELIVERED"]
+
+
+def test_a_delay_is_waited_and_what_a_receiver_asks_for_holds_all_that_goes_there(box: Box) -> None:
+    box.put("a")
+    box.put("a")
+    box.put("b")
+    message = box.claimed()
+    assert box.put_back(message, delay_s=700, hold_s=600)
+    assert box.claimed().destination == "b"
+    assert box.claim() is None
+    delayed, held, _ = rows(box.url)
+    assert timedelta(seconds=590) < delayed["hold_time"] - delayed["attempt_time"] < timedelta(seconds=610)
+    assert timedelta(seconds=690) < delayed["due_time"] - delayed["attempt_time"] < timedelta(seconds=710)
+    assert (delayed["error_reason"], delayed["error_message"]) == ("DOWN", "it is down")
+    assert (held["attempt"], held["state"]) == (0, "WAITING")
+
+
+def test_a_message_is_given_up_by_its_age_and_kept_with_its_error(box: Box) -> None:
+    box.put(give_up_s=60)
+    assert box.put_back(box.claimed(), delay_s=61) is False
+    (row,) = rows(box.url)
+    assert (row["state"], row["error_reason"], row["end_time"] is None) == ("FAILED", "DOWN", False)
+    assert box.claim() is None
+
+
+def test_one_that_is_too_old_before_it_was_ever_tried_is_tried_once(box: Box) -> None:
+    box.put(give_up_s=-1)
+    assert box.put_back(box.claimed()) is False
+    assert states(box.url) == ["FAILED"]
+
+
+def test_one_whose_every_attempt_took_its_process_down_is_given_up(box: Box) -> None:
+    box.put(give_up_s=-1)
+    box.claimed(lease_s=0)
+    assert box.claim() is None
+    assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 1
+    (row,) = rows(box.url)
+    assert (row["state"], row["error_reason"]) == ("FAILED", "WORKER_LOST")
+
+
+def test_what_arrived_has_arrived_even_if_it_was_given_up_meanwhile(box: Box) -> None:
+    box.put(give_up_s=-1)
+    message = box.claimed(lease_s=0)
+    box.outbox.expire(delivered_kept_s=60, failed_kept_s=60)
+    assert states(box.url) == ["FAILED"]
+    assert box.outbox.delivered(message)
+    (row,) = rows(box.url)
+    assert (row["state"], row["error_message"]) == ("DELIVERED", "")
+
+
+def test_what_is_old_is_deleted_by_its_state(box: Box) -> None:
+    for _ in range(3):
+        box.put()
+        box.outbox.delivered(box.claimed())
+    box.put()
+    box.outbox.fail(box.claimed(), reason="GONE", error="gone")
+    box.put()
+    assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 0
+    assert box.outbox.expire(delivered_kept_s=0, failed_kept_s=60, limit=2) == 2
+    assert box.outbox.expire(delivered_kept_s=0, failed_kept_s=60, limit=2) == 1
+    assert states(box.url) == ["FAILED", "WAITING"]
+    assert box.outbox.expire(delivered_kept_s=0, failed_kept_s=0) == 1
+    assert states(box.url) == ["WAITING"]
+
+
+def test_a_destination_that_is_down_for_long_does_not_fill_the_disk(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_WAITING", 2)
+    for _ in range(3):
+        box.put("down")
+    box.put("up")
+    assert states(box.url) == ["WAITING", "WAITING", "FAILED", "WAITING"]
+    assert rows(box.url)[2]["error_reason"] == "OUTBOX_FULL"
+
+
+def test_a_destination_that_is_dropped_gets_nothing_more(box: Box) -> None:
+    box.put("a")
+    box.put("b")
+    with box.database.transaction() as connection:
+        box.outbox.drop(connection, "a", reason="DELETED", message="it was deleted")
+    assert states(box.url) == ["FAILED", "WAITING"]
+
+
+def test_destinations_say_what_waits_what_arrived_and_what_went_wrong(box: Box) -> None:
+    box.put("a")
+    box.put("a")
+    standing = box.outbox.destinations(["a", "b"])
+    assert (standing["a"].waiting_count, standing["a"].last_delivery_time, standing["a"].last_error) == (2, None, "")
+    box.put_back(box.claimed())
+    assert box.outbox.destinations(["a"])["a"].last_error == "it is down"
+    message = box.claimed()
+    box.outbox.delivered(message)
+    after = box.outbox.destinations(["a", "b"])
+    assert (after["a"].waiting_count, after["a"].last_error) == (1, "")
+    assert after["a"].last_delivery_time is not None
+    assert after["b"].waiting_count == 0
+    assert box.outbox.destinations([]) == {}
+
+
+def test_odd_texts_are_kept(box: Box) -> None:
+    box.put("größe 🙂")
+    message = box.claimed()
+    box.outbox.fail(message, reason="ODD", error="a\0b" + "x" * 2_000)
+    (row,) = rows(box.url)
+    assert row["error_message"].startswith("a bx")
+    assert len(row["error_message"]) == 1_000
+
+
+def test_many_who_claim_at_once_never_get_the_same_nor_two_of_one_destination(box: Box) -> None:
+    for number in range(30):
+        box.put(f"d{number % 10}")
+    with ThreadPoolExecutor(8) as pool:
+        claimed = [message for message in pool.map(lambda _: box.claim(), range(40)) if message is not None]
+    assert sorted(message.destination for message in claimed) == sorted(f"d{number}" for number in range(10))
+
+
+def test_workers_of_two_replicas_deliver_each_message_once(box: Box) -> None:
+    came: Counter[UUID] = Counter()
+    at_once: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    lock = threading.Lock()
+
+    def deliver(message: Message) -> None:
+        with lock:
+            came[message.message_id] += 1
+            at_once[message.destination] += 1
+            most[message.destination] = max(most[message.destination], at_once[message.destination])
+        with lock:
+            at_once[message.destination] -= 1
+
+    ids = [box.put(f"d{number % 5}") for number in range(40)]
+    with delivering(box.outbox, deliver), delivering(box.outbox, deliver):
+        ids += [box.put(f"d{number % 5}") for number in range(40)]
+        eventually(lambda: set(states(box.url)) == {"DELIVERED"})
+    assert came == Counter(ids)
+    assert set(most.values()) == {1}
+
+
+def test_a_slow_destination_holds_up_no_other(box: Box) -> None:
+    released, came = threading.Event(), Counter[str]()
+
+    def deliver(message: Message) -> None:
+        if message.destination == "slow":
+            released.wait(60)
+        came[message.destination] += 1
+
+    with delivering(box.outbox, deliver, replace(QUICK, slots=2)):
+        for _ in range(10):
+            box.put("slow")
+        for _ in range(10):
+            box.put("fast")
+        eventually(lambda: came["fast"] == 10)
+        assert came["slow"] == 0
+        released.set()
+        eventually(lambda: came["slow"] == 10)
+
+
+def test_a_failure_is_tried_again_under_the_same_id_until_it_arrives(box: Box) -> None:
+    came: list[tuple[UUID, bytes, int]] = []
+
+    def deliver(message: Message) -> None:
+        came.append((message.message_id, message.body, message.attempt))
+        if message.attempt == 1:
+            raise Unavailable("it is down", reason="DOWN")
+        if message.attempt == 2:
+            raise ZeroDivisionError
+
+    with delivering(box.outbox, deliver) as workers:
+        message_id = box.put(body=b"body")
+        eventually(lambda: states(box.url) == ["DELIVERED"])
+    assert came == [(message_id, b"body", attempt) for attempt in (1, 2, 3)]
+    assert (workers.delivered_count, workers.retried_count, workers.failed_count) == (1, 2, 0)
+
+
+def test_what_no_later_attempt_can_help_is_given_up_at_once(box: Box) -> None:
+    def deliver(message: Message) -> None:
+        raise Undeliverable("nobody is there", reason="NOBODY")
+
+    with delivering(box.outbox, deliver) as workers:
+        box.put()
+        eventually(lambda: states(box.url) == ["FAILED"])
+        assert workers.failed_count == 1
+    (row,) = rows(box.url)
+    assert (row["attempt"], row["error_reason"]) == (1, "NOBODY")
+
+
+def test_what_a_receiver_asks_for_is_waited_for(box: Box) -> None:
+    def deliver(message: Message) -> None:
+        raise Unavailable("not now", reason="BUSY", retry_after_s=500)
+
+    with delivering(box.outbox, deliver):
+        box.put()
+        eventually(lambda: rows(box.url)[0]["error_reason"] == "BUSY")
+    (row,) = rows(box.url)
+    assert row["attempt"] == 1
+    assert row["due_time"] - row["attempt_time"] > timedelta(seconds=490)
+    assert row["hold_time"] - row["attempt_time"] > timedelta(seconds=490)
+
+
+def test_an_end_waits_for_what_is_on_its_way_and_takes_no_more(box: Box) -> None:
+    begun, released = threading.Event(), threading.Event()
+
+    def deliver(_message: Message) -> None:
+        begun.set()
+        released.wait(30)
+
+    with delivering(box.outbox, deliver, replace(QUICK, slots=1)) as workers:
+        box.put("a")
+        assert begun.wait(20)
+        box.put("b")
+        ending = threading.Thread(target=workers.close, args=(30,))
+        ending.start()
+        eventually(workers._stopping.is_set)
+        released.set()
+        ending.join(30)
+    assert states(box.url) == ["DELIVERED", "WAITING"]
+
+
+def test_prometheus_hears_what_waits_how_long_and_what_became_of_it(box: Box) -> None:
+    def deliver(message: Message) -> None:
+        if message.destination == "down":
+            raise Unavailable("it is down", reason="DOWN", retry_after_s=600)
+        if message.destination == "gone":
+            raise Undeliverable("it is gone")
+
+    registry = CollectorRegistry()
+    with delivering(box.outbox, deliver) as workers:
+        registry.register(OutboxCollector(box.outbox, workers))
+        for destination in ("up", "down", "gone"):
+            box.put(destination)
+        eventually(lambda: workers.delivered_count + workers.retried_count + workers.failed_count == 3)
+        page = generate_latest(registry).decode()
+    for line in (
+        'penstock_outbox_attempts_total{outcome="delivered"} 1.0',
+        'penstock_outbox_attempts_total{outcome="retried"} 1.0',
+        'penstock_outbox_attempts_total{outcome="failed"} 1.0',
+        'penstock_outbox_messages{state="waiting"} 1.0',
+        'penstock_outbox_messages{state="failed"} 1.0',
+    ):
+        assert line in page
+    assert "penstock_outbox_oldest_age_seconds" in page
