@@ -5,9 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common.server import Service
+from services.monitoring.export.events import EventExports
+from services.monitoring.export.metrics import MetricsExports
+from services.monitoring.export.servicer import ExportServicer, service
+from services.monitoring.export.store import ExportStore
+from services.monitoring.gauges import ModelCollector, Sources
 from services.monitoring.parts import Parts
 
 
-def assemble(parts: Parts) -> Sequence[Service]:  # noqa: ARG001 - nothing is built of it yet
+def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
-    return ()
+    events = EventExports(ExportStore(parts.database), parts.retention, parts.clock)
+    sources = Sources(parts.metrics, parts.drift, parts.quality, parts.alerts)
+    parts.registry.register(ModelCollector(sources, parts.clock, max_versions=parts.settings.metrics_max_versions))
+    return (service(ExportServicer(events, MetricsExports(parts.metrics))),)

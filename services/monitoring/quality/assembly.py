@@ -6,8 +6,19 @@ from collections.abc import Sequence
 
 from services.common.server import Service
 from services.monitoring.parts import Parts
+from services.monitoring.quality.checks import QualityChecks, Sources
+from services.monitoring.quality.servicer import QualityServicer, service
+from services.monitoring.quality.store import QualityStore
+from services.monitoring.quality.unreferenced import Unreferenced
+
+LOOK_INTERVAL_S = 15.0
+"""How often it is looked for versions whose time has come."""
 
 
-def assemble(parts: Parts) -> Sequence[Service]:  # noqa: ARG001 - nothing is built of it yet
+def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
-    return ()
+    store = QualityStore(parts.database)
+    sources = Sources(parts.configurations, parts.metrics, parts.profiles, parts.live, Unreferenced(store))
+    parts.quality = QualityChecks(store, sources, parts.clock)
+    parts.chores.add("quality", parts.quality.check_due, interval_s=LOOK_INTERVAL_S)
+    return (service(QualityServicer(parts.quality)),)

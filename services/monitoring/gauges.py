@@ -1,0 +1,263 @@
+"""What Prometheus reads of each model: all traffic, whichever replica took it, as the database has it.
+
+Every replica says the same, so whoever reads several takes the largest of a value and adds up none:
+`max by (model, version) (rate(penstock_model_requests_total[5m]))`.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from itertools import accumulate
+from typing import Final, Protocol
+
+import structlog
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.common.errors import DomainError
+from services.monitoring.alerts.models import OpenCount, Severity
+from services.monitoring.drift.models import DriftCheck, DriftStatus
+from services.monitoring.models import Window
+from services.monitoring.quality.models import QualityCheck, QualityStatus
+from services.monitoring.rollups.latency import Latencies
+from services.monitoring.rollups.models import Answer, Counts, Granularity, Question
+
+_log = structlog.get_logger(__name__)
+Clock = Callable[[], datetime]
+FRESH_S: Final = 10.0
+"""Scrapes that come sooner get the same answer: several Prometheus servers cost no more than one."""
+BUDGET_S: Final = 5.0
+"""A scrape asks the database for so long; the models that it did not come to keep what was read of them last."""
+LATELY: Final = timedelta(days=1)
+"""Versions without traffic for so long are told no longer, and accuracy is that of so long."""
+LATENCY_BOUNDS_MS: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0,
+                            10_000.0, 30_000.0)  # fmt: skip
+_LABELS = ("model", "version")
+Key = tuple[str, str]
+
+
+class MetricsSource(Protocol):
+    """Metrics, and who had traffic."""
+
+    def series(self, question: Question) -> Answer:
+        """Count a window step by step."""
+
+    def models(self, window: Window) -> Sequence[str]:
+        """Name the models that had traffic."""
+
+
+class DriftSource(Protocol):
+    """Drift checks."""
+
+    def latest(self, model: str, version: str) -> DriftCheck | None:
+        """Find the latest check."""
+
+
+class QualitySource(Protocol):
+    """Quality checks."""
+
+    def latest(self, model: str, version: str) -> QualityCheck | None:
+        """Find the latest check."""
+
+
+class AlertSource(Protocol):
+    """Alerts."""
+
+    def open_counts(self) -> Sequence[OpenCount]:
+        """Count the alerts that fire."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where the values come from."""
+
+    metrics: MetricsSource
+    drift: DriftSource
+    quality: QualitySource
+    alerts: AlertSource
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """Counts that never go back. `latencies` has a place for each bound, and one for what lies above."""
+
+    requests: int = 0
+    errors: int = 0
+    latency_ms: float = 0.0
+    latencies: tuple[int, ...] = (0,) * (len(LATENCY_BOUNDS_MS) + 1)
+
+    @classmethod
+    def of(cls, counts: Counts) -> Tally:
+        """Fold a count."""
+        latencies = _folded(counts.latencies)
+        return cls(counts.inference_count, counts.error_count, float(counts.latency_sum_ms), latencies)
+
+    def since(self, base: Tally) -> Tally:
+        """Give what came on top of an earlier count."""
+        latencies = tuple(one - other for one, other in zip(self.latencies, base.latencies, strict=True))
+        return Tally(
+            self.requests - base.requests, self.errors - base.errors, self.latency_ms - base.latency_ms, latencies
+        )
+
+    def at_least(self, before: Tally) -> Tally:
+        """Go back in nothing: a span that waits for its recount may be read as it stood before."""
+        latencies = tuple(max(one, other) for one, other in zip(self.latencies, before.latencies, strict=True))
+        return Tally(
+            max(self.requests, before.requests),
+            max(self.errors, before.errors),
+            max(self.latency_ms, before.latency_ms),
+            latencies,
+        )
+
+
+def _folded(latencies: Latencies) -> tuple[int, ...]:
+    """Count by coarser bounds; what lies within 1 % of one may be on its other side."""
+    counts = [0] * (len(LATENCY_BOUNDS_MS) + 1)
+    for bin_ in latencies.bounds():
+        counts[bisect_left(LATENCY_BOUNDS_MS, (bin_.from_ms + bin_.to_ms) / 2)] += bin_.count
+    return tuple(counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is known of a version."""
+
+    tally: Tally
+    lately: Counts
+    drift: DriftCheck | None = None
+    quality: QualityCheck | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What a scrape is answered with."""
+
+    versions: Mapping[Key, Seen] = field(default_factory=dict)
+    unlisted: int = 0
+    alerts: Sequence[OpenCount] = ()
+
+
+class ModelCollector(Collector):
+    """Reads what is kept when it is asked, at most every FRESH_S seconds, for at most `max_versions` versions.
+
+    Requests and errors count from the beginning of this process, in spite of coming from the database, so that a
+    restart is what Prometheus takes it for: a counter that begins again.
+    """
+
+    def __init__(self, sources: Sources, clock: Clock, *, max_versions: int) -> None:
+        self._sources = sources
+        self._clock = clock
+        self._max_versions = max_versions
+        self._since = Granularity.DAY.floor(clock())
+        self._bases: dict[Key, Tally] = {}
+        self._based: set[str] = set()
+        self._view = View()
+        self._read_s: float | None = None
+        self._lock = threading.Lock()
+
+    def collect(self) -> Iterator[Metric]:
+        """Answer a scrape; while the database is away, with what was read last."""
+        with self._lock:
+            if self._read_s is None or time.monotonic() - self._read_s >= FRESH_S:
+                try:
+                    self._view = self._read()
+                except DomainError as error:
+                    _log.info("models not counted", reason=error.reason)
+                self._read_s = time.monotonic()
+            view = self._view
+        yield from _traffic(view)
+        yield from _truth(view)
+        yield from _alerts(view)
+
+    def _read(self) -> View:
+        now, until_s = self._clock(), time.monotonic() + BUDGET_S
+        found: dict[Key, Seen] = {}
+        for model in self._sources.metrics.models(Window(now - LATELY, now)):
+            if time.monotonic() > until_s:
+                _log.warning("not all models counted, the rest keeps what it had", budget_s=BUDGET_S)
+                found.update({key: seen for key, seen in self._view.versions.items() if key not in found})
+                break
+            found.update(self._read_model(model, now))
+        busiest = sorted(found, key=lambda key: (-found[key].lately.inference_count, key))[: self._max_versions]
+        listed = {key: self._with_checks(key, found[key]) for key in sorted(busiest)}
+        return View(listed, len(found) - len(listed), self._sources.alerts.open_counts())
+
+    def _read_model(self, model: str, now: datetime) -> Iterator[tuple[Key, Seen]]:
+        lately = self._count(model, now - LATELY, now, Granularity.HOUR)
+        for version, counts in self._count(model, self._since, now, Granularity.DAY).items():
+            key, total = (model, version), Tally.of(counts)
+            # Who was there before this process begins at 0; who comes later came from nothing.
+            base = self._bases.setdefault(key, Tally() if model in self._based else total)
+            before = self._view.versions.get(key)
+            tally = total.since(base).at_least(before.tally if before else Tally())
+            if version in lately:
+                yield key, Seen(tally, lately[version])
+        self._based.add(model)
+
+    def _count(self, model: str, since: datetime, now: datetime, step: Granularity) -> dict[str, Counts]:
+        question = Question(model, "", since, now, step, by_version=True)
+        return {series.version: series.total.counts for series in self._sources.metrics.series(question).series}
+
+    def _with_checks(self, key: Key, seen: Seen) -> Seen:
+        return replace(seen, drift=self._sources.drift.latest(*key), quality=self._sources.quality.latest(*key))
+
+
+def _traffic(view: View) -> Iterator[Metric]:
+    requests = CounterMetricFamily("penstock_model_requests", "Predictions, failed ones too.", labels=_LABELS)
+    errors = CounterMetricFamily("penstock_model_errors", "Predictions that failed.", labels=_LABELS)
+    latency = HistogramMetricFamily(
+        "penstock_model_latency_seconds", "Latency of successful predictions, in s.", labels=_LABELS
+    )
+    bounds = [*(f"{bound / 1000:g}" for bound in LATENCY_BOUNDS_MS), "+Inf"]
+    for key, seen in view.versions.items():
+        requests.add_metric(key, seen.tally.requests)
+        errors.add_metric(key, seen.tally.errors)
+        buckets = list(zip(bounds, map(float, accumulate(seen.tally.latencies)), strict=True))
+        latency.add_metric(key, buckets, seen.tally.latency_ms / 1000)
+    yield from (requests, errors, latency)
+    unlisted = "Versions with traffic that are not told: the busiest are, PENSTOCK_METRICS_MAX_VERSIONS of them."
+    yield GaugeMetricFamily("penstock_model_unlisted_versions", unlisted, value=view.unlisted)
+
+
+def _truth(view: View) -> Iterator[Metric]:
+    judged = _gauge("judged_rows", "Rows judged right or wrong, of the predictions of the last 24 hours.")
+    accuracy = _gauge("accuracy", "Rows judged right of those judged, of the predictions of the last 24 hours.")
+    effect = _gauge("drift_effect", "The largest effect that the latest drift check found.")
+    drifted = _gauge("drifted", "Whether the latest drift check found drift.")
+    drift_time = _gauge("drift_check_timestamp_seconds", "When the latest drift check was made.")
+    violations = _gauge("quality_violations", "Violations that the latest quality check found.")
+    quality_time = _gauge("quality_check_timestamp_seconds", "When the latest quality check was made.")
+    for key, seen in view.versions.items():
+        judged.add_metric(key, seen.lately.judged_count)
+        if seen.lately.judged_count:
+            accuracy.add_metric(key, seen.lately.correct_count / seen.lately.judged_count)
+        if seen.drift is not None:
+            drift_time.add_metric(key, seen.drift.create_time.timestamp())
+            if seen.drift.status is not DriftStatus.INSUFFICIENT_DATA:
+                effect.add_metric(key, seen.drift.effect)
+                drifted.add_metric(key, seen.drift.status is DriftStatus.DRIFTED)
+        if seen.quality is not None:
+            quality_time.add_metric(key, seen.quality.create_time.timestamp())
+            if seen.quality.status is not QualityStatus.INSUFFICIENT_DATA:
+                violations.add_metric(key, seen.quality.violation_count)
+    yield from (judged, accuracy, effect, drifted, drift_time, violations, quality_time)
+
+
+def _gauge(name: str, documentation: str) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"penstock_model_{name}", documentation, labels=_LABELS)
+
+
+def _alerts(view: View) -> Iterator[Metric]:
+    alerts = GaugeMetricFamily(
+        "penstock_model_open_alerts", "Alerts that fire, acknowledged ones too.", labels=("model", "severity")
+    )
+    counts = {(model, severity): 0 for model in sorted({model for model, _ in view.versions}) for severity in Severity}
+    counts.update({(one.model, one.severity): one.count for one in view.alerts})
+    for (model, severity), count in counts.items():
+        alerts.add_metric((model, severity.name.lower()), count)
+    yield alerts
