@@ -64,7 +64,7 @@ def test_sql_stays_in_the_stores(path: Path) -> None:
 @pytest.mark.parametrize("path", ours(SERVICES), ids=named)
 def test_stores_know_no_use_case_and_use_cases_no_servicer(path: Path) -> None:
     modules = list(imports(path))
-    if path.name not in ("servicer.py", "__main__.py") and path.parent.name != "oip":
+    if path.name not in ("servicer.py", "assembly.py", "__main__.py") and path.parent.name != "oip":
         assert not [module for module in modules if module.endswith(".servicer")], named(path)
     if in_store(path):
         assert not [module for module in modules if module.endswith((".convert", ".servicer"))], named(path)
