@@ -154,12 +154,19 @@ def test_a_version_that_the_registry_does_not_know_is_shown_as_that(suite: Suite
 
 def test_a_lineage_is_bounded(suite: Suite) -> None:
     here = suite.monitoring
+    here.reject(here.create(version="1", force=True).id)
     for _ in range(30):
-        asked = here.create(version="1", force=True)
-        here.approve(asked.id)
-        run_id = here.becomes(asked.id, "TRAINING").training_run_id
-        suite.trainer.move(run_id, training.TRAINING_RUN_STATE_FAILED)
-        here.becomes(asked.id, "FAILED")
+        here.monitoring.query(f"""
+            INSERT INTO monitoring.retraining_requests (
+                retraining_id, model, version, state, reason, details, label_count, requested_by, create_time,
+                expire_time, training_run_id, new_version, alert_id, check_id
+            )
+            SELECT
+                '{new_uuid()}', model, version, 'COMPLETED', reason, details, label_count, requested_by, create_time,
+                expire_time, gen_random_uuid(), gen_random_uuid(), gen_random_uuid(), gen_random_uuid()
+            FROM monitoring.retraining_requests LIMIT 1
+            RETURNING 1
+        """)
     found = ask(here, version="iris/1")
     assert len(found.of("RETRAINING_REQUEST")) == 20
     assert len(found.nodes) <= 200

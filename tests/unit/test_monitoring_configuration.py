@@ -53,11 +53,13 @@ def test_the_defaults_are_those_that_were_agreed() -> None:
 
 
 def test_every_field_of_the_contract_has_its_rule_and_its_default() -> None:
-    parts = {field.name: field.message_type for field in pb.Configuration.DESCRIPTOR.fields}
-    assert {part: set(message.fields_by_name) for part, message in parts.items()} == {
+    everything = convert.effective_proto(Effective())
+    parts = {field.name: getattr(everything, field.name) for field in pb.Configuration.DESCRIPTOR.fields}
+    assert {part: set(message.DESCRIPTOR.fields_by_name) for part, message in parts.items()} == {
         part: set(fields) for part, fields in rules.RULES.items()
     }
-    assert rules.load(rules.dump(own := {p: vars_of(getattr(Effective(), p)) for p in parts})) == own
+    own = {part: vars_of(getattr(Effective(), part)) for part in parts}
+    assert rules.load(rules.dump(own)) == own
 
 
 def vars_of(configuration: Any) -> dict[str, Any]:
@@ -65,8 +67,11 @@ def vars_of(configuration: Any) -> dict[str, Any]:
 
 
 def test_what_a_scope_says_lies_over_what_the_one_above_says() -> None:
-    over_all = {"drift": {"alpha": 0.01, "interval": timedelta(hours=1)}}
-    over_model = {"drift": {"interval": timedelta(hours=2), "gate": DriftGate.KS}, "quality": {"enabled": False}}
+    over_all: dict[str, dict[str, Any]] = {"drift": {"alpha": 0.01, "interval": timedelta(hours=1)}}
+    over_model: dict[str, dict[str, Any]] = {
+        "drift": {"interval": timedelta(hours=2), "gate": DriftGate.KS},
+        "quality": {"enabled": False},
+    }
     effective = Effective().overlaid(over_all).overlaid(over_model)
     assert (effective.drift.alpha, effective.drift.interval) == (0.01, timedelta(hours=2))
     assert (effective.drift.gate, effective.drift.window) == (DriftGate.KS, timedelta(hours=24))
@@ -214,7 +219,7 @@ def test_an_etag_is_of_what_is_said_not_of_how_it_came() -> None:
 
 
 def test_what_a_newer_release_has_stored_is_left_aside() -> None:
-    stored = {"drift": {"alpha": 0.01, "colour": "red"}, "sound": {"volume": 11}}
+    stored: dict[str, dict[str, Any]] = {"drift": {"alpha": 0.01, "colour": "red"}, "sound": {"volume": 11}}
     assert rules.load(stored) == {"drift": {"alpha": 0.01}}
 
 

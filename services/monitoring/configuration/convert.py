@@ -100,7 +100,8 @@ def effective_proto(effective: Effective) -> pb.Configuration:
 
 def own_proto(own: Own) -> pb.Configuration:
     """Encode what a scope says."""
-    return pb.Configuration(**{part: _written(fields) for part, fields in own.items()})
+    parts: dict[str, Any] = {part: _written(fields) for part, fields in own.items()}
+    return pb.Configuration(**parts)
 
 
 def _written(fields: Mapping[str, Any]) -> dict[str, Any]:

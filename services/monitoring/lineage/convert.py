@@ -62,7 +62,7 @@ def response(graph: Graph) -> pb.GetLineageResponse:
 
 def _node_proto(node: Node) -> pb.LineageNode:
     return pb.LineageNode(
-        kind=node.kind.value,
+        kind=pb.LineageKind.ValueType(node.kind.value),
         id=node.id,
         title=node.title,
         time=to_timestamp("time", node.time),

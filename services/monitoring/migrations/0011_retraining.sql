@@ -52,8 +52,8 @@ CREATE TABLE retraining_steps (
     CONSTRAINT retraining_steps_retraining_id FOREIGN KEY (retraining_id) REFERENCES retraining_requests
 );
 
--- What checks and alerts have found, until it is decided whether a request comes of it. Written in the transaction
--- that keeps the check or the alert, so that none is forgotten.
+-- What checks and alerts have found, until it is decided whether a request comes of it. An alert's is written in the
+-- transaction that keeps the alert, so that it is not forgotten.
 CREATE TABLE retraining_causes (
     cause_number bigint      GENERATED ALWAYS AS IDENTITY,
     model        text        NOT NULL,

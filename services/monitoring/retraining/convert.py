@@ -89,8 +89,8 @@ def request_proto(request: Request, history: Sequence[Step] = ()) -> pb.Retraini
         id=str(request.id),
         model=request.model,
         version=request.version,
-        state=request.state.value,
-        reason=request.reason.value,
+        state=pb.RetrainingState.ValueType(request.state.value),
+        reason=pb.RetrainingReason.ValueType(request.reason.value),
         details=to_struct(request.details),
         alert_id=str(request.alert_id or ""),
         check_id=str(request.check_id or ""),
@@ -110,7 +110,10 @@ def request_proto(request: Request, history: Sequence[Step] = ()) -> pb.Retraini
 
 def _event_proto(step: Step) -> pb.RetrainingEvent:
     return pb.RetrainingEvent(
-        time=to_timestamp("time", step.time), state=step.state.value, actor=step.actor, note=step.note
+        time=to_timestamp("time", step.time),
+        state=pb.RetrainingState.ValueType(step.state.value),
+        actor=step.actor,
+        note=step.note,
     )
 
 
