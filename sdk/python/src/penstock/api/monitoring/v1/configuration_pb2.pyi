@@ -45,11 +45,11 @@ class RollupConfiguration(_message.Message):
     daily_interval: _builtins.str
     """How often days are; default 24h, 1h to 7d."""
     five_minute_retention: _builtins.str
-    """How long points of 5 minutes are kept; default 14d."""
+    """How long points of 5 minutes are kept; default 14d, 1d to 3650d."""
     hourly_retention: _builtins.str
-    """Of an hour; default 90d."""
+    """Of an hour; default 90d, no shorter than of 5 minutes."""
     daily_retention: _builtins.str
-    """Of a day; default 730d."""
+    """Of a day; default 730d, no shorter than of an hour."""
     def __init__(
         self,
         *,
@@ -106,7 +106,7 @@ class DriftConfiguration(_message.Message):
     """The drop of the accuracy that matters; default 0.05; 0 to 1."""
     @_builtins.property
     def ignored_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Features to leave out."""
+        """Features to leave out; at most 2,000. None: what the scope above says."""
 
     def __init__(
         self,
@@ -176,7 +176,7 @@ class QualityConfiguration(_message.Message):
     tolerance: _builtins.float
     """How much above the reference's a rate must be to be a violation; default 0.01; 0 to 1."""
     stale_after: _builtins.str
-    """A feature that has not come for this long, while others have, is STALE; default 1h."""
+    """A feature that has not come for this long, while others have, is STALE; default 1h, 5m to 30d."""
     def __init__(
         self,
         *,
@@ -222,17 +222,23 @@ class RetrainingConfiguration(_message.Message):
     enabled: _builtins.bool
     """Off: none is raised, and CreateRetrainingRequest is refused."""
     min_interval: _builtins.str
-    """At least so long after the last training began; default 7d."""
+    """At least so long after the last training began, and, for those that the service raises by itself, after somebody
+    declined one or let it expire; default 7d, 0s to 365d.
+    """
     min_labels: _builtins.int
-    """At least so many labelled rows since then; default 500."""
+    """At least so many labelled rows since then; default 500, 0 to 1,000,000,000."""
     drift_effect: _builtins.float
-    """Input or concept drift with at least this effect raises one; default 0.3."""
+    """Input or concept drift with at least this effect raises one; default 0.3; above 0, at most 10."""
     error_rate: _builtins.float
-    """So does an error rate of at least this, over the drift window; default 0.1."""
+    """So does an error rate of at least this over the drift window, of as many predictions as a drift check needs rows;
+    default 0.1; above 0, at most 1.
+    """
     schedule_interval: _builtins.str
-    """One by schedule, so often; empty: none."""
+    """One by schedule, so long after the last training began or was asked for by schedule; default 0s: none; at most
+    365d.
+    """
     expiry: _builtins.str
-    """A request that nobody decides on expires then; default 7d."""
+    """A request that nobody decides on expires then; default 7d, 1h to 365d."""
     def __init__(
         self,
         *,

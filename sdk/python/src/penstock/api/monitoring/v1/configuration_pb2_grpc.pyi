@@ -42,8 +42,9 @@ class ConfigurationServiceStub:
     GetConfiguration: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.GetConfigurationRequest, _configuration_pb2.GetConfigurationResponse]
     """What holds for a model or a version, and what it says itself. Role: viewer."""
     SetConfiguration: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.SetConfigurationRequest, _configuration_pb2.SetConfigurationResponse]
-    """Replaces what one scope says itself. It holds within seconds, on all replicas.
-    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION, MODEL_REQUIRED (for a version). ABORTED: ETAG_MISMATCH.
+    """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
+    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field), MODEL_REQUIRED (for a
+    version), INVALID_TEXT. ABORTED: ETAG_MISMATCH. RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
     """
     ListConfigurationChanges: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]
     """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
@@ -58,8 +59,9 @@ class ConfigurationServiceAsyncStub(ConfigurationServiceStub):
     GetConfiguration: _aio.UnaryUnaryMultiCallable[_configuration_pb2.GetConfigurationRequest, _configuration_pb2.GetConfigurationResponse]  # type: ignore[assignment]
     """What holds for a model or a version, and what it says itself. Role: viewer."""
     SetConfiguration: _aio.UnaryUnaryMultiCallable[_configuration_pb2.SetConfigurationRequest, _configuration_pb2.SetConfigurationResponse]  # type: ignore[assignment]
-    """Replaces what one scope says itself. It holds within seconds, on all replicas.
-    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION, MODEL_REQUIRED (for a version). ABORTED: ETAG_MISMATCH.
+    """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
+    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field), MODEL_REQUIRED (for a
+    version), INVALID_TEXT. ABORTED: ETAG_MISMATCH. RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
     """
     ListConfigurationChanges: _aio.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]  # type: ignore[assignment]
     """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
@@ -83,8 +85,9 @@ class ConfigurationServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _configuration_pb2.SetConfigurationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_configuration_pb2.SetConfigurationResponse, _abc.Awaitable[_configuration_pb2.SetConfigurationResponse]]:
-        """Replaces what one scope says itself. It holds within seconds, on all replicas.
-        Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION, MODEL_REQUIRED (for a version). ABORTED: ETAG_MISMATCH.
+        """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
+        Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field), MODEL_REQUIRED (for a
+        version), INVALID_TEXT. ABORTED: ETAG_MISMATCH. RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
         """
 
     @_abc_1.abstractmethod

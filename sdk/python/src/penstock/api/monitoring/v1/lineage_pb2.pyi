@@ -111,7 +111,9 @@ class LineageNode(_message.Message):
     title: _builtins.str
     """What it is, in a few words."""
     missing: _builtins.str
-    """Set where it is known of, and could not be looked up: why."""
+    """Set where it is known of, and could not be looked up: why. The registry gives no answer, say, or there is no
+    trainer.
+    """
     @_builtins.property
     def time(self) -> _timestamp_pb2.Timestamp:
         """When it came to be, where that is known."""
@@ -152,7 +154,10 @@ class LineageEdge(_message.Message):
     to_node: _builtins.int
     """The index of what came of it."""
     relation: _builtins.str
-    """How: "answered", "trained", "raised", "led to"."""
+    """How: a version "answered" a prediction, "was checked", "is compared with" a profile, "did badly"; a dataset "fed" a
+    run; a run "trained" a version; what "was live before" another; a profile that a check "was compared with"; a check
+    or an alert "raised" what came of it; a request "led to" a run.
+    """
     def __init__(
         self,
         *,
@@ -214,7 +219,7 @@ class GetLineageResponse(_message.Message):
     EDGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def nodes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageNode]:
-        """At most 200."""
+        """At most 200; of what hangs together with a version, the newest 20 of each kind."""
 
     @_builtins.property
     def edges(self) -> _containers.RepeatedCompositeFieldContainer[Global___LineageEdge]:

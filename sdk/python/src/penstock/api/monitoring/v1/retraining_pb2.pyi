@@ -78,11 +78,11 @@ class _RetrainingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retr
     RETRAINING_REASON_UNSPECIFIED: _RetrainingReason.ValueType  # 0
     """Never sent."""
     RETRAINING_REASON_DRIFT_DETECTED: _RetrainingReason.ValueType  # 1
-    """A drift alert."""
+    """Input drift, found by a check or an alert."""
     RETRAINING_REASON_ERROR_RATE_THRESHOLD: _RetrainingReason.ValueType  # 2
     """The error rate."""
     RETRAINING_REASON_ACCURACY_DROP: _RetrainingReason.ValueType  # 3
-    """The accuracy fell."""
+    """The accuracy fell: concept drift, or an alert."""
     RETRAINING_REASON_SCHEDULED: _RetrainingReason.ValueType  # 4
     """Its time had come."""
     RETRAINING_REASON_MANUAL: _RetrainingReason.ValueType  # 5
@@ -94,11 +94,11 @@ class RetrainingReason(_RetrainingReason, metaclass=_RetrainingReasonEnumTypeWra
 RETRAINING_REASON_UNSPECIFIED: RetrainingReason.ValueType  # 0
 """Never sent."""
 RETRAINING_REASON_DRIFT_DETECTED: RetrainingReason.ValueType  # 1
-"""A drift alert."""
+"""Input drift, found by a check or an alert."""
 RETRAINING_REASON_ERROR_RATE_THRESHOLD: RetrainingReason.ValueType  # 2
 """The error rate."""
 RETRAINING_REASON_ACCURACY_DROP: RetrainingReason.ValueType  # 3
-"""The accuracy fell."""
+"""The accuracy fell: concept drift, or an alert."""
 RETRAINING_REASON_SCHEDULED: RetrainingReason.ValueType  # 4
 """Its time had come."""
 RETRAINING_REASON_MANUAL: RetrainingReason.ValueType  # 5
@@ -181,7 +181,9 @@ class RetrainingRequest(_message.Message):
     check_id: _builtins.str
     """The check behind that, where there is one."""
     label_count: _builtins.int
-    """Labelled rows since the last training."""
+    """Labelled rows since the last training began: rows whose outcome was reported, or that the prediction was right.
+    Counted when it was asked for, up to 100,000 or `min_labels`.
+    """
     requested_by: _builtins.str
     """Who asked; "monitoring": the service itself."""
     decided_by: _builtins.str
@@ -259,7 +261,7 @@ class CreateRetrainingRequestRequest(_message.Message):
     model: _builtins.str
     """The model; required."""
     version: _builtins.str
-    """The version; empty: the one in production, as far as monitoring has seen it answer."""
+    """The version; empty: the one that answered last."""
     note: _builtins.str
     """Why; at most 1,000 characters."""
     force: _builtins.bool

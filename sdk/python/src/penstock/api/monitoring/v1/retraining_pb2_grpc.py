@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class RetrainingServiceStub(object):
-    """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED.
+    """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
+    where the trainer refuses, APPROVED → FAILED.
     """
 
     def __init__(self, channel):
@@ -63,12 +64,13 @@ class RetrainingServiceStub(object):
 
 
 class RetrainingServiceServicer(object):
-    """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED.
+    """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
+    where the trainer refuses, APPROVED → FAILED.
     """
 
     def CreateRetrainingRequest(self, request, context):
-        """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED. FAILED_PRECONDITION:
-        RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with `force`),
+        """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
+        FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with `force`),
         RETRAINING_OFF, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -98,7 +100,7 @@ class RetrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RejectRetrainingRequest(self, request, context):
-        """Declines. Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
+        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -141,7 +143,8 @@ def add_RetrainingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RetrainingService(object):
-    """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED.
+    """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
+    where the trainer refuses, APPROVED → FAILED.
     """
 
     @staticmethod
