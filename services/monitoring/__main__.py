@@ -61,7 +61,7 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
     servicer = MonitoringServicer(
         EventLog(events, retention, IngestCounters(metrics.registry), utc_now),
         FeedbackLog(FeedbackStore(database, days), retention, utc_now),
-        Inferences(InferenceStore(database), retention, utc_now),
+        Inferences(InferenceStore(database), parts.metrics, retention, utc_now),
     )
     service = Service(
         name=NAME,

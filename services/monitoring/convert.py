@@ -8,6 +8,7 @@ from datetime import datetime
 
 from google.protobuf.struct_pb2 import NullValue, Value
 
+from penstock.api.monitoring.v1 import metrics_pb2
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from services.common import timestamps
 from services.common.errors import InvalidArgument
@@ -35,6 +36,15 @@ _STORED = pb.EventResult(outcome=pb.EVENT_OUTCOME_STORED)
 _DUPLICATE = pb.EventResult(outcome=pb.EVENT_OUTCOME_DUPLICATE)
 _NO_OUTCOME = Value(null_value=NullValue.NULL_VALUE)
 Question = tuple[str, str, datetime | None, datetime | None]
+AsksOfModel = (
+    pb.GetMetricsRequest
+    | metrics_pb2.ListMetricsRequest
+    | metrics_pb2.GetRealtimeMetricsRequest
+    | metrics_pb2.WatchMetricsRequest
+)
+AsksOfWindow = (
+    pb.RecordFeedbackRequest | pb.ListInferencesRequest | pb.GetMetricsRequest | metrics_pb2.ListMetricsRequest
+)
 
 
 def batch_from(request: pb.RecordEventsRequest, accepted: Accepted) -> list[Event | Rejection]:
@@ -119,13 +129,18 @@ def filters_from(request: pb.ListInferencesRequest) -> Filters:
     )
 
 
-def question_from(request: pb.GetMetricsRequest) -> Question:
+def question_from(request: pb.GetMetricsRequest | metrics_pb2.ListMetricsRequest) -> Question:
     """Read whose metrics are asked for, and the window; raises InvalidArgument naming the field."""
+    return *subject_from(request), _time("from_time", request), _time("to_time", request)
+
+
+def subject_from(request: AsksOfModel) -> tuple[str, str]:
+    """Read which model is asked about, and which version; raises InvalidArgument naming the field."""
     if not request.model:
         raise InvalidArgument.field("model", "it is empty; name the model", reason="MODEL_REQUIRED")
     for name in ("model", "version"):
         _check_filter(name, getattr(request, name))
-    return request.model, request.version, _time("from_time", request), _time("to_time", request)
+    return request.model, request.version
 
 
 def _check_filter(name: str, text: str) -> None:
@@ -137,9 +152,7 @@ def _check_filter(name: str, text: str) -> None:
         )
 
 
-def _time(
-    name: str, request: pb.RecordFeedbackRequest | pb.ListInferencesRequest | pb.GetMetricsRequest
-) -> datetime | None:
+def _time(name: str, request: AsksOfWindow) -> datetime | None:
     if not request.HasField(name):  # type: ignore[arg-type] # each caller names a field of its request
         return None
     return timestamps.read(name, getattr(request, name))

@@ -11,17 +11,22 @@ from services.common import pages
 from services.common.errors import NotFound
 from services.monitoring.ids import find_id
 from services.monitoring.models import Filters, Inference, Metrics, Page, Retention, Window
+from services.monitoring.rollups.metrics import MetricsReader
+from services.monitoring.rollups.models import Totals
 from services.monitoring.store.inferences import InferenceStore
 
 Clock = Callable[[], datetime]
 DEFAULT_PAGE_SIZE = 100
+MAX_EXACT = 20_000
+"""Where a model has so many predictions in a window, the percentiles are exact; of more, those of the rollups."""
 
 
 class Inferences:
     """Answers for what was recorded."""
 
-    def __init__(self, store: InferenceStore, retention: Retention, clock: Clock) -> None:
+    def __init__(self, store: InferenceStore, metrics: MetricsReader, retention: Retention, clock: Clock) -> None:
         self._store = store
+        self._metrics = metrics
         self._retention = retention
         self._clock = clock
 
@@ -63,6 +68,9 @@ class Inferences:
     def measure(self, model: str, version: str, from_time: datetime | None, to_time: datetime | None) -> Metrics:
         """Say how a model did in a window; what is past its retention is cut off, and the answer says so.
 
+        Counts and averages are exact, and so are percentiles where the model has up to MAX_EXACT predictions in it; of
+        more they are within 1 %.
+
         Raises:
             InvalidArgument: the window ends before it begins (INVALID_WINDOW).
         """
@@ -71,7 +79,27 @@ class Inferences:
         kept_since = datetime.combine(self._retention.first_day(now), time(), UTC)
         if window.from_time < kept_since < window.to_time:
             window = Window(kept_since, window.to_time)
+        if self._store.has_more(model, window, than=MAX_EXACT):
+            return _metrics(self._metrics.total(model, version, window))
         return self._store.measure(model, version, window)
+
+
+def _metrics(totals: Totals) -> Metrics:
+    counts = totals.counts
+    return Metrics(
+        window=totals.window,
+        inference_count=counts.inference_count,
+        error_count=counts.error_count,
+        row_count=counts.row_count,
+        average_latency_ms=totals.average_latency_ms,
+        p50_latency_ms=totals.p50_latency_ms,
+        p95_latency_ms=totals.p95_latency_ms,
+        p99_latency_ms=totals.p99_latency_ms,
+        average_confidence=totals.average_confidence,
+        feedback_count=counts.feedback_count,
+        judged_count=counts.judged_count,
+        correct_count=counts.correct_count,
+    )
 
 
 def _position(position: list[Any]) -> tuple[Window, UUID]:

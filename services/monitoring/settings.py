@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
 
 from services.common.addresses import AllowedHosts
 from services.common.postgres import PostgresSettings
@@ -21,6 +22,13 @@ def _checked_hosts(text: str) -> str:
 def _checked_schemes(text: str) -> str:
     read_schemes(text)
     return text
+
+
+def _split(text: object) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+Root = Annotated[str, Field(pattern=r"^(file:///|s3://[^/]+)")]
 
 
 class MonitoringSettings(ServerSettings, PostgresSettings):
@@ -77,3 +85,25 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """How often it is looked for messages whose next attempt has come due; new ones are sent at once."""
     apprise_schemes: Annotated[str, AfterValidator(_checked_schemes)] = DEFAULT_SCHEMES
     """Kinds of apprise's URLs that channels may have, separated by commas. None that tells the server's own machine."""
+
+    blob_url: str = ""
+    """Where the files lie that profiles are made of by URI: s3://bucket?endpoint=http://host:port&region=… names their
+    S3 server. Files in folders need none."""
+    blob_access_key: SecretStr | None = None
+    """The access key of S3."""
+    blob_secret_key: SecretStr | None = None
+    """The secret key of S3."""
+    profile_input_roots: Annotated[frozenset[Root], NoDecode, BeforeValidator(_split)] = frozenset()
+    """Where files may lie that profiles are made of by URI: folders (file:///data/in) and buckets with a prefix
+    (s3://bucket/in) of the blob store's own server, separated by commas. Operators may read what lies there, if they
+    know its digest."""
+    profile_max_input_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 1024**3
+    """The largest file that a profile is made of."""
+    profile_dir: Path | None = None
+    """Where such a file is copied to while it is read; by default the system's folder for temporary files."""
+    profile_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90
+    """How long live data is kept as it was counted against profiles."""
+    profile_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 5_000
+    """How often buckets of live data that have changed are counted against their profiles."""
+    profile_open_interval_ms: Annotated[int, Field(ge=0, le=3_600_000)] = 60_000
+    """A bucket that is still open is counted at most so often."""

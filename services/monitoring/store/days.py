@@ -1,10 +1,11 @@
-"""The daily partitions of events and feedback: made ready, and dropped when their time is over."""
+"""The daily partitions of what grows with traffic: made ready, and dropped when their time is over."""
 
 from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 
 from psycopg import Connection, sql
@@ -13,16 +14,26 @@ from psycopg.rows import DictRow
 from services.common.postgres import Database
 from services.monitoring.ids import first_id
 
-TABLES = ("inferences", "feedback")
+
+@dataclass(frozen=True, slots=True)
+class DailyTable:
+    """A table that is partitioned by day; `bound` gives the smallest value of its key from a time on."""
+
+    name: str
+    bound: Callable[[datetime], str]
+
+
+EVENTS = tuple(DailyTable(name, lambda time: str(first_id(time))) for name in ("inferences", "feedback"))
 _DAY = timedelta(days=1)
-_NAME = re.compile(r"(?:inferences|feedback)_(?P<day>\d{8})")
+_NAME = re.compile(r"[a-z_]+_(?P<day>\d{8})")
 
 # Replicas make and drop days one at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('penstock.monitoring.days', 0))"
 
 _EXISTING = """
-SELECT child.relname AS name
+SELECT parent.relname AS parent, child.relname AS name
 FROM pg_inherits
+JOIN pg_class AS parent ON parent.oid = pg_inherits.inhparent
 JOIN pg_class AS child ON child.oid = pg_inherits.inhrelid
 WHERE pg_inherits.inhparent = ANY (%s::regclass[])
 """
@@ -30,10 +41,19 @@ WHERE pg_inherits.inhparent = ANY (%s::regclass[])
 # CREATE TABLE … PARTITION OF would lock the parent against everyone; ATTACH lets reads and writes go on.
 _CREATE = "CREATE TABLE monitoring.{child} (LIKE monitoring.{parent} INCLUDING DEFAULTS INCLUDING STORAGE)"
 _ATTACH = "ALTER TABLE monitoring.{parent} ATTACH PARTITION monitoring.{child} FOR VALUES FROM ({first}) TO ({end})"
-_DROP = "DROP TABLE monitoring.{child}"
+_DROP = "DROP TABLE {child}"
+_REMEMBER = """
+INSERT INTO monitoring.dropped_days (table_name, day) VALUES (%s, %s)
+ON CONFLICT ON CONSTRAINT dropped_days_pkey DO NOTHING
+"""
 
 # Dropping locks the parent: whoever reads a long time makes us give up soon, rather than everyone wait behind us.
 _HURRY = "SET LOCAL lock_timeout = '1s'"
+
+
+def by_time(name: str) -> DailyTable:
+    """Describe a table whose partitions' key is a time."""
+    return DailyTable(name, datetime.isoformat)
 
 
 def partition_name(table: str, day: date) -> str:
@@ -42,10 +62,11 @@ def partition_name(table: str, day: date) -> str:
 
 
 class Days:
-    """The days that have their partitions."""
+    """The days of some tables that have their partitions; those of events where no tables are named."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, tables: Sequence[DailyTable] = EVENTS) -> None:
         self._db = database
+        self._tables = tables
         self._ready: frozenset[date] = frozenset()
         self._lock = threading.Lock()
 
@@ -56,10 +77,10 @@ class Days:
             return
         with self._lock, self._db.transaction() as connection:
             connection.execute(_LOCK)
-            existing = _existing(connection)
+            existing = {name for _, name in self._existing(connection)}
             for day in sorted(wanted):
-                for table in TABLES:
-                    if partition_name(table, day) not in existing:
+                for table in self._tables:
+                    if partition_name(table.name, day) not in existing:
                         _create(connection, table, day)
         self._ready |= wanted
 
@@ -68,7 +89,7 @@ class Days:
         self._ready = frozenset()
 
     def drop_before(self, day: date) -> list[str]:
-        """Drop the partitions of all days before this one; returns their names.
+        """Drop the partitions of all days before this one, remember that they went, and give their names.
 
         Raises:
             Aborted: a long query reads the table just now (LOCK_TIMEOUT); try again later.
@@ -77,24 +98,24 @@ class Days:
         with self._db.transaction() as connection:
             connection.execute(_HURRY)
             connection.execute(_LOCK)
-            for name in sorted(_existing(connection)):
+            for table, name in sorted(self._existing(connection), key=lambda found: found[1]):
                 if _day_of(name) < day:
-                    connection.execute(sql.SQL(_DROP).format(child=sql.Identifier(name)))
+                    connection.execute(sql.SQL(_DROP).format(child=sql.Identifier("monitoring", name)))
+                    connection.execute(_REMEMBER, [table, _day_of(name)])
                     dropped.append(name)
         self._ready = frozenset(ready for ready in self._ready if ready >= day)
         return dropped
 
+    def _existing(self, connection: Connection[DictRow]) -> list[tuple[str, str]]:
+        parents = [f"monitoring.{table.name}" for table in self._tables]
+        return [(row["parent"], row["name"]) for row in connection.execute(_EXISTING, [parents])]
 
-def _existing(connection: Connection[DictRow]) -> set[str]:
-    parents = [f"monitoring.{table}" for table in TABLES]
-    return {row["name"] for row in connection.execute(_EXISTING, [parents])}
 
-
-def _create(connection: Connection[DictRow], table: str, day: date) -> None:
+def _create(connection: Connection[DictRow], table: DailyTable, day: date) -> None:
     start = datetime(day.year, day.month, day.day, tzinfo=UTC)
-    names = {"parent": sql.Identifier(table), "child": sql.Identifier(partition_name(table, day))}
+    names = {"parent": sql.Identifier(table.name), "child": sql.Identifier(partition_name(table.name, day))}
     connection.execute(sql.SQL(_CREATE).format(**names))
-    bounds = {"first": sql.Literal(str(first_id(start))), "end": sql.Literal(str(first_id(start + _DAY)))}
+    bounds = {"first": sql.Literal(table.bound(start)), "end": sql.Literal(table.bound(start + _DAY))}
     connection.execute(sql.SQL(_ATTACH).format(**names, **bounds))
 
 

@@ -16,6 +16,7 @@ from services.monitoring.ids import time_of
 from services.monitoring.models import Event, Rejection
 from services.monitoring.store.days import Days, partition_name
 from services.monitoring.store.durability import make_durable
+from services.monitoring.store.marks import mark_events
 from services.monitoring.store.rows import COLUMNS, copy_text
 
 _COPY = f"COPY monitoring.{{table}} ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
@@ -66,13 +67,15 @@ class EventStore:
             if rejections:
                 self._quarantine(connection, rejections, sent_by)
             try:
-                return _copy(connection, by_day)
+                stored = _copy(connection, by_day)
             except errors.UniqueViolation:
-                return _copy_new(connection, events)
+                stored = _copy_new(connection, events)
             except errors.UndefinedTable as error:
                 self._days.forget()
                 message = "The day's partition was dropped just now; send the batch again."
                 raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
+            mark_events(connection, events if len(stored) == len(events) else _of(events, stored))
+            return stored
 
     def _quarantine(self, connection: Connection[DictRow], rejections: Sequence[Rejection], sent_by: str) -> None:
         rows = [
@@ -82,6 +85,10 @@ class EventStore:
         with connection.cursor() as cursor:
             cursor.executemany(_QUARANTINE, rows)
         connection.execute(_TRIM_QUARANTINE, {"kept": self._quarantine_max_events})
+
+
+def _of(events: Sequence[Event], stored: frozenset[UUID]) -> list[Event]:
+    return [event for event in events if event.inference_id in stored]
 
 
 def _day_of(event: Event) -> date:

@@ -14,6 +14,7 @@ from services.monitoring.models import Feedback
 from services.monitoring.store.days import Days
 from services.monitoring.store.durability import make_durable
 from services.monitoring.store.inferences import JUDGED, feedback_from
+from services.monitoring.store.marks import mark_feedback
 
 # Two reports on one row at once are taken one after the other: a repeat must see what it repeats.
 _LOCK_ROW = "SELECT pg_advisory_xact_lock(hashtextextended(%(inference_id)s::text || '/' || %(row)s::text, 0))"
@@ -96,7 +97,8 @@ def _append(connection: Connection[DictRow], entry: Feedback, literal: str | Non
         "timed": timed,
     }
     connection.execute(_LOCK_ROW, values)
-    connection.execute(_APPEND, values)
+    if connection.execute(_APPEND, values).rowcount:
+        mark_feedback(connection, entry.inference_id)
     standing = connection.execute(_STANDING, values).fetchone()
     if standing is None:
         raise AssertionError("feedback is never deleted but with its day")

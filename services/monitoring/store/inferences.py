@@ -74,6 +74,16 @@ ORDER BY said.feedback_number DESC
 LIMIT %(limit)s
 """  # noqa: S608 - the braces are constants of ours
 
+_MORE = """
+SELECT count(*) > %(than)s AS more
+FROM (
+    SELECT
+    FROM monitoring.inferences
+    WHERE inference_id >= %(first_id)s AND inference_id < %(end_id)s AND model = %(model)s
+    LIMIT %(than)s + 1
+) AS found
+"""
+
 # Percentiles by the nearest rank: a latency that a request really had.
 _METRICS = f"""
 WITH inference AS (
@@ -93,17 +103,13 @@ prediction AS (
         avg(confidence) AS average_confidence
     FROM inference
 ),
-standing AS (
-    SELECT DISTINCT ON (inference_id, row_index) inference_id, row_index, outcome_literal, correct
-    FROM monitoring.feedback
-    WHERE inference_id >= %(first_id)s AND inference_id < %(end_id)s
-    ORDER BY inference_id, row_index, feedback_time DESC, feedback_number DESC
-),
 judged AS (
-    SELECT {JUDGED} AS correct
-    FROM standing AS said
-    JOIN inference USING (inference_id)
-    WHERE said.row_index < inference.row_count
+    SELECT DISTINCT ON (said.inference_id, said.row_index) {JUDGED} AS correct
+    FROM inference
+    JOIN monitoring.feedback AS said USING (inference_id)
+    WHERE said.inference_id >= %(first_id)s AND said.inference_id < %(end_id)s
+      AND said.row_index < inference.row_count
+    ORDER BY said.inference_id, said.row_index, said.feedback_time DESC, said.feedback_number DESC
 )
 SELECT
     prediction.*,
@@ -150,20 +156,30 @@ class InferenceStore:
             standing = _standing(connection, [row["inference_id"] for row in rows], rows=LISTED_ROWS)
         return [_inference(row, standing) for row in rows]
 
+    def has_more(self, model: str, window: Window, *, than: int) -> bool:
+        """Say whether more predictions of a model are stored than some; it looks at no more than that."""
+        with self._db.transaction() as connection:
+            row = connection.execute(_MORE, {**_asked(model, "", window), "than": than}).fetchone()
+        return row is not None and bool(row["more"])
+
     def measure(self, model: str, version: str, window: Window) -> Metrics:
         """Count a model's predictions and feedback, exactly, over the raw events."""
-        values = {
-            "model": model,
-            "version": version,
-            "first_id": first_id(window.from_time),
-            "end_id": first_id(window.to_time),
-        }
+        values = _asked(model, version, window)
         with self._db.transaction() as connection:
             row = connection.execute(_METRICS, values).fetchone()
         if row is None:
             raise AssertionError("an aggregate without GROUP BY has one row")
         p50, p95, p99 = row.pop("percentiles") or (None, None, None)
         return Metrics(window=window, p50_latency_ms=p50, p95_latency_ms=p95, p99_latency_ms=p99, **row)
+
+
+def _asked(model: str, version: str, window: Window) -> dict[str, object]:
+    return {
+        "model": model,
+        "version": version,
+        "first_id": first_id(window.from_time),
+        "end_id": first_id(window.to_time),
+    }
 
 
 def _standing(connection: Connection[DictRow], ids: Sequence[UUID], *, rows: int) -> dict[UUID, list[Feedback]]:

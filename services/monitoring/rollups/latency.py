@@ -1,0 +1,90 @@
+"""Latencies counted in log-spaced bins, which add up: percentiles of any window are right to 1 %.
+
+A bin i holds what lies above g^(i-1) ms, up to and with g^i, for g = (1 + a) / (1 - a); 2 g^i / (g + 1) is then within
+a share a of everything in it. From C. Masson, J. E. Rim and H. K. Lee, "DDSketch: a fast and fully-mergeable quantile
+sketch with relative-error guarantees", PVLDB 12(12), 2019, section 2. No bins are ever collapsed: over all positive
+doubles there are 73,000 of them, and from 1 µs to an hour 1,100.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import NamedTuple
+
+RELATIVE_ERROR = 0.01
+GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
+BIN_WIDTH = math.log(GAMMA)
+"""In natural logarithms."""
+ZERO_BIN = -(2**31)
+"""Holds latencies of 0, below all others."""
+
+
+class Bin(NamedTuple):
+    """Latencies above `from_ms`, up to and with `to_ms`."""
+
+    from_ms: float
+    to_ms: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Latencies:
+    """How many latencies lie in which bins: those that hold some, ascending."""
+
+    bins: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, counts: Mapping[int, int]) -> Latencies:
+        """Put counts by bin in order."""
+        bins = sorted(counts)
+        return cls(tuple(bins), tuple(counts[bin_] for bin_ in bins))
+
+    @classmethod
+    def merged(cls, several: Iterable[Latencies]) -> Latencies:
+        """Add up."""
+        total: dict[int, int] = {}
+        for latencies in several:
+            for bin_, count in zip(latencies.bins, latencies.counts, strict=True):
+                total[bin_] = total.get(bin_, 0) + count
+        return cls.of(total)
+
+    @property
+    def count(self) -> int:
+        """All of them."""
+        return sum(self.counts)
+
+    def percentile(self, percent: int) -> float | None:
+        """Give the latency, in ms, that this percentage is at or below, within 1 %; None where there are none.
+
+        As NumPy's method "inverted_cdf" has it: the least of the latencies for which that is so.
+        """
+        rank = max(1, -(-self.count * percent // 100))
+        for bin_, reached in zip(self.bins, accumulate(self.counts), strict=True):
+            if reached >= rank:
+                return value_of(bin_)
+        return None
+
+    def bounds(self) -> Iterator[Bin]:
+        """Give the bins with their bounds, the lowest first."""
+        for bin_, count in zip(self.bins, self.counts, strict=True):
+            below = 0.0 if bin_ == ZERO_BIN else upper_bound(bin_ - 1)
+            yield Bin(below, upper_bound(bin_), count)
+
+
+def upper_bound(bin_: int) -> float:
+    """Give the largest latency of a bin, in ms."""
+    if bin_ == ZERO_BIN:
+        return 0.0
+    try:
+        return math.exp(bin_ * BIN_WIDTH)
+    except OverflowError:
+        return math.inf
+
+
+def value_of(bin_: int) -> float:
+    """Give the latency that stands for a bin, in ms."""
+    return upper_bound(bin_) * 2 / (GAMMA + 1)

@@ -1,0 +1,124 @@
+"""Reading what was counted, and counting what is not yet: each answer is of one snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import LiteralString
+
+from psycopg import Connection, sql
+from psycopg.rows import DictRow
+
+from services.common.postgres import Database
+from services.monitoring.models import Window
+from services.monitoring.rollups.models import Counts, Granularity
+from services.monitoring.rollups.plan import Kept, Plan, Starts, open_since
+from services.monitoring.rollups.store import rows
+from services.monitoring.rollups.store.counting import Place, count
+from services.monitoring.rollups.store.drops import read_kept
+
+Planner = Callable[[Starts, Kept], Plan]
+
+# Of open buckets there is nothing to know: they are counted in any case.
+_MARKED = """
+SELECT DISTINCT granularity, start_time
+FROM monitoring.rollup_marks
+WHERE granularity IN (1, 2, 3) AND start_time >= %(from_time)s AND start_time < %(to_time)s
+  AND model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)
+"""
+
+# What no rollup holds yet is marked: a bucket itself, or the hour that it is in.
+_SEEN: Mapping[Granularity, LiteralString] = {
+    Granularity.FIVE_MINUTES: """
+SELECT {column} AS name FROM monitoring.rollups_five_minutes
+WHERE start_time >= %(from_bucket)s AND start_time < %(to_time)s {condition}
+UNION
+SELECT {column} FROM monitoring.rollup_marks
+WHERE granularity = 1 AND start_time >= %(from_bucket)s AND start_time < %(to_time)s {condition}
+ORDER BY name
+""",
+    Granularity.HOUR: """
+SELECT {column} AS name FROM monitoring.rollups_hours
+WHERE start_time >= %(from_hour)s AND start_time < %(to_time)s {condition}
+UNION
+SELECT {column} FROM monitoring.rollup_marks
+WHERE granularity = 1 AND start_time >= %(from_bucket)s AND start_time < %(to_time)s {condition}
+UNION
+SELECT {column} FROM monitoring.rollup_marks
+WHERE granularity = 2 AND start_time >= %(from_hour)s AND start_time < %(to_time)s {condition}
+ORDER BY name
+""",
+}
+_SHORT = timedelta(days=1)
+
+
+class MetricsStore:
+    """Rollups, and events where no rollup can tell."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def read(
+        self, model: str, version: str | None, window: Window, kept: Kept, now: datetime, planner: Planner
+    ) -> tuple[Plan, list[tuple[Place, Counts]]]:
+        """Make a plan from what is there, and read what it says: each span of each version, in no order.
+
+        Args:
+            model: whose.
+            version: None: all of the model's.
+            window: what the planner may ask for.
+            kept: what the retentions keep.
+            now: marks of what is still open are not looked at.
+            planner: chooses what to read, given the marks and what there is.
+        """
+        with self._db.transaction() as connection:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            marked = _marked(connection, model, version, window, open_since(now))
+            plan = planner(marked, read_kept(connection, kept))
+            found: list[tuple[Place, Counts]] = []
+            for granularity, windows in plan.rollups.items():
+                found += rows.read(connection, granularity, model, version, windows)
+            for part in plan.events:
+                found += count(connection, model, version, part, Granularity.FIVE_MINUTES.span).items()
+        return plan, found
+
+    def count(self, model: str, version: str | None, window: Window, step: timedelta) -> dict[Place, Counts]:
+        """Count events, by version and steps from the beginning of 1970 on."""
+        with self._db.transaction() as connection:
+            connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            return count(connection, model, version, window, step)
+
+    def versions(self, model: str, window: Window) -> tuple[str, ...]:
+        """List the versions of a model that predicted in a window."""
+        return self._seen(sql.SQL("version"), sql.SQL("AND model = %(model)s"), window, model)
+
+    def models(self, window: Window) -> tuple[str, ...]:
+        """List the models that predicted in a window."""
+        return self._seen(sql.SQL("model"), sql.SQL(""), window)
+
+    def _seen(self, column: sql.SQL, condition: sql.SQL, window: Window, model: str = "") -> tuple[str, ...]:
+        granularity = Granularity.FIVE_MINUTES if window.to_time - window.from_time <= _SHORT else Granularity.HOUR
+        values = {
+            "model": model,
+            "from_hour": Granularity.HOUR.floor(window.from_time),
+            "from_bucket": Granularity.FIVE_MINUTES.floor(window.from_time),
+            "to_time": window.to_time,
+        }
+        statement = sql.SQL(_SEEN[granularity]).format(column=column, condition=condition)
+        with self._db.transaction() as connection:
+            return tuple(row["name"] for row in connection.execute(statement, values))
+
+
+def _marked(
+    connection: Connection[DictRow], model: str, version: str | None, window: Window, open_from: datetime
+) -> Starts:
+    values = {
+        "model": model,
+        "version": version,
+        "from_time": Granularity.DAY.floor(window.from_time),
+        "to_time": min(window.to_time, open_from),
+    }
+    marked: dict[Granularity, set[datetime]] = {}
+    for row in connection.execute(_MARKED, values):
+        marked.setdefault(Granularity(row["granularity"]), set()).add(row["start_time"])
+    return {granularity: frozenset(starts) for granularity, starts in marked.items()}

@@ -1,0 +1,194 @@
+"""MetricsService over its socket, and GetMetrics where it is answered from rollups."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+
+import grpc
+import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from penstock.api.monitoring.v1 import metrics_pb2 as pb
+from penstock.api.monitoring.v1.metrics_pb2_grpc import MetricsServiceStub
+from penstock.ids import time_of
+from services.monitoring import inferences
+from tests.monitoring import Monitoring, eventually, labels, new_event, reason, serve
+from tests.rollups import Rollups, leave_to_the_test, rollups
+
+INVALID = grpc.StatusCode.INVALID_ARGUMENT
+TIMEOUT_S = 20
+
+
+@pytest.fixture
+def url(clone_database: Callable[[str], str]) -> str:
+    found = clone_database("monitoring")
+    leave_to_the_test(found)
+    return found
+
+
+@pytest.fixture
+def monitoring(url: str) -> Iterator[Monitoring]:
+    with serve(url) as running:
+        yield running
+
+
+@pytest.fixture
+def rolled(url: str) -> Iterator[Rollups]:
+    with rollups(url) as found:
+        yield found
+
+
+@pytest.fixture
+def metrics(monitoring: Monitoring) -> Iterator[MetricsServiceStub]:
+    with grpc.insecure_channel(monitoring.address) as channel:
+        yield MetricsServiceStub(channel)
+
+
+def ago(**span: float) -> datetime:
+    return datetime.now(UTC) - timedelta(**span)
+
+
+def test_a_series_says_its_steps_its_window_and_what_it_cannot_tell(
+    monitoring: Monitoring, metrics: MetricsServiceStub, rolled: Rollups
+) -> None:
+    good = [new_event(age_s=7_200, latency_ms=10, confidence=0.5, prediction=labels(1)) for _ in range(9)]
+    failed = new_event(age_s=7_200 + 3 * 3_600, error_code="INTERNAL", version="")
+    monitoring.record(*good, failed)
+    monitoring.feedback(good[0].inference_id, actual=1)
+    for _ in range(2):  # from events, then from rollups
+        answer = metrics.ListMetrics(
+            pb.ListMetricsRequest(model="iris", granularity=pb.GRANULARITY_HOUR, histograms=True), timeout=TIMEOUT_S
+        )
+        assert answer.granularity == pb.GRANULARITY_HOUR
+        assert answer.to_time.seconds - answer.from_time.seconds in (24 * 3_600, 25 * 3_600)
+        assert (answer.from_time.seconds % 3_600, answer.HasField("complete_until")) == (0, False)
+        (series,) = answer.series
+        assert [point.inference_count for point in series.points] == [1, 9]
+        one, nine = series.points
+        assert (one.error_rate, [(each.error_code, each.count) for each in one.errors]) == (1, [("INTERNAL", 1)])
+        unset = ("average_latency_ms", "max_latency_ms", "p50_latency_ms", "average_confidence", "accuracy")
+        assert not [name for name in unset if one.HasField(name)]  # type: ignore[arg-type] # names of the message
+        assert (nine.average_latency_ms, nine.max_latency_ms, nine.average_confidence) == (10, 10, 0.5)
+        assert nine.p99_latency_ms == pytest.approx(10, rel=0.0101)
+        assert (nine.accuracy, nine.feedback_count, nine.row_count) == (1, 1, 9)
+        assert nine.average_feedback_lag_s == pytest.approx(7_200, abs=60)
+        assert nine.throughput_per_s == 9 / 3_600
+        assert (series.total.inference_count, series.total.error_rate) == (10, 0.1)
+        (latencies,) = series.latencies
+        assert latencies.from_ms < 10 <= latencies.to_ms
+        assert latencies.count == 9
+        rolled.recount()
+
+
+def test_the_granularity_that_nobody_chose_is_the_finest_with_a_few_hundred_points(
+    monitoring: Monitoring, metrics: MetricsServiceStub
+) -> None:
+    for days, taken in ((1, pb.GRANULARITY_FIVE_MINUTES), (10, pb.GRANULARITY_HOUR), (100, pb.GRANULARITY_DAY)):
+        request = pb.ListMetricsRequest(model="iris", from_time=ago(days=days))
+        assert metrics.ListMetrics(request, timeout=TIMEOUT_S).granularity == taken
+
+
+def test_series_by_version_are_one_a_version(monitoring: Monitoring, metrics: MetricsServiceStub) -> None:
+    monitoring.record(new_event(version="2"), new_event(version="1"), new_event(version="1"), new_event(model="wine"))
+    answer = metrics.ListMetrics(pb.ListMetricsRequest(model="iris", by_version=True), timeout=TIMEOUT_S)
+    assert [(series.version, series.total.inference_count) for series in answer.series] == [("1", 2), ("2", 1)]
+    request = pb.ListMetricsRequest(model="iris", version="2")
+    (series,) = metrics.ListMetrics(request, timeout=TIMEOUT_S).series
+    assert (series.version, series.total.inference_count) == ("2", 1)
+    (series,) = metrics.ListMetrics(pb.ListMetricsRequest(model="none"), timeout=TIMEOUT_S).series
+    assert (list(series.points), series.total.inference_count) == ([], 0)
+
+
+def test_bad_questions_are_refused_by_field(metrics: MetricsServiceStub) -> None:
+    for call in (metrics.ListMetrics, metrics.GetRealtimeMetrics):
+        kind = pb.ListMetricsRequest if call is metrics.ListMetrics else pb.GetRealtimeMetricsRequest
+        assert reason(partial(call, kind())) == (INVALID, "MODEL_REQUIRED")
+        assert reason(partial(call, kind(model="a\0"))) == (INVALID, "INVALID_TEXT")
+        assert reason(partial(call, kind(model="a", version="x" * 129))) == (INVALID, "INVALID_TEXT")
+
+    def listed(**fields: object) -> tuple[grpc.StatusCode, str]:
+        return reason(lambda: metrics.ListMetrics(pb.ListMetricsRequest(model="iris", **fields)))  # type: ignore[arg-type]
+
+    assert listed(from_time=ago(days=1), to_time=ago(days=2)) == (INVALID, "INVALID_WINDOW")
+    assert listed(to_time=Timestamp(seconds=1 << 60)) == (INVALID, "INVALID_TIME")
+    assert listed(granularity=9) == (INVALID, "OUT_OF_BOUNDS")
+    far = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert listed(from_time=ago(days=1), to_time=far, granularity=1) == (INVALID, "TOO_MANY_POINTS")
+
+    def watched(**fields: object) -> tuple[grpc.StatusCode, str]:
+        return reason(lambda: next(metrics.WatchMetrics(pb.WatchMetricsRequest(**fields))))  # type: ignore[arg-type]
+
+    assert watched() == (INVALID, "MODEL_REQUIRED")
+    assert watched(model="iris", interval_ms=999) == (INVALID, "OUT_OF_BOUNDS")
+    assert watched(model="iris", interval_ms=60_001) == (INVALID, "OUT_OF_BOUNDS")
+    assert watched(model="iris", interval_ms=-1) == (INVALID, "OUT_OF_BOUNDS")
+
+
+def test_the_oldest_and_the_last_times_there_are_make_no_defect(metrics: MetricsServiceStub) -> None:
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    hour = timedelta(hours=1)
+    for from_time, to_time in ((first, first + hour), (last - hour, last), (None, first + hour)):
+        for granularity in (0, 1, 2, 3):
+            request = pb.ListMetricsRequest(model="iris", from_time=from_time, to_time=to_time, granularity=granularity)  # type: ignore[arg-type]
+            assert metrics.ListMetrics(request, timeout=TIMEOUT_S).series[0].total.inference_count == 0
+
+
+def test_live_metrics_are_thirty_steps_of_what_has_arrived_on_any_replica(url: str) -> None:
+    with serve(url) as one, serve(url) as other, grpc.insecure_channel(other.address) as channel:
+        metrics = MetricsServiceStub(channel)
+        events = [new_event(age_s=age, latency_ms=5, prediction=labels(1)) for age in (1, 100, 100, 200, 400)]
+        one.record(*events, new_event(version="2", age_s=1))
+        one.feedback(events[0].inference_id, actual=1)
+        request = pb.GetRealtimeMetricsRequest(model="iris", version="1.0.0")
+        live = metrics.GetRealtimeMetrics(request, timeout=TIMEOUT_S)
+        assert len(live.points) == 30
+        begins = [point.from_time.seconds for point in live.points]
+        assert begins == list(range(begins[0], begins[0] + 300, 10))
+        assert begins[0] % 10 == 0
+        now = datetime.now(UTC).timestamp()
+        assert begins[-1] <= now <= begins[-1] + 10 + TIMEOUT_S
+        by_begin = {point.from_time.seconds: point.inference_count for point in live.points if point.inference_count}
+        expected: dict[int, int] = {}
+        for event in events[:4]:
+            begin = int(time_of(event.inference_id).timestamp()) // 10 * 10
+            expected[begin] = expected.get(begin, 0) + 1
+        assert by_begin == expected
+        assert (live.total.inference_count, live.total.correct_count) == (4, 1)
+        everything = metrics.GetRealtimeMetrics(pb.GetRealtimeMetricsRequest(model="iris"), timeout=TIMEOUT_S)
+        assert everything.total.inference_count == 5
+
+
+@pytest.mark.slow  # answers come a second apart
+def test_a_watch_goes_on_until_its_client_goes_or_the_server_drains(url: str) -> None:
+    with serve(url) as monitoring:
+        channel = grpc.insecure_channel(monitoring.address)
+        metrics = MetricsServiceStub(channel)
+        request = pb.WatchMetricsRequest(model="iris", interval_ms=1_000)
+        watch, endless = metrics.WatchMetrics(request), metrics.WatchMetrics(request)
+        assert next(watch).total.inference_count == 0
+        monitoring.record(new_event())
+        assert next(watch).total.inference_count == 1
+        watch.cancel()
+        next(endless)
+    assert reason(lambda: [*endless]) == (grpc.StatusCode.UNAVAILABLE, "DRAINING")
+    channel.close()
+    eventually(lambda: not [thread for thread in threading.enumerate() if thread.name.startswith("stream")])
+
+
+def test_of_many_predictions_get_metrics_reads_rollups(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [new_event(age_s=3_600 + 7 * n, latency_ms=n + 1, row_count=2) for n in range(500)]
+    monitoring.record(*events)
+    rolled.recount()
+    exact = monitoring.metrics(from_time=ago(hours=9))
+    monkeypatch.setattr(inferences, "MAX_EXACT", 100)
+    merged = monitoring.metrics(from_time=ago(hours=9))
+    same = ("inference_count", "error_count", "row_count", "average_latency_ms", "feedback_count")
+    assert [getattr(merged, name) for name in same] == [getattr(exact, name) for name in same]
+    assert (exact.p50_latency_ms, exact.p99_latency_ms) == (250, 495)
+    assert merged.p50_latency_ms == pytest.approx(250, rel=0.0101)
+    assert merged.p99_latency_ms == pytest.approx(495, rel=0.0101)
