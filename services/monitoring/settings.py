@@ -49,6 +49,9 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     rollup_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
     """How often buckets of 5 minutes that are over, and in which something was stored, are rolled up."""
 
+    quality_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 15_000
+    """How often it is looked for versions whose time for a quality check has come."""
+
     registry_address: str = "127.0.0.1:50051"
     """Where the registry listens; GetLineage asks it where a version came from."""
     trainer_address: str = ""

@@ -11,14 +11,11 @@ from services.monitoring.quality.servicer import QualityServicer, service
 from services.monitoring.quality.store import QualityStore
 from services.monitoring.quality.unreferenced import Unreferenced
 
-LOOK_INTERVAL_S = 15.0
-"""How often it is looked for versions whose time has come."""
-
 
 def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
     store = QualityStore(parts.database)
     sources = Sources(parts.configurations, parts.metrics, parts.profiles, parts.live, Unreferenced(store))
     parts.quality = QualityChecks(store, sources, parts.clock)
-    parts.chores.add("quality", parts.quality.check_due, interval_s=LOOK_INTERVAL_S)
+    parts.chores.add("quality", parts.quality.check_due, interval_s=parts.settings.quality_interval_ms / 1000)
     return (service(QualityServicer(parts.quality)),)
