@@ -16,6 +16,7 @@ from penstock import Client
 from penstock.api.inference.v1 import inference_pb2, prediction_jobs_pb2, response_cache_pb2, sessions_pb2
 from penstock.api.monitoring.v1 import (
     alerts_pb2,
+    channels_pb2,
     configuration_pb2,
     drift_pb2,
     export_pb2,
@@ -45,6 +46,7 @@ CONTRACTS = (
     drift_pb2.DESCRIPTOR,
     quality_pb2.DESCRIPTOR,
     alerts_pb2.DESCRIPTOR,
+    channels_pb2.DESCRIPTOR,
     retraining_pb2.DESCRIPTOR,
     lineage_pb2.DESCRIPTOR,
     configuration_pb2.DESCRIPTOR,

@@ -54,7 +54,7 @@ def test_every_target_of_make_that_is_named_exists() -> None:
 def test_a_command_that_is_named_exists_with_its_options(path: str, line: str) -> None:
     command: Any = typer.main.get_command(app)
     words = shlex.split(line)
-    while hasattr(command, "commands") and words:
+    while hasattr(command, "commands") and words and not words[0].startswith("-"):
         found = command.commands.get(words.pop(0))
         assert found is not None, f"{path} names `penstock {line}`"
         command = found

@@ -34,3 +34,10 @@ def write_duration(duration: timedelta) -> str:
         if seconds and seconds % size == 0 and (unit != "d" or seconds > size):
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+def duration_text(duration: timedelta | str | None) -> str:
+    """Write a duration as the contracts take it: a text as it is, None as nothing said."""
+    if duration is None:
+        return ""
+    return duration if isinstance(duration, str) else write_duration(duration)

@@ -1,4 +1,4 @@
-"""The monitoring client: what was predicted, what really happened, and how good the model is."""
+"""The monitoring client: what was predicted, what really happened, how good the model is, and who is told."""
 
 from __future__ import annotations
 
@@ -10,12 +10,24 @@ from typing import Any
 
 import numpy as np
 
+from penstock.alert_rules import AlertRulesClient
+from penstock.alerts import AlertsClient, SilencesClient
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.api.tensors.v1.tensors_pb2 import TensorList
 from penstock.channels import MEBIBYTE, Connection
+from penstock.configurations import ConfigurationsClient
+from penstock.drift import DriftClient
 from penstock.errors import Unavailable
+from penstock.exports import ExportsClient
 from penstock.ids import uuid7
+from penstock.lineage import LineageClient
+from penstock.metrics import MetricsClient
+from penstock.monitoring_connection import page_size_of
+from penstock.notification_channels import NotificationChannelsClient
 from penstock.paging import pages
+from penstock.profiles import ProfilesClient
+from penstock.quality import QualityClient
+from penstock.retraining import RetrainingClient
 from penstock.stubs import MonitoringStub
 from penstock.tensors import to_tensor
 from penstock.values import to_struct, to_timestamp, to_value
@@ -23,7 +35,6 @@ from penstock.wire import varint
 
 MAX_BATCH_EVENTS = 1_000
 MAX_BATCH_BYTES = 4 * MEBIBYTE
-MAX_PAGE_SIZE = 1_000
 
 
 def make_event(
@@ -82,10 +93,40 @@ def make_event(
 
 
 class MonitoringClient:
-    """Calls the monitoring service. Times are aware datetimes."""
+    """Calls the monitoring service: events and feedback here, and what is made of them by a client for each noun.
+
+    Times are aware datetimes, durations timedeltas. Lists are fetched page by page, as they are iterated. Enums are
+    taken by number or by short name, in any case: `severity="warning"`.
+
+    Attributes:
+        metrics: series over any window, and the last five minutes as they go by.
+        profiles: what a version's data looked like when it was good.
+        drift: whether live data still is like that.
+        quality: what is wrong with live data.
+        alerts: what rules found.
+        alert_rules: what is watched, and from where on it is too much.
+        silences: alerts that nobody is to be told of for a while.
+        channels: whom to tell.
+        retraining: requests, and what became of them.
+        lineage: what led to what.
+        configurations: how models are watched.
+        exports: events and metrics as files.
+    """
 
     def __init__(self, connection: Connection[MonitoringStub]) -> None:
         self._connection = connection
+        self.metrics = MetricsClient(connection)
+        self.profiles = ProfilesClient(connection)
+        self.drift = DriftClient(connection)
+        self.quality = QualityClient(connection)
+        self.alerts = AlertsClient(connection)
+        self.alert_rules = AlertRulesClient(connection)
+        self.silences = SilencesClient(connection)
+        self.channels = NotificationChannelsClient(connection)
+        self.retraining = RetrainingClient(connection)
+        self.lineage = LineageClient(connection)
+        self.configurations = ConfigurationsClient(connection)
+        self.exports = ExportsClient(connection)
 
     def record_events(
         self, events: Iterable[pb.InferenceEvent], *, batch_size: int = 500
@@ -205,7 +246,7 @@ class MonitoringClient:
                 from_time=since,
                 to_time=until,
                 errors_only=errors_only,
-                page_size=MAX_PAGE_SIZE if limit is None else max(1, min(limit, MAX_PAGE_SIZE)),
+                page_size=page_size_of(limit),
                 page_token=token,
             )
             return self._connection.unary(self._connection.stub.ListInferences, request)

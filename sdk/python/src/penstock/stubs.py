@@ -10,6 +10,7 @@ from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.inference.v1.response_cache_pb2_grpc import ResponseCacheServiceStub
 from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
+from penstock.api.monitoring.v1.channels_pb2_grpc import ChannelServiceStub
 from penstock.api.monitoring.v1.configuration_pb2_grpc import ConfigurationServiceStub
 from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
 from penstock.api.monitoring.v1.export_pb2_grpc import ExportServiceStub
@@ -51,6 +52,7 @@ class MonitoringStub(
     DriftServiceStub,
     QualityServiceStub,
     AlertServiceStub,
+    ChannelServiceStub,
     RetrainingServiceStub,
     LineageServiceStub,
     ConfigurationServiceStub,

@@ -13,19 +13,26 @@ except ModuleNotFoundError:  # the SDK brings the command's files, and not the p
     sys.exit("penstock: the command needs more than the SDK: pip install 'penstock[cli]' [CLI_NOT_INSTALLED]")
 
 from penstock.cli import (
+    alert,
     apply,
     bench,
     cache,
+    drift,
     embed,
     events,
     feedback,
     generate,
     job,
     key,
+    lineage,
     metrics,
     model,
+    monitoring,
     predict,
+    profile,
+    quality,
     rank,
+    retraining,
     session,
     suite,
 )
@@ -42,7 +49,7 @@ app = typer.Typer(
     context_settings={"help_option_names": HELP_OPTIONS},
     epilog=epilogue(),
 )
-_RUN, _KEEP, _USE = "Run the suite", "Keep models", "Use and watch them"
+_RUN, _KEEP, _USE, _WATCH = "Run the suite", "Keep models", "Use them", "Watch them"
 app.command(rich_help_panel=_RUN)(suite.up)
 app.command(rich_help_panel=_RUN)(suite.down)
 app.command(rich_help_panel=_RUN)(suite.status)
@@ -54,12 +61,19 @@ app.command(rich_help_panel=_USE, epilog=generate.EXAMPLES)(generate.generate)
 app.command(rich_help_panel=_USE, epilog=embed.EXAMPLES)(embed.embed)
 app.command(rich_help_panel=_USE, epilog=rank.EXAMPLES)(rank.rank)
 app.add_typer(job.app, name="job", rich_help_panel=_USE)
-app.command(rich_help_panel=_USE)(feedback.feedback)
-app.command(rich_help_panel=_USE)(events.events)
-app.command(rich_help_panel=_USE)(metrics.metrics)
 app.add_typer(session.app, name="session", rich_help_panel=_USE)
 app.add_typer(cache.app, name="cache", rich_help_panel=_USE)
 app.add_typer(bench.app, name="bench", rich_help_panel=_USE)
+app.command(rich_help_panel=_WATCH)(feedback.feedback)
+app.add_typer(events.app, name="events", rich_help_panel=_WATCH)
+app.command(rich_help_panel=_WATCH, epilog=metrics.EXAMPLES)(metrics.metrics)
+app.add_typer(profile.app, name="profile", rich_help_panel=_WATCH)
+app.add_typer(drift.app, name="drift", rich_help_panel=_WATCH)
+app.add_typer(quality.app, name="quality", rich_help_panel=_WATCH)
+app.add_typer(alert.app, name="alert", rich_help_panel=_WATCH)
+app.add_typer(retraining.app, name="retraining", rich_help_panel=_WATCH)
+app.command(rich_help_panel=_WATCH, epilog=lineage.EXAMPLES)(lineage.lineage)
+app.add_typer(monitoring.app, name="monitoring", rich_help_panel=_WATCH)
 
 
 def _print_version(wanted: bool) -> None:

@@ -1,9 +1,10 @@
-"""`penstock events`: what was predicted lately."""
+"""`penstock events`: what was predicted lately, what is predicted now, and all of it as a file."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated
 
 import typer
 from rich.text import Text
@@ -11,89 +12,108 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.formats import say_ms, say_number, say_share
-from penstock.cli.model_views import time_of
-from penstock.cli.options import Json, Limit, NoColor, Since, Token, Url
-from penstock.cli.output import Column, Output
-
-_COLUMNS = (
-    Column("time"),
-    Column("model", give="cut"),
-    Column("version", give="cut", optional=True),
-    Column("outcome", give="cut", least_width=20),
-    Column("conf.", "right", optional=True),
-    Column("latency", "right", optional=True),
-    Column("feedback"),
-    Column("user", give="cut", optional=True),
-    Column("inference id"),
+from penstock.cli.events_views import EventLines, events_table, new_ones
+from penstock.cli.formats import say_bytes
+from penstock.cli.options import (
+    Force,
+    From,
+    Json,
+    Limit,
+    Model,
+    ModelFilter,
+    NoColor,
+    Since,
+    Token,
+    Until,
+    Url,
+    VersionFilter,
+    refuse_to_replace,
 )
-_TRACE = Column("trace", give="cut", optional=True)
-SHOWN_OUTCOMES = 5
+from penstock.cli.output import Output
+
+SHOWN_BEFORE = 10
+"""What `--follow` shows of what was there already, as `tail -f` does."""
+EXAMPLES = """Examples
+
+  penstock events --model iris --errors --since 24h
+  penstock events --follow --model iris
+  penstock events export iris --from 7d --out iris.parquet --payloads
+"""
+app = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
 
 
+@app.callback()
 def events(
-    model: Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Only this model.")] = "",
-    version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="Only this version.")] = "",
+    context: typer.Context,
+    model: ModelFilter = "",
+    version: VersionFilter = "",
     user: Annotated[str, typer.Option("--user", metavar="ID", help="Only this user.")] = "",
     session: Annotated[str, typer.Option("--session", metavar="ID", help="Only this session.")] = "",
     since: Since = timedelta(hours=1),
     errors: Annotated[bool, typer.Option("--errors", help="Only failed predictions.")] = False,
     limit: Limit = 100,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is predicted, until Ctrl-C.")] = False,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """List predictions, the newest first."""
+    """List predictions, the newest first; follow them as they come; or export them to a file.
+
+    With --follow the newest stand at the end, and --json prints a document a line.
+    """
+    if context.invoked_subcommand is not None:
+        return
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        inferences = client.monitoring.list_inferences(
-            model=model,
-            version=version,
-            user_id=user,
-            session_id=session,
-            from_time=datetime.now(UTC) - since,
-            errors_only=errors,
-            limit=limit,
-        )
-        found = list(inferences)
-    traced = any(inference.event.trace_id for inference in found)
-    columns = (*_COLUMNS, _TRACE) if traced else _COLUMNS
-    rows = [_row(output, inference, traced=traced) for inference in found]
-    output.answer(
-        [document_of(inference) for inference in found], output.table(columns, rows, empty="no predictions match")
-    )
+
+        def fetch(begin: datetime, most: int) -> list[pb.Inference]:
+            found = client.monitoring.list_inferences(
+                model=model,
+                version=version,
+                user_id=user,
+                session_id=session,
+                from_time=begin,
+                errors_only=errors,
+                limit=most,
+            )
+            return list(found)
+
+        if follow:
+            lines = EventLines(output)
+            for inference in new_ones(fetch, since=since, shown_before=SHOWN_BEFORE):
+                output.item(document_of(inference), *lines.of(inference))
+            return
+        found = fetch(datetime.now(UTC) - since, limit)
+    output.answer([document_of(inference) for inference in found], events_table(output, found))
     if len(found) == limit:
         output.note(f"the newest {limit}; --limit shows more, --since looks further back")
 
 
-def _row(output: Output, inference: pb.Inference, *, traced: bool) -> tuple[str | Text, ...]:
-    event = inference.event
-    return (
-        output.time(time_of(inference.time)),
-        event.model,
-        event.version,
-        Text(event.error_code, style="bold red") if event.error_code else _outcomes(inference),
-        say_share(event.confidence) if event.HasField("confidence") else "",
-        say_ms(event.latency_ms),
-        _verdict(inference),
-        event.user_id,
-        event.inference_id,
-        *((event.trace_id,) if traced else ()),
-    )
-
-
-def _outcomes(inference: pb.Inference) -> str:
-    outcomes: list[Any] = [document_of(outcome) for outcome in inference.outcomes[:SHOWN_OUTCOMES]]
-    more = ", …" if len(inference.outcomes) > SHOWN_OUTCOMES else ""
-    return ", ".join(map(say_number, outcomes)) + more
-
-
-def _verdict(inference: pb.Inference) -> Text:
-    judged = [feedback.correct for feedback in inference.feedback if feedback.HasField("correct")]
-    if not judged:
-        return Text("not judged" if inference.feedback else "", style="dim")
-    if len(judged) == 1:
-        return Text("right", style="green") if judged[0] else Text("wrong", style="red")
-    right = sum(judged)
-    return Text(f"{right} of {len(judged)} right", style="green" if right == len(judged) else "yellow")
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="Where to: .csv or .parquet.", show_default=False)
+    ],
+    version: VersionFilter = "",
+    begin: From = None,
+    until: Until = None,
+    payloads: Annotated[
+        bool, typer.Option("--payloads", help="With features and predictions, as JSON in their cells.")
+    ] = False,
+    force: Force = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Write events with their latest feedback to a file, the oldest first. Default: of the last day."""
+    output = Output(as_json=as_json, no_color=no_color)
+    refuse_to_replace(out, force=force)
+    with connect(Service.MONITORING, url, token) as client, output.transfer(f"writing {out.name}") as bar:
+        client.monitoring.exports.events(
+            model, out, version=version, from_time=begin, to_time=until, payloads=payloads, progress=bar.reach
+        )
+    size_bytes = out.stat().st_size
+    output.answer({"file": str(out.absolute()), "size_bytes": size_bytes}, Text(f"{out}  {say_bytes(size_bytes)}"))

@@ -74,6 +74,12 @@ _HINTS = {
     "APPROVAL_REQUIRED": "give --note, and --approver",
     "WRONG_MODE": "--chat sends the prompt as a message",
     "EVALUATION_REQUIRED": "`penstock model evaluate MODEL VERSION --metric NAME=X` records one",
+    "NO_REFERENCE": "`penstock profile create MODEL VERSION --file FILE` makes one of training data",
+    "DRIFT_OFF": "`penstock monitoring set drift.enabled=true` turns it on",
+    "QUALITY_OFF": "`penstock monitoring set quality.enabled=true` turns it on",
+    "RETRAINING_OFF": "`penstock monitoring set retraining.enabled=true` turns it on",
+    "RETRAINING_TOO_SOON": "--force asks all the same",
+    "TOO_FEW_LABELS": "--force asks all the same",
     "UNAVAILABLE": "`penstock up` starts the suite",
 }
 

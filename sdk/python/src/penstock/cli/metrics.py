@@ -1,63 +1,159 @@
-"""`penstock metrics`: how good a model is."""
+"""`penstock metrics`: how good a model is, over any window, step by step, or as it goes by."""
 
 from __future__ import annotations
 
+import enum
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Group
 from rich.text import Text
 
-from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.formats import say_ms, say_share, say_time
+from penstock.cli.formats import say_bytes, say_time
+from penstock.cli.metrics_views import live_line, live_view, series_table, step_words, totals, versions_table
 from penstock.cli.model_views import time_of
-from penstock.cli.options import Json, Model, NoColor, Since, Token, Url
+from penstock.cli.options import Force, Json, Model, NoColor, Token, Url, VersionFilter, duration, refuse_to_replace
 from penstock.cli.output import Output
+
+if TYPE_CHECKING:
+    from penstock.api.monitoring.v1 import metrics_pb2 as pb
+    from penstock.client import Client
+
+EXAMPLES = """Examples
+
+  penstock metrics iris                                    the last hour in numbers
+  penstock metrics iris --granularity 1h --since 7d        hour by hour
+  penstock metrics iris --by-version                       versions beside each other
+  penstock metrics iris --watch                            as it goes by
+  penstock metrics iris --granularity 1d --out iris.parquet
+"""
+
+
+class Step(enum.StrEnum):
+    """How long a step is."""
+
+    FIVE_MINUTES = "5m"
+    HOUR = "1h"
+    DAY = "1d"
+
+
+_SINCE = {None: timedelta(hours=1), Step.FIVE_MINUTES: timedelta(hours=2), Step.HOUR: timedelta(days=1)}
+_LONGEST_SINCE = timedelta(days=30)
 
 
 def metrics(
     model: Model,
-    version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="Only this version.")] = "",
-    since: Since = timedelta(hours=1),
+    version: VersionFilter = "",
+    granularity: Annotated[
+        Step | None,
+        typer.Option("--granularity", "-g", metavar="STEP", help="Step by step: 5m, 1h or 1d.", show_default=False),
+    ] = None,
+    by_version: Annotated[bool, typer.Option("--by-version", help="Each version by itself.")] = False,
+    since: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--since",
+            metavar="DURATION",
+            parser=duration,
+            help="How far back: 45m, 24h, 7d. Default: 1h; by steps 2h, 24h or 30d.",
+            show_default=False,
+        ),
+    ] = None,
+    watch: Annotated[bool, typer.Option("--watch", help="The last 5 minutes, live, until Ctrl-C.")] = False,
+    interval: Annotated[
+        float, typer.Option("--interval", metavar="SECONDS", min=1, max=60, help="Between two looks of --watch.")
+    ] = 2.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", metavar="FILE", help="Write the steps to a .csv or .parquet file instead.", show_default=False
+        ),
+    ] = None,
+    force: Force = False,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Show counts, errors, latencies and accuracy over a window."""
+    """Show counts, errors, latencies and accuracy: over a window, step by step, or live."""
     output = Output(as_json=as_json, no_color=no_color)
+    if watch and (granularity or by_version or out or since):
+        raise typer.BadParameter("--watch shows the last 5 minutes: it goes with --version and --interval alone")
+    if out is not None:
+        refuse_to_replace(out, force=force)
+    back = since or _SINCE.get(granularity, _LONGEST_SINCE)
     with connect(Service.MONITORING, url, token) as client:
-        answer = client.monitoring.get_metrics(model, version=version, from_time=datetime.now(UTC) - since)
-    window = f"  {say_time(time_of(answer.from_time))} to {say_time(time_of(answer.to_time))}"
-    title = Text.assemble((f"{model} {version}".rstrip(), "bold"), (window, "dim"))
-    output.answer(document_of(answer), output.facts(title, _facts(answer)))
+        if watch:
+            _watch(client, output, model, version, timedelta(seconds=interval))
+        elif out is not None:
+            _export(client, output, out, model, version, granularity, back)
+        elif granularity or by_version:
+            found = client.monitoring.metrics.list(
+                model, version, window=back, granularity=granularity and granularity.value, by_version=by_version
+            )
+            _show(output, f"{model} {version}".rstrip(), found, steps=granularity is not None)
+        else:
+            answer = client.monitoring.get_metrics(model, version=version, from_time=datetime.now(UTC) - back)
+            title = _title(f"{model} {version}".rstrip(), answer)
+            output.answer(document_of(answer), output.facts(title, totals(answer)))
+            if not answer.inference_count:
+                output.note("nothing in this window; --since looks further back")
 
 
-def _facts(answer: pb.GetMetricsResponse) -> list[tuple[str, str | Text]]:
-    errors = f"{answer.error_count:,}"
-    if answer.HasField("error_rate"):
-        errors += f" ({say_share(answer.error_rate)})"
-    latencies = (
-        ("average", answer.HasField("average_latency_ms"), answer.average_latency_ms),
-        ("p50", answer.HasField("p50_latency_ms"), answer.p50_latency_ms),
-        ("p95", answer.HasField("p95_latency_ms"), answer.p95_latency_ms),
-        ("p99", answer.HasField("p99_latency_ms"), answer.p99_latency_ms),
-    )
-    known = [f"{name} {say_ms(value)}" for name, is_known, value in latencies if is_known]
-    return [
-        ("predictions", f"{answer.inference_count:,} ({answer.row_count:,} rows)"),
-        ("throughput", f"{answer.throughput_per_s:.3g} per second"),
-        ("errors", Text(errors, style="bold red" if answer.error_count else "")),
-        ("latency", ", ".join(known)),
-        ("confidence", say_share(answer.average_confidence) if answer.HasField("average_confidence") else ""),
-        ("accuracy", _accuracy(answer)),
-    ]
+def _title(name: str, answer: pb.ListMetricsResponse | object, words: str = "") -> Text:
+    begin, end = (time_of(getattr(answer, field)) for field in ("from_time", "to_time"))
+    window = f"  {say_time(begin)} to {say_time(end)}"
+    return Text.assemble((name, "bold"), (f"{window}{f', {words}' if words else ''}", "dim"))
 
 
-def _accuracy(answer: pb.GetMetricsResponse) -> Text:
-    if not answer.HasField("accuracy"):
-        return Text("not known: no feedback could be judged", style="dim")
-    judged = f"  {answer.correct_count:,} of {answer.judged_count:,} judged right"
-    return Text.assemble((say_share(answer.accuracy), "bold"), (judged, "dim"))
+def _show(output: Output, name: str, found: pb.ListMetricsResponse, *, steps: bool) -> None:
+    parts = []
+    single = len(found.series) == 1 and not found.series[0].version
+    if steps:
+        for series in found.series:
+            whose = name if single else f"{name.split(' ', 1)[0]} {series.version or '(no version)'}"
+            parts.append(output.facts(_title(whose, found, step_words(found.granularity)), totals(series.total)))
+            parts.append(series_table(output, series, found.granularity))
+    else:
+        parts = [_title(name, found), versions_table(output, found.series)]
+    if not found.series:
+        parts = [_title(name, found), Text("no predictions in this window", style="dim")]
+    output.answer(document_of(found), Group(*parts))
+    if found.HasField("complete_until"):
+        upto = output.time(time_of(found.complete_until))
+        output.note(f"complete up to {upto}; what came since is counted within minutes")
+
+
+def _watch(client: Client, output: Output, model: str, version: str, interval: timedelta) -> None:
+    title = f"{model} {version}".rstrip()
+    with closing(client.monitoring.metrics.watch(model, version, interval=interval)) as answers:
+        if output.as_json or not output.stdout.is_terminal:
+            for answer in answers:
+                output.item(document_of(answer), live_line(title, answer.total))
+            return
+        from rich.live import Live
+
+        with Live(console=output.stdout, auto_refresh=False) as live:
+            for answer in answers:
+                live.update(live_view(title, answer.points, answer.total), refresh=True)
+
+
+def _export(
+    client: Client, output: Output, out: Path, model: str, version: str, granularity: Step | None, back: timedelta
+) -> None:
+    with output.transfer(f"writing {out.name}") as bar:
+        client.monitoring.exports.metrics(
+            model,
+            out,
+            version=version,
+            window=back,
+            granularity=granularity and granularity.value,
+            progress=bar.reach,
+        )
+    size_bytes = out.stat().st_size
+    output.answer({"file": str(out.absolute()), "size_bytes": size_bytes}, Text(f"{out}  {say_bytes(size_bytes)}"))

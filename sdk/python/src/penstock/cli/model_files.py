@@ -29,7 +29,6 @@ from penstock.cli.options import (
     pairs,
 )
 from penstock.cli.output import Output
-from penstock.values import to_struct
 
 
 def register(
@@ -99,6 +98,8 @@ def register(
     no_color: NoColor = False,
 ) -> None:
     """Upload a new version, and wait until it is validated."""
+    from penstock.values import to_struct  # numpy takes 100 ms, which `--help` must not wait for
+
     output = Output(as_json=as_json, no_color=no_color)
     if bool(path) == bool(ollama):
         raise typer.BadParameter("give the model's PATH, or --ollama NAME")

@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.formats import parse_pairs, parse_time
 from penstock.durations import parse_duration
 
@@ -51,6 +52,23 @@ class OllamaMode(enum.StrEnum):
     EMBED = "embed"
 
 
+class Severity(enum.StrEnum):
+    """How bad an alert is."""
+
+    CRITICAL = "critical"
+    WARNING = "warning"
+    INFO = "info"
+
+
+class AlertType(enum.StrEnum):
+    """What an alert is of."""
+
+    LATENCY = "latency"
+    ERROR_RATE = "error_rate"
+    DRIFT = "drift"
+    DATA_QUALITY = "data_quality"
+
+
 def duration(text: str | timedelta) -> timedelta:
     """Read a duration for Typer, which sends a default through here too."""
     try:
@@ -73,6 +91,13 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
         return parse_pairs(texts or ())
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from error
+
+
+def refuse_to_replace(path: Path, *, force: bool) -> None:
+    """Leave a file alone that is there already, unless told otherwise."""
+    if path.exists() and not force:
+        sentence = f"{path} is there already; --force replaces it"
+        raise CommandError(sentence, reason="FILE_EXISTS", exit_code=ExitCode.ALREADY_EXISTS)
 
 
 def page_size(limit: int) -> int:
@@ -122,4 +147,37 @@ Since = Annotated[
     typer.Option(
         "--since", metavar="DURATION", parser=duration, help="How far back: 45s, 15m, 1h30m, 7d.", show_default="1h"
     ),
+]
+ModelFilter = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Only this model.")]
+VersionFilter = Annotated[str, typer.Option("--version", "-v", metavar="V", help="Only this version.")]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; kept with who and when.")]
+Window = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--window",
+        "-w",
+        metavar="DURATION",
+        parser=duration,
+        help="How much live data, up to now: 1h, 24h, 7d. Default: as configured.",
+        show_default=False,
+    ),
+]
+From = Annotated[
+    datetime | None,
+    typer.Option(
+        "--from",
+        metavar="TIME",
+        parser=moment,
+        help="From then on: so long ago, such as 24h, or 2026-01-31T12:00.",
+        show_default=False,
+    ),
+]
+Until = Annotated[
+    datetime | None,
+    typer.Option("--until", metavar="TIME", parser=moment, help="Before then, written likewise.", show_default=False),
+]
+Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
+Check = Annotated[str, typer.Argument(metavar="CHECK", help="The check's id.", show_default=False)]
+Fail = Annotated[
+    bool, typer.Option("--fail", help="End with exit code 1 where the check finds something, for scripts.")
 ]

@@ -84,6 +84,16 @@ class Output:
         for part in parts:
             self.say(part)
 
+    def item(self, document: Any, *parts: RenderableType) -> None:
+        """Print one of answers without end: with `--json` a document a line, else the parts."""
+        if self.as_json:
+            line = json.dumps(json_value(document), ensure_ascii=False, allow_nan=False)
+            self.stdout.file.write(line + "\n")
+            self.stdout.file.flush()
+            return
+        for part in parts:
+            self.say(part)
+
     def say(self, part: RenderableType) -> None:
         """Print a part of an answer that comes in steps; with `--json` nothing."""
         if not self.as_json:

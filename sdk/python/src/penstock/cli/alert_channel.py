@@ -1,0 +1,124 @@
+"""`penstock alert channel`: whom alerts tell. Secrets come from a file or the environment, never from the line."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from penstock.cli.alert_views import channels_table
+from penstock.cli.connection import Service, connect
+from penstock.cli.documents import document_of
+from penstock.cli.options import Json, NoColor, Token, Url, Yes
+from penstock.cli.output import Output
+
+EXAMPLES = """Examples
+
+  penstock alert channel set ops --webhook https://example.org/hook --secret-file hook.key
+  OPS_MAIL=mailto://… penstock alert channel set mail --apprise-env OPS_MAIL
+  penstock alert channel test ops
+"""
+app = typer.Typer(no_args_is_help=True, help="Channels: whom to tell, by webhook, e-mail, Slack …", epilog=EXAMPLES)
+MAX_SECRET_BYTES = 16_384
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The channel's name.", show_default=False)]
+
+
+@app.command("set", epilog=EXAMPLES)
+def set_(
+    name: Name,
+    webhook: Annotated[str, typer.Option("--webhook", metavar="URL", help="Post JSON there, https as a rule.")] = "",
+    secret_file: Annotated[
+        str, typer.Option("--secret-file", metavar="FILE | -", help="Sign it with what this file holds.")
+    ] = "",
+    secret_env: Annotated[
+        str, typer.Option("--secret-env", metavar="VARIABLE", help="Sign it with what this variable holds.")
+    ] = "",
+    apprise_file: Annotated[
+        str,
+        typer.Option("--apprise-file", metavar="FILE | -", help="By apprise: a file with its URL, such as mailto://…"),
+    ] = "",
+    apprise_env: Annotated[
+        str, typer.Option("--apprise-env", metavar="VARIABLE", help="By apprise: a variable with its URL.")
+    ] = "",
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Make or replace a channel. Its secrets are kept encrypted, and never given out.
+
+    A webhook that is replaced without a secret keeps the one that it has.
+    """
+    output = Output(as_json=as_json, no_color=no_color)
+    apprise = secret_of(apprise_file, apprise_env, "--apprise")
+    secret = secret_of(secret_file, secret_env, "--secret")
+    if bool(webhook) == bool(apprise):
+        raise typer.BadParameter("give --webhook URL, or one of --apprise-file and --apprise-env")
+    if secret and not webhook:
+        raise typer.BadParameter("a secret signs what a webhook posts; apprise has it in its URL")
+    with connect(Service.MONITORING, url, token) as client:
+        channels = client.monitoring.channels
+        made = channels.set_webhook(name, webhook, secret=secret) if webhook else channels.set_apprise(name, apprise)
+    output.answer(document_of(made), channels_table(output, [made]))
+    output.note(f"to see that it arrives: penstock alert channel test {name}")
+
+
+@app.command("list")
+def list_(url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
+    """List channels without their secrets: what waits for them, and what arrived."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.MONITORING, url, token) as client:
+        found = client.monitoring.channels.list()
+    output.answer([document_of(each) for each in found], channels_table(output, found))
+
+
+@app.command("test")
+def try_out(name: Name, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
+    """Send a message that says it is a test, and wait for what comes of it."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.MONITORING, url, token) as client, output.spinner(f"sending {name} a test"):
+        took = client.monitoring.channels.test(name)
+    took_ms = round(took.total_seconds() * 1000)
+    output.answer({"name": name, "duration_ms": took_ms}, Text(f"{name} took it, in {took_ms:,} ms"))
+    output.note(f"rules name whom they tell: penstock alert rule create NAME --when … --channel {name}")
+
+
+@app.command()
+def delete(
+    name: Name, yes: Yes = False, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False
+) -> None:
+    """Delete a channel that no rule names."""
+    output = Output(as_json=as_json, no_color=no_color)
+    if not yes:
+        typer.confirm(f"Delete channel {name}?", abort=True, err=True)
+    with connect(Service.MONITORING, url, token) as client:
+        client.monitoring.channels.delete(name)
+    output.answer({"name": name, "deleted": True}, Text(f"deleted channel {name}"))
+
+
+def secret_of(file: str, variable: str, option: str) -> str:
+    """Read a secret from a file, stdin or the environment; empty where none is named.
+
+    On the command line it would stand in the shell's history, and in everybody's list of processes.
+    """
+    if file and variable:
+        raise typer.BadParameter(f"give one of {option}-file and {option}-env")
+    if variable:
+        found = os.environ.get(variable, "").strip()
+        if not found:
+            raise typer.BadParameter(f"the variable {variable} is not set, or empty", param_hint=f"{option}-env")
+        return found
+    if not file:
+        return ""
+    if file == "-":
+        found = sys.stdin.read(MAX_SECRET_BYTES + 1)
+    else:
+        with Path(file).open(encoding="utf-8") as stream:
+            found = stream.read(MAX_SECRET_BYTES + 1)
+    if not found.strip() or len(found) > MAX_SECRET_BYTES:
+        raise typer.BadParameter(f"{file} is empty, or over {MAX_SECRET_BYTES} characters", param_hint=f"{option}-file")
+    return found.strip()

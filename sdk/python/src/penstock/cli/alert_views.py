@@ -1,0 +1,235 @@
+"""Alerts, rules, silences and channels as tables and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from rich.console import Group, RenderableType
+from rich.padding import Padding
+from rich.text import Text
+
+from penstock.api.monitoring.v1 import alerts_pb2 as pb
+from penstock.api.monitoring.v1 import channels_pb2, drift_pb2
+from penstock.cli.documents import enum_word
+from penstock.cli.formats import say_duration, say_number, say_time
+from penstock.cli.model_views import time_of
+from penstock.cli.output import Column, Output, printable, styled
+
+SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "blue"}
+STATE_STYLES = {"firing": "bold red", "pending": "yellow", "resolved": "green"}
+_ALERTS = (
+    Column("alert"),
+    Column("severity"),
+    Column("state"),
+    Column("model", give="cut"),
+    Column("rule", give="cut", least_width=8),
+    Column("value", "right", optional=True),
+    Column("since"),
+    Column("in hand", give="cut", optional=True),
+    Column("condition", give="cut", optional=True, least_width=20),
+)
+_RULES = (
+    Column("rule", give="cut", least_width=8),
+    Column("severity"),
+    Column("condition", give="wrap", least_width=24),
+    Column("for models", give="cut"),
+    Column("tells", give="cut"),
+    Column("on"),
+    Column("id", optional=True),
+)
+_SILENCES = (
+    Column("silence"),
+    Column("silences", give="cut", least_width=12),
+    Column("until"),
+    Column("why", give="cut", optional=True, least_width=12),
+    Column("by", give="cut", optional=True),
+    Column(""),
+)
+
+
+def severity_word(severity: pb.Severity.ValueType) -> str:
+    """Say how bad it is."""
+    return str(enum_word(pb.Severity.DESCRIPTOR, severity) or "any")
+
+
+def state_word(state: pb.AlertState.ValueType) -> str:
+    """Say how far an alert has come."""
+    return str(enum_word(pb.AlertState.DESCRIPTOR, state) or "")
+
+
+def alerts_table(output: Output, alerts: Sequence[pb.Alert], *, empty: str) -> RenderableType:
+    """Lay out alerts, one a row."""
+    rows = [
+        (
+            alert.id,
+            styled(severity_word(alert.severity), SEVERITY_STYLES),
+            _state(alert),
+            f"{alert.model} {alert.version}".rstrip(),
+            alert.rule_name,
+            say_number(alert.value) if alert.HasField("value") else "",
+            output.time(time_of(alert.begin_time)),
+            alert.acknowledged_by,
+            alert.condition,
+        )
+        for alert in alerts
+    ]
+    return output.table(_ALERTS, rows, empty=empty)
+
+
+def alert_facts(output: Output, alert: pb.Alert) -> RenderableType:
+    """Lay out what there is to know of an alert, and how it went on."""
+    title = Text.assemble((f"{alert.rule_name}  ", "bold"), (f"{alert.model} {alert.version}  ", "bold"))
+    title.append_text(styled(severity_word(alert.severity), SEVERITY_STYLES)).append("  ").append_text(_state(alert))
+    value = f"{say_number(alert.value)}, threshold {say_number(alert.threshold)}" if alert.HasField("value") else ""
+    acknowledged = _by(alert.acknowledge_time, alert.acknowledged_by)
+    if alert.acknowledge_note:
+        acknowledged += f": {alert.acknowledge_note}"
+    parts: list[RenderableType] = [
+        title,
+        Text(printable(alert.message)),
+        output.facts(
+            Text(alert.id, style="dim"),
+            [
+                ("condition", alert.condition),
+                ("value", value),
+                ("began", say_time(time_of(alert.begin_time))),
+                ("fired", say_time(time_of(alert.fire_time))),
+                ("resolved", say_time(time_of(alert.resolve_time))),
+                ("in hand", acknowledged),
+                ("drift or quality check", alert.check_id),
+                ("rule", alert.rule_id),
+            ],
+        ),
+    ]
+    if alert.history:
+        parts += [Text("\nhow it went on", style="bold"), _history(output, alert.history)]
+    return Group(*parts)
+
+
+def rules_table(output: Output, rules: Sequence[pb.AlertRule]) -> RenderableType:
+    """Lay out rules, one a row."""
+    rows = [
+        (
+            rule.name,
+            styled(severity_word(rule.severity), SEVERITY_STYLES),
+            condition_of(rule),
+            f"{rule.model} {rule.version}".strip() or "all",
+            ", ".join(rule.channels) or Text("nobody", style="dim"),
+            Text("yes", style="green") if rule.enabled else Text("no", style="yellow"),
+            rule.id,
+        )
+        for rule in rules
+    ]
+    empty = "no rules: `penstock alert rule create NAME --when 'error_rate > 0.05'` makes one"
+    return output.table(_RULES, rows, empty=empty)
+
+
+def rule_facts(output: Output, rule: pb.AlertRule) -> RenderableType:
+    """Lay out what there is to know of a rule."""
+    title = Text.assemble((f"{rule.name}  ", "bold"), styled(severity_word(rule.severity), SEVERITY_STYLES))
+    if not rule.enabled:
+        title.append("  off", style="yellow")
+    drift = str(enum_word(drift_pb2.DriftType.DESCRIPTOR, rule.drift_type) or "")
+    missing = str(enum_word(pb.MissingData.DESCRIPTOR, rule.missing_data) or "ignore")
+    return output.facts(
+        title,
+        [
+            ("condition", condition_of(rule)),
+            ("watches", str(enum_word(pb.AlertType.DESCRIPTOR, rule.type) or "").replace("_", " ")),
+            ("holds for", f"{rule.model} {rule.version}".strip() or "every model"),
+            ("window", rule.window),
+            ("fires after", getattr(rule, "for") or "at once"),
+            ("drift", drift),
+            ("feature", rule.feature),
+            ("at least", f"{rule.min_count:,} predictions" if rule.min_count else ""),
+            (
+                "no value",
+                {"ignore": "changes nothing", "alert": "is an alert", "resolve": "is no alert"}.get(missing, ""),
+            ),
+            ("tells", ", ".join(rule.channels) or "nobody: it is listed all the same"),
+            ("again every", rule.repeat_interval),
+            ("description", rule.description),
+            ("id", rule.id),
+            ("changed", _by(rule.update_time, rule.updated_by)),
+        ],
+    )
+
+
+def condition_of(rule: pb.AlertRule) -> str:
+    """Give a rule's condition in words, as the service has them."""
+    return rule.condition or f"{rule.metric} over {rule.window}"
+
+
+def silences_table(output: Output, silences: Sequence[pb.Silence]) -> RenderableType:
+    """Lay out silences, one a row."""
+    now = datetime.now(UTC)
+    rows = []
+    for silence in silences:
+        end = time_of(silence.end_time)
+        left = (end - now).total_seconds() if end else 0.0
+        state = Text(f"{say_duration(left)} left", style="yellow") if left > 0 else Text("over", style="dim")
+        rows.append((silence.id, silenced_words(silence), output.time(end), silence.note, silence.created_by, state))
+    return output.table(_SILENCES, rows, empty="no silences")
+
+
+def silenced_words(silence: pb.Silence) -> str:
+    """Say what a silence lies on."""
+    severity = severity_word(silence.severity) if silence.severity else ""
+    rule = f"rule {silence.rule_name}" if silence.rule_name else ""
+    of = f"of {silence.model} {silence.version}".rstrip() if silence.model else ""
+    return " ".join(each for each in (severity, "alerts", of, rule) if each) if severity or of or rule else "all alerts"
+
+
+def channels_table(output: Output, channels: Sequence[channels_pb2.Channel]) -> RenderableType:
+    """Lay out channels, one a row."""
+    columns = (
+        Column("channel", give="cut", least_width=8),
+        Column("by"),
+        Column("address", give="cut", least_width=16),
+        Column("waiting", "right"),
+        Column("last arrived"),
+        Column("last error", give="cut", optional=True, least_width=16),
+    )
+    rows = []
+    for channel in channels:
+        kind = channel.WhichOneof("kind") or ""
+        address = channel.webhook.url if kind == "webhook" else channel.apprise.url
+        arrived = output.time(time_of(channel.last_delivery_time)) or Text("never", style="dim")
+        waiting = Text(f"{channel.waiting_count:,}", style="yellow" if channel.waiting_count else "dim")
+        rows.append((channel.name, kind, address, waiting, arrived, Text(printable(channel.last_error), style="red")))
+    return output.table(columns, rows, empty="no channels: `penstock alert channel set NAME --webhook URL` makes one")
+
+
+def _state(alert: pb.Alert) -> Text:
+    state = styled(state_word(alert.state), STATE_STYLES)
+    for flag, said in ((alert.silenced, "silenced"), (alert.flapping, "flapping")):
+        if flag and alert.state != pb.ALERT_STATE_RESOLVED:
+            state.append(f", {said}", style="dim")
+    return state
+
+
+def _history(output: Output, history: Sequence[pb.AlertEvent]) -> RenderableType:
+    columns = (
+        Column("when"),
+        Column("state"),
+        Column("value", "right"),
+        Column("by", give="cut"),
+        Column("what", give="wrap"),
+    )
+    rows = [
+        (
+            output.time(time_of(event.time)),
+            styled(state_word(event.state), STATE_STYLES),
+            say_number(event.value) if event.HasField("value") else "",
+            event.actor,
+            event.message,
+        )
+        for event in history
+    ]
+    return Padding(output.table(columns, rows, empty=""), (0, 0, 0, 0))
+
+
+def _by(stamp: object, who: str) -> str:
+    when = say_time(time_of(stamp))  # type: ignore[arg-type]  # a Timestamp, of whichever message
+    return f"{when} by {who}" if when and who else when

@@ -1,0 +1,140 @@
+"""`penstock lineage`: what led to a prediction, an alert or a version, and what came of it, as a tree."""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.text import Text
+from rich.tree import Tree
+
+from penstock.api.monitoring.v1 import lineage_pb2 as pb
+from penstock.cli.connection import Service, connect
+from penstock.cli.documents import document_of, enum_word
+from penstock.cli.formats import say_pairs
+from penstock.cli.model_views import time_of
+from penstock.cli.options import Json, NoColor, Token, Url
+from penstock.cli.output import Output, printable
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+
+EXAMPLES = """Examples
+
+  penstock lineage 0193…                 a prediction, an alert or a retraining request, by its id
+  penstock lineage iris/2.0.0            a version
+"""
+_STYLES = {
+    "prediction": "cyan",
+    "version": "bold",
+    "alert": "red",
+    "check": "magenta",
+    "retraining request": "yellow",
+}
+
+
+class Kind(enum.StrEnum):
+    """What an id is of."""
+
+    PREDICTION = "prediction"
+    ALERT = "alert"
+    REQUEST = "request"
+
+
+def lineage(
+    subject: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID | MODEL/VERSION",
+            help="A prediction's, an alert's or a retraining request's id, or a version.",
+            show_default=False,
+        ),
+    ],
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--kind", metavar="K", help="prediction, alert or request. Default: they are tried.", show_default=False
+        ),
+    ] = None,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show what led to something, and what came of it: prediction, version, training; check, alert, retraining."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.MONITORING, url, token) as client:
+        found = _find(client, subject, kind)
+    output.answer(document_of(found), tree_of(found))
+    if any(node.missing for node in found.nodes):
+        output.note("what could not be looked up says why")
+
+
+def tree_of(found: pb.GetLineageResponse) -> Tree:
+    """Draw a graph from its first node on: each hangs where it is reached first, causes with ↑ and effects with ↓."""
+    branches: dict[int, Tree] = {0: Tree(_words(found.nodes[0]), guide_style="dim")} if found.nodes else {}
+    root = branches.get(0) or Tree(Text("nothing is known of it", style="dim"))
+    waiting = deque(branches)
+    while waiting:
+        here = waiting.popleft()
+        for edge in sorted(found.edges, key=lambda edge: edge.to_node != here):  # causes first
+            for near, far, arrow in ((edge.to_node, edge.from_node, "↑"), (edge.from_node, edge.to_node, "↓")):
+                if near != here or far in branches or not 0 <= far < len(found.nodes):
+                    continue
+                relation = f"{edge.relation} it" if arrow == "↑" else edge.relation
+                label = Text.assemble(
+                    (f"{arrow} ", "bold"), (f"{printable(relation)}  ", "dim"), _words(found.nodes[far])
+                )
+                branches[far] = branches[here].add(label)
+                waiting.append(far)
+    for number, node in enumerate(found.nodes):
+        if number not in branches:
+            root.add(Text.assemble(("· ", "dim"), _words(node)))
+    return root
+
+
+def _words(node: pb.LineageNode) -> Text:
+    kind = str(enum_word(pb.LineageKind.DESCRIPTOR, node.kind) or "").replace("_", " ")
+    kind = "prediction" if node.kind == pb.LINEAGE_KIND_INFERENCE else kind
+    said = Text.assemble((f"{kind} ", "dim"), (printable(node.title or node.id), _STYLES.get(kind, "")))
+    if node.title and node.id and node.id not in node.title:
+        said.append(f"  {printable(node.id)}", style="dim")
+    when = time_of(node.time)
+    if when is not None:
+        said.append(f"  {when.astimezone().strftime('%Y-%m-%d %H:%M')}", style="dim")
+    attributes = {name: value for name, value in node.attributes.items() if value}
+    if attributes:
+        said.append(f"\n{printable(say_pairs(attributes))}", style="dim")
+    if node.missing:
+        said.append(f"\nnot looked up: {printable(node.missing)}", style="yellow")
+    return said
+
+
+def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageResponse:
+    """Ask for a version by its name, and for an id as each kind of thing until one has it."""
+    from penstock.errors import NotFound
+
+    lineage = client.monitoring.lineage
+    if "/" in subject:
+        model, _, version = subject.partition("/")
+        return lineage.of_version(model, version)
+    asks = {
+        Kind.PREDICTION: lineage.of_inference,
+        Kind.ALERT: lineage.of_alert,
+        Kind.REQUEST: lineage.of_retraining_request,
+    }
+    if kind is not None:
+        return asks[kind](subject)
+    for ask in (lineage.of_inference, lineage.of_alert):
+        try:
+            return ask(subject)
+        except NotFound:
+            continue
+    try:
+        return lineage.of_retraining_request(subject)
+    except NotFound as error:
+        raise NotFound(
+            f"{subject} is no prediction's, no alert's and no retraining request's id", reason="SUBJECT_NOT_FOUND"
+        ) from error

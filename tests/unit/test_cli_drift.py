@@ -1,0 +1,123 @@
+"""`penstock drift`: the sentence, the distributions side by side, and what a script gets."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.text import Text
+
+from penstock.api.monitoring.v1 import drift_pb2 as pb
+from penstock.cli.__main__ import run
+from services.common import errors
+from tests.monitoring_answers import ID, drift_check, drift_result, server, terminal
+from tests.sdk import ScriptedServer, answer, fail
+
+__all__ = ["server", "terminal"]
+
+
+@pytest.fixture
+def drifted(server: ScriptedServer) -> ScriptedServer:
+    server.on("CheckDrift", answer(pb.CheckDriftResponse(check=drift_check())))
+    server.on("GetDriftCheck", answer(pb.GetDriftCheckResponse(check=drift_check())))
+    server.on("ListDriftChecks", answer(pb.ListDriftChecksResponse(checks=[drift_check()])))
+    return server
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0) -> str:
+    assert run(["drift", *arguments]) == exit_code
+    captured = capsys.readouterr()
+    return Text.from_ansi(captured.out + captured.err).plain
+
+
+def test_a_check_says_what_happened_before_anything_else(
+    drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = said(capsys, "check", "iris", "--window", "6h").splitlines()
+    assert lines[0] == "iris 2.0.0  drifted"
+    assert lines[1].startswith("1 of 3 features has drifted: petal_length")
+    assert "by psi calibrated, α 0.05: false alarms in at most 5.00% of such checks" in lines[2]
+    (request,) = drifted.calls["CheckDrift"]
+    assert request.HasField("from_time")
+
+
+def test_what_drifted_is_drawn_and_the_rest_is_counted(
+    drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = said(capsys, "check", "iris")
+    assert "petal_length  input, numeric  drifted  effect 0.310, large  (floor 0.02)  p < 0.0001" in text
+    assert "REFERENCE" in text
+    assert "below -1.28" in text
+    assert text.count("sepal_width") == 1  # in the table alone
+    assert "0.6200" in text
+    assert "blue" not in text
+    assert "blue" in said(capsys, "show", f"{ID}1", "--feature", "colour")
+    whole = said(capsys, "show", f"{ID}1", "--all")
+    assert "blue" in whole
+    assert "other   " not in whole.split("below -1.28")[1].split("sepal_width")[0]  # empty on both sides
+    refused = said(capsys, "show", f"{ID}1", "--feature", "none", exit_code=2)
+    assert "these were: petal_length" in " ".join(refused.replace("│", " ").split())
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_two_distributions_stand_side_by_side_and_fit(
+    drifted: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    terminal.setenv("COLUMNS", str(width))
+    lines = said(capsys, "check", "iris").splitlines()
+    (last,) = [line for line in lines if line.strip().startswith("1.28 on")]
+    assert last.split("%")[0].split()[-1] == "9.9"
+    reference, live = last.split("%")[1:]
+    assert 0 < reference.count("█") < live.count("█")
+    bars = [line for line in lines if "█" in line]
+    assert len({line.index("%") for line in bars}) == 1
+    assert max(len(line.rstrip()) for line in lines) <= width
+
+
+def test_a_feature_of_many_categories_shows_those_that_moved(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = drift_result("city", 0, 0.3)
+    del result.bins[:]
+    for number in range(50):
+        result.bins.add(label=f"c{number:02}", reference_share=0.02, live_share=0.06 if number in (7, 31) else 0.018)
+    check = drift_check()
+    check.results.insert(0, result)
+    server.on("GetDriftCheck", answer(pb.GetDriftCheckResponse(check=check)))
+    text = said(capsys, "show", f"{ID}1")
+    assert text.index("c07") < text.index("c31")
+    assert sum(f"c{number:02}" in text for number in range(50)) == 14
+
+
+def test_a_script_learns_by_the_exit_code_where_it_asks(
+    drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "[DRIFTED]" in said(capsys, "check", "iris", "--fail", exit_code=1)
+    assert json.loads(said(capsys, "check", "iris", "--json"))["results"][0]["effect"] == 0.31
+    server = drifted
+    server.on("CheckDrift", answer(pb.CheckDriftResponse(check=pb.DriftCheck(status=pb.DRIFT_STATUS_OK))))
+    said(capsys, "check", "iris", "--fail")
+
+
+def test_too_little_data_is_not_all_well(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    few = pb.DriftCheck(model="iris", status=pb.DRIFT_STATUS_INSUFFICIENT_DATA, summary="12 rows; 50 are needed")
+    server.on("CheckDrift", answer(pb.CheckDriftResponse(check=few)))
+    text = said(capsys, "check", "iris")
+    assert "insufficient data" in text
+    assert "12 rows; 50 are needed" in text
+    assert "a longer --window" in text
+
+
+def test_checks_are_listed_and_lead_to_one(drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    text = said(capsys, "list", "--model", "iris", "--status", "drifted")
+    assert "1 of 3" in text
+    assert f"penstock drift show {ID}1" in text
+    assert drifted.calls["ListDriftChecks"][0].status == pb.DRIFT_STATUS_DRIFTED
+
+
+def test_a_version_without_a_reference_is_told_so(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    error = errors.FailedPrecondition("iris 2.0.0 has no profile", reason="NO_REFERENCE")
+    server.on("CheckDrift", fail(error))
+    text = said(capsys, "check", "iris", exit_code=1)
+    assert "[NO_REFERENCE]" in text
+    assert "penstock profile create" in text
