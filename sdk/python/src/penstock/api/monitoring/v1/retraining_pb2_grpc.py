@@ -70,8 +70,8 @@ class RetrainingServiceServicer(object):
 
     def CreateRetrainingRequest(self, request, context):
         """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
-        FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with `force`),
-        RETRAINING_OFF, REQUEST_ID_REUSED.
+        FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
+        `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,7 +100,8 @@ class RetrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RejectRetrainingRequest(self, request, context):
-        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
+        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+        WRONG_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

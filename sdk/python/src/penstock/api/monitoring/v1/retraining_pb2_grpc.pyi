@@ -41,8 +41,8 @@ class RetrainingServiceStub:
     def __new__(cls, channel: _aio.Channel) -> RetrainingServiceAsyncStub: ...
     CreateRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.CreateRetrainingRequestRequest, _retraining_pb2.CreateRetrainingRequestResponse]
     """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
-    FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with `force`),
-    RETRAINING_OFF, REQUEST_ID_REUSED.
+    FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
+    `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
     """
     GetRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.GetRetrainingRequestRequest, _retraining_pb2.GetRetrainingRequestResponse]
     """One request with its history. Role: viewer. NOT_FOUND: REQUEST_NOT_FOUND."""
@@ -53,7 +53,9 @@ class RetrainingServiceStub:
     Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     RejectRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.RejectRetrainingRequestRequest, _retraining_pb2.RejectRetrainingRequestResponse]
-    """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE."""
+    """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+    WRONG_STATE.
+    """
 
 @_typing.type_check_only
 class RetrainingServiceAsyncStub(RetrainingServiceStub):
@@ -64,8 +66,8 @@ class RetrainingServiceAsyncStub(RetrainingServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.CreateRetrainingRequestRequest, _retraining_pb2.CreateRetrainingRequestResponse]  # type: ignore[assignment]
     """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
-    FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with `force`),
-    RETRAINING_OFF, REQUEST_ID_REUSED.
+    FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
+    `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
     """
     GetRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.GetRetrainingRequestRequest, _retraining_pb2.GetRetrainingRequestResponse]  # type: ignore[assignment]
     """One request with its history. Role: viewer. NOT_FOUND: REQUEST_NOT_FOUND."""
@@ -76,7 +78,9 @@ class RetrainingServiceAsyncStub(RetrainingServiceStub):
     Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     RejectRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.RejectRetrainingRequestRequest, _retraining_pb2.RejectRetrainingRequestResponse]  # type: ignore[assignment]
-    """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE."""
+    """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+    WRONG_STATE.
+    """
 
 class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
@@ -90,8 +94,8 @@ class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_retraining_pb2.CreateRetrainingRequestResponse, _abc.Awaitable[_retraining_pb2.CreateRetrainingRequestResponse]]:
         """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
-        FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with `force`),
-        RETRAINING_OFF, REQUEST_ID_REUSED.
+        FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
+        `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
         """
 
     @_abc_1.abstractmethod
@@ -126,6 +130,8 @@ class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retraining_pb2.RejectRetrainingRequestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retraining_pb2.RejectRetrainingRequestResponse, _abc.Awaitable[_retraining_pb2.RejectRetrainingRequestResponse]]:
-        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE."""
+        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+        WRONG_STATE.
+        """
 
 def add_RetrainingServiceServicer_to_server(servicer: RetrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
