@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
 
 from services.common.server import Service
+from services.monitoring.alerts.alerts import Alerts
+from services.monitoring.alerts.evaluation import Evaluation
+from services.monitoring.alerts.keeping import Keeping
+from services.monitoring.alerts.ledger import Ledger
+from services.monitoring.alerts.rules import Rules
+from services.monitoring.alerts.servicer import service
+from services.monitoring.alerts.silences import Silences
+from services.monitoring.alerts.sources import Sources
+from services.monitoring.alerts.store.transaction import AlertStore
 from services.monitoring.parts import Parts
 
+KEEPING_INTERVAL_S = 3_600.0
+_MIN_GAP = timedelta(minutes=1)
 
-def assemble(parts: Parts) -> Sequence[Service]:  # noqa: ARG001 - nothing is built of it yet
+
+def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
-    return ()
+    settings, clock = parts.settings, parts.clock
+    store = AlertStore(parts.database)
+    ledger = Ledger(parts.channels, parts.retraining)
+    rules = Rules(store, parts.channels, parts.configurations, ledger, clock)
+    parts.channels.keep_while(rules.naming)
+    parts.alerts = Alerts(store, clock)
+    interval = timedelta(milliseconds=settings.alert_interval_ms)
+    sources = Sources(parts.metrics, parts.drift, parts.quality)
+    evaluation = Evaluation(store, sources, ledger, clock, longest_gap=max(4 * interval, _MIN_GAP))
+    parts.chores.add("alerts", evaluation.take, interval_s=interval.total_seconds())
+    keeping = Keeping(store, clock, kept=timedelta(days=settings.alert_retention_days))
+    parts.chores.add("alerts.keeping", keeping.take, interval_s=KEEPING_INTERVAL_S)
+    return (service(rules, parts.alerts, Silences(store, clock)),)
