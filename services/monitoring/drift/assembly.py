@@ -5,9 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from services.common.server import Service
+from services.monitoring.drift.checks import DriftChecks
+from services.monitoring.drift.servicer import DriftServicer, service
+from services.monitoring.drift.store import DriftStore
 from services.monitoring.parts import Parts
 
+LOOK_INTERVAL_S = 30.0
 
-def assemble(parts: Parts) -> Sequence[Service]:  # noqa: ARG001 - nothing is built of it yet
+
+def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
-    return ()
+    parts.drift = DriftChecks(
+        DriftStore(parts.database),
+        parts.profiles,
+        parts.live,
+        parts.metrics,
+        parts.configurations,
+        parts.clock,
+        # Built after drift, and there before anything is served.
+        tell=lambda check: parts.retraining.consider_check(check),
+    )
+    parts.chores.add("drift", parts.drift.check_due, interval_s=LOOK_INTERVAL_S)
+    return (service(DriftServicer(parts.drift)),)

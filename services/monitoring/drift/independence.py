@@ -16,7 +16,7 @@ Counts = NDArray[np.int64]
 SEED = 20_080_427
 _AMPLE = 20.0
 _EXCEEDANCES = 20
-_DRAWS = (1_000, 19_000)
+_DRAWS = (1_000, 4_000, 15_000)
 _MOST_ROWS = 500_000_000
 """NumPy draws from fewer than 10⁹."""
 

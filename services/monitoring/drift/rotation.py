@@ -10,7 +10,7 @@ mixtures, 2005; Ibragimov and Müller, J. Business & Economic Statistics 28 (201
 
 The chance itself, that of a ratio of quadratic forms, is the saddlepoint approximation of Lugannani and Rice (Advances
 in Applied Probability 12, 1980, p. 475), as Butler and Paolella (Bernoulli 14, 2008, p. 140) have it for such ratios:
-its relative error stays at a few percent however small the chance.
+it stays within an eighth of it, on the safe side, however small the chance.
 """
 
 from __future__ import annotations

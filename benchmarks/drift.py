@@ -1,0 +1,258 @@
+"""Drift checks on made-up streams: false alarms where nothing has drifted, and drift that is found or missed.
+
+    python -m benchmarks drift                      # ours
+    python -m benchmarks drift --others             # Evidently's and NannyML's defaults on the same streams
+    python -m benchmarks drift --runs 100 --quarters 1
+
+Every number comes of a fixed seed. The reference has 10,000 rows of the same stream, unless told otherwise.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.drift_streams import (
+    DAY_MINUTES,
+    NUMERIC,
+    STREAMS,
+    Counted,
+    Rows,
+    Source,
+    Stream,
+    count,
+    reference_of,
+    window_of,
+)
+from services.monitoring.configuration.models import DriftConfiguration
+from services.monitoring.drift.checks import QUARTER, scheduled_alpha
+from services.monitoring.drift.comparison import compare
+from services.monitoring.drift.models import Comparison, DriftStatus, Rules
+from services.monitoring.profiles.models import Reference
+
+SIZES = (50, 100, 200, 500, 1_000, 2_000, 10_000)
+QUARTER_SIZES = (50, 200, 2_000)
+STEP_MINUTES = 360
+CHECKS_A_QUARTER = round(QUARTER.total_seconds() / 60 / STEP_MINUTES)
+console = Console(width=140)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """What a number of checks came to."""
+
+    checks: int
+    alarms: int
+    insufficient: int
+    seconds: float
+
+    @property
+    def share(self) -> float:
+        """Alarms per check."""
+        return self.alarms / max(self.checks, 1)
+
+
+def main() -> None:
+    """Draw, check, and show the tables."""
+    options = _options()
+    if options.others:
+        from benchmarks.contenders.drift_others import show_others
+
+        show_others(console, options)
+        return
+    if "false-alarms" in options.parts:
+        _show_false_alarms(options)
+    if "power" in options.parts:
+        _show_power(options)
+    if "quarters" in options.parts:
+        _show_quarters(options)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=400, help="checks of each stream and size")
+    parser.add_argument("--quarters", type=int, default=5, help="quarters of each stream and size")
+    parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
+    parser.add_argument("--quarter-sizes", type=int, nargs="+", default=list(QUARTER_SIZES), help="rows a day")
+    parser.add_argument("--streams", nargs="+", default=[stream.name for stream in STREAMS])
+    parser.add_argument("--reference-rows", type=int, default=10_000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--others", action="store_true", help="Evidently's and NannyML's defaults on the same streams")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        choices=("false-alarms", "power", "quarters"),
+        default=["false-alarms", "power", "quarters"],
+    )
+    return parser.parse_args()
+
+
+def _chosen(options: argparse.Namespace) -> list[Stream]:
+    return [stream for stream in STREAMS if stream.name in options.streams]
+
+
+def reference_for(stream: Stream, rows: int, seed: int) -> Reference:
+    """Make the reference of a stream."""
+    return reference_of(Source(stream, np.random.default_rng([seed, 0])).draw(rows))
+
+
+def _show_false_alarms(options: argparse.Namespace) -> None:
+    table = Table("stream", "rows", "checks", "alarms", "too little data", "ms a check", title="no drift, α = 0.05")
+    for stream in _chosen(options):
+        reference = reference_for(stream, options.reference_rows, options.seed)
+        for size in (30, *options.sizes):
+            tally = tally_of(reference, windows(stream, size, options.runs, options.seed), Rules())
+            table.add_row(stream.name, f"{size:,}", str(tally.checks), f"{tally.share:.1%}", *_rest(tally))
+    console.print(table)
+
+
+def _rest(tally: Tally) -> tuple[str, str]:
+    return f"{tally.insufficient / tally.checks:.1%}", f"{1000 * tally.seconds / tally.checks:.1f}"
+
+
+def windows(stream: Stream, size: int, runs: int, seed: int) -> Iterator[Rows]:
+    """Draw days of so many rows, each by itself."""
+    for run in range(runs):
+        yield Source(stream, np.random.default_rng([seed, size, run])).draw(size)
+
+
+def tally_of(reference: Reference, drawn: Iterator[Rows], rules: Rules, *, feature: str = "") -> Tally:
+    """Check each; with a feature named, an alarm is one of that feature."""
+    checks = alarms = insufficient = 0
+    seconds = 0.0
+    for rows in drawn:
+        window = window_of([count(reference, rows)])
+        began = time.perf_counter()
+        found = compare(reference, window, rules)
+        seconds += time.perf_counter() - began
+        checks += 1
+        alarms += _alarmed(found, feature)
+        insufficient += found.status is DriftStatus.INSUFFICIENT_DATA
+    return Tally(checks, alarms, insufficient, seconds)
+
+
+def _alarmed(found: Comparison, feature: str) -> bool:
+    if not feature:
+        return found.status is DriftStatus.DRIFTED
+    return any(result.drifted for result in found.results if result.feature == feature)
+
+
+Change = Callable[[Rows, np.random.Generator], Rows]
+
+
+def shifted(rows: Rows, _: np.random.Generator) -> Rows:
+    """Shift the last numeric feature by 0.2 σ."""
+    values = rows.values.copy()
+    values[:, NUMERIC - 1] += 0.2
+    return replace(rows, values=values)
+
+
+def missing(rows: Rows, generator: np.random.Generator) -> Rows:
+    """Have the first feature missing in 5 % of the rows in place of 1 %."""
+    values = rows.values.copy()
+    values[generator.random(len(rows)) < 0.04 / 0.99, 0] = np.nan
+    return replace(rows, values=values)
+
+
+def new_category(counted: Counted, bins: int, share: float, generator: np.random.Generator) -> Counted:
+    """Move this share of the first categorical feature's rows to a kind that the reference does not know."""
+    name = list(counted.features)[NUMERIC]
+    in_time, of_users = (np.array(each) for each in counted.features[name])
+    for each in (in_time, of_users):
+        moved = generator.binomial(each[:, : bins - 2], share)
+        each[:, : bins - 2] -= moved
+        each[:, bins - 1] += moved.sum(axis=1)
+    return replace(counted, features={**counted.features, name: (in_time, of_users)})
+
+
+def _show_power(options: argparse.Namespace) -> None:
+    independent = STREAMS[0]
+    table = Table("reference", "rows", "drift in one of 50 features", "α", "found", title="drift that is there")
+    scheduled = scheduled_alpha(DriftConfiguration())
+    for rows in (options.reference_rows, 100_000):
+        reference = reference_for(independent, rows, options.seed)
+        for size in (500, 1_000, 2_000, 10_000):
+            for alpha in (0.05, scheduled):
+                for name, found in _found(reference, size, options, Rules(alpha=alpha)):
+                    table.add_row(f"{rows:,}", f"{size:,}", name, f"{alpha:.2g}", f"{found:.1%}")
+    console.print(table)
+
+
+def _found(reference: Reference, size: int, options: argparse.Namespace, rules: Rules) -> Iterator[tuple[str, float]]:
+    names = list(reference.features)
+    changes: Sequence[tuple[str, str, Change]] = (
+        ("shifted by 0.2 σ", names[NUMERIC - 1], shifted),
+        ("missing 1 % → 5 %", names[0], missing),
+    )
+    for name, feature, change in changes:
+        generator = np.random.default_rng([options.seed, size])
+        drawn = (change(rows, generator) for rows in windows(STREAMS[0], size, options.runs, options.seed + 1))
+        yield name, tally_of(reference, drawn, rules, feature=feature).share
+    bins = len(reference.features[names[NUMERIC]].counts)
+    generator = np.random.default_rng([options.seed, size])
+    hits = 0
+    for rows in windows(STREAMS[0], size, options.runs, options.seed + 1):
+        counted = new_category(count(reference, rows), bins, 0.03, generator)
+        hits += _alarmed(compare(reference, window_of([counted]), rules), names[NUMERIC])
+    yield "new category at 3 %", hits / options.runs
+
+
+def _show_quarters(options: argparse.Namespace) -> None:
+    table = Table(
+        "stream", "rows a day", "quarters", "checks", "alarms a quarter", "episodes a quarter", "most in one",
+        "too little data", title="no drift, by schedule: every 6 h the last 24 h, for a quarter of a year",
+    )  # fmt: skip
+    for stream in _chosen(options):
+        reference = reference_for(stream, options.reference_rows, options.seed)
+        for size in options.quarter_sizes:
+            told = [_quarter(reference, stream, size, [options.seed, size, n]) for n in range(options.quarters)]
+            alarms = [sum(quarter) for quarter, _ in told]
+            episodes = [_episodes(quarter) for quarter, _ in told]
+            few = sum(insufficient for _, insufficient in told) / options.quarters / CHECKS_A_QUARTER
+            table.add_row(
+                stream.name, f"{size:,}", str(options.quarters), f"{options.quarters * CHECKS_A_QUARTER:,}",
+                f"{np.mean(alarms):.2f}", f"{np.mean(episodes):.2f}", str(max(episodes)), f"{few:.1%}",
+            )  # fmt: skip
+    console.print(table)
+
+
+def _quarter(reference: Reference, stream: Stream, rows_a_day: int, seed: list[int]) -> tuple[list[bool], int]:
+    """Give whether each check of a quarter raised an alarm, and how many had too little data."""
+    generator = np.random.default_rng(seed)
+    source, rules = Source(stream, generator), Rules(alpha=scheduled_alpha(DriftConfiguration()))
+    parts: deque[Counted] = deque(maxlen=DAY_MINUTES // STEP_MINUTES)
+    alarms: list[bool] = []
+    insufficient = 0
+    for step in range(CHECKS_A_QUARTER + 3):
+        start = float(step * STEP_MINUTES)
+        rows = int(generator.poisson(rows_a_day * _rate(stream, step) * STEP_MINUTES / DAY_MINUTES))
+        drawn = source.draw(max(rows, 1), from_minute=start, minutes=STEP_MINUTES)
+        parts.append(count(reference, drawn, from_minute=start, buckets=STEP_MINUTES // 5))
+        if len(parts) == parts.maxlen:
+            found = compare(reference, window_of(list(parts)), rules)
+            alarms.append(found.status is DriftStatus.DRIFTED)
+            insufficient += found.status is DriftStatus.INSUFFICIENT_DATA
+    return alarms, insufficient
+
+
+def _rate(stream: Stream, step: int) -> float:
+    """Say how busy a quarter of the day is: the mean of the rate over it."""
+    if not stream.cycle:
+        return 1.0
+    return (1 + 0.75 * 2 / np.pi, 1 + 0.75 * 2 / np.pi, 1 - 0.75 * 2 / np.pi, 1 - 0.75 * 2 / np.pi)[step % 4]
+
+
+def _episodes(alarms: Sequence[bool]) -> int:
+    """Count alarms that follow on one another as one, as an alert does."""
+    return sum(now and not before for before, now in zip([False, *alarms], alarms, strict=False))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,222 @@
+"""The statistics of drift against SciPy's values and published ones; each source stands at its test."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from scipy import special, stats
+from scipy.spatial.distance import jensenshannon
+
+from services.monitoring.drift import concept, distances, independence, replicates, rotation
+from services.monitoring.drift.adjustment import adjusted
+from services.monitoring.drift.concept import newcombe, wilson
+from services.monitoring.drift.models import Labels
+
+
+def counts(*values: int) -> np.ndarray:
+    return np.asarray(values, dtype=np.int64)
+
+
+def test_psi_is_jeffreys_divergence_with_half_a_row_more_in_each_bin() -> None:
+    before, now = counts(100, 200, 300, 0, 0), counts(40, 30, 20, 0, 5)
+    p, q = np.asarray([100.5, 200.5, 300.5, 0.5]), np.asarray([40.5, 30.5, 20.5, 5.5])
+    p, q = p / p.sum(), q / q.sum()
+    assert float(distances.psi(before, now)) == pytest.approx(special.kl_div(p, q).sum() + special.kl_div(q, p).sum())
+
+
+def test_psi_of_many_rows_is_the_textbooks_sum() -> None:
+    """Siddiqi, Credit Risk Scorecards, 2006, p. 137: the shares' difference times the logarithm of their ratio."""
+    before, now = counts(70_000, 80_000, 850_000), counts(80_000, 100_000, 820_000)
+    expected = 0.01 * np.log(8 / 7) + 0.02 * np.log(10 / 8) + -0.03 * np.log(82 / 85)
+    assert float(distances.psi(before, now)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_chi_square_of_agrestis_table_of_party_and_gender() -> None:
+    """Agresti, An Introduction to Categorical Data Analysis, 2nd ed. 2007, table 2.5: X² = 30.1 with 2 degrees."""
+    statistic, p_value = distances.chi_square(counts(762, 327, 468), counts(484, 239, 477))
+    assert float(statistic) == pytest.approx(30.1, abs=0.05)
+    expected = stats.chi2_contingency([[762, 327, 468], [484, 239, 477]], correction=False)
+    assert (float(statistic), float(p_value)) == pytest.approx((expected.statistic, expected.pvalue))
+
+
+def test_chi_square_leaves_out_bins_that_are_empty_on_both_sides() -> None:
+    statistic, p_value = distances.chi_square(counts(30, 0, 20), counts(20, 0, 30))
+    assert (float(statistic), float(p_value)) == pytest.approx((4.0, stats.chi2.sf(4.0, 1)))
+    assert float(distances.chi_square(counts(30), counts(20))[1]) == 1.0
+
+
+def test_jensen_shannon_is_scipys_distance_to_base_2() -> None:
+    before, now = counts(10, 0, 30, 60), counts(5, 5, 0, 10)
+    assert float(distances.jensen_shannon(before, now)) == pytest.approx(jensenshannon(before, now, base=2))
+    assert float(distances.jensen_shannon(counts(1, 0), counts(0, 1))) == 1.0
+
+
+def test_kolmogorov_smirnov_is_scipys_where_each_value_has_a_bin() -> None:
+    generator = np.random.default_rng(3)
+    first, second = generator.integers(0, 40, 500), generator.integers(2, 42, 300)
+    before, now = (np.bincount(each, minlength=42) for each in (first, second))
+    expected = stats.ks_2samp(first, second, method="asymp")
+    statistic, p_value = distances.kolmogorov_smirnov(before, now)
+    assert float(statistic) == pytest.approx(expected.statistic)
+    # SciPy's own limit is that of the exact one-sample law; both are Smirnov's to a few percent.
+    assert float(p_value) == pytest.approx(stats.kstwobign.sf(expected.statistic * np.sqrt(500 * 300 / 800)))
+    assert float(p_value) == pytest.approx(expected.pvalue, rel=0.1)
+
+
+def test_wasserstein_is_scipys_of_values_spread_within_their_bins() -> None:
+    points = np.asarray([0.0, 1.0, 3.0, 4.0])
+    before, now = counts(10, 20, 10), counts(20, 5, 15)
+    fine = 2_000
+
+    def spread(shares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        middles = [np.linspace(a, b, fine, endpoint=False) + (b - a) / fine / 2 for a, b in pairwise(points)]
+        return np.concatenate(middles), np.repeat(shares / shares.sum() / fine, fine)
+
+    (values, first), (_, second) = spread(before), spread(now)
+    expected = stats.wasserstein_distance(values, values, first, second)
+    assert float(distances.wasserstein(before, now, points)) == pytest.approx(expected, rel=1e-3)
+
+
+def test_benjamini_and_hochbergs_own_example() -> None:
+    """J. Royal Statistical Society B 57 (1995), section 3.2: 15 comparisons, 4 of them found at the level 0.05."""
+    p_values = [0.0001, 0.0004, 0.0019, 0.0095, 0.0201, 0.0278, 0.0298, 0.0344, 0.0459, 0.3240, 0.4262, 0.5719, 0.6528]
+    p_values += [0.7590, 1.0000]
+    found = adjusted(p_values)
+    assert sum(value < 0.05 for value in found) == 4
+    assert found == pytest.approx(list(stats.false_discovery_control(p_values)))
+    assert adjusted(p_values[::-1]) == pytest.approx(found[::-1])
+    assert adjusted([]) == []
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "low", "high"),
+    [
+        ((56, 70), (48, 80), 0.0524, 0.3339),
+        ((9, 10), (3, 10), 0.1705, 0.8090),
+        ((6, 7), (2, 7), 0.0582, 0.8062),
+        ((5, 56), (0, 29), -0.0381, 0.1926),
+        ((0, 10), (0, 20), -0.1611, 0.2775),
+        ((10, 10), (0, 20), 0.6791, 1.0000),
+    ],
+)
+def test_newcombes_interval_has_the_values_of_his_table(
+    first: tuple[int, int], second: tuple[int, int], low: float, high: float
+) -> None:
+    """Statistics in Medicine 17 (1998), table II, method 10."""
+    assert newcombe(first, second, 0.05) == pytest.approx((low, high), abs=6e-5)
+
+
+def test_wilsons_interval_is_scipys() -> None:
+    expected = stats.binomtest(81, 263).proportion_ci(method="wilson")
+    assert wilson(81, 263, 0.05) == pytest.approx((expected.low, expected.high))
+
+
+@pytest.mark.parametrize("replicate_count", [6, 12, 31])
+@pytest.mark.parametrize("statistic", [0.2, 4.0, 20.0, 60.0])
+def test_in_one_dimension_a_rotation_is_the_f_test(replicate_count: int, statistic: float) -> None:
+    """Langsrud, Statistics and Computing 15 (2005): with one response the test is Student's."""
+    draws = np.random.default_rng(1).standard_normal((replicate_count, 1))
+    draws *= np.sqrt(replicate_count / (draws**2).sum())
+    form = rotation.form_of(np.asarray([np.sqrt(statistic)]), draws, np.ones(1))
+    assert rotation.chances(form[None, :])[0] == pytest.approx(stats.f.sf(statistic, 1, replicate_count), rel=0.12)
+
+
+def test_in_many_dimensions_a_rotation_has_the_chance_that_drawing_directions_gives() -> None:
+    generator = np.random.default_rng(7)
+    weights = np.asarray([1.0, 2.0, 0.5, 1.0])
+    replicated = generator.standard_normal((12, 4)) * np.asarray([3.0, 1.0, 1.0, 0.3])
+    deviation = np.asarray([6.0, 3.0, 1.0, 0.5])
+    draws = np.vstack((deviation, replicated))
+    directions = generator.standard_normal((400_000, 13))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    forms = ((directions @ draws) ** 2 * weights).sum(axis=1)
+    expected = (forms >= (deviation**2 * weights).sum()).mean()
+    found = rotation.chances(rotation.form_of(deviation, replicated, weights)[None, :])[0]
+    assert found == pytest.approx(expected, rel=0.1)
+
+
+def test_a_rotation_of_nothing_or_of_everything_is_certain_or_nearly_never() -> None:
+    nothing = rotation.form_of(np.zeros(3), np.ones((8, 3)), np.ones(3))
+    everything = rotation.form_of(np.asarray([9.0, 0, 0]), np.eye(8, 3, k=1), np.ones(3))
+    still = rotation.form_of(np.zeros(3), np.zeros((8, 3)), np.ones(3))
+    assert list(rotation.chances(np.stack((nothing, everything, still)))) == [1.0, rotation.SMALLEST_P, 1.0]
+
+
+def test_drawing_has_fishers_exact_p_where_the_table_is_two_by_two() -> None:
+    before, now = counts(3, 97), counts(6, 34)
+    statistic = float(independence.pearson(before, now))
+    tables = np.arange(10)
+    chances = stats.hypergeom.pmf(tables, 140, 9, 40)
+    live = np.stack((tables, 40 - tables), axis=1)
+    exact = chances[independence.pearson(np.asarray([9, 131]) - live, live) >= statistic - 1e-9].sum()
+    assert independence.drawn_chance(before, now, statistic) == pytest.approx(exact, rel=0.25)
+    assert independence.drawn_chance(before, now, statistic) == independence.drawn_chance(before, now, statistic)
+
+
+def test_large_counts_are_not_drawn_and_have_pearsons_p() -> None:
+    before, now = counts(5_000, 5_000), counts(520, 480)
+    statistic = float(independence.pearson(before, now))
+    assert independence.drawn_chance(before, now, statistic) == pytest.approx(stats.chi2.sf(statistic, 1))
+
+
+def test_a_chance_too_small_to_be_drawn_is_still_told_apart() -> None:
+    mild = independence.drawn_chance(counts(90, 10, 0), counts(20, 5, 25), 70.0)
+    strong = independence.drawn_chance(counts(90, 10, 0), counts(0, 0, 50), 150.0)
+    assert strong < mild < 1e-4
+
+
+def test_waves_show_independent_rows_as_they_are_and_alike_rows_as_more() -> None:
+    generator = np.random.default_rng(5)
+    shares = np.full(10, 0.1)
+    free = generator.multinomial(20, shares, size=288)
+    waves = replicates.waves_in_time(free.sum(axis=1))
+    deviations = waves.deviations(free, shares)
+    assert deviations.shape == (replicates.MANY, 10)
+    assert replicates.overdispersion(deviations, 1 / shares) == pytest.approx(1.0, abs=0.15)
+    alike = np.repeat(generator.multinomial(20, shares, size=48), 6, axis=0)
+    assert replicates.overdispersion(waves.first(8).deviations(alike, shares), 1 / shares) == pytest.approx(6, rel=0.3)
+
+
+def test_drift_that_holds_throughout_does_not_show_in_the_waves() -> None:
+    before, now = np.full(10, 0.1), np.asarray([0.5, *[0.5 / 9] * 9])
+    rows = np.random.default_rng(1).integers(1, 40, 200)
+    steady = (rows[:, None] * now * 1_000).astype(np.int64)
+    waves = replicates.waves_in_time(steady.sum(axis=1))
+    assert replicates.overdispersion(waves.deviations(steady, before), 1 / before) < 1.0
+
+
+def test_waves_need_rows_in_enough_places() -> None:
+    burst = np.zeros(288, dtype=np.int64)
+    burst[100] = 10_000
+    assert len(replicates.waves_in_time(burst)) == 0
+    assert len(replicates.waves_in_time(np.zeros(0, dtype=np.int64))) == 0
+    assert len(replicates.waves_of_users(counts(0, 5, 0, 7, 9, 0))) == 2
+    assert replicates.effective_parts(counts(10, 10, 0, 10)) == pytest.approx(3.0)
+
+
+def test_likeness_is_the_dispersion_of_the_directions_that_vary_most() -> None:
+    generator = np.random.default_rng(2)
+    free = generator.standard_normal((4_000, 8))
+    assert replicates.likeness(free, np.ones(8)) == pytest.approx(1.0, rel=0.05)
+    led = free * np.sqrt(np.asarray([10.0, 1, 1, 1, 1, 1, 1, 1]))
+    assert replicates.likeness(led, np.ones(8)) == pytest.approx((100 + 7) / 17, rel=0.05)
+
+
+def test_a_drop_of_the_accuracy_is_found_and_clusters_widen_its_interval() -> None:
+    labels = Labels([20] * 100, [17] * 100)
+    drop = concept.accuracy_drop(0.95, 5_000, 1.0, labels, alpha=0.05, users=1.0)
+    assert drop.value == pytest.approx(0.10)
+    assert drop.low < 0.10 < drop.high
+    assert drop.low > 0.05
+    assert drop.p_value < 1e-4
+    wide = concept.accuracy_drop(0.95, 5_000, 1.0, labels, alpha=0.05, users=10.0)
+    assert wide.low < drop.low < drop.high < wide.high
+    assert wide.p_value > drop.p_value
+
+
+def test_an_accuracy_that_was_and_is_perfect_has_not_dropped() -> None:
+    drop = concept.accuracy_drop(1.0, 500, 1.0, Labels([10] * 20, [10] * 20), alpha=0.05, users=1.0)
+    assert (drop.value, drop.p_value) == (0.0, 1.0)
+    assert drop.low < 0 < drop.high
