@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from services.common.outbox import Outbox
     from services.monitoring.alerts.alerts import Alerts
     from services.monitoring.configuration.configurations import Configurations
+    from services.monitoring.drift.checks import DriftChecks
     from services.monitoring.notifications.channels import Channels
     from services.monitoring.profiles.live import LiveProfiles
     from services.monitoring.profiles.profiles import Profiles
@@ -47,6 +48,7 @@ class Parts:
     metrics: MetricsReader = field(init=False)
     live: LiveProfiles = field(init=False)
     profiles: Profiles = field(init=False)
+    drift: DriftChecks = field(init=False)
     quality: QualityChecks = field(init=False)
     client: Client = field(init=False)
     retraining: RetrainingRequests = field(init=False)

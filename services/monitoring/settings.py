@@ -49,6 +49,8 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     rollup_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 10_000
     """How often buckets of 5 minutes that are over, and in which something was stored, are rolled up."""
 
+    drift_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 30_000
+    """How often it is looked for versions whose time for a drift check has come."""
     quality_interval_ms: Annotated[int, Field(ge=50, le=3_600_000)] = 15_000
     """How often it is looked for versions whose time for a quality check has come."""
 

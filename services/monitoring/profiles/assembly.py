@@ -3,11 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import timedelta
+from functools import partial
 
 from services.common.server import Service
 from services.monitoring.parts import Parts
+from services.monitoring.profiles.files import RowFiles
+from services.monitoring.profiles.live import LiveProfiles, Recounts
+from services.monitoring.profiles.objects import object_opener
+from services.monitoring.profiles.profiles import Profiles
+from services.monitoring.profiles.references import References
+from services.monitoring.profiles.servicer import ProfileServicer, service
+from services.monitoring.profiles.store.live import LiveStore
+from services.monitoring.profiles.store.profiles import ProfileStore
+from services.monitoring.store.days import Days, by_time
+from services.monitoring.store.inferences import InferenceStore
+
+RECOUNT = "profiles"
+KEEP_DAYS = "profile days"
 
 
-def assemble(parts: Parts) -> Sequence[Service]:  # noqa: ARG001 - nothing is built of it yet
+def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
-    return ()
+    settings = parts.settings
+    days = Days(parts.database, [by_time("live_profiles")])
+    store, live = ProfileStore(parts.database), LiveStore(parts.database, days)
+    references = References(store)
+    files = RowFiles(
+        settings.profile_input_roots,
+        max_bytes=settings.profile_max_input_bytes,
+        folder=settings.profile_dir,
+        open_object=object_opener(settings),
+    )
+    recounts = Recounts(
+        live,
+        references,
+        parts.retention,
+        days,
+        parts.clock,
+        retention_days=settings.profile_retention_days,
+        open_interval=timedelta(milliseconds=settings.profile_open_interval_ms),
+    )
+    parts.chores.add(RECOUNT, recounts.recount, interval_s=settings.profile_interval_ms / 1000)
+    parts.chores.add(KEEP_DAYS, recounts.keep_days, interval_s=settings.retention_interval_ms / 1000)
+    attached = partial(parts.chores.wake, RECOUNT)
+    inferences = InferenceStore(parts.database)
+    parts.live = LiveProfiles(live)
+    parts.profiles = Profiles(store, references, files, live, inferences, parts.clock, attached)
+    return (service(ProfileServicer(parts.profiles)),)

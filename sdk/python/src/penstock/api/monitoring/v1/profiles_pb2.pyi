@@ -31,8 +31,9 @@ class _FeatureKind:
 class _FeatureKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureKind.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     FEATURE_KIND_UNSPECIFIED: _FeatureKind.ValueType  # 0
-    """By the values: numbers of more than 20 kinds are NUMERIC, other numbers and strings CATEGORICAL; strings that
-    hardly repeat TEXT_LENGTH; lists of numbers EMBEDDING.
+    """By the values: numbers with fractions or of more than 20 kinds are NUMERIC, other numbers and strings CATEGORICAL;
+    strings that hardly repeat (more than 50 kinds, and more than half as many as rows) TEXT_LENGTH; lists of numbers
+    EMBEDDING.
     """
     FEATURE_KIND_NUMERIC: _FeatureKind.ValueType  # 1
     """A number; 10 bins between quantiles of the reference."""
@@ -49,8 +50,9 @@ class FeatureKind(_FeatureKind, metaclass=_FeatureKindEnumTypeWrapper):
     """FeatureKind is how a feature's values are read and counted."""
 
 FEATURE_KIND_UNSPECIFIED: FeatureKind.ValueType  # 0
-"""By the values: numbers of more than 20 kinds are NUMERIC, other numbers and strings CATEGORICAL; strings that
-hardly repeat TEXT_LENGTH; lists of numbers EMBEDDING.
+"""By the values: numbers with fractions or of more than 20 kinds are NUMERIC, other numbers and strings CATEGORICAL;
+strings that hardly repeat (more than 50 kinds, and more than half as many as rows) TEXT_LENGTH; lists of numbers
+EMBEDDING.
 """
 FEATURE_KIND_NUMERIC: FeatureKind.ValueType  # 1
 """A number; 10 bins between quantiles of the reference."""
@@ -94,7 +96,7 @@ Global___RowFormat: _TypeAlias = RowFormat  # noqa: Y015
 
 @_typing.final
 class Moments(_message.Message):
-    """Moments are exact over the values that are present."""
+    """Moments are exact over the values that are present and finite."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -411,7 +413,9 @@ class Profile(_message.Message):
     number: _builtins.int
     """Counts the model's profiles from 1."""
     row_count: _builtins.int
-    """Rows."""
+    """Rows that it is of. Of a file or window that has more than 1,000,000, or takes more than 128 MiB in memory, a
+    uniform sample was taken.
+    """
     feature_count: _builtins.int
     """How many features and predictions there are."""
     accuracy: _builtins.float

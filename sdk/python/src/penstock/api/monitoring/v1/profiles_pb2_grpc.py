@@ -68,8 +68,10 @@ class ProfileServiceServicer(object):
 
     def UploadProfile(self, request_iterator, context):
         """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
-        Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, FORMAT_REQUIRED, TOO_LARGE, TOO_FEW_ROWS (under 50), NO_FEATURES,
-        TOO_MANY_FEATURES (over 2,000), DIGEST_MISMATCH, MALFORMED_FILE.
+        Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
+        TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
+        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
+        UNAVAILABLE: SCRATCH_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,15 +79,15 @@ class ProfileServiceServicer(object):
 
     def CreateProfile(self, request, context):
         """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
-        Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED,
-        DIGEST_MALFORMED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED.
+        Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
+        NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetProfile(self, request, context):
-        """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND.
+        """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,16 +39,18 @@ class ProfileServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ProfileServiceAsyncStub: ...
     UploadProfile: _grpc.StreamUnaryMultiCallable[_profiles_pb2.UploadProfileRequest, _profiles_pb2.UploadProfileResponse]
     """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
-    Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, FORMAT_REQUIRED, TOO_LARGE, TOO_FEW_ROWS (under 50), NO_FEATURES,
-    TOO_MANY_FEATURES (over 2,000), DIGEST_MISMATCH, MALFORMED_FILE.
+    Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
+    TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
+    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
+    UNAVAILABLE: SCRATCH_FULL.
     """
     CreateProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
-    Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED,
-    DIGEST_MALFORMED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED.
+    Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
+    NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
     """
     GetProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]
-    """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND."""
+    """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
     ListProfiles: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.ListProfilesRequest, _profiles_pb2.ListProfilesResponse]
     """Profiles without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
     INVALID_PAGE_TOKEN.
@@ -65,16 +67,18 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadProfile: _aio.StreamUnaryMultiCallable[_profiles_pb2.UploadProfileRequest, _profiles_pb2.UploadProfileResponse]  # type: ignore[assignment]
     """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
-    Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, FORMAT_REQUIRED, TOO_LARGE, TOO_FEW_ROWS (under 50), NO_FEATURES,
-    TOO_MANY_FEATURES (over 2,000), DIGEST_MISMATCH, MALFORMED_FILE.
+    Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
+    TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
+    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
+    UNAVAILABLE: SCRATCH_FULL.
     """
     CreateProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]  # type: ignore[assignment]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
-    Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED,
-    DIGEST_MALFORMED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED.
+    Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
+    NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
     """
     GetProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]  # type: ignore[assignment]
-    """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND."""
+    """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
     ListProfiles: _aio.UnaryUnaryMultiCallable[_profiles_pb2.ListProfilesRequest, _profiles_pb2.ListProfilesResponse]  # type: ignore[assignment]
     """Profiles without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
     INVALID_PAGE_TOKEN.
@@ -94,8 +98,10 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.UploadProfileResponse, _abc.Awaitable[_profiles_pb2.UploadProfileResponse]]:
         """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
-        Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, FORMAT_REQUIRED, TOO_LARGE, TOO_FEW_ROWS (under 50), NO_FEATURES,
-        TOO_MANY_FEATURES (over 2,000), DIGEST_MISMATCH, MALFORMED_FILE.
+        Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
+        TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
+        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
+        UNAVAILABLE: SCRATCH_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -105,8 +111,8 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.CreateProfileResponse, _abc.Awaitable[_profiles_pb2.CreateProfileResponse]]:
         """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
-        Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED,
-        DIGEST_MALFORMED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED.
+        Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
+        NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
@@ -115,7 +121,7 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _profiles_pb2.GetProfileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.GetProfileResponse, _abc.Awaitable[_profiles_pb2.GetProfileResponse]]:
-        """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND."""
+        """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
 
     @_abc_1.abstractmethod
     def ListProfiles(

@@ -1,0 +1,62 @@
+"""Which columns of live data are wanted, and by which names."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from penstock.api.monitoring.v1.monitoring_pb2 import Payload
+from services.monitoring.profiles.models import FeatureKind, Reference
+from services.monitoring.profiles.reference import MAX_FEATURES, PREDICTION
+
+EMBEDDING_DIMENSIONS = 64
+"""A tensor with so many columns is one embedding, unless a reference knows its columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The names of a reference.
+
+    Attributes:
+        features: in the reference's order, by which columns without names are matched.
+        known: the same, to look up.
+        predictions: the outputs.
+        embeddings: those of both that are embeddings.
+        outcome: the label is the one output, whatever else the model gives.
+        open: there is no reference: all names are wanted, up to one more than a profile may have.
+    """
+
+    features: tuple[str, ...]
+    known: frozenset[str]
+    predictions: frozenset[str]
+    embeddings: frozenset[str]
+    outcome: bool
+    open: bool = False
+
+    @classmethod
+    def of(cls, reference: Reference) -> Layout:
+        """Take the names of a reference."""
+        found = reference.features.values()
+        features = tuple(feature.name for feature in found if not feature.is_prediction)
+        predictions = frozenset(feature.name for feature in found if feature.is_prediction)
+        embeddings = frozenset(feature.name for feature in found if feature.kind is FeatureKind.EMBEDDING)
+        outcome = predictions == {PREDICTION} and PREDICTION not in embeddings
+        return cls(features, frozenset(features), predictions, embeddings, outcome=outcome)
+
+    def wants(self, name: str, count: int, *, prediction: bool) -> bool:
+        """Say whether a column is wanted where there are `count` already."""
+        if self.open:
+            return count <= MAX_FEATURES
+        return name in (self.predictions if prediction else self.known)
+
+    def by_outcome(self, message: Payload) -> bool:
+        """Say whether a prediction is counted by its outcome: one is wanted, and there are several, or scores."""
+        if not self.outcome:
+            return False
+        if message.WhichOneof("kind") == "fields":
+            return len(message.fields.fields) != 1
+        tensors = message.tensors.tensors
+        return len(tensors) != 1 or (len(tensors[0].shape) > 1 and tensors[0].shape[-1] > 1)
+
+
+ANY_NAMES = Layout((), frozenset(), frozenset(), frozenset(), outcome=False, open=True)
+"""Where there is no reference yet."""

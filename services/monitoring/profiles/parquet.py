@@ -1,0 +1,172 @@
+"""Parquet files of rows, read as frames within a bound, whatever a few bytes of them stand for.
+
+A page of such a file may say one long value a million times in a handful of bytes. So what a row group unpacks to is
+looked at before it is read, and texts are read as dictionaries, in which a value is held once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from services.common.errors import InvalidArgument
+from services.monitoring.profiles.frames import MAX_DIMENSIONS, ColumnBuilder, Frame, Tag, shortened
+from services.monitoring.profiles.reference import MAX_FEATURES, Columns, too_many_features
+
+MAX_UNPACKED_BYTES = 512 * 1024 * 1024
+_BATCH_ROWS = 65_536
+_BATCH_BYTES = 16 * 1024 * 1024
+_FOOTER_BYTES = 16 * 1024 * 1024
+_VALUE_BYTES = 8
+
+
+def parquet_frames(path: Path, columns: Columns) -> Iterator[Frame]:
+    """Give the rows of a file in their order.
+
+    Raises:
+        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+    """
+    import pyarrow as pa
+
+    try:
+        file, names = _opened(path, columns)
+        try:
+            for batch in file.iter_batches(batch_size=_batch_rows(file), columns=names, use_threads=False):
+                built = {shortened(name): _column(batch.column(name)) for name in names}
+                yield Frame(batch.num_rows, {name: builder.build() for name, builder in built.items()})
+        finally:
+            file.close()
+    except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
+        sentence = f"the file is no Parquet that can be read ({type(error).__name__})"
+        raise InvalidArgument(sentence, reason="MALFORMED_FILE") from error
+
+
+def _opened(path: Path, columns: Columns) -> tuple[Any, list[str]]:
+    import pyarrow.parquet as pq
+
+    bounds = {"thrift_string_size_limit": _FOOTER_BYTES, "thrift_container_size_limit": 1_000_000}
+    with pq.ParquetFile(path, memory_map=False, **bounds) as file:
+        metadata = file.metadata
+    _check_size(metadata)
+    found = [metadata.schema.column(number) for number in range(metadata.num_columns)]
+    texts = [column.path for column in found if column.physical_type == "BYTE_ARRAY"]
+    file = pq.ParquetFile(
+        path, memory_map=False, read_dictionary=texts, page_checksum_verification=True, metadata=metadata, **bounds
+    )
+    schema = file.schema_arrow
+    names = [name for name in schema.names if name not in columns.ignored]
+    if len({*schema.names}) != len(schema.names):
+        raise _malformed("two columns have the same name")
+    if len(names) > MAX_FEATURES + len(columns.named):
+        raise too_many_features()
+    for name in names:
+        _check_type(name, schema.field(name).type)
+    return file, names
+
+
+def _check_size(metadata: Any) -> None:
+    """See that what the file says of itself is allowed."""
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        unpacked = max(group.total_byte_size, _listed_bytes(metadata, group))
+        if unpacked > MAX_UNPACKED_BYTES:
+            sentence = f"row group {number} unpacks to {unpacked:,} bytes; {MAX_UNPACKED_BYTES:,} are allowed"
+            raise InvalidArgument(f"{sentence}: write smaller row groups", reason="TOO_LARGE")
+        for column in range(metadata.num_columns):
+            if "DELTA_BYTE_ARRAY" in group.column(column).encodings:
+                raise _malformed(f"column {column + 1} is encoded as DELTA_BYTE_ARRAY; write it PLAIN or by dictionary")
+
+
+def _listed_bytes(metadata: Any, group: Any) -> int:
+    """Reckon what the lists of a row group take: a single row may hold all of their values."""
+    found = 0
+    for number in range(int(metadata.num_columns)):
+        column = metadata.schema.column(number)
+        if column.max_repetition_level:
+            found += group.column(number).num_values * max(_VALUE_BYTES, column.length)
+    return found
+
+
+def _batch_rows(file: Any) -> int:
+    """Say how many rows are read at once: as many as fit, by the mean of their lists."""
+    metadata = file.metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    listed = max((_listed_bytes(metadata, group) // max(1, int(group.num_rows)) for group in groups), default=0)
+    flat = _VALUE_BYTES * int(metadata.num_columns)
+    return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, flat + listed)))
+
+
+def _check_type(name: str, kind: Any) -> None:
+    import pyarrow as pa
+
+    types = pa.types
+    value = kind.value_type if types.is_dictionary(kind) or _is_list(kind) else kind
+    plain = (types.is_boolean, types.is_integer, types.is_floating, types.is_decimal, types.is_null)
+    texts = (types.is_string, types.is_large_string)
+    if any(fits(value) for fits in (plain if _is_list(kind) else (*plain, *texts))):
+        return
+    word = str(kind).partition("<")[0].partition("[")[0]  # what follows has names of the file's own
+    raise _malformed(
+        f"column {name[:128]!r} is a {word}; a feature is a number, a text, a boolean or a list of numbers: "
+        "write it as one of these, or name it in columns.ignored"
+    )
+
+
+def _is_list(kind: Any) -> bool:
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
+
+
+def _column(array: Any) -> ColumnBuilder:
+    import pyarrow as pa
+
+    builder = ColumnBuilder(len(array))
+    kind = array.type
+    rows = np.flatnonzero(array.is_valid().to_numpy(zero_copy_only=False))
+    if not rows.size:
+        return builder
+    present = array.drop_null()
+    if _is_list(kind):
+        _put_lists(builder, rows, present)
+    elif pa.types.is_dictionary(kind):
+        known = present.dictionary.to_pylist()
+        codes = present.indices.to_numpy(zero_copy_only=False)
+        builder.put_values(rows, [known[code] for code in codes.tolist()])
+    elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        builder.put_texts(rows, present.to_pylist())
+    else:
+        tag = Tag.BOOLEAN if pa.types.is_boolean(kind) else Tag.NUMBER
+        builder.put_numbers(rows, _floats(present), tag)
+    return builder
+
+
+def _floats(array: Any) -> NDArray[np.float64]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if pa.types.is_boolean(array.type):
+        array = pc.cast(array, pa.int8())
+    values: NDArray[np.float64] = pc.cast(array, pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return values
+
+
+def _put_lists(builder: ColumnBuilder, rows: NDArray[np.intp], lists: Any) -> None:
+    """Put vectors: those as long as the first at once, all others as nested."""
+    import pyarrow.compute as pc
+
+    lengths = pc.list_value_length(lists).to_numpy(zero_copy_only=False)
+    dimensions = int(lengths[0])
+    fits = lengths == dimensions if 0 < dimensions <= MAX_DIMENSIONS else np.zeros(lengths.size, np.bool_)
+    builder.put_tag(rows[~fits], Tag.NESTED)
+    if fits.any():
+        values = _floats(lists.filter(fits).flatten())  # a null in a list is NaN, which is not finite
+        builder.put_vectors(rows[fits], values.reshape(-1, dimensions))
+
+
+def _malformed(sentence: str) -> InvalidArgument:
+    return InvalidArgument(sentence, reason="MALFORMED_FILE")

@@ -1,0 +1,179 @@
+"""Reference profiles: made of files or of live traffic, frozen, numbered, attached."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from penstock.ids import uuid7
+from services.common import pages
+from services.common.errors import ResourceExhausted
+from services.common.keys import caller
+from services.monitoring.models import Window
+from services.monitoring.profiles.files import RowFiles
+from services.monitoring.profiles.models import Reference
+from services.monitoring.profiles.reference import Columns, Description, build_reference
+from services.monitoring.profiles.references import References, no_profile
+from services.monitoring.profiles.rows import read_rows
+from services.monitoring.profiles.sources import (
+    Attachment,
+    FileSource,
+    NewProfile,
+    Page,
+    Profile,
+    RowFormat,
+    Source,
+    UploadSource,
+    WindowSource,
+)
+from services.monitoring.profiles.store.live import LiveStore
+from services.monitoring.profiles.store.profiles import ProfileStore
+from services.monitoring.profiles.traffic import read_traffic
+from services.monitoring.store.inferences import InferenceStore
+
+Clock = Callable[[], datetime]
+DEFAULT_PAGE_SIZE = 100
+MAX_MAKING = 2
+"""Profiles made at once: each may take hundreds of megabytes."""
+
+
+class Profiles:
+    """Makes profiles, and says which one a version is compared with."""
+
+    def __init__(
+        self,
+        store: ProfileStore,
+        references: References,
+        files: RowFiles,
+        live: LiveStore,
+        inferences: InferenceStore,
+        clock: Clock,
+        attached: Callable[[], None],
+    ) -> None:
+        """`attached` is called when live data is to be counted anew."""
+        self._store = store
+        self._references = references
+        self._files = files
+        self._live = live
+        self._inferences = inferences
+        self._clock = clock
+        self._attached = attached
+        self._making = threading.BoundedSemaphore(MAX_MAKING)
+
+    def reference(self, model: str, version: str) -> Reference | None:
+        """Give what a version is compared with now; None where it is with nothing."""
+        return self._references.find_attached(model, version)
+
+    def upload(self, new: NewProfile, row_format: RowFormat, chunks: Iterable[bytes], *, sha256: str) -> Profile:
+        """Make a profile of a file that is sent, and attach it.
+
+        Raises:
+            InvalidArgument: TOO_LARGE, TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, DIGEST_MISMATCH, MALFORMED_FILE,
+                UNKNOWN_COLUMN.
+            ResourceExhausted: others are made just now (TOO_MANY_PROFILES).
+            Unavailable: there is no room for the file (SCRATCH_FULL).
+        """
+        with self._place(), self._files.sent(chunks, sha256=sha256) as (path, digest):
+            description = build_reference(read_rows(path, row_format, new.columns), new.columns)
+        return self._keep(new, description, UploadSource(digest))
+
+    def create(self, new: NewProfile, source: FileSource | WindowSource) -> Profile:
+        """Make a profile of a file in a blob store, or of live traffic, and attach it.
+
+        Raises:
+            InvalidArgument: as `upload`; URI_NOT_ALLOWED, INVALID_WINDOW.
+            NotFound: there is no such file (INPUT_NOT_FOUND).
+            FailedPrecondition: REQUEST_ID_REUSED.
+            ResourceExhausted: TOO_MANY_PROFILES.
+            Unavailable: INPUT_UNAVAILABLE, SCRATCH_FULL.
+        """
+        made = self._store.find_made(new, caller().name)
+        if made is not None:
+            return self.get(made)
+        with self._place():
+            if isinstance(source, FileSource):
+                with self._files.brought(source) as path:
+                    description = build_reference(read_rows(path, source.row_format, new.columns), new.columns)
+            else:
+                description = self._describe_window(new, source.window)
+        return self._keep(new, description, source)
+
+    def get(self, profile_id: UUID) -> Profile:
+        """Give a profile with its features; raises NotFound (PROFILE_NOT_FOUND)."""
+        found = self._store.find(profile_id)
+        if found is None:
+            raise no_profile(f"there is no profile {profile_id}")
+        return found
+
+    def get_attached(self, model: str, version: str) -> Profile:
+        """Give the profile that a version is compared with; raises NotFound (PROFILE_NOT_FOUND)."""
+        profile_id = self._store.find_attached(model, version)
+        if profile_id is None:
+            raise no_profile(f"version {version!r} of {model!r} has no profile")
+        return self.get(profile_id)
+
+    def page(self, model: str, version: str, *, size: int, token: str) -> Page:
+        """List profiles without their features, the newest first.
+
+        Raises:
+            InvalidArgument: the size or the token (INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN).
+        """
+        size = pages.page_size(size, default=DEFAULT_PAGE_SIZE)
+        filters = {"model": model, "version": version}
+        position = pages.decode(token, filters)
+        before = None if position is None else _before(position)
+        found = self._store.page(model, version, before=before, limit=size + 1)
+        if len(found) <= size:
+            return Page(found, "")
+        return Page(found[:size], pages.encode([str(found[size - 1].id)], filters))
+
+    def attach(self, profile_id: UUID, version: str) -> Profile:
+        """Have a version compared with a profile of its model; live data is counted anew against it.
+
+        Raises:
+            NotFound: PROFILE_NOT_FOUND.
+        """
+        reference = self._references.get(profile_id)
+        attachment = Attachment(reference.model, version, profile_id, self._clock(), caller().name)
+        self._store.attach(attachment)
+        self._attached()
+        return self.get(profile_id)
+
+    def _describe_window(self, new: NewProfile, window: Window) -> Description:
+        with self._live.reading(new.model, new.version, window) as events:
+            traffic = read_traffic(events, new.columns, window)
+        columns = Columns(kinds=new.columns.kinds, predictions=traffic.predictions)
+        found = build_reference(traffic.frame, columns, traffic.clusterings)
+        metrics = self._inferences.measure(new.model, new.version, window)
+        return Description(
+            found.row_count, found.features, metrics.accuracy, metrics.judged_count, found.duplicate_share
+        )
+
+    def _keep(self, new: NewProfile, description: Description, source: Source) -> Profile:
+        attachment = Attachment(new.model, new.version, UUID(uuid7()), self._clock(), caller().name)
+        profile_id = self._store.add(new, description, source, attachment)
+        self._attached()
+        return self.get(profile_id)
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._making.acquire(blocking=False):
+            sentence = f"{MAX_MAKING} profiles are being made just now; try again when one is done"
+            raise ResourceExhausted(sentence, reason="TOO_MANY_PROFILES", retry_after_s=5.0)
+        try:
+            yield
+        finally:
+            self._making.release()
+
+
+def _before(position: list[Any]) -> UUID:
+    """Read what a token of ours says; it is not signed, so it is looked at like any input."""
+    try:
+        (text,) = position
+        return UUID(text)
+    except (ValueError, TypeError, AttributeError) as error:
+        raise pages.unknown_token() from error

@@ -1,0 +1,330 @@
+"""Live rows as they were counted, bucket by bucket, and the marks of buckets that are to be counted anew."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from uuid import UUID
+from zlib import crc32
+
+import numpy as np
+from psycopg import Connection, errors, sql
+from psycopg.rows import DictRow, tuple_row
+from psycopg.types.json import Jsonb
+
+from services.common.errors import Unavailable
+from services.common.postgres import Database
+from services.monitoring.ids import first_id
+from services.monitoring.models import Window
+from services.monitoring.profiles.count import BucketCounts
+from services.monitoring.profiles.models import BUCKET, GROUPS, QUALITY_COUNTS
+from services.monitoring.profiles.packing import (
+    pack_counts,
+    pack_floats,
+    pack_samples,
+    unpack_counts,
+    unpack_floats,
+    unpack_samples,
+)
+from services.monitoring.profiles.values import LiveRow
+from services.monitoring.store.days import Days, partition_name
+
+SLICE_BYTES = 8 * 1024 * 1024
+SLICE_EVENTS = 2_000
+MAX_EVENTS_BYTES = 256 * 1024 * 1024
+"""Payloads of one bucket, or one profile, that are read: of more a uniform sample is taken."""
+
+# Closed buckets, the newest first; those that are still open or were counted just now wait their turn.
+_MARKED = """
+SELECT DISTINCT start_time, model, version
+FROM monitoring.profile_marks AS mark
+WHERE start_time <= %(closed)s OR NOT EXISTS (
+    SELECT
+    FROM monitoring.live_profiles AS live
+    WHERE (live.model, live.version, live.start_time) = (mark.model, mark.version, mark.start_time)
+      AND live.count_time > %(counted_before)s
+)
+ORDER BY start_time DESC, model, version
+LIMIT %(limit)s
+"""
+_UNMARK = """
+DELETE FROM monitoring.profile_marks
+WHERE start_time = %(start_time)s AND model = %(model)s AND version = %(version)s
+"""
+_MARK_DAY = """
+INSERT INTO monitoring.profile_marks (model, version, start_time)
+SELECT %(model)s, %(version)s, bucket
+FROM generate_series(%(from_time)s::timestamptz, %(to_time)s::timestamptz - interval '5 minutes', '5 minutes') AS bucket
+"""
+_RECOUNTS = """
+SELECT model, version, recount_day
+FROM monitoring.profile_attachments
+WHERE recount_day IS NOT NULL
+ORDER BY recount_day DESC, model, version
+LIMIT 1
+FOR UPDATE SKIP LOCKED
+"""
+_STEP_BACK = """
+UPDATE monitoring.profile_attachments
+SET recount_day = CASE WHEN recount_day > %(first_day)s THEN recount_day - 1 END
+WHERE model = %(model)s AND version = %(version)s
+"""
+_WAITING = "SELECT count(*) AS marks FROM (SELECT FROM monitoring.profile_marks LIMIT %(limit)s) AS some"
+
+_ATTACHED = "SELECT profile_id FROM monitoring.profile_attachments WHERE model = %(model)s AND version = %(version)s"
+_GONE = "SELECT EXISTS (SELECT FROM monitoring.dropped_days WHERE table_name = 'inferences' AND day >= %s) AS gone"
+_HOLD = "LOCK TABLE monitoring.{table} IN ACCESS SHARE MODE"
+_ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
+
+_SIZES = """
+SELECT inference_id, octet_length(features) + coalesce(octet_length(prediction), 0)
+FROM monitoring.inferences
+WHERE model = %(model)s AND version = %(version)s AND inference_id >= %(first_id)s AND inference_id < %(end_id)s
+  AND inference_id > %(after)s AND features IS NOT NULL
+ORDER BY inference_id
+LIMIT %(limit)s
+"""
+_EVENTS = """
+SELECT inference_id, user_id, error_code, row_count, features, prediction, outcomes
+FROM monitoring.inferences
+WHERE inference_id = ANY (%(ids)s)
+ORDER BY inference_id
+"""
+_SIZES_LIMIT = 100_000
+
+_WRITE = """
+INSERT INTO monitoring.live_profiles (
+    model, version, profile_id, start_time, count_time, row_count, duplicate_count, counts, groups, extremes, samples,
+    unknown
+)
+VALUES (
+    %(model)s, %(version)s, %(profile_id)s, %(start_time)s, %(count_time)s, %(row_count)s, %(duplicate_count)s,
+    %(counts)s, %(groups)s, %(extremes)s, %(samples)s, %(unknown)s
+)
+ON CONFLICT (model, version, profile_id, start_time) DO UPDATE
+SET count_time = excluded.count_time, row_count = excluded.row_count, duplicate_count = excluded.duplicate_count,
+    counts = excluded.counts, groups = excluded.groups, extremes = excluded.extremes, samples = excluded.samples,
+    unknown = excluded.unknown
+"""
+_READ = """
+SELECT start_time, row_count, duplicate_count, counts, groups, extremes, samples, unknown
+FROM monitoring.live_profiles
+WHERE model = %(model)s AND version = %(version)s AND profile_id = %(profile_id)s AND row_count > 0
+  AND start_time >= %(from_time)s AND start_time < %(to_time)s
+ORDER BY start_time
+"""
+_READ_SPAN = timedelta(days=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A bucket to count."""
+
+    model: str
+    version: str
+    start_time: datetime
+
+    @property
+    def window(self) -> Window:
+        """Its span of time."""
+        return Window(self.start_time, self.start_time + BUCKET)
+
+
+class LiveStore:
+    """Counts of buckets, and marks."""
+
+    def __init__(self, database: Database, days: Days) -> None:
+        self._db = database
+        self._days = days
+
+    def marked(self, *, closed: datetime, counted_before: datetime, limit: int) -> list[Mark]:
+        """List buckets to count: those that began at `closed` or before, and later ones that were not counted since."""
+        values = {"closed": closed, "counted_before": counted_before, "limit": limit}
+        with self._db.transaction() as connection:
+            return [Mark(**row) for row in connection.execute(_MARKED, values)]
+
+    def mark_day(self, first_day: date, last_time: datetime, *, most_waiting: int) -> bool:
+        """Mark the next day of an attachment's recount, unless enough is marked already; False: nothing was to do.
+
+        Args:
+            first_day: the oldest day with events.
+            last_time: no bucket that begins later is marked.
+            most_waiting: so many marks are enough.
+        """
+        with self._db.transaction() as connection:
+            waiting = connection.execute(_WAITING, {"limit": most_waiting}).fetchone()
+            if waiting is not None and waiting["marks"] >= most_waiting:
+                return False
+            found = connection.execute(_RECOUNTS).fetchone()
+            if found is None:
+                return False
+            names = {"model": found["model"], "version": found["version"]}
+            begin = datetime.fromisoformat(f"{max(found['recount_day'], first_day)}T00:00:00+00:00")
+            end = min(begin + timedelta(days=1), last_time + BUCKET)
+            if found["recount_day"] >= first_day and _is_there(connection, begin.date()):
+                connection.execute(_MARK_DAY, {**names, "from_time": begin, "to_time": end})
+            connection.execute(_STEP_BACK, {**names, "first_day": first_day})
+            return True
+
+    @contextmanager
+    def counting(self, mark: Mark, first_day: date) -> Iterator[Bucket | None]:
+        """Lend a bucket on one snapshot, its marks gone when the block ends well; None where it is to stay as it is:
+        its version has no profile, or its events were dropped.
+
+        Raises:
+            Aborted: another replica counts it just now (TRANSACTION_CONFLICT).
+            Unavailable: the partition that it belongs in was dropped just now (PARTITION_MISSING).
+        """
+        day = mark.start_time.date()
+        if first_day <= day:
+            self._days.ensure([day])
+        try:
+            with self._db.transaction() as connection:
+                connection.execute(_ONE_SNAPSHOT)
+                # The lock comes before the snapshot: what is there then can't be dropped under it.
+                there = _held(connection, day) and first_day <= day
+                values = {"model": mark.model, "version": mark.version, "start_time": mark.start_time}
+                connection.execute(_UNMARK, values)
+                gone = connection.execute(_GONE, [day]).fetchone()
+                attached = connection.execute(_ATTACHED, values).fetchone()
+                whole = there and gone is not None and not gone["gone"]
+                yield Bucket(connection, mark, attached["profile_id"]) if whole and attached is not None else None
+        except errors.CheckViolation as error:
+            self._days.forget()
+            message = "The day's partition was dropped just now; count it again."
+            raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
+
+    @contextmanager
+    def reading(self, model: str, version: str, window: Window) -> Iterator[Iterator[Sequence[LiveRow]]]:
+        """Lend the events of a window, on one snapshot."""
+        with self._db.transaction() as connection:
+            connection.execute(_ONE_SNAPSHOT)
+            yield _events(connection, model, version, window)
+
+    def read(
+        self, model: str, version: str, profile_id: UUID, window: Window
+    ) -> Iterator[tuple[datetime, BucketCounts]]:
+        """Give the counts of the buckets of a window that have rows, a day's at a time."""
+        time = window.from_time
+        while time < window.to_time:
+            until = min(time + _READ_SPAN, window.to_time)
+            names = {"model": model, "version": version, "profile_id": profile_id}
+            with self._db.transaction() as connection, connection.cursor(binary=True) as cursor:
+                found = cursor.execute(_READ, {**names, "from_time": time, "to_time": until}).fetchall()
+            yield from ((row["start_time"], _counts_from(row)) for row in found)
+            time = until
+
+
+class Bucket:
+    """The events of a bucket, and where their counts go."""
+
+    def __init__(self, connection: Connection[DictRow], mark: Mark, profile_id: UUID) -> None:
+        self._connection = connection
+        self._mark = mark
+        self.profile_id = profile_id
+
+    def events(self) -> Iterator[Sequence[LiveRow]]:
+        """Give the events with captured features, some at a time."""
+        return _events(self._connection, self._mark.model, self._mark.version, self._mark.window)
+
+    def write(self, counts: BucketCounts, now: datetime) -> None:
+        """Keep the counts, in place of those before."""
+        values = {
+            "model": self._mark.model,
+            "version": self._mark.version,
+            "profile_id": self.profile_id,
+            "start_time": self._mark.start_time,
+            "count_time": now,
+            "row_count": counts.row_count,
+            "duplicate_count": counts.duplicate_count,
+            "counts": pack_counts(np.concatenate((counts.counts, counts.quality.ravel()))),
+            "groups": pack_counts(np.column_stack((counts.group_row_counts, counts.groups))),
+            "extremes": pack_floats(np.column_stack((counts.extremes, counts.last_times_ms.astype(np.float64)))),
+            "samples": pack_samples(counts.samples),
+            "unknown": Jsonb(dict(counts.unknown)),
+        }
+        self._connection.execute(_WRITE, values)
+
+
+def _counts_from(row: DictRow) -> BucketCounts:
+    groups = unpack_counts(row["groups"]).reshape(GROUPS, -1)
+    bins = groups.shape[1] - 1
+    counts = unpack_counts(row["counts"])
+    extremes = unpack_floats(row["extremes"]).reshape(-1, 3)
+    return BucketCounts(
+        row_count=row["row_count"],
+        duplicate_count=row["duplicate_count"],
+        group_row_counts=groups[:, 0],
+        counts=counts[:bins],
+        groups=groups[:, 1:],
+        quality=counts[bins:].reshape(-1, len(QUALITY_COUNTS)),
+        extremes=extremes[:, :2],
+        last_times_ms=extremes[:, 2].astype(np.int64),
+        samples=unpack_samples(row["samples"]),
+        unknown=row["unknown"],
+    )
+
+
+def _is_there(connection: Connection[DictRow], day: date) -> bool:
+    table = f"monitoring.{partition_name('inferences', day)}"
+    found = connection.execute("SELECT to_regclass(%s) IS NOT NULL AS there", [table]).fetchone()
+    return found is not None and bool(found["there"])
+
+
+def _held(connection: Connection[DictRow], day: date) -> bool:
+    """Keep a day's events from being dropped until this transaction ends; False where they are gone."""
+    table = sql.Identifier(partition_name("inferences", day))
+    try:
+        with connection.transaction():
+            connection.execute(sql.SQL(_HOLD).format(table=table))
+    except errors.UndefinedTable:
+        return False
+    return True
+
+
+def _events(connection: Connection[DictRow], model: str, version: str, window: Window) -> Iterator[Sequence[LiveRow]]:
+    """Read events slice by slice, so that no statement is long and no slice large, whatever the payloads."""
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        sizes = _sizes(connection, model, version, window)
+        for ids in _slices(sizes):
+            yield [LiveRow(*row) for row in cursor.execute(_EVENTS, {"ids": ids}).fetchall()]
+
+
+def _sizes(connection: Connection[DictRow], model: str, version: str, window: Window) -> list[tuple[UUID, int]]:
+    """List ids and the bytes of their payloads; of more than may be read a uniform sample, by a hash of the ids."""
+    begin, end = first_id(window.from_time), first_id(window.to_time)
+    names = {"model": model, "version": version, "first_id": begin, "end_id": end, "limit": _SIZES_LIMIT}
+    found: list[tuple[UUID, int]] = []
+    total, share, after = 0, 1.0, UUID(int=max(begin.int - 1, 0))
+    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
+        while rows := cursor.execute(_SIZES, {**names, "after": after}).fetchall():
+            after = rows[-1][0]
+            found += _sampled(rows, share)
+            total = sum(size for _, size in found)
+            while total > MAX_EVENTS_BYTES or len(found) > 10 * _SIZES_LIMIT:
+                share /= 2
+                found = _sampled(found, share)
+                total = sum(size for _, size in found)
+    return found
+
+
+def _sampled(rows: Sequence[tuple[UUID, int]], share: float) -> list[tuple[UUID, int]]:
+    if share == 1.0:
+        return list(rows)
+    limit = int(share * 2**32)
+    return [(inference_id, size) for inference_id, size in rows if crc32(inference_id.bytes) < limit]
+
+
+def _slices(sizes: Sequence[tuple[UUID, int]]) -> Iterator[list[UUID]]:
+    ids: list[UUID] = []
+    total = 0
+    for inference_id, size in sizes:
+        if ids and (len(ids) >= SLICE_EVENTS or total + size > SLICE_BYTES):
+            yield ids
+            ids, total = [], 0
+        ids.append(inference_id)
+        total += size
+    if ids:
+        yield ids
