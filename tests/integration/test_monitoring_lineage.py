@@ -11,13 +11,15 @@ from uuid import UUID
 import grpc
 import pytest
 
+from penstock.api.monitoring.v1 import alerts_pb2 as alerts
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
+from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
 from penstock.api.trainer.v1 import training_pb2 as training
 from tests import quick_registry
-from tests.monitoring import TIMEOUT_S, labels, new_event, new_id, reason
+from tests.monitoring import TIMEOUT_S, eventually, labels, new_event, new_id, reason
 from tests.quick_registry import Registry
 from tests.registry import go_live, settings_for
-from tests.retraining import Retraining, new_uuid, serve_retraining
+from tests.retraining import Retraining, new_uuid, reason_of, serve_retraining
 from tests.trainer import ScriptedTrainer, serve_trainer
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -122,6 +124,51 @@ def test_from_a_request_and_from_either_version_the_same_story_is_told(suite: Su
             (request_id, "led to", run_id),
             (run_id, "trained", "iris/2"),
         } <= found.said
+
+
+def test_from_an_alert_to_the_version_that_answered_it_and_back(
+    clone_database: Callable[[str], str], suite: Suite
+) -> None:
+    trainer = suite.trainer
+    with serve_retraining(
+        clone_database("monitoring"),
+        registry_address=suite.registry.address,
+        trainer_address=trainer.address,
+        alert_interval_ms=50,
+    ) as here:
+        here.configure(min_labels=0)
+        # As few as this are for the rule alone: the service's own look at error rates wants 50.
+        here.monitoring.record(*(new_event(version="1", error_code="MODEL_FAILED") for _ in range(20)))
+        rule = alerts.AlertRule(
+            name="broken",
+            enabled=True,
+            type=alerts.ALERT_TYPE_ERROR_RATE,
+            severity=alerts.SEVERITY_CRITICAL,
+            metric="error_rate",
+            operator=alerts.OPERATOR_GREATER,
+            threshold=0.5,
+            window="5m",
+        )
+        with grpc.insecure_channel(here.monitoring.address) as channel:
+            AlertServiceStub(channel).CreateAlertRule(alerts.CreateAlertRuleRequest(rule=rule), timeout=TIMEOUT_S)
+        eventually(lambda: bool(here.listed()))
+        (raised,) = here.listed()
+        assert (raised.version, reason_of(raised)) == ("1", "ERROR_RATE_THRESHOLD")
+        assert raised.details.fields["rule"].string_value == "broken"
+        here.approve(raised.id)
+        run_id = here.becomes(raised.id, "TRAINING").training_run_id
+        trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2")
+        here.becomes(raised.id, "COMPLETED")
+        for subject in ({"alert_id": raised.alert_id}, {"version": "iris/2"}, {"version": "iris/1"}):
+            found = ask(here, **subject)
+            assert {
+                ("iris/1", "raised", raised.alert_id),
+                (raised.alert_id, "raised", raised.id),
+                (raised.id, "led to", run_id),
+                (run_id, "trained", "iris/2"),
+            } <= found.said
+            (alert,) = [node for node in found.of("ALERT") if node.id == raised.alert_id]
+            assert (alert.attributes["value"], alert.attributes["state"]) == ("1", "FIRING")
 
 
 def test_what_cannot_be_asked_is_missing_and_says_why(clone_database: Callable[[str], str]) -> None:

@@ -220,6 +220,35 @@ def test_what_nobody_decides_expires(here: Retraining) -> None:
     assert reason(lambda: here.approve(asked.id)) == (FAILED, "WRONG_STATE")
 
 
+def test_what_has_just_expired_is_not_approved_though_nobody_has_swept_it_yet(
+    clone_database: Callable[[str], str],
+) -> None:
+    with serve_retraining(clone_database("monitoring"), retraining_interval_ms=3_600_000) as here:
+        asked = here.create(force=True)
+        here.monitoring.query("UPDATE monitoring.retraining_requests SET expire_time = now() RETURNING 1")
+        assert reason(lambda: here.approve(asked.id)) == (FAILED, "WRONG_STATE")
+        assert state_of(here.get(asked.id)) == "PENDING"
+
+
+def test_two_replicas_hand_each_request_over_once(
+    clone_database: Callable[[str], str], trainer: ScriptedTrainer
+) -> None:
+    url = clone_database("monitoring")
+    with (
+        serve_retraining(url, trainer_address=trainer.address) as one,
+        serve_retraining(url, trainer_address=trainer.address) as other,
+    ):
+        asked = [one.create(model=f"model-{number}", force=True).id for number in range(12)]
+        for number, id_ in enumerate(asked):
+            (one, other)[number % 2].approve(id_)
+        runs = {id_: one.becomes(id_, "TRAINING").training_run_id for id_ in asked}
+        assert sorted(runs.values()) == sorted(trainer.runs)
+        for run_id in runs.values():
+            trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2")
+        for id_ in asked:
+            assert len(other.becomes(id_, "COMPLETED").history) == 4, "each step is taken once"
+
+
 def test_lists_are_filtered_and_paged_the_newest_first(here: Retraining) -> None:
     asked = [here.create(model=f"model-{number}", force=True).id for number in range(5)]
     here.reject(asked[0])
