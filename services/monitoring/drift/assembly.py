@@ -10,8 +10,6 @@ from services.monitoring.drift.servicer import DriftServicer, service
 from services.monitoring.drift.store import DriftStore
 from services.monitoring.parts import Parts
 
-LOOK_INTERVAL_S = 30.0
-
 
 def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
@@ -25,5 +23,5 @@ def assemble(parts: Parts) -> Sequence[Service]:
         # Built after drift, and there before anything is served.
         tell=lambda check: parts.retraining.consider_check(check),
     )
-    parts.chores.add("drift", parts.drift.check_due, interval_s=LOOK_INTERVAL_S)
+    parts.chores.add("drift", parts.drift.check_due, interval_s=parts.settings.drift_interval_ms / 1000)
     return (service(DriftServicer(parts.drift)),)
