@@ -69,7 +69,7 @@ class Running:
     def delete(self, name: str) -> None:
         self.stub.DeleteChannel(pb.DeleteChannelRequest(name=name), timeout=TIMEOUT_S)
 
-    def list(self) -> list[pb.Channel]:
+    def listed(self) -> list[pb.Channel]:
         return list(self.stub.ListChannels(pb.ListChannelsRequest(), timeout=TIMEOUT_S).channels)
 
     def notify(self, *names: str) -> list[str]:
@@ -132,9 +132,10 @@ def test_a_webhook_is_set_shown_without_its_secrets_tested_and_told(running: Run
     assert told.document["alerts"][0]["message"] == "error_rate is 0.4, > 0.1"
     stamp = int(told.headers["X-Penstock-Signature"].split(",")[0].removeprefix("t="))
     assert told.headers["X-Penstock-Signature"] == signature(SECRET, told.body, stamp)
-    eventually(lambda: running.list()[0].HasField("last_delivery_time"))
+    eventually(lambda: running.listed()[0].HasField("last_delivery_time"))
 
 
+@pytest.mark.slow  # apprise reads a URL in a process of its own
 def test_no_secret_is_in_the_database(running: Running, receiver: Receiver) -> None:
     running.webhook("hook", receiver.url + "?token=" + SECRET, SECRET)
     running.apprise("mail", f"mailtos://user:{SECRET}@example.com")
@@ -144,7 +145,7 @@ def test_no_secret_is_in_the_database(running: Running, receiver: Receiver) -> N
             rows = connection.execute(f"SELECT * FROM monitoring.{table}".encode()).fetchall()
             assert rows
             assert SECRET not in repr(rows)
-    assert SECRET not in repr(running.list())
+    assert SECRET not in repr(running.listed())
 
 
 def test_one_message_a_channel_in_the_callers_transaction_or_none(running: Running, receiver: Receiver) -> None:
@@ -176,15 +177,15 @@ def test_a_replaced_webhook_keeps_its_secret_unless_a_new_one_comes(running: Run
     running.delete("team")
     running.webhook("team", receiver.url)
     assert signed_with() == []
-    assert len(running.list()) == 1
+    assert len(running.listed()) == 1
 
 
 def test_a_channel_says_what_went_wrong_and_what_waits(running: Running, receiver: Receiver) -> None:
     receiver.otherwise = answers(503, Retry_After="600")
     running.webhook("team", receiver.url)
     running.notify("team")
-    eventually(lambda: running.list()[0].last_error == "127.0.0.1 answered 503 Service Unavailable")
-    assert running.list()[0].waiting_count == 1
+    eventually(lambda: running.listed()[0].last_error == "127.0.0.1 answered 503 Service Unavailable")
+    assert running.listed()[0].waiting_count == 1
     with pytest.raises(grpc.RpcError, match=r"127\.0\.0\.1 answered 503 Service Unavailable"):
         running.test("team")
     assert reason(lambda: running.test("team")) == (REFUSED, "NOT_DELIVERED")
@@ -204,7 +205,7 @@ def test_a_channel_says_what_went_wrong_and_what_waits(running: Running, receive
 )
 def test_a_url_that_leads_where_it_may_not_is_refused(running: Running, url: str, why: str) -> None:
     assert reason(lambda: running.webhook("team", url)) == (INVALID, why)
-    assert running.list() == []
+    assert running.listed() == []
 
 
 @pytest.mark.parametrize("name", ["", "a" * 101, "a b", "-a", "a-", "größe", "a\0"])
@@ -243,7 +244,7 @@ def test_what_something_relies_on_stays(running: Running, receiver: Receiver) ->
     assert reason(lambda: running.delete("team")) == (REFUSED, "CHANNEL_IN_USE")
     running.webhook("other", receiver.url)
     running.delete("other")
-    assert [channel.name for channel in running.list()] == ["team"]
+    assert [channel.name for channel in running.listed()] == ["team"]
     with running.parts.database.transaction() as connection:
         running.parts.channels.require(connection, ["team"], field="rule.channels")
         with pytest.raises(InvalidArgument) as caught:
@@ -256,7 +257,7 @@ def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver
     running.webhook("team", receiver.url)
     running.notify("team")
     receiver.wait()
-    eventually(lambda: running.list()[0].last_error != "")
+    eventually(lambda: running.listed()[0].last_error != "")
     running.delete("team")
     running.notify("team")  # as a rule might that has not heard of it
     failed = "SELECT count(*) AS count FROM monitoring.outbox WHERE state = 'FAILED'"
@@ -270,6 +271,7 @@ def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver
     assert len(receiver.posts) == 1
 
 
+@pytest.mark.slow
 def test_without_a_key_secrets_are_refused_with_what_to_do(
     clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
 ) -> None:
@@ -293,7 +295,7 @@ def test_a_lost_key_is_told_and_the_channel_can_be_set_again(
         with pytest.raises(grpc.RpcError, match="set it again"):
             running.test("team")
         assert reason(lambda: running.webhook("team", receiver.url)) == (REFUSED, "SECRETS_KEY_CHANGED")
-        assert len(running.list()) == 1
+        assert len(running.listed()) == 1
         running.webhook("team", receiver.url, SECRET)
         running.test("team")
 

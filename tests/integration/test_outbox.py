@@ -102,9 +102,15 @@ def test_what_was_tried_least_goes_first(box: Box) -> None:
 def test_a_lease_that_is_over_lets_another_send_and_the_first_can_mark_nothing(box: Box) -> None:
     box.put()
     lost = box.claimed(lease_s=0.001)
-    taken: list[Message] = []
-    eventually(lambda: bool(taken or taken.extend(filter(None, [box.claim()])) or taken))
-    (message,) = taken
+    taken: list[Message | None] = []
+
+    def claims() -> bool:
+        taken.append(box.claim())
+        return taken[-1] is not None
+
+    eventually(claims)
+    message = taken[-1]
+    assert message is not None
     assert (message.message_id, message.attempt, message.token) == (lost.message_id, 2, 2)
     assert box.put_back(lost) is None
     assert not box.outbox.fail(lost, reason="LATE", error="late")

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import LiteralString
 
+# A server that is set to `off` would tell of commits that a crash then forgets. Stricter settings stay as they are.
+MAKE_DURABLE: LiteralString = """
+SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'
+"""
 # A destination that has been down for long must not fill the disk: what is too much is FAILED where it is put, which
 # spares the caller's transaction and still is counted.
 PUT: LiteralString = """

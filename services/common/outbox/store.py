@@ -58,6 +58,7 @@ class Outbox:
     ) -> UUID:
         """Write a message in the caller's transaction, and give its id: a UUIDv7, unless the caller has one.
 
+        The commit returns once it is on disk, also where the server is set not to wait for that.
         `destination` is what the deliverer knows its receiver by; it must name no secret. A message whose id is there
         already changes nothing.
 
@@ -73,6 +74,7 @@ class Outbox:
             "message_id": message_id, "destination": destination, "body": body, "give_up_s": give_up_s,
             "max_waiting": MAX_WAITING,
         }  # fmt: skip
+        connection.execute(statements.MAKE_DURABLE)
         self._run(connection, statements.PUT, values)
         connection.execute(statements.NOTIFY, {"channel": self.ready})
         return message_id
@@ -117,6 +119,7 @@ class Outbox:
         It is another's to take once the lease is over.
         """
         with self._database.transaction() as connection:
+            connection.execute(statements.MAKE_DURABLE)  # a token that a crash forgot would be given twice
             connection.execute(statements.LOCK_CLAIMS, {"name": f"penstock.outbox.{self._name}"})
             row = self._run(connection, statements.CLAIM, {"worker_id": worker_id, "lease_s": lease_s}).fetchone()
         return None if row is None else Message(**row)

@@ -45,7 +45,7 @@ class Guard:
 
     def take_hold(self) -> None:
         """Begin; there is no way back."""
-        socket.getaddrinfo = self._looked_up
+        socket.getaddrinfo = self._looked_up  # type: ignore[assignment] # it passes on whatever it is called with
         sys.addaudithook(self._hear)
 
     def _looked_up(self, host: Any, port: Any, *arguments: Any, **options: Any) -> Sequence[Any]:
@@ -121,7 +121,7 @@ def _answer(task: dict[str, Any]) -> dict[str, Any]:
     import apprise
     from apprise.manager_plugins import NotificationManager
 
-    NotificationManager().load_modules()
+    NotificationManager().load_modules()  # type: ignore[no-untyped-call]
     logger, statuses = logging.getLogger("apprise"), _Statuses()
     logger.handlers, logger.propagate = [statuses], False
     guard = Guard(AddressRules(AllowedHosts.parse(task["allowed_hosts"])))

@@ -149,9 +149,9 @@ class Channels:
             reason, message = "CHANNEL_NOT_FOUND", "the channel was deleted"
             self._outbox.drop(connection, name, reason=reason, message=message)
 
-    def list(self) -> list[Channel]:
+    def listed(self) -> list[Channel]:
         """List them by name."""
-        return self._shown(self._store.list(MAX_CHANNELS))
+        return self._shown(self._store.listed(MAX_CHANNELS))
 
     def test(self, name: str) -> int:
         """Send a channel a message that says it is a test, once; gives how long that took, in ms.

@@ -42,7 +42,7 @@ class ChannelServicer(ChannelServiceServicer):
 
     def ListChannels(self, request: pb.ListChannelsRequest, context: grpc.ServicerContext) -> pb.ListChannelsResponse:
         """List the channels."""
-        return pb.ListChannelsResponse(channels=map(convert.channel_proto, self._channels.list()))
+        return pb.ListChannelsResponse(channels=map(convert.channel_proto, self._channels.listed()))
 
     def TestChannel(self, request: pb.TestChannelRequest, context: grpc.ServicerContext) -> pb.TestChannelResponse:
         """Send a test."""

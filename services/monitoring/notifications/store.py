@@ -40,7 +40,7 @@ class ChannelStore:
             row = connection.execute(_FIND, {"name": name}).fetchone()
         return None if row is None else _from_row(row)
 
-    def list(self, limit: int) -> list[StoredChannel]:
+    def listed(self, limit: int) -> list[StoredChannel]:
         """List channels by name, up to a limit."""
         with self._db.transaction() as connection:
             return [_from_row(row) for row in connection.execute(_LIST, {"limit": limit}).fetchall()]
