@@ -23,7 +23,7 @@ from penstock.api.tensors.v1.tensors_pb2 import TensorList
 from penstock.ids import time_of
 from penstock.tensors import to_tensor
 from services.monitoring.export.store import SLICE_BYTES, SLICE_EVENTS
-from tests.monitoring import TIMEOUT_S, Monitoring, eventually, labels, new_event, reason, serve
+from tests.monitoring import TIMEOUT_S, Monitoring, labels, new_event, reason, serve
 
 pytestmark = pytest.mark.slow
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
