@@ -102,6 +102,11 @@ class DataFolder:
         return self.path / "tokens"
 
     @property
+    def secrets_key_file(self) -> Path:
+        """What monitoring encrypts the secrets of channels with."""
+        return self.path / "secrets.key"
+
+    @property
     def keys_file(self) -> Path:
         """The file of API keys that the services read."""
         return self.path / "keys.json"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import os
+import secrets
 import signal
 import sys
 from collections.abc import Iterator, Mapping
@@ -163,8 +165,11 @@ class Suite:
         url = cluster.url(ports.postgres)
         database = {"PENSTOCK_DATABASE_URL": url, "PENSTOCK_LISTEN_URL": url}
         shared = self._shared_environment(ports)
-        # Two processes do not keep model files in one folder.
-        own = {"jobs": {"PENSTOCK_CACHE_DIR": str(self.folder.jobs_cache)}}
+        own = {
+            # Two processes do not keep model files in one folder.
+            "jobs": {"PENSTOCK_CACHE_DIR": str(self.folder.jobs_cache)},
+            "monitoring": {"PENSTOCK_SECRETS_KEY_FILE": self._secrets_key_file()},
+        }
         services = [
             self._service(name, {**shared, **(database if name in ON_POSTGRES else {}), **own.get(name, {})}, ports)
             for name in SERVICES
@@ -227,6 +232,14 @@ class Suite:
         _, token = keys.create(key_name, Role.OPERATOR, kind=Kind.SERVICE)
         write_private(file, token)
         return file
+
+    def _secrets_key_file(self) -> str:
+        """Name the file of the key for secrets in the database: the one that was said, or our own, made once."""
+        said = self._environment.get("PENSTOCK_SECRETS_KEY_FILE")
+        file = self.folder.secrets_key_file
+        if not said and not file.exists():
+            write_private(file, base64.b64encode(secrets.token_bytes(32)).decode() + "\n")
+        return said or str(file)
 
     def _first_state(self, ports: Ports) -> State:
         ourselves = ProcessMark.of(os.getpid())
