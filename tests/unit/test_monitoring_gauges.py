@@ -1,0 +1,118 @@
+"""Counters that never go back, whatever their source says for a while, and scrapes that cost a bounded time."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from services.common.errors import Unavailable
+from services.monitoring import gauges
+from services.monitoring.gauges import ModelCollector, Sources
+from services.monitoring.models import Window
+from services.monitoring.rollups.latency import Latencies
+from services.monitoring.rollups.models import Answer, Counts, Granularity, Question, Series, Totals
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Script:
+    """Says of each model what it is told to, and of checks and alerts that there are none."""
+
+    def __init__(self, *models: str) -> None:
+        self.counts: dict[str, Mapping[str, Counts]] = {model: {"1": Counts()} for model in models}
+        self.asked: list[str] = []
+        self.away = False
+
+    def models(self, window: Window) -> Sequence[str]:
+        if self.away:
+            raise Unavailable("the database is away")
+        return list(self.counts)
+
+    def series(self, question: Question) -> Answer:
+        self.asked.append(question.model)
+        window = Window(NOON, NOON)
+        versions = self.counts[question.model].items()
+        series = [Series(version, (), Totals(window, counts)) for version, counts in versions]
+        return Answer(Granularity.DAY, window, series, None)
+
+    def latest(self, model: str, version: str) -> None:
+        return None
+
+    def open_counts(self) -> Sequence[Any]:
+        return ()
+
+
+def collector_of(script: Script) -> ModelCollector:
+    return ModelCollector(Sources(script, script, script, script), lambda: NOON, max_versions=10)
+
+
+def samples(collector: ModelCollector) -> dict[tuple[str, ...], float]:
+    return {
+        (sample.name.removeprefix("penstock_model_"), *sample.labels.values()): sample.value
+        for family in collector.collect()
+        for sample in family.samples
+    }
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "FRESH_S", 0.0)
+
+
+def test_no_count_goes_back_when_its_source_does_for_a_while() -> None:
+    """A span that waits for its recount may be read as it stood before: Prometheus would take that for a restart."""
+    script = Script("iris")
+    collector = collector_of(script)
+    collector.collect()
+    seen = []
+    for count in (0, 10, 7, 12):
+        script.counts["iris"] = {
+            "1": Counts(inference_count=count, error_count=count, latencies=Latencies((1,), (count,)))
+        }
+        found = samples(collector)
+        seen.append((found["requests_total", "iris", "1"], found["latency_seconds_count", "iris", "1"]))
+    assert seen == [(0, 0), (10, 10), (10, 10), (12, 12)]
+
+
+def test_while_the_database_is_away_what_was_read_last_is_told() -> None:
+    script = Script("iris")
+    collector = collector_of(script)
+    samples(collector)
+    script.counts["iris"] = {"1": Counts(inference_count=5)}
+    assert samples(collector)["requests_total", "iris", "1"] == 5
+    script.away = True
+    assert samples(collector)["requests_total", "iris", "1"] == 5
+
+
+def test_a_scrape_that_took_its_time_leaves_the_rest_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = Script("a", "b")
+    collector = collector_of(script)
+    samples(collector)
+    script.asked.clear()
+    monkeypatch.setattr(gauges, "BUDGET_S", -1.0)
+    script.counts = {model: {"1": Counts(inference_count=9)} for model in ("a", "b")}
+    found = samples(collector)
+    assert (found["requests_total", "a", "1"], found["requests_total", "b", "1"]) == (0, 0)
+    assert script.asked == []
+
+
+def test_scrapes_close_to_each_other_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gauges, "FRESH_S", 1_000.0)
+    script = Script("iris")
+    collector = collector_of(script)
+    assert samples(collector) == samples(collector)
+    assert script.asked == ["iris", "iris"], "lately, and since the beginning"
+
+
+def test_latencies_are_folded_into_fewer_bounds_and_none_is_lost() -> None:
+    script = Script("iris")
+    collector = collector_of(script)
+    samples(collector)
+    latencies = Latencies((-(2**31), 0, 115, 600), (1, 2, 4, 8))  # 0, 1, 10 and 163,000 ms
+    script.counts["iris"] = {"1": Counts(inference_count=15, latencies=latencies)}
+    found = samples(collector)
+    bounds = {key[3]: value for key, value in found.items() if key[0] == "latency_seconds_bucket"}
+    assert (bounds["0.0005"], bounds["0.001"], bounds["0.01"], bounds["30"], bounds["+Inf"]) == (1, 3, 7, 7, 15)
