@@ -16,7 +16,7 @@ from services.common.errors import Unavailable
 from services.common.outbox.webhooks import NotDelivered
 
 _ROOT = Path(__file__).resolve().parents[3]
-_CHILD = "services.monitoring.notifications.apprise_child"
+CHILD = "services.monitoring.notifications.apprise_child"
 # -I ignores the folder and the environment that we were started in, so the way to our own modules is given.
 _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
@@ -31,9 +31,14 @@ STARTING_S = 10.0
 class AppriseSender:
     """Sends messages; any number of threads may share one, and a few children at once serve them."""
 
-    def __init__(self, allowed_hosts: str, *, timeout_s: float = TIMEOUT_S) -> None:
+    def __init__(
+        self, allowed_hosts: str, *, timeout_s: float = TIMEOUT_S, starting_s: float = STARTING_S, child: str = CHILD
+    ) -> None:
+        """`child` is the module that each process runs."""
         self._allowed_hosts = allowed_hosts
         self._timeout_s = timeout_s
+        self._starting_s = starting_s
+        self._child = child
         self._places = threading.BoundedSemaphore(CHILDREN)
 
     def understands(self, url: str) -> bool:
@@ -76,7 +81,7 @@ class AppriseSender:
 
     def _ask_child(self, task: dict[str, Any]) -> dict[str, Any]:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), _CHILD],
+            [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), self._child],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -86,7 +91,7 @@ class AppriseSender:
         )
         with process:
             try:
-                said, _ = process.communicate(json.dumps(task).encode(), timeout=self._timeout_s + STARTING_S)
+                said, _ = process.communicate(json.dumps(task).encode(), timeout=self._timeout_s + self._starting_s)
                 answer = json.loads(said)
             except subprocess.TimeoutExpired as error:
                 sentence = f"it took longer than {self._timeout_s:g} s"

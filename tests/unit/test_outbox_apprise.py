@@ -1,0 +1,113 @@
+"""The process in which apprise runs: what it is kept from, and that it can be given up."""
+
+from __future__ import annotations
+
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import certifi
+import pytest
+
+from services.common.errors import Unavailable
+from services.common.outbox.webhooks import NotDelivered
+from services.monitoring.notifications.apprise_sender import AppriseSender
+from services.monitoring.notifications.apprise_urls import DEFAULT_SCHEMES
+from tests.receivers import answers, hangs, receiving
+
+pytestmark = pytest.mark.slow  # each is a process of its own
+ROOT = Path(__file__).resolve().parents[2]
+CHILDREN = "tests.testdata.children"
+REFUSED, DONE = "PermissionError", "done"
+LIST_SCHEMES = (
+    "import json; from apprise.manager_plugins import NotificationManager as Manager; "
+    "manager = Manager(); manager.load_modules(); print(json.dumps(sorted(manager._schema_map)))"
+)
+
+
+def tried(*attempts: tuple[str, Any], allowed: str = "") -> list[str]:
+    task = json.dumps({"attempts": attempts, "allowed_hosts": allowed})
+    command = [sys.executable, "-m", f"{CHILDREN}.guarded"]
+    ended = subprocess.run(command, input=task, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    return list(json.loads(ended.stdout))
+
+
+def test_the_guard_lets_through_what_is_allowed_and_nothing_else(tmp_path: Path) -> None:
+    kept = tmp_path / "kept"
+    kept.write_text("secret")
+    link = Path(sys.prefix, "lib") / ".." / ".." / ".." / kept.relative_to("/")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        expected: dict[tuple[str, Any], str] = {
+            ("connect", address): REFUSED,
+            ("connect", ("169.254.169.254", 80)): REFUSED,
+            ("connect", ("10.0.0.1", 80)): REFUSED,
+            ("connect", ("::1", address[1])): REFUSED,
+            ("packet", address): REFUSED,
+            ("unix", "/var/run/docker.sock"): REFUSED,
+            ("name", ("localhost", address[1])): "gaierror",
+            ("bind", ("127.0.0.1", 0)): REFUSED,
+            ("read", str(kept)): REFUSED,
+            ("read", str(link)): REFUSED,
+            ("read", "/proc/self/environ"): REFUSED,
+            ("read", certifi.where()): DONE,
+            ("write", str(kept)): REFUSED,
+            ("write", str(Path(sys.prefix, "written"))): REFUSED,
+            ("remove", str(kept)): REFUSED,
+            ("run", ("true",)): REFUSED,
+            ("system", "true"): REFUSED,
+            ("fork", None): REFUSED,
+        }
+        assert dict(zip(expected, tried(*expected), strict=True)) == expected
+        by_name = tried(("name", ("localhost", address[1])), ("connect", ("10.0.0.1", 80)), allowed="localhost")
+        assert by_name == [DONE, REFUSED]
+        assert tried(("connect", address), allowed="127.0.0.1") == [DONE]
+    assert kept.read_text() == "secret"
+
+
+def test_every_scheme_of_the_default_is_one_that_apprise_has() -> None:
+    ended = subprocess.run([sys.executable, "-c", LIST_SCHEMES], capture_output=True, text=True, timeout=60, check=True)
+    assert set(DEFAULT_SCHEMES.split(",")) - set(json.loads(ended.stdout)) == set()
+
+
+def test_a_child_that_is_stuck_is_killed_and_its_place_is_free_again() -> None:
+    sender = AppriseSender("", timeout_s=0.1, starting_s=0.1, child=f"{CHILDREN}.stuck")
+    for _ in range(6):  # more than there are places
+        with pytest.raises(NotDelivered, match="longer than") as caught:
+            sender.send("slack://secret", "slack", "title", "text", "info")
+        assert caught.value.reason == "RECEIVER_TIMEOUT"
+        assert "secret" not in caught.value.message
+
+
+def test_a_child_that_breaks_says_nothing_and_is_a_failure() -> None:
+    with pytest.raises(Unavailable) as caught:
+        AppriseSender("", child=f"{CHILDREN}.none").understands("slack://secret")
+    assert caught.value.reason == "APPRISE_FAILED"
+
+
+def test_a_receiver_that_hangs_is_given_up_and_one_that_refuses_says_its_status() -> None:
+    with receiving() as receiver:
+        url = f"gotify://127.0.0.1:{receiver.port}/token"
+        receiver.script = [hangs, answers(403)]
+        sender = AppriseSender("127.0.0.1", timeout_s=1)
+        with pytest.raises(NotDelivered) as hung:
+            sender.send(url, "gotify", "title", "text", "failure")
+        assert hung.value.retryable
+        with pytest.raises(NotDelivered, match="HTTP 403"):
+            sender.send(url, "gotify", "title", "text", "failure")
+        sender.send(url, "gotify", "größer", "text", "failure")
+    assert receiver.posts[-1].document["title"] == "größer"
+
+
+def test_a_redirect_is_not_followed() -> None:
+    with receiving() as receiver, receiving() as private:
+        receiver.otherwise = answers(307, Location=private.url)
+        with pytest.raises(NotDelivered):
+            AppriseSender("127.0.0.1").send(
+                f"gotify://127.0.0.1:{receiver.port}/token", "gotify", "title", "text", "info"
+            )
+        assert len(receiver.posts) == 1
+        assert private.posts == []
