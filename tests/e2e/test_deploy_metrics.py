@@ -13,11 +13,16 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 import penstock
+from services.monitoring import gauges
 from tests.deployment import DEPLOY, SERVICES, ancestry, compose
+from tests.monitoring import eventually
 from tests.services import Running
 from tests.suite import serve_tiny_model
 
-DASHBOARD: dict[str, Any] = json.loads((DEPLOY / "grafana/dashboards/penstock.json").read_text())
+HOME = "penstock.json"
+DASHBOARDS: dict[str, dict[str, Any]] = {
+    path.name: json.loads(path.read_text()) for path in sorted((DEPLOY / "grafana/dashboards").glob("*.json"))
+}
 RULES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus/rules.yml").read_text())["groups"][0]["rules"]
 SCRAPES: list[dict[str, Any]] = yaml.safe_load((DEPLOY / "prometheus/prometheus.yml").read_text())["scrape_configs"]
 COLUMNS = 24
@@ -29,8 +34,9 @@ _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*)\s*\{([^}]*)\}")
 
 def expressions() -> Iterator[str]:
     yield from (rule["expr"] for rule in RULES)
-    for panel in DASHBOARD["panels"]:
-        yield from (target["expr"] for target in panel.get("targets", []))
+    for dashboard in DASHBOARDS.values():
+        for panel in dashboard["panels"]:
+            yield from (target["expr"] for target in panel.get("targets", []))
 
 
 def metrics_in(expression: str) -> set[str]:
@@ -58,19 +64,35 @@ def exported(page: str) -> dict[str, set[str]]:
 
 @pytest.mark.slow
 def test_every_metric_that_is_asked_for_is_exported_with_its_labels(
-    registry: Running, monitoring: Running, inference: Running
+    registry: Running, monitoring: Running, inference: Running, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_tiny_model(lambda: client_of(registry, monitoring, inference))
+    monkeypatch.setattr(gauges, "FRESH_S", 0.0)
+    eventually(lambda: 'penstock_model_requests_total{model="tiny"' in page_of(monitoring))
     found: dict[str, set[str]] = {name: set() for name in OWN_METRICS}
     for service in (registry, monitoring, inference):
-        with urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=10) as page:
-            for name, labels in exported(page.read().decode()).items():
-                found.setdefault(name, set()).update(labels)
+        for name, labels in exported(page_of(service)).items():
+            found.setdefault(name, set()).update(labels)
     for expression in expressions():
         assert metrics_in(expression), expression
         assert metrics_in(expression) - found.keys() == set(), expression
         for name, labels in labels_in(expression).items():
             assert not found[name] or labels - OWN_LABELS <= found[name], expression
+
+
+def page_of(service: Running) -> str:
+    with urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=10) as page:
+        return str(page.read().decode())
+
+
+def test_what_every_replica_of_monitoring_says_is_never_added_up_over_replicas() -> None:
+    """Each tells all traffic: `max by (model, …)` of what it says is right, whatever is summed after that."""
+    asking = [expression for expression in expressions() if "penstock_model_" in expression]
+    assert asking
+    for expression in asking:
+        bare = re.sub(r"\{[^}]*\}|\[[^]]*\]", "", expression)
+        bare = re.sub(r"max(?: by \([^)]*\) )?\((?:(?:rate|increase)\()?penstock_model_\w+\)+", "", bare)
+        assert "penstock_model_" not in bare, expression
 
 
 def client_of(registry: Running, monitoring: Running, inference: Running) -> penstock.Client:
@@ -98,8 +120,9 @@ def test_each_alert_says_how_urgent_it_is_and_what_to_do() -> None:
         assert rule["annotations"].keys() == {"summary", "description"}
 
 
-def test_the_dashboard_is_one_that_grafana_can_draw() -> None:
-    panels = DASHBOARD["panels"]
+@pytest.mark.parametrize("name", DASHBOARDS)
+def test_each_dashboard_is_one_that_grafana_can_draw(name: str) -> None:
+    panels = DASHBOARDS[name]["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     taken: set[tuple[int, int]] = set()
     for panel in panels:
@@ -117,12 +140,20 @@ def test_the_dashboard_is_one_that_grafana_can_draw() -> None:
         assert panel["type"] == "row" or panel["description"]
 
 
+def test_dashboards_are_told_apart_and_their_links_lead_to_one_another() -> None:
+    ids = {dashboard["uid"] for dashboard in DASHBOARDS.values()}
+    assert len(ids) == len(DASHBOARDS)
+    for dashboard in DASHBOARDS.values():
+        assert {link["url"].removeprefix("/d/") for link in dashboard["links"]} == ids - {dashboard["uid"]}
+
+
 def test_grafana_finds_its_dashboard_and_its_prometheus() -> None:
     grafana = compose()["services"]["grafana"]
     (provider,) = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/penstock.yml").read_text())["providers"]
     folder = provider["options"]["path"]
     assert f"./deploy/grafana/dashboards:{folder}:ro" in grafana["volumes"]
-    assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{folder}/penstock.json"
+    assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == f"{folder}/{HOME}"
     (source,) = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yml").read_text())["datasources"]
     assert source["url"] == "http://prometheus:9090"
-    assert source["uid"] == DASHBOARD["templating"]["list"][0]["current"]["value"]
+    for dashboard in DASHBOARDS.values():
+        assert source["uid"] == dashboard["templating"]["list"][0]["current"]["value"]
