@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import grpc
 import numpy as np
@@ -27,7 +25,7 @@ from services.monitoring.profiles.references import References
 from services.monitoring.profiles.store.live import LiveStore
 from services.monitoring.profiles.store.profiles import ProfileStore
 from services.monitoring.store.days import Days, by_time
-from tests.monitoring import TIMEOUT_S, Monitoring, eventually, new_event, reason, serve
+from tests.monitoring import TIMEOUT_S, Monitoring, eventually, new_event, serve
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")

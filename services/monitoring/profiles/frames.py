@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -169,7 +170,9 @@ def _joined(name: str, frames: Sequence[Frame], row_count: int) -> Column:
 class ColumnBuilder:
     """A column in the making: nothing is there until it is put."""
 
-    def __init__(self, row_count: int) -> None:
+    def __init__(self, row_count: int, *, dimensions: int = 0) -> None:
+        """Vectors of `dimensions` are kept, others are nested; 0: of those that most rows have."""
+        self._dimensions = dimensions
         self._tags = np.zeros(row_count, np.uint8)
         self._numbers: Floats | None = None
         self._codes: NDArray[np.int32] | None = None
@@ -222,7 +225,7 @@ class ColumnBuilder:
         self._tags[rows] = column.tags
 
     def build(self) -> Column:
-        """Give the column. Of vectors those as long as the first are; others are nested."""
+        """Give the column."""
         vectors = self._built_vectors()
         texts = None
         if self._codes is not None:
@@ -232,10 +235,14 @@ class ColumnBuilder:
     def _built_vectors(self) -> NDArray[np.float32] | None:
         if not self._vectors:
             return None
-        dimensions = self._vectors[0][1].shape[1]
-        fitting = [(rows, vectors) for rows, vectors in self._vectors if vectors.shape[1] == dimensions]
-        for rows, _ in self._vectors:
+        by_size: Counter[int] = Counter()
+        for rows, vectors in self._vectors:
+            by_size[vectors.shape[1]] += rows.size
             self._tags[rows] = Tag.NESTED
+        dimensions = self._dimensions or by_size.most_common(1)[0][0]
+        fitting = [(rows, vectors) for rows, vectors in self._vectors if vectors.shape[1] == dimensions]
+        if not fitting:
+            return None
         rows = np.concatenate([rows for rows, _ in fitting])
         self._tags[rows] = Tag.VECTOR
         return np.concatenate([vectors for _, vectors in fitting])[np.argsort(rows, kind="stable")]

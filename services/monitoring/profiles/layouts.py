@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
@@ -20,7 +21,7 @@ class Layout:
         features: in the reference's order, by which columns without names are matched.
         known: the same, to look up.
         predictions: the outputs.
-        embeddings: those of both that are embeddings.
+        embeddings: of those of both that are embeddings, how long they are.
         outcome: the label is the one output, whatever else the model gives.
         open: there is no reference: all names are wanted, up to one more than a profile may have.
     """
@@ -28,7 +29,7 @@ class Layout:
     features: tuple[str, ...]
     known: frozenset[str]
     predictions: frozenset[str]
-    embeddings: frozenset[str]
+    embeddings: Mapping[str, int]
     outcome: bool
     open: bool = False
 
@@ -38,7 +39,7 @@ class Layout:
         found = reference.features.values()
         features = tuple(feature.name for feature in found if not feature.is_prediction)
         predictions = frozenset(feature.name for feature in found if feature.is_prediction)
-        embeddings = frozenset(feature.name for feature in found if feature.kind is FeatureKind.EMBEDDING)
+        embeddings = {feature.name: feature.dimensions for feature in found if feature.kind is FeatureKind.EMBEDDING}
         outcome = predictions == {PREDICTION} and PREDICTION not in embeddings
         return cls(features, frozenset(features), predictions, embeddings, outcome=outcome)
 
@@ -58,5 +59,5 @@ class Layout:
         return len(tensors) != 1 or (len(tensors[0].shape) > 1 and tensors[0].shape[-1] > 1)
 
 
-ANY_NAMES = Layout((), frozenset(), frozenset(), frozenset(), outcome=False, open=True)
+ANY_NAMES = Layout((), frozenset(), frozenset(), {}, outcome=False, open=True)
 """Where there is no reference yet."""

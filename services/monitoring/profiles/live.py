@@ -185,6 +185,8 @@ class Recounts:
             for mark in marks:
                 if not turn.renew():
                     return
+                if mark.start_time > self._clock() - BUCKET:
+                    stuck.add(mark)  # an open one stays marked, and is counted once a turn
                 try:
                     self._count(mark, turn)
                 except Aborted:  # another replica was there; its mark, if there is one yet, waits for the next turn

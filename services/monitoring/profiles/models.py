@@ -91,7 +91,9 @@ class LiveFeature:
     """One feature over a window of T buckets.
 
     Attributes:
-        counts: [T, B + 2], in the reference's bins, then missing, then other.
+        counts: [T, B + 2], in the reference's bins, then missing, then other. Together they are the rows; of a
+            prediction those of events that did not fail and whose prediction was captured. A vector that is good is
+            in no bin.
         groups: [GROUPS, B + 2], summed over the window, of the rows that name a user.
         quality: [T, len(QUALITY_COUNTS)].
         min: the least finite value, NaN where there is none.

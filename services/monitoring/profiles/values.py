@@ -66,7 +66,8 @@ class _Sheet:
             if not self._layout.wants(name, len(self._builders), prediction=self._predictions):
                 self._count(shortened(name), rows)
                 return None
-            builder = self._builders[name] = ColumnBuilder(self.row_count)
+            dimensions = self._layout.embeddings.get(name, 0)
+            builder = self._builders[name] = ColumnBuilder(self.row_count, dimensions=dimensions)
         return builder
 
     def build(self) -> Frame:

@@ -36,10 +36,15 @@ SLICE_EVENTS = 2_000
 MAX_EVENTS_BYTES = 256 * 1024 * 1024
 """Payloads of one bucket, or one profile, that are read: of more a uniform sample is taken."""
 
-# Closed buckets, the newest first; those that are still open or were counted just now wait their turn.
+# Closed buckets, the newest first; those that are still open or were counted just now wait their turn. Of open ones the
+# marks of the rollups tell, which count a bucket, and leave a mark here, only when it is over.
 _MARKED = """
-SELECT DISTINCT start_time, model, version
-FROM monitoring.profile_marks AS mark
+SELECT start_time, model, version
+FROM (
+    SELECT start_time, model, version FROM monitoring.profile_marks
+    UNION
+    SELECT start_time, model, version FROM monitoring.rollup_marks WHERE granularity = 1 AND start_time > %(closed)s
+) AS mark
 WHERE start_time <= %(closed)s OR NOT EXISTS (
     SELECT
     FROM monitoring.live_profiles AS live

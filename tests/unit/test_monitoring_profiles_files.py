@@ -1,0 +1,241 @@
+"""Files of rows from people nobody vouches for: what is read of them, and what is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from services.common.errors import DomainError, InvalidArgument
+from services.monitoring.profiles import parquet as reading
+from services.monitoring.profiles.files import RowFiles
+from services.monitoring.profiles.frames import Column, Frame, Tag, numbers_column
+from services.monitoring.profiles.reference import Columns
+from services.monitoring.profiles.rows import MAX_LINE_BYTES, read_rows
+from services.monitoring.profiles.sampling import RowSample
+from services.monitoring.profiles.sources import FileSource, RowFormat
+
+CSV, JSONL, PARQUET = RowFormat.CSV, RowFormat.JSONL, RowFormat.PARQUET
+
+
+def read(tmp_path: Path, data: bytes | str, row_format: RowFormat, **columns: Any) -> Frame:
+    path = tmp_path / "rows"
+    path.write_bytes(data.encode() if isinstance(data, str) else data)
+    return read_rows(path, row_format, Columns(**columns))
+
+
+def table(tmp_path: Path, values: Mapping[str, Any], *, ignored: frozenset[str] = frozenset(), **options: Any) -> Frame:
+    parquet.write_table(pa.table(values), tmp_path / "rows", **options)
+    return read_rows(tmp_path / "rows", PARQUET, Columns(ignored=ignored))
+
+
+def refusal(tmp_path: Path, data: bytes | str, row_format: RowFormat, **columns: Any) -> str:
+    with pytest.raises(InvalidArgument) as caught:
+        read(tmp_path, data, row_format, **columns)
+    return caught.value.reason
+
+
+def tags(column: Column) -> list[Tag]:
+    return [Tag(tag) for tag in column.tags]
+
+
+def texts(column: Column) -> list[str]:
+    assert column.texts is not None
+    return [column.texts.known[code] for code in column.texts.codes if code >= 0]
+
+
+def test_cells_of_a_csv_are_what_they_look_like(tmp_path: Path) -> None:
+    frame = read(tmp_path, '\ufeffa,b\n1,x\n-2.5e3,TRUE\n,"two\nlines"\n"",[1; 2]\nnan,"[1, 2]"\n1_0,00:1\n', CSV)
+    a, b = frame.columns["a"], frame.columns["b"]
+    assert tags(a) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING, Tag.MISSING, Tag.NUMBER, Tag.TEXT]
+    assert a.numbers is not None
+    assert a.numbers[:2].tolist() == [1, -2500]
+    assert tags(b) == [Tag.TEXT, Tag.BOOLEAN, Tag.TEXT, Tag.TEXT, Tag.VECTOR, Tag.TEXT]
+    assert texts(b) == ["x", "two\nlines", "[1; 2]", "00:1"]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        "",
+        "a,a\n1,2\n",
+        "a,\n1,2\n",
+        "a,b\n1\n",
+        "a,b\n1,2,3\n",
+        'a,b\n1,"open\n',
+        b"a\n\xff\n",
+        "a\n" + "x" * (MAX_LINE_BYTES + 2),
+        'a\n"' + "x\n" * MAX_LINE_BYTES,
+        ",".join(f"c{number}" for number in range(10_001)),
+    ],
+)
+def test_a_csv_that_is_none_is_refused(tmp_path: Path, data: bytes | str) -> None:
+    assert refusal(tmp_path, data, CSV) == "MALFORMED_FILE"
+
+
+def test_a_csv_with_as_many_features_as_nobody_needs_is_refused(tmp_path: Path) -> None:
+    names = [f"c{number}" for number in range(2_001)]
+    data = ",".join(names) + "\n" + ",".join("1" for _ in names)
+    assert refusal(tmp_path, data, CSV) == "TOO_MANY_FEATURES"
+    assert len(read(tmp_path, data, CSV, ignored=frozenset({"c7"})).columns) == 2_000
+
+
+def test_rows_of_jsonl_may_have_what_they_like(tmp_path: Path) -> None:
+    rows: list[dict[str, Any]] = [
+        {"a": 1, "b": "x"}, {"a": 10**400, "c": True}, {"a": None}, {"a": {"deep": [1]}}, {"a": [1, 2.5]}, {"a": []},
+    ]  # fmt: skip
+    data = "\n".join(map(json.dumps, rows)) + '\n\n{"a": NaN, "b": "\\ud800\\u0000"}'
+    frame = read(tmp_path, data, JSONL)
+    assert frame.row_count == 7
+    a = frame.columns["a"]
+    assert tags(a) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING, Tag.NESTED, Tag.VECTOR, Tag.NESTED, Tag.NUMBER]
+    assert a.numbers is not None
+    assert a.numbers[1] == np.inf
+    assert tags(frame.columns["c"])[:3] == [Tag.MISSING, Tag.BOOLEAN, Tag.MISSING]
+    assert texts(frame.columns["b"]) == ["x", "?\ufffd"]
+
+
+@pytest.mark.parametrize("data", ["not json", "[1, 2]", "1", '{"a": ' + "[" * 100_000, '{"a": 1', b"\xff\xfe"])
+def test_a_line_that_is_no_object_is_refused_by_its_number(tmp_path: Path, data: bytes | str) -> None:
+    with pytest.raises(InvalidArgument, match="line 2") as caught:
+        read(tmp_path, b'{"a": 1}\n' + (data.encode() if isinstance(data, str) else data), JSONL)
+    assert caught.value.reason == "MALFORMED_FILE"
+
+
+def test_new_names_on_every_line_come_to_an_end(tmp_path: Path) -> None:
+    data = "\n".join(json.dumps({f"c{line}_{number}": 1 for number in range(100)}) for line in range(101))
+    assert refusal(tmp_path, data, JSONL) == "TOO_MANY_FEATURES"
+
+
+def test_every_type_of_parquet_that_is_a_feature_is_read(tmp_path: Path) -> None:
+    values = {
+        "int": pa.array([1, None, 3]),
+        "half": pa.array(np.array([1, 2, np.nan], np.float16)),
+        "decimal": pa.array([1, 2, None], pa.decimal128(5, 2)),
+        "flag": pa.array([True, None, False]),
+        "text": pa.array(["a", None, "b" * 2_000_000]),
+        "known": pa.array(["a", "b", None]).dictionary_encode(),
+        "vector": pa.array([[1.0, 2.0], None, [3.0]]),
+        "fixed": pa.array([[1.0, 2.0], [3.0, 4.0], None], pa.list_(pa.float32(), 2)),
+        "nothing": pa.nulls(3),
+    }
+    columns = table(tmp_path, values).columns
+    assert tags(columns["int"]) == [Tag.NUMBER, Tag.MISSING, Tag.NUMBER]
+    assert tags(columns["half"]) == [Tag.NUMBER] * 3
+    assert tags(columns["decimal"]) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING]
+    assert tags(columns["flag"]) == [Tag.BOOLEAN, Tag.MISSING, Tag.BOOLEAN]
+    assert tags(columns["text"]) == [Tag.TEXT, Tag.MISSING, Tag.TEXT]
+    assert columns["text"].texts is not None
+    assert columns["text"].texts.lengths.tolist() == [1, 2_000_000]
+    assert texts(columns["known"]) == ["a", "b"]
+    assert tags(columns["vector"]) == [Tag.VECTOR, Tag.MISSING, Tag.NESTED]
+    assert columns["fixed"].vectors is not None
+    assert columns["fixed"].vectors.tolist() == [[1, 2], [3, 4]]
+    assert tags(columns["nothing"]) == [Tag.MISSING] * 3
+
+
+def test_a_column_that_is_no_feature_is_refused_unless_it_is_ignored(tmp_path: Path) -> None:
+    values = {"x": pa.array([1]), "at": pa.array([0], pa.timestamp("ms"))}
+    with pytest.raises(InvalidArgument, match=r"'at' is a timestamp.*columns\.ignored") as caught:
+        table(tmp_path, values)
+    assert caught.value.reason == "MALFORMED_FILE"
+    assert list(table(tmp_path, values, ignored=frozenset({"at"})).columns) == ["x"]
+
+
+def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"x": list(range(1_000))}), tmp_path / "good")
+    good = (tmp_path / "good").read_bytes()
+    broken = [b"", b"PAR1", good[:-100], good[:100] + b"\xff" * 500 + good[600:], good[:-8] + b"\xff\xff\xff\x7fPAR1"]
+    for data in broken:
+        assert refusal(tmp_path, data, PARQUET) == "MALFORMED_FILE"
+
+
+def test_a_row_group_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_UNPACKED_BYTES", 100_000)
+    with pytest.raises(InvalidArgument, match="smaller row groups") as caught:
+        table(tmp_path, {"x": np.zeros(100_000)}, use_dictionary=False)
+    assert caught.value.reason == "TOO_LARGE"
+    assert table(tmp_path, {"x": np.zeros(100_000)}, row_group_size=10_000, use_dictionary=False).row_count == 100_000
+
+
+def test_of_too_many_rows_a_uniform_sample_is_kept_in_their_order() -> None:
+    sample = RowSample(max_rows=1_000, max_bytes=10**9)
+    for start in range(0, 20_000, 500):
+        sample.add(Frame(500, {"x": numbers_column(np.arange(start, start + 500.0))}))
+    kept = sample.frame()
+    numbers = kept.columns["x"].numbers
+    assert numbers is not None
+    assert 400 < kept.row_count <= 1_000
+    assert np.all(np.diff(numbers) > 0)
+    assert numbers.mean() == pytest.approx(10_000, rel=0.1)
+
+
+def test_rows_take_no_more_than_their_room_however_many_columns_lack_in_each() -> None:
+    sample = RowSample(max_rows=10**6, max_bytes=100_000)
+    for number in range(50):
+        sample.add(Frame(100, {f"c{number}": numbers_column(np.zeros(100))}))
+    assert sample.frame().size_bytes <= 100_000
+
+
+def files(tmp_path: Path, *roots: str, max_bytes: int = 1_000) -> RowFiles:
+    return RowFiles(roots, max_bytes=max_bytes, folder=tmp_path)
+
+
+def brought(files: RowFiles, uri: str, data: bytes = b"rows") -> str:
+    """OK, or the reason of the refusal."""
+    try:
+        with files.brought(FileSource(uri, hashlib.sha256(data).hexdigest(), CSV)) as path:
+            assert path.read_bytes() == data
+    except DomainError as error:
+        return error.reason
+    return "OK"
+
+
+def test_files_are_read_from_the_roots_alone(tmp_path: Path) -> None:
+    root, outside = tmp_path / "in", tmp_path / "secret"
+    root.mkdir()
+    for path in (root / "rows.csv", outside):
+        path.write_bytes(b"rows")
+    (root / "link").symlink_to(outside)
+    os.mkfifo(root / "pipe")
+    allowed = files(tmp_path, root.as_uri())
+    assert brought(allowed, (root / "rows.csv").as_uri()) == "OK"
+    assert brought(allowed, (root / "rows.csv").as_uri(), b"other") == "DIGEST_MISMATCH"
+    assert brought(allowed, (root / "gone.csv").as_uri()) == "INPUT_NOT_FOUND"
+    assert brought(allowed, root.as_uri()) == "INPUT_NOT_FOUND"
+    assert brought(allowed, (root / "pipe").as_uri()) == "DIGEST_MISMATCH"  # empty, and nobody waits for it
+    for uri in (
+        outside.as_uri(),
+        (root / "link").as_uri(),
+        f"{root.as_uri()}/../secret",
+        f"{root.as_uri()}/%2e%2e/secret",
+        f"{root.as_uri()}/rows.csv?x=1",
+        "s3://bucket/rows.csv",
+        "http://127.0.0.1/rows.csv",
+        "rows.csv",
+        "file://[",
+        f"{root.as_uri()}/%00",
+    ):
+        assert brought(allowed, uri) == "URI_NOT_ALLOWED", uri
+    assert brought(files(tmp_path), (root / "rows.csv").as_uri()) == "URI_NOT_ALLOWED"
+    assert brought(files(tmp_path, root.as_uri(), max_bytes=3), (root / "rows.csv").as_uri()) == "TOO_LARGE"
+
+
+def test_what_is_sent_is_held_to_its_digest_and_its_size(tmp_path: Path) -> None:
+    digest = hashlib.sha256(b"rows").hexdigest()
+    with files(tmp_path).sent([b"ro", b"ws"], sha256=digest) as (path, found):
+        assert (path.read_bytes(), found) == (b"rows", digest)
+    assert not path.exists()
+    for chunks, reason in (([b"other"], "DIGEST_MISMATCH"), ([b"x" * 600] * 2, "TOO_LARGE")):
+        with pytest.raises(InvalidArgument) as caught, files(tmp_path).sent(chunks, sha256=digest):
+            pass
+        assert caught.value.reason == reason
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,401 @@
+"""Live payloads as columns, placed in the bins of a reference, counted and summed: whatever they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import pytest
+from google.protobuf.struct_pb2 import Struct
+
+from penstock.api.monitoring.v1.monitoring_pb2 import Payload
+from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor, TensorList
+from penstock.ids import uuid7
+from penstock.tensors import to_tensor
+from services.monitoring.outcomes import outcomes_of
+from services.monitoring.profiles.count import BUCKET_SAMPLE_SIZE, BucketCounter, BucketCounts
+from services.monitoring.profiles.frames import ColumnBuilder, Frame
+from services.monitoring.profiles.live import floor, sum_up
+from services.monitoring.profiles.models import (
+    BUCKET,
+    QUALITY_COUNTS,
+    FeatureKind,
+    FeatureReference,
+    LiveFeature,
+    LiveWindow,
+    Moments,
+    Reference,
+)
+from services.monitoring.profiles.packing import (
+    pack_counts,
+    pack_floats,
+    pack_samples,
+    unpack_counts,
+    unpack_floats,
+    unpack_samples,
+)
+from services.monitoring.profiles.reference import Columns, build_reference
+from services.monitoring.profiles.values import MAX_UNKNOWN, LiveRow
+
+NAN, INF = float("nan"), float("inf")
+AT = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
+NUMBER = FeatureReference(
+    "x",
+    FeatureKind.NUMERIC,
+    is_prediction=False,
+    counts=(10, 10, 0, 0),
+    edges=(0.0,),
+    moments=Moments(20, 0, 1, -3, 3, 0, 1),
+)
+COLOUR = FeatureReference(
+    "x", FeatureKind.CATEGORICAL, is_prediction=False, counts=(9, 5, 4, 0, 2), categories=("red", "2", "true")
+)
+FLAG = FeatureReference(
+    "x", FeatureKind.BOOLEAN, is_prediction=False, counts=(5, 5, 0, 0), categories=("false", "true")
+)
+TEXT = replace(NUMBER, kind=FeatureKind.TEXT_LENGTH, edges=(4.5,), moments=Moments(20, 4, 1, 1, 9, 4, 1))
+VECTOR = FeatureReference("x", FeatureKind.EMBEDDING, is_prediction=False, counts=(0, 0), dimensions=3)
+
+
+def reference(*features: FeatureReference) -> Reference:
+    return Reference(
+        id=UUID(int=1), model="m", version="1", number=1, row_count=20,
+        features={feature.name: feature for feature in features},
+        accuracy=None, judged_count=0, duplicate_share=0, create_time=AT, created_by="", note="",
+    )  # fmt: skip
+
+
+def named(*names: str, kind: FeatureReference = NUMBER) -> Reference:
+    return reference(*(replace(kind, name=name) for name in names))
+
+
+def fields(values: dict[str, Any]) -> Payload:
+    payload = Payload()
+    payload.fields.update(values)
+    return payload
+
+
+def tensors(*given: Tensor, **arrays: Any) -> Payload:
+    found = [*given, *(to_tensor(name, array) for name, array in arrays.items())]
+    return Payload(tensors=TensorList(tensors=found))
+
+
+def event(features: Payload, prediction: Payload | None = None, *, rows: int = 1, **more: Any) -> LiveRow:
+    return LiveRow(
+        inference_id=UUID(uuid7(more.pop("at", AT))),
+        user_id=more.pop("user", ""),
+        error_code=more.pop("error", ""),
+        row_count=rows,
+        features=features.SerializeToString(),
+        prediction=None if prediction is None else prediction.SerializeToString(),
+        outcomes=None if prediction is None else outcomes_of(prediction, rows),
+    )
+
+
+def counted(events: Sequence[LiveRow], against: Reference, *, at_once: int = 10_000) -> BucketCounts:
+    counter = BucketCounter(against)
+    for start in range(0, len(events), at_once):
+        counter.add(events[start : start + at_once])
+    return counter.result()
+
+
+def window(events: Sequence[LiveRow], against: Reference, **more: Any) -> LiveWindow:
+    return sum_up(against, AT, AT + BUCKET, [(AT, counted(events, against, **more))])
+
+
+def of_values(values: Sequence[object], feature: FeatureReference) -> tuple[list[int], dict[str, int]]:
+    """The bins, and what is bad, of one value an event, by name."""
+    live = window([event(fields({"x": value})) for value in values], reference(feature))
+    return bins(live.features["x"]), faults(live.features["x"])
+
+
+def bins(live: LiveFeature) -> list[int]:
+    return [int(count) for count in live.counts.sum(axis=0)]
+
+
+def faults(live: LiveFeature) -> dict[str, int]:
+    totals = dict(zip(QUALITY_COUNTS, live.quality.sum(axis=0).tolist(), strict=True))
+    return {name: count for name, count in totals.items() if count}
+
+
+def test_a_number_has_a_bin_whatever_comes_in_its_place() -> None:
+    values = [-1.0, 0.0, 0.5, None, NAN, INF, -INF, "5", True, {"a": {"b": 1}}, [[1]], [1.0, 2.0], [0.25]]
+    found, bad = of_values(values, NUMBER)
+    assert found == [2, 2, 2, 7]
+    assert bad == {"wrong_type": 5, "not_finite": 3}
+
+
+def test_numbers_beyond_the_reference_are_out_of_range_and_far_ones_outliers() -> None:
+    found, bad = of_values([3.0, 3.2, -9.0], NUMBER)
+    assert found == [1, 2, 0, 0]
+    assert bad == {"out_of_range": 2, "outlier": 1}
+    live = window([event(tensors(x=np.array([3], np.float32) + np.float32(1e-7)))], reference(NUMBER))
+    assert faults(live.features["x"]) == {}
+
+
+def test_a_category_that_nobody_knows_is_other() -> None:
+    values = ["red", 2, 2.0, "2", True, "blue", "x" * 1_000_000, 2.5, None, NAN, INF, [1.0, 2.0], {"a": 1}, "nul\0"]
+    found, bad = of_values(values, COLOUR)
+    assert found == [1, 3, 1, 2, 7]
+    assert bad == {"unknown_category": 4, "not_finite": 2, "wrong_type": 2}
+
+
+def test_booleans_are_also_zero_and_one() -> None:
+    found, bad = of_values([True, False, 1, 0, 2, "true", None, NAN, INF], FLAG)
+    assert found == [2, 2, 2, 3]
+    assert bad == {"wrong_type": 2, "not_finite": 2}
+
+
+def test_a_text_counts_by_its_length() -> None:
+    found, bad = of_values(["abc", "ümlaut", "x" * 900_000, "", 5, None], TEXT)
+    assert found == [2, 2, 1, 1]
+    assert bad == {"wrong_type": 1, "out_of_range": 2, "outlier": 2}
+
+
+def test_a_vector_that_is_good_is_in_no_bin() -> None:
+    values = [[1.0, 2.0, 3.0], [1.0, 2.0], [1.0, NAN, 3.0], [1.0, "a", 3.0], "text", None]
+    live = window([event(fields({"x": value})) for value in values], reference(VECTOR))
+    assert bins(live.features["x"]) == [1, 4]
+    assert faults(live.features["x"]) == {"wrong_type": 3, "not_finite": 1}
+    assert live.features["x"].sample is not None
+    assert live.features["x"].sample.tolist() == [[1.0, 2.0, 3.0]]
+
+
+def test_an_embedding_that_changes_its_length_is_of_another_type() -> None:
+    longer = [event(fields({"x": [1.0, 2.0, 3.0, 4.0]}))] * 2
+    live = window([*longer, event(fields({"x": [1.0, 2.0, 3.0]}))], reference(VECTOR))
+    assert bins(live.features["x"]) == [0, 2]
+    assert faults(live.features["x"]) == {"wrong_type": 2}
+
+
+def test_lists_are_a_value_a_row_and_single_values_are_of_every_row() -> None:
+    live = window([event(fields({"x": [-1, 1, None], "y": 5, "z": [1, 2]}), rows=3)], named("x", "y", "z"))
+    assert live.row_count == 3
+    assert bins(live.features["x"]) == [1, 1, 1, 0]
+    assert bins(live.features["y"]) == [0, 3, 0, 0]
+    assert (bins(live.features["z"]), faults(live.features["z"])) == ([0, 0, 0, 3], {"wrong_type": 3})
+
+
+def test_rows_that_nothing_carries_are_one() -> None:
+    live = window([event(fields({"x": 1.0}), rows=2_000_000_000)], reference(NUMBER))
+    assert live.row_count == 1
+
+
+def test_tensors_are_features_by_name_or_by_column() -> None:
+    against = named("a", "b", "X[0]", "X[1]")
+    payload = tensors(a=np.array([-1.0, 1.0]), b=np.array([[1], [2]]), X=np.array([[-1.0, 1], [-2, 2]]))
+    live = window([event(payload, rows=2)] * 3, against)
+    assert {name: bins(one) for name, one in live.features.items()} == {
+        "a": [3, 3, 0, 0], "b": [0, 6, 0, 0], "X[0]": [6, 0, 0, 0], "X[1]": [0, 6, 0, 0],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i1", "i4", "i8", "u1", "u8"])
+def test_tensors_of_every_kind_of_number_are_read(dtype: str) -> None:
+    live = window([event(tensors(x=np.array([1], dtype)))], reference(NUMBER))
+    assert bins(live.features["x"]) == [0, 1, 0, 0]
+
+
+def test_tensors_of_bfloat16_booleans_and_texts_are_read() -> None:
+    halves = Tensor(name="x", datatype=DataType.DATA_TYPE_BF16, shape=[1], raw=b"\x20\xc0")  # -2.5
+    assert bins(window([event(tensors(halves))], reference(NUMBER)).features["x"]) == [1, 0, 0, 0]
+    flags = tensors(x=np.array([True, False]))
+    assert bins(window([event(flags, rows=2)], reference(FLAG)).features["x"]) == [1, 1, 0, 0]
+    texts = tensors(x=np.array(["red", "blue"], object))
+    assert bins(window([event(texts, rows=2)], reference(COLOUR)).features["x"]) == [1, 0, 0, 0, 1]
+
+
+def test_columns_without_names_match_by_their_order() -> None:
+    against = reference(*named("sepal", "petal").features.values(), replace(NUMBER, name="p", is_prediction=True))
+    live = window([event(tensors(input=np.array([[-1.0, 1.0]])))], against)
+    assert bins(live.features["sepal"]) == [1, 0, 0, 0]
+    assert bins(live.features["petal"]) == [0, 1, 0, 0]
+    assert live.unknown_features == {}
+    two = window([event(tensors(input=np.array([[-1.0, 1.0]]), mask=np.array([1.0])))], against)
+    assert two.unknown_features == {"input[0]": 1, "input[1]": 1, "mask": 1}
+
+
+def test_a_wide_tensor_is_an_embedding_unless_its_columns_are_known() -> None:
+    wide = np.zeros((1, 64), np.float32)
+    assert window([event(tensors(e=wide))], reference(NUMBER)).unknown_features == {"e": 1}
+    known = named(*(f"e[{number}]" for number in range(64)))
+    assert bins(window([event(tensors(e=wide))], known).features["e[63]"]) == [1, 0, 0, 0]
+    embedding = reference(replace(VECTOR, name="e"))
+    assert bins(window([event(tensors(e=np.zeros((1, 3))))], embedding).features["e"]) == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        Tensor(name="x", datatype=DataType.DATA_TYPE_FP32, shape=[1], raw=b"123"),
+        Tensor(name="x", datatype=DataType.DATA_TYPE_FP32, shape=[-1], raw=b"1234"),
+        Tensor(name="x", datatype=DataType.DATA_TYPE_FP32, shape=[0], raw=b""),
+        Tensor(name="x", datatype=DataType.DATA_TYPE_FP32, shape=[1, 2**40], raw=b"1234"),
+        Tensor(name="x", datatype=DataType.DATA_TYPE_BYTES, shape=[1], raw=b"\xff\xff\xff\xff"),
+        Tensor(name="x", datatype=DataType.DATA_TYPE_BYTES, shape=[1], raw=b"\1\0\0\0\xff"),
+        Tensor(name="x", datatype=99, shape=[1], raw=b"1234"),  # type: ignore[arg-type] # of a later contract
+        Tensor(name="x"),
+    ],
+)
+def test_a_tensor_that_cannot_be_read_is_of_the_wrong_type(bad: Tensor) -> None:
+    live = window([event(tensors(bad))], reference(NUMBER))
+    assert (bins(live.features["x"]), faults(live.features["x"])) == ([0, 0, 0, 1], {"wrong_type": 1})
+
+
+def test_bytes_that_are_no_payload_are_a_row_without_anything() -> None:
+    garbage = event(fields({}))._replace(features=b"\xff\xff garbage")
+    live = window([garbage], reference(NUMBER))
+    assert (live.row_count, bins(live.features["x"])) == (1, [0, 0, 1, 0])
+
+
+def test_a_sole_output_is_the_prediction_and_of_several_the_label_is() -> None:
+    against = reference(NUMBER, replace(COLOUR, name="prediction", is_prediction=True, categories=("0", "1", "2")))
+    rows = fields({"x": 1.0})
+    sole = [event(rows, fields({"anything": 1})), event(rows, tensors(label=np.array([1])))]
+    several = [
+        event(rows, tensors(label=np.array([2]), probabilities=np.array([[0.1, 0.2, 0.7]]))),
+        event(rows, tensors(scores=np.array([[0.1, 0.2, 0.7]]))),
+        event(rows, fields({"label": 2, "confidence": 0.9})),
+    ]
+    live = window([*sole, *several], against)
+    assert bins(live.features["prediction"]) == [0, 2, 3, 0, 0]
+
+
+def test_predictions_of_what_failed_or_was_not_captured_are_not_counted() -> None:
+    against = reference(NUMBER, replace(NUMBER, name="prediction", is_prediction=True))
+    rows = fields({"x": 1.0})
+    failed, bare = event(rows, fields({"p": 1}), error="TIMEOUT"), event(rows)
+    live = window([failed, bare, event(rows, fields({"p": 1}))], against)
+    assert live.row_count == 3
+    assert bins(live.features["prediction"]) == [0, 1, 0, 0]
+
+
+def test_outputs_by_name_are_counted_where_the_reference_has_them_so() -> None:
+    names = ("prediction.label", "prediction.p[0]", "prediction.p[1]")
+    against = reference(*(replace(NUMBER, name=name, is_prediction=True) for name in names))
+    live = window([event(fields({}), tensors(label=np.array([1]), p=np.array([[-1.0, 1.0]])))], against)
+    assert [bins(live.features[name]) for name in names] == [[0, 1, 0, 0], [1, 0, 0, 0], [0, 1, 0, 0]]
+
+
+def test_unknown_features_are_counted_and_no_more_of_them_than_a_hundred() -> None:
+    live = window([event(fields({"x": 1, "new": 2})), event(fields({"x": 1, "new": None}))], reference(NUMBER))
+    assert live.unknown_features == {"new": 1}
+    many = window([event(fields({f"n{number}": 1 for number in range(1_000)}))], reference(NUMBER))
+    assert len(many.unknown_features) == MAX_UNKNOWN
+
+
+def test_a_feature_that_never_came_is_missing() -> None:
+    live = window([event(fields({"x": 1}))] * 2, named("x", "gone"))
+    assert bins(live.features["gone"]) == [0, 0, 2, 0]
+    assert live.features["gone"].last_time is None
+    assert np.isnan(live.features["gone"].min)
+
+
+def mixed_events(count: int = 400) -> list[LiveRow]:
+    generator = np.random.default_rng(3)
+    values = np.round(generator.normal(size=count), 1)
+    return [
+        event(
+            fields({"x": float(value), "e": generator.normal(size=3).tolist()}),
+            user=f"user-{number % 50}" if number % 2 else "",
+            at=AT + timedelta(milliseconds=number),
+        )
+        for number, value in enumerate(values)
+    ]
+
+
+def test_how_events_are_cut_into_slices_changes_nothing() -> None:
+    events, against = mixed_events(), reference(NUMBER, replace(VECTOR, name="e"))
+    whole, cut = counted(events, against), counted(events, against, at_once=7)
+    for name in BucketCounts.__slots__:
+        if name != "samples":
+            assert np.array_equal(getattr(whole, name), getattr(cut, name), equal_nan=name == "extremes"), name
+    assert np.array_equal(whole.samples["e"].vectors, cut.samples["e"].vectors)
+    assert whole.samples["e"].vectors.shape == (BUCKET_SAMPLE_SIZE, 3)
+    assert whole.group_row_counts.sum() == 200
+    assert whole.groups[:, :4].sum() == 200
+
+
+def test_a_window_is_the_sum_of_its_buckets() -> None:
+    events, against = mixed_events(), reference(NUMBER, replace(VECTOR, name="e"))
+    whole = window(events, against)
+    parts = [(AT, counted(events[:150], against)), (AT + BUCKET, counted(events[150:], against))]
+    summed = sum_up(against, AT, AT + 2 * BUCKET, parts)
+    assert summed.row_counts.tolist() == [150, 250]
+    assert summed.features["x"].counts.shape == (2, 4)
+    assert bins(summed.features["x"]) == bins(whole.features["x"])
+    assert np.array_equal(summed.features["x"].groups, whole.features["x"].groups)
+    assert (summed.features["x"].min, summed.features["x"].max) == (whole.features["x"].min, whole.features["x"].max)
+    assert summed.features["x"].last_time == whole.features["x"].last_time == AT + timedelta(milliseconds=399)
+
+
+def test_a_window_without_rows_has_every_feature() -> None:
+    empty = sum_up(reference(NUMBER), AT, AT + BUCKET, [])
+    assert (empty.row_count, empty.features["x"].counts.shape) == (0, (0, 4))
+
+
+def test_the_sample_of_a_window_is_uniform_over_its_rows() -> None:
+    against = reference(VECTOR)
+    busy = [event(fields({"x": [1.0, 0.0, 0.0]})) for _ in range(3_000)]
+    quiet = [event(fields({"x": [0.0, 0.0, 0.0]})) for _ in range(1_000)]
+    shares = []
+    for _ in range(20):
+        parts = [
+            (AT + number * BUCKET, counted(part, against))
+            for number, part in enumerate([busy[:1_000], busy[1_000:], quiet])
+        ]
+        sample = sum_up(against, AT, AT + 3 * BUCKET, parts).features["x"].sample
+        assert sample is not None
+        shares.append(sample[:, 0].mean())
+        busy = [row._replace(inference_id=UUID(uuid7(AT))) for row in busy]
+        quiet = [row._replace(inference_id=UUID(uuid7(AT))) for row in quiet]
+    assert np.mean(shares) == pytest.approx(0.75, abs=0.06)
+
+
+def test_repeats_are_rows_that_are_equal_in_all_known_features() -> None:
+    events = [event(fields({"x": 1, "id": number})) for number in range(3)]
+    assert window([*events, event(fields({"x": 2}))], reference(NUMBER)).duplicate_count == 2
+    both = [event(fields({"x": 1, "y": number % 2})) for number in range(4)]
+    assert window(both, named("x", "y")).duplicate_count == 2
+
+
+def test_what_is_packed_comes_out_again() -> None:
+    for greatest in (0, 255, 256, 70_000, 2**40):
+        counts = np.array([0, 1, greatest], np.int64)
+        assert unpack_counts(pack_counts(counts)).tolist() == counts.tolist()
+    assert len(pack_counts(np.zeros(20_000, np.int64))) < 200
+    floats = np.array([NAN, -1.5, INF])
+    assert np.array_equal(unpack_floats(pack_floats(floats)), floats, equal_nan=True)
+    samples = counted(mixed_events(10), reference(replace(VECTOR, name="e"))).samples
+    found = unpack_samples(pack_samples(samples))["e"]
+    assert np.array_equal(found.vectors, samples["e"].vectors)
+    assert (found.keys.tolist(), found.whole) == (samples["e"].keys.tolist(), True)
+
+
+def test_buckets_begin_at_every_fifth_minute() -> None:
+    assert floor(datetime(2026, 7, 1, 12, 4, 59, 999, tzinfo=UTC)) == AT
+    assert floor(AT) == AT
+
+
+def test_a_reference_of_rows_counts_them_as_live_ones() -> None:
+    """What a profile says of rows is what is counted when the same rows come live."""
+    values: list[object] = [*np.random.default_rng(1).normal(size=200).tolist(), None, NAN, INF, "a", True, "a"]
+    builder = ColumnBuilder(len(values))
+    builder.put_values(np.arange(len(values)), values)
+    for kind in (FeatureKind.NUMERIC, FeatureKind.CATEGORICAL, FeatureKind.BOOLEAN, FeatureKind.TEXT_LENGTH):
+        frame = Frame(len(values), {"x": builder.build()})
+        feature = build_reference(frame, Columns(kinds={"x": kind})).features["x"]
+        live = window([event(fields({"x": value})) for value in values], reference(feature)).features["x"]
+        assert bins(live) == list(feature.counts), kind
+        shares = live.quality.sum(axis=0) / len(values)
+        assert dict(zip(QUALITY_COUNTS, shares.tolist(), strict=True)) == pytest.approx(dict(feature.quality)), kind
+
+
+def test_a_struct_is_read_as_it_is_sent() -> None:
+    payload = Payload(fields=Struct())
+    payload.fields.fields["x"].SetInParent()
+    assert bins(window([event(payload)], reference(NUMBER)).features["x"]) == [0, 0, 1, 0]
