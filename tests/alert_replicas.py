@@ -34,6 +34,7 @@ from services.monitoring.notifications.store import ChannelStore
 from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.retraining.store.causes import CauseStore
 from services.monitoring.retraining.store.labels import LabelStore
+from services.monitoring.retraining.store.related import RelatedRequests
 from services.monitoring.retraining.store.requests import RequestStore
 from services.monitoring.store.chores import ChoreStore
 from tests.alerting import NOON, Readings
@@ -74,6 +75,7 @@ class Replica:
         )
         retraining = RetrainingRequests(
             RequestStore(database),
+            RelatedRequests(database),
             CauseStore(database),
             LabelStore(database),
             configurations,

@@ -17,11 +17,15 @@ from services.monitoring.alerts.models import AlertState, AlertType, MissingData
 from services.monitoring.rollups.models import Counts, Totals
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, MINUTE, SECOND, Readings, counted, draft, drift_check, drift_result
+from tests.monitoring import eventually
 
 TURN = 15 * SECOND
 BAD, GOOD = counted(50), counted(1)
 OLD, WINE = Target("iris", "0.9.0"), Target("wine", "1")
 TOLD = ("ops",)
+WAITING = """
+SELECT count(*) AS count FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 @pytest.fixture
@@ -233,6 +237,18 @@ def test_a_rule_that_is_changed_while_it_is_judged_is_judged_at_the_next_turn(re
             return super().total(model, version, window)
 
     Replica(replica.database, Changing(replica.readings.counts), replica.clock).turn()
+    assert replica.listed() == []
+
+
+def test_a_rule_that_is_just_being_deleted_opens_nothing(replica: Replica) -> None:
+    rule = replica.create(draft())
+    replica.readings.counts[IRIS] = BAD
+    with ThreadPoolExecutor(1) as judging, replica.database.transaction() as connection:
+        connection.execute("DELETE FROM monitoring.alert_rules WHERE rule_id = %s", [rule.id])
+        turn = judging.submit(replica.turn)
+        eventually(lambda: turn.done() or replica.execute(WAITING) == [{"count": 1}])
+        assert not turn.done()
+    turn.result(20)
     assert replica.listed() == []
 
 
