@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,11 +10,15 @@ from typing import Any
 from uuid import UUID
 
 import grpc
+import numpy as np
 import pytest
 
 from penstock.api.monitoring.v1 import alerts_pb2 as alerts
+from penstock.api.monitoring.v1 import drift_pb2, profiles_pb2
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
+from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
+from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
 from penstock.api.trainer.v1 import training_pb2 as training
 from tests import quick_registry
 from tests.monitoring import TIMEOUT_S, eventually, labels, new_event, new_id, reason
@@ -169,6 +174,78 @@ def test_from_an_alert_to_the_version_that_answered_it_and_back(
             } <= found.said
             (alert,) = [node for node in found.of("ALERT") if node.id == raised.alert_id]
             assert (alert.attributes["value"], alert.attributes["state"]) == ("1", "FIRING")
+
+
+def shifted_rows(count: int, shift: float) -> list[dict[str, float]]:
+    """Rows of two features, one of which is off by so many σ."""
+    generator = np.random.default_rng(7)
+    petals, sepals = generator.normal(shift, 1, count), generator.normal(0, 1, count)
+    return [{"petal": float(petal), "sepal": float(sepal)} for petal, sepal in zip(petals, sepals, strict=True)]
+
+
+def send_rows(here: Retraining, rows: list[dict[str, float]]) -> None:
+    """Record an event a row, over the hours before."""
+    ages_s = np.linspace(7_200, 400, len(rows))
+    events = [new_event(version="1", age_s=float(age_s)) for age_s in ages_s]
+    for event, row in zip(events, rows, strict=True):
+        event.features.fields.update(row)
+    assert set(here.monitoring.record(*events)) == {"STORED"}
+
+
+@pytest.mark.slow
+def test_drift_in_real_events_is_found_alerted_of_and_answered_by_a_new_version(
+    clone_database: Callable[[str], str], suite: Suite
+) -> None:
+    often = {
+        "rollup_interval_ms": 50,
+        "profile_interval_ms": 50,
+        "profile_open_interval_ms": 0,
+        "alert_interval_ms": 50,
+    }
+    with (
+        serve_retraining(
+            clone_database("monitoring"),
+            registry_address=suite.registry.address,
+            trainer_address=suite.trainer.address,
+            **often,
+        ) as here,
+        grpc.insecure_channel(here.monitoring.address) as channel,
+    ):
+        here.configure(min_labels=0)
+        header = profiles_pb2.UploadProfileHeader(model="iris", version="1", format=profiles_pb2.ROW_FORMAT_JSONL)
+        text = "\n".join(json.dumps(row) for row in shifted_rows(1_000, 0)).encode()
+        parts = (profiles_pb2.UploadProfileRequest(header=header), profiles_pb2.UploadProfileRequest(chunk=text))
+        profile = ProfileServiceStub(channel).UploadProfile(iter(parts), timeout=TIMEOUT_S).profile
+        send_rows(here, shifted_rows(500, 3))
+        check = drift_pb2.CheckDriftRequest(model="iris", version="1")
+
+        def drifted() -> bool:
+            found = DriftServiceStub(channel).CheckDrift(check, timeout=TIMEOUT_S).check
+            return found.status == drift_pb2.DRIFT_STATUS_DRIFTED
+
+        eventually(drifted)
+        eventually(lambda: bool(here.listed()))
+        (raised,) = here.listed()
+        assert (reason_of(raised), raised.requested_by) == ("DRIFT_DETECTED", "monitoring")
+        assert [each.string_value for each in raised.details.fields["features"].list_value.values] == ["petal"]
+        here.approve(raised.id)
+        run_id = here.becomes(raised.id, "TRAINING").training_run_id
+        suite.trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2")
+        here.becomes(raised.id, "COMPLETED")
+        found = ask(here, version="iris/2")
+        assert {
+            ("iris/1", "was checked", raised.check_id),
+            (profile.id, "was compared with", raised.check_id),
+            (raised.check_id, "raised", raised.id),
+            (raised.id, "led to", run_id),
+            (run_id, "trained", "iris/2"),
+        } <= found.said
+        answered = "SELECT count(*) FROM monitoring.retraining_alerts"
+        eventually(lambda: here.monitoring.query(answered) == [(1,)])
+        (alert,) = ask(here, version="iris/1").of("ALERT")
+        assert "The alert drift for iris 1" in alert.title
+        found = ask(here, alert_id=alert.id)
+        assert {(alert.id, "is answered by", raised.id), (run_id, "trained", "iris/2")} <= found.said
 
 
 def test_what_cannot_be_asked_is_missing_and_says_why(clone_database: Callable[[str], str]) -> None:

@@ -294,6 +294,31 @@ def test_what_was_found_raises_one_request_which_names_its_check_and_its_alert(h
     assert {name: from_value(value) for name, value in raised.details.fields.items()} == details
 
 
+def test_an_alert_that_raises_nothing_itself_is_answered_by_what_its_check_raised(here: Retraining) -> None:
+    here.configure(min_labels=0)
+    check_id = new_uuid()
+    here.find(check_id=check_id)
+    at_once, later, other = new_uuid(), new_uuid(), new_uuid()
+    here.find(check_id=check_id, alert_id=at_once, raises=False)
+    here.find(check_id=new_uuid(), alert_id=later, raises=False)
+    here.find(check_id=new_uuid(), alert_id=other, version="2", raises=False)
+    here.weighed()
+    (raised,) = here.listed()
+    assert (raised.check_id, raised.alert_id) == (str(check_id), "")
+    answered = here.monitoring.query("SELECT retraining_id::text, alert_id FROM monitoring.retraining_alerts")
+    assert sorted(answered) == sorted([(raised.id, at_once), (raised.id, later)])
+
+
+def test_what_was_found_for_another_reason_is_no_part_of_an_open_request(here: Retraining) -> None:
+    here.configure(min_labels=0)
+    here.find(check_id=new_uuid())
+    here.find(Reason.ERROR_RATE_THRESHOLD, alert_id=new_uuid())
+    here.find(version="2", alert_id=new_uuid())
+    here.weighed()
+    (raised,) = here.listed()
+    assert (reason_of(raised), raised.version, raised.alert_id) == ("DRIFT_DETECTED", "1", "")
+
+
 def test_what_was_found_again_after_a_no_is_not_asked_again(here: Retraining) -> None:
     here.configure(min_labels=0)
     here.find()

@@ -275,16 +275,29 @@ RAISED = [
     (ACCURACY, 0.05, Reason.ACCURACY_DROP),
     (replace(ACCURACY, operator=Operator.GREATER), 0.9, None),
     (INPUT, 0.3, Reason.DRIFT_DETECTED),
-    (INPUT, 0.29, None),
     (replace(INPUT, drift_type=DriftType.EMBEDDING), 0.3, Reason.DRIFT_DETECTED),
-    (replace(INPUT, drift_type=DriftType.PREDICTION), 0.9, None),
-    (replace(INPUT, drift_type=None), 0.9, None),
-    (replace(INPUT, metric="drifted_count"), 9.0, None),
     (CONCEPT, 0.4, Reason.ACCURACY_DROP),
     (rule("p95_latency_ms", AlertType.LATENCY), 9_000.0, None),
     (ERRORS, None, None),
     (ERRORS, float("nan"), None),
 ]
+
+
+BELONGING = [
+    (INPUT, 0.29),
+    (replace(INPUT, drift_type=DriftType.PREDICTION), 0.9),
+    (replace(INPUT, drift_type=None), 0.9),
+    (replace(INPUT, metric="drifted_count"), 9.0),
+]
+
+
+@pytest.mark.parametrize(("of", "value"), BELONGING)
+def test_other_alerts_of_drift_belong_to_what_their_check_raises(of: Rule, value: float) -> None:
+    firing = alert(of, value)
+    cause = causes.of_alert(firing, of, CONFIGURATION)
+    assert cause is not None
+    assert (cause.raises, cause.alert_id, cause.check_id) == (False, firing.id, firing.check_id)
+    assert causes.of_alert(replace(firing, check_id=None), of, CONFIGURATION) is None
 
 
 @pytest.mark.parametrize(("of", "value", "reason"), RAISED)
@@ -293,6 +306,7 @@ def test_an_alert_raises_what_it_is_about_or_nothing(of: Rule, value: float | No
     cause = causes.of_alert(firing, of, CONFIGURATION)
     assert (cause and cause.reason) == reason
     if cause is not None:
+        assert cause.raises
         assert (cause.alert_id, cause.check_id) == (firing.id, firing.check_id)
         assert (cause.model, cause.version) == ("iris", "1")
         assert (cause.details["value"], cause.details["rule"]) == (value, "a rule")

@@ -72,8 +72,8 @@ class Walk:
             self.graph.link(self.version(alert.of, deep=False), place, "raised")
         else:
             self.graph.link(self._find_check(alert.check_id), place, "raised")
-        for request in self._related.of_alert(alert.id, alert.check_id, limit=MAX_RELATED):
-            self.graph.link(place, self.request(request), "raised")
+        for request in self._related.of_alert(alert.id, limit=MAX_RELATED):
+            self.graph.link(place, self.request(request), _relation(alert.id, request))
         return place
 
     def request(self, request: Request) -> int | None:
@@ -84,8 +84,8 @@ class Walk:
         place = self.graph.add(nodes.request_node(request))
         if place is None:
             return None
-        if request.alert_id is not None:
-            self.graph.link(self._find_alert(request.alert_id), place, "raised")
+        for alert_id in self._related.alerts_of(request.id, limit=MAX_RELATED):
+            self.graph.link(self._find_alert(alert_id), place, _relation(alert_id, request))
         if request.check_id is not None:
             self.graph.link(self._find_check(request.check_id), place, "raised")
         if request.version:
@@ -156,3 +156,7 @@ class Walk:
         if found is not None:
             return self.graph.add(nodes.profile_node(found))
         return self.graph.add(nodes.gone_node(Kind.PROFILE, str(profile_id), "A reference profile"))
+
+
+def _relation(alert_id: UUID, request: Request) -> str:
+    return "raised" if request.alert_id == alert_id else "is answered by"

@@ -36,9 +36,18 @@ CREATE UNIQUE INDEX retraining_requests_open ON retraining_requests (model)
 CREATE UNIQUE INDEX retraining_requests_request ON retraining_requests (requested_by, request_id)
     WHERE request_id <> '';
 CREATE INDEX retraining_requests_model ON retraining_requests (model, retraining_id);
-CREATE INDEX retraining_requests_alert ON retraining_requests (alert_id) WHERE alert_id IS NOT NULL;
 CREATE INDEX retraining_requests_check ON retraining_requests (check_id) WHERE check_id IS NOT NULL;
 CREATE INDEX retraining_requests_run ON retraining_requests (training_run_id) WHERE training_run_id <> '';
+
+-- Which alerts a request answers: the one that raised it, and those that fired for the same reason while it was open.
+-- An alert names the check that it was last judged by, so what it began with is kept here.
+CREATE TABLE retraining_alerts (
+    retraining_id uuid NOT NULL,
+    alert_id      uuid NOT NULL,
+    CONSTRAINT retraining_alerts_pkey PRIMARY KEY (retraining_id, alert_id),
+    CONSTRAINT retraining_alerts_retraining_id FOREIGN KEY (retraining_id) REFERENCES retraining_requests
+);
+CREATE INDEX retraining_alerts_alert ON retraining_alerts (alert_id);
 
 -- Each step of each request; only ever appended.
 CREATE TABLE retraining_steps (
@@ -62,5 +71,6 @@ CREATE TABLE retraining_causes (
     details      jsonb       NOT NULL,
     alert_id     uuid,
     check_id     uuid,
+    raises       boolean     NOT NULL,  -- or else it only belongs to what its check raises
     CONSTRAINT retraining_causes_pkey PRIMARY KEY (cause_number)
 );

@@ -11,6 +11,7 @@ from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.retraining.servicer import RetrainingServicer, service
 from services.monitoring.retraining.store.causes import CauseStore
 from services.monitoring.retraining.store.labels import LabelStore
+from services.monitoring.retraining.store.related import RelatedRequests
 from services.monitoring.retraining.store.requests import RequestStore
 from services.monitoring.retraining.trainings import Trainings
 from services.monitoring.retraining.upkeep import Upkeep
@@ -31,7 +32,14 @@ def assemble(parts: Parts) -> Sequence[Service]:
             parts.chores.wake(chore)
 
     parts.retraining = RetrainingRequests(
-        store, queue, LabelStore(parts.database), parts.configurations, parts.retention, parts.clock, wake
+        store,
+        RelatedRequests(parts.database),
+        queue,
+        LabelStore(parts.database),
+        parts.configurations,
+        parts.retention,
+        parts.clock,
+        wake,
     )
     trainer = parts.client.training if parts.settings.trainer_address else None
     interval_s = parts.settings.retraining_interval_ms / 1000

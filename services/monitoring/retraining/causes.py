@@ -36,18 +36,19 @@ def of_check(check: DriftCheck, configuration: RetrainingConfiguration) -> Cause
 def of_alert(alert: Alert, rule: Rule, configuration: RetrainingConfiguration) -> Cause | None:
     """Give the cause that lies in an alert: drift or an error rate of the configured size, or an accuracy too low.
 
-    An alert for drift of any type names no cause: the check that it is about does.
+    Other alerts of drift raise nothing themselves, and belong to what their check raises.
     """
     value = alert.value
     if value is None or not math.isfinite(value):
         return None
     reason = _reason(rule, value, configuration)
-    if reason is None:
+    belongs = rule.type is AlertType.DRIFT and alert.check_id is not None
+    if reason is None and not belongs:
         return None
     return Cause(
         model=alert.target.model,
         version=alert.target.version,
-        reason=reason,
+        reason=reason or Reason.DRIFT_DETECTED,
         details={
             "metric": rule.metric,
             "value": value,
@@ -58,6 +59,7 @@ def of_alert(alert: Alert, rule: Rule, configuration: RetrainingConfiguration) -
         },
         alert_id=alert.id,
         check_id=alert.check_id,
+        raises=reason is not None,
     )
 
 

@@ -40,7 +40,10 @@ class Reason(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What may raise a request; whether it does is for the safety rules to say. `number` is its place in the queue."""
+    """What may raise a request; whether it does is for the safety rules to say. `number` is its place in the queue.
+
+    One that does not raise any is an alert that belongs to what its check raises.
+    """
 
     model: str
     version: str
@@ -48,6 +51,7 @@ class Cause:
     details: Details
     alert_id: UUID | None = None
     check_id: UUID | None = None
+    raises: bool = True
     number: int = 0
 
 

@@ -33,6 +33,7 @@ from services.monitoring.retraining.models import (
 from services.monitoring.retraining.states import check_move
 from services.monitoring.retraining.store.causes import CauseStore, Transaction
 from services.monitoring.retraining.store.labels import LabelStore
+from services.monitoring.retraining.store.related import RelatedRequests
 from services.monitoring.retraining.store.requests import RequestStore
 
 Clock = Callable[[], datetime]
@@ -47,6 +48,7 @@ class RetrainingRequests:
     def __init__(
         self,
         requests: RequestStore,
+        related: RelatedRequests,
         queue: CauseStore,
         labels: LabelStore,
         configurations: Configurations,
@@ -55,6 +57,7 @@ class RetrainingRequests:
         wake: Callable[[], None],
     ) -> None:
         self._store = requests
+        self._related = related
         self._causes = queue
         self._labels = labels
         self._configurations = configurations
@@ -193,8 +196,9 @@ class RetrainingRequests:
         """
         now, past = self._clock(), self._store.past(cause.model)
         configuration = self._configurations.effective(cause.model, cause.version).retraining
-        if configuration.enabled and past.open_request is not None:
-            self._join(past.open_request, cause)
+        standing = past.open_request
+        if standing is not None and _is_for(standing, cause):
+            self._join(standing, cause)
         safety.check_open(configuration, past)
         safety.check_interval(configuration, past, now)
         safety.check_declined(configuration, past, now)
@@ -217,26 +221,39 @@ class RetrainingRequests:
         self._store.add(request)
         return request
 
+    def join(self, cause: Cause) -> None:
+        """Have the request that a cause's check has raised answer its alert too, or else the one that is open for it.
+
+        An alert may have waited before it fired, and be about a later check by then.
+        """
+        found = self._related.of_check(cause.check_id, limit=1) if cause.check_id else []
+        standing = self._store.past(cause.model).open_request
+        if not found and standing is not None and _is_for(standing, cause):
+            found = [standing]
+        for request in found:
+            self._join(request, cause)
+
     def past(self, model: str) -> Past:
         """Say what a model's retrainings so far mean for another."""
         return self._store.past(model)
 
     def _join(self, request: Request, cause: Cause) -> None:
-        """Have an open request name the alert or the check that would have raised it too, where it names none."""
-        same = request.reason is cause.reason and request.version == cause.version
-        known = (request.alert_id or not cause.alert_id) and (request.check_id or not cause.check_id)
-        if known or not same:
-            return
+        """Have a request name the alert and the check that would have raised it too, where it names none."""
         with self._store.changing(request.id) as change:
             if change is not None:
-                alert_id = change.request.alert_id or cause.alert_id
+                alert_id = change.request.alert_id or (cause.alert_id if cause.raises else None)
                 check_id = change.request.check_id or cause.check_id
                 change.write(replace(change.request, alert_id=alert_id, check_id=check_id))
+                change.link(cause.alert_id)
 
     def _count_labels(self, model: str, past: Past, now: datetime, *, enough: int) -> int:
         kept_since = self._retention.oldest(now)
         limit = max(MOST_COUNTED, enough)
         return self._labels.count(model, since=past.train_time, first_time=kept_since, now=now, limit=limit)
+
+
+def _is_for(request: Request, cause: Cause) -> bool:
+    return (request.version, request.reason) == (cause.version, cause.reason)
 
 
 def _unknown(retraining_id: UUID) -> NotFound:

@@ -55,6 +55,10 @@ class Upkeep:
 
     def _weigh(self, cause: Cause) -> None:
         """Raise a request or not, and have done with the cause: what goes on comes again with the next check."""
+        if not cause.raises:
+            self._requests.join(cause)
+            self._queue.drop(cause)
+            return
         told = {"model": cause.model, "version": cause.version, "reason": cause.reason.name}
         try:
             request = self._requests.raise_for(cause)

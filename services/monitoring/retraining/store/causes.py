@@ -16,12 +16,12 @@ Transaction = Connection[DictRow]
 """A connection inside a transaction of somebody else's."""
 
 _ADD = """
-INSERT INTO monitoring.retraining_causes (model, version, reason, details, alert_id, check_id)
-VALUES (%(model)s, %(version)s, %(reason)s, %(details)s, %(alert_id)s, %(check_id)s)
+INSERT INTO monitoring.retraining_causes (model, version, reason, details, alert_id, check_id, raises)
+VALUES (%(model)s, %(version)s, %(reason)s, %(details)s, %(alert_id)s, %(check_id)s, %(raises)s)
 """
 
 _FIRST = """
-SELECT cause_number, model, version, reason, details, alert_id, check_id
+SELECT cause_number, model, version, reason, details, alert_id, check_id, raises
 FROM monitoring.retraining_causes
 ORDER BY cause_number
 LIMIT %(limit)s
@@ -45,6 +45,7 @@ class CauseStore:
             "details": Jsonb(dict(cause.details)),
             "alert_id": cause.alert_id,
             "check_id": cause.check_id,
+            "raises": cause.raises,
         }
         if connection is not None:
             connection.execute(_ADD, values)
@@ -71,5 +72,6 @@ def _cause(row: Mapping[str, Any]) -> Cause:
         details=row["details"],
         alert_id=row["alert_id"],
         check_id=row["check_id"],
+        raises=row["raises"],
         number=row["cause_number"],
     )

@@ -19,12 +19,21 @@ ORDER BY retraining_id DESC
 LIMIT %(limit)s
 """  # noqa: S608 - the braces are constants of ours
 
-_OF_ALERT = "alert_id = %(alert_id)s OR check_id = %(check_id)s"
+_OF_ALERT = """
+retraining_id IN (SELECT retraining_id FROM monitoring.retraining_alerts WHERE alert_id = %(alert_id)s)
+"""
 _OF_CHECK = "check_id = %(check_id)s"
 _OF_VERSION = "model = %(model)s AND version = %(version)s"
 _THAT_MADE = """
 model = %(model)s
 AND (new_version = %(version)s OR (training_run_id = %(training_run_id)s AND training_run_id <> ''))
+"""
+
+_ALERTS = """
+SELECT alert_id FROM monitoring.retraining_alerts
+WHERE retraining_id = %(retraining_id)s
+ORDER BY alert_id DESC
+LIMIT %(limit)s
 """
 
 
@@ -34,9 +43,15 @@ class RelatedRequests:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def of_alert(self, alert_id: UUID, check_id: UUID | None, *, limit: int) -> list[Request]:
-        """Give those that an alert raised, or the check that the alert is about."""
-        return self._select(_OF_ALERT, limit, alert_id=alert_id, check_id=check_id)
+    def of_alert(self, alert_id: UUID, *, limit: int) -> list[Request]:
+        """Give those that answer an alert."""
+        return self._select(_OF_ALERT, limit, alert_id=alert_id)
+
+    def alerts_of(self, retraining_id: UUID, *, limit: int) -> list[UUID]:
+        """Name the alerts that a request answers, the newest first."""
+        with self._db.transaction() as connection:
+            rows = connection.execute(_ALERTS, {"retraining_id": retraining_id, "limit": limit})
+            return [row["alert_id"] for row in rows]
 
     def of_check(self, check_id: UUID, *, limit: int) -> list[Request]:
         """Give those that a check raised."""

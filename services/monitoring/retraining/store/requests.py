@@ -48,6 +48,11 @@ INSERT INTO monitoring.retraining_steps (retraining_id, step_time, state, actor,
 VALUES (%(retraining_id)s, %(time)s, %(state)s, %(actor)s, %(note)s)
 """
 
+_LINK = """
+INSERT INTO monitoring.retraining_alerts (retraining_id, alert_id) VALUES (%(retraining_id)s, %(alert_id)s)
+ON CONFLICT ON CONSTRAINT retraining_alerts_pkey DO NOTHING
+"""
+
 _STEPS = """
 SELECT step_time, state, actor, note
 FROM monitoring.retraining_steps
@@ -111,6 +116,7 @@ class RequestStore:
         with self._db.transaction(_ONE_OPEN) as connection:
             connection.execute(_ADD, values)
             _append(connection, request.id, Step(request.create_time, request.state, request.requested_by, note))
+            _link(connection, request.id, request.alert_id)
 
     def find(self, retraining_id: UUID) -> Request | None:
         """Find a request."""
@@ -191,6 +197,15 @@ class Change:
         if step is not None:
             _append(self._connection, changed.id, step)
         return changed
+
+    def link(self, alert_id: UUID | None) -> None:
+        """Have the request answer an alert too."""
+        _link(self._connection, self.request.id, alert_id)
+
+
+def _link(connection: Connection[DictRow], retraining_id: UUID, alert_id: UUID | None) -> None:
+    if alert_id is not None:
+        connection.execute(_LINK, {"retraining_id": retraining_id, "alert_id": alert_id})
 
 
 def _find(connection: Connection[DictRow], retraining_id: UUID, *, lock: bool = False) -> Request | None:

@@ -156,7 +156,8 @@ class LineageEdge(_message.Message):
     relation: _builtins.str
     """How: a version "answered" a prediction, "was checked", "is compared with" a profile, "did badly"; a dataset "fed" a
     run; a run "trained" a version; what "was live before" another; a profile that a check "was compared with"; a check
-    or an alert "raised" what came of it; a request "led to" a run.
+    or an alert "raised" what came of it; another alert of the same "is answered by" a request; a request "led to" a
+    run.
     """
     def __init__(
         self,
