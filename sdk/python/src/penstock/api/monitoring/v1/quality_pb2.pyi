@@ -44,7 +44,7 @@ class _QualityIssueEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QualityI
     QUALITY_ISSUE_UNKNOWN_CATEGORY: _QualityIssue.ValueType  # 5
     """Categories that the reference does not know."""
     QUALITY_ISSUE_OUTLIER: _QualityIssue.ValueType  # 6
-    """Values more than 6 robust σ from the reference's median, more of them than there."""
+    """Values more than 3.5 robust σ from the reference's median, by the median absolute deviation; more of them than there."""
     QUALITY_ISSUE_DUPLICATE: _QualityIssue.ValueType  # 7
     """The same row again and again, more than in the reference."""
     QUALITY_ISSUE_CONSTANT: _QualityIssue.ValueType  # 8
@@ -70,7 +70,7 @@ QUALITY_ISSUE_RANGE: QualityIssue.ValueType  # 4
 QUALITY_ISSUE_UNKNOWN_CATEGORY: QualityIssue.ValueType  # 5
 """Categories that the reference does not know."""
 QUALITY_ISSUE_OUTLIER: QualityIssue.ValueType  # 6
-"""Values more than 6 robust σ from the reference's median, more of them than there."""
+"""Values more than 3.5 robust σ from the reference's median, by the median absolute deviation; more of them than there."""
 QUALITY_ISSUE_DUPLICATE: QualityIssue.ValueType  # 7
 """The same row again and again, more than in the reference."""
 QUALITY_ISSUE_CONSTANT: QualityIssue.ValueType  # 8
@@ -130,7 +130,7 @@ class QualityFinding(_message.Message):
     value: _builtins.float
     """The share of rows that have it, or, of STALE, the age of the last value in seconds."""
     reference_value: _builtins.float
-    """What it was in the reference."""
+    """What the share is in the reference; of STALE, how much of it is missing there."""
     threshold: _builtins.float
     """What it must not exceed."""
     violated: _builtins.bool
@@ -206,7 +206,9 @@ class QualityCheck(_message.Message):
 
     @_builtins.property
     def findings(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityFinding]:
-        """Violations first, then by value; those of value 0 that are no violations are left out. Left out in lists."""
+        """Violations first, then by value, at most 1,000; those of value 0 that are no violations are left out. Left out in
+        lists.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:

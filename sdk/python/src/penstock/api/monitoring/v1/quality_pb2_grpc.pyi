@@ -38,7 +38,10 @@ class QualityServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QualityServiceAsyncStub: ...
     CheckQuality: _grpc.UnaryUnaryMultiCallable[_quality_pb2.CheckQualityRequest, _quality_pb2.CheckQualityResponse]
-    """Looks now for what is wrong with the data, and keeps the result.
+    """Looks now for what is wrong with the data, and keeps the result. A share is a violation where the reference's own,
+    what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
+    at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
+    finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
     NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
@@ -55,7 +58,10 @@ class QualityServiceAsyncStub(QualityServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckQuality: _aio.UnaryUnaryMultiCallable[_quality_pb2.CheckQualityRequest, _quality_pb2.CheckQualityResponse]  # type: ignore[assignment]
-    """Looks now for what is wrong with the data, and keeps the result.
+    """Looks now for what is wrong with the data, and keeps the result. A share is a violation where the reference's own,
+    what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
+    at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
+    finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
     NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
@@ -75,7 +81,10 @@ class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _quality_pb2.CheckQualityRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quality_pb2.CheckQualityResponse, _abc.Awaitable[_quality_pb2.CheckQualityResponse]]:
-        """Looks now for what is wrong with the data, and keeps the result.
+        """Looks now for what is wrong with the data, and keeps the result. A share is a violation where the reference's own,
+        what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
+        at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
+        finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
         NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
