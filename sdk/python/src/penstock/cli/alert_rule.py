@@ -35,20 +35,21 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples
 
-  penstock alert rule create slow --when 'p95_latency_ms > 200' --for 5m --channel ops
-  penstock alert rule create failing --when 'error_rate > 0.05' --severity critical --min-count 50
-  penstock alert rule create drift --when 'effect > 0.1' --model iris --drift-type input
-  penstock alert rule create silent --when 'inference_count < 1' --window 1h --missing-data alert
+  penstock alert rule create slow --when 'p95_latency_ms > 200' --for 5m
+  penstock alert rule create failing --when 'error_rate > 5%' --min-count 50
+  penstock alert rule create far --when 'effect > 0.2' --drift-type input
   penstock alert rule create dirty --when 'missing_rate > 0.02' --feature age
+  penstock alert rule create silent --when 'inference_count < 1' --window 1h
 
 What can be watched
 
-  latency       average_latency_ms max_latency_ms p50_latency_ms p95_latency_ms p99_latency_ms
-  error_rate    error_rate error_count inference_count throughput_per_s accuracy
-                average_confidence average_feedback_lag_s
+  latency       average_latency_ms max_latency_ms p50_latency_ms
+                p95_latency_ms p99_latency_ms
+  error_rate    error_rate error_count inference_count throughput_per_s
+                accuracy average_confidence average_feedback_lag_s
   drift         effect drifted_count
-  data_quality  violation_count missing_rate type_rate range_rate unknown_category_rate
-                outlier_rate duplicate_rate
+  data_quality  violation_count missing_rate type_rate range_rate
+                unknown_category_rate outlier_rate duplicate_rate
 """
 app = typer.Typer(no_args_is_help=True, help="Rules: what is watched, and who is told.", epilog=EXAMPLES)
 CONDITION = re.compile(r"\s*(?P<metric>[a-z0-9_]+)\s*(?P<sign>>=|<=|>|<)\s*(?P<threshold>\S+)\s*")

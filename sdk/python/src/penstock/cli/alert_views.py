@@ -23,10 +23,11 @@ _ALERTS = (
     Column("severity"),
     Column("state"),
     Column("model", give="cut"),
-    Column("rule", give="cut", least_width=8),
+    Column("rule", give="cut"),
+    Column("since", "right", optional=True),
     Column("value", "right", optional=True),
-    Column("since"),
     Column("in hand", give="cut", optional=True),
+    Column("", optional=True),
     Column("condition", give="cut", optional=True, least_width=20),
 )
 _RULES = (
@@ -64,12 +65,13 @@ def alerts_table(output: Output, alerts: Sequence[pb.Alert], *, empty: str) -> R
         (
             alert.id,
             styled(severity_word(alert.severity), SEVERITY_STYLES),
-            _state(alert),
+            styled(state_word(alert.state), STATE_STYLES),
             f"{alert.model} {alert.version}".rstrip(),
             alert.rule_name,
+            output.age(time_of(alert.begin_time)),
             say_number(alert.value) if alert.HasField("value") else "",
-            output.time(time_of(alert.begin_time)),
             alert.acknowledged_by,
+            Text(", ".join(_flags(alert)), style="dim"),
             alert.condition,
         )
         for alert in alerts
@@ -97,7 +99,7 @@ def alert_facts(output: Output, alert: pb.Alert) -> RenderableType:
                 ("fired", say_time(time_of(alert.fire_time))),
                 ("resolved", say_time(time_of(alert.resolve_time))),
                 ("in hand", acknowledged),
-                ("drift or quality check", alert.check_id),
+                ("check", alert.check_id),
                 ("rule", alert.rule_id),
             ],
         ),
@@ -203,10 +205,15 @@ def channels_table(output: Output, channels: Sequence[channels_pb2.Channel]) -> 
 
 def _state(alert: pb.Alert) -> Text:
     state = styled(state_word(alert.state), STATE_STYLES)
-    for flag, said in ((alert.silenced, "silenced"), (alert.flapping, "flapping")):
-        if flag and alert.state != pb.ALERT_STATE_RESOLVED:
-            state.append(f", {said}", style="dim")
+    for said in _flags(alert):
+        state.append(f", {said}", style="dim")
     return state
+
+
+def _flags(alert: pb.Alert) -> list[str]:
+    if alert.state == pb.ALERT_STATE_RESOLVED:
+        return []
+    return [said for flag, said in ((alert.silenced, "silenced"), (alert.flapping, "flapping")) if flag]
 
 
 def _history(output: Output, history: Sequence[pb.AlertEvent]) -> RenderableType:

@@ -149,4 +149,4 @@ def _answer(output: Output, check: pb.DriftCheck, features: list[str], *, every:
     if check.status == pb.DRIFT_STATUS_INSUFFICIENT_DATA:
         output.note("a longer --window has more rows; `penstock monitoring get` says how many are needed")
     elif check.status == pb.DRIFT_STATUS_DRIFTED:
-        output.note("to be told of it the next time: penstock alert rule create drift --when 'effect > 0.1'")
+        output.note("to be told of it the next time: penstock alert rule update drift --channel NAME")

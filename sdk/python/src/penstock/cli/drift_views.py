@@ -25,13 +25,12 @@ _LABEL_CELLS = 24
 _SHARE_CELLS = 7
 _COLUMNS = (
     Column("check"),
-    Column("model", give="cut"),
-    Column("version", give="cut"),
-    Column("status"),
-    Column("drifted", "right"),
+    Column("model", give="cut", least_width=10),
+    Column("status", give="cut", least_width=12),
     Column("effect", "right"),
+    Column("drifted", "right", optional=True),
+    Column("made", "right", optional=True),
     Column("rows", "right", optional=True),
-    Column("made"),
     Column("by", optional=True),
 )
 _RESULT_COLUMNS = (
@@ -64,13 +63,12 @@ def checks_table(output: Output, checks: Sequence[pb.DriftCheck]) -> RenderableT
     rows = [
         (
             check.id,
-            check.model,
-            check.version,
+            f"{check.model} {check.version}",
             styled(status_word(check.status), STATUS_STYLES),
-            f"{check.drifted_count:,} of {check.compared_count:,}",
             f"{check.effect:.3f}",
-            f"{check.live_count:,}",
+            f"{check.drifted_count:,} of {check.compared_count:,}",
             output.time(time_of(check.create_time)),
+            f"{check.live_count:,}",
             trigger_word(check.trigger),
         )
         for check in checks
@@ -100,10 +98,10 @@ def comparison(output: Output, result: pb.DriftResult) -> RenderableType:
     heading.append_text(styled(status_word(result.status), STATUS_STYLES))
     large = ", large" if result.type != pb.DRIFT_TYPE_CONCEPT and result.effect >= LARGE_PSI else ""
     heading.append(f"  effect {result.effect:.3f}{large}", style="bold" if large else "")
-    heading.append(f"  (floor {result.effect_floor:g}){_p_words(result)}", style="dim")
     parts: list[RenderableType] = [heading]
-    if result.summary:
-        parts.append(Padding(Text(printable(result.summary)), (0, 0, 0, 2), expand=False))
+    told = Text(f"{printable(result.summary)}\n" if result.summary else "")
+    told.append(f"floor {result.effect_floor:g}{_p_words(result)}; {result.reference_count:,} rows", style="dim")
+    parts.append(Padding(told.append(f" against {result.live_count:,}", style="dim"), (0, 0, 0, 2), expand=False))
     if result.bins:
         parts.append(Padding(_bars(output, result), (0, 0, 0, 2), expand=False))
     return Group(*parts)
@@ -136,7 +134,7 @@ def _p_words(result: pb.DriftResult) -> str:
     if not result.HasField("p_value"):
         return ""
     adjusted = f", adjusted {_p(result.adjusted_p_value)}" if result.HasField("adjusted_p_value") else ""
-    return f"  p {_p(result.p_value)}{adjusted}"
+    return f", p {_p(result.p_value)}{adjusted}"
 
 
 def _p(value: float) -> str:

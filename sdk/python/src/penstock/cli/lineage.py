@@ -68,8 +68,6 @@ def lineage(
     with connect(Service.MONITORING, url, token) as client:
         found = _find(client, subject, kind)
     output.answer(document_of(found), tree_of(found))
-    if any(node.missing for node in found.nodes):
-        output.note("what could not be looked up says why")
 
 
 def tree_of(found: pb.GetLineageResponse) -> Tree:
@@ -83,9 +81,8 @@ def tree_of(found: pb.GetLineageResponse) -> Tree:
             for near, far, arrow in ((edge.to_node, edge.from_node, "↑"), (edge.from_node, edge.to_node, "↓")):
                 if near != here or far in branches or not 0 <= far < len(found.nodes):
                     continue
-                relation = f"{edge.relation} it" if arrow == "↑" else edge.relation
                 label = Text.assemble(
-                    (f"{arrow} ", "bold"), (f"{printable(relation)}  ", "dim"), _words(found.nodes[far])
+                    (f"{arrow} ", "bold"), (f"{printable(edge.relation)}  ", "dim"), _words(found.nodes[far])
                 )
                 branches[far] = branches[here].add(label)
                 waiting.append(far)

@@ -118,6 +118,7 @@ def _show(output: Output, name: str, found: pb.ListMetricsResponse, *, steps: bo
         for series in found.series:
             whose = name if single else f"{name.split(' ', 1)[0]} {series.version or '(no version)'}"
             parts.append(output.facts(_title(whose, found, step_words(found.granularity)), totals(series.total)))
+            parts.append(Text(""))
             parts.append(series_table(output, series, found.granularity))
     else:
         parts = [_title(name, found), versions_table(output, found.series)]

@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
 from rich.box import SIMPLE_HEAD
@@ -19,7 +19,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.cli.documents import json_value
-from penstock.cli.formats import say_bytes, say_short_time, say_time
+from penstock.cli.formats import say_bytes, say_duration, say_short_time, say_time
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -126,6 +126,12 @@ class Output:
     def time(self, time: datetime | None) -> str:
         """Write a time: in full where it is piped, in short where a person looks."""
         return say_short_time(time) if self.stdout.is_terminal else say_time(time)
+
+    def age(self, time: datetime | None) -> str:
+        """Write how long ago a time was, where a person looks; piped in full."""
+        if time is None or not self.stdout.is_terminal:
+            return say_time(time)
+        return say_duration(max(0.0, (datetime.now(UTC) - time).total_seconds()))
 
     def facts(self, title: str | Text, facts: Sequence[tuple[str, str | Text]]) -> RenderableType:
         """Build a title with named facts below it, empty ones left out."""

@@ -151,7 +151,7 @@ def create(
                     made = client.monitoring.profiles.create_from_window(
                         model, version, from_time=since, to_time=end, columns=columns, note=note
                     )
-    output.answer(document_of(made), profile_facts(output, made), features_table(output, made.features))
+    output.answer(document_of(made), profile_facts(output, made), Text(""), features_table(output, made.features))
     output.note(
         f"{model} {version} is compared with it from now on; once there is traffic: penstock drift check {model}"
     )
@@ -195,7 +195,7 @@ def show(
     with connect(Service.MONITORING, url, token) as client:
         profiles = client.monitoring.profiles
         found = profiles.of_version(name, version) if version else profiles.get(name)
-    output.answer(document_of(found), profile_facts(output, found), features_table(output, found.features))
+    output.answer(document_of(found), profile_facts(output, found), Text(""), features_table(output, found.features))
 
 
 @app.command()

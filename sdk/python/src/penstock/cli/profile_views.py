@@ -29,13 +29,13 @@ _FEATURE_COLUMNS = (
     Column("feature", give="cut", least_width=16),
     Column("kind"),
     Column("missing", "right"),
-    Column("shares of the bins", give="cut", least_width=12),
+    Column("distribution", give="cut", least_width=12),
     Column("min", "right", optional=True),
     Column("median", "right", optional=True),
     Column("max", "right", optional=True),
     Column("mean", "right"),
     Column("σ", "right", optional=True),
-    Column("bins", give="cut", optional=True, least_width=12),
+    Column("values", give="cut", optional=True, least_width=12),
 )
 SHOWN_CATEGORIES = 5
 _BESIDE = ("missing", "other")

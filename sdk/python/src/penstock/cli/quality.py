@@ -48,12 +48,11 @@ STATUS_STYLES = {"ok": "green", "violated": "bold red", "insufficient data": "ye
 BAR_CELLS = 10
 _COLUMNS = (
     Column("check"),
-    Column("model", give="cut"),
-    Column("version", give="cut"),
-    Column("status"),
+    Column("model", give="cut", least_width=10),
+    Column("status", give="cut", least_width=12),
     Column("violations", "right"),
+    Column("made", "right", optional=True),
     Column("rows", "right", optional=True),
-    Column("made"),
     Column("by", optional=True),
 )
 _FINDING_COLUMNS = (
@@ -166,7 +165,7 @@ def _findings(output: Output, findings: Sequence[pb.QualityFinding]) -> Renderab
                 finding.feature or Text("whole rows", style="dim"),
                 Text(say(finding.value), style=style),
                 picture if output.stdout.is_terminal else "",
-                say(finding.reference_value),
+                say(finding.reference_value) if share else "",
                 say(finding.threshold),
                 f"{finding.count:,}",
                 finding.summary,
@@ -178,12 +177,11 @@ def _findings(output: Output, findings: Sequence[pb.QualityFinding]) -> Renderab
 def _row(output: Output, check: pb.QualityCheck) -> tuple[str | Text, ...]:
     return (
         check.id,
-        check.model,
-        check.version,
+        f"{check.model} {check.version}",
         _status(check),
         f"{check.violation_count:,}",
-        f"{check.row_count:,}",
         output.time(time_of(check.create_time)),
+        f"{check.row_count:,}",
         trigger_word(check.trigger),
     )
 

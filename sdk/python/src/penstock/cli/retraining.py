@@ -17,7 +17,7 @@ from penstock.cli.documents import document_of, enum_word, flattened
 from penstock.cli.formats import say_time, say_value
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, Model, ModelFilter, NoColor, Note, Token, Url
-from penstock.cli.output import Column, Output, styled
+from penstock.cli.output import Column, Output, lines, styled
 
 EXAMPLES = """Examples
 
@@ -40,8 +40,8 @@ _COLUMNS = (
     Column("state"),
     Column("model", give="cut"),
     Column("reason", give="cut", least_width=10),
+    Column("asked", optional=True),
     Column("labels", "right", optional=True),
-    Column("asked"),
     Column("by", give="cut", optional=True),
     Column("what goes on", give="cut", optional=True, least_width=16),
 )
@@ -216,8 +216,8 @@ def _row(output: Output, found: pb.RetrainingRequest) -> tuple[str | Text, ...]:
         _state(found),
         f"{found.model} {found.version}".rstrip(),
         _reason(found),
-        f"{found.label_count:,}",
         output.time(time_of(found.create_time)),
+        f"{found.label_count:,}",
         found.requested_by,
         found.message,
     )
@@ -239,9 +239,9 @@ def _reason(found: pb.RetrainingRequest) -> str:
     return str(enum_word(pb.RetrainingReason.DESCRIPTOR, found.reason) or "").replace("_", " ")
 
 
-def _details(found: pb.RetrainingRequest) -> str:
+def _details(found: pb.RetrainingRequest) -> Text:
     details = flattened(document_of(found.details))
-    return "\n".join(f"{name.replace('_', ' ')}: {say_value(value)}" for name, value in details.items())
+    return lines(f"{name.replace('_', ' ')}: {say_value(value)}" for name, value in details.items())
 
 
 def _decision(found: pb.RetrainingRequest) -> str:

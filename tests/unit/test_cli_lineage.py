@@ -1,0 +1,129 @@
+"""`penstock lineage` as a tree, and `penstock monitoring`: how models are watched."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import typer
+from rich.text import Text
+
+from penstock.api.monitoring.v1 import configuration_pb2, drift_pb2
+from penstock.api.monitoring.v1 import lineage_pb2 as pb
+from penstock.cli.__main__ import run
+from penstock.cli.exits import ExitCode
+from penstock.cli.monitoring import parse_changes
+from services.common import errors
+from tests.monitoring_answers import ID, configuration, lineage, server, stamp, terminal
+from tests.sdk import ScriptedServer, answer, fail
+
+__all__ = ["server", "terminal"]
+UNKNOWN = fail(errors.NotFound("there is none", reason="INFERENCE_NOT_FOUND"))
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0) -> str:
+    assert run(arguments) == exit_code
+    captured = capsys.readouterr()
+    return Text.from_ansi(captured.out + captured.err).plain
+
+
+def test_a_tree_has_causes_and_effects_each_once(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GetLineage", answer(lineage()))
+    lines = said(capsys, "lineage", f"{ID}4", "--kind", "alert").splitlines()
+    assert lines[0].startswith("alert drift of iris 2.0.0")
+    assert [line.split("── ")[1][:24].rstrip() for line in lines if "── " in line] == [
+        "↑ raised  check drift ch",
+        "↑ was checked by  versio",
+        "↑ trained  training run",
+        "↑ was the reference of",
+        "↓ raised  retraining req",
+        "↓ led to  version iris/3",
+        "· dataset flowers/12",
+    ]
+    assert "not looked up: there is no trainer" in "\n".join(lines)
+    assert "promoted_by=ada, stage=production" in "\n".join(lines)
+
+
+def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GetLineage", UNKNOWN, UNKNOWN, answer(lineage()))
+    said(capsys, "lineage", f"{ID}6")
+    asked = [request.WhichOneof("subject") for request in server.calls["GetLineage"]]
+    assert asked == ["inference_id", "alert_id", "retraining_request_id"]
+    server.on("GetLineage", UNKNOWN)
+    text = said(capsys, "lineage", f"{ID}6", exit_code=ExitCode.NOT_FOUND)
+    assert "is no prediction's, no alert's and no retraining request's id [SUBJECT_NOT_FOUND]" in text
+    server.on("GetLineage", answer(lineage()))
+    assert json.loads(said(capsys, "lineage", "iris/2.0.0", "--json"))["nodes"][0]["kind"] == "alert"
+    assert server.calls["GetLineage"][-1].version == "iris/2.0.0"
+
+
+def test_a_circle_is_drawn_once(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    nodes = [pb.LineageNode(kind=pb.LINEAGE_KIND_VERSION, id=name, title=name) for name in ("a", "b")]
+    edges = [
+        pb.LineageEdge(from_node=0, to_node=1, relation="led to"),
+        pb.LineageEdge(from_node=1, to_node=0, relation="led to"),
+        pb.LineageEdge(from_node=0, to_node=9, relation="led to"),
+    ]
+    server.on("GetLineage", answer(pb.GetLineageResponse(nodes=nodes, edges=edges)))
+    assert len(said(capsys, "lineage", "m/a").splitlines()) == 2
+    server.on("GetLineage", answer(pb.GetLineageResponse()))
+    assert "nothing is known" in said(capsys, "lineage", "m/a")
+
+
+def test_what_holds_is_shown_with_who_says_so(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GetConfiguration", answer(configuration()))
+    rows = {line.split()[0]: line.split()[1:] for line in said(capsys, "monitoring", "get", "iris").splitlines()[2:]}
+    assert rows["drift.interval"] == ["1h", "iris"]
+    assert rows["drift.window"] == ["24h", "above"]
+    assert rows["retraining.enabled"] == ["false", "above"]
+    assert rows["drift.gate"] == ["psi_calibrated", "above"]
+    assert "built in" in said(capsys, "monitoring", "get")
+
+
+def test_settings_are_changed_by_their_names(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GetConfiguration", answer(configuration()))
+    changed = configuration()
+    server.on(
+        "SetConfiguration",
+        answer(configuration_pb2.SetConfigurationResponse(effective=changed.effective, own=changed.own)),
+    )
+    said(
+        capsys, "monitoring", "set", "drift.window=6h", "drift.alpha=", "retraining.enabled=off", "drift.gate=ks",
+        "--model", "iris", "--version", "2.0.0", "--note", "a busy model",
+    )  # fmt: skip
+    (request,) = server.calls["SetConfiguration"]
+    assert (request.model, request.version, request.note, request.etag) == ("iris", "2.0.0", "a busy model", "e")
+    drift = request.configuration.drift
+    assert (drift.window, drift.interval, drift.gate) == ("6h", "1h", drift_pb2.DRIFT_GATE_KS)
+    assert not drift.HasField("alpha")
+    assert request.configuration.retraining.enabled is False
+
+
+def test_values_are_read_as_their_settings_have_them() -> None:
+    read = parse_changes(
+        ["drift.alpha=0.1", "drift.min_rows=100", "drift.ignored_features=id, at", "quality.tolerance="]
+    )
+    assert read == {
+        "drift": {"alpha": 0.1, "min_rows": 100, "ignored_features": ["id", "at"]},
+        "quality": {"tolerance": None},
+    }
+    for text, words in (
+        ("drift.beta=1", "there are rollups.enabled, "),
+        ("drift=1", "there is no 'drift'"),
+        ("drift.enabled=perhaps", "true or false"),
+        ("drift.min_rows=few", "not a number"),
+        ("drift.alpha", "NAME=VALUE"),
+    ):
+        with pytest.raises(typer.BadParameter, match=words):
+            parse_changes([text])
+
+
+def test_changes_are_listed_from_what_to_what(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    change = configuration_pb2.ConfigurationChange(
+        time=stamp(hours=1), model="iris", before=configuration().own, changed_by="ada", note="a busy model"
+    )
+    change.after.drift.interval = "30m"
+    server.on("ListConfigurationChanges", answer(configuration_pb2.ListConfigurationChangesResponse(changes=[change])))
+    text = said(capsys, "monitoring", "changes", "iris")
+    assert "drift.interval: 1h → 30m" in text
+    assert "a busy model" in text

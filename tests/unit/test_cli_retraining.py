@@ -1,0 +1,93 @@
+"""`penstock retraining`: requests, and who decides."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from rich.text import Text
+
+from penstock.api.monitoring.v1 import retraining_pb2 as pb
+from penstock.cli.__main__ import run
+from services.common import errors
+from tests.monitoring_answers import ID, retraining, server, terminal
+from tests.sdk import ScriptedServer, answer, fail
+
+__all__ = ["server", "terminal"]
+
+
+def said(capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0) -> str:
+    assert run(["retraining", *arguments]) == exit_code
+    captured = capsys.readouterr()
+    return Text.from_ansi(captured.out + captured.err).plain
+
+
+def test_requests_are_listed_and_lead_to_a_decision(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("ListRetrainingRequests", answer(pb.ListRetrainingRequestsResponse(retraining_requests=[retraining()])))
+    text = said(capsys, "list", "--model", "iris", "--state", "pending", "--state", "approved")
+    assert "drift detected" in text
+    assert f"penstock retraining show {ID}6" in text
+    (request,) = server.calls["ListRetrainingRequests"]
+    assert list(request.states) == [pb.RETRAINING_STATE_PENDING, pb.RETRAINING_STATE_APPROVED]
+    server.on("ListRetrainingRequests", answer(pb.ListRetrainingRequestsResponse()))
+    assert "no retraining was asked for" in said(capsys, "list")
+
+
+@pytest.mark.parametrize("width", [80, 140])
+def test_a_list_keeps_its_ids_whole(
+    server: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    terminal.setenv("COLUMNS", str(width))
+    found = pb.ListRetrainingRequestsResponse(retraining_requests=[retraining()])
+    server.on("ListRetrainingRequests", answer(found))
+    lines = said(capsys, "list").splitlines()
+    assert lines[2].split()[0] == f"{ID}6"
+    assert max(len(line.rstrip()) for line in lines) <= width
+
+
+def test_a_request_says_what_was_found_a_line_each(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("GetRetrainingRequest", answer(pb.GetRetrainingRequestResponse(retraining_request=retraining())))
+    text = said(capsys, "show", f"{ID}6")
+    assert [line.strip() for line in text.splitlines() if "petal_length" in line or "value:" in line] == [
+        "what was found  features: petal_length",
+        "value: 0.31",
+    ]
+    assert "812 rows since the last training" in text
+    assert f"penstock retraining approve {ID}6" in text
+
+
+def test_a_decision_is_sent_with_its_reason(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    approved = retraining(
+        state=pb.RETRAINING_STATE_APPROVED, decided_by="ada", decision_note="yes", message="it waits for the trainer"
+    )
+    approved.decide_time.CopyFrom(approved.create_time)
+    server.on("ApproveRetrainingRequest", answer(pb.ApproveRetrainingRequestResponse(retraining_request=approved)))
+    text = said(capsys, "approve", f"{ID}6", "--note", "yes")
+    assert "by ada: yes" in text
+    assert "it waits for the trainer" in text
+    assert server.calls["ApproveRetrainingRequest"][0].note == "yes"
+    assert "say why" in said(capsys, "reject", f"{ID}6", exit_code=2)
+    rejected = retraining(state=pb.RETRAINING_STATE_REJECTED)
+    server.on("RejectRetrainingRequest", answer(pb.RejectRetrainingRequestResponse(retraining_request=rejected)))
+    assert json.loads(said(capsys, "reject", f"{ID}6", "--note", "no", "--json"))["state"] == "rejected"
+    server.on("ApproveRetrainingRequest", fail(errors.FailedPrecondition("it is REJECTED", reason="WRONG_STATE")))
+    assert "[WRONG_STATE]" in said(capsys, "approve", f"{ID}6", exit_code=1)
+
+
+def test_a_wish_that_comes_too_soon_says_what_forces_it(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    soon = errors.FailedPrecondition("the last training began 2 days ago", reason="RETRAINING_TOO_SOON")
+    server.on("CreateRetrainingRequest", fail(soon))
+    assert "--force asks all the same [RETRAINING_TOO_SOON]" in said(capsys, "request", "iris", exit_code=1)
+    made = pb.CreateRetrainingRequestResponse(retraining_request=retraining())
+    server.on("CreateRetrainingRequest", answer(made))
+    said(capsys, "request", "iris", "--version", "2.0.0", "--note", "a new season", "--force")
+    request = server.calls["CreateRetrainingRequest"][-1]
+    assert (request.version, request.note, request.force) == ("2.0.0", "a new season", True)
+
+
+def test_a_completed_request_leads_to_its_version(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    done = retraining(state=pb.RETRAINING_STATE_COMPLETED, new_version="3.0.0")
+    server.on("GetRetrainingRequest", answer(pb.GetRetrainingRequestResponse(retraining_request=done)))
+    assert "penstock model get iris 3.0.0" in said(capsys, "show", f"{ID}6")
