@@ -347,7 +347,7 @@ def test_the_calendar_raises_requests(here: Retraining) -> None:
     assert (reason_of(found[0]), found[0].version) == ("SCHEDULED", "4")
 
 
-def test_an_error_rate_raises_a_request_once_there_are_enough_predictions(here: Retraining) -> None:
+def test_an_error_rate_raises_a_request_for_the_version_that_fails(here: Retraining) -> None:
     here.configure(min_labels=0)
     here.monitoring.record(*(new_event(version="4", error_code="MODEL_FAILED") for _ in range(49)))
     here.monitoring.record(*(new_event(model="fine") for _ in range(200)))

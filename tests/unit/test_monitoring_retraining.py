@@ -22,14 +22,15 @@ from services.monitoring.alerts.models import (
     Severity,
     Target,
 )
-from services.monitoring.configuration.models import DriftGate, RetrainingConfiguration
+from services.monitoring.configuration.models import DriftGate, Effective, RetrainingConfiguration
 from services.monitoring.drift.models import DriftCheck, DriftResult, DriftStatus, DriftType, Trigger
 from services.monitoring.models import Window
 from services.monitoring.profiles.models import FeatureKind
 from services.monitoring.retraining import causes, safety
 from services.monitoring.retraining.models import Past, Reason, Request, State
 from services.monitoring.retraining.states import MOVES, OPEN, check_move
-from services.monitoring.retraining.watch import is_due
+from services.monitoring.retraining.watch import is_due, too_many_errors
+from services.monitoring.rollups.models import Counts, Totals
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 CONFIGURATION = RetrainingConfiguration()
@@ -127,6 +128,17 @@ def test_the_calendar_counts_from_the_last_training_or_the_last_time_that_it_ask
     interval: timedelta, past: Past, due: bool
 ) -> None:
     assert is_due(replace(CONFIGURATION, schedule_interval=interval), past, NOW) is due
+
+
+@pytest.mark.parametrize(
+    ("count", "failed", "raises"), [(50, 5, True), (50, 4, False), (49, 49, False), (0, 0, False), (1_000, 1_000, True)]
+)
+def test_an_error_rate_is_one_of_enough_predictions(count: int, failed: int, raises: bool) -> None:
+    totals = Totals(Window(NOW - timedelta(days=1), NOW), Counts(inference_count=count, error_count=failed))
+    details = too_many_errors(totals, Effective())
+    assert (details is not None) is raises
+    if details is not None:
+        assert (details["value"], details["error_count"]) == (failed / count, failed)
 
 
 def result(

@@ -152,8 +152,7 @@ class RetrainingRequests:
         with self._store.changing(retraining_id) as change:
             if change is None:
                 raise _unknown(retraining_id)
-            check_move(change.request.state, state)
-            if change.request.expire_time <= now:
+            if change.request.state is State.PENDING and change.request.expire_time <= now:
                 check_move(State.EXPIRED, state)
             decided = replace(
                 change.request,

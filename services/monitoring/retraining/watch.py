@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from services.common.errors import FailedPrecondition
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
-from services.monitoring.configuration.models import RetrainingConfiguration
+from services.monitoring.configuration.models import Effective, RetrainingConfiguration
 from services.monitoring.models import Retention, Window
-from services.monitoring.retraining.models import Cause, Past, Reason
+from services.monitoring.retraining.models import Cause, Details, Past, Reason
 from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.rollups.metrics import MetricsReader
+from services.monitoring.rollups.models import Totals
 
 Clock = Callable[[], datetime]
 
@@ -63,24 +64,30 @@ class Watch:
 
     def _error_rate(self, model: str, version: str, now: datetime) -> Cause | None:
         effective = self._configurations.effective(model, version)
-        window = Window(now - effective.drift.window, now)
-        totals = self._metrics.total(model, version, window)
-        rate, least = totals.error_rate, effective.retraining.error_rate
-        # One failure of three predictions is no rate: as many as a drift check needs are looked at.
-        if rate is None or rate < least or totals.counts.inference_count < effective.drift.min_rows:
-            return None
-        count, failed = totals.counts.inference_count, totals.counts.error_count
-        details = {
-            "metric": "error_rate",
-            "value": rate,
-            "threshold": least,
-            "inference_count": count,
-            "error_count": failed,
-            "from_time": totals.window.from_time.isoformat(),
-            "to_time": totals.window.to_time.isoformat(),
-            "summary": f"{failed} of {count} predictions failed ({rate:.1%}); {least:.1%} are too many.",
-        }
-        return Cause(model, version, Reason.ERROR_RATE_THRESHOLD, details)
+        totals = self._metrics.total(model, version, Window(now - effective.drift.window, now))
+        details = too_many_errors(totals, effective)
+        return None if details is None else Cause(model, version, Reason.ERROR_RATE_THRESHOLD, details)
+
+
+def too_many_errors(totals: Totals, effective: Effective) -> Details | None:
+    """Say what is wrong where predictions fail too often; None where they do not, or there are too few to say.
+
+    One failure of three predictions is no rate: as many as a drift check needs rows are wanted.
+    """
+    rate, least = totals.error_rate, effective.retraining.error_rate
+    count, failed = totals.counts.inference_count, totals.counts.error_count
+    if rate is None or rate < least or count < effective.drift.min_rows:
+        return None
+    return {
+        "metric": "error_rate",
+        "value": rate,
+        "threshold": least,
+        "inference_count": count,
+        "error_count": failed,
+        "from_time": totals.window.from_time.isoformat(),
+        "to_time": totals.window.to_time.isoformat(),
+        "summary": f"{failed} of {count} predictions failed ({rate:.1%}); {least:.1%} are too many.",
+    }
 
 
 def is_due(configuration: RetrainingConfiguration, past: Past, now: datetime) -> bool:
