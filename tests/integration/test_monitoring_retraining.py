@@ -170,25 +170,36 @@ def test_the_same_request_again_gives_the_first_result(here: Retraining) -> None
     assert len(here.listed()) == 1
 
 
-def test_of_many_at_once_one_is_opened(here: Retraining) -> None:
+def at_once(here: Retraining, count: int, **fields: Any) -> tuple[list[str], list[tuple[grpc.StatusCode, str]]]:
+    """Ask from so many threads at once. Gives the ids that came of it, and what was refused."""
     opened: list[str] = []
     refused: list[tuple[grpc.StatusCode, str]] = []
-    barrier = threading.Barrier(6)
+    barrier = threading.Barrier(count)
 
     def ask() -> None:
         barrier.wait()
         try:
-            opened.append(here.create(force=True).id)
+            opened.append(here.create(force=True, **fields).id)
         except grpc.RpcError as error:
             refused.append((error.code(), error.details() or ""))
 
-    threads = [threading.Thread(target=ask) for _ in range(6)]
+    threads = [threading.Thread(target=ask) for _ in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return opened, refused
+
+
+def test_of_many_at_once_one_is_opened(here: Retraining) -> None:
+    opened, refused = at_once(here, 6)
     assert len(opened) == 1
     assert all(code is FAILED and "is open already" in details for code, details in refused)
+
+
+def test_the_same_request_many_times_at_once_gives_all_the_one_result(here: Retraining) -> None:
+    opened, refused = at_once(here, 6, request_id="r1")
+    assert (len(opened), len(set(opened)), refused) == (6, 1, [])
 
 
 def test_a_decision_is_made_once_by_an_admin_and_a_no_says_why(
