@@ -6,7 +6,7 @@ import importlib
 import subprocess
 import sys
 
-BENCHMARKS = ("serving", "workers", "streams", "loading", "endurance", "ingest", "registry", "transfer")
+BENCHMARKS = ("serving", "workers", "streams", "loading", "endurance", "ingest", "rollups", "registry", "transfer")
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.ids import time_of
@@ -141,6 +142,7 @@ def test_feedback_and_its_event_that_are_stored_at_once_are_counted_together(
 ) -> None:
     event = new_event(age_s=7_200, prediction=labels(1))
     told = Feedback(UUID(event.inference_id), 0, 1, None, datetime.now(UTC), "someone")
+    Days(rolled.database).ensure([time_of(event.inference_id).date()])
     with rolled.database.transaction() as connection:
         _append(connection, told, "1", timed=True)  # it sees no event …
         monitoring.record(event)  # … which comes, …
@@ -255,10 +257,9 @@ def replay(seed: int) -> tuple[list[pb.InferenceEvent], list[pb.RecordFeedbackRe
         )
         for _ in range(3_000)
     ]
+    told_at = Timestamp(seconds=int(datetime.now(UTC).timestamp()))
     told = [
-        pb.RecordFeedbackRequest(
-            inference_id=event.inference_id, correct=dice.random() < 0.8, feedback_time=datetime.now(UTC)
-        )
+        pb.RecordFeedbackRequest(inference_id=event.inference_id, correct=dice.random() < 0.8, feedback_time=told_at)
         for event in dice.sample(events, 100)
     ]
     return events, told

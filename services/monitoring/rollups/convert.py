@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -16,6 +16,12 @@ from services.monitoring.rollups.models import Answer, Granularity, Question, Se
 MIN_INTERVAL_MS = 1_000
 MAX_INTERVAL_MS = 60_000
 DEFAULT_INTERVAL_MS = 10_000
+_GRANULARITIES = {
+    Granularity.FIVE_MINUTES: pb.GRANULARITY_FIVE_MINUTES,
+    Granularity.HOUR: pb.GRANULARITY_HOUR,
+    Granularity.DAY: pb.GRANULARITY_DAY,
+}
+Live = tuple[Sequence[Totals], Totals]
 
 
 def question_from(request: pb.ListMetricsRequest) -> Question:
@@ -27,13 +33,12 @@ def question_from(request: pb.ListMetricsRequest) -> Question:
 def _granularity(number: int) -> Granularity | None:
     if number == pb.GRANULARITY_UNSPECIFIED:
         return None
-    try:
-        return Granularity(number)
-    except ValueError:
+    found = next((one for one, value in _GRANULARITIES.items() if value == number), None)
+    if found is None:
         allowed = ", ".join(pb.Granularity.keys()[1:])
-        raise InvalidArgument.field(
-            "granularity", f"got {number}; {allowed} are allowed, or none", reason="OUT_OF_BOUNDS"
-        ) from None
+        message = f"got {number}; {allowed} are allowed, or none"
+        raise InvalidArgument.field("granularity", message, reason="OUT_OF_BOUNDS")
+    return found
 
 
 def interval_s(request: pb.WatchMetricsRequest) -> float:
@@ -51,7 +56,7 @@ def interval_s(request: pb.WatchMetricsRequest) -> float:
 def list_response(answer: Answer, *, histograms: bool) -> pb.ListMetricsResponse:
     """Encode series."""
     return pb.ListMetricsResponse(
-        granularity=pb.Granularity.Name(answer.granularity.value),
+        granularity=_GRANULARITIES[answer.granularity],
         from_time=_timestamp(answer.window.from_time),
         to_time=_timestamp(answer.window.to_time),
         series=[_series(one, histograms=histograms) for one in answer.series],
@@ -59,10 +64,16 @@ def list_response(answer: Answer, *, histograms: bool) -> pb.ListMetricsResponse
     )
 
 
-def live_parts(live: tuple[Sequence[Totals], Totals]) -> dict[str, Iterable[pb.MetricsPoint] | pb.MetricsPoint]:
-    """Encode the last minutes: the fields of a GetRealtimeMetricsResponse and of a WatchMetricsResponse."""
+def realtime_response(live: Live) -> pb.GetRealtimeMetricsResponse:
+    """Encode the last minutes."""
     points, total = live
-    return {"points": [_point(point) for point in points], "total": _point(total)}
+    return pb.GetRealtimeMetricsResponse(points=map(_point, points), total=_point(total))
+
+
+def watch_response(live: Live) -> pb.WatchMetricsResponse:
+    """Encode the last minutes for a watcher."""
+    points, total = live
+    return pb.WatchMetricsResponse(points=map(_point, points), total=_point(total))
 
 
 def _series(series: Series, *, histograms: bool) -> pb.MetricsSeries:

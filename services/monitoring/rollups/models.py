@@ -16,9 +16,9 @@ from services.monitoring.rollups.latency import Latencies
 MAX_ERROR_CODES = 100
 OTHER_ERRORS = "OTHER"
 """Stands for the error codes of a span beyond the most frequent ones."""
+EXACT = Context(prec=1_000)
+"""Rounds nothing that is summed here."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Wide enough for every sum of doubles, of which PostgreSQL takes 15 digits each.
-_exact = Context(prec=1_000)
 
 
 class Granularity(enum.Enum):
@@ -109,7 +109,7 @@ class Counts:
 
 def exact_sum(values: Iterable[Decimal]) -> Decimal:
     """Add up without rounding."""
-    return reduce(_exact.add, values, Decimal())
+    return reduce(EXACT.add, values, Decimal())
 
 
 def most_frequent(errors: Mapping[str, int]) -> dict[str, int]:

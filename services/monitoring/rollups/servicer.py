@@ -41,7 +41,7 @@ class MetricsServicer(metrics_pb2_grpc.MetricsServiceServicer):
     ) -> pb.GetRealtimeMetricsResponse:
         """Give the last minutes."""
         live = self._metrics.live(*subject_from(request))
-        return pb.GetRealtimeMetricsResponse(**convert.live_parts(live))
+        return convert.realtime_response(live)
 
     def WatchMetrics(
         self, request: pb.WatchMetricsRequest, context: grpc.ServicerContext
@@ -52,7 +52,7 @@ class MetricsServicer(metrics_pb2_grpc.MetricsServiceServicer):
         if not context.add_callback(gone.set):
             return
         while not gone.is_set():
-            yield pb.WatchMetricsResponse(**convert.live_parts(self._metrics.live(*subject)))
+            yield convert.watch_response(self._metrics.live(*subject))
             gone.wait(interval_s)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
@@ -14,7 +14,7 @@ from psycopg.rows import DictRow
 from services.monitoring.ids import first_id
 from services.monitoring.models import Window
 from services.monitoring.rollups.latency import BIN_WIDTH, ZERO_BIN, Latencies
-from services.monitoring.rollups.models import Counts, exact_sum, most_frequent
+from services.monitoring.rollups.models import EXACT, Counts, exact_sum, most_frequent
 from services.monitoring.store.inferences import JUDGED
 
 Place = tuple[str, datetime]
@@ -25,25 +25,53 @@ monitoring.inferences
 WHERE inference_id >= %(first_id)s AND inference_id < %(end_id)s
   AND model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)
 """
+_PARTS = 2**52
+_LONGEST_MS = 9e18
 _START = "date_bin(%(step)s, event_time, '1970-01-01 00:00:00+00') AS start_time"
 
-# Sums are numeric, see the migration. The bins are those of `latency`.
+# Sums of doubles depend on their order, and exact numerics take ten times as long: so whole ms and 2^-52 of one are
+# summed as integers, by which no double from 1 ms on is rounded. Nobody waits for longer than _LONGEST_MS.
+# Without MATERIALIZED the planner takes every latency for a group of its own, and sorts them all.
 _PREDICTIONS = f"""
+WITH event AS MATERIALIZED (
+    SELECT
+        version, {_START}, error_code, row_count, latency_ms, confidence,
+        CASE
+            WHEN error_code <> '' THEN NULL
+            WHEN latency_ms = 0 THEN {ZERO_BIN}
+            ELSE ceil(ln(latency_ms) / %(bin_width)s::double precision)::integer
+        END AS latency_bin
+    FROM {_EVENTS}
+),
+alike AS (
+    SELECT
+        version, start_time, error_code, latency_bin,
+        count(*) AS inference_count,
+        sum(row_count) AS row_count,
+        sum(trunc(least(latency_ms, {_LONGEST_MS}))::bigint) AS latency_whole_ms,
+        sum(((latency_ms - trunc(latency_ms)) * {_PARTS})::bigint) AS latency_parts,
+        max(latency_ms) AS latency_max_ms,
+        count(confidence) AS confidence_count,
+        sum((confidence * {_PARTS})::bigint) AS confidence_parts
+    FROM event
+    GROUP BY version, start_time, error_code, latency_bin
+)
 SELECT
-    version, {_START}, error_code,
-    CASE
-        WHEN error_code <> '' THEN NULL
-        WHEN latency_ms = 0 THEN {ZERO_BIN}
-        ELSE ceil(ln(latency_ms) / %(bin_width)s::double precision)::integer
-    END AS latency_bin,
-    count(*) AS inference_count,
-    sum(row_count) AS row_count,
-    sum(latency_ms::numeric) AS latency_sum_ms,
-    max(latency_ms) AS latency_max_ms,
-    count(confidence) AS confidence_count,
-    coalesce(sum(confidence::numeric), 0) AS confidence_sum
-FROM {_EVENTS}
-GROUP BY 1, 2, 3, 4
+    version, start_time,
+    sum(inference_count)::bigint AS inference_count,
+    coalesce(sum(inference_count) FILTER (WHERE error_code <> ''), 0)::bigint AS error_count,
+    sum(row_count)::bigint AS row_count,
+    array_agg(error_code) FILTER (WHERE error_code <> '') AS error_codes,
+    array_agg(inference_count) FILTER (WHERE error_code <> '') AS error_counts,
+    array_agg(latency_bin ORDER BY latency_bin) FILTER (WHERE error_code = '') AS latency_bins,
+    array_agg(inference_count ORDER BY latency_bin) FILTER (WHERE error_code = '') AS latency_counts,
+    sum(latency_whole_ms) FILTER (WHERE error_code = '') AS latency_whole_ms,
+    sum(latency_parts) FILTER (WHERE error_code = '') AS latency_parts,
+    max(latency_max_ms) FILTER (WHERE error_code = '') AS latency_max_ms,
+    sum(confidence_count)::bigint AS confidence_count,
+    sum(confidence_parts) AS confidence_parts
+FROM alike
+GROUP BY version, start_time
 """  # noqa: S608 - the braces are constants of ours
 
 # The latest feedback of each row stands. It may speak of a time before the prediction, which is no negative lag.
@@ -84,10 +112,9 @@ def count(
         "step": step,
         "bin_width": BIN_WIDTH,
     }
-    tallies: dict[Place, _Tally] = {}
+    found: dict[Place, Counts] = {}
     for row in connection.execute(_PREDICTIONS, values):
-        tallies.setdefault((row["version"], row["start_time"]), _Tally()).add(row)
-    found = {place: tally.counts() for place, tally in tallies.items()}
+        found[row["version"], row["start_time"]] = _counts(row)
     if not found:
         return found
     for row in connection.execute(_FEEDBACK, values):
@@ -96,45 +123,21 @@ def count(
     return found
 
 
-@dataclass(slots=True)
-class _Tally:
-    """The groups of one place, as they come."""
+def _counts(row: Mapping[str, Any]) -> Counts:
+    errors = dict(zip(row["error_codes"] or (), row["error_counts"] or (), strict=True))
+    return Counts(
+        inference_count=row["inference_count"],
+        error_count=row["error_count"],
+        row_count=row["row_count"],
+        errors=most_frequent(errors),
+        latencies=Latencies(tuple(row["latency_bins"] or ()), tuple(row["latency_counts"] or ())),
+        latency_sum_ms=exact_sum([row["latency_whole_ms"] or Decimal(), _of_parts(row["latency_parts"])]),
+        latency_max_ms=row["latency_max_ms"],
+        confidence_count=row["confidence_count"],
+        confidence_sum=_of_parts(row["confidence_parts"]),
+    )
 
-    inference_count: int = 0
-    error_count: int = 0
-    row_count: int = 0
-    confidence_count: int = 0
-    errors: dict[str, int] = field(default_factory=dict)
-    bins: dict[int, int] = field(default_factory=dict)
-    latency_sums: list[Decimal] = field(default_factory=list)
-    confidence_sums: list[Decimal] = field(default_factory=list)
-    greatest: list[float] = field(default_factory=list)
 
-    def add(self, row: Mapping[str, Any]) -> None:
-        """Take a group in: predictions that failed alike, or that took alike long."""
-        count = row["inference_count"]
-        self.inference_count += count
-        self.row_count += row["row_count"]
-        self.confidence_count += row["confidence_count"]
-        self.confidence_sums.append(row["confidence_sum"])
-        if row["error_code"]:
-            self.error_count += count
-            self.errors[row["error_code"]] = count
-            return
-        self.bins[row["latency_bin"]] = count
-        self.latency_sums.append(row["latency_sum_ms"])
-        self.greatest.append(row["latency_max_ms"])
-
-    def counts(self) -> Counts:
-        """Give them all."""
-        return Counts(
-            inference_count=self.inference_count,
-            error_count=self.error_count,
-            row_count=self.row_count,
-            errors=most_frequent(self.errors),
-            latencies=Latencies.of(self.bins),
-            latency_sum_ms=exact_sum(self.latency_sums),
-            latency_max_ms=max(self.greatest, default=None),
-            confidence_count=self.confidence_count,
-            confidence_sum=exact_sum(self.confidence_sums),
-        )
+def _of_parts(parts: Decimal | None) -> Decimal:
+    """Give what so many parts of one are."""
+    return EXACT.divide(parts, _PARTS) if parts else Decimal()
