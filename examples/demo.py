@@ -1,4 +1,4 @@
-"""The main job, end to end, on real input: train, register, serve, predict, score, roll out, roll back.
+"""The main job, end to end, on real input: train, register, serve, predict, score, roll out, roll back, watch.
 
 `make demo` runs it on a suite of its own, in a temporary folder and on free ports, and leaves nothing behind.
 """
@@ -9,28 +9,25 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import grpc
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
 import penstock
 from examples.iris import COLUMNS, IrisModel, train
+from examples.telling import check, console, say, step, wait_until
+from examples.watching import QUICK, watch
 from penstock.api.monitoring.v1.monitoring_pb2 import GetMetricsResponse
 from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, STAGE_UNSPECIFIED, Stage
 from penstock.cli.embedded.folder import DataFolder
 from services.inference.oip import open_inference_pb2 as oip
 from services.inference.oip.open_inference_pb2_grpc import GRPCInferenceServiceStub
 
-console = Console()
-Result = TypeVar("Result")
 PENSTOCK = Path(sys.executable).with_name("penstock")
 FREE_PORTS = {
     f"PENSTOCK_{name}_PORT": "0"
@@ -60,12 +57,13 @@ def main() -> None:
             predict_by_open_inference(addresses["inference"], model)
             score(client, model, predictions)
             roll_out_and_back(client, model)
+            watch(client, model)
 
 
 @contextmanager
 def suite(folder: Path) -> Iterator[dict[str, str]]:
     """Run `penstock up` for the block; gives where the services listen."""
-    environment = {**os.environ, **FREE_PORTS}
+    environment = {**os.environ, **FREE_PORTS, **QUICK}
     console.rule("[bold]penstock up")
     up = [str(PENSTOCK), "up", "--detach", "--data-dir", str(folder)]
     subprocess.run(up, env=environment, stdout=subprocess.DEVNULL, check=True)  # its advice is for suites that stay
@@ -164,26 +162,6 @@ def roll_out_and_back(client: penstock.Client, model: IrisModel) -> None:
     console.print(table)
 
 
-def step(title: str, work: Callable[[], Result]) -> Result:
-    """Do a part, and say how long it took."""
-    began = time.perf_counter()
-    result = work()
-    console.print(f"[cyan]▸[/] {title} [dim]({time.perf_counter() - began:.2f} s)[/]")
-    return result
-
-
-def say(text: str) -> None:
-    """Print a detail."""
-    console.print(f"  [dim]{text}[/]")
-
-
-def check(what: str, found: int, expected: int) -> None:
-    """Print a comparison, and stop the demo where it does not hold."""
-    if found != expected:
-        sys.exit(f"{what}: {found} of {expected}")
-    console.print(f"  [green]✓[/] {what}: {found} of {expected}")
-
-
 def stage(value: Stage.ValueType) -> str:
     """Name a stage as people do."""
     return "" if value == STAGE_UNSPECIFIED else Stage.Name(value).removeprefix("STAGE_").lower()
@@ -209,15 +187,6 @@ def wait_until_counted(client: penstock.Client, at_least: int) -> GetMetricsResp
         lambda: client.monitoring.get_metrics("iris").inference_count >= at_least, "the events do not reach monitoring"
     )
     return client.monitoring.get_metrics("iris")
-
-
-def wait_until(met: Callable[[], bool], otherwise: str) -> None:
-    """Look until it is so, for 30 seconds at most."""
-    deadline = time.monotonic() + 30
-    while not met():
-        if time.monotonic() > deadline:
-            sys.exit(otherwise)
-        time.sleep(0.05)
 
 
 def show(metrics: GetMetricsResponse) -> None:

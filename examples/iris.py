@@ -21,12 +21,14 @@ COLUMNS = ("sepal_length", "sepal_width", "petal_length", "petal_width")
 
 @dataclass(frozen=True)
 class IrisModel:
-    """A trained model, its ONNX file, and the 38 rows that it has not seen."""
+    """A trained model, its ONNX file, the 38 rows that it has not seen, and the 112 that it has, with their labels."""
 
     classifier: Any
     onnx: bytes
     rows: NDArray[np.float32]
     labels: NDArray[np.int64]
+    seen: NDArray[np.float32]
+    seen_labels: NDArray[np.int64]
 
 
 def train(*, regularisation: float) -> IrisModel:
@@ -39,7 +41,9 @@ def train(*, regularisation: float) -> IrisModel:
     classifier = make_pipeline(StandardScaler(), LogisticRegression(C=regularisation, max_iter=500))
     classifier.fit(seen, seen_labels)
     graph = to_onnx(classifier, features[:1], options={"zipmap": False}, target_opset=17)
-    return IrisModel(classifier, graph.SerializeToString(), held_out, labels.astype(np.int64))
+    return IrisModel(
+        classifier, graph.SerializeToString(), held_out, labels.astype(np.int64), seen, seen_labels.astype(np.int64)
+    )
 
 
 if __name__ == "__main__":

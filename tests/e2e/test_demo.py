@@ -16,8 +16,20 @@ CHECKS = (
     "✓ answers equal scikit-learn's own: 38 of 38",
     "✓ answers equal scikit-learn's own: 38 of 38",
     "✓ rows judged right, as counted here:",
+    "✓ features compared: 4 of 4",
+    "✓ version, check and request hang together: 3 of 3",
+    "✓ the alert leads to the version that answered: 1 of 1",
 )
-MOVES = ("iris 2.0.0 answers now", "iris 1.0.0 answers again", "history of iris")
+MOVES = (
+    "iris 2.0.0 answers now",
+    "iris 1.0.0 answers again",
+    "history of iris",
+    "petal_length has drifted",
+    "The rule fires: iris 1.0.0: effect in the latest check is",
+    "acknowledged by anonymous: the ruler is being looked for",
+    "A retraining is asked for, since 188 flowers have a label by now",
+    "was checked → A check of iris 1.0.0 for drift",
+)
 
 
 @pytest.mark.slow

@@ -76,7 +76,7 @@ UPDATE monitoring.profile_attachments
 SET recount_day = CASE WHEN recount_day > %(first_day)s THEN recount_day - 1 END
 WHERE model = %(model)s AND version = %(version)s
 """
-_WAITING = "SELECT count(*) AS marks FROM (SELECT FROM monitoring.profile_marks LIMIT %(limit)s) AS some"
+_WAITING = "SELECT count(*) AS marks FROM (SELECT FROM monitoring.profile_marks LIMIT %(limit)s) AS waiting"
 
 _ATTACHED = "SELECT profile_id FROM monitoring.profile_attachments WHERE model = %(model)s AND version = %(version)s"
 _GONE = "SELECT EXISTS (SELECT FROM monitoring.dropped_days WHERE table_name = 'inferences' AND day >= %s) AS gone"
