@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+from prometheus_client import CollectorRegistry
+
 from penstock.ids import uuid7
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.outbox import Outbox
@@ -18,6 +20,7 @@ from services.monitoring.alerts.alerts import Alerts
 from services.monitoring.alerts.evaluation import Evaluation
 from services.monitoring.alerts.keeping import Keeping
 from services.monitoring.alerts.ledger import Ledger
+from services.monitoring.alerts.metrics import JudgingMetrics
 from services.monitoring.alerts.models import Alert, AlertFilters, RequestKey, Rule, RuleDraft, SilenceDraft
 from services.monitoring.alerts.rules import Rules
 from services.monitoring.alerts.silences import Silences
@@ -88,7 +91,9 @@ class Replica:
         self.channels.keep_while(self.rules.naming)
         self.alerts = Alerts(store, clock)
         self.silences = Silences(store, clock)
-        self.evaluation = Evaluation(store, readings.sources, ledger, clock, longest_gap=GAP)
+        self.registry = CollectorRegistry()
+        metrics = JudgingMetrics(self.registry)
+        self.evaluation = Evaluation(store, readings.sources, ledger, metrics, clock, longest_gap=GAP)
         self.keeping = Keeping(store, clock, kept=timedelta(days=365))
 
     def new_turn(self) -> Turn:

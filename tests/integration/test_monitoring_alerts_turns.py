@@ -23,6 +23,7 @@ TURN = 15 * SECOND
 BAD, GOOD = counted(50), counted(1)
 OLD, WINE = Target("iris", "0.9.0"), Target("wine", "1")
 TOLD = ("ops",)
+LAST_TURN = "penstock_monitoring_alert_last_turn_time_seconds"
 WAITING = """
 SELECT count(*) AS count FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
@@ -341,8 +342,11 @@ def test_a_rule_that_cannot_be_judged_keeps_nobody_from_the_others(replica: Repl
 
     replica.create(draft(name="a", window=HOUR))
     replica.create(draft(name="b"))
-    Replica(replica.database, Slow({IRIS: Counts()}), replica.clock).turn()
+    slow = Replica(replica.database, Slow({IRIS: Counts()}), replica.clock)
+    slow.turn()
     assert [alert.rule_name for alert in replica.listed()] == ["b"]
+    assert slow.registry.get_sample_value("penstock_monitoring_alert_rules_not_judged_total") == 1
+    assert slow.registry.get_sample_value(LAST_TURN) == replica.clock.now.timestamp()
 
 
 def test_a_turn_ends_when_the_service_does(replica: Replica) -> None:
@@ -352,6 +356,7 @@ def test_a_turn_ends_when_the_service_does(replica: Replica) -> None:
     turn._stopping.set()
     replica.evaluation.take(turn)
     assert replica.listed() == []
+    assert replica.registry.get_sample_value(LAST_TURN) == 0
 
 
 def test_a_channel_that_is_not_there_is_refused_and_one_that_a_rule_tells_is_not_deleted(replica: Replica) -> None:

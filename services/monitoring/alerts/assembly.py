@@ -10,6 +10,7 @@ from services.monitoring.alerts.alerts import Alerts
 from services.monitoring.alerts.evaluation import Evaluation
 from services.monitoring.alerts.keeping import Keeping
 from services.monitoring.alerts.ledger import Ledger
+from services.monitoring.alerts.metrics import JudgingMetrics
 from services.monitoring.alerts.rules import Rules
 from services.monitoring.alerts.servicer import service
 from services.monitoring.alerts.silences import Silences
@@ -31,7 +32,8 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.alerts = Alerts(store, clock)
     interval = timedelta(milliseconds=settings.alert_interval_ms)
     sources = Sources(parts.metrics, parts.drift, parts.quality)
-    evaluation = Evaluation(store, sources, ledger, clock, longest_gap=max(4 * interval, _MIN_GAP))
+    metrics = JudgingMetrics(parts.registry)
+    evaluation = Evaluation(store, sources, ledger, metrics, clock, longest_gap=max(4 * interval, _MIN_GAP))
     parts.chores.add("alerts", evaluation.take, interval_s=interval.total_seconds())
     keeping = Keeping(store, clock, kept=timedelta(days=settings.alert_retention_days))
     parts.chores.add("alerts.keeping", keeping.take, interval_s=KEEPING_INTERVAL_S)

@@ -15,6 +15,7 @@ from services.monitoring.alerts import life
 from services.monitoring.alerts.conditions import in_words, judge
 from services.monitoring.alerts.ledger import Ledger
 from services.monitoring.alerts.life import Birth, Finding, Moment, Step, Verdict
+from services.monitoring.alerts.metrics import JudgingMetrics
 from services.monitoring.alerts.models import Alert, Rule, Target
 from services.monitoring.alerts.sources import Sources
 from services.monitoring.alerts.store.transaction import AlertStore
@@ -52,12 +53,20 @@ class Evaluation:
     """The chore. Any number of replicas may do it at once: a rule's row is locked while its alerts change."""
 
     def __init__(
-        self, store: AlertStore, sources: Sources, ledger: Ledger, clock: Clock, *, longest_gap: timedelta
+        self,
+        store: AlertStore,
+        sources: Sources,
+        ledger: Ledger,
+        metrics: JudgingMetrics,
+        clock: Clock,
+        *,
+        longest_gap: timedelta,
     ) -> None:
         """Only set up. `longest_gap` is the most that the time between two turns counts for."""
         self._store = store
         self._sources = sources
         self._ledger = ledger
+        self._metrics = metrics
         self._clock = clock
         self._longest_gap = longest_gap
 
@@ -68,26 +77,44 @@ class Evaluation:
             Unavailable: the database is away.
         """
         moment = Moment(self._clock(), self._longest_gap)
+        with self._metrics.turn_seconds.time():
+            done = self._judge(moment, turn)
+        if done:
+            self._metrics.last_turn.set(moment.time.timestamp())
+
+    def _judge(self, moment: Moment, turn: Turn) -> bool:
+        """Judge every rule; False where the turn ended before."""
         with self._store.read() as tables:
             rules, opened = tables.rules.all(), tables.alerts.open_targets()
         book, values = RuleBook(rules), Values(self._sources, moment.time)
         for rule in rules:
-            if not turn.renew():
-                return
             try:
-                outcomes = self._outcomes(rule, book, values, opened.get(rule.id, set()))
+                outcomes = self._outcomes(rule, book, values, opened.get(rule.id, set()), turn)
+                if outcomes is None:
+                    return False
                 if outcomes:
                     self._keep(rule, outcomes, moment)
             except Unavailable:
                 raise
             except DomainError as error:
+                self._metrics.not_judged.inc()
                 _log.warning("rule not judged", rule=rule.name, reason=error.reason, message=error.message)
+        return True
 
-    def _outcomes(self, rule: Rule, book: RuleBook, values: Values, opened: set[Target]) -> dict[Target, Outcome]:
-        """Say what the rule makes of each version; of those without an open alert, only where its condition holds."""
+    def _outcomes(
+        self, rule: Rule, book: RuleBook, values: Values, opened: set[Target], turn: Turn
+    ) -> dict[Target, Outcome] | None:
+        """Say what the rule makes of each version; of those without an open alert, only where its condition holds.
+
+        None: the turn has ended.
+        """
+        if not turn.renew():
+            return None
         targets = opened | (values.targets(rule) if rule.enabled else set())
         outcomes: dict[Target, Outcome] = {}
         for target in sorted(targets, key=str):
+            if not turn.renew():
+                return None
             outcome = _outcome(rule, target, book, values)
             if target in opened or (isinstance(outcome, Finding) and outcome.verdict is Verdict.HOLDS):
                 outcomes[target] = outcome
