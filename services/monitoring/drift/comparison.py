@@ -8,7 +8,7 @@ from statistics import median
 
 import numpy as np
 
-from services.monitoring.configuration.models import DriftGate
+from services.monitoring.configuration.models import DriftConfiguration, DriftGate
 from services.monitoring.drift import concept, embeddings, features, gates, sentences
 from services.monitoring.drift.adjustment import adjusted
 from services.monitoring.drift.distances import OUTSIDE, of_feature
@@ -25,8 +25,9 @@ from services.monitoring.drift.models import (
 )
 from services.monitoring.profiles.models import FeatureKind, FeatureReference, LiveFeature, LiveWindow, Reference
 
-FEWEST_EFFECTIVE_ROWS = 25.0
-FEWEST_USERS = 5.0
+FEWEST_EFFECTIVE_ROWS = 40.0
+DEFAULT_MIN_ROWS = DriftConfiguration().min_rows
+FEWEST_USERS = 7.0
 ACCURACY = "accuracy"
 
 
@@ -83,14 +84,16 @@ def _view(reference: Reference, window: LiveWindow, rules: Rules) -> _View:
     tables = [features.table_of(reference.features[name], window.features[name]) for name in binned]
     likeness = features.likeness_of(tables, window)
     measured = features.measure(tables, likeness)
-    return _View(reference, window, rules, binned, vectors, likeness, measured, _wanting(likeness, rows))
+    return _View(reference, window, rules, binned, vectors, likeness, measured, _wanting(likeness, rows, rules))
 
 
-def _wanting(likeness: Likeness, rows: int) -> str:
+def _wanting(likeness: Likeness, rows: int, rules: Rules) -> str:
     if len(likeness.users) and likeness.user_parts < FEWEST_USERS:
         return sentences.too_few_users(rows, likeness.user_parts)
     effective = rows / likeness.in_time
-    return sentences.too_alike(rows, effective) if effective < FEWEST_EFFECTIVE_ROWS else ""
+    # Whoever asks for checks of fewer rows than by default gets them, where rows do not resemble each other.
+    fewest = FEWEST_EFFECTIVE_ROWS * min(1.0, rules.min_rows / DEFAULT_MIN_ROWS)
+    return sentences.too_alike(rows, effective) if effective < fewest else ""
 
 
 def _feature(view: _View, name: str) -> DriftResult:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
@@ -127,7 +128,7 @@ def likeness_of(tables: Sequence[Table], window: LiveWindow) -> Likeness:
         for table in tables
         if table.degrees > 0
     ]
-    factor = float(np.median(found)) if found and len(few) else 1.0
+    factor = median(found) if found and len(few) else 1.0
     fitting = time.first(replicates.wave_count(window.row_count, max(1.0, factor)))
     return Likeness(fitting, users, replicates.effective_parts(window.group_row_counts), factor)
 
@@ -144,17 +145,25 @@ def measure(tables: Sequence[Table], likeness: Likeness) -> Mapping[str, Measure
 
 
 def _surprise(tables: Sequence[Table], waves: Waves, parts: Sequence[Counts]) -> list[tuple[float, float]]:
-    """Give each feature's chance by rotation, and its overdispersion; without waves neither says anything."""
+    """Give each feature's chance by rotation, and its overdispersion; without waves neither says anything.
+
+    A feature that varies less than half of them do takes theirs: by chance a few clusters may leave a bin empty, and it
+    then looks as if it never varied (variances borrowed from each other: Smyth, Statistical Applications in Genetics
+    and Molecular Biology 3, 2004, article 3).
+    """
     if not tables or len(waves) < replicates.FEWEST:
         return [(0.0, 1.0)] * len(tables)
+    deviations = [waves.deviations(counts, table.shares) for table, counts in zip(tables, parts, strict=True)]
+    found = [replicates.overdispersion(each, table.weights) for table, each in zip(tables, deviations, strict=True)]
+    least = max(1.0, median(found))
     forms, dispersions = [], []
-    for table, counts in zip(tables, parts, strict=True):
-        deviations = waves.deviations(counts, table.shares)
-        dispersion = max(replicates.overdispersion(deviations, table.weights), _LEAST_DISPERSION)
+    for table, each, own in zip(tables, deviations, found, strict=True):
+        dispersion = max(own, least)
         n, m = int(table.reference.sum()), int(table.live.sum())
         # The reference's own chance is in the deviation and not in the window's parts.
-        shrunk = np.sqrt(m / (1 + table.reference_overdispersion * m / n / dispersion))
-        forms.append(rotation.form_of((table.live / m - table.shares) * shrunk, deviations, table.weights))
+        borrowed = max(own, _LEAST_DISPERSION) / dispersion
+        shrunk = np.sqrt(m * borrowed / (1 + table.reference_overdispersion * m / n / dispersion))
+        forms.append(rotation.form_of((table.live / m - table.shares) * shrunk, each, table.weights))
         dispersions.append(dispersion)
     chances = rotation.chances(np.asarray(forms))
     return [(float(p), phi) for p, phi in zip(chances, dispersions, strict=True)]

@@ -62,7 +62,7 @@ def _saddles(mu: Numbers) -> Numbers:
         middle = (low + high) / 2
         rises = (mu / (1 - 2 * middle[:, None] * mu)).sum(axis=1) > 0
         low, high = np.where(rises, low, middle), np.where(rises, middle, high)
-    return (low + high) / 2
+    return np.asarray((low + high) / 2)
 
 
 def _tail(mu: Numbers, saddle: Numbers) -> Numbers:
