@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 from penstock import Client
+from penstock.errors import FailedPrecondition, InvalidArgument, NotFound, PenstockError
 from penstock.retries import RetryPolicy
 from services.monitoring.settings import MonitoringSettings
 
+CallError = (PenstockError, OSError)
+"""What a call may raise; OSError where a file of ours can't be read."""
+
 TIMEOUT_S = 5.0
 """Of a call with its retries: a person waits for a lineage, and what is not answered in time is said to be missing."""
+
+_REFUSALS = (InvalidArgument, NotFound, FailedPrecondition)
+_OWN_TROUBLE = frozenset({"BROKEN_TOKEN_FILE", "BROKEN_TLS_FILES"})
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the other side said no for good. All else may pass, also that our own files are broken."""
+    return isinstance(error, _REFUSALS) and error.reason not in _OWN_TROUBLE
+
+
+def sentence_of(error: Exception) -> str:
+    """Say what went wrong, and its reason where it has one."""
+    return f"{error.message} ({error.reason})" if isinstance(error, PenstockError) else str(error)
 
 
 def client_of(settings: MonitoringSettings) -> Client:

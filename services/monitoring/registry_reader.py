@@ -10,7 +10,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock import Client
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.api.trainer.v1 import training_pb2 as trainer
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound
+from services.monitoring.clients import CallError, sentence_of
 
 NO_TRAINER = "no trainer is configured: set PENSTOCK_TRAINER_ADDRESS where monitoring runs"
 
@@ -78,7 +79,7 @@ class RegistryReader:
         self._check("registry")
         try:
             return _version(self._client.registry.get_version(model, version))
-        except PenstockError as error:
+        except CallError as error:
             raise self._missing("registry", error) from error
 
     def live_at(self, model: str, time: datetime) -> RegisteredVersion:
@@ -86,7 +87,7 @@ class RegistryReader:
         self._check("registry")
         try:
             return _version(self._client.registry.live_version(model, at=time).version)
-        except PenstockError as error:
+        except CallError as error:
             raise self._missing("registry", error) from error
 
     def run(self, run_id: str) -> TrainingRun:
@@ -94,17 +95,17 @@ class RegistryReader:
         self._check("trainer")
         try:
             return _run(self._client.training.get_run(run_id))
-        except PenstockError as error:
+        except CallError as error:
             raise self._missing("trainer", error) from error
 
     def _check(self, who: str) -> None:
         if who in self._silent:
             raise MissingError(self._silent[who])
 
-    def _missing(self, who: str, error: PenstockError) -> MissingError:
+    def _missing(self, who: str, error: Exception) -> MissingError:
         if isinstance(error, NotFound):
             return MissingError(f"the {who} does not know it: {error.message}", unknown=True)
-        self._silent[who] = f"the {who} gives no answer: {error.message}"
+        self._silent[who] = f"the {who} gives no answer: {sentence_of(error)}"
         return MissingError(self._silent[who])
 
 

@@ -268,6 +268,16 @@ def test_what_cannot_be_asked_is_missing_and_says_why(clone_database: Callable[[
         assert "no trainer is configured" in run.missing
 
 
+def test_a_registry_that_cannot_be_asked_for_want_of_a_key_is_missing_too(
+    clone_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    with serve_retraining(clone_database("monitoring"), service_token_file=tmp_path / "token") as here:
+        event = new_event()
+        here.monitoring.record(event)
+        (version,) = ask(here, inference_id=event.inference_id).of("VERSION")
+        assert "No such file" in version.missing
+
+
 def test_a_version_that_the_registry_does_not_know_is_shown_as_that(suite: Suite) -> None:
     event = new_event(model="stranger", version="9")
     suite.monitoring.monitoring.record(event)

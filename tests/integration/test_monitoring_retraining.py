@@ -91,6 +91,22 @@ def test_an_approved_request_waits_for_a_trainer_and_says_so(
     assert len(trainer.runs) == 1, "asked again and again, it is one run"
 
 
+def test_a_key_that_is_not_there_yet_is_waited_for(
+    clone_database: Callable[[str], str], trainer: ScriptedTrainer, tmp_path: Path
+) -> None:
+    file = tmp_path / "token"
+    with serve_retraining(
+        clone_database("monitoring"), trainer_address=trainer.address, service_token_file=file
+    ) as there:
+        asked = there.create(force=True)
+        there.approve(asked.id)
+        eventually(lambda: "No such file" in there.get(asked.id).message)
+        file.write_text("\n")
+        eventually(lambda: "BROKEN_TOKEN_FILE" in there.get(asked.id).message)
+        file.write_text("pk_made\n")
+        there.becomes(asked.id, "TRAINING")
+
+
 def test_a_run_is_found_again_by_a_service_that_was_killed_between_asking_and_writing(
     there: Retraining, trainer: ScriptedTrainer
 ) -> None:
@@ -136,6 +152,7 @@ def test_what_the_trainer_refuses_or_forgets_fails(there: Retraining, trainer: S
     assert "RUN_NOT_FOUND" in there.becomes(asked.id, "FAILED").message
 
 
+@pytest.mark.slow
 def test_safety_keeps_people_from_asking_too_often_or_on_too_little(
     there: Retraining, trainer: ScriptedTrainer
 ) -> None:
@@ -241,6 +258,7 @@ def test_what_has_just_expired_is_not_approved_though_nobody_has_swept_it_yet(
         assert state_of(here.get(asked.id)) == "PENDING"
 
 
+@pytest.mark.slow
 def test_two_replicas_hand_each_request_over_once(
     clone_database: Callable[[str], str], trainer: ScriptedTrainer
 ) -> None:
@@ -350,6 +368,7 @@ def test_what_is_found_on_too_few_labels_raises_nothing(here: Retraining) -> Non
     assert here.listed() == []
 
 
+@pytest.mark.slow
 def test_the_calendar_raises_requests(here: Retraining) -> None:
     here.label(1, version="4")
     here.configure(min_labels=1, schedule_interval="30d")
@@ -358,6 +377,7 @@ def test_the_calendar_raises_requests(here: Retraining) -> None:
     assert (reason_of(found[0]), found[0].version) == ("SCHEDULED", "4")
 
 
+@pytest.mark.slow
 def test_an_error_rate_raises_a_request_for_the_version_that_fails(here: Retraining) -> None:
     here.configure(min_labels=0)
     here.monitoring.record(*(new_event(version="4", error_code="MODEL_FAILED") for _ in range(49)))

@@ -9,16 +9,14 @@ from datetime import datetime
 import structlog
 
 from penstock.api.trainer.v1 import training_pb2 as pb
-from penstock.errors import FailedPrecondition, InvalidArgument, NotFound, PenstockError
 from penstock.training import TrainingClient
 from services.monitoring.chores import Turn
+from services.monitoring.clients import CallError, is_refusal, sentence_of
 from services.monitoring.retraining.models import Request, State, Step
 from services.monitoring.retraining.store.requests import RequestStore
 
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
-REFUSALS = (InvalidArgument, NotFound, FailedPrecondition)
-"""What the trainer says no to for good; whatever else goes wrong may pass, and is tried again."""
 NO_TRAINER = "It waits for a trainer: none is configured. Set PENSTOCK_TRAINER_ADDRESS where monitoring runs."
 MAX_MESSAGE_CHARS = 1_000
 _CHUNK = 100
@@ -69,11 +67,11 @@ class Trainings:
                 note=request.decision_note,
                 request_id=str(request.id),
             )
-        except REFUSALS as error:
-            self._move(request, State.FAILED, f"The trainer refused: {error.message} ({error.reason})")
-        except PenstockError as error:
-            self._say(request, f"It waits for the trainer, which gives no answer: {error.message}")
-            return False
+        except CallError as error:
+            if not is_refusal(error):
+                self._say(request, f"It waits for the trainer, which gives no answer: {sentence_of(error)}")
+                return False
+            self._move(request, State.FAILED, f"The trainer refused: {sentence_of(error)}")
         else:
             self._move(request, State.TRAINING, _standing_of(run), training_run_id=run.id, train_time=self._clock())
         return True
@@ -85,11 +83,11 @@ class Trainings:
             return True
         try:
             run = self._trainer.get_run(request.training_run_id)
-        except REFUSALS as error:
-            self._move(request, State.FAILED, f"The trainer no longer knows the run: {error.message} ({error.reason})")
-        except PenstockError as error:
-            self._say(request, f"The trainer gives no answer: {error.message}")
-            return False
+        except CallError as error:
+            if not is_refusal(error):
+                self._say(request, f"The trainer gives no answer: {sentence_of(error)}")
+                return False
+            self._move(request, State.FAILED, f"The trainer no longer knows the run: {sentence_of(error)}")
         else:
             self._note(request, run)
         return True
