@@ -108,8 +108,12 @@ class Replica:
     def create(self, draft: RuleDraft) -> Rule:
         """Make a rule, and the channels that it tells."""
         for channel in draft.channels:
-            self.execute(_CHANNEL, name=channel)
+            self.create_channel(channel)
         return self.rules.create(draft, RequestKey("ada", "CreateAlertRule", "", ""))
+
+    def create_channel(self, name: str) -> None:
+        """Make a channel, where there is none of that name."""
+        self.execute(_CHANNEL, name=name)
 
     def silence(self, length: timedelta, **matching: Any) -> UUID:
         """Silence alerts from now on."""
