@@ -23,7 +23,8 @@ CREATE TABLE {schema}.{table} (
     CONSTRAINT {table}_end CHECK ((state = 'WAITING') = (end_time IS NULL))
 );
 CREATE INDEX {table}_queue ON {schema}.{table} (attempt, put_number) WHERE state = 'WAITING';
-CREATE INDEX {table}_held ON {schema}.{table} (destination, hold_time) WHERE state = 'WAITING';
+CREATE INDEX {table}_waiting ON {schema}.{table} (destination) WHERE state = 'WAITING';
+CREATE INDEX {table}_held ON {schema}.{table} (hold_time) WHERE state = 'WAITING' AND hold_time IS NOT NULL;
 CREATE INDEX {table}_tried ON {schema}.{table} (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
 CREATE INDEX {table}_arrived ON {schema}.{table} (destination, end_time DESC) WHERE state = 'DELIVERED';
 CREATE INDEX {table}_ended ON {schema}.{table} (state, end_time) WHERE end_time IS NOT NULL;

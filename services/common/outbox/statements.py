@@ -34,11 +34,10 @@ WHERE message_id = (
     SELECT waiting.message_id FROM {table} waiting
     WHERE waiting.state = 'WAITING' AND waiting.due_time <= clock_timestamp()
       AND (waiting.attempt = 0 OR waiting.give_up_time > clock_timestamp())
-      AND NOT EXISTS (
-          SELECT FROM {table} held
-          WHERE held.destination = waiting.destination AND held.state = 'WAITING'
-            AND held.hold_time > clock_timestamp()
-      )
+      AND waiting.destination <> ALL (ARRAY(
+          SELECT held.destination FROM {table} held
+          WHERE held.state = 'WAITING' AND held.hold_time > (SELECT clock_timestamp())
+      ))
     ORDER BY waiting.attempt, waiting.put_number FOR UPDATE OF waiting SKIP LOCKED LIMIT 1
 )
 RETURNING message_id, destination, body, put_time, attempt, token

@@ -21,7 +21,8 @@ CREATE TABLE monitoring.outbox (
     CONSTRAINT outbox_end CHECK ((state = 'WAITING') = (end_time IS NULL))
 );
 CREATE INDEX outbox_queue ON monitoring.outbox (attempt, put_number) WHERE state = 'WAITING';
-CREATE INDEX outbox_held ON monitoring.outbox (destination, hold_time) WHERE state = 'WAITING';
+CREATE INDEX outbox_waiting ON monitoring.outbox (destination) WHERE state = 'WAITING';
+CREATE INDEX outbox_held ON monitoring.outbox (hold_time) WHERE state = 'WAITING' AND hold_time IS NOT NULL;
 CREATE INDEX outbox_tried ON monitoring.outbox (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
 CREATE INDEX outbox_arrived ON monitoring.outbox (destination, end_time DESC) WHERE state = 'DELIVERED';
 CREATE INDEX outbox_ended ON monitoring.outbox (state, end_time) WHERE end_time IS NOT NULL;
