@@ -36,6 +36,8 @@ FREE_PORTS = {
         "REGISTRY_METRICS",
         "INFERENCE",
         "INFERENCE_METRICS",
+        "JOBS",
+        "JOBS_METRICS",
         "MONITORING",
         "MONITORING_METRICS",
         "POSTGRES",
