@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from threading import BoundedSemaphore
+from typing import TypeVar
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
@@ -13,6 +16,10 @@ from penstock.api.trainer.v1 import training_pb2 as trainer
 from penstock.errors import NotFound
 from services.monitoring.clients import CallError, sentence_of
 
+T = TypeVar("T")
+PLACES = 4
+"""Questions to others at once."""
+PLACE_WAIT_S = 0.5
 NO_TRAINER = "no trainer is configured: set PENSTOCK_TRAINER_ADDRESS where monitoring runs"
 
 
@@ -68,39 +75,37 @@ class RegistryReader:
     """Asks for one answer, one person's question: who gives none is not asked again.
 
     Both are asked with this service's key, and with seconds of patience: a lineage without them is better than none.
+    `places` are shared by all questions: those that wait for a deaf registry leave threads for feedback and events.
     """
 
-    def __init__(self, client: Client, *, with_trainer: bool) -> None:
+    def __init__(self, client: Client, places: BoundedSemaphore, *, with_trainer: bool) -> None:
         self._client = client
+        self._places = places
         self._silent: dict[str, str] = {} if with_trainer else {"trainer": NO_TRAINER}
 
     def version(self, model: str, version: str) -> RegisteredVersion:
         """Give a version; raises MissingError."""
-        self._check("registry")
-        try:
-            return _version(self._client.registry.get_version(model, version))
-        except CallError as error:
-            raise self._missing("registry", error) from error
+        return _version(self._ask("registry", lambda: self._client.registry.get_version(model, version)))
 
     def live_at(self, model: str, time: datetime) -> RegisteredVersion:
         """Give the version that was in PRODUCTION at a time; raises MissingError."""
-        self._check("registry")
-        try:
-            return _version(self._client.registry.live_version(model, at=time).version)
-        except CallError as error:
-            raise self._missing("registry", error) from error
+        return _version(self._ask("registry", lambda: self._client.registry.live_version(model, at=time).version))
 
     def run(self, run_id: str) -> TrainingRun:
         """Give a run; raises MissingError."""
-        self._check("trainer")
-        try:
-            return _run(self._client.training.get_run(run_id))
-        except CallError as error:
-            raise self._missing("trainer", error) from error
+        return _run(self._ask("trainer", lambda: self._client.training.get_run(run_id)))
 
-    def _check(self, who: str) -> None:
+    def _ask(self, who: str, call: Callable[[], T]) -> T:
         if who in self._silent:
             raise MissingError(self._silent[who])
+        if not self._places.acquire(timeout=PLACE_WAIT_S):
+            raise MissingError(f"many wait for an answer of the {who} at this moment; ask again")
+        try:
+            return call()
+        except CallError as error:
+            raise self._missing(who, error) from error
+        finally:
+            self._places.release()
 
     def _missing(self, who: str, error: Exception) -> MissingError:
         if isinstance(error, NotFound):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
 from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
 from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
 from penstock.api.trainer.v1 import training_pb2 as training
+from services.monitoring.registry_reader import PLACES
 from tests import quick_registry
 from tests.monitoring import TIMEOUT_S, eventually, labels, new_event, new_id, reason
 from tests.quick_registry import Registry
@@ -266,6 +269,24 @@ def test_what_cannot_be_asked_is_missing_and_says_why(clone_database: Callable[[
         """)
         (run,) = ask(here, retraining_request_id=raised.id).of("TRAINING_RUN")
         assert "no trainer is configured" in run.missing
+
+
+@pytest.mark.slow
+def test_a_registry_that_is_deaf_holds_no_more_than_a_few_questions(clone_database: Callable[[str], str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"127.0.0.1:{deaf.getsockname()[1]}"
+        with serve_retraining(clone_database("monitoring"), registry_address=address) as here:
+            event = new_event()
+            here.monitoring.record(event)
+
+            def missing(_: int) -> str:
+                (version,) = ask(here, inference_id=event.inference_id).of("VERSION")
+                return version.missing
+
+            with ThreadPoolExecutor(PLACES + 2) as threads:
+                said = list(threads.map(missing, range(PLACES + 2)))
+            assert sum("the registry gives no answer" in each for each in said) == PLACES
+            assert sum("many wait for an answer of the registry" in each for each in said) == 2
 
 
 def test_a_registry_that_cannot_be_asked_for_want_of_a_key_is_missing_too(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from threading import BoundedSemaphore
 
 from services.common.server import Service
 from services.monitoring.inferences import Inferences
@@ -11,7 +12,7 @@ from services.monitoring.lineage.lineages import Lineages
 from services.monitoring.lineage.servicer import LineageServicer, service
 from services.monitoring.lineage.store import LineageStore
 from services.monitoring.parts import Parts
-from services.monitoring.registry_reader import RegistryReader
+from services.monitoring.registry_reader import PLACES, RegistryReader
 from services.monitoring.retraining.store.related import RelatedRequests
 from services.monitoring.store.inferences import InferenceStore
 
@@ -23,6 +24,8 @@ def assemble(parts: Parts) -> Sequence[Service]:
         LineageStore(parts.database),
         parts.retraining,
         RelatedRequests(parts.database),
-        partial(RegistryReader, parts.client, with_trainer=bool(parts.settings.trainer_address)),
+        partial(
+            RegistryReader, parts.client, BoundedSemaphore(PLACES), with_trainer=bool(parts.settings.trainer_address)
+        ),
     )
     return (service(LineageServicer(lineages)),)
