@@ -29,16 +29,20 @@ def _csv(slices: Iterable[Sequence[Row]], columns: Sequence[Column]) -> Iterator
     buffer = io.StringIO()
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([column.name for column in columns])
+    times = [place for place, column in enumerate(columns) if column.kind == "time"]
     for rows in slices:
-        writer.writerows([_cell(value) for value in row] for row in rows)
+        writer.writerows(_with_texts(row, times) for row in rows)
         yield _taken(buffer)
     yield _taken(buffer)
 
 
-def _cell(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    return value
+def _with_texts(row: Row, times: Sequence[int]) -> list[Any]:
+    cells = list(row)
+    for place in times:
+        time: datetime | None = cells[place]
+        if time is not None:
+            cells[place] = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return cells
 
 
 def _taken(buffer: io.StringIO) -> bytes:

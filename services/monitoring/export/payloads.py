@@ -8,13 +8,14 @@ from base64 import b64encode
 from typing import Any
 
 import numpy as np
+from google.protobuf.struct_pb2 import Value
 from numpy.typing import NDArray
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
 from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor
 from penstock.errors import InvalidArgument
 from penstock.tensors import datatype_name, from_tensor
-from penstock.values import from_value
+from penstock.values import MAX_EXACT
 
 
 def payload_json(data: bytes) -> str:
@@ -27,7 +28,7 @@ def payload_json(data: bytes) -> str:
     if payload.WhichOneof("kind") == "tensors":
         values: dict[str, Any] = {tensor.name: _of_tensor(tensor) for tensor in payload.tensors.tensors}
     else:
-        values = {name: strict(from_value(value)) for name, value in payload.fields.fields.items()}
+        values = {name: _of_value(value) for name, value in payload.fields.fields.items()}
     return to_json(values)
 
 
@@ -37,14 +38,23 @@ def to_json(value: Any) -> str:
 
 
 def strict(value: Any) -> Any:
-    """Give what strict JSON can hold."""
+    """Give what strict JSON can hold of a value, or of lists of them."""
     if isinstance(value, float) and not math.isfinite(value):
         return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, list):
-        return [strict(item) for item in value]
-    if isinstance(value, dict):
-        return {name: strict(item) for name, item in value.items()}
-    return value
+    return [strict(item) for item in value] if isinstance(value, list) else value
+
+
+def _of_value(value: Value) -> Any:
+    """Give what strict JSON can hold of a value, in one go: most of an export's time is spent here."""
+    kind = value.WhichOneof("kind")
+    if kind == "number_value":
+        number = value.number_value
+        return int(number) if number.is_integer() and abs(number) <= MAX_EXACT else strict(number)
+    if kind == "list_value":
+        return [_of_value(item) for item in value.list_value.values]
+    if kind == "struct_value":
+        return {name: _of_value(item) for name, item in value.struct_value.fields.items()}
+    return None if kind is None or kind == "null_value" else getattr(value, kind)
 
 
 def _of_tensor(tensor: Tensor) -> Any:
