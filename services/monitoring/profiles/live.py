@@ -221,4 +221,6 @@ class Recounts:
                 counter.add(events)
                 if not turn.renew():
                     raise Aborted("the turn is over; the bucket is counted in the next one", reason="TURN_OVER")
-            bucket.write(counter.result(), now)
+            counts = counter.result()
+            if counts.row_count:  # events are never deleted one by one: what was counted once stays
+                bucket.write(counts, now)

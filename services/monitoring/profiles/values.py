@@ -113,7 +113,7 @@ def _decode(
             _add_fields(cells, message.fields, start, count, _prefix(message, predictions=predictions))
         else:
             collect(tensors, message.tensors.tensors, start, count, predictions=predictions)
-    for name, (rows, values) in cells.items():
+    for name, (rows, values) in sorted(cells.items()):  # a map has no order of its own
         builder = sheet.find(name, len(rows))
         if builder is not None:
             builder.put_values(np.array(rows, np.intp), values)

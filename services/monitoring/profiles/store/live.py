@@ -116,7 +116,7 @@ SET count_time = excluded.count_time, row_count = excluded.row_count, duplicate_
 _READ = """
 SELECT start_time, row_count, duplicate_count, counts, groups, extremes, samples, unknown
 FROM monitoring.live_profiles
-WHERE model = %(model)s AND version = %(version)s AND profile_id = %(profile_id)s AND row_count > 0
+WHERE model = %(model)s AND version = %(version)s AND profile_id = %(profile_id)s
   AND start_time >= %(from_time)s AND start_time < %(to_time)s
 ORDER BY start_time
 """
