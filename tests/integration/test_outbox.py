@@ -335,6 +335,22 @@ def test_an_end_waits_for_what_is_on_its_way_and_takes_no_more(box: Box) -> None
     assert states(box.url) == ["DELIVERED", "WAITING"]
 
 
+def test_a_thread_that_cannot_be_had_costs_a_lease_and_no_message(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    start, refused = threading.Thread.start, threading.Event()
+
+    def start_later(thread: threading.Thread) -> None:
+        if thread.name == "outbox-sender" and not refused.is_set():
+            refused.set()
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_later)
+    with delivering(box.outbox, lambda _: None, replace(QUICK, slots=1, lease_s=0.05)):
+        box.put()
+        eventually(lambda: states(box.url) == ["DELIVERED"])
+    assert refused.is_set()
+
+
 def test_prometheus_hears_what_waits_how_long_and_what_became_of_it(box: Box) -> None:
     def deliver(message: Message) -> None:
         if message.destination == "down":

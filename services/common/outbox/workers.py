@@ -121,7 +121,13 @@ class OutboxWorkers:
             sender = threading.Thread(target=self._send_on, args=(message,), name="outbox-sender", daemon=True)
             with self._lock:
                 self._senders.add(sender)
-            sender.start()
+            try:
+                sender.start()
+            except RuntimeError:  # no more threads just now: the message is sent once its lease is over
+                self._slots.release()
+                with self._lock:
+                    self._senders.discard(sender)
+                raise
 
     def _send_on(self, first: Message) -> None:
         """Send a message, and then what is next, until there is nothing."""
