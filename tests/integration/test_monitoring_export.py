@@ -206,18 +206,18 @@ def test_what_is_asked_wrongly_is_refused_saying_why(exports: ExportServiceStub)
             ({"model": "iris", "format": 1, **backwards}, "INVALID_WINDOW"),
             ({"model": "iris", "format": 1, "to_time": Timestamp(nanos=-1)}, "INVALID_TIME"),
         ):
-            request: Any = kind(**fields)  # type: ignore[arg-type]
+            request: Any = kind(**fields)
             assert reason(lambda request=request, call=call: list(call(request, timeout=TIMEOUT_S))) == (  # type: ignore[misc]
                 INVALID,
                 expected,
             )
     many = pb.ExportMetricsRequest(
         model="iris",
-        format=1,
+        format=pb.EXPORT_FORMAT_CSV,
         granularity=metrics_pb2.GRANULARITY_FIVE_MINUTES,
         from_time=at(now - timedelta(days=200)),
+        to_time=at(now - timedelta(days=100)),
     )
-    many.to_time.FromDatetime(now - timedelta(days=100))
     assert reason(lambda: list(exports.ExportMetrics(many, timeout=TIMEOUT_S))) == (INVALID, "TOO_MANY_POINTS")
 
 

@@ -193,7 +193,7 @@ def test_what_is_asked_wrongly_is_refused_saying_why(quality: Quality) -> None:
         assert reason(lambda unknown=unknown: quality.stub.GetQualityCheck(unknown)) == (MISSING, "CHECK_NOT_FOUND")  # type: ignore[misc]
     assert reason(lambda: quality.listed(page_size=1_001)) == (INVALID, "INVALID_PAGE_SIZE")
     assert reason(lambda: quality.listed(page_token="x")) == (INVALID, "INVALID_PAGE_TOKEN")
-    assert reason(lambda: quality.listed(status=9)) == (INVALID, "INVALID_FIELD")  # type: ignore[arg-type]
+    assert reason(lambda: quality.listed(status=9)) == (INVALID, "INVALID_FIELD")
 
 
 def test_checks_that_are_switched_off_are_refused(quality: Quality) -> None:
