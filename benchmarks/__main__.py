@@ -6,7 +6,18 @@ import importlib
 import subprocess
 import sys
 
-BENCHMARKS = ("serving", "workers", "streams", "loading", "endurance", "ingest", "rollups", "registry", "transfer")
+BENCHMARKS = (
+    "serving",
+    "workers",
+    "streams",
+    "loading",
+    "endurance",
+    "ingest",
+    "rollups",
+    "profiles",
+    "registry",
+    "transfer",
+)
 
 
 def main() -> None:
