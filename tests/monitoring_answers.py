@@ -380,19 +380,28 @@ def lineage() -> lineage_pb2.GetLineageResponse:
     """From an alert back to the training data, and on to the version that answered it."""
     node, kinds = lineage_pb2.LineageNode, lineage_pb2
     nodes = [
-        node(kind=kinds.LINEAGE_KIND_ALERT, id=f"{ID}4", title="drift of iris 2.0.0", time=stamp(minutes=15)),
-        node(kind=kinds.LINEAGE_KIND_CHECK, id=f"{ID}1", title="drift check, effect 0.31", time=stamp(minutes=20)),
+        node(
+            kind=kinds.LINEAGE_KIND_ALERT, id=f"{ID}4", title="The alert drift for iris 2.0.0", time=stamp(minutes=15)
+        ),
+        node(
+            kind=kinds.LINEAGE_KIND_CHECK, id=f"{ID}1", title="A check of iris 2.0.0 for drift", time=stamp(minutes=20)
+        ),
         node(
             kind=kinds.LINEAGE_KIND_VERSION,
             id="iris/2.0.0",
-            title="iris/2.0.0",
+            title="Version 2.0.0 of iris",
             attributes={"stage": "production", "promoted_by": "ada"},
         ),
-        node(kind=kinds.LINEAGE_KIND_PROFILE, id=f"{ID}2", title="profile 3, 10,000 rows"),
-        node(kind=kinds.LINEAGE_KIND_TRAINING_RUN, id="run-7", title="run-7", missing="there is no trainer"),
-        node(kind=kinds.LINEAGE_KIND_RETRAINING_REQUEST, id=f"{ID}6", title="drift detected, approved"),
-        node(kind=kinds.LINEAGE_KIND_VERSION, id="iris/3.0.0", title="iris/3.0.0"),
-        node(kind=kinds.LINEAGE_KIND_DATASET, id="flowers/12", title="flowers/12"),
+        node(kind=kinds.LINEAGE_KIND_PROFILE, id=f"{ID}2", title="Reference profile 3"),
+        node(
+            kind=kinds.LINEAGE_KIND_TRAINING_RUN,
+            id="run-7",
+            title="A run of the trainer",
+            missing="there is no trainer",
+        ),
+        node(kind=kinds.LINEAGE_KIND_RETRAINING_REQUEST, id=f"{ID}6", title="A retraining request for iris 2.0.0"),
+        node(kind=kinds.LINEAGE_KIND_VERSION, id="iris/3.0.0", title="Version 3.0.0 of iris"),
+        node(kind=kinds.LINEAGE_KIND_DATASET, id="flowers/12", title="Dataset flowers/12"),
     ]
     edge = lineage_pb2.LineageEdge
     edges = [

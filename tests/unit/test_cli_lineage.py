@@ -30,15 +30,15 @@ def said(capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0
 def test_a_tree_has_causes_and_effects_each_once(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.on("GetLineage", answer(lineage()))
     lines = said(capsys, "lineage", f"{ID}4", "--kind", "alert").splitlines()
-    assert lines[0].startswith("alert drift of iris 2.0.0")
-    assert [line.split("── ")[1][:24].rstrip() for line in lines if "── " in line] == [
-        "↑ raised  check drift ch",
-        "↑ was checked by  versio",
-        "↑ trained  training run",
-        "↑ was the reference of",
-        "↓ raised  retraining req",
-        "↓ led to  version iris/3",
-        "· dataset flowers/12",
+    assert lines[0].startswith("The alert drift for iris 2.0.0")
+    assert [line.split("── ")[1][:29].rstrip() for line in lines if "── " in line] == [
+        "↑ raised  A check of iris 2.0",
+        "↑ was checked by  Version 2.0",
+        "↑ trained  A run of the train",
+        "↑ was the reference of  Refer",
+        "↓ raised  A retraining reques",
+        "↓ led to  Version 3.0.0 of ir",
+        "· Dataset flowers/12",
     ]
     assert "not looked up: there is no trainer" in "\n".join(lines)
     assert "promoted_by=ada, stage=production" in "\n".join(lines)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.text import Text
 
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
@@ -234,7 +233,7 @@ def _history(output: Output, history: Sequence[pb.AlertEvent]) -> RenderableType
         )
         for event in history
     ]
-    return Padding(output.table(columns, rows, empty=""), (0, 0, 0, 0))
+    return output.table(columns, rows, empty="")
 
 
 def _by(stamp: object, who: str) -> str:

@@ -41,7 +41,7 @@ _RESULT_COLUMNS = (
     Column("adjusted p", "right"),
     Column("PSI", "right", optional=True),
     Column("KS", "right", optional=True),
-    Column("χ²", "right", optional=True),
+    Column("chi²", "right", optional=True),
     Column("Wasserstein", "right", optional=True),
     Column("J-S", "right", optional=True),
     Column("rows", "right", optional=True),
@@ -99,11 +99,14 @@ def comparison(output: Output, result: pb.DriftResult) -> RenderableType:
     large = ", large" if result.type != pb.DRIFT_TYPE_CONCEPT and result.effect >= LARGE_PSI else ""
     heading.append(f"  effect {result.effect:.3f}{large}", style="bold" if large else "")
     parts: list[RenderableType] = [heading]
-    told = Text(f"{printable(result.summary)}\n" if result.summary else "")
-    told.append(f"floor {result.effect_floor:g}{_p_words(result)}; {result.reference_count:,} rows", style="dim")
-    parts.append(Padding(told.append(f" against {result.live_count:,}", style="dim"), (0, 0, 0, 2), expand=False))
+    if result.summary:
+        parts.append(Text(printable(result.summary)))
+    counts = f"{result.reference_count:,} rows against {result.live_count:,}"
+    parts.append(Text(f"floor {result.effect_floor:g}{_p_words(result)}; {counts}", style="dim"))
     if result.bins:
-        parts.append(Padding(_bars(output, result), (0, 0, 0, 2), expand=False))
+        parts.append(_bars(output, result))
+    if output.stdout.is_terminal:  # piped, a margin would pad every line to the longest
+        return Group(parts[0], Padding(Group(*parts[1:]), (0, 0, 0, 2), expand=False))
     return Group(*parts)
 
 

@@ -13,7 +13,7 @@ from rich.tree import Tree
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
-from penstock.cli.formats import say_pairs
+from penstock.cli.formats import say_pairs, say_value
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, NoColor, Token, Url
 from penstock.cli.output import Output, printable
@@ -26,8 +26,11 @@ EXAMPLES = """Examples
   penstock lineage 0193…                 a prediction, an alert or a retraining request, by its id
   penstock lineage iris/2.0.0            a version
 """
+_SENTENCES = ("message", "summary")
+"""What a node says of itself in a sentence."""
+MAX_SENTENCE = 160
 _STYLES = {
-    "prediction": "cyan",
+    "inference": "cyan",
     "version": "bold",
     "alert": "red",
     "check": "magenta",
@@ -93,20 +96,29 @@ def tree_of(found: pb.GetLineageResponse) -> Tree:
 
 
 def _words(node: pb.LineageNode) -> Text:
+    """Say what a node is: its title, its id where that says more, when, what happened, and the rest in short."""
     kind = str(enum_word(pb.LineageKind.DESCRIPTOR, node.kind) or "").replace("_", " ")
-    kind = "prediction" if node.kind == pb.LINEAGE_KIND_INFERENCE else kind
-    said = Text.assemble((f"{kind} ", "dim"), (printable(node.title or node.id), _STYLES.get(kind, "")))
+    said = Text.assemble((printable(node.title or f"{kind} {node.id}"), _STYLES.get(kind, "")))
     if node.title and node.id and node.id not in node.title:
         said.append(f"  {printable(node.id)}", style="dim")
     when = time_of(node.time)
     if when is not None:
         said.append(f"  {when.astimezone().strftime('%Y-%m-%d %H:%M')}", style="dim")
     attributes = {name: value for name, value in node.attributes.items() if value}
+    sentences = [attributes.pop(name) for name in _SENTENCES if name in attributes]
+    if sentences:
+        said.append(f"\n{printable(_in_short(sentences[0]))}")
     if attributes:
-        said.append(f"\n{printable(say_pairs(attributes))}", style="dim")
+        said.append(
+            f"\n{printable(say_pairs({name: say_value(value) for name, value in attributes.items()}))}", style="dim"
+        )
     if node.missing:
         said.append(f"\nnot looked up: {printable(node.missing)}", style="yellow")
     return said
+
+
+def _in_short(sentence: str) -> str:
+    return sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"
 
 
 def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageResponse:

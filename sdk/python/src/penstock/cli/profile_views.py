@@ -34,7 +34,7 @@ _FEATURE_COLUMNS = (
     Column("median", "right", optional=True),
     Column("max", "right", optional=True),
     Column("mean", "right"),
-    Column("σ", "right", optional=True),
+    Column("st. dev.", "right", optional=True),
     Column("values", give="cut", optional=True, least_width=12),
 )
 SHOWN_CATEGORIES = 5
