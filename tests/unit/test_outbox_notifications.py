@@ -15,6 +15,7 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from services.common.errors import FailedPrecondition, InvalidArgument
+from services.common.outbox import MAX_BODY_BYTES
 from services.monitoring.notifications.apprise_urls import DEFAULT_SCHEMES, NEVER, read_schemes, scheme_of
 from services.monitoring.notifications.models import (
     AlertNews,
@@ -101,6 +102,19 @@ def test_a_message_tells_of_so_many_alerts_and_counts_the_others() -> None:
     assert document["title"] == "CRITICAL: errors, 60 model versions"
     assert "and 50 more" in document["text"]
     assert len(body) < 256 * 1024
+
+
+def test_a_message_that_would_be_too_large_tells_of_fewer() -> None:
+    alerts = [replace(FIRING, message="\U0001f642" * 1_000, condition="\U0001f642" * 1_000) for _ in range(60)]
+    body = alerts_document(Notification(alerts), MESSAGE_ID, "team", NOW)
+    document = json.loads(body)
+    assert len(body) <= MAX_BODY_BYTES
+    assert (len(document["alerts"]), document["left_out_count"]) == (12, 48)
+
+
+def test_a_title_is_one_line() -> None:
+    """Else a rule's name would write the headers of a mail."""
+    assert title_of([replace(FIRING, rule_name="a\r\nBcc: b")]) == "CRITICAL: a Bcc: b, iris 1.0.0"
 
 
 @pytest.mark.parametrize(

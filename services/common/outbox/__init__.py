@@ -11,10 +11,11 @@ or down holds up no other; a message that did not arrive for a day is given up, 
 
 from services.common.outbox.message import Destination, Message, Undeliverable
 from services.common.outbox.metrics import OutboxCollector
-from services.common.outbox.store import Outbox, OutboxConnection
+from services.common.outbox.store import MAX_BODY_BYTES, Outbox, OutboxConnection
 from services.common.outbox.workers import Deliver, OutboxLimits, OutboxWorkers
 
 __all__ = [
+    "MAX_BODY_BYTES",
     "Deliver",
     "Destination",
     "Message",

@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+from services.common.outbox import MAX_BODY_BYTES
 from services.monitoring.notifications.models import MAX_ALERTS, AlertNews, Notification
 
 VERSION = 1
@@ -29,18 +30,22 @@ _SHOWN_ALERTS = 10
 
 
 def alerts_document(notification: Notification, message_id: UUID, channel: str, now: datetime) -> bytes:
-    """Write the document of a notification."""
+    """Write the document of a notification: of 50 alerts, or of as many of them as fit."""
     alerts = notification.alerts
-    state = FIRING if any(alert.state == FIRING for alert in alerts) else RESOLVED
-    document = {
-        "type": "alerts",
-        **_head(message_id, channel, now, title_of(alerts), text_of(alerts)),
-        "severity": _worst(alerts),
-        "state": state,
-        "left_out_count": max(0, len(alerts) - MAX_ALERTS),
-        "alerts": [_alert(alert) for alert in alerts[:MAX_ALERTS]],
-    }
-    return _encoded(document)
+    told = alerts[:MAX_ALERTS]
+    while True:
+        document = {
+            "type": "alerts",
+            **_head(message_id, channel, now, title_of(alerts), text_of(alerts)),
+            "severity": _worst(alerts),
+            "state": FIRING if any(alert.state == FIRING for alert in alerts) else RESOLVED,
+            "left_out_count": len(alerts) - len(told),
+            "alerts": [_alert(alert) for alert in told],
+        }
+        body = _encoded(document)
+        if len(body) <= MAX_BODY_BYTES or not told:
+            return body
+        told = told[: len(told) // 2]
 
 
 def trial_document(message_id: UUID, channel: str, sent_by: str, now: datetime) -> bytes:
@@ -66,7 +71,8 @@ def title_of(alerts: Sequence[AlertNews]) -> str:
     head = _worst(told) if firing else "Resolved"
     again = " again" if firing and all(alert.repeated for alert in firing) else ""
     where = f"{told[0].model} {told[0].version}".strip() if len(told) == 1 else f"{len(told)} model versions"
-    return _cut(f"{head}{again}: {told[0].rule_name}, {where}", 200)
+    # A line break would begin another header of a mail.
+    return _cut(" ".join(f"{head}{again}: {told[0].rule_name}, {where}".split()), 200)
 
 
 def text_of(alerts: Sequence[AlertNews]) -> str:
@@ -113,8 +119,8 @@ def _alert(alert: AlertNews) -> dict[str, Any]:
         "version": alert.version,
         "condition": _cut(alert.condition, _MAX_TEXT_CHARS),
         "message": _cut(alert.message, _MAX_TEXT_CHARS),
-        "value": alert.value if alert.value is not None and math.isfinite(alert.value) else None,
-        "threshold": alert.threshold,
+        "value": _number(alert.value),
+        "threshold": _number(alert.threshold),
         "begin_time": _time(alert.begin_time),
         "fire_time": _time(alert.fire_time),
         "resolve_time": _time(alert.resolve_time),
@@ -122,6 +128,11 @@ def _alert(alert: AlertNews) -> dict[str, Any]:
         "flapping": alert.flapping,
         "check_id": alert.check_id or None,
     }
+
+
+def _number(value: float | None) -> float | None:
+    """Leave out what JSON cannot say."""
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _worst(alerts: Sequence[AlertNews]) -> str:
