@@ -18,6 +18,7 @@ from services.common.errors import Unavailable
 from services.monitoring.retraining.models import Reason
 from tests.kit import bearing, write_keys
 from tests.monitoring import TIMEOUT_S, eventually, new_event, reason
+from tests.postgres import PostgresServer
 from tests.retraining import Retraining, new_uuid, reason_of, serve_retraining, state_of
 from tests.trainer import ScriptedTrainer, no_training_config, serve_trainer
 
@@ -89,6 +90,30 @@ def test_an_approved_request_waits_for_a_trainer_and_says_so(
         trainer.refusal = None
         there.becomes(asked.id, "TRAINING")
     assert len(trainer.runs) == 1, "asked again and again, it is one run"
+
+
+@pytest.mark.slow
+def test_a_database_that_goes_away_while_the_trainer_trains_loses_nothing(
+    own_postgres_server: PostgresServer, trainer: ScriptedTrainer
+) -> None:
+    url = own_postgres_server.clone("monitoring")
+    with serve_retraining(url, trainer_address=trainer.address, database_pool_wait_ms=200) as there:
+        asked = there.create(force=True)
+        there.approve(asked.id)
+        run_id = there.becomes(asked.id, "TRAINING").training_run_id
+        own_postgres_server.stop()
+        assert reason(lambda: there.get(asked.id)) == (grpc.StatusCode.UNAVAILABLE, "DATABASE_UNAVAILABLE")
+        trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2")
+        own_postgres_server.start()
+
+        def answers() -> bool:
+            try:
+                return state_of(there.get(asked.id)) == "COMPLETED"
+            except grpc.RpcError:
+                return False
+
+        eventually(answers, within_s=60)
+        assert there.get(asked.id).new_version == "2"
 
 
 def test_a_key_that_is_not_there_yet_is_waited_for(

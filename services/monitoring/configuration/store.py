@@ -15,6 +15,7 @@ from services.common.errors import ResourceExhausted
 from services.common.postgres import Database
 from services.monitoring.configuration import rules
 from services.monitoring.configuration.models import Change, Own, Scope
+from services.monitoring.store.durability import make_durable
 
 MAX_SCOPES = 10_000
 
@@ -65,6 +66,7 @@ class ConfigurationStore:
     def changing(self) -> Iterator[Changing]:
         """Begin a change, committed at the end of the block; nobody else changes anything meanwhile."""
         with self._db.transaction() as connection:
+            make_durable(connection)
             connection.execute(_LOCK)
             yield Changing(connection)
 

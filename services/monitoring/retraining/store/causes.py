@@ -11,6 +11,7 @@ from psycopg.types.json import Jsonb
 
 from services.common.postgres import Database
 from services.monitoring.retraining.models import Cause, Reason
+from services.monitoring.store.durability import make_durable
 
 Transaction = Connection[DictRow]
 """A connection inside a transaction of somebody else's."""
@@ -51,6 +52,7 @@ class CauseStore:
             connection.execute(_ADD, values)
             return
         with self._db.transaction() as own:
+            make_durable(own)
             own.execute(_ADD, values)
 
     def first(self, *, limit: int) -> list[Cause]:

@@ -16,6 +16,7 @@ from services.common.postgres import Database
 from services.monitoring.retraining.models import Past, Reason, Request, RequestFilters, State, Step
 from services.monitoring.retraining.safety import already_open
 from services.monitoring.retraining.states import OPEN, check_move
+from services.monitoring.store.durability import make_durable
 
 _ONE_OPEN = {"retraining_requests_open": already_open, "retraining_requests_request": already_open}
 _OPEN = [state.name for state in OPEN]
@@ -114,6 +115,7 @@ class RequestStore:
         """
         values = {**_values(request), "request_id": request_id, "body_sha256": body_sha256}
         with self._db.transaction(_ONE_OPEN) as connection:
+            make_durable(connection)
             connection.execute(_ADD, values)
             _append(connection, request.id, Step(request.create_time, request.state, request.requested_by, note))
             _link(connection, request.id, request.alert_id)
@@ -174,6 +176,7 @@ class RequestStore:
     def changing(self, retraining_id: UUID) -> Iterator[Change | None]:
         """Lend a request to change, committed at the end of the block; None where there is no such request."""
         with self._db.transaction() as connection:
+            make_durable(connection)
             found = _find(connection, retraining_id, lock=True)
             yield None if found is None else Change(connection, found)
 
