@@ -26,7 +26,7 @@ from services.monitoring.store.days import Days, by_time
 from tests.monitoring import TIMEOUT_S, Monitoring, new_event, serve
 
 NAMES = ("sepal_length", "sepal_width", "petal_length", "petal_width")
-QUICKLY: dict[str, Any] = {"profile_interval_ms": 50, "profile_open_interval_ms": 0}
+QUICKLY: dict[str, Any] = {"profile_interval_ms": 50, "profile_open_interval_ms": 0, "rollup_interval_ms": 50}
 CloneDatabase = Callable[[str], str]
 
 

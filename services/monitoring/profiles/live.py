@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import Aborted
+from services.common.errors import Aborted, DeadlineExceeded
 from services.monitoring.chores import Turn
 from services.monitoring.models import FUTURE_TOLERANCE, Retention, Window
 from services.monitoring.profiles.count import BucketCounter, BucketCounts, Sample, bin_slices
@@ -189,7 +189,8 @@ class Recounts:
                     stuck.add(mark)  # an open one stays marked, and is counted once a turn
                 try:
                     self._count(mark, turn)
-                except Aborted:  # another replica was there; its mark, if there is one yet, waits for the next turn
+                except (Aborted, DeadlineExceeded) as error:  # its mark, if there is one yet, waits for the next turn
+                    _log.warning("bucket not counted", start_time=mark.start_time.isoformat(), reason=error.reason)
                     stuck.add(mark)
 
     def keep_days(self, turn: Turn) -> None:  # noqa: ARG002 - it is one short step
