@@ -271,6 +271,34 @@ def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver
     assert len(receiver.posts) == 1
 
 
+def test_a_service_that_ended_before_it_sent_sends_when_it_is_back(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    url = clone_database("monitoring")
+    with serving(url, monkeypatch) as running:
+        running.webhook("team", receiver.url)
+    with Database(url) as database, database.transaction() as connection:
+        (message_id,) = running.parts.channels.notify(connection, ["team"], NEWS)
+    assert receiver.posts == []
+    with serving(url, monkeypatch):
+        receiver.wait()
+    assert receiver.ids == [str(message_id)]
+
+
+def test_of_two_replicas_one_sends_each_message(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+) -> None:
+    url = clone_database("monitoring")
+    with serving(url, monkeypatch) as one, serving(url, monkeypatch) as other:
+        names = [f"team-{number}" for number in range(4)]
+        for name in names:
+            one.webhook(name, receiver.url)
+        ids = [message_id for running in (one, other) * 3 for message_id in running.notify(*names)]
+        receiver.wait(len(ids))
+        eventually(lambda: not any(channel.waiting_count for channel in one.listed()))
+    assert sorted(receiver.ids) == sorted(ids)
+
+
 @pytest.mark.slow
 def test_without_a_key_secrets_are_refused_with_what_to_do(
     clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
