@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -285,6 +284,17 @@ def test_the_most_specific_rule_of_a_name_takes_over(replica: Replica) -> None:
     assert found[WINE, 0.1].message == "the rule 'errors' of wine holds now"
 
 
+def test_a_rule_that_is_made_for_another_model_resolves_what_it_is_no_longer_for(replica: Replica) -> None:
+    rule = replica.create(draft())
+    replica.readings.counts = {IRIS: BAD, WINE: BAD}
+    replica.turn()
+    replica.rules.update(rule.id, draft(model="wine"), rule.etag)
+    replica.turn(TURN)
+    found = {alert.target: (alert.state.name, alert.message) for alert in replica.listed()}
+    assert found[IRIS] == ("RESOLVED", "the rule no longer holds for this version")
+    assert found[WINE][0] == "FIRING"
+
+
 def test_a_version_that_another_replaced_is_done_with(replica: Replica) -> None:
     replica.create(draft(channels=TOLD))
     replica.readings.counts[IRIS] = BAD
@@ -369,23 +379,6 @@ def test_a_channel_that_is_not_there_is_refused_and_one_that_a_rule_tells_is_not
     assert in_use.value.reason == "CHANNEL_IN_USE"
     replica.rules.update(rule.id, draft(), "")
     replica.channels.delete("ops")
-
-
-def test_what_is_over_is_kept_for_a_year_and_what_is_open_for_as_long_as_it_is(replica: Replica) -> None:
-    replica.create(draft())
-    replica.create(draft(name="other", threshold=0.2))
-    replica.silence(HOUR)
-    replica.readings.counts[IRIS] = BAD
-    replica.turn()
-    replica.readings.counts[IRIS] = replace(GOOD, error_count=15)
-    replica.turn(TURN)
-    assert replica.states() == ["FIRING", "RESOLVED"]
-    for age, left in ((364, 2), (2, 1)):
-        replica.clock.forward(timedelta(days=age))
-        replica.keeping.take(replica.new_turn())
-        assert len(replica.listed()) == left
-    assert replica.states() == ["FIRING"]
-    assert replica.silences.page(ended=True, size=0, token="") == ([], "")
 
 
 def test_firing_alerts_are_counted_by_model_and_severity(replica: Replica) -> None:
