@@ -13,6 +13,7 @@ import pytest
 
 from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.api.trainer.v1 import training_pb2 as training
+from penstock.cli.embedded.ports import free_port
 from penstock.values import from_value
 from services.common.errors import Unavailable
 from services.monitoring.retraining.models import Reason
@@ -90,6 +91,33 @@ def test_an_approved_request_waits_for_a_trainer_and_says_so(
         trainer.refusal = None
         there.becomes(asked.id, "TRAINING")
     assert len(trainer.runs) == 1, "asked again and again, it is one run"
+
+
+def test_a_trainer_that_goes_away_in_mid_run_is_waited_for(clone_database: Callable[[str], str]) -> None:
+    port, trainer = free_port(), ScriptedTrainer()
+    with serve_retraining(clone_database("monitoring"), trainer_address=f"127.0.0.1:{port}") as there:
+        with serve_trainer(trainer, port=port):
+            asked = there.create(force=True)
+            there.approve(asked.id)
+            run_id = there.becomes(asked.id, "TRAINING").training_run_id
+        eventually(lambda: "gives no answer" in there.get(asked.id).message)
+        assert state_of(there.get(asked.id)) == "TRAINING"
+        trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2")
+        with serve_trainer(trainer, port=port):
+            there.becomes(asked.id, "COMPLETED")
+
+
+def test_a_run_whose_trainer_was_taken_out_of_the_settings_waits(
+    clone_database: Callable[[str], str], trainer: ScriptedTrainer
+) -> None:
+    url = clone_database("monitoring")
+    with serve_retraining(url, trainer_address=trainer.address) as there:
+        asked = there.create(force=True)
+        there.approve(asked.id)
+        there.becomes(asked.id, "TRAINING")
+    with serve_retraining(url) as here:
+        eventually(lambda: "none is configured" in here.get(asked.id).message)
+        assert state_of(here.get(asked.id)) == "TRAINING"
 
 
 @pytest.mark.slow
