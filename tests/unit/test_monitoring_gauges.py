@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from uuid import UUID
 
 import pytest
 
 from services.common.errors import Unavailable
 from services.monitoring import gauges
+from services.monitoring.configuration.models import DriftGate
+from services.monitoring.drift.models import DriftCheck, DriftStatus, Trigger
 from services.monitoring.gauges import ModelCollector, Sources
 from services.monitoring.models import Window
 from services.monitoring.rollups.latency import Latencies
@@ -105,6 +108,48 @@ def test_scrapes_close_to_each_other_ask_once(monkeypatch: pytest.MonkeyPatch) -
     collector = collector_of(script)
     assert samples(collector) == samples(collector)
     assert script.asked == ["iris", "iris"], "lately, and since the beginning"
+
+
+class Checked(Script):
+    """Has a drift check of every version."""
+
+    def __init__(self, *models: str) -> None:
+        super().__init__(*models)
+        self.status = DriftStatus.DRIFTED
+
+    def latest(self, model: str, version: str) -> Any:
+        return DriftCheck(
+            id=UUID(int=1),
+            model=model,
+            version=version,
+            profile_id=UUID(int=2),
+            window=Window(NOON, NOON),
+            status=self.status,
+            drifted_types=(),
+            drifted_count=1,
+            compared_count=4,
+            effect=0.31,
+            live_count=900,
+            alpha=0.05,
+            gate=DriftGate.PSI_CALIBRATED,
+            false_alarm_rate=0.05,
+            summary="",
+            results=(),
+            trigger=Trigger.SCHEDULE,
+            create_time=NOON,
+        )
+
+
+def test_drift_is_told_as_the_latest_check_found_it_and_too_little_data_is_no_value() -> None:
+    script, drift = Script("iris"), Checked()
+    collector = ModelCollector(Sources(script, drift, script, script), lambda: NOON, max_versions=10)
+    found = samples(collector)
+    assert (found["drift_effect", "iris", "1"], found["drifted", "iris", "1"]) == (0.31, 1)
+    assert found["drift_check_timestamp_seconds", "iris", "1"] == NOON.timestamp()
+    drift.status = DriftStatus.OK
+    assert samples(collector)["drifted", "iris", "1"] == 0
+    drift.status = DriftStatus.INSUFFICIENT_DATA
+    assert not [key for key in samples(collector) if key[0] in ("drift_effect", "drifted")]
 
 
 def test_latencies_are_folded_into_fewer_bounds_and_none_is_lost() -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from services.monitoring.quality.bounds import LEVEL, Numbers, Questions, grown_repeats, largest_shares, upper_limits
+from services.monitoring.quality.bounds import (
+    LEVEL,
+    Numbers,
+    Questions,
+    design_effect,
+    grown_repeats,
+    largest_shares,
+    upper_limits,
+)
 
 
 def numbers(*values: float) -> Numbers:
@@ -70,3 +78,21 @@ def test_data_at_the_edge_of_what_is_tolerated_is_found_bad_in_at_most_one_check
         allowed = largest_shares(Questions(fixed[0], known, fixed[1], fixed[2], fixed[3]))
         alarms += bool((live > allowed).any())
     assert alarms <= 1
+
+
+def test_the_design_effect_is_the_upper_limit_of_what_groups_of_users_show() -> None:
+    """Ten groups whose counts vary as chance has it: 1 over the 10 % quantile of χ²(9) / 9, 4.168 in the tables."""
+    even = np.array([[5, 95]] * 10)
+    assert design_effect(even) == pytest.approx(9 / 4.168, rel=1e-3)
+    hits = np.array([20, 0, 0, 20, 0, 0, 0, 0, 0, 0])
+    of_two_users = np.stack([hits, 20 - hits], axis=1)
+    chi_square = stats.chi2_contingency(of_two_users, correction=False).statistic
+    assert design_effect(of_two_users) == pytest.approx(chi_square / stats.chi2.ppf(0.1, 9))
+
+
+def test_rows_of_one_user_are_worth_one_and_rows_of_nobody_are_independent() -> None:
+    nobody = np.zeros((32, 2), np.int64)
+    assert design_effect(nobody) == 1
+    alone = nobody.copy()
+    alone[7] = 3, 97
+    assert design_effect(alone) == 100

@@ -10,7 +10,7 @@ Two limits stand on each other, each of half the level that is left for one ques
 The questions of one check share `LEVEL` evenly (Bonferroni), so that a check of data at the very edge of what is
 tolerated is wrong in at most 1 %, and one of data as in the reference hardly ever. Rows of one user resemble each
 other: n of them say as much as n divided by the design effect (Kish, Survey Sampling, 1965, section 8.2), which random
-groups of users estimate: see `profiles.overdispersion`.
+groups of users estimate: see `design_effect`.
 """
 
 from __future__ import annotations
@@ -21,8 +21,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.monitoring.profiles.models import Counts
+from services.monitoring.profiles.overdispersion import overdispersion
+
 LEVEL: Final = 0.01
 """The chance that a check finds anything in data that is at most as bad as is tolerated."""
+_DESIGN_CONFIDENCE: Final = 0.9
 _HALVINGS = 100
 Numbers = NDArray[np.float64]
 
@@ -93,3 +97,19 @@ def _repeats(rows_per_kind: Numbers) -> Numbers:
     """See `grown_repeats`; the series near 0 spares a difference of two ones."""
     safe = np.maximum(rows_per_kind, 1e-6)
     return np.where(rows_per_kind < 1e-6, rows_per_kind / 2, 1 + np.expm1(-safe) / safe)
+
+
+def design_effect(table: Counts) -> float:
+    """Say how many rows are worth as much as one by itself, at least 1, from the counts [groups, places] of users.
+
+    The upper limit, at 90 %, of what the groups show: n of them estimate a variance with n - 1 degrees of freedom, so
+    that few of them, which may be alike by chance, say little. One alone is one user, for all that is known; none at
+    all are rows that name no user, which are taken to be independent.
+    """
+    from scipy import special
+
+    groups = int(np.count_nonzero(table.sum(axis=1)))
+    if groups < 2:
+        return max(1.0, float(table.sum()))
+    freedom = groups - 1
+    return overdispersion(table) * freedom / float(special.chdtri(freedom, _DESIGN_CONFIDENCE))

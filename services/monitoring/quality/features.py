@@ -17,8 +17,8 @@ from services.monitoring.profiles.models import (
     LiveWindow,
     Reference,
 )
-from services.monitoring.profiles.overdispersion import overdispersion
 from services.monitoring.quality import sentences
+from services.monitoring.quality.bounds import design_effect
 from services.monitoring.quality.models import QualityIssue
 
 _NUMBERS = frozenset({FeatureKind.NUMERIC, FeatureKind.TEXT_LENGTH})
@@ -76,7 +76,7 @@ class FeatureLook:
             self._group_rows = window.group_row_counts
         quality = live.quality.sum(axis=0)
         self._bad = {name: int(count) for name, count in zip(QUALITY_COUNTS, quality, strict=True)}
-        self.design = max(known.overdispersion, overdispersion(live.groups))
+        self.design = max(known.overdispersion, self._by_user_of(live.groups))
         """Of its values."""
 
     @property
@@ -118,7 +118,11 @@ class FeatureLook:
         """Say how much the rows in some places keep to few users."""
         hits = self._groups[:, list(places)].sum(axis=1)
         table: Counts = np.stack([hits, self._group_rows - hits], axis=1)
-        return overdispersion(table)
+        return self._by_user_of(table)
+
+    def _by_user_of(self, table: Counts) -> float:
+        """Users tell of all rows where most rows name one."""
+        return design_effect(table) if 2 * self._group_rows.sum() > self.rows else 1.0
 
     def _missing_share(self) -> float:
         return self._known.counts[_MISSING] / max(self._reference_rows, 1)
