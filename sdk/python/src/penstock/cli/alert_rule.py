@@ -196,7 +196,8 @@ def create(
         )
     output.answer(document_of(made), rule_facts(output, made))
     if not made.channels:
-        output.note(f"nobody is told: penstock alert rule update {made.name} --channel NAME changes that")
+        whose = f" --model {made.model}" if made.model else ""
+        output.note(f"nobody is told: penstock alert rule update {made.name}{whose} --channel NAME changes that")
 
 
 @app.command(epilog=EXAMPLES)
