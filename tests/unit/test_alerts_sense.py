@@ -105,6 +105,13 @@ def test_what_makes_sense_passes(changes: dict[str, Any]) -> None:
     check_rule(draft(**changes), INTERVALS)
 
 
+def test_checks_that_come_seldom_leave_a_window_that_is_allowed() -> None:
+    seldom = {AlertType.DRIFT: timedelta(days=30)}
+    check_rule(draft(**{**DRIFT, "window": timedelta(days=7)}), seldom)
+    with pytest.raises(InvalidArgument, match="take at least 7d"):
+        check_rule(draft(**DRIFT), seldom)
+
+
 def test_every_metric_of_the_contract_is_known() -> None:
     assert len(METRICS) == 21
     assert {metric.type for metric in METRICS.values()} == set(AlertType)

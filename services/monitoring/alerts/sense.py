@@ -81,8 +81,8 @@ def _check_window(rule: RuleDraft, metric: Metric, intervals: Intervals) -> None
         raise refused("window", f"got {write_duration(rule.window)}; {rule.metric} is taken over {allowed}")
     if rule.hold > MAX_HOLD:
         raise refused("for", f"got {write_duration(rule.hold)}; 0s to {write_duration(MAX_HOLD)} are allowed")
-    interval = intervals.get(rule.type)
-    if interval is not None and rule.window < interval:
+    interval = min(intervals.get(rule.type, timedelta()), MAX_WINDOW)
+    if rule.window < interval:
         raise refused(
             "window",
             f"got {write_duration(rule.window)}, and checks come every {write_duration(interval)}: most of the time "
