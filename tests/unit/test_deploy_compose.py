@@ -228,7 +228,7 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
     assert len(set(passwords)) == len(passwords)
     assert compose()["secrets"].keys() == made.keys()
     # This one is a key of the suite's own: `penstock key create` prints it, and it goes into the file that waits.
-    assert (made["inference_token"], made["jobs_token"]) == ("", "")
+    assert {made[f"{name}_token"] for name in ("inference", "monitoring", "jobs")} == {""}
     (folder / "inference_token").write_text("pk_made")
     assert make_secrets(folder) == {**made, "inference_token": "pk_made"}, "a second run changes nothing"
 
@@ -281,6 +281,7 @@ def test_secrets_are_mounted_where_they_are_needed_and_nowhere_else() -> None:
             holders.setdefault(secret if isinstance(secret, str) else secret["source"], set()).add(name)
     assert holders["postgres_password"] == {"postgres"}
     assert holders["inference_token"] == {"inference"}
+    assert holders["monitoring_token"] == {"monitoring"}
     assert "inference" not in holders["s3_secret_key"] | holders["registry_database_url"]
     assert not any("PASSWORD" in key and "FILE" not in key for service in ALL.values() for key in environment(service))
 
