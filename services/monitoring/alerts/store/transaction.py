@@ -14,6 +14,7 @@ from services.monitoring.alerts.store.alerts import AlertTable
 from services.monitoring.alerts.store.requests import RequestTable
 from services.monitoring.alerts.store.rules import RuleTable
 from services.monitoring.alerts.store.silences import SilenceTable
+from services.monitoring.store.durability import make_durable
 
 AlertConnection = Connection[DictRow]
 """A connection inside a transaction."""
@@ -55,6 +56,10 @@ class AlertStore:
 
     @contextmanager
     def write(self) -> Iterator[Tables]:
-        """Change the tables. Lock a rule's row before its alerts: everyone does, so nobody waits in a circle."""
+        """Change the tables, durably: an alert that a crash forgot would be told again under another id.
+
+        Lock a rule's row before its alerts: everyone does, so nobody waits in a circle.
+        """
         with self._database.transaction(CONSTRAINTS) as connection:
+            make_durable(connection)
             yield Tables(connection)
