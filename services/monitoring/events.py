@@ -48,6 +48,8 @@ class EventLog:
 
 def _results(batch: Sequence[Event | Rejection], stored: frozenset[UUID]) -> list[Result]:
     """Of the same id twice in a batch, the first is the one stored."""
+    if len(stored) == len(batch):
+        return [Recorded.STORED] * len(batch)
     new = set(stored)
     results: list[Result] = []
     for event in batch:

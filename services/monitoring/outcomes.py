@@ -27,17 +27,20 @@ LABEL_FIELDS = ("label", "prediction", "outcome")
 Outcomes = tuple[str | None, ...]
 
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]{0,17})(?P<fraction>\.[0-9]{1,17})?")
-# Their struct codes. The enum's names are looked up here once: each look takes a microsecond.
-_LABELS: dict[int, str] = {
-    DataType.DATA_TYPE_BOOL: "B",
-    DataType.DATA_TYPE_UINT8: "B",
-    DataType.DATA_TYPE_UINT16: "H",
-    DataType.DATA_TYPE_UINT32: "I",
-    DataType.DATA_TYPE_UINT64: "Q",
-    DataType.DATA_TYPE_INT8: "b",
-    DataType.DATA_TYPE_INT16: "h",
-    DataType.DATA_TYPE_INT32: "i",
-    DataType.DATA_TYPE_INT64: "q",
+# How one of them lies in memory. The enum's names are looked up here once: each look takes a microsecond.
+_LABELS: dict[int, struct.Struct] = {
+    datatype: struct.Struct(f"<{code}")
+    for datatype, code in (
+        (DataType.DATA_TYPE_BOOL, "B"),
+        (DataType.DATA_TYPE_UINT8, "B"),
+        (DataType.DATA_TYPE_UINT16, "H"),
+        (DataType.DATA_TYPE_UINT32, "I"),
+        (DataType.DATA_TYPE_UINT64, "Q"),
+        (DataType.DATA_TYPE_INT8, "b"),
+        (DataType.DATA_TYPE_INT16, "h"),
+        (DataType.DATA_TYPE_INT32, "i"),
+        (DataType.DATA_TYPE_INT64, "q"),
+    )
 }
 _BYTES = DataType.DATA_TYPE_BYTES
 _SCORES: dict[int, str] = {
@@ -94,7 +97,8 @@ def outcomes_of(prediction: Payload, row_count: int) -> Outcomes | None:
 def _of_tensors(tensors: Sequence[Tensor]) -> Outcomes | None:
     for tensor in tensors:
         shape = tensor.shape
-        if len(shape) == 1 or (len(shape) == 2 and shape[1] == 1):
+        dimensions = len(shape)
+        if dimensions == 1 or (dimensions == 2 and shape[1] == 1):
             labels = _labels(tensor, shape[0])
             if labels is not None:
                 return labels
@@ -112,10 +116,12 @@ def _labels(tensor: Tensor, rows: int) -> Outcomes | None:
     if datatype == _BYTES:
         texts = _texts(raw)
         return tuple(texts) if texts is not None and len(texts) == rows else None
-    code = _LABELS.get(datatype)
-    if code is None or not 0 <= rows <= MAX_OUTCOMES or len(raw) != rows * struct.calcsize(code):
+    one = _LABELS.get(datatype)
+    if one is None or not 0 <= rows <= MAX_OUTCOMES or len(raw) != rows * one.size:
         return None
-    return tuple(map(str, struct.unpack(f"<{rows}{code}", raw)))
+    if rows == 1:
+        return (str(*one.unpack(raw)),)
+    return tuple(str(label) for (label,) in one.iter_unpack(raw))
 
 
 def _texts(raw: bytes) -> list[str | None] | None:

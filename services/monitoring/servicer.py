@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
 
 import grpc
 
@@ -15,9 +13,10 @@ from services.monitoring import convert
 from services.monitoring.events import EventLog
 from services.monitoring.feedback import FeedbackLog
 from services.monitoring.ids import get_id
+from services.monitoring.in_order import in_order
 from services.monitoring.inferences import Inferences
+from services.monitoring.models import Event, Rejection
 
-T = TypeVar("T")
 NAME = "penstock.api.monitoring.v1.MonitoringService"
 ROLES = {
     "RecordEvents": Role.OPERATOR,
@@ -26,6 +25,8 @@ ROLES = {
     "ListInferences": Role.VIEWER,
     "GetMetrics": Role.VIEWER,
 }
+BATCHES_AT_ONCE = 2
+"""Of one stream: while PostgreSQL stores a batch, another is made ready, and a third decoded."""
 ENDLESS = frozenset({"RecordEvents"})
 
 
@@ -46,9 +47,11 @@ class MonitoringServicer(MonitoringServiceServicer):
         decoded = (
             (request.batch_id, convert.batch_from(request, self._events.accepted())) for request in request_iterator
         )
-        for batch_id, batch in _one_ahead(decoded):
-            results = self._events.record(batch)
-            yield convert.batch_response(batch_id, results)
+        yield from in_order(decoded, self._record, at_once=BATCHES_AT_ONCE)
+
+    def _record(self, decoded: tuple[int, list[Event | Rejection]]) -> pb.RecordEventsResponse:
+        batch_id, batch = decoded
+        return convert.batch_response(batch_id, self._events.record(batch))
 
     def RecordFeedback(
         self,
@@ -89,16 +92,3 @@ class MonitoringServicer(MonitoringServiceServicer):
         question = convert.question_from(request)
         metrics = self._inferences.measure(*question)
         return convert.metrics_response(metrics)
-
-
-def _one_ahead(items: Iterator[T]) -> Iterator[T]:
-    """Read the next item while the current one is worked on: a batch is decoded while PostgreSQL stores another."""
-    reader = ThreadPoolExecutor(1, thread_name_prefix="decode")
-    try:
-        coming = reader.submit(next, items, None)
-        while (item := coming.result()) is not None:
-            coming = reader.submit(next, items, None)
-            yield item
-    finally:
-        # Without waiting: the reader may stand at a stream that says nothing more until its status is out.
-        reader.shutdown(wait=False, cancel_futures=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import date
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date, timedelta
 from itertools import groupby
 from uuid import UUID
 
@@ -12,13 +13,15 @@ from psycopg.rows import DictRow
 
 from services.common.errors import Unavailable
 from services.common.postgres import Database
-from services.monitoring.ids import time_of
+from services.monitoring.ids import time_ms_of
 from services.monitoring.models import Event, Rejection
 from services.monitoring.store.days import Days, partition_name
 from services.monitoring.store.durability import make_durable
 from services.monitoring.store.marks import mark_events
 from services.monitoring.store.rows import COLUMNS, copy_text
 
+_EPOCH = date(1970, 1, 1)
+_DAY_MS = 86_400_000
 _COPY = f"COPY monitoring.{{table}} ({COLUMNS}) FROM STDIN (FORMAT BINARY)"
 
 _STAGE = "CREATE TEMP TABLE staged_inferences (LIKE monitoring.inferences INCLUDING DEFAULTS) ON COMMIT DROP"
@@ -60,22 +63,34 @@ class EventStore:
         The ids within the batch must be distinct.
         """
         events = sorted(events, key=lambda event: event.inference_id.int)
-        by_day = {day: list(group) for day, group in groupby(events, key=_day_of)}
+        by_day = {_day(number): list(group) for number, group in groupby(events, key=_day_number)}
         self._days.ensure(by_day)
-        with self._db.transaction() as connection:
-            make_durable(connection)
-            if rejections:
-                self._quarantine(connection, rejections, sent_by)
-            try:
-                stored = _copy(connection, by_day)
-            except errors.UniqueViolation:
-                stored = _copy_new(connection, events)
-            except errors.UndefinedTable as error:
-                self._days.forget()
-                message = "The day's partition was dropped just now; send the batch again."
-                raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
-            mark_events(connection, events if len(stored) == len(events) else _of(events, stored))
-            return stored
+        # Made before a connection is taken, and without a savepoint: each trip to PostgreSQL waits for the interpreter.
+        texts = {day: copy_text(group) for day, group in by_day.items()}
+        try:
+            with self._writing(rejections, sent_by) as connection:
+                mark_events(connection, events)
+                _copy(connection, texts)
+        except errors.UniqueViolation:
+            with self._writing(rejections, sent_by) as connection:
+                new = _copy_new(connection, events)
+                mark_events(connection, [event for event in events if event.inference_id in new])
+            return new
+        return frozenset(event.inference_id for event in events)
+
+    @contextmanager
+    def _writing(self, rejections: Sequence[Rejection], sent_by: str) -> Iterator[Connection[DictRow]]:
+        """Lend a durable transaction that puts what was refused into quarantine."""
+        try:
+            with self._db.transaction() as connection:
+                make_durable(connection)
+                if rejections:
+                    self._quarantine(connection, rejections, sent_by)
+                yield connection
+        except (errors.UndefinedTable, errors.CheckViolation) as error:
+            self._days.forget()
+            message = "The day's partition was dropped just now; send the batch again."
+            raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
 
     def _quarantine(self, connection: Connection[DictRow], rejections: Sequence[Rejection], sent_by: str) -> None:
         rows = [
@@ -87,22 +102,20 @@ class EventStore:
         connection.execute(_TRIM_QUARANTINE, {"kept": self._quarantine_max_events})
 
 
-def _of(events: Sequence[Event], stored: frozenset[UUID]) -> list[Event]:
-    return [event for event in events if event.inference_id in stored]
+def _day_number(event: Event) -> int:
+    return time_ms_of(event.inference_id) // _DAY_MS
 
 
-def _day_of(event: Event) -> date:
-    return time_of(event.inference_id).date()
+def _day(number: int) -> date:
+    return _EPOCH + timedelta(days=number)
 
 
-def _copy(connection: Connection[DictRow], by_day: dict[date, list[Event]]) -> frozenset[UUID]:
-    """Take the fast path, straight into the partitions; all of it is undone where one event is known."""
-    with connection.transaction():
-        for day, events in by_day.items():
-            statement = sql.SQL(_COPY).format(table=sql.Identifier(partition_name("inferences", day)))
-            with connection.cursor() as cursor, cursor.copy(statement) as copy:
-                copy.write(copy_text(events))
-    return frozenset(event.inference_id for events in by_day.values() for event in events)
+def _copy(connection: Connection[DictRow], texts: Mapping[date, bytes]) -> None:
+    """Take the fast path, straight into the partitions; it fails where one event is known."""
+    for day, text in texts.items():
+        statement = sql.SQL(_COPY).format(table=sql.Identifier(partition_name("inferences", day)))
+        with connection.cursor() as cursor, cursor.copy(statement) as copy:
+            copy.write(text)
 
 
 def _copy_new(connection: Connection[DictRow], events: Sequence[Event]) -> frozenset[UUID]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 
-from services.monitoring.ids import time_ms_of
+from services.monitoring.ids import TIME_SHIFT
 from services.monitoring.models import Event
 
 COLUMNS = (
@@ -18,6 +18,7 @@ COLUMNS = (
 _HEADER = b"PGCOPY\n\xff\r\n\0" + struct.pack("!ii", 0, 0)
 _TRAILER = struct.pack("!h", -1)
 _NULL = struct.pack("!i", -1)
+_EMPTY = struct.pack("!i", 0)
 _POSTGRES_EPOCH_MS = 946_684_800_000  # 2000-01-01 in Unix time; a timestamptz counts µs from there
 _TEXT_OID = 25
 
@@ -32,37 +33,47 @@ _array = struct.Struct("!iiiii").pack
 def copy_text(events: Iterable[Event]) -> bytes:
     """Give the whole input of `COPY … (COLUMNS) FROM STDIN (FORMAT BINARY)`."""
     parts = [_HEADER]
+    # What says the same in many events is written once.
+    names: dict[tuple[str, str, str], bytes] = {}
+    labels: dict[Sequence[str | None], bytes] = {}
     for event in events:
-        _append(parts, event)
+        named, outcomes = (event.model, event.version, event.framework), event.outcomes
+        if named not in names:
+            names[named] = b"".join(map(_text, named))
+        if outcomes is not None and outcomes not in labels:
+            labels[outcomes] = _texts(outcomes)
+        _append(parts, event, names[named], _NULL if outcomes is None else labels[outcomes])
     parts.append(_TRAILER)
     return b"".join(parts)
 
 
-def _append(parts: list[bytes], event: Event) -> None:
-    inference_id = event.inference_id
-    time_us = (time_ms_of(inference_id) - _POSTGRES_EPOCH_MS) * 1000
-    parts.append(_begin(16, 16, inference_id.bytes, 8, time_us, 8, event.latency_ms, 4, event.row_count))
-    parts.append(_NULL if event.confidence is None else _double(8, event.confidence))
-    for text in (
-        event.model,
-        event.version,
-        event.framework,
-        event.request_id,
-        event.user_id,
-        event.session_id,
+def _append(parts: list[bytes], event: Event, names: bytes, outcomes: bytes) -> None:
+    number, error_code, trace_id, confidence = (
+        event.inference_id.int,
         event.error_code,
         event.trace_id,
-    ):
-        data = text.encode()
-        parts.append(_length(len(data)))
-        parts.append(data)
-    for payload in (event.features, event.prediction):
-        if payload is None:
-            parts.append(_NULL)
-        else:
-            parts.append(_length(len(payload)))
-            parts.append(payload)
-    parts.append(_NULL if event.outcomes is None else _texts(event.outcomes))
+        event.confidence,
+    )
+    features, prediction = event.features, event.prediction
+    time_us = ((number >> TIME_SHIFT) - _POSTGRES_EPOCH_MS) * 1000
+    parts += (
+        _begin(16, 16, number.to_bytes(16), 8, time_us, 8, event.latency_ms, 4, event.row_count),
+        _NULL if confidence is None else _double(8, confidence),
+        names,
+        _text(event.request_id),
+        _text(event.user_id),
+        _text(event.session_id),
+        _text(error_code) if error_code else _EMPTY,
+        _text(trace_id) if trace_id else _EMPTY,
+        _NULL if features is None else _length(len(features)) + features,
+        _NULL if prediction is None else _length(len(prediction)) + prediction,
+        outcomes,
+    )
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return _length(len(data)) + data
 
 
 def _texts(values: Sequence[str | None]) -> bytes:
