@@ -343,11 +343,12 @@ def test_retraining_hears_of_what_may_be_cured_by_it_in_the_same_turn(replica: R
     ]
 
 
-def test_a_rule_that_cannot_be_judged_keeps_nobody_from_the_others(replica: Replica) -> None:
+@pytest.mark.parametrize("error", [Aborted("the database took too long"), ZeroDivisionError("a defect")], ids=repr)
+def test_a_rule_that_cannot_be_judged_keeps_nobody_from_the_others(replica: Replica, error: Exception) -> None:
     class Slow(Readings):
         def total(self, model: str, version: str, window: Any) -> Totals:
             if window.seconds == 3_600:
-                raise Aborted("the database took too long", reason="DATABASE_TIMEOUT")
+                raise error
             return Totals(window, BAD)
 
     replica.create(draft(name="a", window=HOUR))

@@ -167,6 +167,16 @@ def test_the_most_specific_rule_of_a_name_holds_off_or_on() -> None:
     assert book.find("other", IRIS) is None
 
 
+def test_odd_names_of_features_are_shown_so_that_they_can_be_kept_and_read() -> None:
+    readings = Readings(
+        drift_checks={IRIS: drift_check(drift_result("a\0b\x1b[31m" + "x" * 100, 0.5))},
+        quality_checks={IRIS: quality_check(quality_finding(QualityIssue.MISSING, "größe\n", 0.5))},
+    )
+    assert read(readings, **DRIFT).cause == f"a?b?[31m{'x' * 56} by 0.5"
+    assert read(readings, **QUALITY).cause == "missing größe?"
+    assert read(readings, **{**QUALITY, "metric": "missing_rate"}).cause == "größe?"
+
+
 def test_many_causes_are_named_in_short() -> None:
     results = [drift_result(f"f{number}", 1 - number / 10) for number in range(5)]
     readings = Readings(drift_checks={IRIS: drift_check(*results)})

@@ -99,6 +99,9 @@ class Evaluation:
             except DomainError as error:
                 self._metrics.not_judged.inc()
                 _log.warning("rule not judged", rule=rule.name, reason=error.reason, message=error.message)
+            except Exception:  # noqa: BLE001 - logged, counted and tried again: one rule must not end all others
+                self._metrics.not_judged.inc()
+                _log.exception("rule failed", rule=rule.name)
         return True
 
     def _outcomes(

@@ -18,6 +18,7 @@ from services.monitoring.rollups.models import Totals
 LOOK_BACK = timedelta(hours=24)
 """Rules that miss traffic look for versions that had some within this long."""
 _NAMED = 3
+_NAME_CHARS = 64
 _COUNTS = ("inference_count", "error_count")
 _TRAFFIC = ("inference_count", "throughput_per_s")
 _BELOW = (Operator.LESS, Operator.LESS_OR_EQUAL)
@@ -134,7 +135,7 @@ class Values:
         worst = max((each for each in findings if each.issue is issue), key=lambda each: each.value, default=None)
         if worst is None:
             return Reading(0.0, check_id=check.id)
-        return Reading(worst.value, cause=worst.feature, check_id=check.id)
+        return Reading(worst.value, cause=_shown(worst.feature), check_id=check.id)
 
     def _window(self, span: timedelta) -> Window:
         return Window(self._now - span, self._now)
@@ -169,11 +170,16 @@ def _nothing(rule: Rule, totals: Totals) -> str:
 
 
 def _drifted(drifted: Sequence[DriftResult]) -> str:
-    return _few([f"{each.feature} by {each.effect:.3g}" for each in drifted])
+    return _few([f"{_shown(each.feature)} by {each.effect:.3g}" for each in drifted])
 
 
 def _violated(violations: Sequence[QualityFinding]) -> str:
-    return _few([f"{each.issue.name.lower()} {each.feature}".rstrip() for each in violations])
+    return _few([f"{each.issue.name.lower()} {_shown(each.feature)}".rstrip() for each in violations])
+
+
+def _shown(feature: str) -> str:
+    """Give a feature's name as a message may have it: events name features as they like, at any length."""
+    return "".join(each if each.isprintable() else "?" for each in feature[:_NAME_CHARS])
 
 
 def _few(texts: Sequence[str]) -> str:
