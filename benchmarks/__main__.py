@@ -15,6 +15,7 @@ BENCHMARKS = (
     "ingest",
     "rollups",
     "profiles",
+    "drift",
     "registry",
     "transfer",
 )

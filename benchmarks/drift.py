@@ -109,8 +109,14 @@ def _show_false_alarms(options: argparse.Namespace) -> None:
         reference = reference_for(stream, options.reference_rows, options.seed)
         for size in (30, *options.sizes):
             tally = tally_of(reference, windows(stream, size, options.runs, options.seed), Rules())
-            table.add_row(stream.name, f"{size:,}", str(tally.checks), f"{tally.share:.1%}", *_rest(tally))
+            _add(table, stream.name, f"{size:,}", str(tally.checks), f"{tally.share:.1%}", *_rest(tally))
     console.print(table)
+
+
+def _add(table: Table, *cells: str) -> None:
+    """Add a row, and show it at once: the whole takes long."""
+    table.add_row(*cells)
+    console.print("[dim]" + " | ".join(cells))
 
 
 def _rest(tally: Tally) -> tuple[str, str]:
@@ -181,7 +187,7 @@ def _show_power(options: argparse.Namespace) -> None:
         for size in (500, 1_000, 2_000, 10_000):
             for alpha in (0.05, scheduled):
                 for name, found in _found(reference, size, options, Rules(alpha=alpha)):
-                    table.add_row(f"{rows:,}", f"{size:,}", name, f"{alpha:.2g}", f"{found:.1%}")
+                    _add(table, f"{rows:,}", f"{size:,}", name, f"{alpha:.2g}", f"{found:.1%}")
     console.print(table)
 
 
@@ -216,8 +222,8 @@ def _show_quarters(options: argparse.Namespace) -> None:
             alarms = [sum(quarter) for quarter, _ in told]
             episodes = [_episodes(quarter) for quarter, _ in told]
             few = sum(insufficient for _, insufficient in told) / options.quarters / CHECKS_A_QUARTER
-            table.add_row(
-                stream.name, f"{size:,}", str(options.quarters), f"{options.quarters * CHECKS_A_QUARTER:,}",
+            _add(
+                table, stream.name, f"{size:,}", str(options.quarters), f"{options.quarters * CHECKS_A_QUARTER:,}",
                 f"{np.mean(alarms):.2f}", f"{np.mean(episodes):.2f}", str(max(episodes)), f"{few:.1%}",
             )  # fmt: skip
     console.print(table)

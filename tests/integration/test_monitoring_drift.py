@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
@@ -212,8 +213,8 @@ def test_what_cannot_be_checked_is_refused(drift: Drift) -> None:
     assert reason(lambda: drift.check(from_time=now, to_time=now - timedelta(hours=1))) == (INVALID, "INVALID_WINDOW")
     assert reason(lambda: drift.check(from_time=now - timedelta(days=40))) == (INVALID, "INVALID_WINDOW")
     for unknown in ("", "nonsense", "019aa5c0-1234-7abc-8def-0123456789ab"):
-        request = pb.GetDriftCheckRequest(id=unknown)
-        assert reason(lambda request=request: drift.stub.GetDriftCheck(request)) == (MISSING, "CHECK_NOT_FOUND")
+        asked = partial(drift.stub.GetDriftCheck, pb.GetDriftCheckRequest(id=unknown))
+        assert reason(asked) == (MISSING, "CHECK_NOT_FOUND")
     drift.configure(enabled=False)
     eventually(lambda: reason(drift.check) == (REFUSED, "DRIFT_OFF"))
 
@@ -256,10 +257,16 @@ def test_two_replicas_check_by_schedule_once_and_at_a_stricter_level(clone_datab
         eventually(lambda: len(drift.listed().checks) > 0)
         # Each replica looks for what is due twenty times a second; several turns of both are waited for.
         turns = "SELECT lease_time FROM monitoring.chores WHERE name = 'drift'"
-        seen = {monitoring.query(turns)[0]}
-        eventually(lambda: len(seen) > 5 or bool(seen.add(monitoring.query(turns)[0])))
+        seen = set()
+
+        def several() -> bool:
+            seen.add(monitoring.query(turns)[0])
+            return len(seen) > 5
+
+        eventually(several)
         (check,) = drift.listed().checks
-        assert (check.trigger, check.alpha) == (pb.TRIGGER_SCHEDULE, pytest.approx(0.25 / 91))
+        assert check.trigger == pb.TRIGGER_SCHEDULE
+        assert check.alpha == pytest.approx(0.25 / 91)
         assert drift.stub.GetDriftCheck(pb.GetDriftCheckRequest(id=check.id)).check.results
         due = "SELECT due_time > now() + interval '5 hours' FROM monitoring.drift_schedule"
         assert monitoring.query(due) == [(True,)]

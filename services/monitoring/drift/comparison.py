@@ -207,7 +207,7 @@ def _concept(view: _View, labels: Labels) -> list[DriftResult]:
     drop = concept.accuracy_drop(
         reference.accuracy,
         reference.judged_count,
-        max(1.0, *predictions),
+        max([1.0, *predictions]),
         labels,
         alpha=rules.alpha,
         users=view.overdispersion,
@@ -275,7 +275,7 @@ def _false_alarm_rate(view: _View, results: Sequence[DriftResult]) -> float:
             reference=view.reference.features[result.feature],
             gate=result.gate,
             reference_rows=result.reference_count / max(1.0, view.reference.features[result.feature].overdispersion),
-            live_rows=result.live_count / result.overdispersion,
+            live_rows=result.live_count / view.overdispersion,
         )
         for result in results
         if result.type in (DriftType.INPUT, DriftType.PREDICTION) and result.status is not DriftStatus.INSUFFICIENT_DATA
