@@ -79,6 +79,13 @@ def test_an_alert_shows_how_it_went_on_and_what_to_do(
     assert "penstock alert ack" not in text
 
 
+def test_what_is_piped_is_not_padded(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    """A margin around a table filled every line with a hundred thousand spaces."""
+    server.on("GetAlert", answer(pb.GetAlertResponse(alert=alert())))
+    assert run(["alert", "show", f"{ID}4"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []
+
+
 def test_an_alert_is_taken_in_hand_with_a_reason(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.on("AcknowledgeAlert", answer(pb.AcknowledgeAlertResponse(alert=alert(acknowledged_by="ada"))))
     text = said(capsys, "ack", f"{ID}4", "--note", "rolling back")

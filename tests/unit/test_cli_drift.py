@@ -60,6 +60,11 @@ def test_what_drifted_is_drawn_and_the_rest_is_counted(
     assert "these were: petal_length" in " ".join(refused.replace("│", " ").split())
 
 
+def test_what_is_piped_is_not_padded(drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["drift", "check", "iris"]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []
+
+
 @pytest.mark.parametrize("width", [80, 140])
 def test_two_distributions_stand_side_by_side_and_fit(
     drifted: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
