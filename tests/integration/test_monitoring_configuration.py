@@ -155,8 +155,7 @@ def test_a_change_holds_on_every_replica_within_seconds(clone_database: Callable
 
 
 def test_while_the_database_is_away_what_was_read_last_holds(clone_database: Callable[[str], str]) -> None:
-    url = clone_database("monitoring")
-    database = Database(url, pool_wait_s=0.05)
+    database = Database(clone_database("monitoring"))
     with database:
         configurations = Configurations(ConfigurationStore(database), lambda: pytest.fail("nothing is changed here"))
         before = configurations.effective("iris")

@@ -18,6 +18,7 @@ from services.monitoring.configuration.store import ConfigurationStore
 Clock = Callable[[], datetime]
 LOOK_INTERVAL_S = 1.0
 DEFAULT_PAGE_SIZE = 100
+MAX_KNOWN = 10_000
 
 
 class Configurations:
@@ -27,7 +28,7 @@ class Configurations:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._said: Mapping[Scope, Own] = {}
+        self._known = _Known({})
         self._revision = -1
         self._next_look_s = 0.0
 
@@ -43,7 +44,7 @@ class Configurations:
         if time.monotonic() >= self._next_look_s:
             with self._lock:
                 self._look()
-        return _effective(self._said, Scope(model, version))
+        return self._known.effective(Scope(model, version))
 
     def get(self, scope: Scope) -> Standing:
         """Give what holds for a scope and what it says itself, as the database has it now."""
@@ -96,11 +97,29 @@ class Configurations:
             return  # another thread has looked while this one waited
         try:
             if self._revision < 0 or self._store.revision() != self._revision:
-                self._revision, self._said = self._store.read()
+                self._revision, said = self._store.read()
+                self._known = _Known(said)
         except Unavailable:
             if self._revision < 0:
                 raise
         self._next_look_s = now_s + LOOK_INTERVAL_S
+
+
+class _Known:
+    """What all scopes say at one revision, and what comes of it for those that were asked for."""
+
+    def __init__(self, said: Mapping[Scope, Own]) -> None:
+        self._said = said
+        self._effective: dict[Scope, Effective] = {}
+
+    def effective(self, scope: Scope) -> Effective:
+        """Say what holds for a scope."""
+        found = self._effective.get(scope)
+        if found is None:
+            found = _effective(self._said, scope)
+            if len(self._effective) < MAX_KNOWN:
+                self._effective[scope] = found
+        return found
 
 
 def _effective(said: Mapping[Scope, Own], scope: Scope) -> Effective:
