@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -17,6 +18,7 @@ from penstock.api.monitoring.v1 import channels_pb2
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
 from penstock.api.monitoring.v1.channels_pb2_grpc import ChannelServiceStub
 from tests.alert_replicas import an_id
+from tests.kit import bearing, write_keys
 from tests.monitoring import TIMEOUT_S, Monitoring, eventually, new_event, reason, serve
 from tests.receivers import Receiver, receiving
 
@@ -225,6 +227,32 @@ def test_a_rule_is_made_once_however_often_the_request_comes(desk: Desk) -> None
 
 def _new_year() -> datetime:
     return datetime(2098, 12, 31, tzinfo=UTC)
+
+
+def test_who_acknowledges_changes_and_silences_is_known_by_their_key(
+    clone_database: Callable[[str], str], tmp_path: Path
+) -> None:
+    ada, bob, keys = bearing("ada"), bearing("bob"), tmp_path / "keys.json"
+    write_keys(keys, ada="operator", bob="viewer")
+    with serve(clone_database("monitoring"), keys_file=keys, **OFTEN) as one, desk_of(one) as desk:
+        rule = pb.AlertRule(**RULE, model="iris", version="1", missing_data=pb.MISSING_DATA_ALERT)
+        request = pb.CreateAlertRuleRequest(rule=rule)
+        denied = (grpc.StatusCode.PERMISSION_DENIED, "ROLE_TOO_WEAK")
+        assert reason(lambda: desk.stub.CreateAlertRule(request, metadata=bob)) == denied
+        assert desk.stub.CreateAlertRule(request, metadata=ada).rule.updated_by == "ada"
+
+        def listed() -> list[pb.Alert]:
+            return list(desk.stub.ListAlerts(pb.ListAlertsRequest(), metadata=bob).alerts)
+
+        eventually(lambda: bool(listed()))
+        known = pb.AcknowledgeAlertRequest(id=listed()[0].id)
+        assert reason(lambda: desk.stub.AcknowledgeAlert(known, metadata=bob)) == denied
+        assert desk.stub.AcknowledgeAlert(known, metadata=ada).alert.acknowledged_by == "ada"
+        silence = pb.Silence(note="maintenance")
+        silence.end_time.FromDatetime(datetime.now(UTC) + timedelta(hours=1))
+        silencing = pb.CreateSilenceRequest(silence=silence)
+        assert reason(lambda: desk.stub.CreateSilence(silencing, metadata=bob)) == denied
+        assert desk.stub.CreateSilence(silencing, metadata=ada).silence.created_by == "ada"
 
 
 def test_a_rule_is_changed_by_who_has_read_it(desk: Desk) -> None:
