@@ -133,7 +133,7 @@ def test_numbers_beyond_the_reference_are_out_of_range_and_far_ones_outliers() -
     found, bad = of_values([3.0, 3.2, -9.0], NUMBER)
     assert found == [1, 2, 0, 0]
     assert bad == {"out_of_range": 2, "outlier": 1}
-    live = window([event(tensors(x=np.array([3], np.float32) + np.float32(1e-7)))], reference(NUMBER))
+    live = window([event(tensors(x=np.nextafter(np.array([3], np.float32), np.float32(4))))], reference(NUMBER))
     assert faults(live.features["x"]) == {}
 
 

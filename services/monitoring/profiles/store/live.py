@@ -94,7 +94,7 @@ LIMIT %(limit)s
 _EVENTS = """
 SELECT inference_id, user_id, error_code, row_count, features, prediction, outcomes
 FROM monitoring.inferences
-WHERE inference_id = ANY (%(ids)s)
+WHERE inference_id >= %(first_id)s AND inference_id <= %(last_id)s AND inference_id = ANY (%(ids)s)
 ORDER BY inference_id
 """
 _SIZES_LIMIT = 100_000
@@ -294,7 +294,8 @@ def _events(connection: Connection[DictRow], model: str, version: str, window: W
     with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
         sizes = _sizes(connection, model, version, window)
         for ids in _slices(sizes):
-            yield [LiveRow(*row) for row in cursor.execute(_EVENTS, {"ids": ids}).fetchall()]
+            bounds = {"first_id": ids[0], "last_id": ids[-1]}  # by which the days that matter are found
+            yield [LiveRow(*row) for row in cursor.execute(_EVENTS, {"ids": ids, **bounds}).fetchall()]
 
 
 def _sizes(connection: Connection[DictRow], model: str, version: str, window: Window) -> list[tuple[UUID, int]]:
