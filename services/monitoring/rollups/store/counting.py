@@ -31,19 +31,10 @@ _START = "date_bin(%(step)s, event_time, '1970-01-01 00:00:00+00') AS start_time
 
 # Sums of doubles depend on their order, and exact numerics take ten times as long: so whole ms and 2^-52 of one are
 # summed as integers, by which no double from 1 ms on is rounded. Nobody waits for longer than _LONGEST_MS.
-# Without MATERIALIZED the planner takes every latency for a group of its own, and sorts them all.
+# Without the OFFSET, which keeps the query within from being merged with the one around it, the planner takes every
+# latency for a group of its own, and sorts them all.
 _PREDICTIONS = f"""
-WITH event AS MATERIALIZED (
-    SELECT
-        version, {_START}, error_code, row_count, latency_ms, confidence,
-        CASE
-            WHEN error_code <> '' THEN NULL
-            WHEN latency_ms = 0 THEN {ZERO_BIN}
-            ELSE ceil(ln(latency_ms) / %(bin_width)s::double precision)::integer
-        END AS latency_bin
-    FROM {_EVENTS}
-),
-alike AS (
+WITH alike AS (
     SELECT
         version, start_time, error_code, latency_bin,
         count(*) AS inference_count,
@@ -53,7 +44,17 @@ alike AS (
         max(latency_ms) AS latency_max_ms,
         count(confidence) AS confidence_count,
         sum((confidence * {_PARTS})::bigint) AS confidence_parts
-    FROM event
+    FROM (
+        SELECT
+            version, {_START}, error_code, row_count, latency_ms, confidence,
+            CASE
+                WHEN error_code <> '' THEN NULL
+                WHEN latency_ms = 0 THEN {ZERO_BIN}
+                ELSE ceil(ln(latency_ms) / %(bin_width)s::double precision)::integer
+            END AS latency_bin
+        FROM {_EVENTS}
+        OFFSET 0
+    ) AS event
     GROUP BY version, start_time, error_code, latency_bin
 )
 SELECT
