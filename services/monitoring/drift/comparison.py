@@ -83,8 +83,9 @@ def _view(reference: Reference, window: LiveWindow, rules: Rules) -> _View:
         )
     tables = [features.table_of(reference.features[name], window.features[name]) for name in binned]
     likeness = features.likeness_of(tables, window)
-    measured = features.measure(tables, likeness)
-    return _View(reference, window, rules, binned, vectors, likeness, measured, _wanting(likeness, rows, rules))
+    wanting = _wanting(likeness, rows, rules)
+    measured = features.measure(tables, likeness, exactly=not wanting)
+    return _View(reference, window, rules, binned, vectors, likeness, measured, wanting)
 
 
 def _wanting(likeness: Likeness, rows: int, rules: Rules) -> str:

@@ -133,14 +133,14 @@ def likeness_of(tables: Sequence[Table], window: LiveWindow) -> Likeness:
     return Likeness(fitting, users, replicates.effective_parts(window.group_row_counts), factor)
 
 
-def measure(tables: Sequence[Table], likeness: Likeness) -> Mapping[str, Measured]:
-    """Measure each feature, by name."""
+def measure(tables: Sequence[Table], likeness: Likeness, *, exactly: bool = True) -> Mapping[str, Measured]:
+    """Measure each feature, by name; where p decides nothing, it need not be drawn for."""
     plain = [table for table in tables if table.degrees > 0]
     in_time = _surprise(plain, likeness.time, [table.in_time for table in plain])
     of_users = _surprise(plain, likeness.users, [table.of_users for table in plain])
     found = {table.name: Measured(0.0, 1.0, 0.0, 1.0) for table in tables if table.degrees < 1}
     for table, (time_p, time_phi), (users_p, users_phi) in zip(plain, in_time, of_users, strict=True):
-        found[table.name] = _measured(table, max(time_p, users_p), max(1.0, time_phi, users_phi))
+        found[table.name] = _measured(table, max(time_p, users_p), max(1.0, time_phi, users_phi), exactly=exactly)
     return found
 
 
@@ -169,13 +169,13 @@ def _surprise(tables: Sequence[Table], waves: Waves, parts: Sequence[Counts]) ->
     return [(float(p), phi) for p, phi in zip(chances, dispersions, strict=True)]
 
 
-def _measured(table: Table, chance: float, overdispersion: float) -> Measured:
+def _measured(table: Table, chance: float, overdispersion: float, *, exactly: bool) -> Measured:
     n, m = int(table.reference.sum()), int(table.live.sum())
     square = float(pearson(table.reference, table.live)) * (1 / n + 1 / m)
     independent = square / (table.reference_overdispersion / n + 1 / m)
     expected = table.reference_overdispersion / n + overdispersion / m
     p = max(chance, asymptotic_chance(independent, len(table.live)))
-    if p < _CLOSE_CALL:
+    if exactly and p < _CLOSE_CALL:
         p = max(chance, drawn_chance(table.reference, table.live, independent))
     effect = float(psi(table.reference, table.live)) - table.degrees * expected
     return Measured(square / expected, p, max(effect, 0.0), overdispersion)

@@ -94,8 +94,8 @@ class _DriftGateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftGate.V
     DRIFT_GATE_UNSPECIFIED: _DriftGate.ValueType  # 0
     """The configured one; by default PSI_CALIBRATED."""
     DRIFT_GATE_PSI_CALIBRATED: _DriftGate.ValueType  # 1
-    """PSI against its null distribution, allowing for overdispersion, Benjamini-Hochberg adjusted, with a floor on the
-    debiased effect. At most α of the checks without drift raise an alarm.
+    """PSI against what chance brings among rows that resemble each other by user or in time, Benjamini-Hochberg
+    adjusted, with a floor on the debiased effect. At most α of the checks without drift raise an alarm.
     """
     DRIFT_GATE_PSI_FIXED: _DriftGate.ValueType  # 2
     """PSI of at least 0.2, whatever the sample: the custom. Its false alarms depend on the sample; the result says how."""
@@ -114,8 +114,8 @@ class DriftGate(_DriftGate, metaclass=_DriftGateEnumTypeWrapper):
 DRIFT_GATE_UNSPECIFIED: DriftGate.ValueType  # 0
 """The configured one; by default PSI_CALIBRATED."""
 DRIFT_GATE_PSI_CALIBRATED: DriftGate.ValueType  # 1
-"""PSI against its null distribution, allowing for overdispersion, Benjamini-Hochberg adjusted, with a floor on the
-debiased effect. At most α of the checks without drift raise an alarm.
+"""PSI against what chance brings among rows that resemble each other by user or in time, Benjamini-Hochberg
+adjusted, with a floor on the debiased effect. At most α of the checks without drift raise an alarm.
 """
 DRIFT_GATE_PSI_FIXED: DriftGate.ValueType  # 2
 """PSI of at least 0.2, whatever the sample: the custom. Its false alarms depend on the sample; the result says how."""
@@ -228,7 +228,7 @@ class DriftResult(_message.Message):
     gate: Global___DriftGate.ValueType
     """What decided."""
     statistic: _builtins.float
-    """The gate's statistic."""
+    """The gate's statistic; of PSI_CALIBRATED, Pearson's χ² divided by the overdispersion."""
     p_value: _builtins.float
     """The chance of a statistic as large without drift; unset where the gate has none."""
     adjusted_p_value: _builtins.float
@@ -258,7 +258,9 @@ class DriftResult(_message.Message):
     live_count: _builtins.int
     """Rows of the window."""
     overdispersion: _builtins.float
-    """How much more the counts vary than those of independent rows would, at least 1: the statistic is divided by it."""
+    """How much more the counts vary than those of independent rows would, at least 1: the larger of what the window's
+    times and its users show. So many rows say as much as one that is new.
+    """
     summary: _builtins.str
     """What happened, in a sentence."""
     effect_low: _builtins.float
@@ -392,7 +394,9 @@ class DriftCheck(_message.Message):
     live_count: _builtins.int
     """Rows of the window with features."""
     alpha: _builtins.float
-    """The level of the test."""
+    """The level of the test: the configured one; by schedule at most interval / 91 days, so that a version has at most
+    one false alarm a quarter on average.
+    """
     gate: Global___DriftGate.ValueType
     """What decided."""
     false_alarm_rate: _builtins.float
