@@ -125,7 +125,7 @@ def test_a_database_that_goes_away_while_the_trainer_trains_loses_nothing(
     own_postgres_server: PostgresServer, trainer: ScriptedTrainer
 ) -> None:
     url = own_postgres_server.clone("monitoring")
-    with serve_retraining(url, trainer_address=trainer.address, database_pool_wait_ms=200) as there:
+    with serve_retraining(url, trainer_address=trainer.address, database_pool_wait_ms=1_000) as there:
         asked = there.create(force=True)
         there.approve(asked.id)
         run_id = there.becomes(asked.id, "TRAINING").training_run_id
