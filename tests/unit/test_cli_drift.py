@@ -95,6 +95,20 @@ def test_a_feature_of_many_categories_shows_those_that_moved(
     assert sum(f"c{number:02}" in text for number in range(50)) == 14
 
 
+def test_a_model_of_many_features_shows_the_worst_unless_all_are_asked_for(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = drift_check()
+    check.results.extend(drift_result(f"f{number:03}", 0, 0.001) for number in range(97))
+    server.on("GetDriftCheck", answer(pb.GetDriftCheckResponse(check=check)))
+    text = said(capsys, "show", f"{ID}1")
+    assert "the first 50 of 100 comparisons" in text
+    assert "f046" in text
+    assert "f047" not in text
+    assert "f096" in said(capsys, "show", f"{ID}1", "--all")
+    assert len(json.loads(said(capsys, "show", f"{ID}1", "--json"))["results"]) == 100
+
+
 def test_a_script_learns_by_the_exit_code_where_it_asks(
     drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -42,6 +42,7 @@ app = typer.Typer(
     no_args_is_help=True, help="Compare live data with the reference: what has drifted, and how far.", epilog=EXAMPLES
 )
 SHOWN_FEATURES = 5
+SHOWN_RESULTS = 50
 
 
 class Status(enum.StrEnum):
@@ -141,7 +142,10 @@ def _answer(output: Output, check: pb.DriftCheck, features: list[str], *, every:
     parts: list[RenderableType] = [check_facts(check)]
     for result in shown:
         parts += [Text(""), comparison(output, result)]
-    output.answer(document_of(check), *parts, Text(""), results_table(output, check.results))
+    counted = check.results if every else check.results[:SHOWN_RESULTS]
+    output.answer(document_of(check), *parts, Text(""), results_table(output, counted))
+    if len(counted) < len(check.results):
+        output.note(f"the first {len(counted)} of {len(check.results):,} comparisons, the worst; --all has every one")
     if len(drawn) > len(shown):
         output.note(f"{len(shown)} of {len(drawn)} features that drifted are drawn; --all draws all")
     elif not shown and check.results:

@@ -35,7 +35,7 @@ _COLUMNS = (
 )
 _RESULT_COLUMNS = (
     Column("compared", give="cut", least_width=16),
-    Column("drift"),
+    Column("drift", give="cut", least_width=12),
     Column("status"),
     Column("effect", "right"),
     Column("adjusted p", "right"),
