@@ -41,8 +41,8 @@ class Script:
         series = [Series(version, (), Totals(window, counts)) for version, counts in versions]
         return Answer(Granularity.DAY, window, series, None)
 
-    def latest(self, model: str, version: str) -> None:
-        return None
+    def page(self, filters: Any, *, size: int, token: str) -> tuple[Sequence[Any], str]:
+        return (), ""
 
     def open_counts(self) -> Sequence[Any]:
         return ()
@@ -117,11 +117,11 @@ class Checked(Script):
         super().__init__(*models)
         self.status = DriftStatus.DRIFTED
 
-    def latest(self, model: str, version: str) -> Any:
-        return DriftCheck(
+    def page(self, filters: Any, *, size: int, token: str) -> tuple[Sequence[Any], str]:
+        check = DriftCheck(
             id=UUID(int=1),
-            model=model,
-            version=version,
+            model=filters.model,
+            version=filters.version,
             profile_id=UUID(int=2),
             window=Window(NOON, NOON),
             status=self.status,
@@ -138,6 +138,7 @@ class Checked(Script):
             trigger=Trigger.SCHEDULE,
             create_time=NOON,
         )
+        return (check,), "more"
 
 
 def test_drift_is_told_as_the_latest_check_found_it_and_too_little_data_is_no_value() -> None:

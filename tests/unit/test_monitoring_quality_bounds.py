@@ -15,6 +15,7 @@ from services.monitoring.quality.bounds import (
     design_effect,
     grown_repeats,
     largest_shares,
+    most_hits,
     upper_limits,
 )
 
@@ -38,6 +39,14 @@ def test_the_largest_share_is_the_binomial_quantile_above_the_limit_and_what_is_
     expected = stats.binom.isf(LEVEL / 2, 2_000, limit) / 2_000
     assert largest_shares(asked)[0] == pytest.approx(expected)
     assert 0.025 < expected < 0.035
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 50, 300, 2_000, 100_000])
+def test_the_quantile_is_scipys(rows: int) -> None:
+    shares = np.concatenate(([0.0, 1e-12, 1e-6], np.linspace(0.001, 0.999, 97), [1 - 1e-9, 1.0]))
+    for level in (0.005, 2e-5, 1e-9):
+        found = most_hits(np.full(shares.size, float(rows)), shares, level)
+        np.testing.assert_array_equal(found, stats.binom.isf(level, rows, shares))
 
 
 def test_more_questions_make_each_harder_to_answer_with_yes() -> None:

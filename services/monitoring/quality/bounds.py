@@ -53,8 +53,6 @@ class Questions:
 
 def largest_shares(questions: Questions, *, level: float = LEVEL) -> Numbers:
     """Give the share of each that must not be exceeded, 0 to 1."""
-    from scipy import stats
-
     count = len(questions.rows)
     if count == 0:
         return np.zeros(0)
@@ -62,8 +60,7 @@ def largest_shares(questions: Questions, *, level: float = LEVEL) -> Numbers:
     rows = np.maximum(np.floor(questions.rows), 1)
     limit = upper_limits(questions.reference_share, questions.reference_rows, each)
     limit = np.where(questions.growth > 1, grown_repeats(limit, questions.growth), limit)
-    allowed: Numbers = stats.binom.isf(each, rows, np.minimum(limit + questions.tolerance, 1)) / rows
-    return allowed
+    return most_hits(rows, np.minimum(limit + questions.tolerance, 1), each) / rows
 
 
 def upper_limits(share: Numbers, rows: Numbers, level: float) -> Numbers:
@@ -75,6 +72,20 @@ def upper_limits(share: Numbers, rows: Numbers, level: float) -> Numbers:
     misses = np.maximum(rows - hits, 1e-9)
     found: Numbers = np.where(rows > hits, special.betaincinv(hits + 1, misses, 1 - level), 1.0)
     return found
+
+
+def most_hits(rows: Numbers, share: Numbers, level: float) -> Numbers:
+    """Give the least number of hits that more than are as rare as `level`: the upper binomial quantile."""
+    # Not scipy.stats, whose import takes a second.
+    from scipy import special
+
+    certain, whole = share >= 1, rows.astype(np.int64)
+    share = np.where(certain, 0.5, share)
+    # An interpolation, and near the ends it is off by one hit.
+    hits: Numbers = np.clip(np.nan_to_num(np.ceil(special.bdtrik(1 - level, rows, share))), 0, rows)
+    hits = np.where(special.bdtrc(np.maximum(hits - 1, 0), whole, share) <= level, np.maximum(hits - 1, 0), hits)
+    hits = np.where(special.bdtrc(hits, whole, share) > level, np.minimum(hits + 1, rows), hits)
+    return np.where(certain, rows, hits)
 
 
 def grown_repeats(share: Numbers, growth: Numbers) -> Numbers:
