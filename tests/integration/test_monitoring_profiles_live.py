@@ -153,6 +153,7 @@ def test_a_bucket_whose_events_were_dropped_stays_as_it_was_counted(service: Ser
     execute(service, "INSERT INTO monitoring.dropped_days VALUES ('inferences', %s)", day)
     with Database(service.monitoring.database_url, pool_size=2) as database:
         Days(database).ensure([day])
+    service.record(iris_events(age_s=AGE_S)[0])
     mark_all(service)
     eventually(lambda: marks(service) == 0)
     assert rows(service, made) == 150
