@@ -108,7 +108,9 @@ def postgres() -> Iterator[Callable[[str], str]]:
 
 def settings(url: str) -> MonitoringSettings:
     """Give settings for a service of the benchmark's own."""
-    return MonitoringSettings(database_url=SecretStr(url), port=0, metrics_port=0, rollup_interval_ms=1_000)
+    return MonitoringSettings(
+        database_url=SecretStr(url), port=0, metrics_port=0, rollup_interval_ms=1_000, access_log_share=0
+    )
 
 
 @contextmanager
