@@ -42,7 +42,7 @@ class Latencies:
     def of(cls, counts: Mapping[int, int]) -> Latencies:
         """Put counts by bin in order."""
         bins = sorted(counts)
-        return cls(tuple(bins), tuple(counts[bin_] for bin_ in bins))
+        return cls(tuple(bins), tuple(map(counts.__getitem__, bins)))
 
     @classmethod
     def merged(cls, several: Iterable[Latencies]) -> Latencies:
