@@ -252,6 +252,7 @@ def test_vectors_that_moved_or_spread_are_told_apart_and_others_are_not() -> Non
     assert embeddings.separation(before, vectors(20, 2, shift=5), overdispersion=1.0).p_value == 1.0
 
 
+@pytest.mark.slow
 def test_the_p_of_vectors_is_honest_where_nothing_has_drifted() -> None:
     p_values = [
         embeddings.separation(vectors(200, 2 * n), vectors(150, 2 * n + 1), overdispersion=1.0).p_value

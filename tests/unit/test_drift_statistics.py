@@ -129,12 +129,12 @@ def test_in_many_dimensions_a_rotation_has_the_chance_that_drawing_directions_gi
     replicated = generator.standard_normal((12, 4)) * np.asarray([3.0, 1.0, 1.0, 0.3])
     deviation = np.asarray([6.0, 3.0, 1.0, 0.5])
     draws = np.vstack((deviation, replicated))
-    directions = generator.standard_normal((400_000, 13))
+    directions = generator.standard_normal((100_000, 13))
     directions /= np.linalg.norm(directions, axis=1, keepdims=True)
     forms = ((directions @ draws) ** 2 * weights).sum(axis=1)
     expected = (forms >= (deviation**2 * weights).sum()).mean()
     found = rotation.chances(rotation.form_of(deviation, replicated, weights)[None, :])[0]
-    assert found == pytest.approx(expected, rel=0.1)
+    assert found == pytest.approx(expected, rel=0.15)
 
 
 def test_a_rotation_of_nothing_or_of_everything_is_certain_or_nearly_never() -> None:
@@ -198,10 +198,10 @@ def test_waves_need_rows_in_enough_places() -> None:
 
 def test_likeness_is_the_dispersion_of_the_directions_that_vary_most() -> None:
     generator = np.random.default_rng(2)
-    free = generator.standard_normal((4_000, 8))
-    assert replicates.likeness(free, np.ones(8)) == pytest.approx(1.0, rel=0.05)
+    free = generator.standard_normal((600, 8))
+    assert replicates.likeness(free, np.ones(8)) == pytest.approx(1.0, rel=0.15)
     led = free * np.sqrt(np.asarray([10.0, 1, 1, 1, 1, 1, 1, 1]))
-    assert replicates.likeness(led, np.ones(8)) == pytest.approx((100 + 7) / 17, rel=0.05)
+    assert replicates.likeness(led, np.ones(8)) == pytest.approx((100 + 7) / 17, rel=0.15)
 
 
 def test_a_drop_of_the_accuracy_is_found_and_clusters_widen_its_interval() -> None:
