@@ -326,10 +326,20 @@ def test_register_takes_folders_archives_and_references(
     read("model", "register", "chat", "-v", "1", "--ollama", "llama3.2:1b", "--mode", "chat")
     assert kept[0].header.ollama == pb.OllamaReference(model="llama3.2:1b", mode=pb.OLLAMA_MODE_CHAT)
     assert len(kept) == 1
-    task = ("--task-type", "text-classification", "--field", "pooling=cls", "--field", "normalize=false")
+    task = (
+        "--task-type",
+        "text-classification",
+        "--field",
+        "pooling=cls",
+        "--field",
+        "normalize=false",
+        "--group",
+        "g",
+    )
     read("model", "register", "m", "bundle", "-v", "1", *task, "--field", "seed=7")
-    assert kept[0].header.metadata.task_type == "text-classification"
-    assert dict(kept[0].header.metadata.fields) == {"pooling": "cls", "normalize": False, "seed": 7}
+    metadata = kept[0].header.metadata
+    assert (metadata.task_type, metadata.equivalence_group) == ("text-classification", "g")
+    assert dict(metadata.fields) == {"pooling": "cls", "normalize": False, "seed": 7}
     for wrong in (["m"], ["m", "m.zip", "--ollama", "x"], ["m", "--ollama", "x"], ["m", "m.zip", "--field", "seed"]):
         assert run(["model", "register", *wrong, "-v", "1"]) == 2
 

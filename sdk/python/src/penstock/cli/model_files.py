@@ -75,6 +75,10 @@ def register(
         str,
         typer.Option("--task-type", metavar="TASK", help="What it does, such as text-classification or embedding."),
     ] = "",
+    group: Annotated[
+        str,
+        typer.Option("--group", metavar="NAME", help="Its equivalence_group: versions that answer the same question."),
+    ] = "",
     field: Annotated[
         list[str] | None,
         typer.Option("--field", metavar="K=V", help="A field of the metadata, such as pooling=cls; again for more."),
@@ -124,7 +128,9 @@ def register(
                 approved_by=approver or (login_name() if stage else ""),
                 note=note,
                 columns=[column.strip() for column in columns.split(",")] if columns else (),
-                metadata=pb.Metadata(task_type=task_type, tags=tag or (), fields=to_struct(fields)),
+                metadata=pb.Metadata(
+                    task_type=task_type, equivalence_group=group, tags=tag or (), fields=to_struct(fields)
+                ),
                 progress=bar.reach,
                 wait=False,
             )
