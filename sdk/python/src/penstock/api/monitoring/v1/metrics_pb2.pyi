@@ -80,7 +80,7 @@ Global___ErrorCount: _TypeAlias = ErrorCount  # noqa: Y015
 
 @_typing.final
 class LatencyBin(_message.Message):
-    """LatencyBin is one bin of a latency histogram."""
+    """LatencyBin is one bin of a latency histogram; from 0 to 0 are latencies of 0."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

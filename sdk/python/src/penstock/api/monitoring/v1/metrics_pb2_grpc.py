@@ -58,8 +58,8 @@ class MetricsServiceServicer(object):
 
     def ListMetrics(self, request, context):
         """A series over a window, one point a step; steps without predictions are left out.
-        Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, TOO_MANY_POINTS (over 10,000; take a coarser
-        granularity or a shorter window).
+        Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
+        (over 10,000; take a coarser granularity or a shorter window).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

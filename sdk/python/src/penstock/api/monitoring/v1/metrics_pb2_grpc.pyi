@@ -39,8 +39,8 @@ class MetricsServiceStub:
     def __new__(cls, channel: _aio.Channel) -> MetricsServiceAsyncStub: ...
     ListMetrics: _grpc.UnaryUnaryMultiCallable[_metrics_pb2.ListMetricsRequest, _metrics_pb2.ListMetricsResponse]
     """A series over a window, one point a step; steps without predictions are left out.
-    Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, TOO_MANY_POINTS (over 10,000; take a coarser
-    granularity or a shorter window).
+    Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
+    (over 10,000; take a coarser granularity or a shorter window).
     """
     GetRealtimeMetrics: _grpc.UnaryUnaryMultiCallable[_metrics_pb2.GetRealtimeMetricsRequest, _metrics_pb2.GetRealtimeMetricsResponse]
     """The last 5 minutes in steps of 10 s, read from the events that are stored: what has arrived, on any replica.
@@ -58,8 +58,8 @@ class MetricsServiceAsyncStub(MetricsServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListMetrics: _aio.UnaryUnaryMultiCallable[_metrics_pb2.ListMetricsRequest, _metrics_pb2.ListMetricsResponse]  # type: ignore[assignment]
     """A series over a window, one point a step; steps without predictions are left out.
-    Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, TOO_MANY_POINTS (over 10,000; take a coarser
-    granularity or a shorter window).
+    Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
+    (over 10,000; take a coarser granularity or a shorter window).
     """
     GetRealtimeMetrics: _aio.UnaryUnaryMultiCallable[_metrics_pb2.GetRealtimeMetricsRequest, _metrics_pb2.GetRealtimeMetricsResponse]  # type: ignore[assignment]
     """The last 5 minutes in steps of 10 s, read from the events that are stored: what has arrived, on any replica.
@@ -80,8 +80,8 @@ class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_metrics_pb2.ListMetricsResponse, _abc.Awaitable[_metrics_pb2.ListMetricsResponse]]:
         """A series over a window, one point a step; steps without predictions are left out.
-        Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, TOO_MANY_POINTS (over 10,000; take a coarser
-        granularity or a shorter window).
+        Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
+        (over 10,000; take a coarser granularity or a shorter window).
         """
 
     @_abc_1.abstractmethod

@@ -619,7 +619,9 @@ class GetMetricsResponse(_message.Message):
     average_latency_ms: _builtins.float
     """Over successful predictions; unset without any."""
     p50_latency_ms: _builtins.float
-    """The median, over successful predictions."""
+    """The median, over successful predictions. Percentiles are exact where the model has up to 20,000 predictions in the
+    window, else within 1 %.
+    """
     p95_latency_ms: _builtins.float
     """The 95th percentile."""
     p99_latency_ms: _builtins.float
