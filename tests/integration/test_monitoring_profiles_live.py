@@ -179,9 +179,10 @@ def test_closed_buckets_go_first_and_an_open_one_is_not_counted_all_the_time(clo
             found = store.marked(closed=now - BUCKET, counted_before=counted_before, limit=100)
             return [mark.start_time for mark in found]
 
-        assert listed(now) == sorted(begins, reverse=True)
+        in_order = [*sorted(begins[1:], reverse=True), begins[0]]
+        assert listed(now) == in_order
         recounts = recounts_of(service, store, now=now)
-        assert [mark.start_time for mark in recounts._marked()] == [*sorted(begins[1:], reverse=True), begins[0]]
+        assert [mark.start_time for mark in recounts._marked()] == in_order
         recounts.recount(turn())
         assert marks(service) == 0
         counted = now - timedelta(seconds=30)
@@ -195,7 +196,45 @@ def test_closed_buckets_go_first_and_an_open_one_is_not_counted_all_the_time(clo
         for start in begins:
             execute(service, "INSERT INTO monitoring.profile_marks VALUES ('iris', '1.0.0', %s)", start)
         assert listed(now - timedelta(minutes=1)) == sorted(begins[1:], reverse=True)
-        assert listed(counted) == sorted(begins, reverse=True)
+        assert listed(counted) == in_order
+
+
+def test_open_buckets_of_many_versions_without_a_profile_hold_up_no_other(clone_database: CloneDatabase) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        iris(service)
+        eventually(lambda: settled(service))
+        now = datetime.now(UTC)
+        service.record(*(new_event(model="other", version=str(number)) for number in range(150)))
+        execute(service, "INSERT INTO monitoring.profile_marks VALUES ('iris', '1.0.0', %s)", floor(now) - 3 * BUCKET)
+        found = store.marked(closed=now - BUCKET, counted_before=now, limit=100)
+        assert found[0].start_time == floor(now) - 3 * BUCKET
+        assert {mark.model for mark in found} == {"iris"}
+
+
+def test_a_bucket_that_cannot_be_counted_holds_up_no_other(
+    clone_database: CloneDatabase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        iris(service)
+        eventually(lambda: settled(service))
+        now = datetime.now(UTC)
+        for number in (3, 4):
+            execute(
+                service,
+                "INSERT INTO monitoring.profile_marks VALUES ('iris', '1.0.0', %s)",
+                floor(now) - number * BUCKET,
+            )
+        recounts = recounts_of(service, store, now=now)
+        count = Recounts._count
+
+        def fail_once(self: Recounts, mark: Mark, turn: Turn) -> None:
+            if mark.start_time == floor(now) - 3 * BUCKET:
+                raise ValueError("a defect that this bucket's events bring about")
+            count(self, mark, turn)
+
+        monkeypatch.setattr(Recounts, "_count", fail_once)
+        recounts.recount(turn())
+        assert marks(service) == 1
 
 
 def test_a_mark_that_comes_while_its_bucket_is_counted_outlives_the_count(clone_database: CloneDatabase) -> None:

@@ -71,6 +71,14 @@ def test_a_version_in_whose_place_another_answers_is_not_missed() -> None:
     assert not values.replaced(rule(model="iris", version="1.0.0", missing_data=MissingData.ALERT), IRIS)
 
 
+def test_calls_that_failed_before_a_version_was_chosen_answer_in_nobodys_place() -> None:
+    readings = Readings({Target("iris", ""): counted(5)}, {"iris": ("1.0.0",)})
+    values = Values(readings.sources, NOON)
+    assert not values.replaced(rule(), IRIS)
+    assert not values.replaced(rule(), Target("iris", ""))
+    assert targets(readings, **STOPPED) == {IRIS, Target("iris", "")}
+
+
 def test_metrics_are_read_by_their_names() -> None:
     readings = Readings({IRIS: counted(25, judged_count=4, correct_count=3, feedback_count=5)})
     assert read(readings) == Reading(0.25)

@@ -83,6 +83,12 @@ def test_a_tensor_whose_bytes_do_not_fit_is_written_as_they_are(datatype: DataTy
     assert broken["shape"] == [7]
 
 
+def test_a_tensor_of_no_bytes_and_a_thousand_million_rows_is_written_as_it_is() -> None:
+    empty = of_tensors(Tensor(name="x", datatype=DataType.DATA_TYPE_FP32, shape=[10**9, 0]))["x"]
+    assert empty == {"datatype": "FP32", "shape": [10**9, 0], "base64": ""}
+    assert of_tensors(Tensor(name="x", datatype=DataType.DATA_TYPE_FP32, shape=[0, 4]))["x"] == []
+
+
 def test_an_empty_payload_is_an_empty_object() -> None:
     assert payload_json(b"") == "{}"
 

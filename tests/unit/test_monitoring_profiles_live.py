@@ -180,6 +180,21 @@ def test_lists_are_a_value_a_row_and_single_values_are_of_every_row() -> None:
     assert (bins(live.features["z"]), faults(live.features["z"])) == ([0, 0, 0, 3], {"wrong_type": 3})
 
 
+def test_a_small_payload_claims_no_gigabytes() -> None:
+    wide = {f"n{number}": 1.0 for number in range(1_000)} | {"age": [1.0] * 10_000}
+    assert counted([event(fields(wide), rows=10_000)], named("age")).row_count == 1
+    empty = Tensor(name="age", datatype=DataType.DATA_TYPE_BYTES, shape=[10_000, 4_096])
+    live = counted([event(tensors(empty), rows=10_000)], named("age"))
+    assert live.row_count == 10_000
+
+
+def test_of_a_tensor_that_comes_twice_in_an_event_the_first_counts() -> None:
+    vector = np.ones((1, 3), np.float32)
+    twice = tensors(to_tensor("x", vector), to_tensor("x", vector * 2))
+    assert window([event(twice)], reference(VECTOR)).features["x"].sample is not None
+    assert counted([event(twice)], reference(VECTOR)).row_count == 1
+
+
 def test_rows_that_nothing_carries_are_one() -> None:
     live = window([event(fields({"x": 1.0}), rows=2_000_000_000)], reference(NUMBER))
     assert live.row_count == 1

@@ -176,6 +176,8 @@ def test_what_tells_the_servers_own_machine_or_posts_anywhere_is_allowed_nowhere
         ("mailtos://u:secret@example.com?verify=no", "URL_NOT_ALLOWED"),
         ("mailtos://u:secret@example.com?to=a&VERIFY=no", "URL_NOT_ALLOWED"),
         ("mailtos://u:secret@example.com?to=a%26verify%3Dno", "URL_NOT_ALLOWED"),
+        ("mailtos://u:secret@example.com?verify+=no", "URL_NOT_ALLOWED"),
+        ("mailtos://u:secret@example.com?to=a&+verify=no", "URL_NOT_ALLOWED"),
         ("slack://secret/?redirect=yes", "URL_NOT_ALLOWED"),
         ("workflows://secret/?template=/etc/passwd", "URL_NOT_ALLOWED"),
         ("mailto://u:secret@example.com?pgppub=/etc/passwd", "URL_NOT_ALLOWED"),

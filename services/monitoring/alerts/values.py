@@ -60,21 +60,22 @@ class Values:
             return {Target(rule.model, rule.version)}
         span = max(rule.window, LOOK_BACK) if misses_traffic(rule) else rule.window
         models = [rule.model] if rule.model else self._models_in(span)
-        found = {
-            Target(model, version)
-            for model in models
-            for version in self._versions_in(model, rule.window) or self._versions_in(model, span)
-        }
+        found = {Target(model, version) for model in models for version in self._answering(model, rule.window, span)}
         if rule.type is not AlertType.ERROR_RATE:
             found = {target for target in found if target.version}
         return {target for target in found if rule.version in ("", target.version)}
+
+    def _answering(self, model: str, window: timedelta, span: timedelta) -> Collection[str]:
+        """Name the versions of a window; where none answered in it, also those of the longer span before its end."""
+        lately = self._versions_in(model, window)
+        return lately if any(lately) else {*lately, *self._versions_in(model, span)}
 
     def replaced(self, rule: Rule, target: Target) -> bool:
         """Say whether others answer in a version's place: then it is no longer judged, and is not missed."""
         if rule.version and misses_traffic(rule):
             return False
         answering = self._versions_in(target.model, rule.window)
-        return bool(answering) and target.version not in answering
+        return target.version not in answering and any(answering)  # the empty version answers in nobody's place
 
     def read(self, rule: Rule, target: Target) -> Reading:
         """Read a rule's metric for a version."""

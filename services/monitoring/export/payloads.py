@@ -60,6 +60,8 @@ def _of_value(value: Value) -> Any:
 def _of_tensor(tensor: Tensor) -> Any:
     try:
         values = _floats_of_bfloat16(tensor) if tensor.datatype == DataType.DATA_TYPE_BF16 else from_tensor(tensor)
+        if not values.size and values.shape[0]:  # no bytes claim a thousand million empty lists
+            raise ValueError(values.shape)
     except (InvalidArgument, ValueError):
         shape, encoded = list(tensor.shape), b64encode(tensor.raw).decode()
         return {"datatype": datatype_name(tensor.datatype), "shape": shape, "base64": encoded}

@@ -27,7 +27,8 @@ _SCHEME = re.compile(r"([a-z0-9]{1,32})://.", re.IGNORECASE)
 _REFUSED_PARAMETERS = (
     "verify", "redirect", "retry", "wait", "store", "template", "keyfile", "subfile", "pgp", "pgppub", "pgpprv", "wkd",
 )  # fmt: skip
-_PARAMETER = re.compile(rf"[?&;]\s*({'|'.join(_REFUSED_PARAMETERS)})\s*=", re.IGNORECASE)
+# A `+` is a space to apprise, which it strips.
+_PARAMETER = re.compile(rf"[?&;][\s+]*({'|'.join(_REFUSED_PARAMETERS)})[\s+]*=", re.IGNORECASE)
 
 
 def read_schemes(text: str) -> frozenset[str]:

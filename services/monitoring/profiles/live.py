@@ -10,7 +10,7 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from services.common.errors import Aborted, DeadlineExceeded
+from services.common.errors import Aborted, DeadlineExceeded, DomainError
 from services.monitoring.chores import Turn
 from services.monitoring.models import FUTURE_TOLERANCE, Retention, Window
 from services.monitoring.profiles.count import BucketCounter, BucketCounts, Sample, bin_slices
@@ -192,6 +192,11 @@ class Recounts:
                 except (Aborted, DeadlineExceeded) as error:  # its mark, if there is one yet, waits for the next turn
                     _log.warning("bucket not counted", start_time=mark.start_time.isoformat(), reason=error.reason)
                     stuck.add(mark)
+                except DomainError:
+                    raise  # the database is away: so it is for all
+                except Exception:  # noqa: BLE001 - logged, and tried again: what one bucket holds ends no other's counting
+                    _log.exception("bucket not counted", model=mark.model, start_time=mark.start_time.isoformat())
+                    stuck.add(mark)
 
     def keep_days(self, turn: Turn) -> None:  # noqa: ARG002 - it is one short step
         """Make the days of live profiles ready that are to come, and drop those past their retention."""
@@ -203,8 +208,7 @@ class Recounts:
     def _marked(self) -> list[Mark]:
         now = self._clock()
         counted_before = now - self._open_interval
-        found = self._store.marked(closed=now - BUCKET, counted_before=counted_before, limit=_MARKS_AT_ONCE)
-        return sorted(found, key=lambda mark: mark.start_time > now - BUCKET)  # stable: the newest closed one first
+        return self._store.marked(closed=now - BUCKET, counted_before=counted_before, limit=_MARKS_AT_ONCE)
 
     def _mark_older(self) -> bool:
         now = self._clock()

@@ -52,8 +52,12 @@ Collected = dict[TensorRows, tuple[list[int], list[int], list[bytes]]]
 def collect(found: Collected, tensors: Sequence[Tensor], start: int, count: int, *, predictions: bool) -> None:
     """Put a payload's tensors to those that are like them. `count` are its rows, the first is `start`."""
     sole = len(tensors) == 1
+    seen: set[str] = set()
     for tensor in tensors:
         name = tensor.name
+        if name in seen:
+            continue  # a row has one value of a feature: the first
+        seen.add(name)
         if predictions:
             name = PREDICTION if sole else f"{PREDICTION}.{name}"
         width = _width(tensor.shape, count)
@@ -92,8 +96,8 @@ def _width(shape: Sequence[int], count: int) -> int:
 
 def _raw(tensor: Tensor, width: int, count: int) -> bytes | None:
     """Give the bytes of the rows that count; None where they are not what datatype and shape need."""
-    if tensor.datatype == _BYTES:
-        return tensor.raw
+    if tensor.datatype == _BYTES:  # each text takes four bytes at least: nobody claims millions without sending them
+        return tensor.raw if len(tensor.raw) >= 4 * count * width else None
     dtype = _DTYPES.get(tensor.datatype)
     if dtype is None or math.prod(tensor.shape) * dtype.itemsize != len(tensor.raw):
         return None

@@ -23,6 +23,8 @@ from services.monitoring.profiles.layouts import Layout
 from services.monitoring.profiles.tensors import MAX_EVENT_ROWS, Collected, collect, put_tensors
 
 MAX_UNKNOWN = 100
+MAX_EVENT_CELLS = 200_000
+"""Rows times names of one event's named values: a payload of 1 MiB has room for half as many of its own."""
 """Unknown names that are counted by name; an attacker may send any number of them."""
 NESTED = object()
 """A value that is neither a number, a boolean, a text nor a list of numbers."""
@@ -130,11 +132,16 @@ def _parsed(payload: bytes) -> Payload:
 
 
 def _rows_of(message: Payload, said: int) -> int:
-    """Say how many rows a payload has: as many as its event says, if anything in it has as many; else one."""
+    """Say how many rows a payload has: as many as its event says, if anything in it has as many; else one.
+
+    One also where single values would be repeated more often than MAX_EVENT_CELLS allows.
+    """
     if said <= 1:
         return 1
     if message.WhichOneof("kind") == "fields":
         values = message.fields.fields.values()
+        if len(values) * min(said, MAX_EVENT_ROWS) > MAX_EVENT_CELLS:
+            return 1
         carried = any(len(value.list_value.values) == said for value in values if value.HasField("list_value"))
     else:
         carried = any(tensor.shape and tensor.shape[0] == said for tensor in message.tensors.tensors)

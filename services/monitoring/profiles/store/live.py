@@ -36,14 +36,18 @@ SLICE_EVENTS = 2_000
 MAX_EVENTS_BYTES = 256 * 1024 * 1024
 """Payloads of one bucket, or one profile, that are read: of more a uniform sample is taken."""
 
-# Closed buckets, the newest first; those that are still open or were counted just now wait their turn. Of open ones the
-# marks of the rollups tell, which count a bucket, and leave a mark here, only when it is over.
+# Closed buckets first, the newest before the others; those that are open or were counted just now wait their turn. Of
+# open ones the marks of the rollups tell, which count a bucket, and leave a mark here, only when it is over: of those
+# versions that are compared with something, since nobody would ever take the others off the list.
 _MARKED = """
 SELECT start_time, model, version
 FROM (
     SELECT start_time, model, version FROM monitoring.profile_marks
     UNION
-    SELECT start_time, model, version FROM monitoring.rollup_marks WHERE granularity = 1 AND start_time > %(closed)s
+    SELECT start_time, model, version
+    FROM monitoring.rollup_marks
+    JOIN monitoring.profile_attachments USING (model, version)
+    WHERE granularity = 1 AND start_time > %(closed)s
 ) AS mark
 WHERE start_time <= %(closed)s OR NOT EXISTS (
     SELECT
@@ -51,7 +55,7 @@ WHERE start_time <= %(closed)s OR NOT EXISTS (
     WHERE (live.model, live.version, live.start_time) = (mark.model, mark.version, mark.start_time)
       AND live.count_time > %(counted_before)s
 )
-ORDER BY start_time DESC, model, version
+ORDER BY start_time > %(closed)s, start_time DESC, model, version
 LIMIT %(limit)s
 """
 _UNMARK = """
