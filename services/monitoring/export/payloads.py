@@ -8,7 +8,7 @@ from base64 import b64encode
 from typing import Any
 
 import numpy as np
-from google.protobuf.struct_pb2 import Value
+from google.protobuf.struct_pb2 import Struct, Value
 from numpy.typing import NDArray
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
@@ -28,7 +28,7 @@ def payload_json(data: bytes) -> str:
     if payload.WhichOneof("kind") == "tensors":
         values: dict[str, Any] = {tensor.name: _of_tensor(tensor) for tensor in payload.tensors.tensors}
     else:
-        values = {name: _of_value(value) for name, value in payload.fields.fields.items()}
+        values = _of_fields(payload.fields)
     return to_json(values)
 
 
@@ -53,8 +53,13 @@ def _of_value(value: Value) -> Any:
     if kind == "list_value":
         return [_of_value(item) for item in value.list_value.values]
     if kind == "struct_value":
-        return {name: _of_value(item) for name, item in value.struct_value.fields.items()}
+        return _of_fields(value.struct_value)
     return None if kind is None or kind == "null_value" else getattr(value, kind)
+
+
+def _of_fields(struct: Struct) -> dict[str, Any]:
+    # A map has no order of its own: by name, so that equal events are equal texts.
+    return {name: _of_value(value) for name, value in sorted(struct.fields.items())}
 
 
 def _of_tensor(tensor: Tensor) -> Any:
