@@ -110,6 +110,13 @@ def test_an_end_in_the_far_future_costs_nothing() -> None:
     assert sum(len(windows) for windows in plan.rollups.values()) + len(plan.events) < 20
 
 
+def test_a_late_bucket_of_an_hour_whose_buckets_are_gone_hides_no_other_of_it() -> None:
+    late = FIVE.floor(ago(minutes=5 * 4_806))
+    assert KEPT.events <= late < KEPT.rollups[FIVE]
+    plan = make_plan(Window(late, NOW), {FIVE: frozenset({late})}, KEPT, NOW, HOUR)
+    assert (HOUR.floor(late), plan.complete_until) == (plan.rollups[HOUR][0].from_time, HOUR.floor(late))
+
+
 minutes = st.integers(0, 60 * 24 * 60)
 marks = st.frozensets(st.integers(0, 60 * 24 * 12), max_size=40)
 

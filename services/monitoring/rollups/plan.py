@@ -110,10 +110,12 @@ class _Stale:
         for granularity in FINEST_FIRST:
             of_finer = {granularity.floor(start) for start in finer}
             finer = starts[granularity] = marked.get(granularity, frozenset()) | of_finer
+        # Where buckets are kept no longer, one that is counted by itself would leave the rest of its hour to nobody.
+        since = max(kept.events, kept.rollups[_BUCKET])
         countable = [
             start
             for start in starts[_BUCKET]
-            if kept.events <= start < open_from and window.from_time < start + _BUCKET.span and start < window.to_time
+            if since <= start < open_from and window.from_time < start + _BUCKET.span and start < window.to_time
         ]
         newest = sorted(countable, reverse=True)[:MAX_EVENT_BUCKETS]
         return cls(starts, frozenset(newest), open_from)
