@@ -63,7 +63,7 @@ test: $(VENV)/.dev $(VENV)/.tensorflow $(VENV)/.minilm ## Run every test, with c
 
 .PHONY: test-quick
 test-quick: $(VENV)/.dev ## Run the unit and contract tests, in under a minute
-	@$(BIN)/python -m pytest -m "not slow" tests/unit tests/contract
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile -m "not slow" tests/unit tests/contract
 
 .PHONY: protos
 protos: $(VENV)/.dev ## Generate the stubs from protos/
