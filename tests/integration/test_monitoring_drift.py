@@ -212,6 +212,9 @@ def test_what_cannot_be_checked_is_refused(drift: Drift) -> None:
     now = datetime.now(UTC)
     assert reason(lambda: drift.check(from_time=now, to_time=now - timedelta(hours=1))) == (INVALID, "INVALID_WINDOW")
     assert reason(lambda: drift.check(from_time=now - timedelta(days=40))) == (INVALID, "INVALID_WINDOW")
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    assert reason(lambda: drift.check(to_time=first)) == (INVALID, "INVALID_WINDOW")
+    assert reason(lambda: drift.check(to_time=last)) == (INVALID, "INVALID_WINDOW")
     for unknown in ("", "nonsense", "019aa5c0-1234-7abc-8def-0123456789ab"):
         asked = partial(drift.stub.GetDriftCheck, pb.GetDriftCheckRequest(id=unknown))
         assert reason(asked) == (MISSING, "CHECK_NOT_FOUND")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +11,8 @@ import structlog
 
 from penstock.ids import uuid7
 from services.common import pages
-from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import DomainError, FailedPrecondition, NotFound
+from services.monitoring.check_window import check_window
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import DriftConfiguration
@@ -22,7 +23,7 @@ from services.monitoring.drift.store import DriftStore, StoredCheck
 from services.monitoring.ids import find_id
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
-from services.monitoring.profiles.models import BUCKET, Reference
+from services.monitoring.profiles.models import Reference
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import Question
@@ -31,11 +32,9 @@ _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 DEFAULT_PAGE_SIZE = 100
 QUARTER = timedelta(days=91)
-LONGEST_WINDOW = timedelta(days=30)
 KEPT = timedelta(days=365)
 """Checks are kept for so long."""
 _DROPPED_AT_ONCE = 1_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class DriftChecks:
@@ -74,7 +73,7 @@ class DriftChecks:
         """
         now = self._clock()
         end = to_time or now
-        window = _window(from_time, end, self._configurations.effective(model, version).drift.window)
+        window = check_window(from_time, end, self._configurations.effective(model, version).drift.window)
         version = version or self._busiest(model, window)
         configuration = self._configurations.effective(model, version).drift
         if not configuration.enabled:
@@ -89,7 +88,7 @@ class DriftChecks:
                 reason="NO_REFERENCE",
             )
         if from_time is None:
-            window = _window(None, end, configuration.window)
+            window = check_window(None, end, configuration.window)
         check = self._compared(reference, version, window, configuration, configuration.alpha, Trigger.REQUEST)
         self._store.add(_stored(check))
         self._tell(check)
@@ -156,7 +155,7 @@ class DriftChecks:
             check = self._compared(
                 reference,
                 version,
-                _window(None, now, configuration.window),
+                check_window(None, now, configuration.window),
                 configuration,
                 scheduled_alpha(configuration),
                 Trigger.SCHEDULE,
@@ -238,24 +237,6 @@ class DriftChecks:
 def scheduled_alpha(configuration: DriftConfiguration) -> float:
     """Give the level of each check by schedule: so many are made that at most one a quarter is wrong on average."""
     return min(configuration.alpha, configuration.interval / QUARTER)
-
-
-def _window(from_time: datetime | None, end: datetime, length: timedelta) -> Window:
-    to_time = end + (_EPOCH - end) % BUCKET
-    begin = to_time - length if from_time is None else from_time - (from_time - _EPOCH) % BUCKET
-    if begin >= to_time:
-        raise InvalidArgument.field(
-            "from_time",
-            f"{begin.isoformat()} is not before to_time {to_time.isoformat()}; give an earlier from_time",
-            reason="INVALID_WINDOW",
-        )
-    if to_time - begin > LONGEST_WINDOW + BUCKET:
-        raise InvalidArgument.field(
-            "from_time",
-            f"that makes {(to_time - begin).days} days; at most {LONGEST_WINDOW.days} are allowed",
-            reason="INVALID_WINDOW",
-        )
-    return Window(begin, to_time)
 
 
 def _stored(check: DriftCheck) -> StoredCheck:

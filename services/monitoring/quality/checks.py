@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -12,7 +12,8 @@ import structlog
 
 from penstock.ids import uuid7
 from services.common import pages
-from services.common.errors import DomainError, FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import DomainError, FailedPrecondition, NotFound
+from services.monitoring.check_window import check_window
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import QualityConfiguration
@@ -20,7 +21,6 @@ from services.monitoring.drift.models import Trigger
 from services.monitoring.ids import find_id
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
-from services.monitoring.profiles.models import BUCKET
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.quality import convert
 from services.monitoring.quality.findings import examine
@@ -32,11 +32,9 @@ from services.monitoring.rollups.metrics import MetricsReader
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 DEFAULT_PAGE_SIZE = 100
-LONGEST_WINDOW = timedelta(days=30)
 KEPT = timedelta(days=365)
 """Checks are kept for so long."""
 _DROPPED_AT_ONCE = 1_000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ class QualityChecks:
             NotFound: no version was named, and none had traffic (VERSION_NOT_SEEN).
         """
         configurations, end = self._sources.configurations, to_time or self._clock()
-        window = _window(from_time, end, configurations.effective(model, version).quality.window)
+        window = check_window(from_time, end, configurations.effective(model, version).quality.window)
         version = version or self._busiest(model, window)
         configuration = configurations.effective(model, version).quality
         if not configuration.enabled:
@@ -76,7 +74,7 @@ class QualityChecks:
                 reason="QUALITY_OFF",
             )
         if from_time is None:
-            window = _window(None, end, configuration.window)
+            window = check_window(None, end, configuration.window)
         check = self._look(model, version, window, configuration, Trigger.REQUEST)
         self._store.add(_stored(check))
         return check
@@ -130,7 +128,7 @@ class QualityChecks:
         if not configuration.enabled or not self._store.is_due(model, version, now, configuration.interval):
             return
         try:
-            window = _window(None, now, configuration.window)
+            window = check_window(None, now, configuration.window)
             check = self._look(model, version, window, configuration, Trigger.SCHEDULE)
         except DomainError:
             raise
@@ -196,23 +194,6 @@ def _stored(check: QualityCheck) -> StoredCheck:
         overview=convert.check_proto(replace(check, findings=())).SerializeToString(),
         document=convert.check_proto(check).SerializeToString(),
     )
-
-
-def _window(from_time: datetime | None, end: datetime, length: timedelta) -> Window:
-    """Give whole buckets; raises InvalidArgument where the window is none, or too long (INVALID_WINDOW)."""
-    try:
-        to_time = end + (_EPOCH - end) % BUCKET
-        begin = to_time - length if from_time is None else from_time - (from_time - _EPOCH) % BUCKET
-    except OverflowError as error:
-        raise InvalidArgument.field("to_time", "it is beyond the calendar", reason="INVALID_WINDOW") from error
-    if begin >= to_time or to_time - begin > LONGEST_WINDOW + BUCKET:
-        raise InvalidArgument.field(
-            "from_time",
-            f"that is {begin.isoformat()} to {to_time.isoformat()}; a window ends after it begins, and is at most "
-            f"{LONGEST_WINDOW.days} days long",
-            reason="INVALID_WINDOW",
-        )
-    return Window(begin, to_time)
 
 
 def _position(position: list[Any] | None) -> UUID | None:

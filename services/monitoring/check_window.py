@@ -1,0 +1,34 @@
+"""The window of a check: whole buckets, by the contract's defaults and bounds."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from services.common.errors import InvalidArgument
+from services.monitoring.models import Window
+from services.monitoring.profiles.models import BUCKET
+
+LONGEST_WINDOW: Final = timedelta(days=30)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def check_window(from_time: datetime | None, end: datetime, length: timedelta) -> Window:
+    """Give the whole buckets from `from_time`, or from `length` before the end, up to `end`.
+
+    Raises:
+        InvalidArgument: the window is none, too long, or beyond the calendar (INVALID_WINDOW).
+    """
+    try:
+        to_time = end + (_EPOCH - end) % BUCKET
+        begin = to_time - length if from_time is None else from_time - (from_time - _EPOCH) % BUCKET
+    except OverflowError as error:
+        raise InvalidArgument.field("to_time", "it is beyond the calendar", reason="INVALID_WINDOW") from error
+    if begin >= to_time or to_time - begin > LONGEST_WINDOW + BUCKET:
+        raise InvalidArgument.field(
+            "from_time",
+            f"that is {begin.isoformat()} to {to_time.isoformat()}; a window ends after it begins, and is at most "
+            f"{LONGEST_WINDOW.days} days long",
+            reason="INVALID_WINDOW",
+        )
+    return Window(begin, to_time)
