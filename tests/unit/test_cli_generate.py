@@ -102,6 +102,28 @@ def test_a_model_of_the_other_mode_says_which_option_helps(script: Script, capsy
     assert printed.err == "penstock: it takes `messages`; --chat sends the prompt as a message [WRONG_MODE]\n"
 
 
+class StruckAsItWrites(io.StringIO):
+    """A terminal whose Ctrl-C comes the moment that the first piece is out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._struck = False
+
+    def flush(self) -> None:
+        super().flush()
+        if self.getvalue() and not self._struck:
+            self._struck = True
+            raise KeyboardInterrupt
+
+
+def test_ctrl_c_right_after_the_first_piece_ends_the_line_too(script: Script, monkeypatch: pytest.MonkeyPatch) -> None:
+    script.answers["Generate"] = lambda request: iter([pb.GenerateResponse(inference_id="7", text="more ")] * 2)
+    stdout = StruckAsItWrites()
+    monkeypatch.setattr("sys.stdout", stdout)
+    assert run(["generate", "writer", "count"]) == 130
+    assert stdout.getvalue() == "more \n"
+
+
 @pytest.mark.slow
 def test_ctrl_c_ends_the_generation_and_leaves_the_cursor_on_a_line_of_its_own(script: Script) -> None:
     asked_on = threading.Event()

@@ -111,9 +111,9 @@ def _show(generated: Generated, output: Output) -> None:
             if output.as_json:
                 _write_line({"text": piece}, output)
                 continue
+            ended_line = piece.endswith("\n")  # first: a Ctrl-C may come as soon as the piece is out
             out.write(_shown(piece) if output.stdout.is_terminal else piece)
             out.flush()
-            ended_line = piece.endswith("\n")
     finally:
         if not ended_line:
             out.write("\n")
