@@ -124,6 +124,9 @@ class LiveWindow:
         group_row_counts: [GROUPS].
         features: by name; those of the reference, each of which is there even if it never came.
         unknown_features: those that came and the reference does not know, with how many rows had them.
+        uncounted_buckets: the beginnings, ascending, of buckets of the window that wait to be counted, or counted anew:
+            what this says of them is not the last word.
+        share: of a busy bucket's payloads a sample is read; then all numbers here are of this share of the rows.
     """
 
     from_time: datetime
@@ -134,6 +137,8 @@ class LiveWindow:
     group_row_counts: Counts
     features: Mapping[str, LiveFeature]
     unknown_features: Mapping[str, int]
+    uncounted_buckets: Sequence[datetime] = ()
+    share: float = 1.0
 
     @property
     def row_count(self) -> int:
