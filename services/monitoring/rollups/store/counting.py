@@ -19,12 +19,14 @@ from services.monitoring.store.inferences import JUDGED
 
 Place = tuple[str, datetime]
 """A version, and the beginning of a span."""
+Whose = tuple[str, str]
+"""A model, and a version of it."""
 
 _EVENTS = """
 monitoring.inferences
 WHERE inference_id >= %(first_id)s AND inference_id < %(end_id)s
-  AND model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)
 """
+_OF_MODEL = f"{_EVENTS} AND model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)"
 _PARTS = 2**52
 _LONGEST_MS = 9e18
 _START = "date_bin(%(step)s, event_time, '1970-01-01 00:00:00+00') AS start_time"
@@ -36,7 +38,7 @@ _START = "date_bin(%(step)s, event_time, '1970-01-01 00:00:00+00') AS start_time
 _PREDICTIONS = f"""
 WITH alike AS (
     SELECT
-        version, start_time, error_code, latency_bin,
+        {{place}}, error_code, latency_bin,
         count(*) AS inference_count,
         sum(row_count) AS row_count,
         sum(trunc(least(latency_ms, {_LONGEST_MS}))::bigint) AS latency_whole_ms,
@@ -46,19 +48,19 @@ WITH alike AS (
         sum((confidence * {_PARTS})::bigint) AS confidence_parts
     FROM (
         SELECT
-            version, {_START}, error_code, row_count, latency_ms, confidence,
+            {{reckoned}}, error_code, row_count, latency_ms, confidence,
             CASE
                 WHEN error_code <> '' THEN NULL
                 WHEN latency_ms = 0 THEN {ZERO_BIN}
                 ELSE ceil(ln(latency_ms) / %(bin_width)s::double precision)::integer
             END AS latency_bin
-        FROM {_EVENTS}
+        FROM {{events}}
         OFFSET 0
     ) AS event
-    GROUP BY version, start_time, error_code, latency_bin
+    GROUP BY {{place}}, error_code, latency_bin
 )
 SELECT
-    version, start_time,
+    {{place}},
     sum(inference_count)::bigint AS inference_count,
     coalesce(sum(inference_count) FILTER (WHERE error_code <> ''), 0)::bigint AS error_count,
     sum(row_count)::bigint AS row_count,
@@ -72,18 +74,18 @@ SELECT
     sum(confidence_count)::bigint AS confidence_count,
     sum(confidence_parts) AS confidence_parts
 FROM alike
-GROUP BY version, start_time
+GROUP BY {{place}}
 """  # noqa: S608 - the braces are constants of ours
 
 # The latest feedback of each row stands. It may speak of a time before the prediction, which is no negative lag.
 _FEEDBACK = f"""
 WITH inference AS (
-    SELECT inference_id, event_time, version, row_count, outcomes
-    FROM {_EVENTS}
+    SELECT inference_id, event_time, model, version, row_count, outcomes
+    FROM {{events}}
 ),
 standing AS (
     SELECT DISTINCT ON (said.inference_id, said.row_index)
-        inference.version, inference.event_time, said.feedback_time, {JUDGED} AS correct
+        inference.model, inference.version, inference.event_time, said.feedback_time, {JUDGED} AS correct
     FROM inference
     JOIN monitoring.feedback AS said USING (inference_id)
     WHERE said.inference_id >= %(first_id)s AND said.inference_id < %(end_id)s
@@ -91,7 +93,7 @@ standing AS (
     ORDER BY said.inference_id, said.row_index, said.feedback_time DESC, said.feedback_number DESC
 )
 SELECT
-    version, {_START},
+    {{reckoned}},
     count(*) AS feedback_count,
     count(correct) AS judged_count,
     count(*) FILTER (WHERE correct) AS correct_count,
@@ -101,25 +103,43 @@ GROUP BY 1, 2
 """  # noqa: S608 - the braces are constants of ours
 
 
+_BY_STEP = {"place": "version, start_time", "reckoned": f"version, {_START}", "events": _OF_MODEL}
+_BY_VERSION = {"place": "model, version", "reckoned": "model, version", "events": _EVENTS}
+
+
 def count(
     connection: Connection[DictRow], model: str, version: str | None, window: Window, step: timedelta
 ) -> dict[Place, Counts]:
     """Count what is stored of a window, by version and step; no version: all of the model's."""
+    values = {"model": model, "version": version, "step": step}
+    return _found(connection, _BY_STEP, ("version", "start_time"), window, values)
+
+
+def count_every(connection: Connection[DictRow], window: Window) -> dict[Whose, Counts]:
+    """Count what is stored of a window for all models at once, by model and version."""
+    return _found(connection, _BY_VERSION, ("model", "version"), window, {})
+
+
+def _found(
+    connection: Connection[DictRow],
+    by: Mapping[str, str],
+    names: tuple[str, str],
+    window: Window,
+    values: Mapping[str, Any],
+) -> dict[tuple[str, Any], Counts]:
     values = {
-        "model": model,
-        "version": version,
+        **values,
         "first_id": first_id(window.from_time),
         "end_id": first_id(window.to_time),
-        "step": step,
         "bin_width": BIN_WIDTH,
     }
-    found: dict[Place, Counts] = {}
-    for row in connection.execute(_PREDICTIONS, values):
-        found[row["version"], row["start_time"]] = _counts(row)
+    found: dict[tuple[str, Any], Counts] = {}
+    for row in connection.execute(_PREDICTIONS.format(**by).encode(), values):
+        found[row[names[0]], row[names[1]]] = _counts(row)
     if not found:
         return found
-    for row in connection.execute(_FEEDBACK, values):
-        place = row.pop("version"), row.pop("start_time")
+    for row in connection.execute(_FEEDBACK.format(**by).encode(), values):
+        place = row.pop(names[0]), row.pop(names[1])
         found[place] = replace(found[place], **row)
     return found
 
