@@ -18,7 +18,7 @@ from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import Scope
 from services.monitoring.configuration.store import ConfigurationStore
 from services.monitoring.models import Retention, Window
-from services.monitoring.rollups.assembly import RECOUNT
+from services.monitoring.rollups.assembly import KEEP, RECOUNT
 from services.monitoring.rollups.keeping import RollupKeeper
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import Granularity, Totals
@@ -51,7 +51,7 @@ class Rollups:
         self._recounts = Recounts(
             RecountStore(self.database, days), configurations, retention, clock, again=self._remember
         )
-        self._keeper = RollupKeeper(days, DropStore(self.database), configurations, retention, clock)
+        self._keeper = RollupKeeper(days, DropStore(self.database), configurations, retention)
         self.reader = MetricsReader(MetricsStore(self.database), configurations, retention, clock)
 
     def configure(self, **fields: object) -> None:
@@ -99,12 +99,13 @@ class Rollups:
 
 
 def leave_to_the_test(database_url: str) -> None:
-    """Keep the services of a database from rolling up by themselves: someone else has the lease for long."""
+    """Keep the services of a database from rolling up by themselves: someone else has the leases for long."""
     with psycopg.connect(database_url) as connection:
-        connection.execute(
-            "INSERT INTO monitoring.chores (name, holder, lease_time) VALUES (%s, %s, now() + interval '1 day')",
-            [RECOUNT, uuid4()],
-        )
+        for chore in (RECOUNT, KEEP):
+            connection.execute(
+                "INSERT INTO monitoring.chores (name, holder, lease_time) VALUES (%s, %s, now() + interval '1 day')",
+                [chore, uuid4()],
+            )
 
 
 @contextmanager

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from contextlib import ExitStack
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from services.monitoring.feedback import FeedbackLog
 from services.monitoring.inferences import Inferences
 from services.monitoring.models import Retention
 from services.monitoring.parts import Parts
-from services.monitoring.retention import DayKeeper
+from services.monitoring.retention import KEEP, keep_days
 from services.monitoring.servicer import ENDLESS, NAME, ROLES, MonitoringServicer
 from services.monitoring.settings import MonitoringSettings
 from services.monitoring.store.chores import ChoreStore
@@ -48,11 +48,10 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
     keys.open()
     database = stack.enter_context(Database.from_settings(settings, name="penstock-monitoring"))
     days, retention = Days(database), Retention(settings.retention_days)
-    keeper = DayKeeper(days, retention, utc_now, interval_s=settings.retention_interval_ms / 1000)
-    keeper.open()
-    stack.callback(keeper.close)
     metrics = MetricsServer(settings.host, settings.metrics_port)
     chores = Chores(ChoreStore(database))
+    kept = timedelta(days=settings.retention_days)
+    chores.add(KEEP, lambda _: keep_days(days, kept), interval_s=settings.retention_interval_ms / 1000)
     parts = Parts(settings, stack, database, utc_now, retention, days, chores, metrics.registry)
     services = assemble(parts)
     chores.open()

@@ -22,8 +22,7 @@ from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.embedded.ports import free_port
 from services.common.errors import Aborted
 from services.common.postgres import Database
-from services.monitoring.models import Retention
-from services.monitoring.retention import DayKeeper
+from services.monitoring.retention import keep_days
 from services.monitoring.store.days import Days
 from tests.monitoring import Monitoring, connect, eventually, labels, new_event, outcome, reason, serve
 from tests.postgres import PostgresServer
@@ -111,16 +110,15 @@ def test_a_day_that_another_replica_dropped_is_made_again(clone_database: CloneD
 def test_a_long_read_delays_the_dropping_and_nobody_else(clone_database: CloneDatabase) -> None:
     url = clone_database("monitoring")
     with serve(url, retention_interval_ms=60_000) as monitoring, psycopg.connect(url) as reader:
-        monitoring.record(new_event(age_s=10 * 86_400))
+        monitoring.record(new_event(age_s=10 * 86_400), new_event())
         reader.execute("SELECT count(*) FROM monitoring.inferences")
         with Database(url) as database:
-            keeper = DayKeeper(Days(database), Retention(5), lambda: datetime.now(UTC), interval_s=60)
             with pytest.raises(Aborted):
-                keeper.keep()
+                keep_days(Days(database), timedelta(days=5))
             assert monitoring.record(new_event()) == ["STORED"]
             reader.rollback()
-            keeper.keep()
-        assert stored(monitoring) == 1
+            keep_days(Days(database), timedelta(days=5))
+        assert stored(monitoring) == 2
 
 
 @pytest.mark.slow

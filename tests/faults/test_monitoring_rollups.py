@@ -23,7 +23,9 @@ from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.ids import time_of
 from services.common.errors import Unavailable
 from services.monitoring.models import Feedback
+from services.monitoring.retention import keep_days
 from services.monitoring.rollups.models import FINEST_FIRST
+from services.monitoring.store import days
 from services.monitoring.store.days import Days
 from services.monitoring.store.feedback import _append
 from tests.monitoring import Monitoring, eventually, labels, new_event, serve
@@ -221,12 +223,30 @@ def test_each_granularity_goes_after_its_own_retention_and_the_coarser_answer(
 
 def test_a_late_event_of_a_day_without_buckets_is_counted_in_its_hour(monitoring: Monitoring, rolled: Rollups) -> None:
     old = new_event(age_s=20 * 86_400)
-    monitoring.record(old)
+    monitoring.record(old, new_event())
     rolled.recount()
     assert [len(rolled.rows(granularity)) for granularity in FINEST_FIRST] == [0, 1, 1]
     monitoring.record(new_event(inference_id=old.inference_id[:-2] + "ff"))
     rolled.recount()
     assert [row["inference_count"] for row in (*rolled.rows(HOUR), *rolled.rows(DAY))] == [2, 2]
+
+
+@pytest.mark.parametrize("ahead", [timedelta(days=31), timedelta(days=3_650)])
+def test_a_replica_whose_clock_is_far_ahead_drops_nothing_and_counts_all(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch, ahead: timedelta
+) -> None:
+    events = [new_event(age_s=age_s, prediction=labels(1)) for age_s in (7_200, 86_400, 10 * 86_400)]
+    monitoring.record(*events)
+    rolled.now = datetime.now(UTC) + ahead
+    for shift in (timedelta(), ahead):  # a replica's clock, and then the database's as well
+        monkeypatch.setattr(days, "_PRESENT", days._PRESENT.replace("now()", f"now() + interval '{shift.days} days'"))
+        rolled.keep()
+        keep_days(Days(rolled.database), timedelta(days=30))
+        monitoring.feedback(events[0].inference_id, actual=1)
+        rolled.recount()
+    assert [len(rolled.rows(granularity)) for granularity in FINEST_FIRST] == [3, 3, 3]
+    assert monitoring.query("SELECT count(*) FROM monitoring.inferences") == [(3,)]
+    assert monitoring.query("SELECT * FROM monitoring.dropped_days") == []
 
 
 def test_clocks_that_jump_lose_nothing(monitoring: Monitoring, rolled: Rollups) -> None:

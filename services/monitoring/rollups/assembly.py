@@ -33,7 +33,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.clock,
         partial(parts.chores.wake, RECOUNT),
     )
-    keeper = RollupKeeper(days, DropStore(parts.database), parts.configurations, parts.retention, parts.clock)
+    keeper = RollupKeeper(days, DropStore(parts.database), parts.configurations, parts.retention)
     parts.chores.add(RECOUNT, recounts.work, interval_s=parts.settings.rollup_interval_ms / 1000)
     parts.chores.add(KEEP, keeper.work, interval_s=parts.settings.retention_interval_ms / 1000)
     return (service(MetricsServicer(parts.metrics)),)

@@ -53,7 +53,7 @@ class Recounts:
         if not rollups.enabled:
             return
         now = self._clock()
-        kept = kept_of(self._configurations, self._retention, now)
+        kept = kept_of(self._configurations, self._retention, self._store.reference_time())
         self._store.adopt_early_feedback(limit=MARKS_A_TURN)
         self._recount(turn, Granularity.FIVE_MINUTES, kept, now)
         for granularity, interval in (

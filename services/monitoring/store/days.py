@@ -27,6 +27,10 @@ EVENTS = tuple(DailyTable(name, lambda time: str(first_id(time))) for name in ("
 _DAY = timedelta(days=1)
 _NAME = re.compile(r"[a-z_]+_(?P<day>\d{8})")
 
+_PRESENT = """
+SELECT now() AS time, (SELECT event_time FROM monitoring.inferences ORDER BY inference_id DESC LIMIT 1) AS newest
+"""
+
 # Replicas make and drop days one at a time.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('penstock.monitoring.days', 0))"
 
@@ -88,6 +92,23 @@ class Days:
         """Look again which days are there: someone else has dropped one."""
         self._ready = frozenset()
 
+    def prepare(self) -> None:
+        """Make the partitions of today and tomorrow, by the database's clock."""
+        now, _ = self._present()
+        self.ensure((now.date(), (now + _DAY).date()))
+
+    def reference_time(self) -> datetime:
+        """Give the time that retentions are counted back from: the database's, never later than the newest event's.
+
+        So no clock takes what is within its retention of the newest event; where no events come any more, nothing goes.
+        """
+        now, newest = self._present()
+        return now if newest is None else min(now, newest)
+
+    def oldest(self, kept: timedelta) -> date:
+        """Give the oldest day, by `reference_time`, of what is kept for so long; only what lies before it may go."""
+        return (self.reference_time() - kept).date()
+
     def drop_before(self, day: date) -> list[str]:
         """Drop the partitions of all days before this one, remember that they went, and give their names.
 
@@ -105,6 +126,15 @@ class Days:
                     dropped.append(name)
         self._ready = frozenset(ready for ready in self._ready if ready >= day)
         return dropped
+
+    def _present(self) -> tuple[datetime, datetime | None]:
+        """Give the database's time, and that of the newest event."""
+        with self._db.transaction() as connection:
+            row = connection.execute(_PRESENT).fetchone()
+        if row is None:
+            raise AssertionError("a SELECT without FROM has one row")
+        newest: datetime | None = row["newest"]
+        return row["time"].astimezone(UTC), newest and newest.astimezone(UTC)
 
     def _existing(self, connection: Connection[DictRow]) -> list[tuple[str, str]]:
         parents = [f"monitoring.{table.name}" for table in self._tables]

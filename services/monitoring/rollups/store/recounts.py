@@ -66,6 +66,10 @@ class RecountStore:
         self._db = database
         self._days = rollup_days
 
+    def reference_time(self) -> datetime:
+        """Give the time that retentions are counted back from; see `Days`."""
+        return self._days.reference_time()
+
     def adopt_early_feedback(self, *, limit: int) -> None:
         """Mark the buckets of feedback whose event was not to be seen when it was stored."""
         with self._db.transaction() as connection:
