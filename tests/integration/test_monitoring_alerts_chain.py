@@ -37,6 +37,8 @@ OFTEN = {
     "profile_interval_ms": 50,
     "profile_open_interval_ms": 0,
     "retraining_interval_ms": 50,
+    "drift_interval_ms": 50,
+    "quality_interval_ms": 50,
 }
 HOUR_S = 3_600
 ROWS = 300
@@ -89,6 +91,18 @@ class Chain:
         eventually(counted)
         return found[-1]
 
+    def configure(self, **parts: Any) -> None:
+        """Configure all models."""
+        wanted = configuration_pb2.Configuration(**parts)
+        request = configuration_pb2.SetConfigurationRequest(configuration=wanted)
+        self.call(ConfigurationServiceStub, "SetConfiguration", request)
+
+    def come_due(self) -> None:
+        """Let the time of the next checks by schedule come."""
+        for part in ("drift", "quality"):
+            due = f"UPDATE monitoring.{part}_schedule SET due_time = now() - interval '1 second' RETURNING model"
+            self.monitoring.query(due)
+
 
 @pytest.fixture
 def chain(clone_database: Callable[[str], str]) -> Iterator[Chain]:
@@ -115,13 +129,14 @@ def _hour(hours_ago: int) -> dict[str, Any]:
 def test_drift_that_is_found_fires_and_goes_on_to_retraining_until_the_data_is_itself_again(chain: Chain) -> None:
     chain.profile(rows(1, count=2_000))
     retraining = configuration_pb2.RetrainingConfiguration(min_labels=5)
-    wanted = configuration_pb2.Configuration(retraining=retraining)
-    request = configuration_pb2.SetConfigurationRequest(configuration=wanted)
-    chain.call(ConfigurationServiceStub, "SetConfiguration", request)
+    recent = configuration_pb2.DriftConfiguration(window="1h")
+    chain.configure(retraining=retraining)
     for inference_id in chain.send(rows(2, shift=2.0), hours_ago=3)[:10]:
         chain.monitoring.feedback(inference_id, correct=True)
-    check = chain.check_drift(ROWS, hours_ago=3)
-    eventually(lambda: chain.newest("drift").check_id == check.id)  # it keeps up with the newest check
+    by_hand = chain.check_drift(ROWS, hours_ago=3)
+    assert by_hand.status == drift_pb2.DRIFT_STATUS_DRIFTED
+    chain.come_due()
+    eventually(lambda: chain.newest("drift").check_id not in ("", by_hand.id))
     alert = chain.newest("drift")
     assert (alert.model, alert.version, alert.value) == ("iris", "1.0.0", 1.0)
     assert alert.state == alerts_pb2.ALERT_STATE_FIRING
@@ -135,17 +150,25 @@ def test_drift_that_is_found_fires_and_goes_on_to_retraining_until_the_data_is_i
     assert requested()[0].reason == retraining_pb2.RETRAINING_REASON_DRIFT_DETECTED
     chain.send(rows(3), hours_ago=1)
     assert chain.check_drift(ROWS, hours_ago=1).status == drift_pb2.DRIFT_STATUS_OK
-    eventually(lambda: chain.newest("drift").state == alerts_pb2.ALERT_STATE_RESOLVED)
+    assert chain.newest("drift").state == alerts_pb2.ALERT_STATE_FIRING, "what was asked for by hand ends no alert"
+    chain.configure(retraining=retraining, drift=recent)
+
+    def over() -> bool:
+        chain.come_due()
+        return chain.newest("drift").state == alerts_pb2.ALERT_STATE_RESOLVED
+
+    eventually(over)
 
 
 def test_bad_data_that_is_found_fires(chain: Chain) -> None:
     chain.profile(rows(1, count=2_000))
     chain.send([{"income": row["income"]} for row in rows(2)], hours_ago=2)
     chain.check_drift(ROWS, hours_ago=2)  # all of it is counted
-    request = quality_pb2.CheckQualityRequest(**IRIS, **_hour(2))
-    check = chain.call(QualityServiceStub, "CheckQuality", request).check
-    assert check.status == quality_pb2.QUALITY_STATUS_VIOLATED
-    eventually(lambda: chain.newest("data-quality").check_id == check.id)
+    chain.come_due()
+    eventually(lambda: chain.newest("data-quality").state == alerts_pb2.ALERT_STATE_FIRING)
     alert = chain.newest("data-quality")
-    assert (alert.state, alert.value) == (alerts_pb2.ALERT_STATE_FIRING, check.violation_count)
+    check = chain.call(
+        QualityServiceStub, "GetQualityCheck", quality_pb2.GetQualityCheckRequest(id=alert.check_id)
+    ).check
+    assert (check.trigger, alert.value) == (drift_pb2.TRIGGER_SCHEDULE, check.violation_count)
     assert "age" in alert.message

@@ -16,10 +16,9 @@ import numpy as np
 import pytest
 
 from penstock.api.monitoring.v1 import alerts_pb2 as alerts
-from penstock.api.monitoring.v1 import drift_pb2, profiles_pb2
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
+from penstock.api.monitoring.v1 import profiles_pb2
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
-from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
 from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
 from penstock.api.trainer.v1 import training_pb2 as training
 from services.monitoring.registry_reader import PLACES
@@ -203,6 +202,7 @@ def test_drift_in_real_events_is_found_alerted_of_and_answered_by_a_new_version(
         "rollup_interval_ms": 50,
         "profile_interval_ms": 50,
         "profile_open_interval_ms": 0,
+        "drift_interval_ms": 50,
         "alert_interval_ms": 50,
     }
     with (
@@ -220,14 +220,13 @@ def test_drift_in_real_events_is_found_alerted_of_and_answered_by_a_new_version(
         parts = (profiles_pb2.UploadProfileRequest(header=header), profiles_pb2.UploadProfileRequest(chunk=text))
         profile = ProfileServiceStub(channel).UploadProfile(iter(parts), timeout=TIMEOUT_S).profile
         send_rows(here, shifted_rows(500, 3))
-        check = drift_pb2.CheckDriftRequest(model="iris", version="1")
+        due = "UPDATE monitoring.drift_schedule SET due_time = now() - interval '1 second' RETURNING model"
 
-        def drifted() -> bool:
-            found = DriftServiceStub(channel).CheckDrift(check, timeout=TIMEOUT_S).check
-            return found.status == drift_pb2.DRIFT_STATUS_DRIFTED
+        def found_by_schedule() -> bool:
+            here.monitoring.query(due)
+            return bool(here.listed())
 
-        eventually(drifted)
-        eventually(lambda: bool(here.listed()))
+        eventually(found_by_schedule)
         (raised,) = here.listed()
         assert (reason_of(raised), raised.requested_by) == ("DRIFT_DETECTED", "monitoring")
         assert [each.string_value for each in raised.details.fields["features"].list_value.values] == ["petal"]

@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from uuid import UUID
 
 import grpc
 import numpy as np
@@ -22,11 +20,7 @@ from penstock.api.monitoring.v1 import quality_pb2 as pb
 from penstock.api.monitoring.v1.configuration_pb2_grpc import ConfigurationServiceStub
 from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
 from penstock.api.monitoring.v1.quality_pb2_grpc import QualityServiceStub
-from penstock.ids import uuid7
 from penstock.values import to_value
-from services.common.postgres import Database
-from services.monitoring.quality.models import QualityStatus
-from services.monitoring.quality.store import QualityStore, StoredCheck
 from tests.monitoring import TIMEOUT_S, Monitoring, eventually, new_event, reason, serve
 
 pytestmark = pytest.mark.slow
@@ -239,38 +233,3 @@ def test_each_version_is_checked_by_schedule_once_over_all_replicas(clone_databa
         quality.configure(interval="5m")
         eventually(lambda: quality.monitoring.query(due) == [(True,)])
         assert len(quality.listed().checks) == 6, "a shorter interval holds at once"
-
-
-def test_of_two_replicas_that_check_at_once_one_keeps_its_check(clone_database: Callable[[str], str]) -> None:
-    now, hour = datetime.now(UTC), timedelta(hours=1)
-
-    def made(time: datetime) -> StoredCheck:
-        return StoredCheck(UUID(uuid7(time)), "iris", "1.0.0", QualityStatus.OK, time, b"", b"document")
-
-    with Database(clone_database("monitoring")) as database:
-        store = QualityStore(database)
-        assert store.is_due("iris", "1.0.0", now, hour)
-        checks = [made(now) for _ in range(4)]
-        with ThreadPoolExecutor(4) as replicas:
-            kept = list(replicas.map(lambda check: store.add_due(check, hour), checks))
-        assert sorted(kept) == [False, False, False, True]
-        assert [store.find(check.check_id) is not None for check in checks] == kept
-        assert not store.is_due("iris", "1.0.0", now + hour / 2, hour)
-        assert store.is_due("iris", "1.0.0", now + hour, hour)
-        assert store.is_due("iris", "1.0.0", now - 2 * hour, hour), "a clock that was ahead holds up nothing"
-        assert not store.add_due(made(now + hour / 2), hour)
-        assert store.add_due(made(now + hour), hour)
-
-
-def test_checks_past_their_time_are_dropped(clone_database: Callable[[str], str]) -> None:
-    now = datetime.now(UTC)
-    with Database(clone_database("monitoring")) as database:
-        store = QualityStore(database)
-        ages = [timedelta(days=days) for days in (400, 380, 1)]
-        checks = [
-            StoredCheck(UUID(uuid7(now - age)), "iris", "1", QualityStatus.OK, now - age, b"", b"") for age in ages
-        ]
-        for check in checks:
-            store.add(check)
-        assert [store.drop_before(now - timedelta(days=365), limit=1) for _ in range(3)] == [1, 1, 0]
-        assert [store.find(check.check_id) is not None for check in checks] == [False, False, True]

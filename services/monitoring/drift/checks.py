@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any
 from uuid import UUID
 
-import structlog
-
 from penstock.ids import uuid7
-from services.common import pages
-from services.common.errors import DomainError, FailedPrecondition, NotFound
-from services.monitoring.check_window import check_window
+from services.common.errors import FailedPrecondition
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import DriftConfiguration
 from services.monitoring.drift import convert
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.models import DriftCheck, DriftFilters, Labels, Rules, Trigger
-from services.monitoring.drift.store import DriftStore, StoredCheck
-from services.monitoring.ids import find_id
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.models import Reference
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import Question
+from services.monitoring.window_checks.keeping import Form, Kept
+from services.monitoring.window_checks.rounds import Rounds, busiest
+from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
+from services.monitoring.window_checks.window import check_window
 
-_log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
-DEFAULT_PAGE_SIZE = 100
 QUARTER = timedelta(days=91)
-KEPT = timedelta(days=365)
-"""Checks are kept for so long."""
-_DROPPED_AT_ONCE = 1_000
 
 
 class DriftChecks:
@@ -42,17 +35,19 @@ class DriftChecks:
 
     def __init__(
         self,
-        store: DriftStore,
+        store: CheckStore,
         profiles: Profiles,
         live: LiveProfiles,
         metrics: MetricsReader,
         configurations: Configurations,
         clock: Clock,
         *,
-        tell: Callable[[DriftCheck], None],
+        tell: Callable[[Transaction, DriftCheck], None],
     ) -> None:
-        """`tell` is called with each check that was kept."""
+        """`tell` is called with each check by schedule, in the transaction that keeps it."""
         self._store = store
+        self._kept = Kept(store, FORM)
+        self._rounds = Rounds(store, metrics, clock, self._check_if_due)
         self._profiles = profiles
         self._live = live
         self._metrics = metrics
@@ -74,7 +69,7 @@ class DriftChecks:
         now = self._clock()
         end = to_time or now
         window = check_window(from_time, end, self._configurations.effective(model, version).drift.window)
-        version = version or self._busiest(model, window)
+        version = version or busiest(self._metrics, model, window)
         configuration = self._configurations.effective(model, version).drift
         if not configuration.enabled:
             raise FailedPrecondition(
@@ -90,83 +85,43 @@ class DriftChecks:
         if from_time is None:
             window = check_window(None, end, configuration.window)
         check = self._compared(reference, version, window, configuration, configuration.alpha, Trigger.REQUEST)
-        self._store.add(_stored(check))
-        self._tell(check)
+        self._kept.add(check)
         return check
-
-    def latest(self, model: str, version: str) -> DriftCheck | None:
-        """Give a version's newest check, with its results."""
-        document = self._store.find_latest(model, version)
-        return None if document is None else convert.check_from(document)
-
-    def find(self, check_id: UUID) -> DriftCheck | None:
-        """Find a check, with its results."""
-        document = self._store.find(check_id)
-        return None if document is None else convert.check_from(document)
 
     def get(self, check_id: str) -> DriftCheck:
-        """Give a check, with its results.
-
-        Raises:
-            NotFound: there is none of this id (CHECK_NOT_FOUND).
-        """
-        known = find_id(check_id)
-        check = None if known is None else self.find(known)
-        if check is None:
-            raise NotFound(
-                f"there is no drift check {check_id[:64]!r}; they are kept for {KEPT.days} days",
-                reason="CHECK_NOT_FOUND",
-            )
-        return check
+        """Give a check, with its results; raises NotFound (CHECK_NOT_FOUND)."""
+        return self._kept.get(check_id)
 
     def page(self, filters: DriftFilters, *, size: int, token: str) -> tuple[Sequence[DriftCheck], str]:
-        """List checks without results, the newest first, and the token of the next page; empty on the last.
+        """List checks without results, the newest first; see `Kept.page`."""
+        return self._kept.page(filters, size=size, token=token)
 
-        Raises:
-            InvalidArgument: the size or the token.
+    def latest_of(self, versions: Iterable[Version]) -> Mapping[Version, DriftCheck]:
+        """Give what rules judge by: the last check by schedule of each version that has one, without bins and words.
+
+        What somebody asked for is none: it may be about a window of long ago, and is made at another level.
         """
-        size = pages.page_size(size, default=DEFAULT_PAGE_SIZE)
-        bound_to = {name: getattr(filters, name) for name in DriftFilters.__dataclass_fields__}
-        found = self._store.page(filters, before=_position(pages.decode(token, bound_to)), limit=size + 1)
-        checks = [convert.check_from(overview) for _, overview in found[:size]]
-        return checks, pages.encode([str(found[size - 1][0])], bound_to) if len(found) > size else ""
+        return self._kept.latest_of(versions)
+
+    def latest(self, model: str, version: str) -> DriftCheck | None:
+        """Give a version's last check by schedule; see `latest_of`."""
+        return self.latest_of([(model, version)]).get((model, version))
 
     def check_due(self, turn: Turn) -> None:
         """Check, by schedule, each version that had traffic and has a reference, and drop what is past its time."""
-        now = self._clock()
-        lately = Window(now - timedelta(days=1), now)
-        for model in self._metrics.models(lately):
-            for version in filter(None, self._metrics.versions(model, lately)):
-                if not turn.renew():
-                    return
-                self._check_if_due(model, version)
-        while turn.renew() and self._store.drop_before(now - KEPT, limit=_DROPPED_AT_ONCE):
-            pass
+        self._rounds.go(turn)
 
     def _check_if_due(self, model: str, version: str) -> None:
         configuration = self._configurations.effective(model, version).drift
-        now = self._clock()
-        if not configuration.enabled or not self._store.is_due(model, version, now, configuration.interval):
+        if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
         reference = self._profiles.reference(model, version)
         if reference is None:
             return
-        try:
-            check = self._compared(
-                reference,
-                version,
-                check_window(None, now, configuration.window),
-                configuration,
-                scheduled_alpha(configuration),
-                Trigger.SCHEDULE,
-            )
-        except DomainError:
-            raise
-        except Exception:  # noqa: BLE001 - logged, and tried again: one version's data must not end the others' checks
-            _log.exception("drift check failed", model=model, version=version)
-            return
-        if self._store.add_due(_stored(check), configuration.interval):
-            self._tell(check)
+        window = check_window(None, self._clock(), configuration.window)
+        alpha = scheduled_alpha(configuration)
+        check = self._compared(reference, version, window, configuration, alpha, Trigger.SCHEDULE)
+        self._kept.add_due(check, configuration.interval, lambda transaction: self._tell(transaction, check))
 
     def _compared(
         self,
@@ -219,20 +174,6 @@ class DriftChecks:
         points = [point.counts for series in answer.series for point in series.points]
         return Labels([point.judged_count for point in points], [point.correct_count for point in points])
 
-    def _busiest(self, model: str, window: Window) -> str:
-        counts = {
-            version: self._metrics.total(model, version, window).counts.inference_count
-            for version in self._metrics.versions(model, window)
-            if version
-        }
-        if not counts:
-            raise NotFound(
-                f"no version of {model} answered between {window.from_time.isoformat()} and "
-                f"{window.to_time.isoformat()}; name a version, or take another window",
-                reason="VERSION_NOT_SEEN",
-            )
-        return max(counts, key=lambda version: counts[version])
-
 
 def scheduled_alpha(configuration: DriftConfiguration) -> float:
     """Give the level of each check by schedule: so many are made that at most one a quarter is wrong on average."""
@@ -245,20 +186,16 @@ def _stored(check: DriftCheck) -> StoredCheck:
         model=check.model,
         version=check.version,
         profile_id=check.profile_id,
-        window=check.window,
-        status=check.status,
-        trigger=check.trigger,
+        status=check.status.value,
+        trigger=check.trigger.value,
         create_time=check.create_time,
         overview=convert.check_proto(check.without_results()).SerializeToString(),
         document=convert.check_proto(check).SerializeToString(),
     )
 
 
-def _position(position: list[Any] | None) -> UUID | None:
-    """Read what a token of ours says; it is not signed, so it is looked at like any input."""
-    match position:
-        case None:
-            return None
-        case [str(text)] if (known := find_id(text)) is not None:
-            return known
-    raise pages.unknown_token()
+def _brief(check: DriftCheck) -> DriftCheck:
+    return replace(check, results=tuple(replace(result, bins=(), summary="") for result in check.results))
+
+
+FORM = Form(_stored, convert.check_from, _brief, size=lambda check: len(check.results))

@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
 from uuid import UUID
 
-import structlog
-
 from penstock.ids import uuid7
-from services.common import pages
-from services.common.errors import DomainError, FailedPrecondition, NotFound
-from services.monitoring.check_window import check_window
+from services.common.errors import FailedPrecondition
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import QualityConfiguration
 from services.monitoring.drift.models import Trigger
-from services.monitoring.ids import find_id
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.quality import convert
 from services.monitoring.quality.findings import examine
 from services.monitoring.quality.models import QualityCheck, QualityFilters, QualityReport
-from services.monitoring.quality.store import QualityStore, StoredCheck
 from services.monitoring.quality.unreferenced import Unreferenced
 from services.monitoring.rollups.metrics import MetricsReader
+from services.monitoring.window_checks.keeping import Form, Kept
+from services.monitoring.window_checks.rounds import Rounds, busiest
+from services.monitoring.window_checks.store import CheckStore, StoredCheck, Version
+from services.monitoring.window_checks.window import check_window
 
-_log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
-DEFAULT_PAGE_SIZE = 100
-KEPT = timedelta(days=365)
-"""Checks are kept for so long."""
-_DROPPED_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +43,10 @@ class Sources:
 class QualityChecks:
     """Makes checks, and keeps them."""
 
-    def __init__(self, store: QualityStore, sources: Sources, clock: Clock) -> None:
+    def __init__(self, store: CheckStore, sources: Sources, clock: Clock) -> None:
         self._store = store
+        self._kept = Kept(store, FORM)
+        self._rounds = Rounds(store, sources.metrics, clock, self._check_if_due)
         self._sources = sources
         self._clock = clock
 
@@ -66,7 +60,7 @@ class QualityChecks:
         """
         configurations, end = self._sources.configurations, to_time or self._clock()
         window = check_window(from_time, end, configurations.effective(model, version).quality.window)
-        version = version or self._busiest(model, window)
+        version = version or busiest(self._sources.metrics, model, window)
         configuration = configurations.effective(model, version).quality
         if not configuration.enabled:
             raise FailedPrecondition(
@@ -76,76 +70,36 @@ class QualityChecks:
         if from_time is None:
             window = check_window(None, end, configuration.window)
         check = self._look(model, version, window, configuration, Trigger.REQUEST)
-        self._store.add(_stored(check))
+        self._kept.add(check)
         return check
 
-    def get(self, text: str) -> QualityCheck:
-        """Give a check with its findings.
-
-        Raises:
-            NotFound: there is none with this id (CHECK_NOT_FOUND).
-        """
-        check_id = find_id(text)
-        found = None if check_id is None else self._store.find(check_id)
-        if found is None:
-            message = f"there is no quality check {text[:64]!r}; they are kept for {KEPT.days} days"
-            raise NotFound(message, reason="CHECK_NOT_FOUND")
-        return convert.check_from(found)
-
-    def latest(self, model: str, version: str) -> QualityCheck | None:
-        """Find a version's newest check, with its findings."""
-        found = self._store.find_latest(model, version)
-        return None if found is None else convert.check_from(found)
+    def get(self, check_id: str) -> QualityCheck:
+        """Give a check, with its findings; raises NotFound (CHECK_NOT_FOUND)."""
+        return self._kept.get(check_id)
 
     def page(self, filters: QualityFilters, *, size: int, token: str) -> tuple[Sequence[QualityCheck], str]:
-        """List checks without findings, the newest first, and the token of the next page; empty on the last.
+        """List checks without findings, the newest first; see `Kept.page`."""
+        return self._kept.page(filters, size=size, token=token)
 
-        Raises:
-            InvalidArgument: the size or the token.
-        """
-        size = pages.page_size(size, default=DEFAULT_PAGE_SIZE)
-        bound_to = {name: getattr(filters, name) for name in QualityFilters.__dataclass_fields__}
-        found = self._store.page(filters, before=_position(pages.decode(token, bound_to)), limit=size + 1)
-        checks = [convert.check_from(overview) for _, overview in found[:size]]
-        more = len(found) > size
-        return checks, pages.encode([str(found[size - 1][0])], bound_to) if more else ""
+    def latest_of(self, versions: Iterable[Version]) -> Mapping[Version, QualityCheck]:
+        """Give what rules judge by: the last check by schedule of each version that has one, without words."""
+        return self._kept.latest_of(versions)
+
+    def latest(self, model: str, version: str) -> QualityCheck | None:
+        """Give a version's last check by schedule; see `latest_of`."""
+        return self.latest_of([(model, version)]).get((model, version))
 
     def check_due(self, turn: Turn) -> None:
         """Look at each version whose time has come, once over all replicas, and drop checks past their time."""
-        now = self._clock()
-        lately = Window(now - timedelta(days=1), now)
-        for model in self._sources.metrics.models(lately):
-            for version in filter(None, self._sources.metrics.versions(model, lately)):
-                if not turn.renew():
-                    return
-                self._check_if_due(model, version)
-        while turn.renew() and self._store.drop_before(now - KEPT, limit=_DROPPED_AT_ONCE):
-            pass
+        self._rounds.go(turn)
 
     def _check_if_due(self, model: str, version: str) -> None:
-        now = self._clock()
         configuration = self._sources.configurations.effective(model, version).quality
-        if not configuration.enabled or not self._store.is_due(model, version, now, configuration.interval):
+        if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
-        try:
-            window = check_window(None, now, configuration.window)
-            check = self._look(model, version, window, configuration, Trigger.SCHEDULE)
-        except DomainError:
-            raise
-        except Exception:  # noqa: BLE001 - logged, and tried again: one version's data must not end the others' checks
-            _log.exception("quality check failed", model=model, version=version)
-            return
-        self._store.add_due(_stored(check), configuration.interval)
-
-    def _busiest(self, model: str, window: Window) -> str:
-        metrics = self._sources.metrics
-        versions = [version for version in metrics.versions(model, window) if version]
-        if not versions:
-            raise NotFound(
-                f"no version of {model!r} had traffic in the window; name one, or take another window",
-                reason="VERSION_NOT_SEEN",
-            )
-        return max(versions, key=lambda one: metrics.total(model, one, window).counts.inference_count)
+        window = check_window(None, self._clock(), configuration.window)
+        check = self._look(model, version, window, configuration, Trigger.SCHEDULE)
+        self._kept.add_due(check, configuration.interval)
 
     def _look(
         self, model: str, version: str, window: Window, configuration: QualityConfiguration, trigger: Trigger
@@ -189,18 +143,17 @@ def _stored(check: QualityCheck) -> StoredCheck:
         check_id=check.id,
         model=check.model,
         version=check.version,
-        status=check.status,
+        profile_id=check.profile_id,
+        status=check.status.value,
+        trigger=check.trigger.value,
         create_time=check.create_time,
         overview=convert.check_proto(replace(check, findings=())).SerializeToString(),
         document=convert.check_proto(check).SerializeToString(),
     )
 
 
-def _position(position: list[Any] | None) -> UUID | None:
-    """Read what a token of ours says; it is not signed, so it is looked at like any input."""
-    match position:
-        case None:
-            return None
-        case [str(text)] if (found := find_id(text)) is not None:
-            return found
-    raise pages.unknown_token()
+def _brief(check: QualityCheck) -> QualityCheck:
+    return replace(check, findings=tuple(replace(finding, summary="") for finding in check.findings))
+
+
+FORM = Form(_stored, convert.check_from, _brief, size=lambda check: len(check.findings))

@@ -21,7 +21,7 @@ from services.monitoring.quality import sentences
 from services.monitoring.quality.features import Suspicion
 from services.monitoring.quality.findings import insufficient, judge, report
 from services.monitoring.quality.models import QualityFinding, QualityIssue, QualityReport
-from services.monitoring.quality.store import QualityStore
+from services.monitoring.quality.store import SampleStore
 
 _CERTAIN = 1e12
 """Rows of a reference that leaves no doubt: what is asked for is wrong in any share beyond the tolerance."""
@@ -30,7 +30,7 @@ _CERTAIN = 1e12
 class Unreferenced:
     """Looks windows over that have no reference."""
 
-    def __init__(self, store: QualityStore) -> None:
+    def __init__(self, store: SampleStore) -> None:
         self._store = store
 
     def examine(self, model: str, version: str, window: Window, configuration: QualityConfiguration) -> QualityReport:

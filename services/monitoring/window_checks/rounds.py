@@ -1,0 +1,83 @@
+"""Going round all versions with traffic, and which of a model's is meant where none is named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from typing import Final
+
+import structlog
+
+from services.common.errors import DomainError, NotFound, Unavailable
+from services.monitoring.chores import Turn
+from services.monitoring.models import Window
+from services.monitoring.rollups.metrics import MetricsReader
+from services.monitoring.window_checks.keeping import KEPT
+from services.monitoring.window_checks.store import CheckStore
+
+_log = structlog.get_logger(__name__)
+Clock = Callable[[], datetime]
+LATELY: Final = timedelta(days=1)
+"""Versions with traffic within this long are looked at."""
+_DROPPED_AT_ONCE = 1_000
+
+
+class Rounds:
+    """A chore: each version is looked at, and what is past its time is dropped."""
+
+    def __init__(
+        self, store: CheckStore, metrics: MetricsReader, clock: Clock, check_if_due: Callable[[str, str], None]
+    ) -> None:
+        self._store = store
+        self._metrics = metrics
+        self._clock = clock
+        self._check_if_due = check_if_due
+
+    def go(self, turn: Turn) -> None:
+        """Look at each model's versions. What goes wrong with one is logged, and tried again in the next turn."""
+        now = self._clock()
+        lately = Window(now - LATELY, now)
+        for model in self._metrics.models(lately):
+            with _by_itself(model=model):
+                versions = [version for version in self._metrics.versions(model, lately) if version]
+                for version in versions:
+                    if not turn.renew():
+                        return
+                    with _by_itself(model=model, version=version):
+                        self._check_if_due(model, version)
+        while turn.renew() and self._store.drop_older(KEPT, limit=_DROPPED_AT_ONCE):
+            pass
+
+
+@contextmanager
+def _by_itself(**which: str) -> Iterator[None]:
+    """Let one's error end nothing of the others', unless the database is away: so it is for all."""
+    try:
+        yield
+    except Unavailable:
+        raise
+    except DomainError as error:
+        _log.warning("check not made, trying again", **which, reason=error.reason, message=error.message)
+    except Exception:  # noqa: BLE001 - logged, and tried again: one version's data must not end the others' checks
+        _log.exception("check failed, trying again", **which)
+
+
+def busiest(metrics: MetricsReader, model: str, window: Window) -> str:
+    """Name the version of a model that answered most in a window.
+
+    Raises:
+        NotFound: none had traffic (VERSION_NOT_SEEN).
+    """
+    counts = {
+        version: metrics.total(model, version, window).counts.inference_count
+        for version in metrics.versions(model, window)
+        if version
+    }
+    if not counts:
+        raise NotFound(
+            f"no version of {model} answered between {window.from_time.isoformat()} and "
+            f"{window.to_time.isoformat()}; name a version, or take another window",
+            reason="VERSION_NOT_SEEN",
+        )
+    return max(counts, key=lambda version: counts[version])

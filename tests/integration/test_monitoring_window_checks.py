@@ -1,0 +1,210 @@
+"""What drift checks and quality checks share: who keeps a check, what rules judge by, and going round."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+
+from penstock.ids import uuid7
+from services.common.errors import DeadlineExceeded, Unavailable
+from services.common.postgres import Database
+from services.monitoring.drift.checks import FORM
+from services.monitoring.drift.models import BinComparison, DriftCheck, DriftResult
+from services.monitoring.window_checks import keeping
+from services.monitoring.window_checks.keeping import Kept
+from services.monitoring.window_checks.rounds import Rounds
+from services.monitoring.window_checks.store import CheckStore
+from tests.alerting import drift_check, drift_result
+from tests.postgres import PostgresServer
+
+HOUR = timedelta(hours=1)
+RESULT = drift_result("age", 0.5, bins=(BinComparison("≤ 1", 0.5, 0.6, 7),), summary="age has drifted", p_value=0.001)
+
+
+class Reads(CheckStore):
+    """Says which documents were read."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database, "drift")
+        self.read: list[UUID] = []
+
+    def documents(self, ids: Any) -> dict[UUID, bytes]:
+        """Find documents."""
+        self.read.extend(ids)
+        return super().documents(ids)
+
+
+@pytest.fixture(scope="module")
+def database(postgres_server: PostgresServer) -> Iterator[Database]:
+    url = postgres_server.clone("monitoring")
+    with Database(url) as running:
+        yield running
+    postgres_server.drop(url)
+
+
+@pytest.fixture
+def store(database: Database) -> Reads:
+    with database.transaction() as connection:
+        connection.execute("TRUNCATE monitoring.drift_checks, monitoring.drift_schedule")
+    return Reads(database)
+
+
+def made(model: str = "iris", *results: DriftResult, age: timedelta = timedelta(), **changes: Any) -> DriftCheck:
+    now = datetime.now(UTC) - age
+    return replace(drift_check(*results, to_time=now), id=UUID(uuid7(now)), model=model, version="1", **changes)
+
+
+def pass_time(database: Database, model: str, time: timedelta) -> None:
+    """Let a version's next check come nearer."""
+    with database.transaction() as connection:
+        shift = "UPDATE monitoring.drift_schedule SET due_time = due_time - %s WHERE model = %s"
+        connection.execute(shift, (time, model))
+
+
+def test_of_two_replicas_that_check_at_once_one_keeps_its_check(store: Reads, database: Database) -> None:
+    kept = Kept(store, FORM)
+    assert store.is_due("iris", "1", HOUR)
+    checks = [made() for _ in range(4)]
+    with ThreadPoolExecutor(4) as replicas:
+        first = list(replicas.map(lambda check: kept.add_due(check, HOUR), checks))
+    assert sorted(first) == [False, False, False, True]
+    assert [bool(store.documents([check.id])) for check in checks] == first
+    pass_time(database, "iris", HOUR / 2)
+    assert not store.is_due("iris", "1", HOUR)
+    assert not kept.add_due(made(), HOUR)
+    pass_time(database, "iris", HOUR / 2)
+    assert store.is_due("iris", "1", HOUR)
+    assert kept.add_due(made(), HOUR)
+    assert store.is_due("iris", "1", HOUR / 2), "a shorter interval holds at once"
+
+
+def test_a_replica_whose_clock_is_a_day_ahead_checks_no_sooner_than_the_others(store: Reads) -> None:
+    kept = Kept(store, FORM)
+    assert kept.add_due(made(), HOUR)
+    assert not kept.add_due(made(age=timedelta(days=-1)), HOUR)
+    assert not store.is_due("iris", "1", HOUR)
+
+
+def test_rules_judge_the_last_check_by_schedule_whatever_was_asked_for_since(store: Reads, database: Database) -> None:
+    kept = Kept(store, FORM)
+    old, new, by_hand = made("iris", RESULT, age=-HOUR), made("iris", RESULT), made("iris")
+    other, unchecked = made("wine", RESULT), made("rye")
+    for check in (old, other):
+        assert kept.add_due(check, HOUR)
+    pass_time(database, "iris", HOUR)
+    assert kept.add_due(new, HOUR)  # its clock was behind that of the one before
+    for check in (by_hand, unchecked):
+        kept.add(check)
+    found = kept.latest_of([("iris", "1"), ("wine", "1"), ("rye", "1"), ("wine", "2"), ("iris", "")])
+    assert {version: check.id for version, check in found.items()} == {("iris", "1"): new.id, ("wine", "1"): other.id}
+    (result,) = found["iris", "1"].results
+    assert (result.effect, result.p_value, result.drifted) == (0.5, 0.001, True)
+    assert (result.bins, result.summary) == ((), ""), "they are what is large, and no rule asks for them"
+    assert kept.get(str(new.id)).results[0].bins
+    assert kept.latest_of([]) == {}
+
+
+def test_a_check_that_rules_judge_every_few_seconds_is_read_once(
+    store: Reads, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = Kept(store, FORM)
+    names = [f"model {number}" for number in range(60)]
+    for name in names:
+        kept.add_due(made(name, RESULT), HOUR)
+    versions = [(name, "1") for name in names]
+    assert len(kept.latest_of(versions)) == 60
+    assert len(store.read) == 60
+    pass_time(database, names[7], HOUR)
+    again = made(names[7])
+    kept.add_due(again, HOUR)
+    assert kept.latest_of(versions)[names[7], "1"].id == again.id
+    assert store.read[60:] == [again.id]
+    monkeypatch.setattr(keeping, "MOST_REMEMBERED", 10)  # each counts as two
+    assert len(kept.latest_of([*versions, ("more", "1")])) == 60
+    kept.add_due(made("more", RESULT), HOUR)
+    del store.read[:]
+    assert len(kept.latest_of([*versions, ("more", "1")])) == 61
+    assert len(kept.latest_of([("more", "1"), *versions])) == 61, "what is too much to remember is read again"
+    assert len(store.read) > 50
+
+
+def test_what_belongs_to_a_check_is_kept_with_it_or_neither_is(store: Reads, database: Database) -> None:
+    kept, check = Kept(store, FORM), made()
+
+    def broken(connection: psycopg.Connection[Any]) -> None:
+        connection.execute("SELECT 1 / 0")
+
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        kept.add_due(check, HOUR, broken)
+    assert not store.documents([check.id])
+    assert store.is_due("iris", "1", HOUR)
+
+
+def test_checks_past_their_time_are_dropped(store: Reads) -> None:
+    kept = Kept(store, FORM)
+    checks = [made(age=timedelta(days=days)) for days in (400, 380, 1)]
+    for check in checks:
+        kept.add(check)
+    assert [store.drop_older(keeping.KEPT, limit=1) for _ in range(3)] == [1, 1, 0]
+    assert [bool(store.documents([check.id])) for check in checks] == [False, False, True]
+
+
+class Traffic:
+    """Three models, of which one cannot be counted."""
+
+    def models(self, window: object) -> list[str]:
+        """Name them."""
+        return ["a", "b", "c"]
+
+    def versions(self, model: str, window: object) -> list[str]:
+        """Name their versions."""
+        if model == "b":
+            raise DeadlineExceeded("it takes too long", reason="STATEMENT_TIMEOUT")
+        return ["1", "", "2"]
+
+
+class Turn:
+    """A turn that lasts."""
+
+    def renew(self) -> bool:
+        """Go on."""
+        return True
+
+
+def rounds(store: CheckStore, check_if_due: Callable[[str, str], None]) -> Rounds:
+    traffic: Any = Traffic()
+    return Rounds(store, traffic, lambda: datetime.now(UTC), check_if_due)
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("too long", reason="STATEMENT_TIMEOUT"), ValueError("odd data")])
+def test_what_goes_wrong_with_one_version_keeps_no_other_from_being_checked(store: Reads, error: Exception) -> None:
+    seen: list[tuple[str, str]] = []
+
+    def check(model: str, version: str) -> None:
+        seen.append((model, version))
+        if (model, version) == ("a", "1"):
+            raise error
+
+    turn: Any = Turn()
+    rounds(store, check).go(turn)
+    assert seen == [("a", "1"), ("a", "2"), ("c", "1"), ("c", "2")]
+
+
+def test_a_database_that_is_away_is_asked_no_more_in_the_turn(store: Reads) -> None:
+    seen: list[str] = []
+
+    def check(model: str, version: str) -> None:
+        seen.append(model)
+        raise Unavailable("it is away", reason="DATABASE_UNAVAILABLE")
+
+    turn: Any = Turn()
+    with pytest.raises(Unavailable):
+        rounds(store, check).go(turn)
+    assert seen == ["a"]
