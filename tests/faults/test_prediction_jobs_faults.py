@@ -78,6 +78,15 @@ def assert_every_row_once(client: penstock.Client, job: pb.PredictionJob, folder
     assert json.dumps(lines_of(client, again, folder)[0]["outputs"]) == said[1_234], "the right row, too"
 
 
+def assert_every_row_counted_once(client: penstock.Client, job_id: str) -> None:
+    def told() -> int | None:
+        events = client.monitoring.list_inferences(session_id=job_id, limit=2 * ROW_COUNT)
+        count = sum(each.event.row_count for each in events)
+        return count if count >= ROW_COUNT else None
+
+    assert wait_until(told) == ROW_COUNT
+
+
 def test_a_worker_killed_in_mid_job_is_taken_over_where_it_stood(here: Place, start: Start, tmp_path: Path) -> None:
     first = start()
     with predictions.connected(here, first.address()) as client:
@@ -107,6 +116,7 @@ def test_a_worker_that_is_told_to_end_hands_its_job_on_uncounted(here: Place, st
         ended = client.jobs.wait(job.id, timeout_s=WAIT_S)
         assert (ended.state, ended.attempt_count) == (pb.JOB_STATE_COMPLETED, 1)
         assert_every_row_once(client, ended, tmp_path)
+        assert_every_row_counted_once(client, job.id)
 
 
 def test_a_frozen_worker_that_wakes_up_late_spoils_nothing(here: Place, start: Start, tmp_path: Path) -> None:

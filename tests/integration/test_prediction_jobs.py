@@ -18,6 +18,9 @@ import pytest
 
 import penstock
 from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
+from services.common.errors import InvalidArgument
+from services.inference.features import from_features
+from services.inference.jobs import batches
 from tests import predictions
 from tests.inference import metrics_page
 from tests.postgres import PostgresServer
@@ -156,6 +159,37 @@ def test_predictions_leave_events_that_name_the_job_and_take_feedback(client: pe
     silent = done(client, client.jobs.create("iris", rows=ROWS[:4], record_events=False))
     assert "inference_id" not in lines_of(client, silent, tmp_path)[0]
     assert not list(client.monitoring.list_inferences(session_id=silent.id))
+
+
+def test_a_retry_predicts_the_rows_that_failed_and_counts_no_other_twice(
+    client: penstock.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of eleven rows two are refused as long as `bad` says so, in the second and in the third batch of four."""
+    bad = {7, 9}
+
+    def refusing(row: Any, signature: Any) -> Any:
+        if row["X"][3] in bad:
+            raise InvalidArgument("not yet", reason="NOT_YET")
+        return from_features(row, signature)
+
+    monkeypatch.setattr(batches, "from_features", refusing)
+    job = done(client, client.jobs.create("iris", rows=[{"X": [1, 2, 3, n]} for n in range(11)], max_failed_rows=1))
+    for failed in (2, 1):
+        assert (job.error.reason, job.progress.failed_rows) == ("TOO_MANY_FAILED_ROWS", 2)
+        assert job.progress.done_rows == 11, "what was done is kept"
+        bad -= {7} if failed == 1 else set()
+        client.jobs.retry(job.id)
+        job = done(client, job)
+    assert (job.state, job.result.failed_row_count) == (pb.JOB_STATE_COMPLETED, 1), job.error
+    lines = lines_of(client, job, tmp_path)
+    assert [line["row_index"] for line in lines if "outputs" in line] == [0, 1, 2, 3, 4, 5, 6, 7, 8, 10]
+    said = [line["outputs"]["probabilities"] for line in lines if "outputs" in line]
+    np.testing.assert_allclose(said, expected([[1, 2, 3, n] for n in range(11) if n != 9]), rtol=1e-4)
+
+    last = done(client, client.jobs.create("iris", rows=ROWS[:1]))  # told after them
+    wait_until(lambda: list(client.monitoring.list_inferences(session_id=last.id)) or None)
+    events = list(client.monitoring.list_inferences(session_id=job.id))
+    assert sum(each.event.row_count for each in events) == 10
 
 
 def test_a_job_that_has_not_ended_says_so_and_can_be_cancelled_tried_again_and_deleted(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import Protocol
 
 from penstock import Client
 from penstock import errors as sdk
@@ -11,7 +12,6 @@ from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.traces import CURRENT
 from services.inference.events.delivery import Result, Verdict
-from services.inference.events.spool import Spool
 from services.inference.models import Caller, CapturePolicy, ResolvedVersion
 from services.inference.tensors import Tensor
 
@@ -57,10 +57,17 @@ def captured(inference_id: str, policy: CapturePolicy) -> bool:
     return policy.share >= 1 or zlib.crc32(inference_id.encode()) < policy.share * 2**32
 
 
+class EventQueue(Protocol):
+    """Where events wait to be told: the spool, or what stands before it."""
+
+    def append(self, item: Event, /) -> object:
+        """Take an event."""
+
+
 class EventLog:
     """Takes the events of this process into the spool."""
 
-    def __init__(self, spool: Spool[Event] | None) -> None:
+    def __init__(self, spool: EventQueue | None) -> None:
         self._spool = spool
 
     def record(self, event: Event) -> None:
@@ -77,15 +84,18 @@ class EventLog:
 
 def _small_enough(event: Event, policy: CapturePolicy) -> bool:
     """Weigh the tensors before anything is written."""
-    if policy.disabled:
-        return False
-    room = min(policy.max_bytes, 2 * MAX_PAYLOAD_BYTES)
+    return not policy.disabled and payload_bytes(event) <= min(policy.max_bytes, 2 * MAX_PAYLOAD_BYTES)
+
+
+def payload_bytes(event: Event) -> int:
+    """Say what an event's tensors take, the texts in them counted."""
+    size = 0
     for tensors in (event.inputs, event.outputs):
         for array in tensors.values():
-            room -= array.nbytes
+            size += array.nbytes
             if array.dtype.hasobject:
-                room -= sum(map(len, array.flat))
-    return room >= 0
+                size += sum(map(len, array.flat))
+    return size
 
 
 class MonitoringSender:

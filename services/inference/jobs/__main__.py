@@ -22,7 +22,6 @@ from services.common.server import Server
 from services.common.traces import open_traces
 from services.inference.composition import engine_limits, follow, open_sessions, open_spool
 from services.inference.engine.engine import Engine
-from services.inference.events.events import EventLog
 from services.inference.following.catalog import Catalog
 from services.inference.jobs import servicer
 from services.inference.jobs.housekeeping import DAY_S, Housekeeping
@@ -38,7 +37,6 @@ from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
 from services.inference.jobs.work import PredictionWork, Tables, WorkLimits
 from services.inference.metrics import InferenceCollector
-from services.inference.prediction import Predictor
 from services.inference.workers.membership import OnlyProcess
 
 _log = structlog.get_logger(__name__)
@@ -114,8 +112,8 @@ def _workers(
     follow(settings, stack, catalog, sessions, member)
     work = PredictionWork(
         catalog,
-        Predictor(catalog, engine, EventLog(spool)),
-        Predictor(catalog, engine, EventLog(None)),
+        engine,
+        spool,
         inputs,
         tables,
         WorkLimits(
@@ -130,7 +128,6 @@ def _workers(
             max_result_bytes=settings.job_max_result_bytes,
         ),
         counters,
-        recording=spool is not None,
     )
     concurrency = Concurrency(total=settings.job_max_running, per_key=settings.job_max_running_per_model)
     limits = WorkerLimits(

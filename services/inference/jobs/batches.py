@@ -12,6 +12,7 @@ from penstock.api.inference.v1.prediction_jobs_pb2 import SingleInput
 from services.common.errors import DomainError, Internal, InvalidArgument
 from services.common.jobs import JobRun
 from services.inference.features import from_features
+from services.inference.jobs.held_events import HeldEvents
 from services.inference.jobs.models import RowError, RowResult
 from services.inference.jobs.rows import Row
 from services.inference.models import ANY, Caller, ModelFailed, ResolvedVersion, Signature
@@ -41,7 +42,7 @@ class RowPredictor:
 
     Rows go together only where the version's rows are independent and all its tensors have a free first dimension; what
     fails together is halved until the row that did it stands alone. A fault that may pass is raised: the job comes back
-    for the rows.
+    for the rows. Each prediction leaves its event in `events`, if there is such a thing.
     """
 
     def __init__(
@@ -53,14 +54,14 @@ class RowPredictor:
         *,
         outputs: tuple[str, ...] = (),
         batch_rows: int = BATCH_ROWS_DEFAULT,
-        recorded: bool = True,
+        events: HeldEvents | None = None,
     ) -> None:
         self._predictor = predictor
         self._version = version
         self._caller = caller
         self._run = run
         self._outputs = outputs
-        self._recorded = recorded
+        self.events = events
         self.batch_rows = (version.serving.max_batch_size or batch_rows) if _joins(version) else 1
         self.inference_ms = 0.0
 
@@ -106,6 +107,8 @@ class RowPredictor:
             self._run.check()  # its own end may be what the run stumbled over
             if len(batch) == 1:
                 return [RowResult({}, RowError(error.reason, error.message))]
+            if self.events is not None:
+                self.events.forget_last()
         middle = len(batch) // 2
         return [*self._predict(batch[:middle]), *self._predict(batch[middle:])]
 
@@ -137,7 +140,7 @@ class RowPredictor:
         return prediction
 
     def _results(self, prediction: Prediction, count: int, *, joined: bool) -> list[RowResult]:
-        inference_id = prediction.inference_id if self._recorded else ""
+        inference_id = prediction.inference_id if self.events is not None else ""
         outputs = prediction.outputs
         if not joined:
             values = {name: _value(array[0] if array.shape[:1] == (1,) else array) for name, array in outputs.items()}

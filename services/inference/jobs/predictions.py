@@ -16,15 +16,15 @@ from services.common.errors import FailedPrecondition, NotFound, ResourceExhaust
 from services.common.jobs import Job, JobFilters, JobState, JobStore, JobWorker, NewJob
 from services.common.keys import Principal, Role
 from services.inference.jobs.inputs import UPLOADED, InputFiles
-from services.inference.jobs.models import PredictionSpec, ResultFile
+from services.inference.jobs.models import InputKind, PredictionSpec, ResultFile
 from services.inference.jobs.news import JobNews
 from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
 
 WATCH_SILENCE_S = 15.0
 PAGE_SIZE = 50
-BEGINS_ANEW = frozenset({"ALL_ROWS_FAILED", "TOO_MANY_FAILED_ROWS", "VERSION_CHANGED"})
-"""Failures that the rows that are done would only bring about again."""
+BEGINS_ANEW = frozenset({"ALL_ROWS_FAILED", "VERSION_CHANGED"})
+"""Failures after which nothing that is done is of use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,8 +179,11 @@ class Predictions:
         return self._jobs.cancel(job_id)
 
     def retry(self, job_id: UUID, principal: Principal) -> Job:
-        """Queue a job again, to go on after what is done, or anew where that would only fail again."""
-        anew = self.get(job_id, principal).error.reason in BEGINS_ANEW
+        """Queue a job again, to go on after what is done, or anew where that is of no use."""
+        job = self.get(job_id, principal)
+        # Of one request there are not some rows that failed and others: there is it.
+        single = PredictionSpec.of(job.payload).kind is InputKind.SINGLE
+        anew = job.error.reason in BEGINS_ANEW or (single and job.error.reason == "TOO_MANY_FAILED_ROWS")
         with self._jobs.transaction() as connection:
             job = self._jobs.retry(connection, job_id, anew=anew)
             if anew:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from services.common.errors import FailedPrecondition
-from services.inference.jobs.models import FileFormat, RowResult
+from services.inference.jobs.models import FileFormat, RowError, RowResult
 from services.inference.models import ANY, ResolvedVersion, TensorSpec
 
 OUTPUT_PREFIX = "output."
@@ -59,6 +59,20 @@ def chunk_bytes(schema: Any, first_row: int, results: Sequence[RowResult]) -> by
     with pa.ipc.new_stream(sink, schema, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
         writer.write_batch(pa.record_batch(arrays, schema=schema))
     return sink.getvalue()
+
+
+def rows_of(chunk: bytes) -> list[RowResult]:
+    """Read the rows of a chunk."""
+    import pyarrow as pa
+
+    return [_row_of(row) for row in pa.ipc.open_stream(chunk).read_all().to_pylist()]
+
+
+def _row_of(row: Mapping[str, Any]) -> RowResult:
+    if row["error_reason"] is not None:
+        return RowResult({}, RowError(row["error_reason"], row["error_message"]))
+    outputs = {name.removeprefix(OUTPUT_PREFIX): value for name, value in row.items() if name.startswith(OUTPUT_PREFIX)}
+    return RowResult(outputs, None, row["inference_id"] or "", row["inference_row"] or 0)
 
 
 def compose(chunks: Iterable[bytes], schema: Any, output_format: FileFormat) -> Iterator[bytes]:

@@ -1,12 +1,15 @@
 """The work on one job: rows in, chunks of results out, and in the end one file of all of them.
 
 What is done is made safe chunk by chunk, each written while the lease is held. Whoever takes the job over goes on after
-the last one; rows that were predicted and not made safe are predicted again, and stand in the result once.
+the last one; rows that were predicted and not made safe are predicted again, and stand in the result and count in
+monitoring once. A job that failed because too many rows did begins with these when it is tried again: the others are
+not predicted anew.
 """
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,9 +19,12 @@ from penstock.api.inference.v1.prediction_jobs_pb2 import RowsInput
 from services.common.blobs import Blob, BlobStore
 from services.common.errors import FailedPrecondition
 from services.common.jobs import JobRun, JobStore, Progress
+from services.inference.engine.engine import Engine
+from services.inference.events.events import EventLog, EventQueue
 from services.inference.following.catalog import Catalog
 from services.inference.jobs import readers, results
 from services.inference.jobs.batches import RowPredictor
+from services.inference.jobs.held_events import HeldEvents
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import RowCounters
 from services.inference.jobs.models import Chunk, Done, InputKind, PredictionSpec, RowResult
@@ -31,6 +37,8 @@ from services.inference.prediction import Predictor
 HEARING_S = 0.2
 MAX_CHUNK_WEIGHT = 4_000_000
 """Values in a chunk that is held in memory."""
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Payloads of the events that are held with it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +63,25 @@ class Tables:
 
 
 class PredictionWork:
-    """Does prediction jobs; call it with a run. `silent` predicts without leaving events."""
+    """Does prediction jobs; call it with a run. Predictions leave events in `events`, None: they leave none."""
 
     def __init__(
         self,
         catalog: Catalog,
-        predictor: Predictor,
-        silent: Predictor,
+        engine: Engine,
+        events: EventQueue | None,
         inputs: InputFiles,
         tables: Tables,
         limits: WorkLimits,
         counters: RowCounters,
-        *,
-        recording: bool = True,
     ) -> None:
         self._catalog = catalog
-        self._predictor = predictor
-        self._silent = silent
+        self._engine = engine
+        self._events = events
         self._inputs = inputs
         self._tables = tables
         self._limits = limits
         self._counters = counters
-        self._recording = recording
 
     def __call__(self, run: JobRun) -> None:
         """Do a job to its end; what it raises says how it ended, see `Work`.
@@ -90,16 +95,16 @@ class PredictionWork:
         schema = results.schema_of(version, spec.outputs)
         done = self._tables.chunks.done(run.job.job_id)
         attempt = _Attempt(run, spec, self._tables, self._limits, schema, done, self._counters)
-        recorded = spec.record_events and self._recording
+        held = HeldEvents(self._events) if spec.record_events and self._events is not None else None
         job_id = str(run.job.job_id)
         rows = RowPredictor(
-            self._predictor if recorded else self._silent,
+            Predictor(self._catalog, self._engine, EventLog(held)),
             version,
             Caller(user_id=spec.user_id, session_id=job_id, request_id=job_id),
             run,
             outputs=spec.outputs,
             batch_rows=self._limits.batch_rows,
-            recorded=recorded,
+            events=held,
         )
         if spec.kind is InputKind.SINGLE:
             if not attempt.done.chunk_count:
@@ -121,7 +126,11 @@ class PredictionWork:
                 attempt.total = readers.count_rows(path, spec.file.format, self._limits.read, run.check)
                 source = readers.rows_of(path, spec.file.format, version.signature, self._limits.read)
             run.check()
-            waiting = _after(iter(source), attempt.done.row_count, run)
+            waiting = iter(source)
+            if attempt.too_many_failed:
+                attempt.try_again(waiting, rows)
+            else:
+                deque(_picked(waiting, (), attempt.done.row_count, run), maxlen=0)
             for batch in batches_of(waiting, rows.batch_rows):
                 run.check()
                 attempt.take(rows.predict(batch), rows)
@@ -168,16 +177,37 @@ class _Attempt:
         self.done = done
         self.total: int | None = None
 
+    @property
+    def too_many_failed(self) -> bool:
+        """Whether more rows failed, of those that are safe, than may."""
+        most = self._spec.max_failed_rows
+        return most is not None and self.done.failed_count > most
+
+    def try_again(self, source: Iterator[Row], predictor: RowPredictor) -> None:
+        """Predict the rows that failed once more, and pass over the others; `source` is left after all of them."""
+        for chunk in self._tables.chunks.all(self._run.job.job_id):
+            rows = results.rows_of(self._content(chunk)) if chunk.failed_count else []
+            failed = [place for place, row in enumerate(rows) if row.error is not None]
+            again = _picked(source, failed, chunk.row_count, self._run)
+            better = [row for batch in batches_of(again, predictor.batch_rows) for row in predictor.predict(batch)]
+            for place, row in zip(failed, better, strict=True):
+                rows[place] = row
+            if failed:
+                self._replace(chunk, rows, predictor)
+        self._check_failures()
+
     def take(self, rows: Sequence[RowResult], predictor: RowPredictor) -> None:
         """Take the next rows' results, and make them safe once there are enough, or after a while."""
         self._waiting += rows
         self._weight += sum(_weight(value) for row in rows for value in row.outputs.values())
+        failed = self.done.failed_count + _failed_count(self._waiting)
+        most = self._spec.max_failed_rows
         enough = len(self._waiting) >= self._limits.chunk_rows or self._weight >= MAX_CHUNK_WEIGHT
+        enough = enough or (predictor.events is not None and predictor.events.size_bytes >= MAX_HELD_BYTES)
+        enough = enough or (most is not None and failed > most)  # it ends here, and what was done is kept
         if enough or time.monotonic() - self._since >= self._limits.chunk_s:
             self._make_safe(predictor)
         else:
-            failed = self.done.failed_count + sum(row.error is not None for row in self._waiting)
-            self._check_failures(failed)
             self._run.report(Progress(self.done.row_count + len(self._waiting), failed, self.total))
 
     def finish(self, predictor: RowPredictor) -> None:
@@ -204,25 +234,40 @@ class _Attempt:
         rows, self._waiting, self._weight = self._waiting, [], 0
         self._since = time.monotonic()
         self._run.check()
-        failed = sum(row.error is not None for row in rows)
-        content = results.chunk_bytes(self._schema, self.done.row_count, rows)
+        chunk = self._written(self.done.chunk_count, self.done.row_count, rows)
+        done = Done(chunk.number + 1, self.done.row_count + len(rows), self.done.failed_count + chunk.failed_count)
+        self._keep(chunk, done, predictor)
+        self._counters.add_rows(len(rows), chunk.failed_count)
+        self._check_failures()
+
+    def _replace(self, chunk: Chunk, rows: Sequence[RowResult], predictor: RowPredictor) -> None:
+        """Put a chunk whose failed rows were tried again in its own place."""
+        self._run.check()
+        better = self._written(chunk.number, chunk.first_row, rows)
+        failed = self.done.failed_count - chunk.failed_count + better.failed_count
+        self._keep(better, Done(self.done.chunk_count, self.done.row_count, failed), predictor)
+
+    def _written(self, number: int, first_row: int, rows: Sequence[RowResult]) -> Chunk:
+        content = results.chunk_bytes(self._schema, first_row, rows)
         blob = self._put([content], len(content))
-        chunk = Chunk(self.done.chunk_count, self.done.row_count, len(rows), failed, blob.sha256)
-        done = Done(chunk.number + 1, self.done.row_count + len(rows), self.done.failed_count + failed)
+        return Chunk(number, first_row, len(rows), _failed_count(rows), blob.sha256)
+
+    def _keep(self, chunk: Chunk, done: Done, predictor: RowPredictor) -> None:
+        """Note a chunk while the lease holds; only then its events go out."""
         inference_ms, predictor.inference_ms = predictor.inference_ms, 0.0
         with self._run.holding() as connection:
-            self._tables.chunks.insert(connection, self._run.job.job_id, chunk, inference_ms)
+            self._tables.chunks.put(connection, self._run.job.job_id, chunk, inference_ms)
             progress = Progress(done.row_count, done.failed_count, self.total)
             self._tables.jobs.report(connection, self._run.lease, progress)
         self.done = done
-        self._counters.add_rows(len(rows), failed)
-        self._check_failures(done.failed_count)
+        if predictor.events is not None:
+            predictor.events.release()
 
-    def _check_failures(self, failed: int) -> None:
-        most = self._spec.max_failed_rows
-        if most is not None and failed > most:
+    def _check_failures(self) -> None:
+        if self.too_many_failed:
             raise FailedPrecondition(
-                f"{failed:,} rows failed, and max_failed_rows allows {most:,}; what was done is kept",
+                f"{self.done.failed_count:,} rows failed, and max_failed_rows allows {self._spec.max_failed_rows:,}; "
+                "what was done is kept, and a retry begins with the rows that failed",
                 reason="TOO_MANY_FAILED_ROWS",
             )
 
@@ -239,8 +284,11 @@ class _Attempt:
     def _chunks(self) -> Iterator[bytes]:
         for chunk in self._tables.chunks.all(self._run.job.job_id):
             self._run.check()
-            with self._tables.blobs.open(chunk.sha256) as reader:
-                yield b"".join(reader)
+            yield self._content(chunk)
+
+    def _content(self, chunk: Chunk) -> bytes:
+        with self._tables.blobs.open(chunk.sha256) as reader:
+            return b"".join(reader)
 
     def _put(self, pieces: Iterable[bytes], max_bytes: int) -> Blob:
         return self._tables.blobs.put(
@@ -248,12 +296,18 @@ class _Attempt:
         )
 
 
-def _after(rows: Iterator[Row], count: int, run: JobRun) -> Iterator[Row]:
-    """Pass over the rows that are done."""
-    for number, _ in enumerate(islice(rows, count)):
+def _picked(rows: Iterator[Row], places: Iterable[int], count: int, run: JobRun) -> Iterator[Row]:
+    """Go on by so many rows, and give those at some places."""
+    wanted = set(places)
+    for number, row in enumerate(islice(rows, count)):
         if number % 100 == 0:
             run.check()
-    return rows
+        if number in wanted:
+            yield row
+
+
+def _failed_count(rows: Sequence[RowResult]) -> int:
+    return sum(row.error is not None for row in rows)
 
 
 def _weight(value: object) -> int:

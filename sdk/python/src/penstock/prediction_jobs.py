@@ -199,7 +199,10 @@ class PredictionJobsClient:
         return self._connection.unary(self._connection.stub.CancelPredictionJob, request).job
 
     def retry(self, job_id: str) -> pb.PredictionJob:
-        """Queue a FAILED or CANCELLED job again, to go on after what is done; raises FailedPrecondition."""
+        """Queue a FAILED or CANCELLED job again, to go on after what is done; raises FailedPrecondition.
+
+        After TOO_MANY_FAILED_ROWS the rows that failed are predicted once more, and the others are left as they are.
+        """
         request = pb.RetryPredictionJobRequest(id=job_id)
         return self._connection.unary(self._connection.stub.RetryPredictionJob, request).job
 

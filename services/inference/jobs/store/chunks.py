@@ -9,9 +9,10 @@ from services.common.jobs import JobConnection
 from services.common.postgres import Database
 from services.inference.jobs.models import Chunk, Done
 
-_INSERT = """
+_PUT = """
 INSERT INTO inference.prediction_chunks (job_id, chunk_number, first_row, row_count, failed_count, sha256)
 VALUES (%(job_id)s, %(number)s, %(first_row)s, %(row_count)s, %(failed_count)s, %(sha256)s)
+ON CONFLICT (job_id, chunk_number) DO UPDATE SET failed_count = EXCLUDED.failed_count, sha256 = EXCLUDED.sha256
 """
 _ADD_TIME = """
 UPDATE inference.prediction_jobs SET inference_ms = inference_ms + %(inference_ms)s WHERE job_id = %(job_id)s
@@ -62,13 +63,13 @@ class ChunkStore:
             yield from (Chunk(**row) for row in rows)
             first = rows[-1]["number"] + 1
 
-    def insert(self, connection: JobConnection, job_id: UUID, chunk: Chunk, inference_ms: float) -> None:
-        """Note rows that are done."""
+    def put(self, connection: JobConnection, job_id: UUID, chunk: Chunk, inference_ms: float) -> None:
+        """Note rows that are done, in place of the same rows before."""
         values = {
             "job_id": job_id, "number": chunk.number, "first_row": chunk.first_row, "row_count": chunk.row_count,
             "failed_count": chunk.failed_count, "sha256": chunk.sha256, "inference_ms": inference_ms,
         }  # fmt: skip
-        connection.execute(_INSERT, values)
+        connection.execute(_PUT, values)
         connection.execute(_ADD_TIME, values)
 
     def clear(self, connection: JobConnection, job_id: UUID) -> None:

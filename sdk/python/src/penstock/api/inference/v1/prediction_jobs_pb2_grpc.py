@@ -155,8 +155,9 @@ class PredictionJobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RetryPredictionJob(self, request, context):
-        """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
-        after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
+        """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
+        none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+        After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
         Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

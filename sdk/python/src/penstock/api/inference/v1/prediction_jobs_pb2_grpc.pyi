@@ -68,8 +68,9 @@ class PredictionJobServiceStub:
     once. Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
     """
     RetryPredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.RetryPredictionJobRequest, _prediction_jobs_pb2.RetryPredictionJobResponse]
-    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
-    after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
+    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
+    none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+    After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
     Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     DeletePredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.DeletePredictionJobRequest, _prediction_jobs_pb2.DeletePredictionJobResponse]
@@ -119,8 +120,9 @@ class PredictionJobServiceAsyncStub(PredictionJobServiceStub):
     once. Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
     """
     RetryPredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.RetryPredictionJobRequest, _prediction_jobs_pb2.RetryPredictionJobResponse]  # type: ignore[assignment]
-    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
-    after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
+    """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
+    none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+    After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
     Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     DeletePredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.DeletePredictionJobRequest, _prediction_jobs_pb2.DeletePredictionJobResponse]  # type: ignore[assignment]
@@ -215,8 +217,9 @@ class PredictionJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _prediction_jobs_pb2.RetryPredictionJobRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_jobs_pb2.RetryPredictionJobResponse, _abc.Awaitable[_prediction_jobs_pb2.RetryPredictionJobResponse]]:
-        """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them;
-        after ALL_ROWS_FAILED, TOO_MANY_FAILED_ROWS and VERSION_CHANGED it begins anew.
+        """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
+        none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+        After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
         Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
         """
 
