@@ -15,10 +15,11 @@ import pytest
 from pyarrow import parquet
 
 from services.common.errors import DomainError, InvalidArgument
+from services.monitoring.profiles import frames
 from services.monitoring.profiles import parquet as reading
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.frames import Column, Frame, Tag, numbers_column
-from services.monitoring.profiles.reference import Columns
+from services.monitoring.profiles.reference import MAX_FEATURES, Columns
 from services.monitoring.profiles.rows import MAX_LINE_BYTES, read_rows
 from services.monitoring.profiles.sampling import RowSample
 from services.monitoring.profiles.sources import FileSource, RowFormat
@@ -33,8 +34,12 @@ def read(tmp_path: Path, data: bytes | str, row_format: RowFormat, **columns: An
 
 
 def table(tmp_path: Path, values: Mapping[str, Any], *, ignored: frozenset[str] = frozenset(), **options: Any) -> Frame:
+    """Write and read a table, in this process: what another is for, its own tests show."""
     parquet.write_table(pa.table(values), tmp_path / "rows", **options)
-    return read_rows(tmp_path / "rows", PARQUET, Columns(ignored=ignored))
+    sample = RowSample()
+    for frame in reading.parquet_frames(memoryview((tmp_path / "rows").read_bytes()), ignored, MAX_FEATURES):
+        sample.add(frame)
+    return sample.frame()
 
 
 def refusal(tmp_path: Path, data: bytes | str, row_format: RowFormat, **columns: Any) -> str:
@@ -74,6 +79,7 @@ def test_cells_of_a_csv_are_what_they_look_like(tmp_path: Path) -> None:
         b"a\n\xff\n",
         "a\n" + "x" * (MAX_LINE_BYTES + 2),
         'a\n"' + "x\n" * MAX_LINE_BYTES,
+        "a\n" + '"b\n",' * (MAX_LINE_BYTES // 4),
         ",".join(f"c{number}" for number in range(10_001)),
     ],
 )
@@ -155,7 +161,9 @@ def test_a_file_that_is_no_parquet_is_refused(tmp_path: Path) -> None:
     good = (tmp_path / "good").read_bytes()
     broken = [b"", b"PAR1", good[:-100], good[:100] + b"\xff" * 500 + good[600:], good[:-8] + b"\xff\xff\xff\x7fPAR1"]
     for data in broken:
-        assert refusal(tmp_path, data, PARQUET) == "MALFORMED_FILE"
+        with pytest.raises(InvalidArgument) as caught:
+            list(reading.parquet_frames(memoryview(data), (), MAX_FEATURES))
+        assert caught.value.reason == "MALFORMED_FILE"
 
 
 def test_a_row_group_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,6 +172,26 @@ def test_a_row_group_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeyp
         table(tmp_path, {"x": np.zeros(100_000)}, use_dictionary=False)
     assert caught.value.reason == "TOO_LARGE"
     assert table(tmp_path, {"x": np.zeros(100_000)}, row_group_size=10_000, use_dictionary=False).row_count == 100_000
+
+
+def test_more_rows_than_anybody_sends_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reading, "MAX_FILE_ROWS", 2_000)
+    with pytest.raises(InvalidArgument, match="2,001 rows") as caught:
+        table(tmp_path, {"x": pa.nulls(2_001, pa.float64())}, row_group_size=1_000)
+    assert caught.value.reason == "TOO_LARGE"
+
+
+def test_a_long_text_that_is_repeated_is_shortened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[str] = []
+
+    def shortened(text: str) -> str:
+        seen.append(text)
+        return text[:256]
+
+    monkeypatch.setattr(frames, "shortened", shortened)
+    frame = table(tmp_path, {"x": ["y" * 100_000, "z"] * 5_000})
+    assert len(seen) == 2
+    assert texts(frame.columns["x"])[:2] == ["y" * 256, "z"]
 
 
 def test_of_too_many_rows_a_uniform_sample_is_kept_in_their_order() -> None:
@@ -176,6 +204,16 @@ def test_of_too_many_rows_a_uniform_sample_is_kept_in_their_order() -> None:
     assert 400 < kept.row_count <= 1_000
     assert np.all(np.diff(numbers) > 0)
     assert numbers.mean() == pytest.approx(10_000, rel=0.1)
+
+
+def test_rows_that_come_one_by_one_are_put_together() -> None:
+    sample = RowSample()
+    for number in range(3_000):
+        sample.add(Frame(1, {"x": numbers_column(np.array([float(number)]))}))
+    assert len(sample._frames) <= np.log2(3_000) + 1
+    numbers = sample.frame().columns["x"].numbers
+    assert numbers is not None
+    assert numbers.tolist() == list(range(3_000))
 
 
 def test_rows_take_no_more_than_their_room_however_many_columns_lack_in_each() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.registry.validation.system_calls import ARCHITECTURES, COMPUTING, READING, assemble
+from services.common.children.system_calls import ARCHITECTURES, COMPUTING, READING, assemble
 
 PID = 4242
 ALLOW, REFUSE, MISSING = 0x7FFF0000, 0x00050001, 0x00050026

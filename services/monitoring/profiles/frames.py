@@ -192,6 +192,11 @@ class ColumnBuilder:
         codes = np.fromiter((self._code(text) for text in texts), np.int32)
         self._put_codes(rows, codes)
 
+    def put_coded(self, rows: Rows, codes: NDArray[np.integer[Any]], texts: Sequence[str]) -> None:
+        """Put texts of which many rows have the same: `codes` index `texts`."""
+        found = np.fromiter((self._code(text) for text in texts), np.int32, len(texts))
+        self._put_codes(rows, found[codes])
+
     def put_vectors(self, rows: Rows, vectors: NDArray[np.generic]) -> None:
         """Put vectors [rows, dimensions]."""
         with np.errstate(over="ignore"):  # beyond a float's range is infinite, which is counted as not finite

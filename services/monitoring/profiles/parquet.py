@@ -1,13 +1,13 @@
 """Parquet files of rows, read as frames within a bound, whatever a few bytes of them stand for.
 
 A page of such a file may say one long value a million times in a handful of bytes. So what a row group unpacks to is
-looked at before it is read, and texts are read as dictionaries, in which a value is held once.
+looked at before it is read, and texts are read as dictionaries, in which a value is held once. That is what an honest
+file says of itself; one that lies is read in a process of its own, which has no more memory than that (parquet_child).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,53 +15,65 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgument
 from services.monitoring.profiles.frames import MAX_DIMENSIONS, ColumnBuilder, Frame, Tag, shortened
-from services.monitoring.profiles.reference import MAX_FEATURES, Columns, too_many_features
+from services.monitoring.profiles.reference import too_many_features
 
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
+MAX_FILE_ROWS = 100_000_000
 _BATCH_ROWS = 65_536
 _BATCH_BYTES = 16 * 1024 * 1024
 _FOOTER_BYTES = 16 * 1024 * 1024
 _VALUE_BYTES = 8
 
 
-def parquet_frames(path: Path, columns: Columns) -> Iterator[Frame]:
-    """Give the rows of a file in their order.
+def parquet_frames(data: memoryview, ignored: Collection[str], most_columns: int) -> Iterator[Frame]:
+    """Give the rows of a file in their order, without the ignored columns.
 
     Raises:
         InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+        MemoryError: it unpacks to more than this process may have.
     """
     import pyarrow as pa
 
     try:
-        file, names = _opened(path, columns)
-        try:
-            for batch in file.iter_batches(batch_size=_batch_rows(file), columns=names, use_threads=False):
-                built = {shortened(name): _column(batch.column(name)) for name in names}
-                yield Frame(batch.num_rows, {name: builder.build() for name, builder in built.items()})
-        finally:
-            file.close()
+        file, names = _opened(data, ignored, most_columns)
+        for number in range(file.metadata.num_row_groups):
+            yield from _group_frames(file, number, names)
+    except MemoryError:  # Arrow's own is an ArrowException as well
+        raise
     except (pa.ArrowException, OSError, ValueError, OverflowError) as error:
         sentence = f"the file is no Parquet that can be read ({type(error).__name__})"
         raise InvalidArgument(sentence, reason="MALFORMED_FILE") from error
 
 
-def _opened(path: Path, columns: Columns) -> tuple[Any, list[str]]:
+def _group_frames(file: Any, number: int, names: list[str]) -> Iterator[Frame]:
+    group, rows = file.metadata.row_group(number), 0
+    size = _batch_rows(file.metadata, group)
+    for batch in file.iter_batches(batch_size=size, row_groups=[number], columns=names, use_threads=False):
+        rows += batch.num_rows
+        if rows > group.num_rows:
+            raise _malformed(f"row group {number} has more rows than the {group.num_rows:,} that it says")
+        built = {shortened(name): _column(batch.column(name)) for name in names}
+        yield Frame(batch.num_rows, {name: builder.build() for name, builder in built.items()})
+
+
+def _opened(data: memoryview, ignored: Collection[str], most_columns: int) -> tuple[Any, list[str]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     bounds = {"thrift_string_size_limit": _FOOTER_BYTES, "thrift_container_size_limit": 1_000_000}
-    with pq.ParquetFile(path, memory_map=False, **bounds) as file:
-        metadata = file.metadata
+    source = pa.py_buffer(data)
+    metadata = pq.ParquetFile(source, **bounds).metadata
     _check_size(metadata)
     found = [metadata.schema.column(number) for number in range(metadata.num_columns)]
     texts = [column.path for column in found if column.physical_type == "BYTE_ARRAY"]
     file = pq.ParquetFile(
-        path, memory_map=False, read_dictionary=texts, page_checksum_verification=True, metadata=metadata, **bounds
+        source, read_dictionary=texts, page_checksum_verification=True, pre_buffer=False, metadata=metadata, **bounds
     )
     schema = file.schema_arrow
-    names = [name for name in schema.names if name not in columns.ignored]
+    names = [name for name in schema.names if name not in ignored]
     if len({*schema.names}) != len(schema.names):
         raise _malformed("two columns have the same name")
-    if len(names) > MAX_FEATURES + len(columns.named):
+    if len(names) > most_columns:
         raise too_many_features()
     for name in names:
         _check_type(name, schema.field(name).type)
@@ -70,6 +82,10 @@ def _opened(path: Path, columns: Columns) -> tuple[Any, list[str]]:
 
 def _check_size(metadata: Any) -> None:
     """See that what the file says of itself is allowed."""
+    row_count = sum(metadata.row_group(number).num_rows for number in range(metadata.num_row_groups))
+    if row_count > MAX_FILE_ROWS:
+        sentence = f"the file has {row_count:,} rows; {MAX_FILE_ROWS:,} are allowed"
+        raise InvalidArgument(f"{sentence}: send a sample of them", reason="TOO_LARGE")
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         unpacked = max(group.total_byte_size, _listed_bytes(metadata, group))
@@ -91,11 +107,9 @@ def _listed_bytes(metadata: Any, group: Any) -> int:
     return found
 
 
-def _batch_rows(file: Any) -> int:
-    """Say how many rows are read at once: as many as fit, by the mean of their lists."""
-    metadata = file.metadata
-    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
-    listed = max((_listed_bytes(metadata, group) // max(1, int(group.num_rows)) for group in groups), default=0)
+def _batch_rows(metadata: Any, group: Any) -> int:
+    """Say how many rows of a group are read at once: as many as fit, by the mean of their lists."""
+    listed = _listed_bytes(metadata, group) // max(1, int(group.num_rows))
     flat = _VALUE_BYTES * int(metadata.num_columns)
     return max(1, min(_BATCH_ROWS, _BATCH_BYTES // max(1, flat + listed)))
 
@@ -134,9 +148,13 @@ def _column(array: Any) -> ColumnBuilder:
     if _is_list(kind):
         _put_lists(builder, rows, present)
     elif pa.types.is_dictionary(kind):
-        known = present.dictionary.to_pylist()
-        codes = present.indices.to_numpy(zero_copy_only=False)
-        builder.put_values(rows, [known[code] for code in codes.tolist()])
+        used, codes = np.unique(present.indices.to_numpy(zero_copy_only=False), return_inverse=True)
+        known = present.dictionary.take(pa.array(used))
+        if pa.types.is_string(kind.value_type) or pa.types.is_large_string(kind.value_type):
+            builder.put_coded(rows, codes, known.to_pylist())
+        else:
+            values = known.to_pylist()
+            builder.put_values(rows, [values[code] for code in codes.tolist()])
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
         builder.put_texts(rows, present.to_pylist())
     else:

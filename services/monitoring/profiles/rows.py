@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from itertools import count, zip_longest
 from pathlib import Path
 from typing import IO, Any
@@ -16,12 +16,13 @@ import numpy as np
 
 from services.common.errors import InvalidArgument
 from services.monitoring.profiles.frames import ColumnBuilder, Frame, shortened
-from services.monitoring.profiles.parquet import parquet_frames
+from services.monitoring.profiles.parquet_reader import read_parquet
 from services.monitoring.profiles.reference import MAX_FEATURES, Columns, too_many_features
 from services.monitoring.profiles.sampling import RowSample
 from services.monitoring.profiles.sources import RowFormat
 
 MAX_LINE_BYTES = 1024 * 1024
+_TOO_LONG = f"is longer than the {MAX_LINE_BYTES:,} bytes that a row may have"
 MAX_COLUMNS = 10_000
 _BATCH_ROWS = 4_096
 _BATCH_BYTES = 8 * 1024 * 1024
@@ -34,13 +35,11 @@ def read_rows(path: Path, row_format: RowFormat, columns: Columns) -> Frame:
     Raises:
         InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
     """
-    readers: Mapping[RowFormat, Callable[[], Iterator[Frame]]] = {
-        RowFormat.JSONL: lambda: _frames(_jsonl(path), columns),
-        RowFormat.CSV: lambda: _frames(_csv(path), columns),
-        RowFormat.PARQUET: lambda: parquet_frames(path, columns),
-    }
+    if row_format is RowFormat.PARQUET:
+        return read_parquet(path, columns)
+    records = _jsonl(path) if row_format is RowFormat.JSONL else _csv(path)
     sample, names = RowSample(), set[str]()
-    for frame in readers[row_format]():
+    for frame in _frames(records, columns):
         names.update(frame.columns)
         if len(names) > MAX_FEATURES + len(columns.named):
             raise too_many_features()
@@ -108,7 +107,7 @@ def _lines(file: IO[bytes]) -> Iterator[bytes]:
         if not line:
             return
         if len(line) > MAX_LINE_BYTES and not line.endswith(b"\n"):
-            raise malformed(f"line {number} is longer than the {MAX_LINE_BYTES:,} bytes that a row may have")
+            raise malformed(f"line {number} {_TOO_LONG}")
         yield line
 
 
@@ -129,8 +128,10 @@ def _csv(path: Path) -> Iterator[tuple[int, Record]]:
 
 def _records(file: IO[bytes]) -> Iterator[list[str]]:
     csv.field_size_limit(MAX_LINE_BYTES)
-    reader = csv.reader(_texts(file), strict=True)
+    lines = _Lines(file)
+    reader = csv.reader(lines, strict=True)
     while True:
+        lines.record_bytes = 0
         begun = reader.line_num
         try:
             cells = next(reader)
@@ -142,10 +143,26 @@ def _records(file: IO[bytes]) -> Iterator[list[str]]:
             yield cells
 
 
-def _texts(file: IO[bytes]) -> Iterator[str]:
-    for number, line in zip(count(1), _lines(file), strict=False):
+class _Lines:
+    """Lines as texts. A record may span many of them, by quotes that are open at their ends: together they are a row.
+
+    `record_bytes`: those that were given since whoever reads set it to 0.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._lines = zip(count(1), _lines(file), strict=False)
+        self.record_bytes = 0
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        number, line = next(self._lines)
+        self.record_bytes += len(line)
+        if self.record_bytes > MAX_LINE_BYTES + 1:
+            raise malformed(f"the row that ends in line {number} or later {_TOO_LONG}; a quote may be left open")
         try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            return line.decode("utf-8-sig" if number == 1 else "utf-8")
         except UnicodeDecodeError as error:
             raise malformed(f"line {number} is no UTF-8; write the file as UTF-8") from error
 

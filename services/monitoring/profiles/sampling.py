@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 
 from services.common.errors import InvalidArgument
@@ -13,6 +11,7 @@ MAX_ROWS = 1_000_000
 MAX_BYTES = 128 * 1024 * 1024
 _PLACE_BYTES = 9
 """A tag and a number."""
+_SMALL_ROWS = 4_096
 _SEED = 1_597
 """The same file makes the same profile."""
 
@@ -26,6 +25,8 @@ class RowSample:
         self._random = np.random.default_rng(_SEED)
         self._share = 1.0
         self._frames: list[Frame] = []
+        self._row_count = 0
+        self._frames_bytes = 0
         self._names: set[str] = set()
 
     def add(self, frame: Frame) -> None:
@@ -36,27 +37,35 @@ class RowSample:
         """
         if self._share < 1:
             frame = frame.take(self._random.random(frame.row_count) < self._share)
-        self._frames.append(frame)
+        if not frame.row_count:
+            return
         self._names.update(frame.columns)
+        self._put(frame)
         while self._row_count > self._max_rows or self._size_bytes > self._max_bytes:
             if self._row_count <= 1:
                 raise InvalidArgument("a row is larger than all rows may be together", reason="TOO_LARGE")
             self._share /= 2
-            halved = [one.take(self._random.random(one.row_count) < 0.5) for one in self._frames]
-            self._frames = [one for one in halved if one.row_count]
+            frames, self._frames, self._row_count, self._frames_bytes = self._frames, [], 0, 0
+            for one in frames:
+                self._put(one.take(self._random.random(one.row_count) < 0.5))
 
     def frame(self) -> Frame:
         """Give the rows, in the order in which they came."""
-        return joined(self._frames)
+        return joined(self._frames) if self._frames else Frame(0, {})
 
-    @property
-    def _row_count(self) -> int:
-        return sum(frame.row_count for frame in self._frames)
+    def _put(self, frame: Frame) -> None:
+        """Keep a frame. Small ones are put together, each row few times: a frame takes more than its rows do."""
+        while self._frames and frame.row_count < _SMALL_ROWS and self._frames[-1].row_count <= frame.row_count:
+            last = self._frames.pop()
+            self._row_count -= last.row_count
+            self._frames_bytes -= last.size_bytes
+            frame = joined([last, frame])
+        if frame.row_count:
+            self._frames.append(frame)
+            self._row_count += frame.row_count
+            self._frames_bytes += frame.size_bytes
 
     @property
     def _size_bytes(self) -> int:
         """What the rows take, or will once every column has a place for each."""
-        return max(sum(self._sizes()), self._row_count * len(self._names) * _PLACE_BYTES)
-
-    def _sizes(self) -> Iterator[int]:
-        return (frame.size_bytes for frame in self._frames)
+        return max(self._frames_bytes, self._row_count * len(self._names) * _PLACE_BYTES)

@@ -11,25 +11,17 @@ import dataclasses
 import importlib.util
 import json
 import os
-import selectors
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from pydantic import TypeAdapter, ValidationError
 
+from services.common.children.child import TooMuch, run_child, signal_name
+
 from .report import Failure, FailureReason, ValidationReport
 
-_ROOT = Path(__file__).resolve().parents[3]
-# -I ignores the folder and the environment that we were started in, so the way to our own modules is given.
-_START = (
-    "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
-    "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
-)
 # What opens each framework's files; a validator takes those whose modules are installed.
 RUNTIMES = {
     "onnx": ("onnx", "onnxruntime"),
@@ -37,7 +29,6 @@ RUNTIMES = {
     "transformers": ("onnx", "onnxruntime", "tokenizers"),
 }
 _DIAGNOSTICS_BYTES = 4096
-_READ_BYTES = 65536
 _REPORT = TypeAdapter(ValidationReport)
 
 
@@ -115,61 +106,21 @@ class Validator:
             "require_sandbox": self._require_sandbox,
             "parent_pid": os.getpid(),
         }
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), self._child, json.dumps(settings)],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={},
-            cwd=folder,
-            start_new_session=True,
-        )
-        with process:
-            try:
-                heard = _listen(process, deadline, limits.answer_limit_bytes)
-            except TimeoutError:
-                return _failed(
-                    FailureReason.VALIDATOR_TIMEOUT,
-                    f"the model did not load and run within {limits.timeout_s:g} s; it is too slow or never ends",
-                )
-            except _TooMuch:
-                return _failed(
-                    FailureReason.VALIDATOR_CRASHED,
-                    f"the validator wrote more than {limits.answer_limit_bytes:,} bytes while it had the model open",
-                )
-            finally:
-                # The whole group, before its leader is reaped, so that the number is still its own. A leader that
-                # has closed its pipes by ending keeps the exit code that it ended with.
-                with contextlib.suppress(PermissionError):  # macOS has this for a group that has ended
-                    os.killpg(process.pid, signal.SIGKILL)
-        return _judge(process.returncode, *heard)
-
-
-class _TooMuch(Exception):
-    """The child says more than it may."""
-
-
-def _listen(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int) -> tuple[bytes, bytes]:
-    """Read both pipes to their ends; raises TimeoutError at the deadline, _TooMuch above the limit."""
-    heard: dict[IO[bytes], bytearray] = {}
-    with selectors.DefaultSelector() as selector:
-        for pipe in filter(None, (process.stdout, process.stderr)):
-            heard[pipe] = bytearray()
-            selector.register(pipe, selectors.EVENT_READ, pipe)
-        while selector.get_map():
-            remaining_s = deadline - time.monotonic()
-            if remaining_s <= 0:
-                raise TimeoutError
-            for key, _ in selector.select(remaining_s):
-                pipe = key.data
-                chunk = os.read(pipe.fileno(), _READ_BYTES)
-                heard[pipe] += chunk
-                if len(heard[pipe]) > limit_bytes:
-                    raise _TooMuch
-                if not chunk:
-                    selector.unregister(pipe)
-    said, complained = heard.values()
-    return bytes(said), bytes(complained)
+        try:
+            ended = run_child(
+                self._child, json.dumps(settings), folder, deadline=deadline, limit_bytes=limits.answer_limit_bytes
+            )
+        except TimeoutError:
+            return _failed(
+                FailureReason.VALIDATOR_TIMEOUT,
+                f"the model did not load and run within {limits.timeout_s:g} s; it is too slow or never ends",
+            )
+        except TooMuch:
+            return _failed(
+                FailureReason.VALIDATOR_CRASHED,
+                f"the validator wrote more than {limits.answer_limit_bytes:,} bytes while it had the model open",
+            )
+        return _judge(ended.returncode, bytes(ended.said), bytes(ended.complained))
 
 
 def _judge(returncode: int, said: bytes, complained: bytes) -> ValidationReport:
@@ -186,7 +137,7 @@ def _judge(returncode: int, said: bytes, complained: bytes) -> ValidationReport:
     elif returncode < 0:
         report = _failed(
             FailureReason.VALIDATOR_CRASHED,
-            f"the model crashed the runtime ({_signal_name(-returncode)}), as it would where it is served; "
+            f"the model crashed the runtime ({signal_name(-returncode)}), as it would where it is served; "
             "export it again with another version of its exporter",
         )
     else:
@@ -204,11 +155,6 @@ def _believe(said: bytes) -> ValidationReport:
         if (report.failure or report.signature) and b"\\u0000" not in said:
             return report
     return _failed(FailureReason.VALIDATOR_CRASHED, "the validator ended without a report on the model")
-
-
-def _signal_name(number: int) -> str:
-    named = {known.value: known.name for known in signal.Signals}
-    return named.get(number, f"signal {number}")
 
 
 def _failed(reason: FailureReason, message: str) -> ValidationReport:

@@ -18,10 +18,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from services.registry.validation import sandbox as sandbox_module
+from services.common.children import sandbox as sandbox_module
+from services.common.children.sandbox import SandboxLimits, enter
 from services.registry.validation.landlock import library_folders, restrict_files
 from services.registry.validation.report import Signature, ValidationReport
-from services.registry.validation.sandbox import SandboxLimits, enter
 
 
 def fork() -> None:

@@ -1,0 +1,1 @@
+"""Processes that open what strangers wrote, and may do nothing but compute."""

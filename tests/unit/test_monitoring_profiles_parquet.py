@@ -1,0 +1,165 @@
+"""Parquet of strangers, read in a process of its own: what comes back, and what a file that lies does to nobody."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from services.common.children.child import Ended
+from services.common.errors import InvalidArgument
+from services.monitoring.profiles import parquet_reader
+from services.monitoring.profiles.frame_bytes import frame_bytes
+from services.monitoring.profiles.frames import Column, Frame, Tag, Texts, numbers_column
+from services.monitoring.profiles.parquet_reader import read_parquet
+from services.monitoring.profiles.reference import Columns
+from services.monitoring.profiles.rows import read_rows
+from services.monitoring.profiles.sound_frames import Unsound, frame_from
+from services.monitoring.profiles.sources import RowFormat
+
+MIB = 1024 * 1024
+
+
+def frame() -> Frame:
+    texts = Texts(np.array([1, -1, 0], np.int32), ["a", "é"], np.array([1, 1]))
+    vectors = np.array([[1, 2], [3, 4]], np.float32)
+    return Frame(
+        3,
+        {
+            "number": numbers_column(np.array([1.5, np.nan, 3])),
+            "text": Column(np.array([Tag.TEXT, Tag.MISSING, Tag.TEXT], np.uint8), texts=texts),
+            "vector": Column(np.array([Tag.VECTOR, Tag.NESTED, Tag.VECTOR], np.uint8), vectors=vectors),
+        },
+    )
+
+
+def as_bytes(frame: Frame) -> bytearray:
+    return bytearray(b"".join(frame_bytes(frame)))
+
+
+def varint(number: int, *, length: int = 1) -> bytes:
+    """Write a number as Thrift's compact protocol does, filled up to a length."""
+    number *= 2  # zigzag
+    found = bytearray()
+    while number >= 0x80 or len(found) < length - 1:
+        found.append(number & 0x7F | 0x80)
+        number >>= 7
+    return bytes(found) + bytes([number])
+
+
+def test_a_frame_comes_back_as_it_was() -> None:
+    was, found = frame(), frame_from(as_bytes(frame()))
+    assert (found.row_count, list(found.columns)) == (3, ["number", "text", "vector"])
+    for name, column in found.columns.items():
+        np.testing.assert_array_equal(column.tags, was.columns[name].tags)
+    np.testing.assert_array_equal(found.columns["number"].numbers, [1.5, np.nan, 3])
+    assert found.columns["text"].texts is not None
+    assert found.columns["text"].texts.known == ["a", "é"]
+    assert found.columns["text"].texts.codes.tolist() == [1, -1, 0]
+    np.testing.assert_array_equal(found.columns["vector"].vectors, [[1, 2], [3, 4]])
+
+
+def test_of_bytes_that_are_none_no_frame_is_made() -> None:
+    data, random = as_bytes(frame()), np.random.default_rng(3)
+    for end in range(0, len(data) - 8, 7):
+        with pytest.raises(Unsound):
+            frame_from(data[:end])
+    for _ in range(3_000):
+        broken = bytearray(data)
+        broken[random.integers(len(broken))] = random.integers(256)
+        try:
+            found = frame_from(broken)
+        except Unsound:
+            continue
+        for column in found.columns.values():  # whatever is taken, can be worked with
+            column.take(np.ones(found.row_count, np.bool_))
+            assert column.size_bytes
+
+
+def test_what_a_reader_must_not_say_is_refused() -> None:
+    headers: list[object] = [
+        {"row_count": 10**15, "columns": [{"name": "x", "numbers": True, "texts": None, "vectors": None}]},
+        {"row_count": -1, "columns": [{"name": "x", "numbers": True, "texts": None, "vectors": None}]},
+        {"row_count": 0, "columns": [{"name": "x", "numbers": False, "texts": None, "vectors": [10**9, 4]}]},
+        {"row_count": 0, "columns": "x"},
+        [],
+    ]
+    for values in headers:
+        header = json.dumps(values).encode()
+        with pytest.raises(Unsound):
+            frame_from(bytearray(len(header).to_bytes(8, "little") + header + bytes(64)))
+
+
+@pytest.mark.parametrize(
+    ("ended", "reason"),
+    [
+        (Ended(-signal.SIGSEGV, bytearray(), bytearray()), "MALFORMED_FILE"),
+        (Ended(-signal.SIGKILL, bytearray(), bytearray()), "TOO_LARGE"),
+        (Ended(-signal.SIGXCPU, bytearray(), bytearray()), "TOO_LARGE"),
+        (Ended(-signal.SIGABRT, bytearray(), bytearray(b"std::bad_alloc")), "TOO_LARGE"),
+        (Ended(1, bytearray(), bytearray(b"Traceback")), "MALFORMED_FILE"),
+        (Ended(0, bytearray(), bytearray()), "MALFORMED_FILE"),
+        (Ended(0, bytearray(b"M"), bytearray()), "TOO_LARGE"),
+        (Ended(0, bytearray(b"F junk"), bytearray()), "MALFORMED_FILE"),
+        (Ended(0, bytearray(b'R["TOO_MANY_FEATURES", "more"]'), bytearray()), "TOO_MANY_FEATURES"),
+        (Ended(0, bytearray(b'R["ANYTHING", "more"]'), bytearray()), "MALFORMED_FILE"),
+        (Ended(0, bytearray(b"R[1"), bytearray()), "MALFORMED_FILE"),
+    ],
+)
+def test_however_its_reader_ends_a_caller_is_told_of_the_file(ended: Ended, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        parquet_reader._frame(ended, MIB, 1.0)
+    assert caught.value.reason == reason
+
+
+@pytest.mark.slow
+def test_a_file_of_every_kind_of_column_is_read_in_a_process_of_its_own(tmp_path: Path) -> None:
+    values = {
+        "x": [1.5, None, 3],
+        "text": ["a", None, "b" * 1_000],
+        "vector": [[1.0, 2.0], None, [3.0, 4.0]],
+        "no": [1] * 3,
+    }
+    parquet.write_table(pa.table(values), tmp_path / "rows")
+    found = read_rows(tmp_path / "rows", RowFormat.PARQUET, Columns(ignored=frozenset({"no"})))
+    assert list(found.columns) == ["x", "text", "vector"]
+    np.testing.assert_array_equal(found.columns["x"].numbers, [1.5, np.nan, 3])
+    assert found.columns["text"].texts is not None
+    assert found.columns["text"].texts.lengths.tolist() == [1, 1_000]
+    np.testing.assert_array_equal(found.columns["vector"].vectors, [[1, 2], [3, 4]])
+    assert [path.name for path in tmp_path.iterdir()] == ["rows"]
+    (tmp_path / "rows").write_bytes(b"PAR1 none PAR1")
+    with pytest.raises(InvalidArgument, match="no Parquet") as caught:
+        read_parquet(tmp_path / "rows", Columns())
+    assert caught.value.reason == "MALFORMED_FILE"
+
+
+@pytest.mark.slow
+def test_a_page_that_unpacks_to_more_than_its_footer_says_ends_in_a_refusal(tmp_path: Path) -> None:
+    column = pa.table({"x": ["a" * (100 * MIB)]})
+    options = {"use_dictionary": False, "compression": "zstd", "write_statistics": False}
+    parquet.write_table(column, tmp_path / "rows", **options)
+    honest = (tmp_path / "rows").read_bytes()
+    group = parquet.ParquetFile(tmp_path / "rows").metadata.row_group(0)
+    said = varint(group.total_byte_size)
+    footer = len(honest) - 8 - int.from_bytes(honest[-8:-4], "little")
+    lying = honest[:footer] + honest[footer:].replace(said, varint(1_000, length=len(said)))
+    assert len(lying) == len(honest) < MIB
+    (tmp_path / "rows").write_bytes(lying)
+    assert parquet.ParquetFile(tmp_path / "rows").metadata.row_group(0).total_byte_size == 1_000
+    with pytest.raises(InvalidArgument, match="64 MiB of memory") as caught:
+        read_parquet(tmp_path / "rows", Columns(), memory_limit_bytes=64 * MIB)
+    assert caught.value.reason == "TOO_LARGE"
+
+
+@pytest.mark.slow
+def test_a_file_that_takes_too_long_is_given_up(tmp_path: Path) -> None:
+    parquet.write_table(pa.table({"x": [1.0]}), tmp_path / "rows")
+    with pytest.raises(InvalidArgument, match="send a sample") as caught:
+        read_parquet(tmp_path / "rows", Columns(), timeout_s=0.01)
+    assert caught.value.reason == "TOO_LARGE"
