@@ -80,6 +80,43 @@ class Retraining:
             CauseStore(database).add(cause)
         return cause
 
+    def fire(self) -> UUID:
+        """Have an alert fire."""
+        alert_id = new_uuid()
+        self.monitoring.query(f"""
+            INSERT INTO monitoring.alerts (
+                alert_id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition,
+                threshold, message, begin_time, judge_time, change_time, held, fire_time, flapping
+            )
+            VALUES (
+                '{alert_id}', '{new_uuid()}', 'accuracy', 1, 'iris', '1', 'ERROR_RATE', 'WARNING', 'FIRING', 'too low',
+                0.9, 'It is too low.', now(), now(), now(), '0', now(), false
+            )
+            RETURNING 1
+        """)
+        return alert_id
+
+    def check(self, *, version: str = "1") -> UUID:
+        """Have the last drift check by schedule be a new one."""
+        check_id = new_uuid()
+        self.monitoring.query(f"""
+            INSERT INTO monitoring.drift_schedule (model, version, due_time, check_id)
+            VALUES ('iris', '{version}', now(), '{check_id}')
+            ON CONFLICT ON CONSTRAINT drift_schedule_pkey DO UPDATE SET check_id = excluded.check_id
+            RETURNING 1
+        """)
+        return check_id
+
+    def standing(self) -> list[str]:
+        """The versions of what was weighed and still stands."""
+        found = self.monitoring.query("SELECT version FROM monitoring.retraining_causes WHERE weighed ORDER BY version")
+        return [version for (version,) in found]
+
+    def all_weighed(self) -> None:
+        """Wait until nothing new is in the queue."""
+        new = "SELECT count(*) FROM monitoring.retraining_causes WHERE NOT weighed"
+        eventually(lambda: self.monitoring.query(new) == [(0,)])
+
     def weighed(self) -> None:
         """Wait until nothing is in the queue."""
         eventually(lambda: self.monitoring.query("SELECT count(*) FROM monitoring.retraining_causes") == [(0,)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -33,16 +33,21 @@ class ScriptedTrainer(training_pb2_grpc.TrainingServiceServicer):
         self.runs: dict[str, pb.TrainingRun] = {}
         self.refusal: DomainError | None = None
         """What CreateTrainingRun fails with; None: it takes what comes."""
+        self.broken: dict[str, DomainError] = {}
+        """What it fails with for one model."""
+        self.when_asked: Callable[[], None] = lambda: None
         self._by_request: dict[str, str] = {}
         self._lock = threading.Lock()
 
     def CreateTrainingRun(
         self, request: pb.CreateTrainingRunRequest, context: grpc.ServicerContext
     ) -> pb.CreateTrainingRunResponse:
+        self.when_asked()
         with self._lock:
             self.asked.append(request)
-            if self.refusal is not None:
-                raise self.refusal
+            refusal = self.refusal or self.broken.get(request.model)
+            if refusal is not None:
+                raise refusal
             known = self._by_request.get(request.request_id)
             if known is None:
                 known = self._by_request[request.request_id] = uuid7()

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 from penstock import Client
-from penstock.errors import FailedPrecondition, InvalidArgument, NotFound, PenstockError
+from penstock.errors import (
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PenstockError,
+    Unauthenticated,
+    Unavailable,
+)
 from penstock.retries import RetryPolicy
 from services.monitoring.settings import MonitoringSettings
 
@@ -20,6 +27,13 @@ _OWN_TROUBLE = frozenset({"BROKEN_TOKEN_FILE", "BROKEN_TLS_FILES"})
 def is_refusal(error: Exception) -> bool:
     """Whether the other side said no for good. All else may pass, also that our own files are broken."""
     return isinstance(error, _REFUSALS) and error.reason not in _OWN_TROUBLE
+
+
+def is_outage(error: Exception) -> bool:
+    """Whether any other call would only meet the same: nothing answers, or not to this key."""
+    return isinstance(error, (Unavailable, Unauthenticated, OSError)) or (
+        isinstance(error, PenstockError) and error.reason in _OWN_TROUBLE
+    )
 
 
 def sentence_of(error: Exception) -> str:

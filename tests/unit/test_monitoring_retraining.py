@@ -22,7 +22,7 @@ from services.monitoring.alerts.models import (
     Severity,
     Target,
 )
-from services.monitoring.configuration.models import DriftGate, Effective, RetrainingConfiguration
+from services.monitoring.configuration.models import DriftGate, Effective
 from services.monitoring.drift.models import DriftCheck, DriftResult, DriftStatus, DriftType, Trigger
 from services.monitoring.models import Window
 from services.monitoring.profiles.models import FeatureKind
@@ -33,13 +33,16 @@ from services.monitoring.retraining.watch import is_due, too_many_errors
 from services.monitoring.rollups.models import Counts, Totals
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
-CONFIGURATION = RetrainingConfiguration()
+EFFECTIVE = Effective()
+CONFIGURATION = EFFECTIVE.retraining
 ALLOWED = {
     (State.PENDING, State.APPROVED),
     (State.PENDING, State.REJECTED),
     (State.PENDING, State.EXPIRED),
     (State.APPROVED, State.TRAINING),
     (State.APPROVED, State.FAILED),
+    (State.APPROVED, State.REJECTED),
+    (State.APPROVED, State.EXPIRED),
     (State.TRAINING, State.COMPLETED),
     (State.TRAINING, State.FAILED),
 }
@@ -183,7 +186,7 @@ def check(*results: DriftResult) -> DriftCheck:
 
 def test_input_drift_of_the_configured_effect_raises_a_request_that_says_what_drifted() -> None:
     found = check(result(DriftType.INPUT, 0.3, feature="b"), result(DriftType.INPUT, 0.9, feature="a\0"))
-    cause = causes.of_check(found, CONFIGURATION)
+    cause = causes.of_check(found, EFFECTIVE)
     assert cause is not None
     assert (cause.model, cause.version, cause.reason) == ("iris", "1", Reason.DRIFT_DETECTED)
     assert (cause.check_id, cause.alert_id) == (found.id, None)
@@ -192,14 +195,14 @@ def test_input_drift_of_the_configured_effect_raises_a_request_that_says_what_dr
 
 
 def test_a_fallen_accuracy_goes_before_drifted_features() -> None:
-    cause = causes.of_check(check(result(DriftType.INPUT, 0.9), result(DriftType.CONCEPT, 0.31)), CONFIGURATION)
+    cause = causes.of_check(check(result(DriftType.INPUT, 0.9), result(DriftType.CONCEPT, 0.05)), EFFECTIVE)
     assert cause is not None
     assert cause.reason is Reason.ACCURACY_DROP
-    assert cause.details["value"] == 0.31
+    assert (cause.details["value"], cause.details["threshold"]) == (0.05, 0.05), "points, and no PSI"
 
 
 def test_drifted_vectors_are_drifted_input() -> None:
-    cause = causes.of_check(check(result(DriftType.EMBEDDING, 0.5)), CONFIGURATION)
+    cause = causes.of_check(check(result(DriftType.EMBEDDING, 0.5)), EFFECTIVE)
     assert cause is not None
     assert cause.reason is Reason.DRIFT_DETECTED
 
@@ -209,18 +212,19 @@ def test_drifted_vectors_are_drifted_input() -> None:
     [
         check(),
         check(result(DriftType.INPUT, 0.29)),
+        check(result(DriftType.CONCEPT, 0.04)),
         check(result(DriftType.PREDICTION, 5.0)),
         check(result(DriftType.INPUT, 5.0, status=DriftStatus.OK)),
         check(result(DriftType.CONCEPT, 5.0, status=DriftStatus.INSUFFICIENT_DATA)),
     ],
-    ids=["nothing", "a small effect", "what the model says", "no drift", "too little data"],
+    ids=["nothing", "a small effect", "a small fall", "what the model says", "no drift", "too little data"],
 )
 def test_other_checks_raise_none(found: DriftCheck) -> None:
-    assert causes.of_check(found, CONFIGURATION) is None
+    assert causes.of_check(found, EFFECTIVE) is None
 
 
 def test_no_more_features_are_named_than_a_person_reads() -> None:
-    cause = causes.of_check(check(*(result(DriftType.INPUT, 1.0, feature=str(n)) for n in range(100))), CONFIGURATION)
+    cause = causes.of_check(check(*(result(DriftType.INPUT, 1.0, feature=str(n)) for n in range(100))), EFFECTIVE)
     assert cause is not None
     assert (len(cause.details["features"]), cause.details["feature_count"]) == (20, 100)
 
@@ -288,7 +292,7 @@ RAISED = [
     (replace(ACCURACY, operator=Operator.GREATER), 0.9, None),
     (INPUT, 0.3, Reason.DRIFT_DETECTED),
     (replace(INPUT, drift_type=DriftType.EMBEDDING), 0.3, Reason.DRIFT_DETECTED),
-    (CONCEPT, 0.4, Reason.ACCURACY_DROP),
+    (CONCEPT, 0.05, Reason.ACCURACY_DROP),
     (rule("p95_latency_ms", AlertType.LATENCY), 9_000.0, None),
     (ERRORS, None, None),
     (ERRORS, float("nan"), None),
@@ -297,6 +301,7 @@ RAISED = [
 
 BELONGING = [
     (INPUT, 0.29),
+    (CONCEPT, 0.04),
     (replace(INPUT, drift_type=DriftType.PREDICTION), 0.9),
     (replace(INPUT, drift_type=None), 0.9),
     (replace(INPUT, metric="drifted_count"), 9.0),
@@ -306,16 +311,16 @@ BELONGING = [
 @pytest.mark.parametrize(("of", "value"), BELONGING)
 def test_other_alerts_of_drift_belong_to_what_their_check_raises(of: Rule, value: float) -> None:
     firing = alert(of, value)
-    cause = causes.of_alert(firing, of, CONFIGURATION)
+    cause = causes.of_alert(firing, of, EFFECTIVE)
     assert cause is not None
     assert (cause.raises, cause.alert_id, cause.check_id) == (False, firing.id, firing.check_id)
-    assert causes.of_alert(replace(firing, check_id=None), of, CONFIGURATION) is None
+    assert causes.of_alert(replace(firing, check_id=None), of, EFFECTIVE) is None
 
 
 @pytest.mark.parametrize(("of", "value", "reason"), RAISED)
 def test_an_alert_raises_what_it_is_about_or_nothing(of: Rule, value: float | None, reason: Reason | None) -> None:
     firing = alert(of, value)
-    cause = causes.of_alert(firing, of, CONFIGURATION)
+    cause = causes.of_alert(firing, of, EFFECTIVE)
     assert (cause and cause.reason) == reason
     if cause is not None:
         assert cause.raises

@@ -77,6 +77,14 @@ class RetrainingConfiguration:
     error_rate: float = 0.1
     schedule_interval: timedelta = timedelta()
     expiry: timedelta = 7 * _DAY
+    approval_expiry: timedelta = 30 * _DAY
+
+
+@dataclass(frozen=True, slots=True)
+class AlertConfiguration:
+    """Whether alert rules are judged for a version."""
+
+    enabled: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +95,7 @@ class Effective:
     drift: DriftConfiguration = field(default_factory=DriftConfiguration)
     quality: QualityConfiguration = field(default_factory=QualityConfiguration)
     retraining: RetrainingConfiguration = field(default_factory=RetrainingConfiguration)
+    alerts: AlertConfiguration = field(default_factory=AlertConfiguration)
 
     def overlaid(self, own: Own) -> Effective:
         """Give what holds where a scope below says this."""
@@ -95,6 +104,7 @@ class Effective:
             drift=replace(self.drift, **own.get("drift", {})),
             quality=replace(self.quality, **own.get("quality", {})),
             retraining=replace(self.retraining, **own.get("retraining", {})),
+            alerts=replace(self.alerts, **own.get("alerts", {})),
         )
 
 

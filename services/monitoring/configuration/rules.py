@@ -158,6 +158,10 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "error_rate": Number(0, 1, above=True),
         "schedule_interval": Span(timedelta(), 365 * _DAY),
         "expiry": Span(_HOUR, 365 * _DAY),
+        "approval_expiry": Span(_HOUR, 365 * _DAY),
+    },
+    "alerts": {
+        "enabled": Flag(),
     },
 }
 

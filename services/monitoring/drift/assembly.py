@@ -21,7 +21,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.configurations,
         parts.clock,
         # Built after drift, and there before anything is served.
-        tell=lambda _, check: parts.retraining.consider_check(check),
+        tell=lambda transaction, check: parts.retraining.consider_check(transaction, check),
     )
     parts.chores.add("drift", parts.drift.check_due, interval_s=parts.settings.drift_interval_ms / 1000)
     return (service(DriftServicer(parts.drift)),)

@@ -61,8 +61,9 @@ CREATE TABLE retraining_steps (
     CONSTRAINT retraining_steps_retraining_id FOREIGN KEY (retraining_id) REFERENCES retraining_requests
 );
 
--- What checks and alerts have found, until it is decided whether a request comes of it. An alert's is written in the
--- transaction that keeps the alert, so that it is not forgotten.
+-- What checks and alerts have found: weighed at once, and again for as long as the alert fires or the check is its
+-- version's newest by schedule. Each is written in the transaction that keeps its alert or its check, so that it is not
+-- forgotten.
 CREATE TABLE retraining_causes (
     cause_number bigint      GENERATED ALWAYS AS IDENTITY,
     model        text        NOT NULL,
@@ -72,5 +73,9 @@ CREATE TABLE retraining_causes (
     alert_id     uuid,
     check_id     uuid,
     raises       boolean     NOT NULL,  -- or else it only belongs to what its check raises
-    CONSTRAINT retraining_causes_pkey PRIMARY KEY (cause_number)
+    end_time     timestamptz,           -- a check's stands no longer than this
+    weighed      boolean     NOT NULL DEFAULT false,
+    CONSTRAINT retraining_causes_pkey PRIMARY KEY (cause_number),
+    CONSTRAINT retraining_causes_alert UNIQUE (alert_id)
 );
+CREATE INDEX retraining_causes_model ON retraining_causes (model, cause_number);

@@ -46,6 +46,6 @@ def assemble(parts: Parts) -> Sequence[Service]:
     upkeep = Upkeep(parts.retraining, store, queue, parts.clock)
     parts.chores.add(UPKEEP, upkeep.work, interval_s=interval_s)
     parts.chores.add(TRAININGS, Trainings(store, trainer, parts.clock).work, interval_s=interval_s)
-    watch = Watch(parts.retraining, parts.configurations, parts.metrics, parts.retention, parts.clock)
+    watch = Watch(parts.retraining, queue, parts.configurations, parts.metrics, parts.retention, parts.clock)
     parts.chores.add(WATCH, watch.work, interval_s=WATCH_EVERY * interval_s)
     return (service(RetrainingServicer(parts.retraining)),)

@@ -6,34 +6,35 @@ import math
 from collections.abc import Sequence
 
 from services.monitoring.alerts.models import Alert, AlertType, Operator, Rule
-from services.monitoring.configuration.models import RetrainingConfiguration
+from services.monitoring.configuration.models import Effective
 from services.monitoring.drift.models import DriftCheck, DriftResult, DriftType
 from services.monitoring.retraining.models import Cause, Reason
 
 MAX_FEATURES_NAMED = 20
 _INPUT = (DriftType.INPUT, DriftType.EMBEDDING)
-_RAISING = (*_INPUT, DriftType.CONCEPT)
 _BELOW = (Operator.LESS, Operator.LESS_OR_EQUAL)
 
 
-def of_check(check: DriftCheck, configuration: RetrainingConfiguration) -> Cause | None:
+def of_check(check: DriftCheck, effective: Effective) -> Cause | None:
     """Give the cause that lies in a drift check: concept drift before input drift, of the configured effect or more.
 
-    What the model says may drift because the world does, and be right: prediction drift alone raises nothing.
+    Concept drift's effect is the fall of the accuracy, held against `drift.accuracy_drop`. What the model says may
+    drift because the world does, and be right: prediction drift alone raises nothing.
     """
-    large = [result for result in check.results if result.drifted and result.effect >= configuration.drift_effect]
-    fallen = [result for result in large if result.type is DriftType.CONCEPT]
-    drifted = sorted(
-        (result for result in large if result.type in _INPUT), key=lambda result: result.effect, reverse=True
+    drop, effect = effective.drift.accuracy_drop, effective.retraining.drift_effect
+    found = sorted(
+        (result for result in check.results if result.drifted), key=lambda result: result.effect, reverse=True
     )
+    fallen = [result for result in found if result.type is DriftType.CONCEPT and result.effect >= drop]
+    drifted = [result for result in found if result.type in _INPUT and result.effect >= effect]
     if fallen:
-        return _cause(check, Reason.ACCURACY_DROP, "accuracy_drop", fallen, configuration)
+        return _cause(check, Reason.ACCURACY_DROP, "accuracy_drop", drop, fallen, effective)
     if drifted:
-        return _cause(check, Reason.DRIFT_DETECTED, "drift_effect", drifted, configuration)
+        return _cause(check, Reason.DRIFT_DETECTED, "drift_effect", effect, drifted, effective)
     return None
 
 
-def of_alert(alert: Alert, rule: Rule, configuration: RetrainingConfiguration) -> Cause | None:
+def of_alert(alert: Alert, rule: Rule, effective: Effective) -> Cause | None:
     """Give the cause that lies in an alert: drift or an error rate of the configured size, or an accuracy too low.
 
     Other alerts of drift raise nothing themselves, and belong to what their check raises.
@@ -41,7 +42,7 @@ def of_alert(alert: Alert, rule: Rule, configuration: RetrainingConfiguration) -
     value = alert.value
     if value is None or not math.isfinite(value):
         return None
-    reason = _reason(rule, value, configuration)
+    reason = _reason(rule, value, effective)
     belongs = rule.type is AlertType.DRIFT and alert.check_id is not None
     if reason is None and not belongs:
         return None
@@ -63,25 +64,32 @@ def of_alert(alert: Alert, rule: Rule, configuration: RetrainingConfiguration) -
     )
 
 
-def _reason(rule: Rule, value: float, configuration: RetrainingConfiguration) -> Reason | None:
+def _reason(rule: Rule, value: float, effective: Effective) -> Reason | None:
     if rule.type is AlertType.DRIFT:
-        large = rule.metric == "effect" and value >= configuration.drift_effect
-        if not large or rule.drift_type not in _RAISING:
-            return None
-        return Reason.ACCURACY_DROP if rule.drift_type is DriftType.CONCEPT else Reason.DRIFT_DETECTED
-    if rule.metric == "error_rate" and rule.operator not in _BELOW and value >= configuration.error_rate:
+        return _reason_of_drift(rule, value, effective)
+    if rule.metric == "error_rate" and rule.operator not in _BELOW and value >= effective.retraining.error_rate:
         return Reason.ERROR_RATE_THRESHOLD
     if rule.metric == "accuracy" and rule.operator in _BELOW:
         return Reason.ACCURACY_DROP
     return None
 
 
+def _reason_of_drift(rule: Rule, value: float, effective: Effective) -> Reason | None:
+    if rule.metric != "effect":
+        return None
+    if rule.drift_type is DriftType.CONCEPT:
+        return Reason.ACCURACY_DROP if value >= effective.drift.accuracy_drop else None
+    large = rule.drift_type in _INPUT and value >= effective.retraining.drift_effect
+    return Reason.DRIFT_DETECTED if large else None
+
+
 def _cause(
     check: DriftCheck,
     reason: Reason,
     metric: str,
+    threshold: float,
     results: Sequence[DriftResult],
-    configuration: RetrainingConfiguration,
+    effective: Effective,
 ) -> Cause:
     return Cause(
         model=check.model,
@@ -90,7 +98,7 @@ def _cause(
         details={
             "metric": metric,
             "value": results[0].effect,
-            "threshold": configuration.drift_effect,
+            "threshold": threshold,
             "features": [_storable(result.feature) for result in results[:MAX_FEATURES_NAMED]],
             "feature_count": len(results),
             "from_time": check.window.from_time.isoformat(),
@@ -98,6 +106,8 @@ def _cause(
             "summary": _storable(check.summary),
         },
         check_id=check.id,
+        # Without traffic no later check follows, and what this one saw has left the window by then.
+        end_time=check.create_time + effective.drift.interval + effective.drift.window,
     )
 
 

@@ -42,7 +42,7 @@ class Reason(enum.Enum):
 class Cause:
     """What may raise a request; whether it does is for the safety rules to say. `number` is its place in the queue.
 
-    One that does not raise any is an alert that belongs to what its check raises.
+    One that does not raise any is an alert that belongs to what its check raises. A check's ends at its `end_time`.
     """
 
     model: str
@@ -52,6 +52,7 @@ class Cause:
     alert_id: UUID | None = None
     check_id: UUID | None = None
     raises: bool = True
+    end_time: datetime | None = None
     number: int = 0
 
 
@@ -73,7 +74,7 @@ class Request:
 
     Attributes:
         label_count: labelled rows since the last training when it was raised, counted up to `labels.MOST_COUNTED`.
-        expire_time: a PENDING one expires then.
+        expire_time: a PENDING one expires then, and an APPROVED one that no trainer has taken.
         train_time: when the trainer took it.
         message: what it waits for, or why it failed.
     """

@@ -30,7 +30,7 @@ from services.monitoring.retraining.models import (
     State,
     Step,
 )
-from services.monitoring.retraining.states import check_move
+from services.monitoring.retraining.states import MOVES, check_move
 from services.monitoring.retraining.store.causes import CauseStore, Transaction
 from services.monitoring.retraining.store.labels import LabelStore
 from services.monitoring.retraining.store.related import RelatedRequests
@@ -139,39 +139,40 @@ class RetrainingRequests:
             NotFound: REQUEST_NOT_FOUND.
             FailedPrecondition: it is not PENDING, or has just expired (WRONG_STATE).
         """
-        approved = self._decide(retraining_id, State.APPROVED, note, message="It waits for the trainer.")
+        approved = self._decide(retraining_id, State.APPROVED, note)
         self._wake()
         return approved
 
     def reject(self, retraining_id: UUID, note: str) -> Request:
-        """Decline; raises as `approve`."""
-        return self._decide(retraining_id, State.REJECTED, note, message="")
+        """Decline, or withdraw what was approved while no trainer has it; raises as `approve`."""
+        return self._decide(retraining_id, State.REJECTED, note)
 
-    def _decide(self, retraining_id: UUID, state: State, note: str, *, message: str) -> Request:
+    def _decide(self, retraining_id: UUID, state: State, note: str) -> Request:
         now = self._clock()
         with self._store.changing(retraining_id) as change:
             if change is None:
                 raise _unknown(retraining_id)
-            if change.request.state is State.PENDING and change.request.expire_time <= now:
-                check_move(State.EXPIRED, state)
+            standing = change.request
+            is_over = State.EXPIRED in MOVES[standing.state] and standing.expire_time <= now
+            check_move(State.EXPIRED if is_over else standing.state, state)
             decided = replace(
-                change.request,
-                state=state,
-                decided_by=caller().name,
-                decide_time=now,
-                decision_note=note,
-                message=message,
+                standing, state=state, decided_by=caller().name, decide_time=now, decision_note=note, message=""
             )
+            if state is State.APPROVED:
+                expiry = self._configurations.effective(standing.model, standing.version).retraining.approval_expiry
+                decided = replace(decided, expire_time=now + expiry, message="It waits for the trainer.")
             return change.write(decided, Step(now, state, decided.decided_by, note))
 
-    def consider_check(self, check: DriftCheck) -> None:
-        """Raise a request for a check, results and all, where it found input or concept drift that is large enough.
+    def consider_check(self, connection: Transaction, check: DriftCheck) -> None:
+        """Raise a request for a check by schedule, results and all, where it found drift that is large enough.
 
-        Whether one comes of it is decided within seconds, by the safety rules; so it is for alerts.
+        Both are kept in the one transaction that is given, so that neither is without the other. Whether a request
+        comes of it is decided within seconds, by the safety rules, and again for as long as the drift stands; so it is
+        for alerts.
         """
-        cause = causes.of_check(check, self._configurations.effective(check.model, check.version).retraining)
+        cause = causes.of_check(check, self._configurations.effective(check.model, check.version))
         if cause is not None:
-            self._causes.add(cause)
+            self._causes.add(cause, connection)
             self._wake()
 
     def consider_alert(self, connection: Transaction, alert: Alert) -> None:
@@ -182,8 +183,8 @@ class RetrainingRequests:
         rule = RuleTable(connection).find(alert.rule_id)
         if rule is None:
             return
-        configuration = self._configurations.effective(alert.target.model, alert.target.version).retraining
-        cause = causes.of_alert(alert, rule, configuration)
+        effective = self._configurations.effective(alert.target.model, alert.target.version)
+        cause = causes.of_alert(alert, rule, effective)
         if cause is not None:
             self._causes.add(cause, connection)
 
@@ -242,7 +243,9 @@ class RetrainingRequests:
             if change is not None:
                 alert_id = change.request.alert_id or (cause.alert_id if cause.raises else None)
                 check_id = change.request.check_id or cause.check_id
-                change.write(replace(change.request, alert_id=alert_id, check_id=check_id))
+                joined = replace(change.request, alert_id=alert_id, check_id=check_id)
+                if joined != change.request:
+                    change.write(joined)
                 change.link(cause.alert_id)
 
     def _count_labels(self, model: str, past: Past, now: datetime, *, enough: int) -> int:

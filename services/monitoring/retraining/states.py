@@ -9,8 +9,8 @@ from services.monitoring.retraining.models import State
 
 MOVES: Mapping[State, tuple[State, ...]] = {
     State.PENDING: (State.APPROVED, State.REJECTED, State.EXPIRED),
-    # FAILED at once where the trainer refuses: the model has no training config, say.
-    State.APPROVED: (State.TRAINING, State.FAILED),
+    # FAILED at once where the trainer refuses: the model has no training config, say. REJECTED: withdrawn.
+    State.APPROVED: (State.TRAINING, State.FAILED, State.REJECTED, State.EXPIRED),
     State.TRAINING: (State.COMPLETED, State.FAILED),
     State.REJECTED: (),
     State.EXPIRED: (),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 
@@ -11,16 +12,16 @@ import structlog
 from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.training import TrainingClient
 from services.monitoring.chores import Turn
-from services.monitoring.clients import CallError, is_refusal, sentence_of
+from services.monitoring.clients import CallError, is_outage, is_refusal, sentence_of
 from services.monitoring.retraining.models import Request, State, Step
-from services.monitoring.retraining.store.requests import RequestStore
+from services.monitoring.retraining.store.requests import Change, RequestStore
 
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 NO_TRAINER = "It waits for a trainer: none is configured. Set PENSTOCK_TRAINER_ADDRESS where monitoring runs."
 MAX_MESSAGE_CHARS = 1_000
 _CHUNK = 100
-_ENDED = (pb.TRAINING_RUN_STATE_FAILED, pb.TRAINING_RUN_STATE_CANCELLED)
+_ENDED = (pb.TRAINING_RUN_STATE_COMPLETED, pb.TRAINING_RUN_STATE_FAILED, pb.TRAINING_RUN_STATE_CANCELLED)
 
 
 class Trainings:
@@ -58,22 +59,26 @@ class Trainings:
         if self._trainer is None:
             self._say(request, NO_TRAINER)
             return True
-        try:
-            run = self._trainer.create_run(
-                request.model,
-                parent_version=request.version,
-                requested_by=request.decided_by,
-                retraining_request_id=str(request.id),
-                note=request.decision_note,
-                request_id=str(request.id),
-            )
-        except CallError as error:
-            if not is_refusal(error):
-                self._say(request, f"It waits for the trainer, which gives no answer: {sentence_of(error)}")
-                return False
-            self._move(request, State.FAILED, f"The trainer refused: {sentence_of(error)}")
-        else:
-            self._move(request, State.TRAINING, _standing_of(run), training_run_id=run.id, train_time=self._clock())
+        # Held until the answer is there, so that nobody withdraws what the trainer is just taking.
+        with self._changing(request) as change:
+            if change is None or change.request.expire_time <= self._clock():
+                return True
+            try:
+                run = self._trainer.create_run(
+                    request.model,
+                    parent_version=request.version,
+                    requested_by=request.decided_by,
+                    retraining_request_id=str(request.id),
+                    note=request.decision_note,
+                    request_id=str(request.id),
+                )
+            except CallError as error:
+                if not is_refusal(error):
+                    _say(change, f"It waits for the trainer, which gives no answer: {sentence_of(error)}")
+                    return not is_outage(error)
+                self._move(change, State.FAILED, f"The trainer refused: {sentence_of(error)}")
+            else:
+                self._move(change, State.TRAINING, _standing_of(run), training_run_id=run.id, train_time=self._clock())
         return True
 
     def _follow(self, request: Request) -> bool:
@@ -86,40 +91,52 @@ class Trainings:
         except CallError as error:
             if not is_refusal(error):
                 self._say(request, f"The trainer gives no answer: {sentence_of(error)}")
-                return False
-            self._move(request, State.FAILED, f"The trainer no longer knows the run: {sentence_of(error)}")
+                return not is_outage(error)
+            with self._changing(request) as change:
+                if change is not None:
+                    self._move(change, State.FAILED, f"The trainer no longer knows the run: {sentence_of(error)}")
         else:
             self._note(request, run)
         return True
 
     def _note(self, request: Request, run: pb.TrainingRun) -> None:
-        if run.state == pb.TRAINING_RUN_STATE_COMPLETED and run.new_version:
-            self._move(request, State.COMPLETED, _result_of(run), new_version=run.new_version)
-        elif run.state == pb.TRAINING_RUN_STATE_COMPLETED:
-            self._move(request, State.FAILED, "The run has ended and has made no version.")
-        elif run.state in _ENDED:
-            self._move(request, State.FAILED, f"{_standing_of(run)} {run.message}".strip())
-        else:
+        if run.state not in _ENDED:
             self._say(request, _standing_of(run))
+            return
+        with self._changing(request) as change:
+            if change is None:
+                return
+            if run.state != pb.TRAINING_RUN_STATE_COMPLETED:
+                self._move(change, State.FAILED, f"{_standing_of(run)} {run.message}".strip())
+            elif run.new_version:
+                self._move(change, State.COMPLETED, _result_of(run), new_version=run.new_version)
+            else:
+                self._move(change, State.FAILED, "The run has ended and has made no version.")
+
+    @contextmanager
+    def _changing(self, request: Request) -> Iterator[Change | None]:
+        """Lend a request to change; None where it is another one by now: another replica, or a person, was here."""
+        with self._store.changing(request.id) as change:
+            yield change if change is not None and change.request.state is request.state else None
 
     def _say(self, request: Request, message: str) -> None:
-        """Have a request say what goes on, where it says something else."""
-        message = message[:MAX_MESSAGE_CHARS]
-        if message == request.message:
-            return
-        with self._store.changing(request.id) as change:
-            if change is not None and change.request.state is request.state:
-                change.write(replace(change.request, message=message))
+        if message[:MAX_MESSAGE_CHARS] != request.message:
+            with self._changing(request) as change:
+                if change is not None:
+                    _say(change, message)
 
-    def _move(self, request: Request, state: State, message: str, **changes: str | datetime) -> None:
-        message = message[:MAX_MESSAGE_CHARS]
-        with self._store.changing(request.id) as change:
-            # Another replica may have been here between our question and its answer.
-            if change is None or change.request.state is not request.state:
-                return
-            moved = replace(change.request, state=state, message=message, **changes)  # type: ignore[arg-type] # by name
-            change.write(moved, Step(self._clock(), state, note=message))
+    def _move(self, change: Change, state: State, message: str, **changes: str | datetime) -> None:
+        message, request = message[:MAX_MESSAGE_CHARS], change.request
+        moved = replace(request, state=state, message=message, **changes)  # type: ignore[arg-type] # by name
+        change.write(moved, Step(self._clock(), state, note=message))
         _log.info("retraining moved on", retraining_id=str(request.id), model=request.model, state=state.name)
+
+
+def _say(change: Change, message: str) -> None:
+    """Have a request say what goes on, where it says something else."""
+    said = replace(change.request, message=message[:MAX_MESSAGE_CHARS])
+    if said != change.request:
+        change.write(said)
 
 
 def _standing_of(run: pb.TrainingRun) -> str:

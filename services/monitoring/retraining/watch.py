@@ -1,21 +1,26 @@
-"""What raises requests without a check or an alert: the calendar, and how often predictions fail."""
+"""What raises requests as time goes by: what still stands, the calendar, and how often predictions fail."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime, timedelta
+from itertools import chain
 
-from services.common.errors import FailedPrecondition
+import structlog
+
+from services.common.errors import DomainError, FailedPrecondition, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import Effective, RetrainingConfiguration
 from services.monitoring.models import Retention, Window
 from services.monitoring.retraining.models import Cause, Details, Past, Reason
 from services.monitoring.retraining.requests import RetrainingRequests
+from services.monitoring.retraining.store.causes import CauseStore
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import Totals
 
+_log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 
 
@@ -25,12 +30,14 @@ class Watch:
     def __init__(
         self,
         requests: RetrainingRequests,
+        queue: CauseStore,
         configurations: Configurations,
         metrics: MetricsReader,
         retention: Retention,
         clock: Clock,
     ) -> None:
         self._requests = requests
+        self._queue = queue
         self._configurations = configurations
         self._metrics = metrics
         self._retention = retention
@@ -42,14 +49,24 @@ class Watch:
         for model in self._metrics.models(Window(self._retention.oldest(now), now)):
             if not turn.renew():
                 return
-            past = self._requests.past(model)
-            if past.open_request is not None:
-                continue
-            for cause in self._causes(model, past, now):
+            try:
+                self._look_at(model, now)
+            except Unavailable:
+                raise
+            except DomainError as error:  # a model of too many rows, say, keeps nobody from the others
+                _log.warning("model not looked at", model=model, reason=error.reason, message=error.message)
+
+    def _look_at(self, model: str, now: datetime) -> None:
+        standing, past = self._queue.standing(model), self._requests.past(model)
+        if past.open_request is None:
+            raising = (cause for cause in standing if cause.raises)
+            for cause in chain(raising, self._causes(model, past, now)):
                 # Why none comes of it is what the causes' own rules say; it is looked at again soon.
                 with suppress(FailedPrecondition):
                     self._requests.raise_for(cause)
                     break
+        for cause in standing:
+            self._requests.join(cause)
 
     def _causes(self, model: str, past: Past, now: datetime) -> Iterator[Cause]:
         effective = self._configurations.effective(model)

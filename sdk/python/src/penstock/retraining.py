@@ -22,7 +22,7 @@ class RetrainingClient(MonitoringConnected):
 
         Args:
             model: the model.
-            version: the version that does badly; empty: the one in production.
+            version: the version that does badly; empty: the one that answered last, and did not fail.
             note: why; at most 1,000 characters.
             force: though it is too soon, or labels are too few.
             request_id: the same again gives the first result for 7 days; empty: a new one.
@@ -76,6 +76,10 @@ class RetrainingClient(MonitoringConnected):
         return self._connection.unary(self._connection.stub.ApproveRetrainingRequest, request).retraining_request
 
     def reject(self, retraining_request_id: str, *, note: str) -> pb.RetrainingRequest:
-        """Decline, and say why. Never retried; raises as `approve`."""
+        """Decline, or withdraw what was approved while no trainer has it, and say why. Never retried.
+
+        Raises:
+            FailedPrecondition: it is decided otherwise already, or the trainer has it (WRONG_STATE).
+        """
         request = pb.RejectRetrainingRequestRequest(id=retraining_request_id, note=note)
         return self._connection.unary(self._connection.stub.RejectRetrainingRequest, request).retraining_request

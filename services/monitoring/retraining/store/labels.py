@@ -30,7 +30,11 @@ FROM (
 """
 
 _LAST_VERSION = """
-SELECT version FROM monitoring.inferences WHERE model = %(model)s ORDER BY inference_id DESC LIMIT 1
+SELECT version
+FROM monitoring.inferences
+WHERE model = %(model)s AND version <> '' AND error_code = ''
+ORDER BY inference_id DESC
+LIMIT 1
 """
 
 
@@ -61,7 +65,7 @@ class LabelStore:
         return found
 
     def last_version(self, model: str) -> str:
-        """Name the version that answered last; empty where none has."""
+        """Name the version that answered last, and did not fail; empty where none has."""
         with self._db.transaction() as connection:
             row = connection.execute(_LAST_VERSION, {"model": model}).fetchone()
         return "" if row is None else str(row["version"])

@@ -39,8 +39,9 @@ VALUES (
 _CHANGE = """
 UPDATE monitoring.retraining_requests
 SET state = %(state)s, alert_id = %(alert_id)s, check_id = %(check_id)s, decided_by = %(decided_by)s,
-    decide_time = %(decide_time)s, decision_note = %(decision_note)s, training_run_id = %(training_run_id)s,
-    train_time = %(train_time)s, new_version = %(new_version)s, message = %(message)s
+    decide_time = %(decide_time)s, decision_note = %(decision_note)s, expire_time = %(expire_time)s,
+    training_run_id = %(training_run_id)s, train_time = %(train_time)s, new_version = %(new_version)s,
+    message = %(message)s
 WHERE retraining_id = %(retraining_id)s
 """
 
@@ -94,7 +95,7 @@ SELECT {COLUMNS} FROM monitoring.retraining_requests WHERE model = %(model)s AND
 _PAST = """
 SELECT
     max(train_time) AS train_time,
-    max(coalesce(decide_time, expire_time)) FILTER (WHERE state IN ('REJECTED', 'EXPIRED')) AS decline_time,
+    max(CASE state WHEN 'REJECTED' THEN decide_time WHEN 'EXPIRED' THEN expire_time END) AS decline_time,
     max(create_time) FILTER (WHERE reason = 'SCHEDULED') AS schedule_time
 FROM monitoring.retraining_requests
 WHERE model = %(model)s

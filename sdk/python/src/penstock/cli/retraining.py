@@ -60,6 +60,7 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
+_EXPIRING = (pb.RETRAINING_STATE_PENDING, pb.RETRAINING_STATE_APPROVED)
 Request = Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)]
 
 
@@ -110,7 +111,7 @@ def show(
 def request(
     model: Model,
     version: Annotated[
-        str, typer.Option("--version", "-v", metavar="V", help="What does badly. Default: what is in production.")
+        str, typer.Option("--version", "-v", metavar="V", help="What does badly. Default: what answered last.")
     ] = "",
     note: Note = "",
     force: Annotated[bool, typer.Option("--force", help="Though it is too soon, or labels are too few.")] = False,
@@ -156,7 +157,7 @@ def reject(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Decline, and say why."""
+    """Decline, or withdraw what was approved while no trainer has it, and say why."""
     output = Output(as_json=as_json, no_color=no_color)
     if not note.strip():
         raise typer.BadParameter("say why, for those who asked: --note", param_hint="--note")
@@ -179,7 +180,7 @@ def _facts(output: Output, found: pb.RetrainingRequest) -> RenderableType:
                 ("check", found.check_id),
                 ("new labels", f"{found.label_count:,} rows since the last training"),
                 ("asked", f"{say_time(time_of(found.create_time))} by {found.requested_by}"),
-                ("expires", say_time(time_of(found.expire_time)) if _pending(found) else ""),
+                ("expires", say_time(time_of(found.expire_time)) if found.state in _EXPIRING else ""),
                 ("decided", _decision(found)),
                 ("training run", found.training_run_id),
                 ("new version", found.new_version),

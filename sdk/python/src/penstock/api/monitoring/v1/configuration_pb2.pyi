@@ -219,6 +219,7 @@ class RetrainingConfiguration(_message.Message):
     ERROR_RATE_FIELD_NUMBER: _builtins.int
     SCHEDULE_INTERVAL_FIELD_NUMBER: _builtins.int
     EXPIRY_FIELD_NUMBER: _builtins.int
+    APPROVAL_EXPIRY_FIELD_NUMBER: _builtins.int
     enabled: _builtins.bool
     """Off: none is raised, and CreateRetrainingRequest is refused."""
     min_interval: _builtins.str
@@ -239,6 +240,8 @@ class RetrainingConfiguration(_message.Message):
     """
     expiry: _builtins.str
     """A request that nobody decides on expires then; default 7d, 1h to 365d."""
+    approval_expiry: _builtins.str
+    """An approved request that no trainer takes expires then; default 30d, 1h to 365d."""
     def __init__(
         self,
         *,
@@ -249,10 +252,11 @@ class RetrainingConfiguration(_message.Message):
         error_rate: _builtins.float | None = ...,
         schedule_interval: _builtins.str = ...,
         expiry: _builtins.str = ...,
+        approval_expiry: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_drift_effect", b"_drift_effect", "_enabled", b"_enabled", "_error_rate", b"_error_rate", "_min_labels", b"_min_labels", "drift_effect", b"drift_effect", "enabled", b"enabled", "error_rate", b"error_rate", "min_labels", b"min_labels"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift_effect", b"_drift_effect", "_enabled", b"_enabled", "_error_rate", b"_error_rate", "_min_labels", b"_min_labels", "drift_effect", b"drift_effect", "enabled", b"enabled", "error_rate", b"error_rate", "expiry", b"expiry", "min_interval", b"min_interval", "min_labels", b"min_labels", "schedule_interval", b"schedule_interval"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drift_effect", b"_drift_effect", "_enabled", b"_enabled", "_error_rate", b"_error_rate", "_min_labels", b"_min_labels", "approval_expiry", b"approval_expiry", "drift_effect", b"drift_effect", "enabled", b"enabled", "error_rate", b"error_rate", "expiry", b"expiry", "min_interval", b"min_interval", "min_labels", b"min_labels", "schedule_interval", b"schedule_interval"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__drift_effect: _TypeAlias = _typing.Literal["drift_effect"]  # noqa: Y015
     _WhichOneofArgType__drift_effect: _TypeAlias = _typing.Literal["_drift_effect", b"_drift_effect"]  # noqa: Y015
@@ -274,6 +278,30 @@ class RetrainingConfiguration(_message.Message):
 Global___RetrainingConfiguration: _TypeAlias = RetrainingConfiguration  # noqa: Y015
 
 @_typing.final
+class AlertConfiguration(_message.Message):
+    """AlertConfiguration is about alerts."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Off: no rule is judged there, and alerts that are open are resolved."""
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+
+Global___AlertConfiguration: _TypeAlias = AlertConfiguration  # noqa: Y015
+
+@_typing.final
 class Configuration(_message.Message):
     """Configuration is how a model is watched."""
 
@@ -283,6 +311,7 @@ class Configuration(_message.Message):
     DRIFT_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
     RETRAINING_FIELD_NUMBER: _builtins.int
+    ALERTS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollups(self) -> Global___RollupConfiguration:
         """Metrics."""
@@ -299,6 +328,10 @@ class Configuration(_message.Message):
     def retraining(self) -> Global___RetrainingConfiguration:
         """Retraining."""
 
+    @_builtins.property
+    def alerts(self) -> Global___AlertConfiguration:
+        """Alerts."""
+
     def __init__(
         self,
         *,
@@ -306,10 +339,11 @@ class Configuration(_message.Message):
         drift: Global___DriftConfiguration | None = ...,
         quality: Global___QualityConfiguration | None = ...,
         retraining: Global___RetrainingConfiguration | None = ...,
+        alerts: Global___AlertConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "drift", b"drift", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["drift", b"drift", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "drift", b"drift", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

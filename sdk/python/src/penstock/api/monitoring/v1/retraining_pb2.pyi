@@ -38,9 +38,9 @@ class _RetrainingStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retra
     RETRAINING_STATE_APPROVED: _RetrainingState.ValueType  # 2
     """It waits for the trainer."""
     RETRAINING_STATE_REJECTED: _RetrainingState.ValueType  # 3
-    """Declined."""
+    """Declined, or withdrawn."""
     RETRAINING_STATE_EXPIRED: _RetrainingState.ValueType  # 4
-    """Nobody decided in time."""
+    """Nobody decided in time, or no trainer took it in time."""
     RETRAINING_STATE_TRAINING: _RetrainingState.ValueType  # 5
     """The trainer is at it."""
     RETRAINING_STATE_COMPLETED: _RetrainingState.ValueType  # 6
@@ -58,9 +58,9 @@ RETRAINING_STATE_PENDING: RetrainingState.ValueType  # 1
 RETRAINING_STATE_APPROVED: RetrainingState.ValueType  # 2
 """It waits for the trainer."""
 RETRAINING_STATE_REJECTED: RetrainingState.ValueType  # 3
-"""Declined."""
+"""Declined, or withdrawn."""
 RETRAINING_STATE_EXPIRED: RetrainingState.ValueType  # 4
-"""Nobody decided in time."""
+"""Nobody decided in time, or no trainer took it in time."""
 RETRAINING_STATE_TRAINING: RetrainingState.ValueType  # 5
 """The trainer is at it."""
 RETRAINING_STATE_COMPLETED: RetrainingState.ValueType  # 6
@@ -206,7 +206,7 @@ class RetrainingRequest(_message.Message):
 
     @_builtins.property
     def expire_time(self) -> _timestamp_pb2.Timestamp:
-        """A pending one expires then."""
+        """A pending one expires then, and an approved one that no trainer has taken by then."""
 
     @_builtins.property
     def decide_time(self) -> _timestamp_pb2.Timestamp:
@@ -261,7 +261,7 @@ class CreateRetrainingRequestRequest(_message.Message):
     model: _builtins.str
     """The model; required."""
     version: _builtins.str
-    """The version; empty: the one that answered last."""
+    """The version; empty: the one that answered last, and did not fail."""
     note: _builtins.str
     """Why; at most 1,000 characters."""
     force: _builtins.bool

@@ -27,7 +27,10 @@ if _version_not_supported:
 
 class RetrainingServiceStub(object):
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
-    where the trainer refuses, APPROVED → FAILED.
+    where the trainer refuses, APPROVED → FAILED; where it has not taken it yet, APPROVED → REJECTED | EXPIRED.
+
+    What raises one is weighed again for as long as it stands: an alert fires, a version's newest drift check by schedule
+    found drift. So a request comes also where labels were too few, or another was open, when it began.
     """
 
     def __init__(self, channel):
@@ -65,7 +68,10 @@ class RetrainingServiceStub(object):
 
 class RetrainingServiceServicer(object):
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
-    where the trainer refuses, APPROVED → FAILED.
+    where the trainer refuses, APPROVED → FAILED; where it has not taken it yet, APPROVED → REJECTED | EXPIRED.
+
+    What raises one is weighed again for as long as it stands: an alert fires, a version's newest drift check by schedule
+    found drift. So a request comes also where labels were too few, or another was open, when it began.
     """
 
     def CreateRetrainingRequest(self, request, context):
@@ -100,8 +106,9 @@ class RetrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RejectRetrainingRequest(self, request, context):
-        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
-        WRONG_STATE.
+        """Declines, or withdraws what was approved while no trainer has it. A run whose acknowledgement was lost on its way
+        goes on. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+        WRONG_STATE. ABORTED: the trainer is being asked at this moment; try again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -145,7 +152,10 @@ def add_RetrainingServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class RetrainingService(object):
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
-    where the trainer refuses, APPROVED → FAILED.
+    where the trainer refuses, APPROVED → FAILED; where it has not taken it yet, APPROVED → REJECTED | EXPIRED.
+
+    What raises one is weighed again for as long as it stands: an alert fires, a version's newest drift check by schedule
+    found drift. So a request comes also where labels were too few, or another was open, when it began.
     """
 
     @staticmethod

@@ -32,7 +32,10 @@ GRPC_VERSION: str
 
 class RetrainingServiceStub:
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
-    where the trainer refuses, APPROVED → FAILED.
+    where the trainer refuses, APPROVED → FAILED; where it has not taken it yet, APPROVED → REJECTED | EXPIRED.
+
+    What raises one is weighed again for as long as it stands: an alert fires, a version's newest drift check by schedule
+    found drift. So a request comes also where labels were too few, or another was open, when it began.
     """
 
     @_typing.overload
@@ -53,14 +56,18 @@ class RetrainingServiceStub:
     Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     RejectRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.RejectRetrainingRequestRequest, _retraining_pb2.RejectRetrainingRequestResponse]
-    """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
-    WRONG_STATE.
+    """Declines, or withdraws what was approved while no trainer has it. A run whose acknowledgement was lost on its way
+    goes on. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+    WRONG_STATE. ABORTED: the trainer is being asked at this moment; try again.
     """
 
 @_typing.type_check_only
 class RetrainingServiceAsyncStub(RetrainingServiceStub):
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
-    where the trainer refuses, APPROVED → FAILED.
+    where the trainer refuses, APPROVED → FAILED; where it has not taken it yet, APPROVED → REJECTED | EXPIRED.
+
+    What raises one is weighed again for as long as it stands: an alert fires, a version's newest drift check by schedule
+    found drift. So a request comes also where labels were too few, or another was open, when it began.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -78,13 +85,17 @@ class RetrainingServiceAsyncStub(RetrainingServiceStub):
     Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
     RejectRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.RejectRetrainingRequestRequest, _retraining_pb2.RejectRetrainingRequestResponse]  # type: ignore[assignment]
-    """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
-    WRONG_STATE.
+    """Declines, or withdraws what was approved while no trainer has it. A run whose acknowledgement was lost on its way
+    goes on. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+    WRONG_STATE. ABORTED: the trainer is being asked at this moment; try again.
     """
 
 class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     """RetrainingService keeps requests: PENDING → APPROVED | REJECTED | EXPIRED, APPROVED → TRAINING → COMPLETED | FAILED;
-    where the trainer refuses, APPROVED → FAILED.
+    where the trainer refuses, APPROVED → FAILED; where it has not taken it yet, APPROVED → REJECTED | EXPIRED.
+
+    What raises one is weighed again for as long as it stands: an alert fires, a version's newest drift check by schedule
+    found drift. So a request comes also where labels were too few, or another was open, when it began.
     """
 
     @_abc_1.abstractmethod
@@ -130,8 +141,9 @@ class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retraining_pb2.RejectRetrainingRequestRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retraining_pb2.RejectRetrainingRequestResponse, _abc.Awaitable[_retraining_pb2.RejectRetrainingRequestResponse]]:
-        """Declines. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
-        WRONG_STATE.
+        """Declines, or withdraws what was approved while no trainer has it. A run whose acknowledgement was lost on its way
+        goes on. Role: admin. INVALID_ARGUMENT: NOTE_REQUIRED. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION:
+        WRONG_STATE. ABORTED: the trainer is being asked at this moment; try again.
         """
 
 def add_RetrainingServiceServicer_to_server(servicer: RetrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
