@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from services.common.errors import Internal
+from services.common.errors import FailedPrecondition, Internal
 from services.inference.tensors import Tensor
 
 ANY = -1
@@ -19,6 +19,13 @@ class ModelFailed(Internal):
     """The model itself could not answer: the request was well-formed, and the run broke."""
 
     default_reason = "MODEL_FAILED"
+
+
+class NotAskedLikeThat(FailedPrecondition):
+    """The version is of another kind than the call is for: the caller's mistake, which leaves no event.
+
+    Recorded it would count as an error of the model, which was not even asked.
+    """
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,14 +133,20 @@ def test_a_prediction_whose_client_leaves_is_ended_at_ollama(suite: Suite, stub:
         ("chat", {"prompt": "hello"}, "WRONG_MODE"),
         ("generate", {"messages": HELLO}, "WRONG_MODE"),
         ("embed", {"prompt": "hello"}, "NOT_A_GENERATING_MODEL"),
-        ("nobody", {"prompt": "hello"}, "MODEL_NOT_FOUND"),
     ],
 )
-def test_what_cannot_be_is_refused_and_recorded(suite: Suite, model: str, ask: dict[str, object], reason: str) -> None:
+def test_what_writes_no_such_text_is_refused_with_its_reason(
+    suite: Suite, model: str, ask: dict[str, object], reason: str
+) -> None:
     with pytest.raises(penstock.PenstockError) as caught:
         suite.client.inference.generate(model, **ask).text()  # type: ignore[arg-type] # by cases
     assert caught.value.reason == reason
-    assert inference.failures_of(suite.client, model)[0].error_code == reason
+
+
+def test_a_model_that_there_is_not_is_refused_and_recorded(suite: Suite) -> None:
+    with pytest.raises(penstock.NotFound):
+        suite.client.inference.generate("nobody", "hello").text()
+    assert inference.failures_of(suite.client, "nobody")[0].error_code == "MODEL_NOT_FOUND"
 
 
 def test_bad_requests_name_their_fields(suite: Suite) -> None:

@@ -202,8 +202,6 @@ def test_a_model_that_does_not_embed_says_so(suite: Suite, model: str) -> None:
         with pytest.raises(penstock.FailedPrecondition) as caught:
             call()
         assert caught.value.reason == "NOT_AN_EMBEDDING_MODEL"
-    newest = inference.failures_of(suite.client, model, 2)[:2]
-    assert [event.error_code for event in newest] == ["NOT_AN_EMBEDDING_MODEL"] * 2
 
 
 def ranked(*, context: Mapping[str, Any] | None = None, **more: Any) -> pb.RankRequest:

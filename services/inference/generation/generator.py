@@ -12,12 +12,12 @@ from typing import cast
 import numpy as np
 
 from penstock.ids import uuid7
-from services.common.errors import Cancelled, DeadlineExceeded, DomainError, FailedPrecondition
+from services.common.errors import Cancelled, DeadlineExceeded, DomainError
 from services.common.traces import Trace
 from services.inference.engine.engine import Engine
 from services.inference.events.events import MAX_PAYLOAD_BYTES, Event, EventLog
 from services.inference.following.catalog import Catalog
-from services.inference.models import Caller, ResolvedVersion
+from services.inference.models import Caller, NotAskedLikeThat, ResolvedVersion
 from services.inference.runtimes.runtime import Ending, GeneratingSession, GenerationOptions, Piece
 from services.inference.tensors import Tensor
 
@@ -78,7 +78,7 @@ class TextGenerator:
             on_cancel: takes a callback for when the client goes away or its time is over; says False where it has.
 
         Raises:
-            FailedPrecondition: NOT_A_GENERATING_MODEL, WRONG_MODE.
+            NotAskedLikeThat: NOT_A_GENERATING_MODEL, WRONG_MODE.
             DomainError: see `Catalog.resolve`, `Engine.track` and what the runtime raises.
         """
         attempt = _Attempt(request, timeout_s)
@@ -86,6 +86,8 @@ class TextGenerator:
             with closing(self._write(attempt, request, on_cancel)) as texts:
                 for text in texts:
                     yield Written(attempt.inference_id, text)
+        except NotAskedLikeThat:
+            raise
         except BaseException as raised:
             error = attempt.meant_by(raised)
             self._events.record(attempt.event(_reason_of(error)))
@@ -188,10 +190,10 @@ def _inputs(request: GenerationRequest, version: ResolvedVersion) -> dict[str, T
     name = INPUTS.get(mode)
     if name is None:
         sentence = f"{version.model} {version.version} writes no text: it is no reference to Ollama of mode chat or "
-        raise FailedPrecondition(sentence + "generate; Predict or Embed asks it", reason="NOT_A_GENERATING_MODEL")
+        raise NotAskedLikeThat(sentence + "generate; Predict or Embed asks it", reason="NOT_A_GENERATING_MODEL")
     if bool(request.messages) != (name == "messages"):
         sentence = f"{version.model} {version.version} is of mode {mode} and takes `{name}`; send these"
-        raise FailedPrecondition(sentence, reason="WRONG_MODE")
+        raise NotAskedLikeThat(sentence, reason="WRONG_MODE")
     text = json.dumps(request.messages, ensure_ascii=False) if request.messages else request.prompt
     return {name: _one(text)}
 

@@ -19,7 +19,7 @@ from services.inference.caching.engine import CachingEngine
 from services.inference.engine.batch import WrongRowCount
 from services.inference.engine.engine import Engine, InferenceRequest, Resolver
 from services.inference.events.events import Event, EventLog
-from services.inference.models import Caller, ModelFailed, ResolvedVersion
+from services.inference.models import Caller, ModelFailed, NotAskedLikeThat, ResolvedVersion
 from services.inference.tensors import Tensor
 
 OnCancel = Callable[[Callable[[], None]], bool]
@@ -65,7 +65,10 @@ class TextRuns:
 
     @contextmanager
     def attempt(self, asked: Asked) -> Iterator[Attempt]:
-        """Resolve the version, and record what becomes of it: once the block ends, or what it raised."""
+        """Resolve the version, and record what becomes of it: once the block ends, or what it raised.
+
+        A version that is not asked like that leaves nothing to record.
+        """
         attempt = Attempt(self._engine, asked)
         event = attempt.event
         try:
@@ -75,12 +78,17 @@ class TextRuns:
             if not asked.on_cancel(attempt.cancel):
                 attempt.cancel()
             yield attempt
+        except NotAskedLikeThat:
+            raise
         except Exception as error:
             event.error_code = error.reason if isinstance(error, DomainError) else "INTERNAL"
+            self._record(attempt)
             raise
-        finally:
-            event.latency_ms = attempt.elapsed_ms()
-            self._events.record(event)
+        self._record(attempt)
+
+    def _record(self, attempt: Attempt) -> None:
+        attempt.event.latency_ms = attempt.elapsed_ms()
+        self._events.record(attempt.event)
 
 
 class Attempt:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from services.common.errors import FailedPrecondition
-from services.inference.models import ANY, ModelFailed, ResolvedVersion
+from services.inference.models import ANY, ModelFailed, NotAskedLikeThat, ResolvedVersion
 from services.inference.tensors import Tensor
 from services.inference.texts.attempts import Asked, TextRuns
 
@@ -36,7 +35,7 @@ class TextEmbedder:
         """Embed texts.
 
         Raises:
-            FailedPrecondition: NOT_AN_EMBEDDING_MODEL.
+            NotAskedLikeThat: NOT_AN_EMBEDDING_MODEL.
             DomainError: see `Engine.submit` and `Catalog.resolve`.
         """
         with self._runs.attempt(asked) as attempt:
@@ -50,10 +49,10 @@ class TextEmbedder:
 
 
 def embedding_of(version: ResolvedVersion) -> tuple[str, str]:
-    """Name the input and the output of a version that embeds; raises FailedPrecondition(NOT_AN_EMBEDDING_MODEL)."""
+    """Name the input and the output of a version that embeds; raises NotAskedLikeThat(NOT_AN_EMBEDDING_MODEL)."""
     names = find_embedding(version)
     if names is None:
-        raise FailedPrecondition(
+        raise NotAskedLikeThat(
             f"{version.model} {version.version} does not embed: a model that does takes one BYTES tensor [-1] and "
             "gives one float tensor [-1, n]; ask it by Predict",
             reason="NOT_AN_EMBEDDING_MODEL",

@@ -12,8 +12,8 @@ from typing import Final
 
 import numpy as np
 
-from services.common.errors import DomainError, FailedPrecondition
-from services.inference.models import ANY, ModelFailed, ResolvedVersion
+from services.common.errors import DomainError
+from services.inference.models import ANY, ModelFailed, NotAskedLikeThat, ResolvedVersion
 from services.inference.texts.attempts import Asked, Attempt, TextRuns
 from services.inference.texts.embed import FLOATS, as_vectors, bytes_tensor, find_embedding
 
@@ -64,7 +64,7 @@ class ItemRanker:
         The event keeps the items in the caller's order, so that feedback can name a row.
 
         Raises:
-            FailedPrecondition: NOT_AN_EMBEDDING_MODEL.
+            NotAskedLikeThat: NOT_AN_EMBEDDING_MODEL.
             DomainError: see `Engine.submit` and `Catalog.resolve`; what the model says of the query fails all.
         """
         with self._runs.attempt(asked) as attempt:
@@ -86,7 +86,7 @@ def _scored(attempt: Attempt, query: str, items: Sequence[Item]) -> list[RankedI
     version = attempt.version
     names = find_embedding(version)
     if names is None and not _reranks(version):
-        raise FailedPrecondition(
+        raise NotAskedLikeThat(
             f"{version.model} {version.version} neither embeds nor reranks: a model that embeds takes one BYTES tensor "
             "[-1] and gives one float tensor [-1, n], one that reranks takes `query` and `text` and gives `score`",
             reason="NOT_AN_EMBEDDING_MODEL",

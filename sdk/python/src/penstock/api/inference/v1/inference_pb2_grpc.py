@@ -93,7 +93,7 @@ class InferenceServiceServicer(object):
 
     def Embed(self, request, context):
         """Turns texts into vectors, with any model that gives one embedding a text.
-        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL (which leaves no event).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -103,10 +103,10 @@ class InferenceServiceServicer(object):
         """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
         A client that goes away ends the generation.
         Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-        takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
-        OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
-        OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
-        too where an Ollama model answers.
+        takes messages, or the other way round), both of which leave no event; OLLAMA_MODEL_MISSING,
+        OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`:
+        asking again may help), OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT.
+        Predict and Embed have these too where an Ollama model answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -55,16 +55,16 @@ class InferenceServiceStub:
     """
     Embed: _grpc.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]
     """Turns texts into vectors, with any model that gives one embedding a text.
-    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL (which leaves no event).
     """
     Generate: _grpc.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]
     """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
     A client that goes away ends the generation.
     Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-    takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
-    OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
-    OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
-    too where an Ollama model answers.
+    takes messages, or the other way round), both of which leave no event; OLLAMA_MODEL_MISSING,
+    OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`:
+    asking again may help), OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT.
+    Predict and Embed have these too where an Ollama model answers.
     """
     Rank: _grpc.UnaryUnaryMultiCallable[_inference_pb2.RankRequest, _inference_pb2.RankResponse]
     """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
@@ -96,16 +96,16 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     """
     Embed: _aio.UnaryUnaryMultiCallable[_inference_pb2.EmbedRequest, _inference_pb2.EmbedResponse]  # type: ignore[assignment]
     """Turns texts into vectors, with any model that gives one embedding a text.
-    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+    Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL (which leaves no event).
     """
     Generate: _aio.UnaryStreamMultiCallable[_inference_pb2.GenerateRequest, _inference_pb2.GenerateResponse]  # type: ignore[assignment]
     """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
     A client that goes away ends the generation.
     Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-    takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
-    OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
-    OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
-    too where an Ollama model answers.
+    takes messages, or the other way round), both of which leave no event; OLLAMA_MODEL_MISSING,
+    OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`:
+    asking again may help), OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT.
+    Predict and Embed have these too where an Ollama model answers.
     """
     Rank: _aio.UnaryUnaryMultiCallable[_inference_pb2.RankRequest, _inference_pb2.RankResponse]  # type: ignore[assignment]
     """Puts items in the order in which they suit a user, best first: the similarity of each item's text to the user's
@@ -152,7 +152,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_inference_pb2.EmbedResponse, _abc.Awaitable[_inference_pb2.EmbedResponse]]:
         """Turns texts into vectors, with any model that gives one embedding a text.
-        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL.
+        Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_AN_EMBEDDING_MODEL (which leaves no event).
         """
 
     @_abc_1.abstractmethod
@@ -164,10 +164,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         """Generates text, piece by piece as the model writes it. The last message says why it ended and what it took.
         A client that goes away ends the generation.
         Role: viewer. Errors as Predict. FAILED_PRECONDITION: NOT_A_GENERATING_MODEL, WRONG_MODE (a prompt for a model that
-        takes messages, or the other way round), OLLAMA_MODEL_MISSING, OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE:
-        OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`: asking again may help),
-        OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT. Predict and Embed have these
-        too where an Ollama model answers.
+        takes messages, or the other way round), both of which leave no event; OLLAMA_MODEL_MISSING,
+        OLLAMA_TOKEN_UNREADABLE. UNAVAILABLE: OLLAMA_UNREACHABLE, OLLAMA_FAILED (it refused, or broke off; `retryable`:
+        asking again may help), OLLAMA_NONSENSE (what answers there is no Ollama). DEADLINE_EXCEEDED: OLLAMA_TIMEOUT.
+        Predict and Embed have these too where an Ollama model answers.
         """
 
     @_abc_1.abstractmethod
