@@ -72,9 +72,9 @@ class Replica:
         store = AlertStore(database)
         configurations = Configurations(ConfigurationStore(database), clock)
         rules = AddressRules(AllowedHosts.parse(""))
-        senders = Senders(rules, Webhooks(rules, ca_file=None), AppriseSender(""), frozenset())
+        senders = Senders(rules, Webhooks(rules, ca_file=None), AppriseSender("", 1), frozenset())
         self.channels = Channels(
-            database, ChannelStore(database), Outbox(database, "monitoring"), Seal(None), senders, clock
+            database, ChannelStore(database), Outbox(database, "monitoring"), Seal(None), senders, senders, clock
         )
         retraining = RetrainingRequests(
             RequestStore(database),

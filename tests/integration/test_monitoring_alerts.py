@@ -78,8 +78,9 @@ class Desk:
         return self.stub.CreateSilence(request, timeout=TIMEOUT_S).silence
 
     def tell(self, receiver: Receiver, name: str = "ops") -> None:
-        """Make a channel."""
-        channel = channels_pb2.Channel(name=name, webhook=channels_pb2.WebhookChannel(url=receiver.url))
+        """Make a channel, of a URL that is no secret: the service has no key."""
+        webhook = channels_pb2.WebhookChannel(url=f"http://127.0.0.1:{receiver.port}/")
+        channel = channels_pb2.Channel(name=name, webhook=webhook)
         self.channels.SetChannel(channels_pb2.SetChannelRequest(channel=channel), timeout=TIMEOUT_S)
 
     def state(self) -> str:

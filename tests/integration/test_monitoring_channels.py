@@ -57,8 +57,10 @@ class Running:
             pb.SetChannelRequest(channel=pb.Channel(name=name, **kind)), timeout=TIMEOUT_S
         ).channel
 
-    def webhook(self, name: str, url: str, secret: str = "") -> pb.Channel:
-        return self.set(name, webhook=pb.WebhookChannel(url=url, secret=secret))
+    def webhook(self, name: str, url: str, secret: str = "", *, clear_secret: bool = False) -> pb.Channel:
+        channel = pb.Channel(name=name, webhook=pb.WebhookChannel(url=url, secret=secret))
+        request = pb.SetChannelRequest(channel=channel, clear_secret=clear_secret)
+        return self.stub.SetChannel(request, timeout=TIMEOUT_S).channel
 
     def apprise(self, name: str, url: str) -> pb.Channel:
         return self.set(name, apprise=pb.AppriseChannel(url=url))
@@ -71,6 +73,9 @@ class Running:
 
     def listed(self) -> list[pb.Channel]:
         return list(self.stub.ListChannels(pb.ListChannelsRequest(), timeout=TIMEOUT_S).channels)
+
+    def changes(self, name: str = "", **more: Any) -> pb.ListChannelChangesResponse:
+        return self.stub.ListChannelChanges(pb.ListChannelChangesRequest(name=name, **more), timeout=TIMEOUT_S)
 
     def notify(self, *names: str) -> list[str]:
         with self.parts.database.transaction() as connection:
@@ -172,8 +177,11 @@ def test_a_replaced_webhook_keeps_its_secret_unless_a_new_one_comes(running: Run
     running.webhook("team", receiver.url + "/elsewhere")
     assert signed_with() == ["first" * 4]
     assert receiver.posts[-1].path == "/hook/elsewhere"
-    running.webhook("team", receiver.url, "second" * 4)
+    assert running.webhook("team", receiver.url, "second" * 4).webhook.signed
     assert signed_with() == ["second" * 4]
+    assert not running.webhook("team", receiver.url, clear_secret=True).webhook.signed
+    assert signed_with() == []
+    running.webhook("team", receiver.url, "first" * 4)
     running.delete("team")
     running.webhook("team", receiver.url)
     assert signed_with() == []
@@ -217,6 +225,8 @@ def test_a_name_that_is_none_is_refused(running: Running, receiver: Receiver, na
 def test_nonsense_is_refused(running: Running, receiver: Receiver) -> None:
     for secret in ("short", "s" * 257, "a secret with spaces in it", "größer-als-sechzehn"):
         assert reason(partial(running.webhook, "team", receiver.url, secret)) == (INVALID, "INVALID_CHANNEL")
+    both = partial(running.webhook, "team", receiver.url, SECRET, clear_secret=True)
+    assert reason(both) == (INVALID, "INVALID_CHANNEL")
     assert reason(lambda: running.set("team")) == (INVALID, "INVALID_CHANNEL")
     assert reason(lambda: running.apprise("team", "no-url")) == (INVALID, "INVALID_CHANNEL")
     assert reason(lambda: running.apprise("team", "syslog://")) == (INVALID, "INVALID_CHANNEL")
@@ -252,6 +262,25 @@ def test_what_something_relies_on_stays(running: Running, receiver: Receiver) ->
     assert caught.value.reason == "CHANNEL_NOT_FOUND"
 
 
+def test_who_changed_a_channel_is_known_and_no_secret_with_it(running: Running, receiver: Receiver) -> None:
+    running.webhook("team", receiver.url, SECRET)
+    running.webhook("team", f"http://127.0.0.1:{receiver.port}/", clear_secret=True)
+    running.webhook("other", receiver.url)
+    running.delete("team")
+    assert [change.name for change in running.changes().changes] == ["team", "other", "team", "team"]
+    deleted, replaced, made = running.changes("team").changes
+    here = f"http://127.0.0.1:{receiver.port}/"
+    assert (made.HasField("before"), made.after.webhook.url, made.after.webhook.signed) == (False, here + "***", True)
+    assert (replaced.before, replaced.after.webhook.url, replaced.changed_by) == (made.after, here, "anonymous")
+    assert (deleted.before, deleted.HasField("after")) == (replaced.after, False)
+    assert replaced.time.ToDatetime() >= made.time.ToDatetime()
+    first = running.changes("team", page_size=2)
+    rest = running.changes("team", page_size=2, page_token=first.next_page_token)
+    assert ([*first.changes, *rest.changes], rest.next_page_token) == ([deleted, replaced, made], "")
+    assert reason(lambda: running.changes(page_token=first.next_page_token)) == (INVALID, "INVALID_PAGE_TOKEN")
+    assert SECRET not in repr(running.changes())
+
+
 def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver: Receiver) -> None:
     receiver.otherwise = answers(503, Retry_After="600")
     running.webhook("team", receiver.url)
@@ -272,24 +301,24 @@ def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver
 
 
 def test_a_service_that_ended_before_it_sent_sends_when_it_is_back(
-    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver, key_file: Path
 ) -> None:
     url = clone_database("monitoring")
-    with serving(url, monkeypatch) as running:
+    with serving(url, monkeypatch, secrets_key_file=key_file) as running:
         running.webhook("team", receiver.url)
     with Database(url) as database, database.transaction() as connection:
         (message_id,) = running.parts.channels.notify(connection, ["team"], NEWS)
     assert receiver.posts == []
-    with serving(url, monkeypatch):
+    with serving(url, monkeypatch, secrets_key_file=key_file):
         receiver.wait()
     assert receiver.ids == [str(message_id)]
 
 
 def test_of_two_replicas_one_sends_each_message(
-    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver, key_file: Path
 ) -> None:
-    url = clone_database("monitoring")
-    with serving(url, monkeypatch) as one, serving(url, monkeypatch) as other:
+    url, key = clone_database("monitoring"), {"secrets_key_file": key_file}
+    with serving(url, monkeypatch, **key) as one, serving(url, monkeypatch, **key) as other:
         names = [f"team-{number}" for number in range(4)]
         for name in names:
             one.webhook(name, receiver.url)
@@ -306,10 +335,11 @@ def test_without_a_key_secrets_are_refused_with_what_to_do(
     missing = (REFUSED, "SECRETS_KEY_MISSING")
     with serving(clone_database("monitoring"), monkeypatch) as running:
         assert reason(lambda: running.webhook("team", receiver.url, SECRET)) == missing
-        assert reason(lambda: running.webhook("team", receiver.url + "?token=1")) == missing
+        for url in (receiver.url, receiver.url + "?token=1", f"http://127.0.0.1:{receiver.port}?token=1"):
+            assert reason(partial(running.webhook, "team", url)) == missing
         with pytest.raises(grpc.RpcError, match="openssl rand -base64 32"):
             running.apprise("mail", "mailtos://user:password@example.com")
-        running.webhook("team", receiver.url)
+        running.webhook("team", f"http://127.0.0.1:{receiver.port}/")  # nothing of it is secret
         running.test("team")
 
 

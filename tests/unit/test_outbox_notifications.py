@@ -179,6 +179,7 @@ def test_what_tells_the_servers_own_machine_or_posts_anywhere_is_allowed_nowhere
         ("mailtos://u:secret@example.com?verify+=no", "URL_NOT_ALLOWED"),
         ("mailtos://u:secret@example.com?to=a&+verify=no", "URL_NOT_ALLOWED"),
         ("slack://secret/?redirect=yes", "URL_NOT_ALLOWED"),
+        ("slack://secret/?optional=yes", "URL_NOT_ALLOWED"),
         ("workflows://secret/?template=/etc/passwd", "URL_NOT_ALLOWED"),
         ("mailto://u:secret@example.com?pgppub=/etc/passwd", "URL_NOT_ALLOWED"),
     ],
@@ -250,6 +251,6 @@ def test_no_key_and_no_file_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_nothing_secret_is_shown_where_a_target_is() -> None:
-    stored = StoredChannel("team", "webhook", "https://example.com/***", b"sealed-secret", b"plain-secret")
+    stored = StoredChannel("team", "webhook", "https://example.com/***", False, b"sealed-secret", b"plain-secret")
     for shown in (WebhookTarget("https://x/secret", "secret"), AppriseTarget("slack://secret"), stored):
         assert "secret" not in repr(shown)

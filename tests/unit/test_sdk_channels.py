@@ -33,6 +33,11 @@ def test_a_channel_is_a_webhook_or_apprise(server: ScriptedServer, client: Clien
     made = client.monitoring.channels.set_webhook("ops", "https://example.org/hook", secret="s" * 16)
     assert (made.webhook.url, made.webhook.secret) == ("https://example.org/hook", "s" * 16)
     assert client.monitoring.channels.set_apprise("mail", "mailto://a:b@c").apprise.url == "mailto://a:b@c"
+    client.monitoring.channels.set_webhook("ops", "https://example.org/hook", clear_secret=True)
+    assert [request.clear_secret for request in server.calls["SetChannel"]] == [False, False, True]
+    changes = [pb.ChannelChange(name="ops", after=made)]
+    server.on("ListChannelChanges", answer(pb.ListChannelChangesResponse(changes=changes)))
+    assert list(client.monitoring.channels.changes("ops")) == changes
     server.on("ListChannels", answer(pb.ListChannelsResponse(channels=[made])))
     assert client.monitoring.channels.list() == [made]
     server.on("DeleteChannel", answer(pb.DeleteChannelResponse()))

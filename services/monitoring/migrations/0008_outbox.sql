@@ -32,6 +32,7 @@ CREATE TABLE channels (
     name        text        NOT NULL,
     kind        text        NOT NULL,
     shown_url   text        NOT NULL,                     -- without what may be secret
+    signed      boolean     NOT NULL DEFAULT false,       -- whether a webhook has a secret
     sealed      bytea,                                    -- the target as JSON, encrypted; see notifications/sealing.py
     plain       bytea,                                    -- or as it is, where nothing of it is secret
     update_time timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -40,3 +41,15 @@ CREATE TABLE channels (
     CONSTRAINT channels_kind CHECK (kind IN ('webhook', 'apprise')),
     CONSTRAINT channels_target CHECK (num_nonnulls(sealed, plain) = 1)
 );
+
+-- Who changed what of them; only ever appended.
+CREATE TABLE channel_changes (
+    change_number bigint      GENERATED ALWAYS AS IDENTITY,
+    change_time   timestamptz NOT NULL DEFAULT clock_timestamp(),
+    name          text        NOT NULL,
+    before        jsonb,                                  -- kind, shown_url and signed; NULL: there was none
+    after         jsonb,                                  -- likewise; NULL: it was deleted
+    changed_by    text        NOT NULL,
+    CONSTRAINT channel_changes_pkey PRIMARY KEY (change_number)
+);
+CREATE INDEX channel_changes_name ON channel_changes (name, change_number);

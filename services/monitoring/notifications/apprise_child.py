@@ -2,16 +2,19 @@
 
 It reads its task as JSON from standard input, so that no secret stands in a list of processes, and writes what became
 of it to standard output. Once apprise is loaded a guard takes hold: a socket connects only to an address that passed,
-no file is written, none is read but Python's own and the system's certificates, and no process is started.
+no file is written, none is read but Python's own and the system's certificates, and no process is started. What it may
+take of memory and processor time is limited before.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import json
 import logging
 import os
 import re
+import resource
 import socket
 import sys
 import sysconfig
@@ -21,6 +24,9 @@ from typing import Any
 from services.common.addresses import AddressRules, AllowedHosts
 
 MAX_TASK_BYTES = 1024 * 1024
+MEMORY_LIMIT_BYTES = 512 * 1024 * 1024
+"""Of addresses: apprise with all that it loads has some 80 MiB of them, and each thread reserves 64 more."""
+CPU_LIMIT_S = 60
 _READABLE = ("/etc/ssl", "/etc/pki", "/etc/mime.types", "/etc/localtime", "/usr/share", "/dev/null", "/dev/urandom")
 _NEVER = frozenset(
     {
@@ -110,11 +116,26 @@ class _Statuses(logging.Handler):
 
 def main() -> None:
     """Do the task, and say what became of it."""
+    limit_resources()
     task = json.loads(sys.stdin.buffer.read(MAX_TASK_BYTES))
     answer = _answer(task)
     sys.stdout.write(json.dumps(answer))
     sys.stdout.flush()
     os._exit(0)  # apprise's threads are not waited for
+
+
+def limit_resources() -> None:
+    """Bound what a plugin, or what a receiver answers it, can take; there is no way back."""
+    limits = {
+        resource.RLIMIT_AS: MEMORY_LIMIT_BYTES,
+        resource.RLIMIT_CPU: CPU_LIMIT_S,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_FSIZE: 0,
+    }
+    for which, most in limits.items():
+        # macOS refuses some of these, and a limit may already be lower than ours.
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(which, (most, most))
 
 
 def _answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -137,16 +158,45 @@ def _answer(task: dict[str, Any]) -> dict[str, Any]:
         service_timeout=task["timeout_s"],
     )
     service = apprise.Apprise.instantiate(task["url"], asset=asset)
-    if service is None:
-        return {"valid": False, "delivered": False, "status": "", "refused": guard.refused}
-    if task["check_only"]:
-        return {"valid": True, "delivered": False, "status": "", "refused": ""}
+    problem = _problem(service)
+    if service is None or problem is not None or task["check_only"]:
+        reason, sentence = problem or ("", "")
+        return {"reason": reason, "problem": sentence, "delivered": False, "status": "", "refused": guard.refused}
+    service.overflow_mode = apprise.OverflowMode.TRUNCATE
     messenger = apprise.Apprise(asset=asset)
     messenger.add(service)
     delivered = messenger.notify(
-        title=task["title"], body=task["text"], notify_type=task["type"], body_format=apprise.NotifyFormat.TEXT
+        title=task["title"],
+        body=fitted(task["text"], task["last_line"], service.body_maxlen - len(task["title"])),
+        notify_type=task["type"],
+        body_format=apprise.NotifyFormat.TEXT,
     )
-    return {"valid": True, "delivered": bool(delivered), "status": statuses.status, "refused": guard.refused}
+    return {
+        "reason": "", "problem": "", "delivered": bool(delivered), "status": statuses.status, "refused": guard.refused,
+    }  # fmt: skip
+
+
+def _problem(service: Any) -> tuple[str, str] | None:
+    """Say why a service of apprise's is not used, with the reason first; None: it is."""
+    if service is None:
+        return "INVALID_CHANNEL", "apprise cannot read it: see its documentation for what follows the scheme"
+    if len(service) > 1:
+        # Where one of several refuses, apprise says no more than that it failed, and all would hear it again and again.
+        sentence = f"it names {len(service)} receivers, and a channel tells one: make a channel of each"
+        return "INVALID_CHANNEL", sentence
+    if not service.verify_certificate:
+        return "URL_NOT_ALLOWED", "it would not look at the receiver's certificate"
+    # Mail alone has a mode: apprise logs in without TLS wherever the scheme is mailto, and the domain unknown to it.
+    if getattr(service, "secure_mode", None) == "insecure" and (service.password or service.schema == "mailtos"):
+        return "URL_NOT_ALLOWED", "it would go without TLS: write mailtos://, and no mode=insecure"
+    return None
+
+
+def fitted(text: str, last_line: str, room: int) -> str:
+    """Cut a text to what its receiver takes, but for the last line: what is too long would be refused each time."""
+    room -= len(last_line) + len("\r\n\n\n")
+    kept = text if len(text) <= room else text[: max(0, room - 1)].rstrip() + "…"
+    return f"{kept}\n\n{last_line}"
 
 
 def _roots() -> tuple[str, ...]:

@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from services.common.errors import Unavailable
+from services.common.errors import InvalidArgument, Unavailable
 from services.common.outbox.webhooks import NotDelivered
 
 _ROOT = Path(__file__).resolve().parents[3]
@@ -22,49 +22,60 @@ _START = (
     "import runpy, sys; sys.path.insert(0, sys.argv.pop(1)); "
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
-CHILDREN = 4
 TIMEOUT_S = 20.0
 STARTING_S = 10.0
 """What loading apprise may take beside, on a machine that is busy."""
 
 
 class AppriseSender:
-    """Sends messages; any number of threads may share one, and a few children at once serve them."""
+    """Sends messages; any number of threads may share one, and so many children at once serve them."""
 
     def __init__(
-        self, allowed_hosts: str, *, timeout_s: float = TIMEOUT_S, starting_s: float = STARTING_S, child: str = CHILD
+        self,
+        allowed_hosts: str,
+        children: int,
+        *,
+        timeout_s: float = TIMEOUT_S,
+        starting_s: float = STARTING_S,
+        child: str = CHILD,
     ) -> None:
         """`child` is the module that each process runs."""
         self._allowed_hosts = allowed_hosts
         self._timeout_s = timeout_s
         self._starting_s = starting_s
         self._child = child
-        self._places = threading.BoundedSemaphore(CHILDREN)
+        self._places = threading.BoundedSemaphore(children)
 
-    def understands(self, url: str) -> bool:
-        """Whether apprise can read a URL; reaches nobody.
+    def check(self, url: str, field: str) -> None:
+        """See that apprise can read a URL, and that it names one receiver and keeps its password; reaches nobody.
 
         Raises:
-            Unavailable: it did not say (APPRISE_FAILED).
+            InvalidArgument: it does not; INVALID_CHANNEL, URL_NOT_ALLOWED.
+            Unavailable: nobody said (APPRISE_FAILED, APPRISE_BUSY, RECEIVER_TIMEOUT).
         """
-        return bool(self._ask({"url": url, "check_only": True})["valid"])
+        answer = self._ask({"url": url, "check_only": True})
+        if answer["problem"]:
+            raise InvalidArgument.field(field, answer["problem"], reason=answer["reason"])
 
-    def send(self, url: str, scheme: str, title: str, text: str, kind: str) -> None:
+    def send(self, url: str, scheme: str, title: str, text: str, kind: str, last_line: str) -> None:
         """Send a message; `kind` is apprise's: info, success, warning or failure.
+
+        A text that is longer than the receiver takes is cut, and `last_line` still follows it.
 
         Raises:
             NotDelivered: it did not arrive; says what the receiver answered, where that is known.
         """
         try:
-            answer = self._ask({"url": url, "check_only": False, "title": title, "text": text, "type": kind})
+            task = {"url": url, "check_only": False, "title": title, "text": text, "last_line": last_line, "type": kind}
+            answer = self._ask(task)
         except Unavailable as error:
             raise NotDelivered(f"{scheme}: {error.message}", reason=error.reason) from error
         if answer["delivered"]:
             return
         if answer["refused"]:
             raise NotDelivered(f"{scheme}: {answer['refused']}", reason="URL_NOT_ALLOWED")
-        if not answer["valid"]:
-            raise NotDelivered(f"{scheme}: apprise cannot read the URL any more", reason="INVALID_CHANNEL")
+        if answer["problem"]:
+            raise NotDelivered(f"{scheme}: {answer['problem']}", reason=answer["reason"])
         status = f" (HTTP {answer['status']})" if answer["status"] else ""
         sentence = f"{scheme}: the receiver could not be reached, or refused the message{status}"
         raise NotDelivered(sentence, reason="RECEIVER_REFUSED")

@@ -23,9 +23,11 @@ NEVER = {
     **dict.fromkeys(("apprise", "apprises"), "it passes messages on to anywhere: name their receivers here"),
 }
 _SCHEME = re.compile(r"([a-z0-9]{1,32})://.", re.IGNORECASE)
-# What would weaken a promise of ours (TLS verified, no redirects, one attempt) or read a file of the server's.
+# What would weaken a promise of ours (TLS verified, no redirects, one attempt, none that counts as arrived though it
+# failed) or read a file of the server's.
 _REFUSED_PARAMETERS = (
     "verify", "redirect", "retry", "wait", "store", "template", "keyfile", "subfile", "pgp", "pgppub", "pgpprv", "wkd",
+    "optional",
 )  # fmt: skip
 # A `+` is a space to apprise, which it strips.
 _PARAMETER = re.compile(rf"[?&;][\s+]*({'|'.join(_REFUSED_PARAMETERS)})[\s+]*=", re.IGNORECASE)

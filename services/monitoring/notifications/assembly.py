@@ -17,6 +17,9 @@ from services.monitoring.notifications.senders import Senders
 from services.monitoring.notifications.store import ChannelStore
 from services.monitoring.parts import Parts
 
+REQUEST_CHILDREN = 2
+"""Processes of apprise's at once for those who set channels and test them."""
+
 
 def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, start sending, and give what it serves."""
@@ -24,14 +27,15 @@ def assemble(parts: Parts) -> Sequence[Service]:
     seal = Seal(settings.secrets_key_file)
     seal.check()
     rules = AddressRules(AllowedHosts.parse(settings.notification_allowed_hosts))
-    senders = Senders(
-        rules,
-        Webhooks(rules, ca_file=settings.notification_ca_file),
-        AppriseSender(settings.notification_allowed_hosts),
-        read_schemes(settings.apprise_schemes),
+    webhooks, schemes = Webhooks(rules, ca_file=settings.notification_ca_file), read_schemes(settings.apprise_schemes)
+    # Apart, so that whoever tries channels out keeps no place from what is to be delivered.
+    requests, deliveries = (
+        Senders(rules, webhooks, AppriseSender(settings.notification_allowed_hosts, children), schemes)
+        for children in (REQUEST_CHILDREN, settings.notification_senders)
     )
     parts.outbox = Outbox(parts.database, "monitoring")
-    parts.channels = Channels(parts.database, ChannelStore(parts.database), parts.outbox, seal, senders, parts.clock)
+    store = ChannelStore(parts.database)
+    parts.channels = Channels(parts.database, store, parts.outbox, seal, requests, deliveries, parts.clock)
     limits = OutboxLimits(slots=settings.notification_senders, poll_interval_s=settings.notification_interval_ms / 1000)
     workers = OutboxWorkers(parts.outbox, parts.channels.deliver, limits)
     workers.open()

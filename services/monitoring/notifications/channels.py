@@ -6,9 +6,11 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 from uuid import UUID
 
 from penstock.ids import uuid7
+from services.common import pages
 from services.common.errors import (
     DomainError,
     FailedPrecondition,
@@ -22,6 +24,7 @@ from services.common.postgres import Database
 from services.monitoring.notifications.models import (
     MAX_CHANNELS,
     AppriseTarget,
+    Change,
     Channel,
     Notification,
     StoredChannel,
@@ -35,29 +38,40 @@ from services.monitoring.notifications.store import ChannelStore
 from services.monitoring.parts import Clock
 
 WEBHOOK, APPRISE = "webhook", "apprise"
+DEFAULT_PAGE_SIZE = 100
 InUse = Callable[[OutboxConnection, str], str]
 """Says in a sentence what relies on a channel, in the transaction that would delete it; '' where nothing does."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChannelDraft:
-    """A channel as somebody sets it; an empty secret of a webhook means the one that it has."""
+    """A channel as somebody sets it; an empty secret of a webhook means the one that it has, unless that is to go."""
 
     name: str
     target: Target = field(repr=False)
+    clear_secret: bool = False
 
 
 class Channels:
     """Keeps the channels, and sends to them by the outbox: `notify` writes, `deliver` is what the workers call."""
 
     def __init__(
-        self, database: Database, store: ChannelStore, outbox: Outbox, seal: Seal, senders: Senders, clock: Clock
+        self,
+        database: Database,
+        store: ChannelStore,
+        outbox: Outbox,
+        seal: Seal,
+        senders: Senders,
+        deliveries: Senders,
+        clock: Clock,
     ) -> None:
+        """`senders` serve those who set channels and test them, `deliveries` the outbox."""
         self._db = database
         self._store = store
         self._outbox = outbox
         self._seal = seal
         self._senders = senders
+        self._deliveries = deliveries
         self._clock = clock
         self._in_use: list[InUse] = []
 
@@ -101,7 +115,7 @@ class Channels:
         if stored is None:
             sentence = f"the channel {message.destination} was deleted"
             raise Undeliverable(sentence, reason="CHANNEL_NOT_FOUND")
-        self._senders.send(self._target(stored), message.message_id, message.body)
+        self._deliveries.send(self._target(stored), message.message_id, message.body)
 
     # For callers
 
@@ -119,17 +133,19 @@ class Channels:
             if known is None and others >= MAX_CHANNELS:
                 sentence = f"there are {others} channels, and at most {MAX_CHANNELS} are kept: delete one"
                 raise ResourceExhausted(sentence, reason="TOO_MANY_CHANNELS")
-            target = self._with_secret(draft.target, known)
+            target = draft.target if draft.clear_secret else self._with_secret(draft.target, known)
             sealed, plain = self._sealed(target)
             stored = StoredChannel(
                 name=draft.name,
                 kind=WEBHOOK if isinstance(target, WebhookTarget) else APPRISE,
                 shown_url=shown_url,
+                signed=isinstance(target, WebhookTarget) and target.secret != "",
                 sealed=sealed,
                 plain=plain,
                 updated_by=caller().name,
             )
             stored = self._store.set(connection, stored)
+            self._store.log(connection, known, stored, stored.updated_by)
         return self._shown([stored])[0]
 
     def delete(self, name: str) -> None:
@@ -140,18 +156,33 @@ class Channels:
             FailedPrecondition: something relies on it (CHANNEL_IN_USE).
         """
         with self._db.transaction() as connection:
-            if not self._store.hold(connection, name):
+            known = self._store.hold(connection, name)
+            if known is None:
                 raise _not_found(name)
             for in_use in self._in_use:
                 if sentence := in_use(connection, name):
                     raise FailedPrecondition(f"{sentence}: take the channel out there first", reason="CHANNEL_IN_USE")
             self._store.delete(connection, name)
+            self._store.log(connection, known, None, caller().name)
             reason, message = "CHANNEL_NOT_FOUND", "the channel was deleted"
             self._outbox.drop(connection, name, reason=reason, message=message)
 
     def listed(self) -> list[Channel]:
         """List them by name."""
         return self._shown(self._store.listed(MAX_CHANNELS))
+
+    def changes(self, name: str, *, size: int, token: str) -> tuple[Sequence[Change], str]:
+        """List what was done to channels, the newest first, and the token of the next page; empty on the last.
+
+        Raises:
+            InvalidArgument: the size or the token.
+        """
+        size = pages.page_size(size, default=DEFAULT_PAGE_SIZE)
+        bound_to = {"name": name}
+        found = self._store.changes(name, before=_position(pages.decode(token, bound_to)), limit=size + 1)
+        if len(found) <= size:
+            return found, ""
+        return found[:size], pages.encode([found[size - 1].number], bound_to)
 
     def test(self, name: str) -> int:
         """Send a channel a message that says it is a test, once; gives how long that took, in ms.
@@ -186,10 +217,13 @@ class Channels:
         return replace(target, secret=before.secret) if isinstance(before, WebhookTarget) else target
 
     def _sealed(self, target: Target) -> tuple[bytes | None, bytes | None]:
-        """Give the target encrypted, or as it is where there is no key and nothing of it looks secret."""
+        """Give the target encrypted, or as it is where there is no key and it is a host alone.
+
+        A path may be a secret itself, as that of every hook of Slack's, Teams' and Discord's is.
+        """
         if isinstance(target, WebhookTarget):
             text = json.dumps({"url": target.url, "secret": target.secret}).encode()
-            if not self._seal.ready and not target.secret and "?" not in target.url:
+            if not self._seal.ready and not target.secret and not self._senders.has_path(target):
                 return None, text
         else:
             text = json.dumps({"url": target.url}).encode()
@@ -205,12 +239,23 @@ def _channel(stored: StoredChannel, standing: Destination) -> Channel:
         name=stored.name,
         kind=stored.kind,
         shown_url=stored.shown_url,
+        signed=stored.signed,
         update_time=stored.update_time,
         updated_by=stored.updated_by,
         last_delivery_time=standing.last_delivery_time,
         waiting_count=standing.waiting_count,
         last_error=standing.last_error,
     )
+
+
+def _position(position: list[Any] | None) -> int | None:
+    """Read what a token of ours says; it is not signed, so it is looked at like any input."""
+    match position:
+        case None:
+            return None
+        case [int(number)] if 0 < number < 2**63:
+            return number
+    raise pages.unknown_token()
 
 
 def _not_found(name: str) -> NotFound:

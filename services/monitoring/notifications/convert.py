@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 from penstock.api.monitoring.v1 import channels_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.monitoring.notifications.channels import WEBHOOK, ChannelDraft
-from services.monitoring.notifications.models import AppriseTarget, Channel, WebhookTarget
+from services.monitoring.notifications.models import AppriseTarget, Change, Channel, Said, WebhookTarget
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
 _SECRET = re.compile(r"[\x21-\x7e]{16,256}")
@@ -39,7 +40,10 @@ def draft(request: pb.SetChannelRequest) -> ChannelDraft:
             if secret and not _SECRET.fullmatch(secret):
                 sentence = f"16 to 256 printable ASCII characters are allowed, got {len(secret)} characters"
                 raise InvalidArgument.field("channel.webhook.secret", sentence, reason="INVALID_CHANNEL")
-            return ChannelDraft(name, WebhookTarget(channel.webhook.url, secret))
+            if secret and request.clear_secret:
+                sentence = "there is a secret to sign with, too: give one or clear it"
+                raise InvalidArgument.field("clear_secret", sentence, reason="INVALID_CHANNEL")
+            return ChannelDraft(name, WebhookTarget(channel.webhook.url, secret), request.clear_secret)
         case "apprise":
             return ChannelDraft(name, AppriseTarget(channel.apprise.url))
         case _:
@@ -55,12 +59,33 @@ def channel_proto(channel: Channel) -> pb.Channel:
         waiting_count=channel.waiting_count,
         last_error=channel.last_error,
     )
-    if channel.kind == WEBHOOK:
-        message.webhook.url = channel.shown_url
-    else:
-        message.apprise.url = channel.shown_url
+    _show(message, channel)
     if channel.update_time is not None:
         message.update_time.FromDatetime(channel.update_time)
     if channel.last_delivery_time is not None:
         message.last_delivery_time.FromDatetime(channel.last_delivery_time)
     return message
+
+
+def changes_response(changes: Sequence[Change], next_page_token: str) -> pb.ListChannelChangesResponse:
+    """Write a page of changes."""
+    return pb.ListChannelChangesResponse(changes=map(_change_proto, changes), next_page_token=next_page_token)
+
+
+def _change_proto(change: Change) -> pb.ChannelChange:
+    message = pb.ChannelChange(name=change.name, changed_by=change.changed_by)
+    message.time.FromDatetime(change.time)
+    if change.before is not None:
+        message.before.name = change.name
+        _show(message.before, change.before)
+    if change.after is not None:
+        message.after.name = change.name
+        _show(message.after, change.after)
+    return message
+
+
+def _show(message: pb.Channel, channel: Channel | Said) -> None:
+    if channel.kind == WEBHOOK:
+        message.webhook.url, message.webhook.signed = channel.shown_url, channel.signed
+    else:
+        message.apprise.url = channel.shown_url

@@ -79,12 +79,14 @@ class Channel:
     Attributes:
         kind: webhook or apprise.
         shown_url: without what may be secret.
+        signed: whether a webhook has a secret.
         last_error: why the latest attempt failed; empty where it did not.
     """
 
     name: str
     kind: str
     shown_url: str
+    signed: bool
     update_time: datetime | None
     updated_by: str
     last_delivery_time: datetime | None = None
@@ -99,7 +101,29 @@ class StoredChannel:
     name: str
     kind: str
     shown_url: str
+    signed: bool
     sealed: bytes | None = field(repr=False)
     plain: bytes | None = field(repr=False)
     update_time: datetime | None = None
     updated_by: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a change shows of a channel; see `Channel`."""
+
+    kind: str
+    shown_url: str
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What somebody did to a channel: `before` is None where it was made, `after` where it was deleted."""
+
+    number: int
+    time: datetime
+    name: str
+    before: Said | None
+    after: Said | None
+    changed_by: str

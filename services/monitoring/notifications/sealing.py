@@ -63,7 +63,7 @@ class Seal:
         from cryptography.fernet import Fernet, MultiFernet
 
         if self._path is None:
-            sentence = f"this server has no key to encrypt secrets with: {ADVICE}"
+            sentence = f"this server has no key to encrypt secrets with, and a path of a URL may be one: {ADVICE}"
             raise FailedPrecondition(sentence, reason="SECRETS_KEY_MISSING")
         try:
             with self._path.open("rb") as file:

@@ -19,7 +19,7 @@ _KINDS = {"CRITICAL": "failure", "WARNING": "warning", "INFO": "info"}
 
 
 class Senders:
-    """Checks targets and sends to them."""
+    """Checks targets and sends to them. What somebody waits for, and what the outbox delivers, have one each."""
 
     def __init__(
         self, rules: AddressRules, webhooks: Webhooks, apprise: AppriseSender, apprise_schemes: frozenset[str]
@@ -38,10 +38,12 @@ class Senders:
         if isinstance(target, WebhookTarget):
             return self._check_webhook(target)
         scheme = scheme_of(target.url, self._schemes, "channel.apprise.url")
-        if not self._apprise.understands(target.url):
-            sentence = f"apprise cannot read it: see its documentation for what follows {scheme}://"
-            raise InvalidArgument.field("channel.apprise.url", sentence, reason="INVALID_CHANNEL")
+        self._apprise.check(target.url, "channel.apprise.url")
         return f"{scheme}://***"
+
+    def has_path(self, target: WebhookTarget) -> bool:
+        """Whether a webhook that was checked has a path or a query."""
+        return self._rules.endpoint(target.url).target != "/"
 
     def send(self, target: Target, message_id: UUID, document: bytes) -> None:
         """Send a document, once; raises as `Deliver` says."""
@@ -51,7 +53,8 @@ class Senders:
         told: dict[str, Any] = json.loads(document)
         scheme = scheme_of(target.url, self._schemes, "url")
         kind = "success" if told["state"] == RESOLVED else _KINDS[told["severity"]]
-        self._apprise.send(target.url, scheme, told["title"], told["text"], kind)
+        # Mail and chats have no header for it: by this line a person, or a filter, knows what came twice.
+        self._apprise.send(target.url, scheme, told["title"], told["text"], kind, f"Message: {message_id}")
 
     def _check_webhook(self, target: WebhookTarget) -> str:
         try:

@@ -19,6 +19,7 @@ ROLES = {
     "DeleteChannel": Role.ADMIN,
     "ListChannels": Role.VIEWER,
     "TestChannel": Role.OPERATOR,
+    "ListChannelChanges": Role.VIEWER,
 }
 
 
@@ -48,6 +49,13 @@ class ChannelServicer(ChannelServiceServicer):
         """Send a test."""
         duration_ms = self._channels.test(convert.channel_name(request.name, "name"))
         return pb.TestChannelResponse(duration_ms=duration_ms)
+
+    def ListChannelChanges(
+        self, request: pb.ListChannelChangesRequest, context: grpc.ServicerContext
+    ) -> pb.ListChannelChangesResponse:
+        """Give a page of what was done to channels."""
+        name = convert.channel_name(request.name, "name") if request.name else ""
+        return convert.changes_response(*self._channels.changes(name, size=request.page_size, token=request.page_token))
 
 
 def service(channels: Channels) -> Service:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import islice
 
 from penstock.api.monitoring.v1 import channels_pb2 as pb
-from penstock.monitoring_connection import MonitoringConnected
+from penstock.monitoring_connection import MonitoringConnected, page_size_of
+from penstock.paging import pages
 
 TEST_TIMEOUT_S = 60.0
 
@@ -14,22 +16,29 @@ TEST_TIMEOUT_S = 60.0
 class NotificationChannelsClient(MonitoringConnected):
     """Channels, by name. Their secrets go in, and never come out."""
 
-    def set_webhook(self, name: str, url: str, *, secret: str = "") -> pb.Channel:
+    def set_webhook(self, name: str, url: str, *, secret: str = "", clear_secret: bool = False) -> pb.Channel:
         """Make or replace a channel that posts JSON.
 
         Args:
             name: 1 to 100 characters.
             url: https, or http where the service allows it; private addresses only where it allows them by name.
             secret: signs what is posted: 16 to 256 characters. Empty: that of the channel that is replaced stays.
+            clear_secret: it does not stay: what is posted is signed no more.
 
         Raises:
             InvalidArgument: the URL leads where it may not (URL_NOT_ALLOWED), or is none (INVALID_CHANNEL).
+            FailedPrecondition: the service has no key to keep secrets with (SECRETS_KEY_MISSING).
         """
-        return self._set(pb.Channel(name=name, webhook=pb.WebhookChannel(url=url, secret=secret)))
+        channel = pb.Channel(name=name, webhook=pb.WebhookChannel(url=url, secret=secret))
+        return self._set(pb.SetChannelRequest(channel=channel, clear_secret=clear_secret))
 
     def set_apprise(self, name: str, url: str) -> pb.Channel:
-        """Make or replace a channel as apprise writes it, such as `mailto://…` or `slack://…`; raises likewise."""
-        return self._set(pb.Channel(name=name, apprise=pb.AppriseChannel(url=url)))
+        """Make or replace a channel as apprise writes it, such as `mailtos://…` or `slack://…`; raises likewise.
+
+        The URL names one receiver.
+        """
+        channel = pb.Channel(name=name, apprise=pb.AppriseChannel(url=url))
+        return self._set(pb.SetChannelRequest(channel=channel))
 
     def delete(self, name: str) -> None:
         """Delete a channel; raises NotFound, and FailedPrecondition where rules name it (CHANNEL_IN_USE)."""
@@ -49,6 +58,14 @@ class NotificationChannelsClient(MonitoringConnected):
         answer = self._connection.unary(self._connection.stub.TestChannel, request, timeout_s=TEST_TIMEOUT_S)
         return timedelta(milliseconds=answer.duration_ms)
 
-    def _set(self, channel: pb.Channel) -> pb.Channel:
-        request = pb.SetChannelRequest(channel=channel)
+    def changes(self, name: str = "", *, limit: int | None = None) -> Iterator[pb.ChannelChange]:
+        """List who made, replaced and deleted channels, the newest first; with a name: only that one's."""
+
+        def fetch(token: str) -> pb.ListChannelChangesResponse:
+            request = pb.ListChannelChangesRequest(name=name, page_size=page_size_of(limit), page_token=token)
+            return self._connection.unary(self._connection.stub.ListChannelChanges, request)
+
+        return islice((change for page in pages(fetch) for change in page.changes), limit)
+
+    def _set(self, request: pb.SetChannelRequest) -> pb.Channel:
         return self._connection.unary(self._connection.stub.SetChannel, request).channel

@@ -125,6 +125,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "DeleteChannel": Safety.NEVER,  # the second finds none
         "ListChannels": Safety.ALWAYS,
         "TestChannel": Safety.NEVER,  # somebody reads each message
+        "ListChannelChanges": Safety.ALWAYS,
         "CreateRetrainingRequest": Safety.WITH_REQUEST_ID,
         "GetRetrainingRequest": Safety.ALWAYS,
         "ListRetrainingRequests": Safety.ALWAYS,

@@ -4,23 +4,29 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import RenderableType
 from rich.text import Text
 
+from penstock.api.monitoring.v1 import channels_pb2 as pb
 from penstock.cli.alert_views import channels_table
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.options import Json, NoColor, Token, Url, Yes
-from penstock.cli.output import Output
+from penstock.cli.model_views import time_of
+from penstock.cli.options import Json, Limit, NoColor, Token, Url, Yes
+from penstock.cli.output import Column, Output
 
 EXAMPLES = """Examples
 
   penstock alert channel set ops --webhook https://example.org/hook --secret-file hook.key
-  OPS_MAIL=mailto://… penstock alert channel set mail --apprise-env OPS_MAIL
+  penstock alert channel set chat --webhook-file hook.url
+  OPS_MAIL=mailtos://… penstock alert channel set mail --apprise-env OPS_MAIL
   penstock alert channel test ops
+  penstock alert channel history ops
 """
 app = typer.Typer(no_args_is_help=True, help="Channels: whom to tell, by webhook, e-mail, Slack …", epilog=EXAMPLES)
 MAX_SECRET_BYTES = 16_384
@@ -30,16 +36,28 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The channel's name.",
 @app.command("set", epilog=EXAMPLES)
 def set_(
     name: Name,
-    webhook: Annotated[str, typer.Option("--webhook", metavar="URL", help="Post JSON there, https as a rule.")] = "",
+    webhook: Annotated[
+        str,
+        typer.Option("--webhook", metavar="URL", help="Post JSON there, https as a rule; with nothing secret in it."),
+    ] = "",
+    webhook_file: Annotated[
+        str, typer.Option("--webhook-file", metavar="FILE | -", help="Post JSON to the URL that this file holds.")
+    ] = "",
+    webhook_env: Annotated[
+        str, typer.Option("--webhook-env", metavar="VARIABLE", help="Post JSON to the URL that this variable holds.")
+    ] = "",
     secret_file: Annotated[
         str, typer.Option("--secret-file", metavar="FILE | -", help="Sign it with what this file holds.")
     ] = "",
     secret_env: Annotated[
         str, typer.Option("--secret-env", metavar="VARIABLE", help="Sign it with what this variable holds.")
     ] = "",
+    no_secret: Annotated[
+        bool, typer.Option("--no-secret", help="Sign it no more: the secret that it had is forgotten.")
+    ] = False,
     apprise_file: Annotated[
         str,
-        typer.Option("--apprise-file", metavar="FILE | -", help="By apprise: a file with its URL, such as mailto://…"),
+        typer.Option("--apprise-file", metavar="FILE | -", help="By apprise: a file with its URL, such as mailtos://…"),
     ] = "",
     apprise_env: Annotated[
         str, typer.Option("--apprise-env", metavar="VARIABLE", help="By apprise: a variable with its URL.")
@@ -51,18 +69,28 @@ def set_(
 ) -> None:
     """Make or replace a channel. Its secrets are kept encrypted, and never given out.
 
-    A webhook that is replaced without a secret keeps the one that it has.
+    A webhook that is replaced without a secret keeps the one that it has. The path of a webhook is often a secret
+    itself: then name a file or a variable with its URL. An apprise URL names one receiver: make a channel of each.
     """
     output = Output(as_json=as_json, no_color=no_color)
     apprise = secret_of(apprise_file, apprise_env, "--apprise")
     secret = secret_of(secret_file, secret_env, "--secret")
-    if bool(webhook) == bool(apprise):
-        raise typer.BadParameter("give --webhook URL, or one of --apprise-file and --apprise-env")
-    if secret and not webhook:
+    posted_to = secret_of(webhook_file, webhook_env, "--webhook")
+    if (bool(webhook), bool(posted_to), bool(apprise)).count(True) != 1:
+        raise typer.BadParameter(
+            "give --webhook URL, or one of --webhook-file, --webhook-env, --apprise-file and --apprise-env"
+        )
+    if (secret or no_secret) and apprise:
         raise typer.BadParameter("a secret signs what a webhook posts; apprise has it in its URL")
+    if secret and no_secret:
+        raise typer.BadParameter("give a secret, or --no-secret")
+    hook = webhook or posted_to
     with connect(Service.MONITORING, url, token) as client:
         channels = client.monitoring.channels
-        made = channels.set_webhook(name, webhook, secret=secret) if webhook else channels.set_apprise(name, apprise)
+        if hook:
+            made = channels.set_webhook(name, hook, secret=secret, clear_secret=no_secret)
+        else:
+            made = channels.set_apprise(name, apprise)
     output.answer(document_of(made), channels_table(output, [made]))
     output.note(f"to see that it arrives: penstock alert channel test {name}")
 
@@ -85,6 +113,22 @@ def try_out(name: Name, url: Url = None, token: Token = None, as_json: Json = Fa
     took_ms = round(took.total_seconds() * 1000)
     output.answer({"name": name, "duration_ms": took_ms}, Text(f"{name} took it, in {took_ms:,} ms"))
     output.note(f"rules name whom they tell: penstock alert rule create NAME --when … --channel {name}")
+
+
+@app.command()
+def history(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Of this channel; else of all.")] = "",
+    limit: Limit = 100,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Say who made, replaced and deleted channels, the newest first."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.MONITORING, url, token) as client:
+        found = list(client.monitoring.channels.changes(name, limit=limit))
+    output.answer([document_of(each) for each in found], _changes_table(output, found))
 
 
 @app.command()
@@ -122,3 +166,23 @@ def secret_of(file: str, variable: str, option: str) -> str:
     if not found.strip() or len(found) > MAX_SECRET_BYTES:
         raise typer.BadParameter(f"{file} is empty, or over {MAX_SECRET_BYTES} characters", param_hint=f"{option}-file")
     return found.strip()
+
+
+def _changes_table(output: Output, changes: Sequence[pb.ChannelChange]) -> RenderableType:
+    columns = (
+        Column("when"),
+        Column("who", give="cut", least_width=8),
+        Column("channel", give="cut", least_width=8),
+        Column("what"),
+        Column("address", give="cut", optional=True, least_width=16),
+    )
+    rows = [(output.time(time_of(each.time)), each.changed_by, each.name, *_change(each)) for each in changes]
+    return output.table(columns, rows, empty="nothing was done to channels")
+
+
+def _change(change: pb.ChannelChange) -> tuple[str, str]:
+    """Say what was done, and of which address."""
+    said = change.after if change.HasField("after") else change.before
+    address = said.webhook.url + (", signed" if said.webhook.signed else "") if said.HasField("webhook") else ""
+    changed = "replaced" if change.HasField("after") else "deleted"
+    return changed if change.HasField("before") else "made", address or said.apprise.url

@@ -38,6 +38,7 @@ class WebhookChannel(_message.Message):
 
     URL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """https, or http where the server allows it. Private addresses are refused unless the server allows them by name.
     At most 2,048 characters, without user and password. Given out without its path, which may be a secret itself.
@@ -45,17 +46,20 @@ class WebhookChannel(_message.Message):
     secret: _builtins.str
     """With it the body is signed: X-Penstock-Signature: t=UNIX_SECONDS,v1=HMAC_SHA256(secret, t + "." + body), in hex.
     16 to 256 printable ASCII characters; only written, never given out. Empty when a webhook is replaced: the one
-    before stays.
+    before stays, unless `clear_secret` is set.
     """
+    signed: _builtins.bool
+    """Whether what it posts is signed; only given out."""
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         secret: _builtins.str = ...,
+        signed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "signed", b"signed", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -69,8 +73,10 @@ class AppriseChannel(_message.Message):
 
     URL_FIELD_NUMBER: _builtins.int
     url: _builtins.str
-    """As apprise writes it: mailto://…, slack://…, of the schemes that the server allows. At most 2,048 characters. Given
-    out without what may be secret: its scheme alone.
+    """As apprise writes it: mailtos://…, slack://…, of the schemes that the server allows. At most 2,048 characters. It
+    names one receiver: where one of several refuses, all would be told again. A password goes over TLS alone. Given out
+    without what may be secret: its scheme alone. The text that is sent ends in the message's id, and is cut to what
+    the receiver takes.
     """
     def __init__(
         self,
@@ -152,6 +158,11 @@ class SetChannelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANNEL_FIELD_NUMBER: _builtins.int
+    CLEAR_SECRET_FIELD_NUMBER: _builtins.int
+    clear_secret: _builtins.bool
+    """A webhook without a secret loses the one that it had: what it posts is signed no more. With a secret it is
+    INVALID_CHANNEL.
+    """
     @_builtins.property
     def channel(self) -> Global___Channel:
         """What the service gives is ignored."""
@@ -160,10 +171,11 @@ class SetChannelRequest(_message.Message):
         self,
         *,
         channel: Global___Channel | None = ...,
+        clear_secret: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "clear_secret", b"clear_secret"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -316,3 +328,107 @@ class TestChannelResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___TestChannelResponse: _TypeAlias = TestChannelResponse  # noqa: Y015
+
+@_typing.final
+class ChannelChange(_message.Message):
+    """ChannelChange is what somebody did to a channel."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The channel's name."""
+    changed_by: _builtins.str
+    """Who."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def before(self) -> Global___Channel:
+        """What it was: kind, and address as given out; unset: there was none. What is secret is not shown, so that a change
+        of it alone shows two that look the same.
+        """
+
+    @_builtins.property
+    def after(self) -> Global___Channel:
+        """What it became; unset: it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        name: _builtins.str = ...,
+        before: Global___Channel | None = ...,
+        after: Global___Channel | None = ...,
+        changed_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "changed_by", b"changed_by", "name", b"name", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChannelChange: _TypeAlias = ChannelChange  # noqa: Y015
+
+@_typing.final
+class ListChannelChangesRequest(_message.Message):
+    """ListChannelChangesRequest filters and pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Only of the channel of this name; empty: of all."""
+    page_size: _builtins.int
+    """1 to 1,000; 0: 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before, with the same filters."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChannelChangesRequest: _TypeAlias = ListChannelChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListChannelChangesResponse(_message.Message):
+    """ListChannelChangesResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChannelChange]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___ChannelChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListChannelChangesResponse: _TypeAlias = ListChannelChangesResponse  # noqa: Y015

@@ -55,6 +55,11 @@ class ChannelServiceStub(object):
                 request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.TestChannelRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.TestChannelResponse.FromString,
                 _registered_method=True)
+        self.ListChannelChanges = channel.unary_unary(
+                '/penstock.api.monitoring.v1.ChannelService/ListChannelChanges',
+                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.ListChannelChangesRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.ListChannelChangesResponse.FromString,
+                _registered_method=True)
 
 
 class ChannelServiceServicer(object):
@@ -64,8 +69,10 @@ class ChannelServiceServicer(object):
     def SetChannel(self, request, context):
         """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
         Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
-        server has no key to encrypt with), SECRETS_KEY_CHANGED (the secret that was to stay cannot be read any more).
-        RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100).
+        server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
+        secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100). UNAVAILABLE, of
+        apprise channels: APPRISE_BUSY (others are being set or tested), APPRISE_FAILED (the process that reads the URL
+        broke), RECEIVER_TIMEOUT (it took too long).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -73,7 +80,7 @@ class ChannelServiceServicer(object):
 
     def DeleteChannel(self, request, context):
         """Deletes a channel; what waits for it is not sent any more.
-        Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE.
+        Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE (the message names the rules).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,8 +94,20 @@ class ChannelServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def TestChannel(self, request, context):
-        """Sends a channel a message that says it is a test, once, and waits for what comes of it.
-        Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
+        """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
+        50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: SECRETS_KEY_MISSING,
+        SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot be read any more: set it again), and NOT_DELIVERED
+        with the receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED,
+        RECEIVER_TIMEOUT, RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+        INVALID_CHANNEL, APPRISE_BUSY or APPRISE_FAILED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListChannelChanges(self, request, context):
+        """Who made, replaced and deleted channels, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_CHANNEL,
+        INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -116,6 +135,11 @@ def add_ChannelServiceServicer_to_server(servicer, server):
                     servicer.TestChannel,
                     request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.TestChannelRequest.FromString,
                     response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.TestChannelResponse.SerializeToString,
+            ),
+            'ListChannelChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChannelChanges,
+                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.ListChannelChangesRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.ListChannelChangesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -227,6 +251,33 @@ class ChannelService(object):
             '/penstock.api.monitoring.v1.ChannelService/TestChannel',
             penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.TestChannelRequest.SerializeToString,
             penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.TestChannelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChannelChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.monitoring.v1.ChannelService/ListChannelChanges',
+            penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.ListChannelChangesRequest.SerializeToString,
+            penstock_dot_api_dot_monitoring_dot_v1_dot_channels__pb2.ListChannelChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

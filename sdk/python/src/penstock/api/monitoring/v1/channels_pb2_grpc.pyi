@@ -44,18 +44,28 @@ class ChannelServiceStub:
     SetChannel: _grpc.UnaryUnaryMultiCallable[_channels_pb2.SetChannelRequest, _channels_pb2.SetChannelResponse]
     """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
     Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
-    server has no key to encrypt with), SECRETS_KEY_CHANGED (the secret that was to stay cannot be read any more).
-    RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100).
+    server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
+    secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100). UNAVAILABLE, of
+    apprise channels: APPRISE_BUSY (others are being set or tested), APPRISE_FAILED (the process that reads the URL
+    broke), RECEIVER_TIMEOUT (it took too long).
     """
     DeleteChannel: _grpc.UnaryUnaryMultiCallable[_channels_pb2.DeleteChannelRequest, _channels_pb2.DeleteChannelResponse]
     """Deletes a channel; what waits for it is not sent any more.
-    Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE.
+    Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE (the message names the rules).
     """
     ListChannels: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListChannelsRequest, _channels_pb2.ListChannelsResponse]
     """Channels by name, without their secrets. Role: viewer."""
     TestChannel: _grpc.UnaryUnaryMultiCallable[_channels_pb2.TestChannelRequest, _channels_pb2.TestChannelResponse]
-    """Sends a channel a message that says it is a test, once, and waits for what comes of it.
-    Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
+    """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
+    50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: SECRETS_KEY_MISSING,
+    SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot be read any more: set it again), and NOT_DELIVERED
+    with the receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED,
+    RECEIVER_TIMEOUT, RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+    INVALID_CHANNEL, APPRISE_BUSY or APPRISE_FAILED.
+    """
+    ListChannelChanges: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListChannelChangesRequest, _channels_pb2.ListChannelChangesResponse]
+    """Who made, replaced and deleted channels, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_CHANNEL,
+    INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
     """
 
 @_typing.type_check_only
@@ -66,18 +76,28 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
     SetChannel: _aio.UnaryUnaryMultiCallable[_channels_pb2.SetChannelRequest, _channels_pb2.SetChannelResponse]  # type: ignore[assignment]
     """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
     Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
-    server has no key to encrypt with), SECRETS_KEY_CHANGED (the secret that was to stay cannot be read any more).
-    RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100).
+    server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
+    secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100). UNAVAILABLE, of
+    apprise channels: APPRISE_BUSY (others are being set or tested), APPRISE_FAILED (the process that reads the URL
+    broke), RECEIVER_TIMEOUT (it took too long).
     """
     DeleteChannel: _aio.UnaryUnaryMultiCallable[_channels_pb2.DeleteChannelRequest, _channels_pb2.DeleteChannelResponse]  # type: ignore[assignment]
     """Deletes a channel; what waits for it is not sent any more.
-    Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE.
+    Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE (the message names the rules).
     """
     ListChannels: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListChannelsRequest, _channels_pb2.ListChannelsResponse]  # type: ignore[assignment]
     """Channels by name, without their secrets. Role: viewer."""
     TestChannel: _aio.UnaryUnaryMultiCallable[_channels_pb2.TestChannelRequest, _channels_pb2.TestChannelResponse]  # type: ignore[assignment]
-    """Sends a channel a message that says it is a test, once, and waits for what comes of it.
-    Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
+    """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
+    50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: SECRETS_KEY_MISSING,
+    SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot be read any more: set it again), and NOT_DELIVERED
+    with the receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED,
+    RECEIVER_TIMEOUT, RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+    INVALID_CHANNEL, APPRISE_BUSY or APPRISE_FAILED.
+    """
+    ListChannelChanges: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListChannelChangesRequest, _channels_pb2.ListChannelChangesResponse]  # type: ignore[assignment]
+    """Who made, replaced and deleted channels, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_CHANNEL,
+    INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
     """
 
 class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -91,8 +111,10 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_channels_pb2.SetChannelResponse, _abc.Awaitable[_channels_pb2.SetChannelResponse]]:
         """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
         Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
-        server has no key to encrypt with), SECRETS_KEY_CHANGED (the secret that was to stay cannot be read any more).
-        RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100).
+        server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
+        secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100). UNAVAILABLE, of
+        apprise channels: APPRISE_BUSY (others are being set or tested), APPRISE_FAILED (the process that reads the URL
+        broke), RECEIVER_TIMEOUT (it took too long).
         """
 
     @_abc_1.abstractmethod
@@ -102,7 +124,7 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_channels_pb2.DeleteChannelResponse, _abc.Awaitable[_channels_pb2.DeleteChannelResponse]]:
         """Deletes a channel; what waits for it is not sent any more.
-        Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE.
+        Role: admin. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: CHANNEL_IN_USE (the message names the rules).
         """
 
     @_abc_1.abstractmethod
@@ -119,8 +141,22 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _channels_pb2.TestChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_channels_pb2.TestChannelResponse, _abc.Awaitable[_channels_pb2.TestChannelResponse]]:
-        """Sends a channel a message that says it is a test, once, and waits for what comes of it.
-        Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED (with the receiver's answer).
+        """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
+        50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: SECRETS_KEY_MISSING,
+        SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot be read any more: set it again), and NOT_DELIVERED
+        with the receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED,
+        RECEIVER_TIMEOUT, RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+        INVALID_CHANNEL, APPRISE_BUSY or APPRISE_FAILED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListChannelChanges(
+        self,
+        request: _channels_pb2.ListChannelChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_channels_pb2.ListChannelChangesResponse, _abc.Awaitable[_channels_pb2.ListChannelChangesResponse]]:
+        """Who made, replaced and deleted channels, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_CHANNEL,
+        INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
         """
 
 def add_ChannelServiceServicer_to_server(servicer: ChannelServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
