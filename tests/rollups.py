@@ -88,11 +88,19 @@ class Rollups:
             return connection.execute(statement.encode()).fetchall()
 
     def marks(self) -> int:
-        """Count the marks of buckets that wait."""
-        statement = "SELECT count(*) AS count FROM monitoring.rollup_marks WHERE granularity = 1"
+        """Count the marks of buckets that wait, for their events or for feedback."""
+        statement = (
+            "SELECT (SELECT count(*) FROM monitoring.rollup_marks WHERE granularity = 1) "
+            "+ (SELECT count(*) FROM monitoring.feedback_marks) AS count"
+        )
         with self.database.transaction() as connection:
             row = connection.execute(statement).fetchone()
         return int(row["count"]) if row else 0
+
+    def change(self, statement: str) -> None:
+        """Meddle with the database."""
+        with self.database.transaction() as connection:
+            connection.execute(statement.encode())
 
     def _remember(self) -> None:
         self._more = True

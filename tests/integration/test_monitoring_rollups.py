@@ -13,8 +13,9 @@ import pytest
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.ids import time_of
 from services.monitoring.models import Window
+from services.monitoring.rollups import recounts
 from services.monitoring.rollups.latency import RELATIVE_ERROR
-from services.monitoring.rollups.models import FINEST_FIRST, Question, Totals
+from services.monitoring.rollups.models import FINEST_FIRST, Granularity, Question, Totals
 from tests.monitoring import Monitoring, eventually, labels, new_event, serve
 from tests.rollups import Rollups, leave_to_the_test, rollups
 
@@ -136,11 +137,12 @@ def test_feedback_is_counted_in_the_bucket_of_its_prediction(monitoring: Monitor
     event = new_event(age_s=7_200, prediction=labels(1))
 
     def counts() -> tuple[int, int, int]:
-        found = rolled.total(hours=3)
+        waiting, found = rolled.marks(), rolled.total(hours=3)
         rolled.recount()
-        again = rolled.total(hours=3).counts
-        assert (found.counts, found.complete_until) == (again, None)
-        return again.feedback_count, again.judged_count, again.correct_count
+        again = rolled.total(hours=3)
+        assert (found.complete_until, again.complete_until, again.feedback_complete_until) == (None, None, None)
+        assert found.counts == again.counts or (waiting and found.feedback_complete_until is not None)
+        return again.counts.feedback_count, again.counts.judged_count, again.counts.correct_count
 
     monitoring.feedback(event.inference_id, actual=1)  # before its event
     assert counts() == (0, 0, 0)
@@ -154,6 +156,61 @@ def test_feedback_is_counted_in_the_bucket_of_its_prediction(monitoring: Monitor
     assert counts() == (1, 1, 0)
     monitoring.feedback(event.inference_id, actual=5, correct=True)
     assert counts() == (1, 1, 1)
+
+
+def test_a_label_has_the_feedback_of_its_spans_counted_anew_and_nothing_else(
+    monitoring: Monitoring, rolled: Rollups
+) -> None:
+    events = [new_event(age_s=age_s, prediction=labels(1)) for age_s in (90_000, 90_001, 93_000)]
+    monitoring.record(*events)
+    rolled.recount()
+    # What nobody counts again stays as it is, however wrong; and no profile is told to decode its payloads once more.
+    rolled.change("UPDATE monitoring.rollups_five_minutes SET inference_count = 70")
+    rolled.change("DELETE FROM monitoring.profile_marks")
+    monitoring.feedback(events[0].inference_id, actual=1)
+    monitoring.feedback(events[2].inference_id, actual=2)
+    rolled.recount()
+    assert {row["inference_count"] for row in rolled.rows(FIVE)} == {70}
+    assert monitoring.query("SELECT * FROM monitoring.profile_marks") == []
+    for granularity in FINEST_FIRST:
+        found = rolled.rows(granularity)
+        assert [sum(row[f"{name}_count"] for row in found) for name in ("feedback", "judged", "correct")] == [2, 2, 1]
+        assert sum(row["feedback_lag_s"] for row in found) == pytest.approx(183_000, abs=120)
+    assert rolled.marks() == 0
+
+
+def test_labels_that_wait_all_over_a_day_make_no_query_read_its_events(monitoring: Monitoring, rolled: Rollups) -> None:
+    events = [new_event(age_s=86_400 + 300 * number) for number in range(40)]
+    monitoring.record(*events)
+    rolled.recount()
+    for event in events:
+        monitoring.feedback(event.inference_id, correct=True)
+    rolled.now = Granularity.HOUR.floor(rolled.now)  # a window of whole hours
+    rolled.change("DELETE FROM monitoring.inferences")
+    found = rolled.total(hours=48)
+    assert (found.counts.inference_count, found.complete_until) == (40, None)
+    assert found.feedback_complete_until == FIVE.floor(time_of(events[-1].inference_id))
+
+
+def test_feedback_of_a_day_whose_buckets_are_gone_is_counted_in_its_hour(
+    monitoring: Monitoring, rolled: Rollups
+) -> None:
+    old = new_event(age_s=20 * 86_400)
+    monitoring.record(old, new_event())
+    rolled.recount()
+    monitoring.feedback(old.inference_id, correct=True)
+    rolled.recount()
+    assert [row["correct_count"] for granularity in FINEST_FIRST for row in rolled.rows(granularity)] == [1, 1]
+
+
+def test_feedback_for_ids_that_nobody_knows_is_done_with_in_one_turn(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recounts, "MARKS_A_TURN", 2)
+    for _ in range(5):
+        monitoring.feedback(new_event(age_s=7_200).inference_id, correct=True)
+    rolled.recount()
+    assert monitoring.query("SELECT * FROM monitoring.early_feedback") == []
 
 
 def test_each_bucket_that_was_counted_leaves_a_mark_for_the_profiles(monitoring: Monitoring, rolled: Rollups) -> None:

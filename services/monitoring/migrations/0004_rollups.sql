@@ -10,6 +10,14 @@ CREATE TABLE rollup_marks (
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX rollup_marks_span ON rollup_marks (granularity, start_time, model, version);
 
+-- Which buckets got feedback, and nothing else, since they were counted: only that is counted anew. As above.
+CREATE TABLE feedback_marks (
+    start_time timestamptz NOT NULL,
+    model      text        NOT NULL,
+    version    text        NOT NULL
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
+CREATE INDEX feedback_marks_span ON feedback_marks (start_time, model, version);
+
 -- Feedback whose event was not to be seen when it was stored. The two may have been stored at once, so it is looked for
 -- once more, from a snapshot that sees the feedback: an event that comes after that brings a mark of its own.
 CREATE TABLE early_feedback (

@@ -60,7 +60,8 @@ def list_response(answer: Answer, *, histograms: bool) -> pb.ListMetricsResponse
         from_time=_timestamp(answer.window.from_time),
         to_time=_timestamp(answer.window.to_time),
         series=[_series(one, histograms=histograms) for one in answer.series],
-        complete_until=None if answer.complete_until is None else _timestamp(answer.complete_until),
+        complete_until=_optional(answer.complete_until),
+        feedback_complete_until=_optional(answer.feedback_complete_until),
     )
 
 
@@ -112,6 +113,10 @@ def _point(totals: Totals) -> pb.MetricsPoint:
 
 def _bounds(window: Window) -> dict[str, Timestamp]:
     return {"from_time": _timestamp(window.from_time), "to_time": _timestamp(window.to_time)}
+
+
+def _optional(time: datetime | None) -> Timestamp | None:
+    return None if time is None else _timestamp(time)
 
 
 def _timestamp(time: datetime) -> Timestamp:

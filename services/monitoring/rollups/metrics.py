@@ -43,7 +43,8 @@ class MetricsReader:
         plan, found = self._store.read(
             model, version or None, window, kept, now, lambda marked, there: make_plan(window, marked, there, now)
         )
-        return Totals(plan.window, Counts.merged(counts for _, counts in found), plan.complete_until)
+        counts = Counts.merged(counts for _, counts in found)
+        return Totals(plan.window, counts, plan.complete_until, plan.feedback_complete_until)
 
     def series(self, question: Question) -> Answer:
         """Count a window step by step. It begins and ends with whole steps.
@@ -72,7 +73,7 @@ class MetricsReader:
         if not by_version and not question.by_version:
             by_version[question.version] = []
         series = [_series(name, by_version[name], plan.window, granularity) for name in sorted(by_version)]
-        return Answer(granularity, plan.window, series, plan.complete_until)
+        return Answer(granularity, plan.window, series, plan.complete_until, plan.feedback_complete_until)
 
     def live(self, model: str, version: str) -> tuple[Sequence[Totals], Totals]:
         """Count the last 5 minutes in steps of 10 s, the oldest first, the last one under way; and all of them."""

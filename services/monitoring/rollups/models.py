@@ -131,11 +131,13 @@ class Totals:
             gone, or begin later.
         counts: what was counted.
         complete_until: up to here all that is stored is in them; None: it all is.
+        feedback_complete_until: the same of feedback that came since its predictions were counted.
     """
 
     window: Window
     counts: Counts
     complete_until: datetime | None = None
+    feedback_complete_until: datetime | None = None
 
     @property
     def success_count(self) -> int:
@@ -219,6 +221,7 @@ class Answer:
     window: Window
     series: Sequence[Series]
     complete_until: datetime | None
+    feedback_complete_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

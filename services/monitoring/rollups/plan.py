@@ -40,12 +40,15 @@ class Plan:
         rollups: whole spans to read of each granularity.
         events: spans to count from events, each within one bucket or whole ones.
         complete_until: the first span that waits for its recount and is read as it stands; None: there is none.
+        feedback_complete_until: the first one of which only feedback waits; it is read as it stands, always: its
+            predictions are counted, and a label costs no query more than it costs to count it.
     """
 
     window: Window
     rollups: dict[Granularity, list[Window]] = field(default_factory=dict)
     events: list[Window] = field(default_factory=list)
     complete_until: datetime | None = None
+    feedback_complete_until: datetime | None = None
 
 
 def open_since(now: datetime) -> datetime:

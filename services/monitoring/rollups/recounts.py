@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import structlog
@@ -54,8 +54,10 @@ class Recounts:
             return
         now = self._clock()
         kept = kept_of(self._configurations, self._retention, self._store.reference_time())
-        self._store.adopt_early_feedback(limit=MARKS_A_TURN)
+        while turn.renew() and self._store.adopt_early_feedback(limit=MARKS_A_TURN):
+            pass
         self._recount(turn, Granularity.FIVE_MINUTES, kept, now)
+        self._recount_feedback(turn, kept, now)
         for granularity, interval in (
             (Granularity.HOUR, rollups.hourly_interval),
             (Granularity.DAY, rollups.daily_interval),
@@ -67,25 +69,34 @@ class Recounts:
     def _recount(self, turn: Turn, granularity: Granularity, kept: Kept, now: datetime) -> bool:
         """Count the marked spans that are over; False where some are left for the next turn."""
         marks = self._store.marked(granularity, ended_by=now - SETTLE, limit=MARKS_A_TURN)
+        return self._count_all(turn, marks, kept, self._store.recount)
+
+    def _recount_feedback(self, turn: Turn, kept: Kept, now: datetime) -> None:
+        """Count the feedback of buckets that got nothing else; it goes into what they and longer spans hold already."""
+        marks = self._store.feedback_marked(ended_by=now - SETTLE, limit=MARKS_A_TURN)
+        self._count_all(turn, marks, kept, self._store.recount_feedback)
+
+    def _count_all(self, turn: Turn, marks: Sequence[Mark], kept: Kept, recount: Callable[[Mark, Kept], None]) -> bool:
         for mark in marks:
             if not turn.renew():
                 return False
-            self._count(mark, kept)
+            _count(mark, kept, recount)
         if len(marks) == MARKS_A_TURN:
             self._again()
         return len(marks) < MARKS_A_TURN
 
-    def _count(self, mark: Mark, kept: Kept) -> None:
-        """Count one span; where another replica is at it or the database is too slow, its marks wait for a turn."""
-        for _ in range(TRIES):
-            try:
-                self._store.recount(mark, kept)
-            except Aborted:
-                continue
-            except DeadlineExceeded as error:
-                _log.warning("span not counted, trying again", reason=error.reason, **_named(mark))
-            return
-        _log.warning("span not counted, trying again", reason="TRANSACTION_CONFLICT", **_named(mark))
+
+def _count(mark: Mark, kept: Kept, recount: Callable[[Mark, Kept], None]) -> None:
+    """Count one span; where another replica is at it or the database is too slow, its marks wait for a turn."""
+    for _ in range(TRIES):
+        try:
+            recount(mark, kept)
+        except Aborted:
+            continue
+        except DeadlineExceeded as error:
+            _log.warning("span not counted, trying again", reason=error.reason, **_named(mark))
+        return
+    _log.warning("span not counted, trying again", reason="TRANSACTION_CONFLICT", **_named(mark))
 
 
 def _named(mark: Mark) -> dict[str, str]:

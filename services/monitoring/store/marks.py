@@ -21,8 +21,8 @@ SELECT 1, * FROM unnest(%(starts)s::timestamptz[], %(models)s::text[], %(version
 """
 
 _MARK_BY_ID = """
-INSERT INTO monitoring.rollup_marks (granularity, start_time, model, version)
-SELECT 1, date_bin('5 minutes', event_time, '1970-01-01 00:00:00+00'), model, version
+INSERT INTO monitoring.feedback_marks (start_time, model, version)
+SELECT date_bin('5 minutes', event_time, '1970-01-01 00:00:00+00'), model, version
 FROM monitoring.inferences
 WHERE inference_id = %(inference_id)s
 RETURNING model
@@ -40,7 +40,7 @@ def mark_events(connection: Connection[DictRow], events: Iterable[Event]) -> Non
 
 
 def mark_feedback(connection: Connection[DictRow], inference_id: UUID) -> None:
-    """Mark the bucket of the event that this transaction's feedback is about.
+    """Mark the bucket of the event that this transaction's feedback is about: of it only the feedback is counted anew.
 
     An event that is not to be seen may be stored by another transaction just now, whose mark may be gone before this
     one commits. So the feedback is noted, and its event looked for once more.

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import DictRow
@@ -120,6 +121,18 @@ def count_every(connection: Connection[DictRow], window: Window) -> dict[Whose, 
     return _found(connection, _BY_VERSION, ("model", "version"), window, {})
 
 
+def count_feedback(
+    connection: Connection[DictRow], model: str, version: str, window: Window
+) -> Iterator[Mapping[str, Any]]:
+    """Count the feedback of a version's window alone, in parts that add up; its predictions cost nothing."""
+    values = {"model": model, "version": version, "step": window.to_time - window.from_time, **_ids(window)}
+    yield from connection.execute(_FEEDBACK.format(**_BY_STEP).encode(), values)
+
+
+def _ids(window: Window) -> dict[str, UUID]:
+    return {"first_id": first_id(window.from_time), "end_id": first_id(window.to_time)}
+
+
 def _found(
     connection: Connection[DictRow],
     by: Mapping[str, str],
@@ -127,12 +140,7 @@ def _found(
     window: Window,
     values: Mapping[str, Any],
 ) -> dict[tuple[str, Any], Counts]:
-    values = {
-        **values,
-        "first_id": first_id(window.from_time),
-        "end_id": first_id(window.to_time),
-        "bin_width": BIN_WIDTH,
-    }
+    values = {**values, **_ids(window), "bin_width": BIN_WIDTH}
     found: dict[tuple[str, Any], Counts] = {}
     for row in connection.execute(_PREDICTIONS.format(**by).encode(), values):
         found[row[names[0]], row[names[1]]] = _counts(row)

@@ -27,6 +27,19 @@ WHERE granularity IN (1, 2, 3) AND start_time >= %(from_time)s AND start_time < 
   AND model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)
 """
 
+# Feedback on what is read from events is counted with them.
+_FEEDBACK_WAITS = """
+SELECT min(start_time) AS start_time
+FROM monitoring.feedback_marks
+WHERE start_time > %(from_time)s - interval '5 minutes' AND start_time < %(to_time)s
+  AND model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)
+  AND NOT EXISTS (
+      SELECT
+      FROM unnest(%(begins)s::timestamptz[], %(ends)s::timestamptz[]) AS counted (begin_time, end_time)
+      WHERE begin_time < start_time + interval '5 minutes' AND start_time < end_time
+  )
+"""
+
 # What no rollup holds yet is marked: a bucket itself, or the hour that it is in.
 _SEEN: Mapping[Granularity, LiteralString] = {
     Granularity.FIVE_MINUTES: """
@@ -80,6 +93,7 @@ class MetricsStore:
                 found += rows.read(connection, granularity, model, version, windows)
             for part in plan.events:
                 found += count(connection, model, version, part, Granularity.FIVE_MINUTES.span).items()
+            plan.feedback_complete_until = _feedback_waits(connection, model, version, plan)
         return plan, found
 
     def count(self, model: str, version: str | None, window: Window, step: timedelta) -> dict[Place, Counts]:
@@ -122,3 +136,18 @@ def _marked(
     for row in connection.execute(_MARKED, values):
         marked.setdefault(Granularity(row["granularity"]), set()).add(row["start_time"])
     return {granularity: frozenset(starts) for granularity, starts in marked.items()}
+
+
+def _feedback_waits(connection: Connection[DictRow], model: str, version: str | None, plan: Plan) -> datetime | None:
+    """Give the first of the rollups that were read, of which feedback waits to be counted."""
+    window = plan.window
+    values = {
+        "model": model,
+        "version": version,
+        "from_time": window.from_time,
+        "to_time": window.to_time,
+        "begins": [part.from_time for part in plan.events],
+        "ends": [part.to_time for part in plan.events],
+    }
+    row = connection.execute(_FEEDBACK_WAITS, values).fetchone()
+    return None if row is None or row["start_time"] is None else max(row["start_time"], window.from_time)

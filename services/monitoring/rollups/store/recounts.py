@@ -15,6 +15,7 @@ from services.monitoring.rollups.plan import Kept
 from services.monitoring.rollups.store import rows
 from services.monitoring.rollups.store.counting import count
 from services.monitoring.rollups.store.drops import read_kept
+from services.monitoring.rollups.store.feedback import recount_feedback
 from services.monitoring.store.days import Days, partition_name
 
 _BUCKET = Granularity.FIVE_MINUTES
@@ -27,11 +28,14 @@ WITH early AS (
     DELETE FROM monitoring.early_feedback
     WHERE ctid = ANY (ARRAY(SELECT ctid FROM monitoring.early_feedback LIMIT %(limit)s))
     RETURNING inference_id
+),
+marked AS (
+    INSERT INTO monitoring.feedback_marks (start_time, model, version)
+    SELECT DISTINCT date_bin('5 minutes', event_time, '1970-01-01 00:00:00+00'), model, version
+    FROM early
+    JOIN monitoring.inferences USING (inference_id)
 )
-INSERT INTO monitoring.rollup_marks (granularity, start_time, model, version)
-SELECT DISTINCT 1, date_bin('5 minutes', event_time, '1970-01-01 00:00:00+00'), model, version
-FROM early
-JOIN monitoring.inferences USING (inference_id)
+SELECT count(*) AS taken FROM early
 """
 
 _MARKED = """
@@ -44,6 +48,17 @@ LIMIT %(limit)s
 _UNMARK = """
 DELETE FROM monitoring.rollup_marks
 WHERE granularity = %(granularity)s AND start_time = %(start_time)s AND model = %(model)s AND version = %(version)s
+"""
+_FEEDBACK_MARKED = """
+SELECT DISTINCT start_time, model, version
+FROM monitoring.feedback_marks
+WHERE start_time <= %(latest)s
+ORDER BY start_time, model, version
+LIMIT %(limit)s
+"""
+_UNMARK_FEEDBACK = """
+DELETE FROM monitoring.feedback_marks
+WHERE start_time = %(start_time)s AND model = %(model)s AND version = %(version)s
 """
 _MARK = """
 INSERT INTO monitoring.rollup_marks (granularity, start_time, model, version)
@@ -70,10 +85,11 @@ class RecountStore:
         """Give the time that retentions are counted back from; see `Days`."""
         return self._days.reference_time()
 
-    def adopt_early_feedback(self, *, limit: int) -> None:
-        """Mark the buckets of feedback whose event was not to be seen when it was stored."""
+    def adopt_early_feedback(self, *, limit: int) -> bool:
+        """Mark the buckets of feedback whose event was not to be seen when it was stored; False where none is left."""
         with self._db.transaction() as connection:
-            connection.execute(_ADOPT, {"limit": limit})
+            row = connection.execute(_ADOPT, {"limit": limit}).fetchone()
+        return row is not None and row["taken"] == limit
 
     def marked(self, granularity: Granularity, *, ended_by: datetime, limit: int) -> list[Mark]:
         """List marked spans that were over by a time, the oldest first."""
@@ -81,6 +97,29 @@ class RecountStore:
         with self._db.transaction() as connection:
             found = connection.execute(_MARKED, values).fetchall()
         return [Mark(granularity, **row) for row in found]
+
+    def feedback_marked(self, *, ended_by: datetime, limit: int) -> list[Mark]:
+        """List buckets in which nothing but feedback came, and that were over by a time, the oldest first."""
+        with self._db.transaction() as connection:
+            values = {"latest": ended_by - _BUCKET.span, "limit": limit}
+            return [Mark(_BUCKET, **row) for row in connection.execute(_FEEDBACK_MARKED, values)]
+
+    def recount_feedback(self, mark: Mark, kept: Kept) -> None:
+        """Count the feedback of a bucket anew, and that of the longer spans that hold it, and nothing else of them.
+
+        Raises:
+            Aborted: another replica counts it just now (TRANSACTION_CONFLICT).
+        """
+        with self._db.transaction() as connection:
+            connection.execute(_ONE_SNAPSHOT)
+            events_there = _hold(connection, mark.start_time.date(), "feedback", "inferences")
+            values = {"start_time": mark.start_time, "model": mark.model, "version": mark.version}
+            if not connection.execute(_UNMARK_FEEDBACK, values).rowcount:
+                return
+            kept = read_kept(connection, kept)
+            finest = kept.finest(mark.start_time)
+            if finest is not None and events_there and kept.events <= mark.start_time:
+                recount_feedback(connection, finest, mark.model, mark.version, mark.start_time)
 
     def recount(self, mark: Mark, kept: Kept) -> None:
         """Count a span anew, and have the next longer one counted too; a span whose data is gone stays as it is.
@@ -113,6 +152,8 @@ def _recount(connection: Connection[DictRow], mark: Mark, kept: Kept) -> None:
     values = {"start_time": mark.start_time, "model": mark.model, "version": mark.version}
     if not connection.execute(_UNMARK, {**values, "granularity": mark.granularity.value}).rowcount:
         return  # another replica did it
+    if mark.granularity is _BUCKET:
+        connection.execute(_UNMARK_FEEDBACK, values)
     kept = read_kept(connection, kept)
     if mark.granularity is _BUCKET and events_there and kept.events <= mark.start_time:
         connection.execute(_MARK_PROFILE, values)

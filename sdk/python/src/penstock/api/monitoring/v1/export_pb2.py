@@ -26,15 +26,15 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from penstock.api.monitoring.v1 import metrics_pb2 as penstock_dot_api_dot_monitoring_dot_v1_dot_metrics__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'penstock/api/monitoring/v1/export.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(penstock/api/monitoring/v1/metrics.proto\"\xdd\x01\n\x13\x45xportEventsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06\x66ormat\x18\x05 \x01(\x0e\x32(.penstock.api.monitoring.v1.ExportFormat\x12\x10\n\x08payloads\x18\x06 \x01(\x08\"%\n\x14\x45xportEventsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x8a\x02\n\x14\x45xportMetricsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x0bgranularity\x18\x05 \x01(\x0e\x32\'.penstock.api.monitoring.v1.Granularity\x12\x38\n\x06\x66ormat\x18\x06 \x01(\x0e\x32(.penstock.api.monitoring.v1.ExportFormat\"&\n\x15\x45xportMetricsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c*_\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x01\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x02\x32\xfc\x01\n\rExportService\x12s\n\x0c\x45xportEvents\x12/.penstock.api.monitoring.v1.ExportEventsRequest\x1a\x30.penstock.api.monitoring.v1.ExportEventsResponse0\x01\x12v\n\rExportMetrics\x12\x30.penstock.api.monitoring.v1.ExportMetricsRequest\x1a\x31.penstock.api.monitoring.v1.ExportMetricsResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'penstock/api/monitoring/v1/export.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a(penstock/api/monitoring/v1/metrics.proto\"\xdd\x01\n\x13\x45xportEventsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x38\n\x06\x66ormat\x18\x05 \x01(\x0e\x32(.penstock.api.monitoring.v1.ExportFormat\x12\x10\n\x08payloads\x18\x06 \x01(\x08\"%\n\x14\x45xportEventsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\"\x8a\x02\n\x14\x45xportMetricsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12<\n\x0bgranularity\x18\x05 \x01(\x0e\x32\'.penstock.api.monitoring.v1.Granularity\x12\x38\n\x06\x66ormat\x18\x06 \x01(\x0e\x32(.penstock.api.monitoring.v1.ExportFormat\"Z\n\x15\x45xportMetricsResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x32\n\x0e\x63omplete_until\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp*_\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x01\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x02\x32\xfc\x01\n\rExportService\x12s\n\x0c\x45xportEvents\x12/.penstock.api.monitoring.v1.ExportEventsRequest\x1a\x30.penstock.api.monitoring.v1.ExportEventsResponse0\x01\x12v\n\rExportMetrics\x12\x30.penstock.api.monitoring.v1.ExportMetricsRequest\x1a\x31.penstock.api.monitoring.v1.ExportMetricsResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.api.monitoring.v1.export_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EXPORTFORMAT']._serialized_start=718
-  _globals['_EXPORTFORMAT']._serialized_end=813
+  _globals['_EXPORTFORMAT']._serialized_start=770
+  _globals['_EXPORTFORMAT']._serialized_end=865
   _globals['_EXPORTEVENTSREQUEST']._serialized_start=147
   _globals['_EXPORTEVENTSREQUEST']._serialized_end=368
   _globals['_EXPORTEVENTSRESPONSE']._serialized_start=370
@@ -42,7 +42,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EXPORTMETRICSREQUEST']._serialized_start=410
   _globals['_EXPORTMETRICSREQUEST']._serialized_end=676
   _globals['_EXPORTMETRICSRESPONSE']._serialized_start=678
-  _globals['_EXPORTMETRICSRESPONSE']._serialized_end=716
-  _globals['_EXPORTSERVICE']._serialized_start=816
-  _globals['_EXPORTSERVICE']._serialized_end=1068
+  _globals['_EXPORTMETRICSRESPONSE']._serialized_end=768
+  _globals['_EXPORTSERVICE']._serialized_start=868
+  _globals['_EXPORTSERVICE']._serialized_end=1120
 # @@protoc_insertion_point(module_scope)

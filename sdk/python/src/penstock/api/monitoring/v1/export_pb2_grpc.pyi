@@ -42,7 +42,9 @@ class ExportServiceStub:
     sides. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, FORMAT_REQUIRED, INVALID_WINDOW.
     """
     ExportMetrics: _grpc.UnaryStreamMultiCallable[_export_pb2.ExportMetricsRequest, _export_pb2.ExportMetricsResponse]
-    """The points of ListMetrics, a row each. Role: viewer. As ExportEvents, and TOO_MANY_POINTS."""
+    """The points of ListMetrics, a row each, the oldest first and of each step by version; read some steps at a time, so
+    that memory stays constant. Role: viewer. As ExportEvents, and TOO_MANY_POINTS (over 10,000 steps, or 400 versions).
+    """
 
 @_typing.type_check_only
 class ExportServiceAsyncStub(ExportServiceStub):
@@ -54,7 +56,9 @@ class ExportServiceAsyncStub(ExportServiceStub):
     sides. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, FORMAT_REQUIRED, INVALID_WINDOW.
     """
     ExportMetrics: _aio.UnaryStreamMultiCallable[_export_pb2.ExportMetricsRequest, _export_pb2.ExportMetricsResponse]  # type: ignore[assignment]
-    """The points of ListMetrics, a row each. Role: viewer. As ExportEvents, and TOO_MANY_POINTS."""
+    """The points of ListMetrics, a row each, the oldest first and of each step by version; read some steps at a time, so
+    that memory stays constant. Role: viewer. As ExportEvents, and TOO_MANY_POINTS (over 10,000 steps, or 400 versions).
+    """
 
 class ExportServiceServicer(metaclass=_abc_1.ABCMeta):
     """ExportService streams what monitoring keeps."""
@@ -75,6 +79,8 @@ class ExportServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _export_pb2.ExportMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_export_pb2.ExportMetricsResponse], _abc.AsyncIterator[_export_pb2.ExportMetricsResponse]]:
-        """The points of ListMetrics, a row each. Role: viewer. As ExportEvents, and TOO_MANY_POINTS."""
+        """The points of ListMetrics, a row each, the oldest first and of each step by version; read some steps at a time, so
+        that memory stays constant. Role: viewer. As ExportEvents, and TOO_MANY_POINTS (over 10,000 steps, or 400 versions).
+        """
 
 def add_ExportServiceServicer_to_server(servicer: ExportServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

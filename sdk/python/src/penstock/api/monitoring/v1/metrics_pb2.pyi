@@ -3,6 +3,11 @@
 isort:skip_file
 Rollups: how models did, over any window, from counts that are kept ready.
 
+While rollups are switched off (Configuration.rollups.enabled), nothing is counted ahead: the newest hour of buckets
+that changed is counted from events, older ones are given as they stood, and complete_until says so. What changed is
+remembered, once a bucket and for as long as its events are kept, and counted when they are switched on again. Live
+profiles, and so drift and quality checks, go on.
+
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 """
@@ -162,7 +167,7 @@ class MetricsPoint(_message.Message):
     average_feedback_lag_s: _builtins.float
     """From the prediction to its feedback, on average, in seconds."""
     throughput_per_s: _builtins.float
-    """Predictions a second."""
+    """Predictions a second, from `from_time` to `to_time`."""
     row_count: _builtins.int
     """Rows predicted."""
     @_builtins.property
@@ -171,7 +176,7 @@ class MetricsPoint(_message.Message):
 
     @_builtins.property
     def to_time(self) -> _timestamp_pb2.Timestamp:
-        """Its end, exclusive."""
+        """Its end, exclusive; now, where it is under way."""
 
     @_builtins.property
     def errors(self) -> _containers.RepeatedCompositeFieldContainer[Global___ErrorCount]:
@@ -344,6 +349,7 @@ class ListMetricsResponse(_message.Message):
     TO_TIME_FIELD_NUMBER: _builtins.int
     SERIES_FIELD_NUMBER: _builtins.int
     COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
+    FEEDBACK_COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
     granularity: Global___Granularity.ValueType
     """The step that was taken."""
     @_builtins.property
@@ -362,6 +368,12 @@ class ListMetricsResponse(_message.Message):
     def complete_until(self) -> _timestamp_pb2.Timestamp:
         """Up to here the counts are complete; events since then may not be in them. Unset: they all are."""
 
+    @_builtins.property
+    def feedback_complete_until(self) -> _timestamp_pb2.Timestamp:
+        """The same of feedback: what was told in the last seconds of predictions since then may not be in the counts of
+        feedback yet. Unset: all is.
+        """
+
     def __init__(
         self,
         *,
@@ -370,10 +382,11 @@ class ListMetricsResponse(_message.Message):
         to_time: _timestamp_pb2.Timestamp | None = ...,
         series: _abc.Iterable[Global___MetricsSeries] | None = ...,
         complete_until: _timestamp_pb2.Timestamp | None = ...,
+        feedback_complete_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "feedback_complete_until", b"feedback_complete_until", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "from_time", b"from_time", "granularity", b"granularity", "series", b"series", "to_time", b"to_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "feedback_complete_until", b"feedback_complete_until", "from_time", b"from_time", "granularity", b"granularity", "series", b"series", "to_time", b"to_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -59,7 +59,8 @@ class MetricsServiceServicer(object):
     def ListMetrics(self, request, context):
         """A series over a window, one point a step; steps without predictions are left out.
         Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
-        (over 10,000; take a coarser granularity or a shorter window).
+        (over 10,000 in all series together, over 50,000 steps of versions to add up, or over 15 MiB as they are sent; take
+        a coarser granularity, a shorter window, or one version).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -74,8 +75,8 @@ class MetricsServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchMetrics(self, request, context):
-        """GetRealtimeMetrics again and again. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS.
-        UNAVAILABLE: DRAINING; watch again.
+        """GetRealtimeMetrics again and again; all who watch a model share one reading a second. Role: viewer.
+        INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS. UNAVAILABLE: DRAINING; watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

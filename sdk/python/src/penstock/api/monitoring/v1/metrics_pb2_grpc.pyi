@@ -3,6 +3,11 @@
 isort:skip_file
 Rollups: how models did, over any window, from counts that are kept ready.
 
+While rollups are switched off (Configuration.rollups.enabled), nothing is counted ahead: the newest hour of buckets
+that changed is counted from events, older ones are given as they stood, and complete_until says so. What changed is
+remembered, once a bucket and for as long as its events are kept, and counted when they are switched on again. Live
+profiles, and so drift and quality checks, go on.
+
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 """
@@ -40,15 +45,16 @@ class MetricsServiceStub:
     ListMetrics: _grpc.UnaryUnaryMultiCallable[_metrics_pb2.ListMetricsRequest, _metrics_pb2.ListMetricsResponse]
     """A series over a window, one point a step; steps without predictions are left out.
     Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
-    (over 10,000; take a coarser granularity or a shorter window).
+    (over 10,000 in all series together, over 50,000 steps of versions to add up, or over 15 MiB as they are sent; take
+    a coarser granularity, a shorter window, or one version).
     """
     GetRealtimeMetrics: _grpc.UnaryUnaryMultiCallable[_metrics_pb2.GetRealtimeMetricsRequest, _metrics_pb2.GetRealtimeMetricsResponse]
     """The last 5 minutes in steps of 10 s, read from the events that are stored: what has arrived, on any replica.
     Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED.
     """
     WatchMetrics: _grpc.UnaryStreamMultiCallable[_metrics_pb2.WatchMetricsRequest, _metrics_pb2.WatchMetricsResponse]
-    """GetRealtimeMetrics again and again. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS.
-    UNAVAILABLE: DRAINING; watch again.
+    """GetRealtimeMetrics again and again; all who watch a model share one reading a second. Role: viewer.
+    INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS. UNAVAILABLE: DRAINING; watch again.
     """
 
 @_typing.type_check_only
@@ -59,15 +65,16 @@ class MetricsServiceAsyncStub(MetricsServiceStub):
     ListMetrics: _aio.UnaryUnaryMultiCallable[_metrics_pb2.ListMetricsRequest, _metrics_pb2.ListMetricsResponse]  # type: ignore[assignment]
     """A series over a window, one point a step; steps without predictions are left out.
     Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
-    (over 10,000; take a coarser granularity or a shorter window).
+    (over 10,000 in all series together, over 50,000 steps of versions to add up, or over 15 MiB as they are sent; take
+    a coarser granularity, a shorter window, or one version).
     """
     GetRealtimeMetrics: _aio.UnaryUnaryMultiCallable[_metrics_pb2.GetRealtimeMetricsRequest, _metrics_pb2.GetRealtimeMetricsResponse]  # type: ignore[assignment]
     """The last 5 minutes in steps of 10 s, read from the events that are stored: what has arrived, on any replica.
     Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED.
     """
     WatchMetrics: _aio.UnaryStreamMultiCallable[_metrics_pb2.WatchMetricsRequest, _metrics_pb2.WatchMetricsResponse]  # type: ignore[assignment]
-    """GetRealtimeMetrics again and again. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS.
-    UNAVAILABLE: DRAINING; watch again.
+    """GetRealtimeMetrics again and again; all who watch a model share one reading a second. Role: viewer.
+    INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS. UNAVAILABLE: DRAINING; watch again.
     """
 
 class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -81,7 +88,8 @@ class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_metrics_pb2.ListMetricsResponse, _abc.Awaitable[_metrics_pb2.ListMetricsResponse]]:
         """A series over a window, one point a step; steps without predictions are left out.
         Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW, OUT_OF_BOUNDS (no such granularity), TOO_MANY_POINTS
-        (over 10,000; take a coarser granularity or a shorter window).
+        (over 10,000 in all series together, over 50,000 steps of versions to add up, or over 15 MiB as they are sent; take
+        a coarser granularity, a shorter window, or one version).
         """
 
     @_abc_1.abstractmethod
@@ -100,8 +108,8 @@ class MetricsServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _metrics_pb2.WatchMetricsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_metrics_pb2.WatchMetricsResponse], _abc.AsyncIterator[_metrics_pb2.WatchMetricsResponse]]:
-        """GetRealtimeMetrics again and again. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS.
-        UNAVAILABLE: DRAINING; watch again.
+        """GetRealtimeMetrics again and again; all who watch a model share one reading a second. Role: viewer.
+        INVALID_ARGUMENT: MODEL_REQUIRED, OUT_OF_BOUNDS. UNAVAILABLE: DRAINING; watch again.
         """
 
 def add_MetricsServiceServicer_to_server(servicer: MetricsServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
