@@ -33,7 +33,10 @@ FAST = {
     "full_page_writes": "off",
     "max_connections": "200",
     "shared_buffers": "32MB",
+    "max_wal_size": "256MB",
 }
+MEMORY = Path("/dev/shm")
+ENOUGH_MEMORY_BYTES = 4 << 30
 
 
 class PostgresServer:
@@ -96,7 +99,9 @@ class PostgresServer:
         return name
 
     def _create(self, name: str, *, template: str) -> None:
-        self._execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template)))
+        # A copy of the template's files: the other strategy writes each of their pages to the log as well.
+        statement = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY")
+        self._execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
 
     def _execute(self, statement: sql.Composed) -> None:
         with psycopg.connect(self.url(), autocommit=True) as connection:
@@ -123,6 +128,12 @@ def pytest_report_header() -> str:
     return f"postgres: {version.stdout.strip()}"
 
 
+def _home() -> Path | None:
+    """Choose memory where there is plenty of it: a clone takes 15 ms there, and up to half a second on a disk."""
+    plenty = MEMORY.is_dir() and os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ENOUGH_MEMORY_BYTES
+    return MEMORY if plenty else None
+
+
 def start_server() -> tuple[PostgresServer, Path]:
     """Start a server of its own; the caller stops it and removes the folder."""
     try:
@@ -131,7 +142,7 @@ def start_server() -> tuple[PostgresServer, Path]:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
-    folder = Path(tempfile.mkdtemp(prefix="penstock-postgres-"))
+    folder = Path(tempfile.mkdtemp(prefix="penstock-postgres-", dir=_home()))
     folder.chmod(0o711)
     server = PostgresServer(folder, binaries)
     try:
