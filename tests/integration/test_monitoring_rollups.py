@@ -307,6 +307,26 @@ def test_the_service_rolls_up_by_itself(url: str) -> None:
         expected(events, rolled.total(hours=4))
 
 
+def test_while_rollups_are_off_marks_stay_few_and_profiles_get_theirs(monitoring: Monitoring, rolled: Rollups) -> None:
+    rolled.configure(enabled=False)
+    first = new_event(age_s=4_000)
+    start_time = FIVE.floor(time_of(first.inference_id))
+    for number in range(1, 4):
+        monitoring.record(first, new_event(inference_id=f"{first.inference_id[:-2]}{number:02}"))
+        monitoring.feedback(first.inference_id, correct=bool(number % 2))
+        monitoring.record(new_event(age_s=40 * 60 * number))
+        rolled.recount()
+        rolled.recount()
+        told = monitoring.query(f"SELECT count(*) FROM monitoring.profile_marks WHERE start_time = '{start_time}'")
+        assert told == [(number,)]  # each time that its events changed, not each turn
+        assert rolled.marks() == number + 2
+    assert (rolled.rows(FIVE), rolled.total(hours=3).counts.inference_count) == ([], 7)
+    rolled.change("UPDATE monitoring.rollup_marks SET start_time = start_time - interval '40 days' WHERE set_aside")
+    rolled.change("UPDATE monitoring.feedback_marks SET start_time = start_time - interval '40 days'")
+    rolled.recount()
+    assert rolled.marks() == 0
+
+
 def test_what_is_switched_off_is_rolled_up_later(monitoring: Monitoring, rolled: Rollups) -> None:
     monitoring.record(new_event(age_s=4_000))
     rolled.configure(enabled=False)

@@ -6,7 +6,8 @@ CREATE TABLE rollup_marks (
     granularity smallint    NOT NULL,  -- 1: 5 minutes, 2: an hour, 3: a day
     start_time  timestamptz NOT NULL,
     model       text        NOT NULL,
-    version     text        NOT NULL
+    version     text        NOT NULL,
+    set_aside   boolean     NOT NULL DEFAULT false  -- one for all of its bucket, while rollups are switched off
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX rollup_marks_span ON rollup_marks (granularity, start_time, model, version);
 

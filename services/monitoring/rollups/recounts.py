@@ -48,14 +48,18 @@ class Recounts:
         self._done: dict[Granularity, datetime] = {}
 
     def work(self, turn: Turn) -> None:
-        """Take a turn: buckets always, hours and days when their interval has come."""
+        """Take a turn: buckets always, hours and days when their interval has come. While rollups are switched off,
+        marks are set aside instead.
+        """
         rollups = self._configurations.effective().rollups
-        if not rollups.enabled:
-            return
         now = self._clock()
         kept = kept_of(self._configurations, self._retention, self._store.reference_time())
         while turn.renew() and self._store.adopt_early_feedback(limit=MARKS_A_TURN):
             pass
+        if not rollups.enabled:
+            while turn.renew() and self._store.set_aside(ended_by=now - SETTLE, kept=kept, limit=MARKS_A_TURN):
+                pass
+            return
         self._recount(turn, Granularity.FIVE_MINUTES, kept, now)
         self._recount_feedback(turn, kept, now)
         for granularity, interval in (

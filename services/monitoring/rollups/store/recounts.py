@@ -13,6 +13,7 @@ from services.monitoring.models import Window
 from services.monitoring.rollups.models import FINEST_FIRST, Counts, Granularity, Mark
 from services.monitoring.rollups.plan import Kept
 from services.monitoring.rollups.store import rows
+from services.monitoring.rollups.store.aside import forget, set_aside
 from services.monitoring.rollups.store.counting import count
 from services.monitoring.rollups.store.drops import read_kept
 from services.monitoring.rollups.store.feedback import recount_feedback
@@ -90,6 +91,14 @@ class RecountStore:
         with self._db.transaction() as connection:
             row = connection.execute(_ADOPT, {"limit": limit}).fetchone()
         return row is not None and row["taken"] == limit
+
+    def set_aside(self, *, ended_by: datetime, kept: Kept, limit: int) -> bool:
+        """Do what is to be done while nothing is counted: live profiles get their marks, and of all others one a bucket
+        is kept for later, for as long as its events are; False where no more is to do.
+        """
+        with self._db.transaction() as connection:
+            forget(connection, kept.events)
+            return set_aside(connection, latest=ended_by - _BUCKET.span, limit=limit) == limit
 
     def marked(self, granularity: Granularity, *, ended_by: datetime, limit: int) -> list[Mark]:
         """List marked spans that were over by a time, the oldest first."""
