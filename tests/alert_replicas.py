@@ -47,6 +47,10 @@ _CHANNEL = """
 INSERT INTO monitoring.channels (name, kind, shown_url, plain, updated_by)
 VALUES (%(name)s, 'webhook', 'https://receiver.test', '{}', 'ada') ON CONFLICT DO NOTHING
 """
+_TAKE = """
+INSERT INTO monitoring.chores (name, holder, lease_time) VALUES ('alerts', %(holder)s, now() + interval '1 minute')
+ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, lease_time = excluded.lease_time
+"""
 
 
 @dataclass
@@ -70,7 +74,7 @@ class Replica:
     def __init__(self, database: Database, readings: Readings, clock: SetClock) -> None:
         self.database, self.readings, self.clock = database, readings, clock
         store = AlertStore(database)
-        configurations = Configurations(ConfigurationStore(database), clock)
+        self.configurations = configurations = Configurations(ConfigurationStore(database), clock)
         rules = AddressRules(AllowedHosts.parse(""))
         senders = Senders(rules, Webhooks(rules, ca_file=None), AppriseSender("", 1), frozenset())
         self.channels = Channels(
@@ -93,12 +97,14 @@ class Replica:
         self.silences = Silences(store, clock)
         self.registry = CollectorRegistry()
         metrics = JudgingMetrics(self.registry)
-        self.evaluation = Evaluation(store, readings.sources, ledger, metrics, clock, longest_gap=GAP)
+        self.evaluation = Evaluation(store, readings.sources, configurations, ledger, metrics, clock, longest_gap=GAP)
         self.keeping = Keeping(store, clock, kept=timedelta(days=365))
 
     def new_turn(self) -> Turn:
-        """A turn that nobody ends."""
-        return Turn(ChoreStore(self.database), "alerts", uuid4(), threading.Event())
+        """A turn that nobody ends, and nobody's but this replica's: a lease that another has is taken from it."""
+        holder = uuid4()
+        self.execute(_TAKE, holder=holder)
+        return Turn(ChoreStore(self.database), "alerts", holder, threading.Event())
 
     def turn(self, after: timedelta = timedelta()) -> None:
         """Judge every rule, some time later."""

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, Rule, RuleDraft, Severity, Target
+from services.monitoring.alerts.registered import Standing
 from services.monitoring.alerts.sources import Sources
 from services.monitoring.configuration.models import DriftGate
 from services.monitoring.drift.models import DriftCheck, DriftResult, DriftStatus, DriftType, Trigger
 from services.monitoring.models import Window
 from services.monitoring.quality.models import QualityCheck, QualityFinding, QualityIssue, QualityStatus
-from services.monitoring.rollups.models import Counts, Totals
+from services.monitoring.rollups.models import Counts
+from services.monitoring.rollups.totals import EveryTotal
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 IRIS = Target("iris", "1.0.0")
@@ -36,6 +39,7 @@ def draft(**changes: Any) -> RuleDraft:
         "hold": timedelta(),
         "drift_type": None,
         "feature": "",
+        "error_code": "",
         "min_count": 0,
         "missing_data": MissingData.IGNORE,
         "channels": (),
@@ -69,33 +73,43 @@ class Readings:
     drift_checks: dict[Target, DriftCheck] = field(default_factory=dict)
     quality_checks: dict[Target, QualityCheck] = field(default_factory=dict)
 
+    archived: set[Target] = field(default_factory=set)
+    unknown: set[Target] = field(default_factory=set)
+
     @property
     def sources(self) -> Sources:
         """All of it, as alerts take it."""
         own: Any = self
-        return Sources(own, _Latest(self.drift_checks), _Latest(self.quality_checks))  # type: ignore[arg-type] # stand-ins
+        return Sources(own, _Latest(self.drift_checks), _Latest(self.quality_checks), own)  # type: ignore[arg-type] # stand-ins
 
-    def total(self, model: str, version: str, window: Window) -> Totals:
-        """Say how a version did, whatever the window."""
-        return Totals(window, self.counts.get(Target(model, version), Counts()))
+    def every(self, window: Window, *, latencies: bool) -> EveryTotal:
+        """Say how all versions did, whatever the window."""
+        return EveryTotal(window, {(target.model, target.version): counts for target, counts in self.counts.items()})
 
-    def versions(self, model: str, window: Window) -> tuple[str, ...]:
-        """Name a model's versions with traffic."""
-        found = {target.version for target in self.counts if target.model == model}
-        return tuple(sorted(found | set(self.lately.get(model, ()) if window.seconds >= 86_400 else ())))
+    def seen(self, window: Window) -> frozenset[tuple[str, str]]:
+        """Name the versions with traffic."""
+        found = {(target.model, target.version) for target in self.counts}
+        before = {(model, version) for model, versions in self.lately.items() for version in versions}
+        return frozenset(found | before if window.seconds >= 86_400 else found)
 
-    def models(self, window: Window) -> tuple[str, ...]:
-        """Name the models with traffic."""
-        lately = self.lately if window.seconds >= 86_400 else ()
-        return tuple(sorted({target.model for target in self.counts} | set(lately)))
+    def begin(self) -> None:
+        """Be the registry of a turn."""
+
+    def standing(self, model: str, version: str) -> Standing:
+        """Say how the registry has a version."""
+        target = Target(model, version)
+        if target in self.unknown:
+            return Standing.UNKNOWN
+        return Standing.ARCHIVED if target in self.archived else Standing.IN_USE
 
 
 @dataclass
 class _Latest:
     checks: dict[Target, Any]
 
-    def latest(self, model: str, version: str) -> Any:
-        return self.checks.get(Target(model, version))
+    def latest_of(self, versions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        found = {(target.model, target.version): check for target, check in self.checks.items()}
+        return {key: found[key] for key in versions if key in found}
 
 
 def counted(errors: int, of: int = 100, **more: Any) -> Counts:

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 import structlog
 
 from services.common.errors import DomainError
-from services.monitoring.store.chores import ChoreStore
+from services.monitoring.store.chores import ChoreStore, Transaction
 
 _log = structlog.get_logger(__name__)
 LEASE_S = 60.0
@@ -31,10 +31,17 @@ class Turn:
         if self._stopping.is_set():
             return False
         if time.monotonic() > self._until_s - LEASE_S / 2:
-            if not self._store.take(self._name, self._holder, lease_s=LEASE_S):
+            if not self._store.keep(self._name, self._holder, lease_s=LEASE_S):
                 return False
             self._until_s = time.monotonic() + LEASE_S
         return True
+
+    def hold(self, connection: Transaction) -> bool:
+        """Keep the lease until the transaction ends. False: write nothing, since another has taken it since.
+
+        What was read in this turn is then as new as anybody's, however long this process stood still meanwhile.
+        """
+        return self._store.hold(connection, self._name, self._holder)
 
 
 Work = Callable[[Turn], None]

@@ -17,7 +17,8 @@ import pytest
 
 from services.common.errors import Aborted, DomainError, NotFound, Unavailable
 from services.common.postgres import Database
-from services.monitoring.rollups.models import Totals
+from services.monitoring.models import Window
+from services.monitoring.rollups.totals import EveryTotal
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, MINUTE, SECOND, Readings, counted, draft
 from tests.postgres import PostgresServer
@@ -144,7 +145,7 @@ def test_a_replica_with_a_wrong_clock_fires_nothing_early_and_if_only_a_little_w
 class Cut(Readings):
     """Metrics that can't be read."""
 
-    def total(self, model: str, version: str, window: Any) -> Totals:
+    def every(self, window: Window, *, latencies: bool) -> EveryTotal:
         """Be away."""
         raise Unavailable("the database is away", reason="DATABASE_UNAVAILABLE")
 

@@ -13,7 +13,8 @@ import pytest
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 from services.common.postgres import Database
 from services.monitoring.alerts.models import AlertState, AlertType, MissingData, Operator, Target
-from services.monitoring.rollups.models import Counts, Totals
+from services.monitoring.models import Window
+from services.monitoring.rollups.totals import EveryTotal
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, MINUTE, SECOND, Readings, counted, draft, drift_check, drift_result
 from tests.monitoring import eventually
@@ -88,9 +89,9 @@ def test_two_replicas_at_once_open_one_alert_and_tell_once(replica: Replica) -> 
     both_have_read = threading.Barrier(2)
 
     class Meeting(Readings):
-        def total(self, model: str, version: str, window: Any) -> Totals:
+        def every(self, window: Window, *, latencies: bool) -> EveryTotal:
             both_have_read.wait(20)
-            return super().total(model, version, window)
+            return super().every(window, latencies=latencies)
 
     readings = Meeting(replica.readings.counts)
     replicas = [Replica(replica.database, readings, replica.clock) for _ in range(2)]
@@ -99,21 +100,6 @@ def test_two_replicas_at_once_open_one_alert_and_tell_once(replica: Replica) -> 
             done.result(20)
     assert replica.states() == ["FIRING"]
     assert replica.sent() == [("ops", [("iris 1.0.0", "FIRING")])]
-
-
-def test_what_changes_together_is_told_together(replica: Replica) -> None:
-    replica.create(draft(channels=TOLD))
-    replica.create(draft(name="also", channels=TOLD))
-    replica.readings.counts = {IRIS: BAD, OLD: GOOD, WINE: BAD}
-    another(replica).turn()
-    replica.readings.counts.update({IRIS: GOOD, OLD: BAD})
-    another(replica).turn(TURN)
-    assert replica.sent() == [
-        ("ops", [("iris 1.0.0", "FIRING"), ("wine 1", "FIRING")]),
-        ("ops", [("iris 1.0.0", "FIRING"), ("wine 1", "FIRING")]),
-        ("ops", [("iris 0.9.0", "FIRING"), ("iris 1.0.0", "RESOLVED")]),
-        ("ops", [("iris 0.9.0", "FIRING"), ("iris 1.0.0", "RESOLVED")]),
-    ]
 
 
 def test_a_failure_while_it_is_told_leaves_nothing_half_done(replica: Replica, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,28 +150,6 @@ def test_a_silenced_alert_is_kept_and_told_when_the_silence_is_over(replica: Rep
     assert replica.sent()[-1] == ("ops", [("iris 1.0.0", "FIRING")])
 
 
-def test_nobody_hears_of_the_end_of_what_they_never_heard_of(replica: Replica) -> None:
-    replica.create(draft(channels=TOLD))
-    silence = replica.silence(HOUR)
-    replica.readings.counts[IRIS] = BAD
-    replica.turn()
-    replica.silences.end(silence)
-    replica.readings.counts[IRIS] = GOOD
-    replica.turn(TURN)
-    assert (replica.states(), replica.sent()) == (["RESOLVED"], [])
-
-
-def test_who_is_added_to_a_rule_is_told_of_what_nobody_knew(replica: Replica) -> None:
-    rule = replica.create(draft())
-    replica.create(draft(name="other", channels=TOLD))
-    replica.readings.counts[IRIS] = BAD
-    replica.turn()
-    assert len(replica.sent()) == 1
-    replica.rules.update(rule.id, draft(channels=TOLD), rule.etag)
-    replica.turn(TURN)
-    assert len(replica.sent()) == 2
-
-
 def test_an_alert_that_flaps_is_told_once_and_stays_until_it_is_quiet(replica: Replica) -> None:
     replica.create(draft(channels=TOLD))
     for number in range(20):
@@ -232,9 +196,9 @@ def test_a_rule_that_is_changed_while_it_is_judged_is_judged_at_the_next_turn(re
     replica.readings.counts[IRIS] = BAD
 
     class Changing(Readings):
-        def total(self, model: str, version: str, window: Any) -> Totals:
+        def every(self, window: Window, *, latencies: bool) -> EveryTotal:
             replica.rules.update(rule.id, draft(threshold=0.9), "")
-            return super().total(model, version, window)
+            return super().every(window, latencies=latencies)
 
     Replica(replica.database, Changing(replica.readings.counts), replica.clock).turn()
     assert replica.listed() == []
@@ -346,14 +310,14 @@ def test_retraining_hears_of_what_may_be_cured_by_it_in_the_same_turn(replica: R
 @pytest.mark.parametrize("error", [Aborted("the database took too long"), ZeroDivisionError("a defect")], ids=repr)
 def test_a_rule_that_cannot_be_judged_keeps_nobody_from_the_others(replica: Replica, error: Exception) -> None:
     class Slow(Readings):
-        def total(self, model: str, version: str, window: Any) -> Totals:
+        def every(self, window: Window, *, latencies: bool) -> EveryTotal:
             if window.seconds == 3_600:
                 raise error
-            return Totals(window, BAD)
+            return super().every(window, latencies=latencies)
 
     replica.create(draft(name="a", window=HOUR))
     replica.create(draft(name="b"))
-    slow = Replica(replica.database, Slow({IRIS: Counts()}), replica.clock)
+    slow = Replica(replica.database, Slow({IRIS: BAD}), replica.clock)
     slow.turn()
     assert [alert.rule_name for alert in replica.listed()] == ["b"]
     assert slow.registry.get_sample_value("penstock_monitoring_alert_rules_not_judged_total") == 1

@@ -113,7 +113,7 @@ def test_checks_that_come_seldom_leave_a_window_that_is_allowed() -> None:
 
 
 def test_every_metric_of_the_contract_is_known() -> None:
-    assert len(METRICS) == 21
+    assert len(METRICS) == 36
     assert {metric.type for metric in METRICS.values()} == set(AlertType)
 
 

@@ -63,20 +63,41 @@ def test_traffic_that_stops_is_missed_of_the_versions_that_answered_lately(chang
     assert targets(Readings(), **changes, model="iris", version="1.0.0") == {IRIS}
 
 
+def over(readings: Readings, target: Target = IRIS, **changes: Any) -> str:
+    return Values(readings.sources, NOON).over(rule(**changes), target)
+
+
 def test_a_version_in_whose_place_another_answers_is_not_missed() -> None:
-    values = Values(Readings({OLD: counted(0)}).sources, NOON)
-    assert values.replaced(rule(), IRIS)
-    assert not values.replaced(rule(), OLD)
-    assert not values.replaced(rule(), WINE)
-    assert not values.replaced(rule(model="iris", version="1.0.0", missing_data=MissingData.ALERT), IRIS)
+    readings = Readings({OLD: counted(0)}, {"wine": ("1",)})
+    assert over(readings) == "iris 1.0.0 no longer answers: another version does"
+    assert over(readings, OLD) == ""
+    assert over(readings, WINE) == ""
+    assert over(readings, model="iris", version="1.0.0", missing_data=MissingData.ALERT) == ""
 
 
 def test_calls_that_failed_before_a_version_was_chosen_answer_in_nobodys_place() -> None:
     readings = Readings({Target("iris", ""): counted(5)}, {"iris": ("1.0.0",)})
-    values = Values(readings.sources, NOON)
-    assert not values.replaced(rule(), IRIS)
-    assert not values.replaced(rule(), Target("iris", ""))
+    assert over(readings) == ""
+    assert over(readings, Target("iris", "")) == ""
     assert targets(readings, **STOPPED) == {IRIS, Target("iris", "")}
+
+
+def test_what_nobody_can_tell_of_any_more_is_over_and_what_is_missed_is_not() -> None:
+    away = Readings()
+    assert over(away) == "iris 1.0.0 has not answered for 24h: whether the condition still holds can't be told"
+    assert over(away, window=48 * HOUR).startswith("iris 1.0.0 has not answered for 2d")
+    assert over(Readings(lately={"iris": ("1.0.0",)})) == ""
+    for misses in (STOPPED, {"missing_data": MissingData.ALERT}):
+        assert over(away, **misses) == ""
+
+
+def test_an_archived_version_and_one_that_the_registry_forgot_are_missed_by_nobody() -> None:
+    archived = Readings(lately={"iris": ("1.0.0",)}, archived={IRIS})
+    assert over(archived, **STOPPED) == "iris 1.0.0 no longer answers: it was archived"
+    assert over(Readings({IRIS: counted(1)}, archived={IRIS}), **STOPPED) == ""
+    forgotten = "iris 1.0.0 has not answered for 24h, and the registry does not know it"
+    assert over(Readings(unknown={IRIS}), **STOPPED) == forgotten
+    assert over(Readings(lately={"iris": ("1.0.0",)}, unknown={IRIS}), **STOPPED) == ""
 
 
 def test_metrics_are_read_by_their_names() -> None:

@@ -75,7 +75,7 @@ class Alerts:
         with self._store.write() as tables:
             alert = _found(tables.alerts.lock(alert_id), alert_id)
             alert, event = life.acknowledge(alert, Acknowledgement(self._clock(), caller().name, note))
-            tables.alerts.save(alert, [event])
+            tables.alerts.save([(alert, [event])])
             return self._shown(tables, [alert])[0]
 
     def _shown(self, tables: Tables, alerts: Sequence[Alert], history: Sequence[AlertEvent] = ()) -> list[ShownAlert]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
+from threading import BoundedSemaphore
 
 from services.common.server import Service
 from services.monitoring.alerts.alerts import Alerts
@@ -11,12 +13,16 @@ from services.monitoring.alerts.evaluation import Evaluation
 from services.monitoring.alerts.keeping import Keeping
 from services.monitoring.alerts.ledger import Ledger
 from services.monitoring.alerts.metrics import JudgingMetrics
+from services.monitoring.alerts.registered import Registered
 from services.monitoring.alerts.rules import Rules
 from services.monitoring.alerts.servicer import service
 from services.monitoring.alerts.silences import Silences
 from services.monitoring.alerts.sources import Sources
 from services.monitoring.alerts.store.transaction import AlertStore
 from services.monitoring.parts import Parts
+from services.monitoring.registry_reader import RegistryReader
+from services.monitoring.rollups.store.totals import TotalsStore
+from services.monitoring.rollups.totals import TotalsReader
 
 KEEPING_INTERVAL_S = 3_600.0
 _MIN_GAP = timedelta(minutes=1)
@@ -31,9 +37,13 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.channels.keep_while(rules.naming)
     parts.alerts = Alerts(store, clock)
     interval = timedelta(milliseconds=settings.alert_interval_ms)
-    sources = Sources(parts.metrics, parts.drift, parts.quality)
+    totals = TotalsReader(TotalsStore(parts.database), parts.configurations, parts.retention, clock)
+    ask = partial(RegistryReader, parts.client, BoundedSemaphore(1), with_trainer=False)
+    sources = Sources(totals, parts.drift, parts.quality, Registered(ask))
     metrics = JudgingMetrics(parts.registry)
-    evaluation = Evaluation(store, sources, ledger, metrics, clock, longest_gap=max(4 * interval, _MIN_GAP))
+    evaluation = Evaluation(
+        store, sources, parts.configurations, ledger, metrics, clock, longest_gap=max(4 * interval, _MIN_GAP)
+    )
     parts.chores.add("alerts", evaluation.take, interval_s=interval.total_seconds())
     keeping = Keeping(store, clock, kept=timedelta(days=settings.alert_retention_days))
     parts.chores.add("alerts.keeping", keeping.take, interval_s=KEEPING_INTERVAL_S)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -28,6 +28,7 @@ class Metric:
         unit: as it is written after a value.
         always: it has a value also where there is no traffic.
         by_feature: it can be asked of one feature.
+        by_code: it can be asked of one error code.
         min_window: over less it says nothing.
     """
 
@@ -37,12 +38,16 @@ class Metric:
     unit: str = ""
     always: bool = False
     by_feature: bool = False
+    by_code: bool = False
     min_window: timedelta = MIN_WINDOW
 
 
 _LATENCY = Metric(AlertType.LATENCY, unit=" ms")
 # Feedback comes later than its prediction, and is counted in buckets of the prediction's time.
 _JUDGED = Metric(AlertType.ERROR_RATE, most=1.0, min_window=_BUCKET)
+_FEEDBACK = Metric(AlertType.ERROR_RATE, always=True, min_window=_BUCKET)
+_DRIFT = Metric(AlertType.DRIFT, by_feature=True, min_window=_BUCKET)
+_DRIFT_SHARE = replace(_DRIFT, most=1.0)
 _QUALITY = Metric(AlertType.DATA_QUALITY, most=1.0, by_feature=True, min_window=_BUCKET)
 
 METRICS: Mapping[str, Metric] = {
@@ -51,22 +56,37 @@ METRICS: Mapping[str, Metric] = {
     "p50_latency_ms": _LATENCY,
     "p95_latency_ms": _LATENCY,
     "p99_latency_ms": _LATENCY,
-    "error_rate": Metric(AlertType.ERROR_RATE, most=1.0),
-    "error_count": Metric(AlertType.ERROR_RATE, always=True),
+    "error_rate": Metric(AlertType.ERROR_RATE, most=1.0, by_code=True),
+    "error_count": Metric(AlertType.ERROR_RATE, always=True, by_code=True),
     "inference_count": Metric(AlertType.ERROR_RATE, always=True),
     "throughput_per_s": Metric(AlertType.ERROR_RATE, unit=" per second", always=True),
     "accuracy": _JUDGED,
     "average_confidence": Metric(AlertType.ERROR_RATE, most=1.0),
     "average_feedback_lag_s": Metric(AlertType.ERROR_RATE, unit=" s", min_window=_BUCKET),
-    "effect": Metric(AlertType.DRIFT, by_feature=True, min_window=_BUCKET),
-    "drifted_count": Metric(AlertType.DRIFT, by_feature=True, min_window=_BUCKET),
-    "violation_count": Metric(AlertType.DATA_QUALITY, by_feature=True, min_window=_BUCKET),
+    "feedback_count": _FEEDBACK,
+    "judged_count": _FEEDBACK,
+    "effect": _DRIFT,
+    "drifted_count": _DRIFT,
+    "p_value": _DRIFT_SHARE,
+    "adjusted_p_value": _DRIFT_SHARE,
+    "psi": _DRIFT,
+    "ks_statistic": _DRIFT_SHARE,
+    "ks_p_value": _DRIFT_SHARE,
+    "chi_square": _DRIFT,
+    "chi_square_p_value": _DRIFT_SHARE,
+    "wasserstein": _DRIFT,
+    "jensen_shannon": _DRIFT_SHARE,
+    "violation_count": replace(_QUALITY, most=math.inf),
     "missing_rate": _QUALITY,
     "type_rate": _QUALITY,
+    "schema_rate": _QUALITY,
     "range_rate": _QUALITY,
     "unknown_category_rate": _QUALITY,
     "outlier_rate": _QUALITY,
-    "duplicate_rate": Metric(AlertType.DATA_QUALITY, most=1.0, min_window=_BUCKET),
+    "not_finite_rate": _QUALITY,
+    "constant_rate": _QUALITY,
+    "stale_s": replace(_QUALITY, most=math.inf, unit=" s"),
+    "duplicate_rate": replace(_QUALITY, by_feature=False),
 }
 
 _COMPARE: Mapping[Operator, Callable[[float, float], bool]] = {
@@ -109,7 +129,7 @@ def written(metric: str, value: float) -> str:
 
 def in_words(rule: RuleDraft) -> str:
     """Write a rule's condition: `p99_latency_ms over 5m > 200 ms for 10m`."""
-    of = f" of {rule.feature}" if rule.feature else ""
+    of = _narrowed(rule)
     kind = f" ({rule.drift_type.name.lower()} drift)" if rule.drift_type else ""
     span = f"in a check of the last {write_duration(rule.window)}" if rule.type in _CHECKED else _over(rule)
     limit = f"{SIGNS[rule.operator]} {written(rule.metric, rule.threshold)}"
@@ -124,7 +144,7 @@ def judge(rule: RuleDraft, target: Target, reading: Reading) -> Finding:
         return _missing(rule, target, reading)
     met = holds(rule, reading.value)
     value, threshold = written(rule.metric, reading.value), written(rule.metric, rule.threshold)
-    of = f" of {rule.feature}" if rule.feature else ""
+    of = _narrowed(rule)
     span = "in the latest check" if rule.type in _CHECKED else _over(rule)
     limit = f"{SIGNS[rule.operator]} {threshold}" if met else f"no longer {SIGNS[rule.operator]} {threshold}"
     cause = f" ({reading.cause})" if met and reading.cause else ""
@@ -142,6 +162,10 @@ _MISSING = {
 def _missing(rule: RuleDraft, target: Target, reading: Reading) -> Finding:
     message = f"{target}: {rule.metric} has no value: {reading.why}"
     return Finding(_MISSING[rule.missing_data], None, message, reading.check_id)
+
+
+def _narrowed(rule: RuleDraft) -> str:
+    return f" of {rule.feature or rule.error_code}" if rule.feature or rule.error_code else ""
 
 
 def _over(rule: RuleDraft) -> str:

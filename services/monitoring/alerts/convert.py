@@ -85,6 +85,7 @@ def _draft(rule: pb.AlertRule) -> RuleDraft:
         hold=_duration("rule.for", getattr(rule, "for"), default=timedelta()),
         drift_type=_enum("rule.drift_type", rule.drift_type, DriftType),
         feature=_line("rule.feature", rule.feature, MAX_FEATURE_CHARS),
+        error_code=_line("rule.error_code", rule.error_code, MAX_CHARS["error_code"]),
         min_count=rule.min_count,
         missing_data=_enum("rule.missing_data", rule.missing_data, MissingData) or MissingData.IGNORE,
         channels=tuple(_line("rule.channels", name, MAX_NAME_CHARS) for name in rule.channels),
@@ -96,6 +97,12 @@ def _draft(rule: pb.AlertRule) -> RuleDraft:
 def scope_from(request: pb.ListAlertRulesRequest) -> tuple[str, str]:
     """Read whose rules are asked for; raises InvalidArgument naming the field."""
     return _line("model", request.model, MAX_CHARS["model"]), _line("version", request.version, MAX_CHARS["version"])
+
+
+def changes_from(request: pb.ListAlertRuleChangesRequest) -> tuple[str, UUID | None]:
+    """Read of which rules changes are asked for; raises InvalidArgument naming the field, NotFound."""
+    rule_id = id_from("rule", request.rule_id) if request.rule_id else None
+    return _line("model", request.model, MAX_CHARS["model"]), rule_id
 
 
 def filters_from(request: pb.ListAlertsRequest) -> AlertFilters:

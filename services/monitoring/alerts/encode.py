@@ -12,7 +12,7 @@ from penstock.api.monitoring.v1 import drift_pb2
 from penstock.durations import write_duration
 from services.monitoring.alerts.alerts import ShownAlert
 from services.monitoring.alerts.conditions import in_words
-from services.monitoring.alerts.models import AlertEvent, Rule, Silence
+from services.monitoring.alerts.models import AlertEvent, Rule, RuleChange, Silence
 
 
 def rule_proto(rule: Rule) -> pb.AlertRule:
@@ -31,6 +31,7 @@ def rule_proto(rule: Rule) -> pb.AlertRule:
         window=write_duration(rule.window),
         drift_type=drift_pb2.DriftType.ValueType(rule.drift_type.value if rule.drift_type else 0),
         feature=rule.feature,
+        error_code=rule.error_code,
         min_count=rule.min_count,
         missing_data=pb.MissingData.ValueType(rule.missing_data.value),
         channels=rule.channels,
@@ -103,6 +104,21 @@ def silence_proto(silence: Silence) -> pb.Silence:
 def rules_response(rules: Sequence[Rule], token: str) -> pb.ListAlertRulesResponse:
     """Encode a page of rules."""
     return pb.ListAlertRulesResponse(rules=map(rule_proto, rules), next_page_token=token)
+
+
+def changes_response(changes: Sequence[RuleChange], token: str) -> pb.ListAlertRuleChangesResponse:
+    """Encode a page of what was done to rules."""
+    return pb.ListAlertRuleChangesResponse(changes=map(_change_proto, changes), next_page_token=token)
+
+
+def _change_proto(change: RuleChange) -> pb.AlertRuleChange:
+    return pb.AlertRuleChange(
+        time=_time(change.time),
+        rule_id=str(change.rule_id),
+        before=rule_proto(change.before) if change.before else None,
+        after=rule_proto(change.after) if change.after else None,
+        changed_by=change.changed_by,
+    )
 
 
 def alerts_response(alerts: Sequence[ShownAlert], token: str) -> pb.ListAlertsResponse:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import groupby
 from uuid import UUID
 
 import structlog
@@ -13,17 +15,20 @@ from penstock.ids import uuid7
 from services.common.errors import DomainError, Unavailable
 from services.monitoring.alerts import life
 from services.monitoring.alerts.conditions import in_words, judge
-from services.monitoring.alerts.ledger import Ledger
+from services.monitoring.alerts.ledger import Change, Ledger
 from services.monitoring.alerts.life import Birth, Finding, Moment, Step, Verdict
 from services.monitoring.alerts.metrics import JudgingMetrics
 from services.monitoring.alerts.models import Alert, Rule, Target
 from services.monitoring.alerts.sources import Sources
-from services.monitoring.alerts.store.transaction import AlertStore
+from services.monitoring.alerts.store.transaction import AlertStore, Tables
 from services.monitoring.alerts.values import Values
 from services.monitoring.chores import Turn
+from services.monitoring.configuration.configurations import Configurations
 
 Clock = Callable[[], datetime]
 _log = structlog.get_logger(__name__)
+_AT_ONCE = 500
+"""Judgements that are kept in one transaction, but for those of one model, which are told together."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +54,23 @@ class RuleBook:
         return next((rule for rule in found if rule is not None), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What a rule makes of a version."""
+
+    rule: Rule
+    target: Target
+    outcome: Outcome
+
+
 class Evaluation:
-    """The chore. Any number of replicas may do it at once: a rule's row is locked while its alerts change."""
+    """The chore. What it found is kept only while its turn is nobody else's, and rules' rows are locked meanwhile."""
 
     def __init__(
         self,
         store: AlertStore,
         sources: Sources,
+        configurations: Configurations,
         ledger: Ledger,
         metrics: JudgingMetrics,
         clock: Clock,
@@ -65,6 +80,7 @@ class Evaluation:
         """Only set up. `longest_gap` is the most that the time between two turns counts for."""
         self._store = store
         self._sources = sources
+        self._configurations = configurations
         self._ledger = ledger
         self._metrics = metrics
         self._clock = clock
@@ -78,22 +94,23 @@ class Evaluation:
         """
         moment = Moment(self._clock(), self._longest_gap)
         with self._metrics.turn_seconds.time():
-            done = self._judge(moment, turn)
+            judged = self._judge(moment, turn)
+            done = judged is not None and self._keep_all(judged, moment, turn)
         if done:
             self._metrics.last_turn.set(moment.time.timestamp())
 
-    def _judge(self, moment: Moment, turn: Turn) -> bool:
-        """Judge every rule; False where the turn ended before."""
+    def _judge(self, moment: Moment, turn: Turn) -> list[Judged] | None:
+        """Judge every rule; None where the turn ended before."""
         with self._store.read() as tables:
             rules, opened = tables.rules.all(), tables.alerts.open_targets()
+        self._sources.registered.begin()
         book, values = RuleBook(rules), Values(self._sources, moment.time)
+        judged: list[Judged] = []
         for rule in rules:
+            if not turn.renew():
+                return None
             try:
-                outcomes = self._outcomes(rule, book, values, opened.get(rule.id, set()), turn)
-                if outcomes is None:
-                    return False
-                if outcomes:
-                    self._keep(rule, outcomes, moment)
+                judged += self._outcomes(rule, book, values, opened.get(rule.id, set()))
             except Unavailable:
                 raise
             except DomainError as error:
@@ -102,51 +119,84 @@ class Evaluation:
             except Exception:  # noqa: BLE001 - logged, counted and tried again: one rule must not end all others
                 self._metrics.not_judged.inc()
                 _log.exception("rule failed", rule=rule.name)
+        return judged
+
+    def _outcomes(self, rule: Rule, book: RuleBook, values: Values, opened: set[Target]) -> list[Judged]:
+        """Say what the rule makes of each version; of those without an open alert, only where its condition holds."""
+        targets = opened | (values.targets(rule) if rule.enabled else set())
+        judged = [
+            Judged(rule, target, self._outcome(rule, target, book, values)) for target in sorted(targets, key=str)
+        ]
+        return [each for each in judged if each.target in opened or _holds(each.outcome)]
+
+    def _outcome(self, rule: Rule, target: Target, book: RuleBook, values: Values) -> Outcome:
+        if not rule.enabled:
+            return Over("the rule is switched off")
+        holding = book.find(rule.name, target)
+        if holding is None or holding.id != rule.id:
+            said = "the rule no longer holds for this version" if holding is None else f"{_named(holding)} holds now"
+            return Over(said)
+        if not self._configurations.effective(target.model, target.version).alerts.enabled:
+            return Over(f"alerts of {target} are switched off")
+        if over := values.over(rule, target):
+            return Over(over)
+        return judge(rule, target, values.read(rule, target))
+
+    def _keep_all(self, judged: list[Judged], moment: Moment, turn: Turn) -> bool:
+        """Keep what was judged, each model in one transaction; False where the turn ended before."""
+        batch: list[Judged] = []
+        judged.sort(key=_model_of)
+        for _, of_model in groupby(judged, key=_model_of):
+            batch += of_model
+            if len(batch) >= _AT_ONCE:
+                if not (turn.renew() and self._keep(batch, moment, turn)):
+                    return False
+                batch = []
+        return not batch or (turn.renew() and self._keep(batch, moment, turn))
+
+    def _keep(self, judged: Sequence[Judged], moment: Moment, turn: Turn) -> bool:
+        """Keep these; where that fails, each half of them, until what fails is alone; False where the turn is over."""
+        try:
+            with self._store.write() as tables:
+                if not turn.hold(tables.connection):
+                    return False
+                self._ledger.write(tables, _changes(tables, judged, moment), moment.time)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - logged, counted and tried again: one alert must not end all others
+            if len(judged) > 1:
+                middle = len(judged) // 2
+                return self._keep(judged[:middle], moment, turn) and self._keep(judged[middle:], moment, turn)
+            self._metrics.not_judged.inc()
+            _log.warning("alert not kept", rule=judged[0].rule.name, of=str(judged[0].target), error=repr(error))
         return True
 
-    def _outcomes(
-        self, rule: Rule, book: RuleBook, values: Values, opened: set[Target], turn: Turn
-    ) -> dict[Target, Outcome] | None:
-        """Say what the rule makes of each version; of those without an open alert, only where its condition holds.
 
-        None: the turn has ended.
-        """
-        if not turn.renew():
-            return None
-        targets = opened | (values.targets(rule) if rule.enabled else set())
-        outcomes: dict[Target, Outcome] = {}
-        for target in sorted(targets, key=str):
-            if not turn.renew():
-                return None
-            outcome = _outcome(rule, target, book, values)
-            if target in opened or (isinstance(outcome, Finding) and outcome.verdict is Verdict.HOLDS):
-                outcomes[target] = outcome
-        return outcomes
-
-    def _keep(self, rule: Rule, outcomes: Mapping[Target, Outcome], moment: Moment) -> None:
-        with self._store.write() as tables:
-            standing = tables.rules.lock(rule.id)
-            if standing is None or standing.revision != rule.revision:
-                return  # changed since it was read: the next turn judges by what it says now
-            alerts = tables.alerts.open_of(rule.id)
-            recent = tables.alerts.recent_changes(rule.id, moment.time - life.FLAPPING_WINDOW)
-            steps = [
-                (alerts.get(target), step)
-                for target, outcome in outcomes.items()
-                if (step := _step(rule, target, outcome, alerts.get(target), recent.get(target, 0), moment))
-            ]
-            self._ledger.write(tables, rule, steps, moment.time)
+def _changes(tables: Tables, judged: Sequence[Judged], moment: Moment) -> Iterator[Change]:
+    """Say what comes of these judgements, under the locks of their rules."""
+    by_rule: defaultdict[UUID, list[Judged]] = defaultdict(list)
+    for each in judged:
+        by_rule[each.rule.id].append(each)
+    for rule_id in sorted(by_rule):
+        rule = by_rule[rule_id][0].rule
+        standing = tables.rules.lock(rule_id)
+        if standing is None or standing.revision != rule.revision:
+            continue  # changed since it was read: the next turn judges by what it says now
+        alerts = tables.alerts.open_of(rule_id, {each.target.model for each in by_rule[rule_id]})
+        recent = tables.alerts.recent_changes(rule_id, moment.time - life.FLAPPING_WINDOW)
+        for each in by_rule[rule_id]:
+            alert = alerts.get(each.target)
+            step = _step(rule, each.target, each.outcome, alert, recent.get(each.target, 0), moment)
+            if step is not None:
+                yield Change(rule, alert, step)
 
 
-def _outcome(rule: Rule, target: Target, book: RuleBook, values: Values) -> Outcome:
-    if not rule.enabled:
-        return Over("the rule is switched off")
-    holding = book.find(rule.name, target)
-    if holding is None or holding.id != rule.id:
-        return Over("the rule no longer holds for this version" if holding is None else f"{_named(holding)} holds now")
-    if values.replaced(rule, target):
-        return Over(f"{target} no longer answers: another version does")
-    return judge(rule, target, values.read(rule, target))
+def _model_of(judged: Judged) -> str:
+    return judged.target.model
+
+
+def _holds(outcome: Outcome) -> bool:
+    return isinstance(outcome, Finding) and outcome.verdict is Verdict.HOLDS
 
 
 def _named(rule: Rule) -> str:

@@ -14,7 +14,7 @@ _AT_ONCE = 1_000
 
 
 class Keeping:
-    """The chore that deletes alerts and silences past their time; open ones stay, however old."""
+    """The chore that deletes alerts, silences and changes of rules past their time; open ones stay, however old."""
 
     def __init__(self, store: AlertStore, clock: Clock, *, kept: timedelta) -> None:
         self._store = store
@@ -26,6 +26,7 @@ class Keeping:
         now = self._clock()
         with self._store.write() as tables:
             tables.silences.expire(now - self._kept)
+            tables.changes.expire(now - self._kept)
             tables.requests.expire(now - REQUESTS_KEPT)
         while turn.renew():
             with self._store.write() as tables:

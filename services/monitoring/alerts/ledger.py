@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from services.monitoring.alerts.life import Step
 from services.monitoring.alerts.models import Alert, AlertState, Rule
-from services.monitoring.alerts.notices import is_due, news_of
+from services.monitoring.alerts.notices import due_channels, news_of
 from services.monitoring.alerts.store.transaction import Tables
 from services.monitoring.notifications.channels import Channels
 from services.monitoring.notifications.models import Notification
 from services.monitoring.retraining.requests import RetrainingRequests
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A step of an alert of a rule; `before` is the alert as it was, None where there was none."""
+
+    rule: Rule
+    before: Alert | None
+    step: Step
 
 
 class Ledger:
@@ -22,26 +32,38 @@ class Ledger:
         self._channels = channels
         self._retraining = retraining
 
-    def write(self, tables: Tables, rule: Rule, steps: Iterable[tuple[Alert | None, Step]], now: datetime) -> None:
-        """Keep steps of a rule's alerts, each with the alert before it, under the lock of the rule.
+    def write(self, tables: Tables, changes: Iterable[Change], now: datetime) -> None:
+        """Keep what changes of alerts, under the locks of their rules.
 
-        What is to be told goes out as one message a channel. It is in the outbox exactly if the step is kept: neither
-        a crash nor another replica makes it none, or two.
+        All that a channel is to hear of a model goes out as one message. It is in the outbox exactly if the steps are
+        kept: neither a crash nor another replica makes it none, or two.
         """
         silences = tables.silences.active(now)
-        told: list[Alert] = []
-        for before, step in steps:
-            alert = step.alert
+        fired: list[Alert] = []
+        saved: list[tuple[Alert, Step]] = []
+        told: defaultdict[tuple[str, str], list[Alert]] = defaultdict(list)
+        for change in changes:
+            alert = change.step.alert
             if alert is None:
-                if before is not None:
-                    tables.alerts.forget(before.id)
+                if change.before is not None:
+                    tables.alerts.forget(change.before.id)
                 continue
-            if rule.channels and is_due(alert, rule, silences, now):
-                told.append(alert)
-                alert = replace(alert, send_time=now)
-            tables.alerts.save(alert, step.events)
-            if step.fired:
-                self._retraining.consider_alert(tables.connection, alert)
-        if told:
-            told.sort(key=lambda each: each.state is not AlertState.FIRING)
-            self._channels.notify(tables.connection, rule.channels, Notification([news_of(each) for each in told]))
+            for channel in (due := due_channels(alert, change.rule, silences, now)):
+                told[alert.target.model, channel].append(alert)
+            alert = replace(alert, told={**alert.told, **dict.fromkeys(due, now)}) if due else alert
+            saved.append((alert, change.step))
+            if change.step.fired:
+                fired.append(alert)
+        tables.alerts.save((alert, step.events) for alert, step in saved)
+        for alert in fired:
+            self._retraining.consider_alert(tables.connection, alert)
+        self._tell(tables, told)
+
+    def _tell(self, tables: Tables, told: dict[tuple[str, str], list[Alert]]) -> None:
+        """Put a message a model and channel; a channel that was deleted since hears nothing more."""
+        there = tables.rules.channels_there({channel for _, channel in told}) if told else set()
+        for (_, channel), alerts in told.items():
+            if channel in there:
+                alerts.sort(key=lambda each: (each.state is not AlertState.FIRING, -each.severity.value))
+                news = [news_of(alert, channel) for alert in alerts]
+                self._channels.notify(tables.connection, [channel], Notification(news))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -69,6 +70,7 @@ class RuleDraft:
     hold: timedelta
     drift_type: DriftType | None
     feature: str
+    error_code: str
     min_count: int
     missing_data: MissingData
     channels: tuple[str, ...]
@@ -90,6 +92,18 @@ class Rule(RuleDraft):
     def etag(self) -> str:
         """Another one after each change."""
         return f"{self.id.hex}-{self.revision}"
+
+
+@dataclass(frozen=True, slots=True)
+class RuleChange:
+    """A rule was made (no `before`), changed, or deleted (no `after`)."""
+
+    number: int
+    time: datetime
+    rule_id: UUID
+    before: Rule | None
+    after: Rule | None
+    changed_by: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +135,7 @@ class Alert:
         held: while it is pending, how long the condition was seen to hold; while it flaps, to stay away.
         judge_time: when it was last judged, by the clock of whoever judged.
         change_time: of the newest entry of its history; it never goes back.
-        send_time: when somebody was last told of it; None: nobody was.
+        told: the channels that were told that it fires, and when each last was.
     """
 
     id: UUID
@@ -142,7 +156,7 @@ class Alert:
     held: timedelta = timedelta()
     fire_time: datetime | None = None
     resolve_time: datetime | None = None
-    send_time: datetime | None = None
+    told: Mapping[str, datetime] = field(default_factory=dict)
     acknowledgement: Acknowledgement | None = None
     flapping: bool = False
     check_id: UUID | None = None

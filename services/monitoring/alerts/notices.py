@@ -9,27 +9,30 @@ from services.monitoring.alerts.models import Alert, AlertState, Rule, Silence
 from services.monitoring.notifications.models import AlertNews
 
 
-def is_due(alert: Alert, rule: Rule, silences: Sequence[Silence], now: datetime) -> bool:
-    """Say whether an alert is to be told of now, as it stands after its latest step.
+def due_channels(alert: Alert, rule: Rule, silences: Sequence[Silence], now: datetime) -> tuple[str, ...]:
+    """Name the channels that are to be told of an alert now, as it stands after its latest step.
 
-    One that fires is told when nobody was told yet, or the last time is long enough ago by a clock that went either
-    way; not while it is acknowledged. Its end is told to those who were told of it. A silence keeps all of it back:
-    one that still fires when the silence is over is told then.
+    Of one that fires, each channel of its rule that was not told yet, or was long enough ago by a clock that went
+    either way; none while it is acknowledged, or a silence lies on it: if it still fires when the silence is over, it
+    is told then. Its end is told to those who were told of it, whomever the rule tells by now, and in spite of a
+    silence: nobody is left with an alert that is over.
     """
-    if any(silence.covers(alert, now) for silence in silences):
-        return False
     match alert.state:
         case AlertState.PENDING:
-            return False
-        case AlertState.FIRING:
-            if alert.acknowledgement is not None:
-                return False
-            return alert.send_time is None or abs(now - alert.send_time) >= rule.repeat_interval
+            return ()
         case AlertState.RESOLVED:
-            return alert.send_time is not None
+            return tuple(alert.told)
+        case AlertState.FIRING:
+            if alert.acknowledgement is not None or any(silence.covers(alert, now) for silence in silences):
+                return ()
+            return tuple(each for each in rule.channels if _is_due(alert.told.get(each), rule, now))
 
 
-def news_of(alert: Alert) -> AlertNews:
+def _is_due(told: datetime | None, rule: Rule, now: datetime) -> bool:
+    return told is None or abs(now - told) >= rule.repeat_interval
+
+
+def news_of(alert: Alert, channel: str) -> AlertNews:
     """Say of an alert what goes to a channel; `alert` as it stands before this is sent."""
     return AlertNews(
         alert_id=str(alert.id),
@@ -47,7 +50,7 @@ def news_of(alert: Alert) -> AlertNews:
         begin_time=alert.begin_time,
         fire_time=alert.fire_time,
         resolve_time=alert.resolve_time,
-        repeated=alert.state is AlertState.FIRING and alert.send_time is not None,
+        repeated=alert.state is AlertState.FIRING and channel in alert.told,
         flapping=alert.flapping,
         check_id=str(alert.check_id or ""),
     )

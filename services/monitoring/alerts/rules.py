@@ -13,9 +13,9 @@ from services.common import pages
 from services.common.errors import Aborted, NotFound, ResourceExhausted
 from services.common.keys import caller
 from services.monitoring.alerts import life
-from services.monitoring.alerts.ledger import Ledger
+from services.monitoring.alerts.ledger import Change, Ledger
 from services.monitoring.alerts.life import Moment
-from services.monitoring.alerts.models import AlertType, RequestKey, Rule, RuleDraft
+from services.monitoring.alerts.models import AlertType, RequestKey, Rule, RuleChange, RuleDraft
 from services.monitoring.alerts.sense import check_rule
 from services.monitoring.alerts.store.transaction import AlertConnection, AlertStore, Tables
 from services.monitoring.configuration.configurations import Configurations
@@ -70,6 +70,7 @@ class Rules:
             rule = Rule(**_fields(draft), id=UUID(uuid7()), revision=1, create_time=now, **_by(now))
             self._channels.require(tables.connection, rule.channels, field="rule.channels")
             tables.rules.insert(rule)
+            tables.changes.append(None, rule, changed_by=rule.updated_by, time=now)
             tables.requests.insert(key, rule.id, now)
             return rule
 
@@ -92,6 +93,7 @@ class Rules:
             )
             self._channels.require(tables.connection, rule.channels, field="rule.channels")
             tables.rules.update(rule)
+            tables.changes.append(found, rule, changed_by=rule.updated_by, time=now)
             if not rule.enabled:
                 self._end(tables, rule, f"the rule was switched off by {caller().name}", now)
             return rule
@@ -100,8 +102,10 @@ class Rules:
         """Delete a rule, and resolve its open alerts; raises NotFound (RULE_NOT_FOUND)."""
         with self._store.write() as tables:
             rule = _found(tables.rules.lock(rule_id), rule_id)
-            self._end(tables, rule, f"the rule was deleted by {caller().name}", self._clock())
+            now = self._clock()
+            self._end(tables, rule, f"the rule was deleted by {caller().name}", now)
             tables.rules.delete(rule_id)
+            tables.changes.append(rule, None, changed_by=caller().name, time=now)
 
     def get(self, rule_id: UUID) -> Rule:
         """Give a rule; raises NotFound (RULE_NOT_FOUND)."""
@@ -124,6 +128,21 @@ class Rules:
         last = found[size - 1]
         return found[:size], pages.encode([last.name, last.model, last.version], bound_to)
 
+    def changes(self, model: str, rule_id: UUID | None, *, size: int, token: str) -> tuple[Sequence[RuleChange], str]:
+        """List what people did to rules, the newest first, and the token of the next page; empty on the last.
+
+        Raises:
+            InvalidArgument: the size or the token.
+        """
+        size = pages.page_size(size, default=DEFAULT_PAGE_SIZE)
+        bound_to = {"model": model, "rule_id": str(rule_id or "")}
+        before = _number(pages.decode(token, bound_to))
+        with self._store.read() as tables:
+            found = tables.changes.page(model, rule_id, before=before, limit=size + 1)
+        if len(found) <= size:
+            return found, ""
+        return found[:size], pages.encode([found[size - 1].number], bound_to)
+
     def naming(self, connection: AlertConnection, channel: str) -> str:
         """Say in a sentence which rules tell a channel, in a transaction of somebody else's; '' where none does."""
         names = Tables(connection).rules.naming(channel)
@@ -138,7 +157,7 @@ class Rules:
         moment = Moment(now, timedelta())
         alerts = tables.alerts.open_of(rule.id).values()
         steps = [(alert, life.end(alert, message, moment, actor=caller().name)) for alert in alerts]
-        self._ledger.write(tables, rule, [(alert, step) for alert, step in steps if step], now)
+        self._ledger.write(tables, [Change(rule, alert, step) for alert, step in steps if step], now)
 
 
 def _fields(draft: RuleDraft) -> dict[str, Any]:
@@ -152,7 +171,8 @@ def _by(now: datetime) -> dict[str, Any]:
 def _found(rule: Rule | None, rule_id: UUID) -> Rule:
     if rule is None:
         raise NotFound(
-            f"there is no alert rule {rule_id}; ListAlertRules shows those that are there", reason="RULE_NOT_FOUND"
+            f"there is no alert rule {rule_id}; `penstock alert rule list` shows those that there are",
+            reason="RULE_NOT_FOUND",
         )
     return rule
 
@@ -164,4 +184,13 @@ def _position(position: list[Any] | None) -> tuple[str, str, str]:
             return "", "", ""
         case [str(name), str(model), str(version)] if "\0" not in name + model + version:
             return name, model, version
+    raise pages.unknown_token()
+
+
+def _number(position: list[Any] | None) -> int | None:
+    match position:
+        case None:
+            return None
+        case [int(number)] if 0 <= number < 2**63:
+            return number
     raise pages.unknown_token()

@@ -95,6 +95,8 @@ def _check_narrowing(rule: RuleDraft, metric: Metric) -> None:
         raise refused("drift_type", f"a rule of type {rule.type.name} has none; leave it unset")
     if rule.feature and not metric.by_feature:
         raise refused("feature", f"{rule.metric} is not counted by feature; leave it empty")
+    if rule.error_code and not metric.by_code:
+        raise refused("error_code", f"{rule.metric} is not counted by error code; leave it empty")
     if rule.drift_type is DriftType.CONCEPT and rule.feature not in ("", "accuracy"):
         raise refused("feature", f"got {rule.feature!r}; concept drift is of the accuracy, not of a feature")
 

@@ -22,6 +22,7 @@ ROLES = {
     "DeleteAlertRule": Role.OPERATOR,
     "GetAlertRule": Role.VIEWER,
     "ListAlertRules": Role.VIEWER,
+    "ListAlertRuleChanges": Role.VIEWER,
     "GetAlert": Role.VIEWER,
     "ListAlerts": Role.VIEWER,
     "AcknowledgeAlert": Role.OPERATOR,
@@ -73,6 +74,15 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
         model, version = convert.scope_from(request)
         return encode.rules_response(
             *self._rules.page(model, version, size=request.page_size, token=request.page_token)
+        )
+
+    def ListAlertRuleChanges(
+        self, request: pb.ListAlertRuleChangesRequest, context: grpc.ServicerContext
+    ) -> pb.ListAlertRuleChangesResponse:
+        """Give a page of what was done to rules."""
+        model, rule_id = convert.changes_from(request)
+        return encode.changes_response(
+            *self._rules.changes(model, rule_id, size=request.page_size, token=request.page_token)
         )
 
     def GetAlert(self, request: pb.GetAlertRequest, context: grpc.ServicerContext) -> pb.GetAlertResponse:

@@ -100,7 +100,8 @@ def _refused(description: str) -> InvalidArgument:
 def _found(silence: Silence | None, silence_id: UUID) -> Silence:
     if silence is None:
         raise NotFound(
-            f"there is no silence {silence_id}; ListSilences shows those that are there", reason="SILENCE_NOT_FOUND"
+            f"there is no silence {silence_id}; `penstock alert silences` shows those that there are",
+            reason="SILENCE_NOT_FOUND",
         )
     return silence
 

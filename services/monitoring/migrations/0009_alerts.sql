@@ -14,6 +14,7 @@ CREATE TABLE alert_rules (
     hold            interval         NOT NULL,  -- the contract's "for", which SQL has taken
     drift_type      text,
     feature         text             NOT NULL,
+    error_code      text             NOT NULL,
     min_count       bigint           NOT NULL,
     missing_data    text             NOT NULL,
     repeat_interval interval         NOT NULL,
@@ -38,6 +39,20 @@ CREATE TABLE alert_rule_channels (
 );
 CREATE INDEX alert_rule_channels_channel ON alert_rule_channels (channel);
 
+-- What people did to rules: each as it was before and after; JSON, see store/changes.py.
+CREATE TABLE alert_rule_changes (
+    change_number bigint      GENERATED ALWAYS AS IDENTITY,
+    change_time   timestamptz NOT NULL,
+    rule_id       uuid        NOT NULL,
+    model         text        NOT NULL,  -- for whom it was after, or before it was deleted
+    rule_before   jsonb,                 -- null: it was made
+    rule_after    jsonb,                 -- null: it was deleted
+    changed_by    text        NOT NULL,
+    CONSTRAINT alert_rule_changes_pkey PRIMARY KEY (change_number)
+);
+CREATE INDEX alert_rule_changes_rule ON alert_rule_changes (rule_id, change_number);
+CREATE INDEX alert_rule_changes_time ON alert_rule_changes (change_time);
+
 -- An alert outlives its rule, so it names the rule without a key, and keeps what the rule said.
 CREATE TABLE alerts (
     alert_id         uuid             NOT NULL,  -- a UUIDv7 of when it began: the order of every list
@@ -59,12 +74,12 @@ CREATE TABLE alerts (
     held             interval         NOT NULL,
     fire_time        timestamptz,
     resolve_time     timestamptz,
-    send_time        timestamptz,
     acknowledge_time timestamptz,
     acknowledged_by  text,
     acknowledge_note text,
     flapping         boolean          NOT NULL,
     check_id         uuid,
+    told             jsonb            NOT NULL,  -- by channel that heard of it, when it last did
     CONSTRAINT alerts_pkey PRIMARY KEY (alert_id),
     CONSTRAINT alerts_fired_check CHECK (state = 'PENDING' OR fire_time IS NOT NULL),
     CONSTRAINT alerts_resolved_check CHECK ((state = 'RESOLVED') = (resolve_time IS NOT NULL))
@@ -120,16 +135,16 @@ CREATE TABLE alert_requests (
 -- that nobody is woken who has not asked for it. None is about latency: what is slow differs from model to model.
 INSERT INTO alert_rules (
     rule_id, name, model, version, enabled, type, severity, metric, operator, threshold, window_length, hold,
-    drift_type, feature, min_count, missing_data, repeat_interval, description, revision, create_time,
+    drift_type, feature, error_code, min_count, missing_data, repeat_interval, description, revision, create_time,
     update_time, updated_by
 )
 VALUES
     ('01900000-0000-7000-8000-000000000001', 'errors', '', '', true, 'ERROR_RATE', 'CRITICAL', 'error_rate',
-     'GREATER', 0.1, '5 minutes', '2 minutes', NULL, '', 20, 'IGNORE', '4 hours',
+     'GREATER', 0.1, '5 minutes', '2 minutes', NULL, '', '', 20, 'IGNORE', '4 hours',
      'More than a tenth of the predictions fail.', 1, now(), now(), 'penstock'),
     ('01900000-0000-7000-8000-000000000002', 'drift', '', '', true, 'DRIFT', 'WARNING', 'drifted_count',
-     'GREATER_OR_EQUAL', 1, '24 hours', '0 seconds', NULL, '', 0, 'IGNORE', '24 hours',
+     'GREATER_OR_EQUAL', 1, '24 hours', '0 seconds', NULL, '', '', 0, 'IGNORE', '24 hours',
      'Something has drifted from the reference profile.', 1, now(), now(), 'penstock'),
     ('01900000-0000-7000-8000-000000000003', 'data-quality', '', '', true, 'DATA_QUALITY', 'WARNING',
-     'violation_count', 'GREATER_OR_EQUAL', 1, '24 hours', '0 seconds', NULL, '', 0, 'IGNORE', '24 hours',
+     'violation_count', 'GREATER_OR_EQUAL', 1, '24 hours', '0 seconds', NULL, '', '', 0, 'IGNORE', '24 hours',
      'The data is worse than the reference profile allows for.', 1, now(), now(), 'penstock');

@@ -115,6 +115,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "DeleteAlertRule": Safety.NEVER,  # the second finds none
         "GetAlertRule": Safety.ALWAYS,
         "ListAlertRules": Safety.ALWAYS,
+        "ListAlertRuleChanges": Safety.ALWAYS,
         "GetAlert": Safety.ALWAYS,
         "ListAlerts": Safety.ALWAYS,
         "AcknowledgeAlert": Safety.ALWAYS,  # by the same, with the same note

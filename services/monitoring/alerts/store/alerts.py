@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
 from enum import Enum
@@ -11,6 +11,7 @@ from uuid import UUID
 
 from psycopg import Connection
 from psycopg.rows import DictRow
+from psycopg.types.json import Jsonb
 
 from services.monitoring.alerts.models import (
     Acknowledgement,
@@ -27,13 +28,16 @@ from services.monitoring.alerts.models import (
 MAX_HISTORY = 1_000
 _COLUMNS = (
     "alert_id AS id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition, value, "
-    "threshold, message, begin_time, judge_time, change_time, held, fire_time, resolve_time, send_time, "
-    "acknowledge_time, acknowledged_by, acknowledge_note, flapping, check_id"
+    "threshold, message, begin_time, judge_time, change_time, held, fire_time, resolve_time, "
+    "acknowledge_time, acknowledged_by, acknowledge_note, flapping, check_id, told"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM monitoring.alerts"  # noqa: S608 - the braces are a constant of ours
 _FIND = f"{_SELECT} WHERE alert_id = %(alert_id)s"
 _LOCK = f"{_FIND} FOR UPDATE"
-_OPEN = f"{_SELECT} WHERE rule_id = %(rule_id)s AND state <> 'RESOLVED' ORDER BY alert_id FOR UPDATE"
+_OPEN = f"""
+{_SELECT} WHERE rule_id = %(rule_id)s AND state <> 'RESOLVED'
+  AND (%(models)s::text[] IS NULL OR model = ANY (%(models)s)) ORDER BY alert_id FOR UPDATE
+"""
 _OPEN_TARGETS = "SELECT rule_id, model, version FROM monitoring.alerts WHERE state <> 'RESOLVED'"
 _PAGE = f"""
 {_SELECT}
@@ -60,23 +64,23 @@ GROUP BY model, severity ORDER BY model, severity
 _SAVE = """
 INSERT INTO monitoring.alerts (
     alert_id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition, value, threshold,
-    message, begin_time, judge_time, change_time, held, fire_time, resolve_time, send_time, acknowledge_time,
-    acknowledged_by, acknowledge_note, flapping, check_id
+    message, begin_time, judge_time, change_time, held, fire_time, resolve_time, acknowledge_time,
+    acknowledged_by, acknowledge_note, flapping, check_id, told
 )
 VALUES (
     %(id)s, %(rule_id)s, %(rule_name)s, %(rule_revision)s, %(model)s, %(version)s, %(type)s, %(severity)s, %(state)s,
     %(condition)s, %(value)s, %(threshold)s, %(message)s, %(begin_time)s, %(judge_time)s, %(change_time)s, %(held)s,
-    %(fire_time)s, %(resolve_time)s, %(send_time)s, %(acknowledge_time)s, %(acknowledged_by)s, %(acknowledge_note)s,
-    %(flapping)s, %(check_id)s
+    %(fire_time)s, %(resolve_time)s, %(acknowledge_time)s, %(acknowledged_by)s, %(acknowledge_note)s, %(flapping)s,
+    %(check_id)s, %(told)s
 )
 ON CONFLICT ON CONSTRAINT alerts_pkey DO UPDATE SET
     rule_revision = excluded.rule_revision, type = excluded.type, severity = excluded.severity,
     state = excluded.state, condition = excluded.condition, value = excluded.value, threshold = excluded.threshold,
     message = excluded.message, judge_time = excluded.judge_time, change_time = excluded.change_time,
     held = excluded.held, fire_time = excluded.fire_time, resolve_time = excluded.resolve_time,
-    send_time = excluded.send_time, acknowledge_time = excluded.acknowledge_time,
-    acknowledged_by = excluded.acknowledged_by, acknowledge_note = excluded.acknowledge_note,
-    flapping = excluded.flapping, check_id = excluded.check_id
+    acknowledge_time = excluded.acknowledge_time, acknowledged_by = excluded.acknowledged_by,
+    acknowledge_note = excluded.acknowledge_note, flapping = excluded.flapping, check_id = excluded.check_id,
+    told = excluded.told
 """
 _FORGET = "DELETE FROM monitoring.alerts WHERE alert_id = %(alert_id)s"
 _APPEND = """
@@ -109,9 +113,10 @@ class AlertTable:
         """Find an alert, and keep others from changing it until the commit."""
         return self._find(_LOCK, alert_id)
 
-    def open_of(self, rule_id: UUID) -> dict[Target, Alert]:
-        """Give a rule's open alerts, and keep others from changing them until the commit."""
-        found = [_alert(row) for row in self._connection.execute(_OPEN, {"rule_id": rule_id})]
+    def open_of(self, rule_id: UUID, models: Iterable[str] | None = None) -> dict[Target, Alert]:
+        """Give a rule's open alerts, of these models or of all, and keep others from changing them until the commit."""
+        values = {"rule_id": rule_id, "models": None if models is None else list(models)}
+        found = [_alert(row) for row in self._connection.execute(_OPEN, values)]
         return {alert.target: alert for alert in found}
 
     def open_targets(self) -> dict[UUID, set[Target]]:
@@ -141,11 +146,12 @@ class AlertTable:
         rows = self._connection.execute(_COUNTS)
         return [OpenCount(row["model"], Severity[row["severity"]], int(row["count"])) for row in rows]
 
-    def save(self, alert: Alert, events: Collection[AlertEvent]) -> None:
-        """Write an alert as it now is, and append to its history; see `CONSTRAINTS` for what is raised."""
-        self._connection.execute(_SAVE, _values(alert))
-        for event in events:
-            self._connection.execute(_APPEND, {**asdict(event), "alert_id": alert.id, "state": event.state.name})
+    def save(self, alerts: Iterable[tuple[Alert, Collection[AlertEvent]]]) -> None:
+        """Write alerts as they now are, and append to their histories; see `CONSTRAINTS` for what is raised."""
+        saved = list(alerts)
+        with self._connection.cursor() as cursor:
+            cursor.executemany(_SAVE, [_values(alert) for alert, _ in saved])
+            cursor.executemany(_APPEND, [_event_values(alert, event) for alert, events in saved for event in events])
 
     def forget(self, alert_id: UUID) -> None:
         """Delete an alert with its history."""
@@ -165,14 +171,19 @@ class AlertTable:
         return None if row is None else _alert(row)
 
 
+def _event_values(alert: Alert, event: AlertEvent) -> dict[str, Any]:
+    return {**asdict(event), "alert_id": alert.id, "state": event.state.name}
+
+
 def _values(alert: Alert) -> dict[str, Any]:
-    names = (name for name in Alert.__dataclass_fields__ if name not in ("target", "acknowledgement"))
+    names = (name for name in Alert.__dataclass_fields__ if name not in ("target", "acknowledgement", "told"))
     values = {name: getattr(alert, name) for name in names}
     known = alert.acknowledgement
     return {
         **{name: value.name if isinstance(value, Enum) else value for name, value in values.items()},
         "model": alert.target.model,
         "version": alert.target.version,
+        "told": Jsonb({channel: time.isoformat() for channel, time in alert.told.items()}),
         "acknowledge_time": known.time if known else None,
         "acknowledged_by": known.by if known else None,
         "acknowledge_note": known.note if known else None,
@@ -188,5 +199,6 @@ def _alert(row: Mapping[str, Any]) -> Alert:
         "state": AlertState[values.pop("state")],
         "target": Target(values.pop("model"), values.pop("version")),
         "acknowledgement": Acknowledgement(time, by, note) if time else None,
+        "told": {channel: datetime.fromisoformat(told) for channel, told in values.pop("told").items()},
     }
     return Alert(**values, **made)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from enum import Enum
 from typing import Any
@@ -16,8 +16,8 @@ from services.monitoring.drift.models import DriftType
 
 _SELECT = """
 SELECT rule_id AS id, name, model, version, enabled, type, severity, metric, operator, threshold,
-    window_length AS "window", hold, drift_type, feature, min_count, missing_data, repeat_interval, description,
-    revision, create_time, update_time, updated_by,
+    window_length AS "window", hold, drift_type, feature, error_code, min_count, missing_data, repeat_interval,
+    description, revision, create_time, update_time, updated_by,
     ARRAY(SELECT channel FROM monitoring.alert_rule_channels AS told WHERE told.rule_id = rule.rule_id
         ORDER BY position) AS channels
 FROM monitoring.alert_rules AS rule
@@ -43,12 +43,12 @@ _LOCK_COUNT = "SELECT pg_advisory_xact_lock(hashtextextended('penstock.monitorin
 _INSERT = """
 INSERT INTO monitoring.alert_rules (
     rule_id, name, model, version, enabled, type, severity, metric, operator, threshold, window_length, hold,
-    drift_type, feature, min_count, missing_data, repeat_interval, description, revision, create_time, update_time,
-    updated_by
+    drift_type, feature, error_code, min_count, missing_data, repeat_interval, description, revision, create_time,
+    update_time, updated_by
 )
 VALUES (
     %(id)s, %(name)s, %(model)s, %(version)s, %(enabled)s, %(type)s, %(severity)s, %(metric)s, %(operator)s,
-    %(threshold)s, %(window)s, %(hold)s, %(drift_type)s, %(feature)s, %(min_count)s, %(missing_data)s,
+    %(threshold)s, %(window)s, %(hold)s, %(drift_type)s, %(feature)s, %(error_code)s, %(min_count)s, %(missing_data)s,
     %(repeat_interval)s, %(description)s, %(revision)s, %(create_time)s, %(update_time)s, %(updated_by)s
 )
 """
@@ -57,8 +57,9 @@ UPDATE monitoring.alert_rules SET
     name = %(name)s, model = %(model)s, version = %(version)s, enabled = %(enabled)s, type = %(type)s,
     severity = %(severity)s, metric = %(metric)s, operator = %(operator)s, threshold = %(threshold)s,
     window_length = %(window)s, hold = %(hold)s, drift_type = %(drift_type)s, feature = %(feature)s,
-    min_count = %(min_count)s, missing_data = %(missing_data)s, repeat_interval = %(repeat_interval)s,
-    description = %(description)s, revision = %(revision)s, update_time = %(update_time)s, updated_by = %(updated_by)s
+    error_code = %(error_code)s, min_count = %(min_count)s, missing_data = %(missing_data)s,
+    repeat_interval = %(repeat_interval)s, description = %(description)s, revision = %(revision)s,
+    update_time = %(update_time)s, updated_by = %(updated_by)s
 WHERE rule_id = %(id)s
 """
 _TELL_NOBODY = "DELETE FROM monitoring.alert_rule_channels WHERE rule_id = %(rule_id)s"
@@ -70,6 +71,7 @@ _NAMING = """
 SELECT DISTINCT name FROM monitoring.alert_rules JOIN monitoring.alert_rule_channels USING (rule_id)
 WHERE channel = %(channel)s ORDER BY name LIMIT 10
 """
+_THERE = "SELECT name FROM monitoring.channels WHERE name = ANY (%(names)s)"
 _DELETE = "DELETE FROM monitoring.alert_rules WHERE rule_id = %(rule_id)s"
 
 
@@ -124,6 +126,10 @@ class RuleTable:
     def naming(self, channel: str) -> list[str]:
         """Name some rules that tell a channel."""
         return [row["name"] for row in self._connection.execute(_NAMING, {"channel": channel})]
+
+    def channels_there(self, names: Iterable[str]) -> set[str]:
+        """Give those of these channels that there are."""
+        return {row["name"] for row in self._connection.execute(_THERE, {"names": list(names)})}
 
     def _find(self, statement: str, rule_id: UUID) -> Rule | None:
         row = self._connection.execute(statement, {"rule_id": rule_id}).fetchone()

@@ -11,6 +11,7 @@ from psycopg.rows import DictRow
 from services.common.errors import Aborted, AlreadyExists, DomainError
 from services.common.postgres import Database
 from services.monitoring.alerts.store.alerts import AlertTable
+from services.monitoring.alerts.store.changes import RuleChangeTable
 from services.monitoring.alerts.store.requests import RequestTable
 from services.monitoring.alerts.store.rules import RuleTable
 from services.monitoring.alerts.store.silences import SilenceTable
@@ -36,6 +37,7 @@ class Tables:
     def __init__(self, connection: AlertConnection) -> None:
         self.connection = connection
         self.rules = RuleTable(connection)
+        self.changes = RuleChangeTable(connection)
         self.alerts = AlertTable(connection)
         self.silences = SilenceTable(connection)
         self.requests = RequestTable(connection)
@@ -58,7 +60,7 @@ class AlertStore:
     def write(self) -> Iterator[Tables]:
         """Change the tables, durably: an alert that a crash forgot would be told again under another id.
 
-        Lock a rule's row before its alerts: everyone does, so nobody waits in a circle.
+        Lock rules' rows before their alerts, several by their ids: everyone does, so nobody waits in a circle.
         """
         with self._database.transaction(CONSTRAINTS) as connection:
             make_durable(connection)

@@ -6,8 +6,10 @@ Alerts: rules over metrics, drift and data quality, what they found, and who is 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 
-Rules are judged every 15 s (PENSTOCK_ALERT_INTERVAL_MS). Three come with the service, errors, drift and data-quality:
-on, and without channels, so that what is wrong is listed from the first day and nobody is told who has not asked.
+Rules are judged every 15 s (PENSTOCK_ALERT_INTERVAL_MS), but where alerts are switched off in the configuration of
+a version, a model or all. What changes of one model in a turn goes to a channel as one message. Three rules come with
+the service, errors, drift and data-quality: on, and without channels, so that what is wrong is listed from the first
+day and nobody is told who has not asked.
 
 Durations are written as people write them: 30s, 5m, 1h, 24h, 7d.
 """
@@ -131,9 +133,13 @@ class _MissingDataEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissingDa
     MISSING_DATA_UNSPECIFIED: _MissingData.ValueType  # 0
     """IGNORE."""
     MISSING_DATA_IGNORE: _MissingData.ValueType  # 1
-    """The alert stays as it is."""
+    """The alert stays as it is, until the version has had no traffic for 24 h, or the window where that is longer: then
+    it is resolved, since nobody can tell any more.
+    """
     MISSING_DATA_ALERT: _MissingData.ValueType  # 2
-    """It counts as if the condition held."""
+    """It counts as if the condition held. Without any traffic of the version it fires until there is some, the version is
+    archived, or it has been away for 24 h and the registry does not know it.
+    """
     MISSING_DATA_RESOLVE: _MissingData.ValueType  # 3
     """It counts as if the condition did not hold."""
 
@@ -143,9 +149,13 @@ class MissingData(_MissingData, metaclass=_MissingDataEnumTypeWrapper):
 MISSING_DATA_UNSPECIFIED: MissingData.ValueType  # 0
 """IGNORE."""
 MISSING_DATA_IGNORE: MissingData.ValueType  # 1
-"""The alert stays as it is."""
+"""The alert stays as it is, until the version has had no traffic for 24 h, or the window where that is longer: then
+it is resolved, since nobody can tell any more.
+"""
 MISSING_DATA_ALERT: MissingData.ValueType  # 2
-"""It counts as if the condition held."""
+"""It counts as if the condition held. Without any traffic of the version it fires until there is some, the version is
+archived, or it has been away for 24 h and the registry does not know it.
+"""
 MISSING_DATA_RESOLVE: MissingData.ValueType  # 3
 """It counts as if the condition did not hold."""
 Global___MissingData: _TypeAlias = MissingData  # noqa: Y015
@@ -208,6 +218,7 @@ class AlertRule(_message.Message):
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATED_BY_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
+    ERROR_CODE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     name: _builtins.str
@@ -224,21 +235,29 @@ class AlertRule(_message.Message):
     """Only this model; empty: every model, each by itself."""
     version: _builtins.str
     """Only this version; empty: every version that had traffic in the window, each by itself. One that answers no more
-    while another version of its model does is not judged, and not missed: its alerts are resolved.
+    while another version of its model does, or was archived, is not judged, and not missed: its alerts are resolved. A
+    rule about traffic that does not come (`missing_data` ALERT, or a count of predictions that is too low) looks for
+    versions back over the last 24 h, or the window where that is longer: made later than that after traffic stopped,
+    it sees nothing to miss unless it names the version.
     """
     metric: _builtins.str
     """What is compared; required. LATENCY: average_latency_ms, max_latency_ms, p50_latency_ms, p95_latency_ms,
     p99_latency_ms. ERROR_RATE: error_rate, error_count, inference_count, throughput_per_s, accuracy,
-    average_confidence, average_feedback_lag_s. DRIFT: effect (of what drifted, 0 where nothing has), drifted_count.
-    DATA_QUALITY: violation_count, and missing_rate, type_rate, range_rate, unknown_category_rate, outlier_rate,
-    duplicate_rate (the worst feature's).
+    average_confidence, average_feedback_lag_s, feedback_count (rows with feedback), judged_count (rows judged right or
+    wrong). DRIFT: effect (of what drifted, 0 where nothing has), drifted_count; and by their names in DriftResult, of
+    all that was compared, the smallest p_value, adjusted_p_value, ks_p_value, chi_square_p_value, and the largest psi,
+    ks_statistic, chi_square, wasserstein, jensen_shannon. DATA_QUALITY: violation_count; the worst feature's
+    missing_rate, type_rate, schema_rate, range_rate, unknown_category_rate, outlier_rate, not_finite_rate,
+    constant_rate, and stale_s, how long it has not come; duplicate_rate.
     """
     operator: Global___Operator.ValueType
     """Required."""
     threshold: _builtins.float
     """Finite; a rate's is 0 to 1."""
     window: _builtins.str
-    """Over how long the metric is taken: 1m to 7d. For DRIFT and DATA_QUALITY the latest check counts, if it is no older."""
+    """Over how long the metric is taken: 1m to 7d. For DRIFT and DATA_QUALITY the last check by schedule counts, if it is
+    no older; shorter than checks come is refused, here and when checks are configured to come less often.
+    """
     drift_type: _drift_pb2.DriftType.ValueType
     """Of DRIFT: only this type; unset: any."""
     feature: _builtins.str
@@ -259,9 +278,13 @@ class AlertRule(_message.Message):
     """Who made or last changed it."""
     condition: _builtins.str
     """The condition in words."""
+    error_code: _builtins.str
+    """Of error_rate and error_count: only failures of this code; empty: all. At most 64 characters."""
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Whom to tell, by the channels' names; none: nobody, and the alert is listed all the same. At most 20."""
+        """Whom to tell, by the channels' names; none: nobody, and the alert is listed all the same. At most 20. One that is
+        added hears of the alerts that fire; one that is taken out, of the end of those that it was told of.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -297,10 +320,11 @@ class AlertRule(_message.Message):
         update_time: _timestamp_pb2.Timestamp | None = ...,
         updated_by: _builtins.str = ...,
         condition: _builtins.str = ...,
+        error_code: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "condition", b"condition", "create_time", b"create_time", "description", b"description", "drift_type", b"drift_type", "enabled", b"enabled", "etag", b"etag", "feature", b"feature", "for", b"for", "id", b"id", "metric", b"metric", "min_count", b"min_count", "missing_data", b"missing_data", "model", b"model", "name", b"name", "operator", b"operator", "repeat_interval", b"repeat_interval", "severity", b"severity", "threshold", b"threshold", "type", b"type", "update_time", b"update_time", "updated_by", b"updated_by", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "condition", b"condition", "create_time", b"create_time", "description", b"description", "drift_type", b"drift_type", "enabled", b"enabled", "error_code", b"error_code", "etag", b"etag", "feature", b"feature", "for", b"for", "id", b"id", "metric", b"metric", "min_count", b"min_count", "missing_data", b"missing_data", "model", b"model", "name", b"name", "operator", b"operator", "repeat_interval", b"repeat_interval", "severity", b"severity", "threshold", b"threshold", "type", b"type", "update_time", b"update_time", "updated_by", b"updated_by", "version", b"version", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -772,6 +796,112 @@ class ListAlertRulesResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListAlertRulesResponse: _TypeAlias = ListAlertRulesResponse  # noqa: Y015
+
+@_typing.final
+class AlertRuleChange(_message.Message):
+    """AlertRuleChange is one: a rule was made, changed or deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TIME_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    BEFORE_FIELD_NUMBER: _builtins.int
+    AFTER_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
+    rule_id: _builtins.str
+    """The rule."""
+    changed_by: _builtins.str
+    """Who."""
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    @_builtins.property
+    def before(self) -> Global___AlertRule:
+        """As it was; unset: it was made."""
+
+    @_builtins.property
+    def after(self) -> Global___AlertRule:
+        """As it was from then on; unset: it was deleted."""
+
+    def __init__(
+        self,
+        *,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        rule_id: _builtins.str = ...,
+        before: Global___AlertRule | None = ...,
+        after: Global___AlertRule | None = ...,
+        changed_by: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "before", b"before", "changed_by", b"changed_by", "rule_id", b"rule_id", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlertRuleChange: _TypeAlias = AlertRuleChange  # noqa: Y015
+
+@_typing.final
+class ListAlertRuleChangesRequest(_message.Message):
+    """ListAlertRuleChangesRequest filters and pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    RULE_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only of rules for this model or versions of it; not of those for all models."""
+    rule_id: _builtins.str
+    """Only of this rule."""
+    page_size: _builtins.int
+    """1 to 1,000; 0: 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before, with the same filters."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        rule_id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "rule_id", b"rule_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlertRuleChangesRequest: _TypeAlias = ListAlertRuleChangesRequest  # noqa: Y015
+
+@_typing.final
+class ListAlertRuleChangesResponse(_message.Message):
+    """ListAlertRuleChangesResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty on the last page."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlertRuleChange]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        changes: _abc.Iterable[Global___AlertRuleChange] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlertRuleChangesResponse: _TypeAlias = ListAlertRuleChangesResponse  # noqa: Y015
 
 @_typing.final
 class GetAlertRequest(_message.Message):

@@ -60,6 +60,11 @@ class AlertServiceStub(object):
                 request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRulesRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRulesResponse.FromString,
                 _registered_method=True)
+        self.ListAlertRuleChanges = channel.unary_unary(
+                '/penstock.api.monitoring.v1.AlertService/ListAlertRuleChanges',
+                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRuleChangesRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRuleChangesResponse.FromString,
+                _registered_method=True)
         self.GetAlert = channel.unary_unary(
                 '/penstock.api.monitoring.v1.AlertService/GetAlert',
                 request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.GetAlertRequest.SerializeToString,
@@ -101,6 +106,7 @@ class AlertServiceServicer(object):
         would, a metric of another type, a window shorter than its checks come.
         Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
         same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
+        NOT_FOUND: RULE_NOT_FOUND (the same request made it, and it was deleted since).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -109,7 +115,8 @@ class AlertServiceServicer(object):
     def UpdateAlertRule(self, request, context):
         """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
         resolved.
-        Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
+        Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
+        ETAG_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,6 +140,15 @@ class AlertServiceServicer(object):
 
     def ListAlertRules(self, request, context):
         """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlertRuleChanges(self, request, context):
+        """What was done to rules, by whom, the newest first; kept as long as alerts are, 365 days
+        (PENSTOCK_ALERT_RETENTION_DAYS). Role: viewer. NOT_FOUND: RULE_NOT_FOUND (no id of any rule; one that was deleted
+        has its changes). INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,9 +179,10 @@ class AlertServiceServicer(object):
 
     def CreateSilence(self, request, context):
         """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
-        is over is sent then.
+        is over is sent then. The end of an alert goes to the channels that were told of it in spite of a silence.
         Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-        TOO_MANY_SILENCES (1,000 that are not over).
+        TOO_MANY_SILENCES (1,000 that are not over). NOT_FOUND: SILENCE_NOT_FOUND (the same request made it, and it is past
+        its retention).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,6 +229,11 @@ def add_AlertServiceServicer_to_server(servicer, server):
                     servicer.ListAlertRules,
                     request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRulesRequest.FromString,
                     response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRulesResponse.SerializeToString,
+            ),
+            'ListAlertRuleChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlertRuleChanges,
+                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRuleChangesRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRuleChangesResponse.SerializeToString,
             ),
             'GetAlert': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAlert,
@@ -380,6 +402,33 @@ class AlertService(object):
             '/penstock.api.monitoring.v1.AlertService/ListAlertRules',
             penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRulesRequest.SerializeToString,
             penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRulesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlertRuleChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.monitoring.v1.AlertService/ListAlertRuleChanges',
+            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRuleChangesRequest.SerializeToString,
+            penstock_dot_api_dot_monitoring_dot_v1_dot_alerts__pb2.ListAlertRuleChangesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -6,8 +6,10 @@ Alerts: rules over metrics, drift and data quality, what they found, and who is 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 
-Rules are judged every 15 s (PENSTOCK_ALERT_INTERVAL_MS). Three come with the service, errors, drift and data-quality:
-on, and without channels, so that what is wrong is listed from the first day and nobody is told who has not asked.
+Rules are judged every 15 s (PENSTOCK_ALERT_INTERVAL_MS), but where alerts are switched off in the configuration of
+a version, a model or all. What changes of one model in a turn goes to a channel as one message. Three rules come with
+the service, errors, drift and data-quality: on, and without channels, so that what is wrong is listed from the first
+day and nobody is told who has not asked.
 
 Durations are written as people write them: 30s, 5m, 1h, 24h, 7d.
 """
@@ -47,11 +49,13 @@ class AlertServiceStub:
     would, a metric of another type, a window shorter than its checks come.
     Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
     same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
+    NOT_FOUND: RULE_NOT_FOUND (the same request made it, and it was deleted since).
     """
     UpdateAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.UpdateAlertRuleRequest, _alerts_pb2.UpdateAlertRuleResponse]
     """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
     resolved.
-    Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
+    Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
+    ETAG_MISMATCH.
     """
     DeleteAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertRuleRequest, _alerts_pb2.DeleteAlertRuleResponse]
     """Deletes a rule, one that came with the service too: it does not come back. Alerts of it that are open are resolved;
@@ -62,6 +66,11 @@ class AlertServiceStub:
     """One rule. Role: viewer. NOT_FOUND: RULE_NOT_FOUND."""
     ListAlertRules: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]
     """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    ListAlertRuleChanges: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRuleChangesRequest, _alerts_pb2.ListAlertRuleChangesResponse]
+    """What was done to rules, by whom, the newest first; kept as long as alerts are, 365 days
+    (PENSTOCK_ALERT_RETENTION_DAYS). Role: viewer. NOT_FOUND: RULE_NOT_FOUND (no id of any rule; one that was deleted
+    has its changes). INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    """
     GetAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.GetAlertResponse]
     """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND (also of one that was pending and went away
     before it fired: it is forgotten).
@@ -74,9 +83,10 @@ class AlertServiceStub:
     """
     CreateSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.CreateSilenceResponse]
     """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
-    is over is sent then.
+    is over is sent then. The end of an alert goes to the channels that were told of it in spite of a silence.
     Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-    TOO_MANY_SILENCES (1,000 that are not over).
+    TOO_MANY_SILENCES (1,000 that are not over). NOT_FOUND: SILENCE_NOT_FOUND (the same request made it, and it is past
+    its retention).
     """
     EndSilence: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.EndSilenceResponse]
     """Ends a silence now; one that is over stays as it is. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
@@ -93,11 +103,13 @@ class AlertServiceAsyncStub(AlertServiceStub):
     would, a metric of another type, a window shorter than its checks come.
     Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
     same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
+    NOT_FOUND: RULE_NOT_FOUND (the same request made it, and it was deleted since).
     """
     UpdateAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.UpdateAlertRuleRequest, _alerts_pb2.UpdateAlertRuleResponse]  # type: ignore[assignment]
     """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
     resolved.
-    Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
+    Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
+    ETAG_MISMATCH.
     """
     DeleteAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.DeleteAlertRuleRequest, _alerts_pb2.DeleteAlertRuleResponse]  # type: ignore[assignment]
     """Deletes a rule, one that came with the service too: it does not come back. Alerts of it that are open are resolved;
@@ -108,6 +120,11 @@ class AlertServiceAsyncStub(AlertServiceStub):
     """One rule. Role: viewer. NOT_FOUND: RULE_NOT_FOUND."""
     ListAlertRules: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]  # type: ignore[assignment]
     """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    ListAlertRuleChanges: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRuleChangesRequest, _alerts_pb2.ListAlertRuleChangesResponse]  # type: ignore[assignment]
+    """What was done to rules, by whom, the newest first; kept as long as alerts are, 365 days
+    (PENSTOCK_ALERT_RETENTION_DAYS). Role: viewer. NOT_FOUND: RULE_NOT_FOUND (no id of any rule; one that was deleted
+    has its changes). INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    """
     GetAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRequest, _alerts_pb2.GetAlertResponse]  # type: ignore[assignment]
     """One alert with its history. Role: viewer. NOT_FOUND: ALERT_NOT_FOUND (also of one that was pending and went away
     before it fired: it is forgotten).
@@ -120,9 +137,10 @@ class AlertServiceAsyncStub(AlertServiceStub):
     """
     CreateSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.CreateSilenceRequest, _alerts_pb2.CreateSilenceResponse]  # type: ignore[assignment]
     """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
-    is over is sent then.
+    is over is sent then. The end of an alert goes to the channels that were told of it in spite of a silence.
     Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-    TOO_MANY_SILENCES (1,000 that are not over).
+    TOO_MANY_SILENCES (1,000 that are not over). NOT_FOUND: SILENCE_NOT_FOUND (the same request made it, and it is past
+    its retention).
     """
     EndSilence: _aio.UnaryUnaryMultiCallable[_alerts_pb2.EndSilenceRequest, _alerts_pb2.EndSilenceResponse]  # type: ignore[assignment]
     """Ends a silence now; one that is over stays as it is. Role: operator. NOT_FOUND: SILENCE_NOT_FOUND."""
@@ -142,6 +160,7 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         would, a metric of another type, a window shorter than its checks come.
         Role: operator. INVALID_ARGUMENT: INVALID_RULE, CHANNEL_NOT_FOUND. ALREADY_EXISTS: RULE_EXISTS (the name, for the
         same model and version). FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_RULES (1,000).
+        NOT_FOUND: RULE_NOT_FOUND (the same request made it, and it was deleted since).
         """
 
     @_abc_1.abstractmethod
@@ -152,7 +171,8 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_alerts_pb2.UpdateAlertRuleResponse, _abc.Awaitable[_alerts_pb2.UpdateAlertRuleResponse]]:
         """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
         resolved.
-        Role: operator. As CreateAlertRule, and NOT_FOUND: RULE_NOT_FOUND. ABORTED: ETAG_MISMATCH.
+        Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
+        ETAG_MISMATCH.
         """
 
     @_abc_1.abstractmethod
@@ -181,6 +201,17 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.ListAlertRulesResponse, _abc.Awaitable[_alerts_pb2.ListAlertRulesResponse]]:
         """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+
+    @_abc_1.abstractmethod
+    def ListAlertRuleChanges(
+        self,
+        request: _alerts_pb2.ListAlertRuleChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_alerts_pb2.ListAlertRuleChangesResponse, _abc.Awaitable[_alerts_pb2.ListAlertRuleChangesResponse]]:
+        """What was done to rules, by whom, the newest first; kept as long as alerts are, 365 days
+        (PENSTOCK_ALERT_RETENTION_DAYS). Role: viewer. NOT_FOUND: RULE_NOT_FOUND (no id of any rule; one that was deleted
+        has its changes). INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """
 
     @_abc_1.abstractmethod
     def GetAlert(
@@ -217,9 +248,10 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.CreateSilenceResponse, _abc.Awaitable[_alerts_pb2.CreateSilenceResponse]]:
         """Has alerts that match sent to nobody for a while; they are kept all the same. One that still fires when the silence
-        is over is sent then.
+        is over is sent then. The end of an alert goes to the channels that were told of it in spite of a silence.
         Role: operator. INVALID_ARGUMENT: INVALID_SILENCE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-        TOO_MANY_SILENCES (1,000 that are not over).
+        TOO_MANY_SILENCES (1,000 that are not over). NOT_FOUND: SILENCE_NOT_FOUND (the same request made it, and it is past
+        its retention).
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,141 @@
+"""What a rule reads out of totals and checks: its value, and why there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from operator import attrgetter
+
+from penstock.durations import write_duration
+from services.monitoring.alerts.conditions import Reading
+from services.monitoring.alerts.models import Rule
+from services.monitoring.drift.models import Distances, DriftCheck, DriftResult, DriftStatus
+from services.monitoring.quality.models import QualityCheck, QualityFinding, QualityIssue, QualityStatus
+from services.monitoring.rollups.models import Totals
+
+_NAMED = 3
+_NAME_CHARS = 64
+_COUNTS = ("inference_count", "error_count", "feedback_count", "judged_count")
+_OF_FEEDBACK = ("accuracy", "average_feedback_lag_s")
+_P_VALUES = ("p_value", "adjusted_p_value", "ks_p_value", "chi_square_p_value")
+"""The smaller, the further from the reference; of all else, the larger."""
+_DISTANCES = frozenset(Distances.__dataclass_fields__)
+_ISSUES: Mapping[str, QualityIssue] = {
+    "missing_rate": QualityIssue.MISSING,
+    "type_rate": QualityIssue.TYPE,
+    "schema_rate": QualityIssue.SCHEMA,
+    "range_rate": QualityIssue.RANGE,
+    "unknown_category_rate": QualityIssue.UNKNOWN_CATEGORY,
+    "outlier_rate": QualityIssue.OUTLIER,
+    "duplicate_rate": QualityIssue.DUPLICATE,
+    "constant_rate": QualityIssue.CONSTANT,
+    "stale_s": QualityIssue.STALE,
+    "not_finite_rate": QualityIssue.NOT_FINITE,
+}
+
+
+def of_totals(rule: Rule, totals: Totals) -> Reading:
+    """Read how a version did."""
+    counted, what = _counted(rule, totals)
+    if counted < rule.min_count:
+        span = write_duration(rule.window)
+        return Reading(None, f"{counted} {what} came over {span}, and min_count is {rule.min_count}")
+    value = _of_code(rule, totals) if rule.error_code else _whole(rule, totals)
+    if value is not None:
+        return Reading(float(value))
+    return Reading(None, f"{_nothing(rule, totals)} over {write_duration(rule.window)}")
+
+
+def of_drift(rule: Rule, check: DriftCheck | None, now: datetime) -> Reading:
+    """Read what the last check by schedule found, as far as the rule is about it."""
+    if check is None or check.window.to_time <= now - rule.window:
+        return Reading(None, f"there was no drift check of the last {write_duration(rule.window)}")
+    results = [
+        result
+        for result in check.results
+        if rule.drift_type in (None, result.type)
+        and rule.feature in ("", result.feature)
+        and result.status is not DriftStatus.INSUFFICIENT_DATA
+    ]
+    if not results:
+        return Reading(None, "the latest drift check has too little data for it", check_id=check.id)
+    if rule.metric in ("effect", "drifted_count"):
+        drifted = sorted((each for each in results if each.drifted), key=lambda each: each.effect, reverse=True)
+        value = len(drifted) if rule.metric == "drifted_count" else max((each.effect for each in drifted), default=0.0)
+        return Reading(float(value), cause=_drifted(drifted), check_id=check.id)
+    return _furthest(rule.metric, results, check)
+
+
+def of_quality(rule: Rule, check: QualityCheck | None, now: datetime) -> Reading:
+    """Read what the last check by schedule found, as far as the rule is about it."""
+    if check is None or check.window.to_time <= now - rule.window:
+        return Reading(None, f"there was no quality check of the last {write_duration(rule.window)}")
+    if check.status is QualityStatus.INSUFFICIENT_DATA:
+        return Reading(None, "the latest quality check had too little data", check_id=check.id)
+    findings = [each for each in check.findings if rule.feature in ("", each.feature)]
+    if rule.metric == "violation_count":
+        violations = [each for each in findings if each.violated]
+        return Reading(float(len(violations)), cause=_violated(violations), check_id=check.id)
+    issue = _ISSUES[rule.metric]
+    worst = max((each for each in findings if each.issue is issue), key=lambda each: each.value, default=None)
+    if worst is None:
+        return Reading(0.0, check_id=check.id)
+    return Reading(worst.value, cause=_shown(worst.feature), check_id=check.id)
+
+
+def _counted(rule: Rule, totals: Totals) -> tuple[int, str]:
+    """Give what `min_count` is compared with: what the metric is an average over."""
+    if rule.metric == "accuracy":
+        return totals.counts.judged_count, "judged rows"
+    if rule.metric == "average_feedback_lag_s":
+        return totals.counts.feedback_count, "rows with feedback"
+    return totals.counts.inference_count, "predictions"
+
+
+def _whole(rule: Rule, totals: Totals) -> float | None:
+    value: float | None = attrgetter(f"counts.{rule.metric}" if rule.metric in _COUNTS else rule.metric)(totals)
+    return value
+
+
+def _of_code(rule: Rule, totals: Totals) -> float | None:
+    failed = totals.counts.errors.get(rule.error_code, 0)
+    if rule.metric == "error_count":
+        return failed
+    return failed / totals.counts.inference_count if totals.counts.inference_count else None
+
+
+def _nothing(rule: Rule, totals: Totals) -> str:
+    if not totals.counts.inference_count:
+        return "no prediction came"
+    if rule.metric in _OF_FEEDBACK:
+        return "no feedback came"
+    return "no prediction had one" if rule.metric == "average_confidence" else "no prediction succeeded"
+
+
+def _furthest(metric: str, results: Iterable[DriftResult], check: DriftCheck) -> Reading:
+    """Read a number that every comparison has: that of the feature that is furthest from the reference by it."""
+    read = attrgetter(f"distances.{metric}" if metric in _DISTANCES else metric)
+    found = [(read(result), result) for result in results if read(result) is not None]
+    if not found:
+        return Reading(None, f"the latest drift check has no {metric} for it", check_id=check.id)
+    furthest: Callable[..., tuple[float, DriftResult]] = min if metric in _P_VALUES else max
+    value, result = furthest(found, key=lambda each: each[0])
+    return Reading(float(value), cause=_shown(result.feature), check_id=check.id)
+
+
+def _drifted(drifted: Sequence[DriftResult]) -> str:
+    return _few([f"{_shown(each.feature)} by {each.effect:.3g}" for each in drifted])
+
+
+def _violated(violations: Sequence[QualityFinding]) -> str:
+    return _few([f"{each.issue.name.lower()} {_shown(each.feature)}".rstrip() for each in violations])
+
+
+def _shown(feature: str) -> str:
+    """Give a feature's name as a message may have it: events name features as they like, at any length."""
+    return "".join(each if each.isprintable() else "?" for each in feature[:_NAME_CHARS])
+
+
+def _few(texts: Sequence[str]) -> str:
+    shown = ", ".join(texts[:_NAMED])
+    return f"{shown} and {len(texts) - _NAMED} more" if len(texts) > _NAMED else shown
