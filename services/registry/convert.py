@@ -16,7 +16,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from services.common import timestamps
 from services.common.errors import InvalidArgument
-from services.registry import checks
+from services.registry import bundle_metadata, checks
 from services.registry.audit import AuditFilters
 from services.registry.filters import ModelFilters, VersionFilters
 from services.registry.models import (
@@ -118,7 +118,7 @@ def _new_version(header: pb.VersionHeader) -> NewVersion:
         source_version=checks.line("source_version", header.source_version),
         source=_source(header.source) if header.HasField("source") else Source(),
         training_run_id=checks.line("training_run_id", header.training_run_id),
-        metadata=_metadata(header.metadata),
+        metadata=_metadata(header),
         serving_settings=serving_settings(header.serving_settings) if header.HasField("serving_settings") else None,
         capture_policy=capture_policy(header.capture_policy) if header.HasField("capture_policy") else None,
         request_id=checks.line("request_id", header.request_id, checks.MAX_NAME_CHARS),
@@ -266,15 +266,19 @@ def _source(source: pb.Source) -> Source:
     )
 
 
-def _metadata(metadata: pb.Metadata) -> Metadata:
+def _metadata(header: pb.VersionHeader) -> Metadata:
+    metadata = header.metadata
     checks.between("metadata.output_dimensions", metadata.output_dimensions, 0, 2**31 - 1)
-    return Metadata(
+    found = Metadata(
         task_type=checks.line("metadata.task_type", metadata.task_type),
         equivalence_group=checks.line("metadata.equivalence_group", metadata.equivalence_group),
         output_dimensions=metadata.output_dimensions,
         tags=tags("metadata.tags", metadata.tags),
         fields=fields_of("metadata.fields", metadata.fields),
     )
+    if header.framework == pb.FRAMEWORK_TRANSFORMERS:
+        bundle_metadata.check(found)
+    return found
 
 
 def fields_of(field: str, fields: Struct) -> dict[str, Any]:

@@ -94,6 +94,38 @@ def test_a_bad_header_names_the_field(more: dict[str, Any], reason: str, field: 
     assert refused(lambda: header(**more)) == (reason, field)
 
 
+def bundle(task_type: str = "", **fields: Any) -> NewVersion:
+    metadata = pb.Metadata(task_type=task_type)
+    metadata.fields.update(fields)
+    return header(framework=pb.FRAMEWORK_TRANSFORMERS, metadata=metadata)
+
+
+@pytest.mark.parametrize(
+    ("said", "reason", "meant"),
+    [
+        ({"task_type": "text-clasification"}, "UNKNOWN_TASK_TYPE", "'text-classification'"),
+        ({"task_type": "Embeding"}, "UNKNOWN_TASK_TYPE", "'embedding'"),
+        ({"task_type": "fill-mask"}, "UNKNOWN_TASK_TYPE", "it may be feature-extraction, text-classification"),
+        ({"pooling": "clss"}, "INVALID_FIELDS", "'cls'"),
+        ({"pooling": 3}, "INVALID_FIELDS", "it may be mean or cls"),
+        ({"normalize": "no"}, "INVALID_FIELDS", "it may be true or false"),
+    ],
+)
+def test_a_slip_in_what_serving_reads_of_a_bundle_is_refused_with_what_was_meant(
+    said: dict[str, Any], reason: str, meant: str
+) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        bundle(**said)
+    assert caught.value.reason == reason
+    assert meant in caught.value.violations[0].description
+
+
+def test_what_serving_knows_of_a_bundle_is_taken_and_of_others_anything() -> None:
+    for task_type in ("", "Sentence_Similarity", "ner", "text-ranking"):
+        assert bundle(task_type, pooling="cls", normalize=False).metadata.task_type == task_type
+    assert header(metadata=pb.Metadata(task_type="price-guessing")).metadata.task_type == "price-guessing"
+
+
 @pytest.mark.parametrize(
     ("spec", "reason", "field"),
     [

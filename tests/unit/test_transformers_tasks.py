@@ -9,9 +9,10 @@ import pytest
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
+from services.common.text_tasks import Task
 from services.inference.convert import catalog_version
 from services.inference.models import Metadata, Signature, TensorSpec
-from services.inference.runtimes.transformers.tasks import Task, find_task, served_signature
+from services.inference.runtimes.transformers.tasks import find_task, served_signature
 
 IDS = TensorSpec("input_ids", "INT64", (-1, -1))
 HIDDEN = TensorSpec("last_hidden_state", "FP32", (-1, -1, 384))

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from services.common.errors import FailedPrecondition
+from services.common.text_tasks import CLS, MEAN
 from services.inference.models import Metadata
 
 TOKENIZER: Final = "tokenizer.json"
-MEAN, CLS = "mean", "cls"
 POOLINGS: Final = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": CLS}
 MAX_JSON_BYTES: Final = 16 * 2**20
 LONGEST_TOKENS: Final = 32_768

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from services.common.text_tasks import CLS, Task
 from services.inference.models import Signature
 from services.inference.runtimes.transformers.batches import Batch
-from services.inference.runtimes.transformers.bundle import CLS, Bundle, refused
+from services.inference.runtimes.transformers.bundle import Bundle, refused
 from services.inference.runtimes.transformers.entities import EntityHead
 from services.inference.runtimes.transformers.head import (
     Asked,
@@ -19,7 +20,7 @@ from services.inference.runtimes.transformers.head import (
     sigmoid,
     softmax,
 )
-from services.inference.runtimes.transformers.tasks import QUERY, TEXT, Task, find_embedding, find_logits
+from services.inference.runtimes.transformers.tasks import QUERY, TEXT, find_embedding, find_logits
 from services.inference.runtimes.transformers.tokenizing import texts_of
 from services.inference.runtimes.transformers.zero_shot import ZeroShotHead
 from services.inference.tensors import Tensor

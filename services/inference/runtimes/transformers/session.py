@@ -8,6 +8,7 @@ from typing import Final
 
 import numpy as np
 
+from services.common.text_tasks import TASK_TYPES, Task
 from services.inference.models import ModelFailed, ResolvedVersion, Signature
 from services.inference.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from services.inference.runtimes.runtime import Artifact
@@ -15,7 +16,7 @@ from services.inference.runtimes.transformers.batches import Batch, Batcher
 from services.inference.runtimes.transformers.bundle import Bundle, refused
 from services.inference.runtimes.transformers.head import Asked, Head
 from services.inference.runtimes.transformers.heads import head_of
-from services.inference.runtimes.transformers.tasks import TASK_TYPES, Task, find_task, served_signature
+from services.inference.runtimes.transformers.tasks import find_task, served_signature
 from services.inference.runtimes.transformers.tokenizing import TextTokenizer
 from services.inference.tensors import Tensor
 

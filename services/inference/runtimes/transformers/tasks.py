@@ -5,9 +5,9 @@ Read off what the registry says alone, so that a version's inputs are known befo
 
 from __future__ import annotations
 
-import enum
 from typing import Final
 
+from services.common.text_tasks import Task, find_named
 from services.inference.models import ANY, Metadata, Signature, TensorSpec
 
 TEXT: Final = "text"
@@ -21,43 +21,14 @@ TOKEN_OUTPUTS: Final = ("last_hidden_state", "token_embeddings")
 LOGITS: Final = "logits"
 
 
-class Task(enum.Enum):
-    """What a bundle does with a text, named as in Hugging Face's pipelines."""
-
-    EMBEDDING = "feature-extraction"
-    TEXT_CLASSIFICATION = "text-classification"
-    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105 - a task, and no password
-    ZERO_SHOT = "zero-shot-classification"
-    RERANKING = "text-ranking"
-
-
-_ALIASES: Final = {
-    "sentence-similarity": Task.EMBEDDING,
-    "text-embedding": Task.EMBEDDING,
-    "embedding": Task.EMBEDDING,
-    "embeddings": Task.EMBEDDING,
-    "embed": Task.EMBEDDING,
-    "sentiment-analysis": Task.TEXT_CLASSIFICATION,
-    "classification": Task.TEXT_CLASSIFICATION,
-    "ner": Task.TOKEN_CLASSIFICATION,
-    "zero-shot": Task.ZERO_SHOT,
-    "nli": Task.ZERO_SHOT,
-    "reranking": Task.RERANKING,
-    "rerank": Task.RERANKING,
-}
-TASK_TYPES: Final = ", ".join(task.value for task in Task)
-"""For the sentence that says what a task type may be."""
-
-
 def find_task(metadata: Metadata, graph: Signature) -> Task | None:
     """Find the task by `task_type` (a pipeline's name or an alias), else by the graph's outputs; None: unknown.
 
     Logits of rank 2 classify texts, or with a single column rerank; of rank 3 they classify tokens. What else is of
     floating point embeds.
     """
-    name = metadata.task_type.strip().lower().replace("_", "-")
-    if name:
-        return _ALIASES.get(name) or next((task for task in Task if task.value == name), None)
+    if metadata.task_type.strip():
+        return find_named(metadata.task_type)
     logits = find_logits(graph)
     if logits is not None:
         ranks = {2: Task.RERANKING if logits.shape[-1] == 1 else Task.TEXT_CLASSIFICATION, 3: Task.TOKEN_CLASSIFICATION}

@@ -636,7 +636,7 @@ Global___Source: _TypeAlias = Source  # noqa: Y015
 
 @_typing.final
 class Metadata(_message.Message):
-    """Metadata describes a version; free, and immutable once READY."""
+    """Metadata describes a version; free, save for what serving reads, and immutable once READY."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -646,7 +646,10 @@ class Metadata(_message.Message):
     TAGS_FIELD_NUMBER: _builtins.int
     FIELDS_FIELD_NUMBER: _builtins.int
     task_type: _builtins.str
-    """For example `classification`."""
+    """For example `classification`. A Transformers bundle's is one that serving knows (feature-extraction,
+    text-classification, token-classification, zero-shot-classification, text-ranking, or a short name of these) or
+    empty; else UNKNOWN_TASK_TYPE.
+    """
     equivalence_group: _builtins.str
     """Versions of one group answer the same question and may be compared."""
     output_dimensions: _builtins.int
@@ -658,7 +661,8 @@ class Metadata(_message.Message):
     @_builtins.property
     def fields(self) -> _struct_pb2.Struct:
         """At most 16 KiB when encoded. What serving reads of them: `signature_name`, a string, is the signature by which a
-        SavedModel is validated and served; without it that is `serving_default`, or its only one.
+        SavedModel is validated and served; without it that is `serving_default`, or its only one. Of a Transformers bundle
+        `pooling` is `mean` or `cls`, `normalize` and `multi_label` are booleans; else INVALID_FIELDS.
         """
 
     def __init__(

@@ -73,7 +73,7 @@ class RegistryServiceStub:
     DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
     another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
     INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
-    any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+    any case), UNKNOWN_TASK_TYPE and INVALID_FIELDS (see Metadata), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
     different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
     or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
     NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
@@ -210,7 +210,7 @@ class RegistryServiceAsyncStub(RegistryServiceStub):
     DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
     another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
     INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
-    any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+    any case), UNKNOWN_TASK_TYPE and INVALID_FIELDS (see Metadata), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
     different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
     or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
     NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
@@ -386,7 +386,7 @@ class RegistryServiceServicer(metaclass=_abc_1.ABCMeta):
         DUPLICATE_PATH (also of names that differ by case or accents' encoding only, and of a file that is a folder of
         another), NO_FILES, FILES_NOT_ALLOWED (a reference has none), CREDENTIALS_IN_URL, INVALID_STAGE,
         INVALID_REFERENCE (see VersionHeader.ollama), APPROVAL_REQUIRED, INVALID_NAME (also a stage's name or `latest`, in
-        any case), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
+        any case), UNKNOWN_TASK_TYPE and INVALID_FIELDS (see Metadata), and for archives ARCHIVE_UNREADABLE (no archive, cut short, damaged, encrypted, or read differently by
         different programs), ARCHIVE_UNSAFE (a link, a device, a path that leads out), ARCHIVE_TOO_LARGE (too many entries,
         or too many bytes once unpacked). PERMISSION_DENIED: it asks for PRODUCTION, which takes an admin.
         NOT_FOUND: UPLOAD_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED, NO_VALIDATOR (validators were seen, and none
