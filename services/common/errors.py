@@ -85,6 +85,16 @@ class Aborted(DomainError):
     retryable = True
 
 
+class EtagMismatch(Aborted):
+    """Somebody changed `what` since it was read. The same request again would only hear the same."""
+
+    default_reason = "ETAG_MISMATCH"
+    retryable = False
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} was changed since it was read; read it again and decide anew")
+
+
 class OutOfRange(DomainError):
     """The position asked for is no longer, or not yet, there."""
 

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
-from services.common.errors import Aborted
+from services.common.errors import EtagMismatch
 from services.registry.auditing import model_changed, version_changed
 from services.registry.edits import ModelEdit, VersionEdit
 from services.registry.models import Model, ModelVersion
@@ -67,17 +67,10 @@ class Editing:
             return tables.versions.get_by_id(found.version_id)
 
 
-class EtagMismatch(Aborted):
-    """Somebody changed it since it was read. The same request again would only hear the same."""
-
-    default_reason = "ETAG_MISMATCH"
-    retryable = False
-
-
 def check_etag(what: str, sent: str, present: str) -> None:
     """Let a change pass that was decided on what is there now, or says nothing of it; raises EtagMismatch."""
     if sent not in ("", present):
-        raise EtagMismatch(f"{what} was changed since it was read; read it again and decide anew")
+        raise EtagMismatch(what)
 
 
 def _edited(found: Edited, values: Mapping[str, Any]) -> Edited:

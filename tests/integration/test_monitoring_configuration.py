@@ -13,6 +13,8 @@ import pytest
 
 from penstock.api.monitoring.v1 import configuration_pb2 as pb
 from penstock.api.monitoring.v1.configuration_pb2_grpc import ConfigurationServiceStub
+from penstock.errors import Aborted, from_rpc
+from services.common.errors import DeadlineExceeded, DomainError
 from services.common.postgres import Database
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.store import ConfigurationStore
@@ -114,8 +116,11 @@ def test_what_contradicts_itself_is_refused_whole(stub: ConfigurationServiceStub
 def test_of_two_who_read_the_same_only_one_changes_it(stub: ConfigurationServiceStub) -> None:
     etag = get(stub, "iris").etag
     set_(stub, HOURLY, model="iris", etag=etag)
-    lost = reason(lambda: set_(stub, pb.Configuration(), model="iris", etag=etag))
-    assert lost == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
+    with pytest.raises(grpc.RpcError) as caught:
+        set_(stub, pb.Configuration(), model="iris", etag=etag)
+    lost = from_rpc(caught.value, rpc="SetConfiguration", target="")
+    assert (type(lost), lost.reason) == (Aborted, "ETAG_MISMATCH")
+    assert not lost.retryable, "the same again would only hear the same"
     set_(stub, pb.Configuration(), model="iris", etag=get(stub, "iris").etag)
 
 
@@ -152,6 +157,48 @@ def test_a_change_holds_on_every_replica_within_seconds(clone_database: Callable
         set_(stub, pb.Configuration(drift=pb.DriftConfiguration(min_rows=77)), model="iris")
         eventually(lambda: elsewhere.effective("iris", "1").drift.min_rows == 77)
         assert elsewhere.effective("other").drift.min_rows == 50
+
+
+def test_what_a_model_says_is_held_against_what_is_to_hold_for_all(stub: ConfigurationServiceStub) -> None:
+    set_(stub, pb.Configuration(quality=pb.QualityConfiguration(stale_after="12h")), model="iris")
+    short = pb.Configuration(quality=pb.QualityConfiguration(window="6h"))
+    with pytest.raises(grpc.RpcError, match="for iris, which says more itself: nothing is stale after 12h") as caught:
+        set_(stub, short)
+    assert caught.value.code() is INVALID
+    assert get(stub).own == pb.Configuration()
+
+
+class Hanging(ConfigurationStore):
+    """A store whose database hangs from the second look on, until it gives up."""
+
+    def __init__(self, database: Database, error: DomainError) -> None:
+        super().__init__(database)
+        self.asked, self.gives_up = threading.Semaphore(0), threading.Event()
+        self._error = error
+
+    def revision(self) -> int:
+        self.asked.release()
+        assert self.gives_up.wait(20)
+        raise self._error
+
+
+def test_while_the_database_hangs_one_call_asks_and_the_others_go_on_with_what_was_read_last(
+    clone_database: Callable[[str], str],
+) -> None:
+    with Database(clone_database("monitoring")) as database:
+        store = Hanging(database, DeadlineExceeded("it took too long"))
+        configurations = Configurations(store, lambda: pytest.fail("nothing is changed here"))
+        before = configurations.effective("iris")
+        configurations._next_look_s = 0.0
+        found: list[object] = []
+        looking = threading.Thread(target=lambda: found.append(configurations.effective("iris")))
+        looking.start()
+        assert store.asked.acquire(timeout=20)
+        assert [configurations.effective("iris") for _ in range(100)] == [before] * 100, "nobody waits"
+        store.gives_up.set()
+        looking.join()
+        assert found == [before], "nor does the one that asked fail"
+        assert not store.asked.acquire(blocking=False)
 
 
 def test_while_the_database_is_away_what_was_read_last_holds(clone_database: Callable[[str], str]) -> None:

@@ -107,6 +107,7 @@ def test_values_are_read_as_their_settings_have_them() -> None:
         "drift": {"alpha": 0.1, "min_rows": 100, "ignored_features": ["id", "at"]},
         "quality": {"tolerance": None},
     }
+    assert parse_changes(["drift.ignored_features=[]"]) == {"drift": {"ignored_features": []}}
     for text, words in (
         ("drift.beta=1", "there are rollups.enabled, "),
         ("drift=1", "there is no 'drift'"),

@@ -48,7 +48,9 @@ def test_the_defaults_are_those_that_were_agreed() -> None:
             error_rate=0.1,
             schedule_interval="0s",
             expiry="7d",
+            approval_expiry="30d",
         ),
+        alerts=pb.AlertConfiguration(enabled=True),
     )
 
 
@@ -103,6 +105,14 @@ def test_names_of_features_are_kept_once_and_sorted() -> None:
     assert convert.own_from(message) == {"drift": {"ignored_features": ("a", "b")}}
 
 
+def test_a_list_that_says_none_empties_what_the_scope_above_says() -> None:
+    message = pb.Configuration(drift=pb.DriftConfiguration(ignored_features=[""]))
+    own = convert.own_from(message)
+    assert convert.own_proto(rules.load(rules.dump(own))) == message, "read and set again, it says the same"
+    effective = Effective().overlaid({"drift": {"ignored_features": ("id",)}}).overlaid(own)
+    assert list(convert.effective_proto(effective).drift.ignored_features) == []
+
+
 NONSENSE: dict[str, tuple[pb.Configuration, str, str]] = {
     "no duration": (
         pb.Configuration(drift=pb.DriftConfiguration(interval="soon")),
@@ -152,7 +162,7 @@ NONSENSE: dict[str, tuple[pb.Configuration, str, str]] = {
         "got 99; a DriftGate is allowed: PSI_CALIBRATED",
     ),
     "a feature without a name": (
-        pb.Configuration(drift=pb.DriftConfiguration(ignored_features=[""])),
+        pb.Configuration(drift=pb.DriftConfiguration(ignored_features=["a", ""])),
         "drift.ignored_features",
         "1 to 256 characters are allowed",
     ),
@@ -198,6 +208,21 @@ CONTRADICTIONS: dict[str, tuple[Scope, dict[str, dict[str, Any]], list[str]]] = 
         Scope(),
         {"rollups": {"daily_retention": timedelta(days=80)}},
         ["configuration.rollups.daily_retention"],
+    ),
+    "nothing that is ever stale": (
+        Scope("iris"),
+        {"quality": {"window": timedelta(minutes=30)}},
+        ["configuration.quality.stale_after"],
+    ),
+    "a schedule that always comes too soon": (
+        Scope("iris"),
+        {"retraining": {"schedule_interval": timedelta(days=1)}},
+        ["configuration.retraining.schedule_interval"],
+    ),
+    "a schedule as often as may be": (
+        Scope("iris"),
+        {"retraining": {"schedule_interval": timedelta(days=1), "min_interval": timedelta(days=1)}},
+        [],
     ),
     "what makes sense": (Scope("iris", "1"), {"drift": {"enabled": False}}, []),
     "nothing": (Scope("iris"), {}, []),

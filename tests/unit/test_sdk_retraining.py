@@ -105,6 +105,10 @@ def test_a_setting_is_changed_and_the_others_stay(changed: Any) -> None:
     assert request.configuration.retraining == OWN.retraining
 
 
+def test_an_empty_list_is_none_and_not_what_holds_above(changed: Any) -> None:
+    assert list(changed({"drift": {"ignored_features": []}}).configuration.drift.ignored_features) == [""]
+
+
 def test_none_takes_back_what_a_scope_said(changed: Any) -> None:
     request = changed({"drift": {"alpha": None, "window": None}})
     assert not request.configuration.HasField("drift")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+import structlog
+
 from services.common import pages
-from services.common.errors import Aborted, InvalidArgument, Unavailable
+from services.common.errors import DomainError, EtagMismatch, FieldViolation, InvalidArgument
 from services.common.keys import caller
 from services.monitoring.configuration.models import Change, Effective, Own, Scope, Standing
 from services.monitoring.configuration.rules import contradictions, etag_of
 from services.monitoring.configuration.store import ConfigurationStore
 
+_log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 LOOK_INTERVAL_S = 1.0
 DEFAULT_PAGE_SIZE = 100
@@ -35,15 +38,17 @@ class Configurations:
     def effective(self, model: str = "", version: str = "") -> Effective:
         """Say what holds for a version, a model or all; a change holds after a second, whoever made it where.
 
-        It asks the database at most once a second, and otherwise costs nothing. While the database is away, what was
-        read last holds.
+        One caller a second asks the database; the others need not wait for it, and go on with what was read last. That
+        holds, too, while the database is away, or hangs.
 
         Raises:
-            Unavailable: the database can't be reached, and nothing was read yet.
+            DomainError: nothing was read yet, and the database gives no answer.
         """
-        if time.monotonic() >= self._next_look_s:
-            with self._lock:
+        if time.monotonic() >= self._next_look_s and self._lock.acquire(blocking=self._revision < 0):
+            try:
                 self._look()
+            finally:
+                self._lock.release()
         return self._known.effective(Scope(model, version))
 
     def get(self, scope: Scope) -> Standing:
@@ -56,17 +61,14 @@ class Configurations:
 
         Raises:
             InvalidArgument: what would hold contradicts itself (INVALID_CONFIGURATION).
-            Aborted: another change came first (ETAG_MISMATCH).
+            EtagMismatch: another change came first.
         """
         with self._store.changing() as change:
             before = change.own.get(scope, {})
             if etag and etag != etag_of(before):
-                raise Aborted(
-                    "the configuration is another one by now; read it again, and set it with the etag that it has then",
-                    reason="ETAG_MISMATCH",
-                )
+                raise EtagMismatch("the configuration")
             said = {**change.own, scope: own}
-            violations = tuple(contradictions(scope, own, _effective(said, scope)))
+            violations = tuple(_contradictions(said, scope))
             if violations:
                 raise InvalidArgument(
                     "; ".join(f"{each.field}: {each.description}" for each in violations),
@@ -92,17 +94,17 @@ class Configurations:
         return found[:size], pages.encode([found[size - 1].number], bound_to)
 
     def _look(self) -> None:
-        now_s = time.monotonic()
-        if now_s < self._next_look_s:
-            return  # another thread has looked while this one waited
+        if time.monotonic() < self._next_look_s:
+            return  # another thread has looked meanwhile
         try:
             if self._revision < 0 or self._store.revision() != self._revision:
                 self._revision, said = self._store.read()
                 self._known = _Known(said)
-        except Unavailable:
+        except DomainError as error:
             if self._revision < 0:
                 raise
-        self._next_look_s = now_s + LOOK_INTERVAL_S
+            _log.warning("configuration not read, what was read last holds", reason=error.reason)
+        self._next_look_s = time.monotonic() + LOOK_INTERVAL_S  # from its end: it may have taken longer than that
 
 
 class _Known:
@@ -127,6 +129,16 @@ def _effective(said: Mapping[Scope, Own], scope: Scope) -> Effective:
     for each in scope.lineage:
         found = found.overlaid(said.get(each, {}))
     return found
+
+
+def _contradictions(said: Mapping[Scope, Own], changed: Scope) -> Iterator[FieldViolation]:
+    """Say what makes no sense where a scope has changed: there, and in those below that say something themselves."""
+    yield from contradictions(changed, said[changed], _effective(said, changed))
+    for scope, own in said.items():
+        if scope != changed and changed in scope.lineage:
+            for found in contradictions(scope, own, _effective(said, scope)):
+                name = f"{scope.model} {scope.version}".rstrip()
+                yield FieldViolation(found.field, f"for {name}, which says more itself: {found.description}")
 
 
 def _standing(said: Mapping[Scope, Own], scope: Scope) -> Standing:

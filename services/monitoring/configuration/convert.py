@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -13,7 +13,7 @@ from penstock.durations import write_duration
 from services.common.errors import FieldViolation, InvalidArgument
 from services.monitoring.checks import MAX_CHARS
 from services.monitoring.configuration.models import Change, DriftGate, Effective, Own, Scope, Standing
-from services.monitoring.configuration.rules import RULES, Rule
+from services.monitoring.configuration.rules import NONE, RULES, Rule
 
 MAX_NOTE_CHARS = 1_000
 
@@ -93,27 +93,30 @@ def changes_response(changes: Sequence[Change], next_page_token: str) -> pb.List
 
 def effective_proto(effective: Effective) -> pb.Configuration:
     """Encode what holds, nothing unset."""
-    return own_proto(
-        {part: {name: getattr(getattr(effective, part), name) for name in rules} for part, rules in RULES.items()}
-    )
+    own = {part: {name: getattr(getattr(effective, part), name) for name in rules} for part, rules in RULES.items()}
+    return _proto(own, none=())
 
 
 def own_proto(own: Own) -> pb.Configuration:
     """Encode what a scope says."""
-    parts: dict[str, Any] = {part: _written(fields) for part, fields in own.items()}
+    return _proto(own, none=NONE)
+
+
+def _proto(own: Own, *, none: Sequence[str]) -> pb.Configuration:
+    parts: dict[str, Any] = {
+        part: {name: _plain(value, none) for name, value in fields.items()} for part, fields in own.items()
+    }
     return pb.Configuration(**parts)
 
 
-def _written(fields: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: _plain(value) for name, value in fields.items()}
-
-
-def _plain(value: Any) -> Any:
+def _plain(value: Any, none: Sequence[str]) -> Any:
     match value:
         case timedelta():
             return write_duration(value)
         case DriftGate():
             return value.value
+        case ():
+            return none
     return value
 
 

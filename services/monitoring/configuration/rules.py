@@ -96,12 +96,18 @@ class Gate:
         return value.name
 
 
+NONE = [""]
+"""How a list says that it is empty, whatever the scope above says: in the contract, one without names says nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Names:
     """Names of features, sorted, each once."""
 
     def read(self, names: list[str]) -> tuple[str, ...]:
         """Check; raises ValueError saying what is allowed."""
+        if names == NONE:
+            return ()
         if len(names) > MAX_IGNORED_FEATURES:
             raise ValueError(f"got {len(names)} names; at most {MAX_IGNORED_FEATURES} are allowed")
         for name in names:
@@ -184,6 +190,26 @@ def contradictions(scope: Scope, own: Own, effective: Effective) -> Iterator[Fie
                 f"at least {write_duration(finer)} is allowed",
             )
         finer = retention
+    yield from _never(own, effective)
+
+
+def _never(own: Own, effective: Effective) -> Iterator[FieldViolation]:
+    """Say what would never come to pass, where the scope says any of the two that are at odds."""
+    quality, retraining = effective.quality, effective.retraining
+    said = own.get("quality", {})
+    if ("stale_after" in said or "window" in said) and quality.stale_after >= quality.window:
+        yield FieldViolation(
+            "configuration.quality.stale_after",
+            f"nothing is stale after {write_duration(quality.stale_after)} in a window of "
+            f"{write_duration(quality.window)}; take a shorter time, or a longer quality.window",
+        )
+    said, interval = own.get("retraining", {}), retraining.schedule_interval
+    if ("schedule_interval" in said or "min_interval" in said) and timedelta() < interval < retraining.min_interval:
+        yield FieldViolation(
+            "configuration.retraining.schedule_interval",
+            f"{write_duration(interval)} is shorter than retraining.min_interval, "
+            f"{write_duration(retraining.min_interval)}, within which none is asked for; set that too",
+        )
 
 
 def dump(own: Own) -> dict[str, dict[str, Any]]:

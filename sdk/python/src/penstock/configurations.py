@@ -18,7 +18,9 @@ from penstock.paging import pages
 from penstock.values import enum_number
 
 Changes = Mapping[str, Mapping[str, Any]]
-"""By part and field: `{"drift": {"window": timedelta(hours=6), "gate": "ks"}, "retraining": {"enabled": False}}`."""
+"""By part and field: `{"drift": {"window": timedelta(hours=6), "gate": "ks"}, "retraining": {"enabled": False}}`.
+
+None takes back what the scope said; an empty list is none, whatever the scope above says."""
 
 
 class ConfigurationsClient(MonitoringConnected):
@@ -98,6 +100,8 @@ def _said(kind: type[Message], name: str, path: str, value: Any) -> Message:
         value = write_duration(value)
     elif name == "gate":
         value = enum_number(path, drift_pb2.DriftGate, value)
+    elif isinstance(value, (list, tuple)) and not value:
+        value = [""]  # the contract's word for none: without any it would say nothing
     try:
         return kind(**{name: value})
     except (TypeError, ValueError) as error:

@@ -78,7 +78,7 @@ def set_(
         list[str],
         typer.Argument(
             metavar="NAME=VALUE…",
-            help="Such as drift.window=6h; an empty value: back to what holds above.",
+            help="Such as drift.window=6h; an empty value: back to what holds above; [] empties a list.",
             show_default=False,
         ),
     ],
@@ -156,6 +156,8 @@ def _value(path: str, field: FieldDescriptor, text: str) -> Any:
         kind = "true or false" if isinstance(error, KeyError) else "a number"
         raise typer.BadParameter(f"{text!r} is not {kind}, which {path} takes") from error
     if field.name == "ignored_features":
+        if text == "[]":
+            return []
         return [each.strip() for each in text.split(",") if each.strip()]
     return text
 
@@ -182,10 +184,10 @@ def _settings(
     rows = [
         (
             name,
-            Text(say_value(value), style="bold" if name in own else ""),
+            Text(say_value(value) if value != [""] else "none", style="bold" if name in own else ""),
             Text(here, style="cyan") if name in own else Text("above" if model else "built in", style="dim"),
         )
-        for name, value in effective.items()
+        for name, value in {**own, **effective}.items()
     ]
     return output.table(_COLUMNS, rows, empty="nothing is configured")
 

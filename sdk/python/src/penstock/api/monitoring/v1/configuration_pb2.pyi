@@ -106,7 +106,7 @@ class DriftConfiguration(_message.Message):
     """The drop of the accuracy that matters; default 0.05; 0 to 1."""
     @_builtins.property
     def ignored_features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Features to leave out; at most 2,000. None: what the scope above says."""
+        """Features to leave out; at most 2,000. Empty: what the scope above says; a single empty name: none, whatever that is."""
 
     def __init__(
         self,
@@ -176,7 +176,9 @@ class QualityConfiguration(_message.Message):
     tolerance: _builtins.float
     """How much above the reference's a rate must be to be a violation; default 0.01; 0 to 1."""
     stale_after: _builtins.str
-    """A feature that has not come for this long, while others have, is STALE; default 1h, 5m to 30d."""
+    """A feature that has not come for this long, while others have, is STALE; default 1h, 5m to 30d, and shorter than the
+    window.
+    """
     def __init__(
         self,
         *,
@@ -235,8 +237,8 @@ class RetrainingConfiguration(_message.Message):
     default 0.1; above 0, at most 1.
     """
     schedule_interval: _builtins.str
-    """One by schedule, so long after the last training began or was asked for by schedule; default 0s: none; at most
-    365d.
+    """One by schedule, so long after the last training began or was asked for by schedule; default 0s: none; else no
+    shorter than `min_interval`, and at most 365d.
     """
     expiry: _builtins.str
     """A request that nobody decides on expires then; default 7d, 1h to 365d."""

@@ -43,8 +43,9 @@ class ConfigurationServiceStub:
     """What holds for a model or a version, and what it says itself. Role: viewer."""
     SetConfiguration: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.SetConfigurationRequest, _configuration_pb2.SetConfigurationResponse]
     """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
-    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field), MODEL_REQUIRED (for a
-    version), INVALID_TEXT. ABORTED: ETAG_MISMATCH. RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
+    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
+    would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+    RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
     """
     ListConfigurationChanges: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]
     """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
@@ -60,8 +61,9 @@ class ConfigurationServiceAsyncStub(ConfigurationServiceStub):
     """What holds for a model or a version, and what it says itself. Role: viewer."""
     SetConfiguration: _aio.UnaryUnaryMultiCallable[_configuration_pb2.SetConfigurationRequest, _configuration_pb2.SetConfigurationResponse]  # type: ignore[assignment]
     """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
-    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field), MODEL_REQUIRED (for a
-    version), INVALID_TEXT. ABORTED: ETAG_MISMATCH. RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
+    Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
+    would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+    RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
     """
     ListConfigurationChanges: _aio.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]  # type: ignore[assignment]
     """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
@@ -86,8 +88,9 @@ class ConfigurationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_configuration_pb2.SetConfigurationResponse, _abc.Awaitable[_configuration_pb2.SetConfigurationResponse]]:
         """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
-        Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field), MODEL_REQUIRED (for a
-        version), INVALID_TEXT. ABORTED: ETAG_MISMATCH. RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
+        Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
+        would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+        RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
         """
 
     @_abc_1.abstractmethod
