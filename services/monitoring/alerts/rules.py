@@ -10,7 +10,7 @@ from uuid import UUID
 
 from penstock.ids import uuid7
 from services.common import pages
-from services.common.errors import Aborted, NotFound, ResourceExhausted
+from services.common.errors import EtagMismatch, NotFound, ResourceExhausted
 from services.common.keys import caller
 from services.monitoring.alerts import life
 from services.monitoring.alerts.ledger import Change, Ledger
@@ -24,13 +24,6 @@ from services.monitoring.notifications.channels import Channels
 Clock = Callable[[], datetime]
 MAX_RULES = 1_000
 DEFAULT_PAGE_SIZE = 100
-
-
-class EtagMismatch(Aborted):
-    """Somebody changed it since it was read. The same request again would only hear the same."""
-
-    default_reason = "ETAG_MISMATCH"
-    retryable = False
 
 
 class Rules:
@@ -87,7 +80,7 @@ class Rules:
         with self._store.write() as tables:
             found = _found(tables.rules.lock(rule_id), rule_id)
             if etag not in ("", found.etag):
-                raise EtagMismatch(f"rule {found.name!r} was changed since it was read; read it again and decide anew")
+                raise EtagMismatch(f"rule {found.name!r}")
             rule = Rule(
                 **_fields(draft), id=rule_id, revision=found.revision + 1, create_time=found.create_time, **_by(now)
             )
