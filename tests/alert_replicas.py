@@ -93,6 +93,7 @@ class Replica:
         ledger = Ledger(self.channels, retraining)
         self.rules = Rules(store, self.channels, configurations, ledger, clock)
         self.channels.keep_while(self.rules.naming)
+        configurations.also_check(self.rules.blinded)
         self.alerts = Alerts(store, clock)
         self.silences = Silences(store, clock)
         self.registry = CollectorRegistry()

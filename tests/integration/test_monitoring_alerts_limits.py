@@ -12,6 +12,8 @@ import pytest
 from services.common import pages
 from services.common.errors import InvalidArgument, ResourceExhausted
 from services.common.postgres import Database
+from services.monitoring.alerts.models import AlertType
+from services.monitoring.configuration.models import Own, Scope
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, SECOND, Readings, counted, draft
 
@@ -70,3 +72,36 @@ def test_a_token_that_was_never_given_is_refused(replica: Replica, position: lis
         with pytest.raises(InvalidArgument) as refused:
             ask()
         assert refused.value.reason == "INVALID_PAGE_TOKEN"
+
+
+DRIFT: dict[str, Any] = {"type": AlertType.DRIFT, "metric": "effect", "window": timedelta(days=1), "threshold": 0.2}
+SELDOM = {"drift": {"interval": timedelta(days=3)}}
+
+
+def configure(replica: Replica, scope: Scope, own: Own) -> None:
+    replica.configurations.set(scope, own, etag="", note="")
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope("iris"), Scope("iris", "1.0.0")], ids=str)
+def test_checks_that_would_come_too_seldom_for_a_rule_are_refused(replica: Replica, scope: Scope) -> None:
+    rule = replica.create(draft(**DRIFT))
+    with pytest.raises(InvalidArgument, match="the alert rule 'errors' looks at checks of the last 24h") as refused:
+        configure(replica, scope, SELDOM)
+    assert [each.field for each in refused.value.violations] == ["configuration.drift.interval"]
+    replica.create(draft(**{**DRIFT, "window": timedelta(days=3)}, model="iris"))
+    if scope.model:
+        configure(replica, scope, SELDOM)  # that rule holds there
+    replica.rules.delete(rule.id)
+    configure(replica, scope, SELDOM)
+    configure(replica, Scope(), {**SELDOM, "alerts": {"enabled": False}})
+
+
+def test_a_rule_that_would_not_see_the_checks_of_some_model_is_refused(replica: Replica) -> None:
+    configure(replica, Scope("iris", "1.0.0"), SELDOM)
+    with pytest.raises(InvalidArgument, match=r"checks of iris 1\.0\.0 come every 3d") as refused:
+        replica.create(draft(**DRIFT))
+    assert refused.value.reason == "INVALID_RULE"
+    replica.create(draft(**DRIFT, model="wine"))
+    replica.create(draft(**{**DRIFT, "window": timedelta(days=7)}, model="iris", version="1.0.0"))
+    everywhere = replica.create(draft(**DRIFT))  # there, it is not the one that holds
+    replica.rules.update(everywhere.id, draft(**DRIFT, feature="age"), "")

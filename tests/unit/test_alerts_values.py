@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from services.monitoring.alerts.conditions import Reading
-from services.monitoring.alerts.evaluation import RuleBook
+from services.monitoring.alerts.rulebook import RuleBook
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, Target
 from services.monitoring.alerts.values import Values
 from services.monitoring.drift.models import DriftStatus, DriftType

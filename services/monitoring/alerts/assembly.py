@@ -35,6 +35,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
     ledger = Ledger(parts.channels, parts.retraining)
     rules = Rules(store, parts.channels, parts.configurations, ledger, clock)
     parts.channels.keep_while(rules.naming)
+    parts.configurations.also_check(rules.blinded)
     parts.alerts = Alerts(store, clock)
     interval = timedelta(milliseconds=settings.alert_interval_ms)
     totals = TotalsReader(TotalsStore(parts.database), parts.configurations, parts.retention, clock)

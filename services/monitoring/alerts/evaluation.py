@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import groupby
@@ -19,6 +19,7 @@ from services.monitoring.alerts.ledger import Change, Ledger
 from services.monitoring.alerts.life import Birth, Finding, Moment, Step, Verdict
 from services.monitoring.alerts.metrics import JudgingMetrics
 from services.monitoring.alerts.models import Alert, Rule, Target
+from services.monitoring.alerts.rulebook import RuleBook
 from services.monitoring.alerts.sources import Sources
 from services.monitoring.alerts.store.transaction import AlertStore, Tables
 from services.monitoring.alerts.values import Values
@@ -39,19 +40,6 @@ class Over:
 
 
 Outcome = Finding | Over
-
-
-class RuleBook:
-    """Which rule of a name holds for a version: its own before its model's, and that before the global one."""
-
-    def __init__(self, rules: Iterable[Rule]) -> None:
-        self._rules = {(rule.name, rule.model, rule.version): rule for rule in rules}
-
-    def find(self, name: str, target: Target) -> Rule | None:
-        """Find it, on or off: one that is off switches the more general ones off there."""
-        scopes = ((target.model, target.version), (target.model, ""), ("", ""))
-        found = (self._rules.get((name, *scope)) for scope in scopes)
-        return next((rule for rule in found if rule is not None), None)
 
 
 @dataclass(frozen=True, slots=True)

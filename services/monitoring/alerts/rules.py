@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
+from penstock.durations import write_duration
 from penstock.ids import uuid7
 from services.common import pages
-from services.common.errors import EtagMismatch, NotFound, ResourceExhausted
+from services.common.errors import EtagMismatch, FieldViolation, NotFound, ResourceExhausted
 from services.common.keys import caller
 from services.monitoring.alerts import life
 from services.monitoring.alerts.ledger import Change, Ledger
 from services.monitoring.alerts.life import Moment
 from services.monitoring.alerts.models import AlertType, RequestKey, Rule, RuleChange, RuleDraft
-from services.monitoring.alerts.sense import check_rule
+from services.monitoring.alerts.rulebook import EffectiveOf, RuleBook, blinded, interval_of
+from services.monitoring.alerts.sense import check_rule, refused
 from services.monitoring.alerts.store.transaction import AlertConnection, AlertStore, Tables
 from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.configuration.models import Scope
 from services.monitoring.notifications.channels import Channels
 
 Clock = Callable[[], datetime]
@@ -61,6 +64,7 @@ class Rules:
                     reason="TOO_MANY_RULES",
                 )
             rule = Rule(**_fields(draft), id=UUID(uuid7()), revision=1, create_time=now, **_by(now))
+            self._check_below(tables, draft)
             self._channels.require(tables.connection, rule.channels, field="rule.channels")
             tables.rules.insert(rule)
             tables.changes.append(None, rule, changed_by=rule.updated_by, time=now)
@@ -84,6 +88,7 @@ class Rules:
             rule = Rule(
                 **_fields(draft), id=rule_id, revision=found.revision + 1, create_time=found.create_time, **_by(now)
             )
+            self._check_below(tables, draft, instead_of=rule_id)
             self._channels.require(tables.connection, rule.channels, field="rule.channels")
             tables.rules.update(rule)
             tables.changes.append(found, rule, changed_by=rule.updated_by, time=now)
@@ -145,6 +150,31 @@ class Rules:
         watched = self._configurations.effective(draft.model, draft.version)
         intervals = {AlertType.DRIFT: watched.drift.interval, AlertType.DATA_QUALITY: watched.quality.interval}
         check_rule(draft, intervals)
+
+    def _check_below(self, tables: Tables, draft: RuleDraft, *, instead_of: UUID | None = None) -> None:
+        """See that a rule sees the checks of the models and versions that have them made at times of their own."""
+        others = [rule for rule in tables.rules.all() if rule.id != instead_of]
+        scopes = self._configurations.scopes_below(Scope(draft.model, draft.version))
+        for scope, rule in RuleBook([*others, draft]).blind(scopes, self._configurations.effective_of):
+            if rule is draft:
+                interval = write_duration(interval_of(draft, self._configurations.effective_of(scope)))
+                who = f"{scope.model} {scope.version}".strip()
+                raise refused(
+                    "window",
+                    f"got {write_duration(draft.window)}, and checks of {who} come every {interval}: take at least "
+                    f"{interval}, or make a rule of this name for {who} first",
+                )
+
+    def blinded(
+        self,
+        connection: AlertConnection,
+        changed: Scope,
+        scopes: Iterable[Scope],
+        before: EffectiveOf,
+        after: EffectiveOf,
+    ) -> Iterator[FieldViolation]:
+        """Say which rules would see no check any more if a configuration changed so; see `rulebook.blinded`."""
+        return blinded(Tables(connection).rules.all(), changed, scopes, before, after)
 
     def _end(self, tables: Tables, rule: Rule, message: str, now: datetime) -> None:
         moment = Moment(now, timedelta())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import structlog
@@ -15,13 +17,16 @@ from services.common.errors import DomainError, EtagMismatch, FieldViolation, In
 from services.common.keys import caller
 from services.monitoring.configuration.models import Change, Effective, Own, Scope, Standing
 from services.monitoring.configuration.rules import contradictions, etag_of
-from services.monitoring.configuration.store import ConfigurationStore
+from services.monitoring.configuration.store import ConfigurationStore, Transaction
 
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 LOOK_INTERVAL_S = 1.0
 DEFAULT_PAGE_SIZE = 100
 MAX_KNOWN = 10_000
+EffectiveOf = Callable[[Scope], Effective]
+Check = Callable[[Transaction, Scope, Iterable[Scope], EffectiveOf, EffectiveOf], Iterable[FieldViolation]]
+"""Says what another part would not bear of a change: of which scope, those that say something, what held and would."""
 
 
 class Configurations:
@@ -34,6 +39,11 @@ class Configurations:
         self._known = _Known({})
         self._revision = -1
         self._next_look_s = 0.0
+        self._checks: list[Check] = []
+
+    def also_check(self, check: Check) -> None:
+        """Have another part look at each change, in its transaction; before requests come."""
+        self._checks.append(check)
 
     def effective(self, model: str = "", version: str = "") -> Effective:
         """Say what holds for a version, a model or all; a change holds after a second, whoever made it where.
@@ -50,6 +60,15 @@ class Configurations:
             finally:
                 self._lock.release()
         return self._known.effective(Scope(model, version))
+
+    def effective_of(self, scope: Scope) -> Effective:
+        """Say what holds for a scope; see `effective`."""
+        return self.effective(scope.model, scope.version)
+
+    def scopes_below(self, scope: Scope) -> list[Scope]:
+        """Name the scopes within this one that say something themselves, as they were read last."""
+        self.effective()
+        return self._known.scopes_below(scope)
 
     def get(self, scope: Scope) -> Standing:
         """Give what holds for a scope and what it says itself, as the database has it now."""
@@ -68,7 +87,9 @@ class Configurations:
             if etag and etag != etag_of(before):
                 raise EtagMismatch("the configuration")
             said = {**change.own, scope: own}
-            violations = tuple(_contradictions(said, scope))
+            before_of, after_of = partial(_effective, change.own), partial(_effective, said)
+            others = (check(change.connection, scope, said, before_of, after_of) for check in self._checks)
+            violations = (*_contradictions(said, scope), *chain.from_iterable(others))
             if violations:
                 raise InvalidArgument(
                     "; ".join(f"{each.field}: {each.description}" for each in violations),
@@ -122,6 +143,10 @@ class _Known:
             if len(self._effective) < MAX_KNOWN:
                 self._effective[scope] = found
         return found
+
+    def scopes_below(self, scope: Scope) -> list[Scope]:
+        """Name the scopes within this one that say something themselves."""
+        return [each for each in self._said if each != scope and scope in each.lineage]
 
 
 def _effective(said: Mapping[Scope, Own], scope: Scope) -> Effective:

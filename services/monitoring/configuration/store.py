@@ -18,6 +18,8 @@ from services.monitoring.configuration.models import Change, Own, Scope
 from services.monitoring.store.durability import make_durable
 
 MAX_SCOPES = 10_000
+Transaction = Connection[DictRow]
+"""A connection inside a transaction."""
 
 _REVISION = "SELECT revision FROM monitoring.configuration_revision"
 # The row is held until the commit, so that changes come one after the other.
@@ -78,10 +80,10 @@ class ConfigurationStore:
 
 
 class Changing:
-    """A change under way: `own` is what all scopes say as yet."""
+    """A change under way, on `connection`: `own` is what all scopes say as yet."""
 
-    def __init__(self, connection: Connection[DictRow]) -> None:
-        self._connection = connection
+    def __init__(self, connection: Transaction) -> None:
+        self.connection = connection
         self.own = _all(connection)
 
     def write(self, scope: Scope, own: Own, *, changed_by: str, note: str, time: datetime) -> None:
@@ -98,22 +100,22 @@ class Changing:
                     f"{MAX_SCOPES} models and versions have configurations already; empty one, or set this for all",
                     reason="TOO_MANY_CONFIGURATIONS",
                 )
-            self._connection.execute(_SET, {**values, "own": Jsonb(rules.dump(own))})
+            self.connection.execute(_SET, {**values, "own": Jsonb(rules.dump(own))})
         else:
-            self._connection.execute(_DELETE, values)
+            self.connection.execute(_DELETE, values)
         told = {"before": Jsonb(rules.dump(before)), "after": Jsonb(rules.dump(own))}
-        self._connection.execute(_ADVANCE)
-        self._connection.execute(_LOG, {**values, **told, "changed_by": changed_by, "note": note, "time": time})
+        self.connection.execute(_ADVANCE)
+        self.connection.execute(_LOG, {**values, **told, "changed_by": changed_by, "note": note, "time": time})
 
 
-def _revision(connection: Connection[DictRow]) -> int:
+def _revision(connection: Transaction) -> int:
     row = connection.execute(_REVISION).fetchone()
     if row is None:
         raise AssertionError("the migration puts the one row there")
     return int(row["revision"])
 
 
-def _all(connection: Connection[DictRow]) -> dict[Scope, Own]:
+def _all(connection: Transaction) -> dict[Scope, Own]:
     return {Scope(row["model"], row["version"]): rules.load(row["own"]) for row in connection.execute(_ALL)}
 
 

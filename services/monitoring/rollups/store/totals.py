@@ -129,7 +129,7 @@ def _summed(
     values = {"begins": [window.from_time for window in windows], "ends": [window.to_time for window in windows]}
 
     def rows(statement: str) -> list[dict[str, Any]]:
-        composed = sql.SQL(statement).format(table=sql.Identifier(TABLES[granularity]))  # type: ignore[arg-type] # ours
+        composed = sql.SQL(statement).format(table=sql.Identifier(TABLES[granularity]))
         return connection.execute(composed, values).fetchall()
 
     found = {(row.pop("model"), row.pop("version")): Counts(**row) for row in rows(_SUMS)}

@@ -66,7 +66,8 @@ class ConfigurationServiceServicer(object):
     def SetConfiguration(self, request, context):
         """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
         Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
-        would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+        would contradict itself then, and for an interval over which an alert rule would see no check), MODEL_REQUIRED (for
+        a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
         RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -44,7 +44,8 @@ class ConfigurationServiceStub:
     SetConfiguration: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.SetConfigurationRequest, _configuration_pb2.SetConfigurationResponse]
     """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
     Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
-    would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+    would contradict itself then, and for an interval over which an alert rule would see no check), MODEL_REQUIRED (for
+    a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
     RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
     """
     ListConfigurationChanges: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]
@@ -62,7 +63,8 @@ class ConfigurationServiceAsyncStub(ConfigurationServiceStub):
     SetConfiguration: _aio.UnaryUnaryMultiCallable[_configuration_pb2.SetConfigurationRequest, _configuration_pb2.SetConfigurationResponse]  # type: ignore[assignment]
     """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
     Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
-    would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+    would contradict itself then, and for an interval over which an alert rule would see no check), MODEL_REQUIRED (for
+    a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
     RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
     """
     ListConfigurationChanges: _aio.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]  # type: ignore[assignment]
@@ -89,7 +91,8 @@ class ConfigurationServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_configuration_pb2.SetConfigurationResponse, _abc.Awaitable[_configuration_pb2.SetConfigurationResponse]]:
         """Replaces what one scope says itself. It holds within seconds, on all replicas. What it says already is no change.
         Role: operator. INVALID_ARGUMENT: INVALID_CONFIGURATION (a violation for each bad field, also of a scope below that
-        would contradict itself then), MODEL_REQUIRED (for a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
+        would contradict itself then, and for an interval over which an alert rule would see no check), MODEL_REQUIRED (for
+        a version), INVALID_TEXT. ABORTED: ETAG_MISMATCH.
         RESOURCE_EXHAUSTED: TOO_MANY_CONFIGURATIONS (10,000 scopes).
         """
 
