@@ -146,6 +146,7 @@ def test_an_export_has_what_was_asked_for_and_nothing_else(monitoring: Monitorin
     assert exported(from_time=at(time_of(ids[0])), to_time=at(time_of(ids[4]))) == ids[:4]
     assert exported(to_time=at(time_of(ids[1]) + timedelta(seconds=1))) == ids[1:2]
     assert exported(to_time=at(datetime(1, 1, 2, tzinfo=UTC))) == []
+    assert exported(to_time=at(datetime(1, 1, 1, 1, tzinfo=UTC))) == [], "its day before would be in no year"
     assert exported(from_time=at(time_of(ids[4])), to_time=at(datetime(9999, 12, 31, tzinfo=UTC))) == ids[4:]
     assert "features" not in rows_of(events_file(exports))[0]
     assert rows_of(events_file(exports, model="unknown")) == []
@@ -205,6 +206,7 @@ def test_what_is_asked_wrongly_is_refused_saying_why(exports: ExportServiceStub)
             ({"model": "a\0", "format": 1}, "INVALID_TEXT"),
             ({"model": "iris", "format": 1, **backwards}, "INVALID_WINDOW"),
             ({"model": "iris", "format": 1, "to_time": Timestamp(nanos=-1)}, "INVALID_TIME"),
+            ({"model": "iris", "format": 1, "to_time": at(datetime(1, 1, 1, tzinfo=UTC))}, "INVALID_WINDOW"),
         ):
             request: Any = kind(**fields)
             assert reason(lambda request=request, call=call: list(call(request, timeout=TIMEOUT_S))) == (  # type: ignore[misc]

@@ -102,6 +102,7 @@ ROWS: tuple[Row, ...] = (
     ('a,"b"\nc', 1, 0.5, NOON),
     (None, None, None, None),
     ("=ä", 2**62, 1e-300, NOON),
+    ("b\rc", 0, 0.0, NOON),
 )
 
 
@@ -111,8 +112,19 @@ def test_a_csv_file_is_read_by_any_reader() -> None:
         ["name", "count", "share", "time"],
         ['a,"b"\nc', "1", "0.5", "2026-03-01T12:00:00.123Z"],
         ["", "", "", ""],
-        ["=ä", str(2**62), "1e-300", "2026-03-01T12:00:00.123Z"],
+        ["'=ä", str(2**62), "1e-300", "2026-03-01T12:00:00.123Z"],
+        ["b\rc", "0", "0.0", "2026-03-01T12:00:00.123Z"],
     ]
+
+
+@pytest.mark.parametrize("text", ["=cmd|' /C calc'!A0", "+1", "-1+2", "@SUM(1)", "\t=1", "\r=1"])
+def test_a_text_that_a_spreadsheet_would_run_is_made_harmless_and_numbers_stay_numbers(text: str) -> None:
+    rows: tuple[Row, ...] = ((text, -1, -0.5, NOON), (f"a{text}", 1, 0.5, NOON))
+    data = b"".join(file_chunks(slices_of(*rows), COLUMNS, ExportFormat.CSV))
+    _, first, second = csv.reader(io.StringIO(data.decode(), newline=""))
+    assert (first[:3], second[0]) == ([f"'{text}", "-1", "-0.5"], f"a{text}")
+    parquet = b"".join(file_chunks(slices_of(*rows), COLUMNS, ExportFormat.PARQUET))
+    assert pq.read_table(io.BytesIO(parquet)).to_pylist()[0]["name"] == text
 
 
 def test_a_parquet_file_holds_values_and_their_types() -> None:

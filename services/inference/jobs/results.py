@@ -6,7 +6,6 @@ at a time, so that a result of any size is written in constant memory.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import math
@@ -14,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from services.common.errors import FailedPrecondition
+from services.common.pieces import CsvPieces, Pieces
 from services.inference.jobs.models import FileFormat, RowError, RowResult
 from services.inference.models import ANY, ResolvedVersion, TensorSpec
 
@@ -120,16 +120,12 @@ def _json_value(value: Any) -> Any:
 
 
 def _csv(tables: Iterable[Any], schema: Any) -> Iterator[bytes]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(schema.names)
+    pieces = CsvPieces()
+    pieces.write_rows([schema.names])
     for table in tables:
-        for row in table.to_pylist():
-            writer.writerow([_cell(value) for value in row.values()])
-        yield buffer.getvalue().encode(errors="replace")
-        buffer.seek(0)
-        buffer.truncate()
-    yield buffer.getvalue().encode()
+        pieces.write_rows([_cell(value) for value in row.values()] for row in table.to_pylist())
+        yield pieces.taken()
+    yield pieces.taken()
 
 
 def _cell(value: Any) -> Any:
@@ -142,41 +138,12 @@ def _parquet(tables: Iterable[Any], schema: Any) -> Iterator[bytes]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pieces = _Pieces()
+    pieces = Pieces()
     with pq.ParquetWriter(pa.PythonFile(pieces, mode="w"), schema, compression="zstd") as writer:
         for table in tables:
             writer.write_table(table)
             yield pieces.taken()
     yield pieces.taken()
-
-
-class _Pieces(io.RawIOBase):
-    """A file whose bytes are taken away as they come."""
-
-    def __init__(self) -> None:
-        self._written = bytearray()
-        self._position = 0
-
-    def writable(self) -> bool:
-        """It is."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Keep bytes until they are taken."""
-        size_bytes = memoryview(data).nbytes
-        self._written += data
-        self._position += size_bytes
-        return size_bytes
-
-    def tell(self) -> int:
-        """Say how many bytes were written in all."""
-        return self._position
-
-    def taken(self) -> bytes:
-        """Give what was written since the last time."""
-        taken = bytes(self._written)
-        self._written.clear()
-        return taken
 
 
 def _column_type(spec: TensorSpec) -> Any:

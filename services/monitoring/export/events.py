@@ -55,7 +55,8 @@ class EventExports:
             InvalidArgument: the window ends before it begins (INVALID_WINDOW).
         """
         now = self._clock()
-        window = Window.of(wanted.from_time or (wanted.to_time or now) - DEFAULT_WINDOW, wanted.to_time, now)
+        end = max(wanted.to_time or now, _EARLIEST)  # there is no day before the first
+        window = Window.of(wanted.from_time or end - DEFAULT_WINDOW, wanted.to_time, now)
         columns = (*COLUMNS, *PAYLOAD_COLUMNS) if wanted.payloads else COLUMNS
         slices = (
             [_row(one, payloads=wanted.payloads) for one in events] for events in self._slices(wanted, window, now)

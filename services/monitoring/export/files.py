@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from services.common.pieces import CsvPieces, Pieces
 from services.monitoring.export.models import Column, ExportFormat, Row
 
 MAX_CHUNK_BYTES = 1024 * 1024
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 GROUP_ROWS = 10_000
 """Rows of a Parquet row group: it is held in memory until it is written."""
 GROUP_BYTES = 16 * 1024 * 1024
@@ -26,30 +26,34 @@ def file_chunks(slices: Iterable[Sequence[Row]], columns: Sequence[Column], form
 
 
 def _csv(slices: Iterable[Sequence[Row]], columns: Sequence[Column]) -> Iterator[bytes]:
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow([column.name for column in columns])
-    times = [place for place, column in enumerate(columns) if column.kind == "time"]
+    pieces = CsvPieces()
+    pieces.write_rows([[column.name for column in columns]])
+    write_as = {"text": _harmless, "time": _written}
+    ways = [(place, write_as[column.kind]) for place, column in enumerate(columns) if column.kind in write_as]
     for rows in slices:
-        writer.writerows(_with_texts(row, times) for row in rows)
-        yield _taken(buffer)
-    yield _taken(buffer)
+        pieces.write_rows(_with_texts(row, ways) for row in rows)
+        yield pieces.taken()
+    yield pieces.taken()
 
 
-def _with_texts(row: Row, times: Sequence[int]) -> list[Any]:
+def _with_texts(row: Row, ways: Sequence[tuple[int, Callable[[Any], str]]]) -> list[Any]:
     cells = list(row)
-    for place in times:
-        time: datetime | None = cells[place]
-        if time is not None:
-            cells[place] = time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    for place, write in ways:
+        if cells[place] is not None:
+            cells[place] = write(cells[place])
     return cells
 
 
-def _taken(buffer: io.StringIO) -> bytes:
-    text = buffer.getvalue()
-    buffer.seek(0)
-    buffer.truncate()
-    return text.encode()
+def _harmless(text: str) -> str:
+    """Keep a spreadsheet from taking a text, which may be anybody's, for a formula: an apostrophe goes before it.
+
+    See https://owasp.org/www-community/attacks/CSV_Injection.
+    """
+    return f"'{text}" if text.startswith(_FORMULA_BEGINS) else text
+
+
+def _written(time: datetime) -> str:
+    return time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _parquet(slices: Iterable[Sequence[Row]], columns: Sequence[Column]) -> Iterator[bytes]:
@@ -58,7 +62,7 @@ def _parquet(slices: Iterable[Sequence[Row]], columns: Sequence[Column]) -> Iter
 
     types = {"text": pa.string(), "whole": pa.int64(), "number": pa.float64(), "time": pa.timestamp("us", tz="UTC")}
     schema = pa.schema([(column.name, types[column.kind]) for column in columns])
-    pieces = _Pieces()
+    pieces = Pieces()
     with pq.ParquetWriter(pa.PythonFile(pieces, mode="w"), schema, compression="zstd") as writer:
         for group in _groups(slices):
             cells = zip(*group, strict=True)
@@ -80,32 +84,3 @@ def _groups(slices: Iterable[Sequence[Row]]) -> Iterator[list[Row]]:
             group, size_bytes = [], 0
     if group:
         yield group
-
-
-class _Pieces(io.RawIOBase):
-    """A file whose bytes are taken away as they come."""
-
-    def __init__(self) -> None:
-        self._written = bytearray()
-        self._position = 0
-
-    def writable(self) -> bool:
-        """It is."""
-        return True
-
-    def write(self, data: Any) -> int:
-        """Keep bytes until they are taken."""
-        size_bytes = memoryview(data).nbytes
-        self._written += data
-        self._position += size_bytes
-        return size_bytes
-
-    def tell(self) -> int:
-        """Say how many bytes were written in all."""
-        return self._position
-
-    def taken(self) -> bytes:
-        """Give what was written since the last time."""
-        taken = bytes(self._written)
-        self._written.clear()
-        return taken
