@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import psycopg
+import pytest
 
 from services.common.jobs.backoff import Backoff
-from services.common.outbox import Deliver, Outbox, OutboxLimits, OutboxWorkers
+from services.common.outbox import Deliver, Message, Outbox, OutboxLimits, OutboxWorkers
 from services.common.postgres import Database
 
+LEASE_S = 20.0
 QUICK = OutboxLimits(lease_s=20.0, poll_interval_s=0.02, backoff=Backoff(base_s=0.01, cap_s=0.05))
 
 
@@ -51,3 +54,33 @@ def rows(url: str) -> list[Mapping[str, Any]]:
 def states(url: str) -> list[str]:
     """Say how the messages stand, in the order of putting."""
     return [row["state"] for row in rows(url)]
+
+
+@dataclass(frozen=True)
+class Box:
+    """An outbox with nothing in it yet."""
+
+    url: str
+    database: Database
+    outbox: Outbox
+
+    def put(self, destination: str = "team", body: bytes = b"{}", *, give_up_s: float = 3_600.0) -> UUID:
+        return put(self.database, self.outbox, destination, body, give_up_s=give_up_s)
+
+    def claim(self, lease_s: float = LEASE_S) -> Message | None:
+        return self.outbox.claim("worker", lease_s)
+
+    def claimed(self, lease_s: float = LEASE_S) -> Message:
+        message = self.claim(lease_s)
+        assert message is not None
+        return message
+
+    def put_back(self, message: Message, *, delay_s: float = 0.0, hold_s: float = 0.0) -> bool | None:
+        return self.outbox.put_back(message, delay_s=delay_s, hold_s=hold_s, reason="DOWN", error="it is down")
+
+
+@pytest.fixture
+def box(clone_database: Callable[[str], str]) -> Iterator[Box]:
+    url = clone_database("monitoring")
+    with opened(url) as (database, outbox):
+        yield Box(url, database, outbox)

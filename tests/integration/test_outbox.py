@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID, uuid4
 
@@ -15,42 +14,11 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.common.errors import InvalidArgument, Unavailable
-from services.common.outbox import Message, Outbox, OutboxCollector, Undeliverable, store
-from services.common.postgres import Database
+from services.common.outbox import Message, OutboxCollector, Undeliverable
 from tests.monitoring import eventually
-from tests.outbox import QUICK, delivering, opened, put, rows, states
+from tests.outbox import QUICK, Box, box, delivering, put, rows, states
 
-LEASE_S = 20.0
-
-
-@dataclass(frozen=True)
-class Box:
-    """An outbox with nothing in it yet."""
-
-    url: str
-    database: Database
-    outbox: Outbox
-
-    def put(self, destination: str = "team", body: bytes = b"{}", *, give_up_s: float = 3_600.0) -> UUID:
-        return put(self.database, self.outbox, destination, body, give_up_s=give_up_s)
-
-    def claim(self, lease_s: float = LEASE_S) -> Message | None:
-        return self.outbox.claim("worker", lease_s)
-
-    def claimed(self, lease_s: float = LEASE_S) -> Message:
-        message = self.claim(lease_s)
-        assert message is not None
-        return message
-
-    def put_back(self, message: Message, *, delay_s: float = 0.0, hold_s: float = 0.0) -> bool | None:
-        return self.outbox.put_back(message, delay_s=delay_s, hold_s=hold_s, reason="DOWN", error="it is down")
-
-
-@pytest.fixture
-def box(clone_database: Callable[[str], str]) -> Iterator[Box]:
-    url = clone_database("monitoring")
-    with opened(url) as (database, outbox):
-        yield Box(url, database, outbox)
+__all__ = ["box"]
 
 
 def test_a_message_is_there_if_and_only_if_what_it_tells_of_is(box: Box) -> None:
@@ -168,30 +136,6 @@ def test_what_arrived_has_arrived_even_if_it_was_given_up_meanwhile(box: Box) ->
     assert (row["state"], row["error_message"]) == ("DELIVERED", "")
 
 
-def test_what_is_old_is_deleted_by_its_state(box: Box) -> None:
-    for _ in range(3):
-        box.put()
-        box.outbox.delivered(box.claimed())
-    box.put()
-    box.outbox.fail(box.claimed(), reason="GONE", error="gone")
-    box.put()
-    assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 0
-    assert box.outbox.expire(delivered_kept_s=0, failed_kept_s=60, limit=2) == 2
-    assert box.outbox.expire(delivered_kept_s=0, failed_kept_s=60, limit=2) == 1
-    assert states(box.url) == ["FAILED", "WAITING"]
-    assert box.outbox.expire(delivered_kept_s=0, failed_kept_s=0) == 1
-    assert states(box.url) == ["WAITING"]
-
-
-def test_a_destination_that_is_down_for_long_does_not_fill_the_disk(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_WAITING", 2)
-    for _ in range(3):
-        box.put("down")
-    box.put("up")
-    assert states(box.url) == ["WAITING", "WAITING", "FAILED", "WAITING"]
-    assert rows(box.url)[2]["error_reason"] == "OUTBOX_FULL"
-
-
 def test_a_destination_that_is_dropped_gets_nothing_more(box: Box) -> None:
     box.put("a")
     box.put("b")
@@ -272,6 +216,30 @@ def test_a_slow_destination_holds_up_no_other(box: Box) -> None:
         assert came["slow"] == 0
         released.set()
         eventually(lambda: came["slow"] == 10)
+
+
+def test_many_that_hang_leave_slots_for_the_others(box: Box) -> None:
+    released, hanging, came = threading.Event(), threading.Semaphore(0), Counter[str]()
+    hang = [f"hangs-{number}" for number in range(8)]
+
+    def deliver(message: Message) -> None:
+        came[message.destination] += 1
+        if message.destination in hang:
+            if came[message.destination] > 1:
+                hanging.release()
+                released.wait(60)
+            raise Unavailable("it took too long", reason="RECEIVER_TIMEOUT")
+
+    with delivering(box.outbox, deliver, replace(QUICK, slots=4)):
+        for name in hang * 2:
+            box.put(name)
+        for _ in range(2):  # half of the slots hang again
+            assert hanging.acquire(timeout=20)
+        for number in range(10):
+            box.put(f"quick-{number}")
+        eventually(lambda: all(came[f"quick-{number}"] for number in range(10)))
+        assert not hanging.acquire(blocking=False)
+        released.set()
 
 
 def test_a_failure_is_tried_again_under_the_same_id_until_it_arrives(box: Box) -> None:

@@ -5,8 +5,12 @@ the caller's connection: it is there if, and only if, what the caller wrote is. 
 processes, claim messages and give each to a function of the service's until one attempt succeeds.
 
 Promised: at least once, under the same id each time, so that a receiver that knows the id drops what it has; to one
-destination one message at a time, one that waits for another try being overtaken by others; a destination that is slow
-or down holds up no other; a message that did not arrive for a day is given up, kept as FAILED, and counted.
+destination one message at a time, one that waits for another try being overtaken by others; a message that did not
+arrive for a day is given up, kept as FAILED without its body, and counted.
+
+A destination that is slow or down holds up no other: those whose last attempt failed share one half of a process's
+slots, and the other half is for the rest. Before that is known of it, a destination that hangs takes a slot for one
+attempt: only as many as there are slots, all hanging at the same moment for the first time, delay others by that much.
 """
 
 from services.common.outbox.message import Destination, Message, Undeliverable

@@ -5,7 +5,7 @@ CREATE TABLE {schema}.{table} (
     message_id    uuid        NOT NULL,                               -- the same at every attempt: receivers know it
     put_number    bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,  -- the order of putting, whatever the clocks say
     destination   text        NOT NULL,                               -- one message at a time is on its way there
-    body          bytea       NOT NULL,                               -- the same at every attempt
+    body          bytea       NOT NULL,                               -- the same at every attempt; empty once it ended
     state         text        NOT NULL DEFAULT 'WAITING',
     put_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_time      timestamptz NOT NULL DEFAULT clock_timestamp(),     -- not claimed before; once claimed, the lease's end
@@ -25,6 +25,7 @@ CREATE TABLE {schema}.{table} (
 CREATE INDEX {table}_queue ON {schema}.{table} (attempt, put_number) WHERE state = 'WAITING';
 CREATE INDEX {table}_waiting ON {schema}.{table} (destination) WHERE state = 'WAITING';
 CREATE INDEX {table}_held ON {schema}.{table} (hold_time) WHERE state = 'WAITING' AND hold_time IS NOT NULL;
+CREATE INDEX {table}_failing ON {schema}.{table} (destination) WHERE state = 'WAITING' AND error_reason <> '';
 CREATE INDEX {table}_tried ON {schema}.{table} (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
 CREATE INDEX {table}_arrived ON {schema}.{table} (destination, end_time DESC) WHERE state = 'DELIVERED';
 CREATE INDEX {table}_ended ON {schema}.{table} (state, end_time) WHERE end_time IS NOT NULL;

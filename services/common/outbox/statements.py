@@ -12,7 +12,8 @@ SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synch
 # spares the caller's transaction and still is counted.
 PUT: LiteralString = """
 INSERT INTO {table} (message_id, destination, body, give_up_time, state, end_time, error_reason, error_message)
-SELECT %(message_id)s, %(destination)s, %(body)s, clock_timestamp() + make_interval(secs => %(give_up_s)s),
+SELECT %(message_id)s, %(destination)s, CASE WHEN room THEN %(body)s ELSE ''::bytea END,
+    clock_timestamp() + make_interval(secs => %(give_up_s)s),
     CASE WHEN room THEN 'WAITING' ELSE 'FAILED' END, CASE WHEN room THEN NULL ELSE clock_timestamp() END,
     CASE WHEN room THEN '' ELSE 'OUTBOX_FULL' END,
     CASE WHEN room THEN '' ELSE 'over ' || %(max_waiting)s::bigint || ' messages wait for this destination' END
@@ -38,21 +39,28 @@ WHERE message_id = (
           SELECT held.destination FROM {table} held
           WHERE held.state = 'WAITING' AND held.hold_time > (SELECT clock_timestamp())
       ))
+      AND (%(troubled)s OR waiting.destination <> ALL (ARRAY(
+          SELECT failed.destination FROM {table} failed WHERE failed.state = 'WAITING' AND failed.error_reason <> ''
+      )))
     ORDER BY waiting.attempt, waiting.put_number FOR UPDATE OF waiting SKIP LOCKED LIMIT 1
 )
-RETURNING message_id, destination, body, put_time, attempt, token
+RETURNING message_id, destination, body, put_time, attempt, token, EXISTS (
+    SELECT FROM {table} failed
+    WHERE failed.state = 'WAITING' AND failed.error_reason <> '' AND failed.destination = outbox.destination
+) AS troubled
 """
 
 _MINE: LiteralString = "message_id = %(message_id)s AND token = %(token)s AND state = 'WAITING'"
-# What arrived has arrived, even if it had been given up meanwhile.
+# What arrived has arrived, even if it had been given up meanwhile. What has ended keeps no body: nobody reads it again.
 DELIVERED: LiteralString = """
-UPDATE {table} SET state = 'DELIVERED', end_time = clock_timestamp(), error_reason = '', error_message = ''
+UPDATE {table} SET state = 'DELIVERED', body = '', end_time = clock_timestamp(), error_reason = '', error_message = ''
 WHERE message_id = %(message_id)s AND token = %(token)s AND state <> 'DELIVERED'
 """
 _LATE: LiteralString = "clock_timestamp() + make_interval(secs => %(delay_s)s) >= give_up_time"
 PUT_BACK: LiteralString = (
     "UPDATE {table} SET state = CASE WHEN " + _LATE + " THEN 'FAILED' ELSE 'WAITING' END,"  # noqa: S608 - ours, all of it
     "    end_time = CASE WHEN " + _LATE + " THEN clock_timestamp() END,"
+    "    body = CASE WHEN " + _LATE + " THEN '' ELSE body END,"
     """
     due_time = clock_timestamp() + make_interval(secs => %(delay_s)s),
     hold_time = clock_timestamp() + make_interval(secs => %(hold_s)s),
@@ -61,14 +69,14 @@ WHERE """ + _MINE + " RETURNING state"
 )
 FAIL: LiteralString = (
     """
-UPDATE {table} SET error_reason = %(reason)s, error_message = %(message)s, state = 'FAILED',
+UPDATE {table} SET error_reason = %(reason)s, error_message = %(message)s, state = 'FAILED', body = '',
     end_time = clock_timestamp()
 WHERE """
     + _MINE
 )
 # A message whose every attempt took its process down with it is given up by whoever looks.
 GIVE_UP: LiteralString = """
-UPDATE {table} SET state = 'FAILED', end_time = clock_timestamp(),
+UPDATE {table} SET state = 'FAILED', body = '', end_time = clock_timestamp(),
     error_reason = CASE error_reason WHEN '' THEN 'WORKER_LOST' ELSE error_reason END,
     error_message = CASE error_reason WHEN '' THEN 'whoever sent it was lost on the way' ELSE error_message END
 WHERE message_id = ANY (ARRAY(
@@ -78,7 +86,7 @@ WHERE message_id = ANY (ARRAY(
 ))
 """
 DROP_DESTINATION: LiteralString = """
-UPDATE {table} SET state = 'FAILED', end_time = clock_timestamp(), error_reason = %(reason)s,
+UPDATE {table} SET state = 'FAILED', body = '', end_time = clock_timestamp(), error_reason = %(reason)s,
     error_message = %(message)s
 WHERE destination = %(destination)s AND state = 'WAITING'
 """
@@ -87,6 +95,16 @@ DELETE FROM {table} WHERE message_id = ANY (ARRAY(
     SELECT message_id FROM {table}
     WHERE state = %(state)s AND end_time <= (SELECT clock_timestamp() - make_interval(secs => %(kept_s)s))
     ORDER BY end_time LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+))
+"""
+# Of a destination that is down for weeks the latest are told, and no more.
+BOUND: LiteralString = """
+DELETE FROM {table} WHERE message_id = ANY (ARRAY(
+    SELECT message_id FROM (
+        SELECT message_id, row_number() OVER (PARTITION BY destination ORDER BY put_number DESC) AS place
+        FROM {table} WHERE state = 'FAILED'
+    ) failed
+    WHERE place > %(max_failed)s LIMIT %(limit)s
 ))
 """
 

@@ -22,6 +22,8 @@ OutboxConnection = Connection[DictRow]
 MAX_BODY_BYTES = 256 * 1024
 MAX_WAITING = 10_000
 """Messages that wait for one destination; more are FAILED where they are put."""
+MAX_FAILED = 10_000
+"""Messages of one destination that are kept as FAILED."""
 GIVE_UP_S = 24 * 3_600.0
 MAX_ERROR_CHARS = 1_000
 
@@ -99,12 +101,16 @@ class Outbox:
         return Counts(**row)
 
     def expire(self, *, delivered_kept_s: float, failed_kept_s: float, limit: int = 1_000) -> int:
-        """Give up what is past its time, and delete what ended so long ago, up to a limit each; gives how many."""
+        """Give up what is past its time, and delete what ended so long ago or is too much of one destination's.
+
+        Gives how many: up to a limit of each kind, so that no call takes long. 0: there is nothing more.
+        """
         with self._database.transaction() as connection:
             count = self._run(connection, statements.GIVE_UP, {"limit": limit}).rowcount
             for state, kept_s in (("DELIVERED", delivered_kept_s), ("FAILED", failed_kept_s)):
                 values = {"state": state, "kept_s": kept_s, "limit": limit}
                 count += self._run(connection, statements.EXPIRE, values).rowcount
+            count += self._run(connection, statements.BOUND, {"max_failed": MAX_FAILED, "limit": limit}).rowcount
         return count
 
     # For the workers
@@ -113,15 +119,17 @@ class Outbox:
         """Listen for what is ready; see `Listener`."""
         return self._database.listen([self.ready], poll_interval_s=poll_interval_s)
 
-    def claim(self, worker_id: str, lease_s: float) -> Message | None:
+    def claim(self, worker_id: str, lease_s: float, *, troubled: bool = True) -> Message | None:
         """Take the message that is next: the least tried, then the one put first. None: there is none.
 
-        It is another's to take once the lease is over.
+        Without `troubled` none is taken to a destination whose last attempt failed. The message is another's to take
+        once the lease is over.
         """
         with self._database.transaction() as connection:
             connection.execute(statements.MAKE_DURABLE)  # a token that a crash forgot would be given twice
             connection.execute(statements.LOCK_CLAIMS, {"name": f"penstock.outbox.{self._name}"})
-            row = self._run(connection, statements.CLAIM, {"worker_id": worker_id, "lease_s": lease_s}).fetchone()
+            values = {"worker_id": worker_id, "lease_s": lease_s, "troubled": troubled}
+            row = self._run(connection, statements.CLAIM, values).fetchone()
         return None if row is None else Message(**row)
 
     def delivered(self, message: Message) -> bool:

@@ -36,10 +36,12 @@ class OutboxLimits:
     """How many messages at once, and how patiently.
 
     Attributes:
-        slots: messages that this process has on their way at once, each to another destination.
+        slots: messages that this process has on their way at once, each to another destination; one half of them, at
+            least one, to destinations whose last attempt failed.
         lease_s: how long after a sender's death another sends the message again; longer than any delivery takes.
         poll_interval_s: how often it is looked for what has come due; what is new rings at once.
-        tidy_interval_s: how often it is looked for what is old.
+        tidy_interval_s: how often it is looked for what is old, until nothing of it is left.
+        tidy_count: messages that one transaction tidies away.
         delivered_kept_s: how long a message is kept once it has arrived.
         failed_kept_s: how long one that was given up is.
         backoff: the waits between attempts.
@@ -49,6 +51,7 @@ class OutboxLimits:
     lease_s: float = 120.0
     poll_interval_s: float = 1.0
     tidy_interval_s: float = 600.0
+    tidy_count: int = 1_000
     delivered_kept_s: float = 7 * DAY_S
     failed_kept_s: float = 30 * DAY_S
     backoff: Backoff = field(default_factory=lambda: Backoff(base_s=5.0, cap_s=900.0))
@@ -66,6 +69,7 @@ class OutboxWorkers:
         self._deliver = deliver
         self._limits = limits or OutboxLimits()
         self._slots = threading.BoundedSemaphore(self._limits.slots)
+        self._troubled_slots = threading.BoundedSemaphore(max(1, self._limits.slots // 2))
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._senders: set[threading.Thread] = set()
@@ -110,7 +114,7 @@ class OutboxWorkers:
         """Give each message that is ready a thread, as far as there are slots; each thread looks for more itself."""
         while not self._stopping.is_set() and self._slots.acquire(blocking=False):
             try:
-                message = self._outbox.claim(self.worker_id, self._limits.lease_s)
+                message = self._claim()
             except BaseException:
                 self._slots.release()
                 raise
@@ -124,20 +128,39 @@ class OutboxWorkers:
             try:
                 sender.start()
             except RuntimeError:  # no more threads just now: the message is sent once its lease is over
+                self._let_go(message)
                 self._slots.release()
                 with self._lock:
                     self._senders.discard(sender)
                 raise
+
+    def _claim(self) -> Message | None:
+        """Take what is next; as far as those slots are taken, nothing to a destination that is known to fail."""
+        troubled = self._troubled_slots.acquire(blocking=False)
+        message = None
+        try:
+            message = self._outbox.claim(self.worker_id, self._limits.lease_s, troubled=troubled)
+        finally:
+            if troubled and (message is None or not message.troubled):
+                self._troubled_slots.release()
+        return message
+
+    def _let_go(self, message: Message) -> None:
+        if message.troubled:
+            self._troubled_slots.release()
 
     def _send_on(self, first: Message) -> None:
         """Send a message, and then what is next, until there is nothing."""
         message: Message | None = first
         try:
             while message is not None:
-                self._send(message)
+                try:
+                    self._send(message)
+                finally:
+                    self._let_go(message)
                 if self._stopping.is_set():
                     return
-                message = self._outbox.claim(self.worker_id, self._limits.lease_s)
+                message = self._claim()
         except DomainError as error:
             _log.warning("no message claimed", reason=error.reason, message=error.message)
         except Exception:  # noqa: BLE001 - a defect must not end in silence; the lease runs out by itself
@@ -214,5 +237,7 @@ class OutboxWorkers:
         if self._tidied_at and now - self._tidied_at < self._limits.tidy_interval_s:
             return
         limits = self._limits
-        self._outbox.expire(delivered_kept_s=limits.delivered_kept_s, failed_kept_s=limits.failed_kept_s)
+        kept = {"delivered_kept_s": limits.delivered_kept_s, "failed_kept_s": limits.failed_kept_s}
+        while not self._stopping.is_set() and self._outbox.expire(**kept, limit=limits.tidy_count):
+            pass
         self._tidied_at = now

@@ -3,7 +3,7 @@ CREATE TABLE monitoring.outbox (
     message_id    uuid        NOT NULL,                               -- the same at every attempt: receivers know it
     put_number    bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,  -- the order of putting, whatever the clocks say
     destination   text        NOT NULL,                               -- one message at a time is on its way there
-    body          bytea       NOT NULL,                               -- the same at every attempt
+    body          bytea       NOT NULL,                               -- the same at every attempt; empty once it ended
     state         text        NOT NULL DEFAULT 'WAITING',
     put_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
     due_time      timestamptz NOT NULL DEFAULT clock_timestamp(),     -- not claimed before; once claimed, the lease's end
@@ -23,6 +23,7 @@ CREATE TABLE monitoring.outbox (
 CREATE INDEX outbox_queue ON monitoring.outbox (attempt, put_number) WHERE state = 'WAITING';
 CREATE INDEX outbox_waiting ON monitoring.outbox (destination) WHERE state = 'WAITING';
 CREATE INDEX outbox_held ON monitoring.outbox (hold_time) WHERE state = 'WAITING' AND hold_time IS NOT NULL;
+CREATE INDEX outbox_failing ON monitoring.outbox (destination) WHERE state = 'WAITING' AND error_reason <> '';
 CREATE INDEX outbox_tried ON monitoring.outbox (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
 CREATE INDEX outbox_arrived ON monitoring.outbox (destination, end_time DESC) WHERE state = 'DELIVERED';
 CREATE INDEX outbox_ended ON monitoring.outbox (state, end_time) WHERE end_time IS NOT NULL;
