@@ -32,7 +32,10 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     EXPORT_FORMAT_UNSPECIFIED: _ExportFormat.ValueType  # 0
     """Not said."""
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 1
-    """Comma-separated, UTF-8, the first line names the columns. Features and predictions are JSON in their cells."""
+    """Comma-separated, UTF-8, the first line names the columns. Features and predictions are JSON in their cells. A text
+    that begins with =, +, -, @, a tab or a carriage return has an apostrophe before it, so that no spreadsheet takes it
+    for a formula; numbers are as they are.
+    """
     EXPORT_FORMAT_PARQUET: _ExportFormat.ValueType  # 2
     """Apache Parquet."""
 
@@ -42,7 +45,10 @@ class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
 EXPORT_FORMAT_UNSPECIFIED: ExportFormat.ValueType  # 0
 """Not said."""
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 1
-"""Comma-separated, UTF-8, the first line names the columns. Features and predictions are JSON in their cells."""
+"""Comma-separated, UTF-8, the first line names the columns. Features and predictions are JSON in their cells. A text
+that begins with =, +, -, @, a tab or a carriage return has an apostrophe before it, so that no spreadsheet takes it
+for a formula; numbers are as they are.
+"""
 EXPORT_FORMAT_PARQUET: ExportFormat.ValueType  # 2
 """Apache Parquet."""
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
