@@ -257,6 +257,24 @@ def test_series_are_by_step_and_by_version(monitoring: Monitoring, rolled: Rollu
     check()
 
 
+def test_who_needs_no_percentiles_reads_no_histograms(monitoring: Monitoring, rolled: Rollups) -> None:
+    monitoring.record(*(new_event(age_s=7_200, latency_ms=number + 1) for number in range(9)))
+    rolled.recount()
+    window = Window(rolled.now - timedelta(hours=4), rolled.now - timedelta(hours=1))
+    found = rolled.reader.total("iris", "", window, latencies=False)
+    assert (found.counts.inference_count, found.average_latency_ms, found.max_latency_ms) == (9, 5, 9)
+    assert found.p50_latency_ms is None
+
+
+def test_a_day_that_is_under_way_has_the_throughput_until_now(monitoring: Monitoring, rolled: Rollups) -> None:
+    monitoring.record(*(new_event() for _ in range(9)))
+    rolled.now = datetime.now(UTC)
+    (series,) = rolled.reader.series(Question("iris", "", None, None, DAY, by_version=False)).series
+    seconds = max((rolled.now - DAY.floor(rolled.now)).total_seconds(), 1)
+    assert series.points[-1].throughput_per_s == series.points[-1].counts.inference_count / seconds
+    assert series.total.window.to_time <= rolled.now
+
+
 def test_models_and_versions_are_those_with_traffic(monitoring: Monitoring, rolled: Rollups) -> None:
     monitoring.record(
         new_event(age_s=400, version="now"),

@@ -15,6 +15,9 @@ from penstock.api.monitoring.v1 import metrics_pb2 as pb
 from penstock.api.monitoring.v1.metrics_pb2_grpc import MetricsServiceStub
 from penstock.ids import time_of
 from services.monitoring import inferences
+from services.monitoring.rollups import convert
+from services.monitoring.rollups import metrics as reader
+from services.monitoring.rollups.store import metrics as store
 from tests.monitoring import Monitoring, eventually, labels, new_event, reason, serve
 from tests.rollups import Rollups, leave_to_the_test, rollups
 
@@ -100,6 +103,29 @@ def test_series_by_version_are_one_a_version(monitoring: Monitoring, metrics: Me
     assert (series.version, series.total.inference_count) == ("2", 1)
     (series,) = metrics.ListMetrics(pb.ListMetricsRequest(model="none"), timeout=TIMEOUT_S).series
     assert (list(series.points), series.total.inference_count) == ([], 0)
+
+
+def test_a_series_of_too_many_points_is_refused_whatever_makes_it_large(
+    monitoring: Monitoring, metrics: MetricsServiceStub, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monitoring.record(*(new_event(age_s=7_200 + 300 * step, version=str(v)) for step in range(3) for v in range(4)))
+    rolled.recount()
+
+    def asked(**fields: Any) -> int:
+        request = pb.ListMetricsRequest(model="iris", granularity=pb.GRANULARITY_FIVE_MINUTES, **fields)
+        return sum(len(series.points) for series in metrics.ListMetrics(request, timeout=TIMEOUT_S).series)
+
+    few = {"from_time": ago(hours=2, minutes=20), "to_time": ago(hours=1, minutes=55)}
+    assert (asked(**few), asked(by_version=True, **few)) == (3, 12)
+    for module, name, limit in (
+        (reader, "MAX_POINTS", 11),
+        (store, "MAX_ROLLUPS", 11),
+        (convert, "MAX_ANSWER_BYTES", 1_000),
+    ):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, name, limit)
+            assert reason(lambda: asked(by_version=True, **few)) == (INVALID, "TOO_MANY_POINTS")
+            assert asked(version="1", **few) == 3
 
 
 def test_bad_questions_are_refused_by_field(metrics: MetricsServiceStub) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
 
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -11,17 +10,20 @@ from penstock.api.monitoring.v1 import metrics_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.monitoring import convert
 from services.monitoring.models import Window
+from services.monitoring.rollups.live import Live
 from services.monitoring.rollups.models import Answer, Granularity, Question, Series, Totals
+from services.monitoring.rollups.store.metrics import too_many_points
 
 MIN_INTERVAL_MS = 1_000
 MAX_INTERVAL_MS = 60_000
 DEFAULT_INTERVAL_MS = 10_000
+MAX_ANSWER_BYTES = 15 * 1024 * 1024
+"""Clients take messages of 16 MiB."""
 _GRANULARITIES = {
     Granularity.FIVE_MINUTES: pb.GRANULARITY_FIVE_MINUTES,
     Granularity.HOUR: pb.GRANULARITY_HOUR,
     Granularity.DAY: pb.GRANULARITY_DAY,
 }
-Live = tuple[Sequence[Totals], Totals]
 
 
 def question_from(request: pb.ListMetricsRequest) -> Question:
@@ -54,8 +56,8 @@ def interval_s(request: pb.WatchMetricsRequest) -> float:
 
 
 def list_response(answer: Answer, *, histograms: bool) -> pb.ListMetricsResponse:
-    """Encode series."""
-    return pb.ListMetricsResponse(
+    """Encode series; raises InvalidArgument where they are too large to be sent (TOO_MANY_POINTS)."""
+    response = pb.ListMetricsResponse(
         granularity=_GRANULARITIES[answer.granularity],
         from_time=_timestamp(answer.window.from_time),
         to_time=_timestamp(answer.window.to_time),
@@ -63,6 +65,9 @@ def list_response(answer: Answer, *, histograms: bool) -> pb.ListMetricsResponse
         complete_until=_optional(answer.complete_until),
         feedback_complete_until=_optional(answer.feedback_complete_until),
     )
+    if response.ByteSize() > MAX_ANSWER_BYTES:
+        raise too_many_points(f"{response.ByteSize()} bytes; at most {MAX_ANSWER_BYTES} are sent at once")
+    return response
 
 
 def realtime_response(live: Live) -> pb.GetRealtimeMetricsResponse:

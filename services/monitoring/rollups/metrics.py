@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time, timedelta
 
-from services.common.errors import InvalidArgument
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.models import Retention, Window
-from services.monitoring.rollups.models import FINEST_FIRST, Answer, Counts, Granularity, Question, Series, Totals
+from services.monitoring.rollups.live import LIVE_STEP, LIVE_STEPS, Live, LiveReading, Readings, so_far
+from services.monitoring.rollups.models import FINEST_FIRST, Answer, Counts, Granularity, Question, Series, Sum, Totals
 from services.monitoring.rollups.plan import Kept, make_plan
 from services.monitoring.rollups.store.counting import Place
-from services.monitoring.rollups.store.metrics import MetricsStore
+from services.monitoring.rollups.store.metrics import MetricsStore, Wanted, too_many_points
 
 Clock = Callable[[], datetime]
 MAX_POINTS = 10_000
 USUAL_POINTS = 500
 """Where no granularity is asked for, the finest with at most so many points is taken."""
 DEFAULT_SERIES = timedelta(days=1)
-LIVE_STEP = timedelta(seconds=10)
-LIVE_STEPS = 30
+STRETCH = 24
+"""Steps that are read at a time where there is no end of them."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -31,59 +32,93 @@ class MetricsReader:
         self._configurations = configurations
         self._retention = retention
         self._clock = clock
+        self._readings = Readings(self._read_live)
 
-    def total(self, model: str, version: str, window: Window) -> Totals:
+    def total(self, model: str, version: str, window: Window, *, latencies: bool = True) -> Totals:
         """Count a window as a whole; an empty version means all of the model's.
 
         All that is stored is in it, up to `complete_until`. Where events are gone, the window is widened to the whole
-        spans of the rollups that are left.
+        spans of the rollups that are left. Without `latencies` there are no percentiles.
         """
-        now = self._clock()
-        kept = self.kept(now)
-        plan, found = self._store.read(
-            model, version or None, window, kept, now, lambda marked, there: make_plan(window, marked, there, now)
+        now, total = self._clock(), Sum()
+        plan = self._store.read(
+            Wanted(model, version or None, window, self.kept(now), now, latencies),
+            lambda marked, there: make_plan(window, marked, there, now),
+            lambda _, counts: total.add(counts),
         )
-        counts = Counts.merged(counts for _, counts in found)
-        return Totals(plan.window, counts, plan.complete_until, plan.feedback_complete_until)
+        return Totals(plan.window, total.result(), plan.complete_until, plan.feedback_complete_until)
 
     def series(self, question: Question) -> Answer:
         """Count a window step by step. It begins and ends with whole steps.
 
         Raises:
-            InvalidArgument: the window ends before it begins (INVALID_WINDOW), or has too many steps (TOO_MANY_POINTS).
+            InvalidArgument: the window ends before it begins (INVALID_WINDOW), or has too many steps, of all versions
+                together where each is by itself (TOO_MANY_POINTS).
         """
         now = self._clock()
-        kept = self.kept(now)
+        window, granularity = self._asked(question, now)
+        return self._series(question, window, granularity, now)
+
+    def stretches(self, question: Question) -> Iterator[Answer]:
+        """Count a window step by step, some steps at a time, the oldest first: each is read when it is asked for.
+
+        Raises:
+            InvalidArgument: as `series`; TOO_MANY_POINTS also on the way, where very many versions predicted.
+        """
+        now = self._clock()
+        window, granularity = self._asked(question, now)
+        begin = window.from_time
+        while begin < window.to_time:
+            end = min(begin + min(STRETCH * granularity.span, window.to_time - begin), window.to_time)
+            yield self._series(question, Window(begin, end), granularity, now)
+            begin = end
+
+    def _asked(self, question: Question, now: datetime) -> tuple[Window, Granularity]:
         window = _window(question, now)
         granularity = question.granularity or _granularity(window)
-        window = _widened(window, granularity, kept)
-        _check_points(window, granularity)
-        plan, found = self._store.read(
-            question.model,
-            question.version or None,
-            window,
-            kept,
-            now,
+        window = _widened(window, granularity, self.kept(now))
+        _check_points((window.to_time - window.from_time) // granularity.span)
+        return window, granularity
+
+    def _series(self, question: Question, window: Window, granularity: Granularity, now: datetime) -> Answer:
+        steps: defaultdict[tuple[str, datetime], Sum] = defaultdict(Sum)
+
+        def take(place: Place, counts: Counts) -> None:
+            version, start = place
+            steps[version if question.by_version else question.version, granularity.floor(start)].add(counts)
+            _check_points(len(steps))
+
+        plan = self._store.read(
+            Wanted(question.model, question.version or None, window, self.kept(now), now, question.latencies),
             lambda marked, there: make_plan(window, marked, there, now, granularity),
+            take,
         )
-        by_version: dict[str, list[tuple[datetime, Counts]]] = {}
-        for (version, start), counts in found:
-            name = version if question.by_version else question.version
-            by_version.setdefault(name, []).append((granularity.floor(start), counts))
-        if not by_version and not question.by_version:
-            by_version[question.version] = []
-        series = [_series(name, by_version[name], plan.window, granularity) for name in sorted(by_version)]
+        points: defaultdict[str, list[Totals]] = defaultdict(list)
+        for version, start in sorted(steps):
+            step = Window(start, start + granularity.span)
+            points[version].append(Totals(so_far(step, now), steps[version, start].result()))
+        if not points and not question.by_version:
+            points[question.version] = []
+        whole = so_far(plan.window, now)
+        series = [
+            Series(version, found, Totals(whole, Counts.merged(point.counts for point in found)))
+            for version, found in points.items()
+        ]
         return Answer(granularity, plan.window, series, plan.complete_until, plan.feedback_complete_until)
 
-    def live(self, model: str, version: str) -> tuple[Sequence[Totals], Totals]:
+    def live(self, model: str, version: str) -> Live:
         """Count the last 5 minutes in steps of 10 s, the oldest first, the last one under way; and all of them."""
+        return self._read_live(model).of(version)
+
+    def live_shared(self, model: str, version: str) -> Live:
+        """Give `live`, of a reading less than a second old: all who ask for a model within a second share one."""
+        return self._readings.get(model).of(version)
+
+    def _read_live(self, model: str) -> LiveReading:
         now = self._clock()
         end = _EPOCH + ((now - _EPOCH) // LIVE_STEP + 1) * LIVE_STEP
-        starts = [end - number * LIVE_STEP for number in range(LIVE_STEPS, 0, -1)]
-        window = Window(starts[0], end)
-        steps = _grouped(self._store.count(model, version or None, window, LIVE_STEP).items())
-        points = [Totals(Window(start, start + LIVE_STEP), Counts.merged(steps.get(start, ()))) for start in starts]
-        return points, Totals(window, Counts.merged(point.counts for point in points))
+        window = Window(end - LIVE_STEPS * LIVE_STEP, end)
+        return LiveReading(now, window, self._store.count(model, None, window, LIVE_STEP))
 
     def versions(self, model: str, window: Window) -> tuple[str, ...]:
         """Name the versions of a model that predicted in a window, to its 5 minutes, over a day to its hour.
@@ -134,26 +169,6 @@ def _widened(window: Window, granularity: Granularity, kept: Kept) -> Window:
     return Window(max(begin, since), end) if end > since else Window(begin, end)
 
 
-def _check_points(window: Window, granularity: Granularity) -> None:
-    points = (window.to_time - window.from_time) // granularity.span
+def _check_points(points: int) -> None:
     if points > MAX_POINTS:
-        raise InvalidArgument.field(
-            "from_time",
-            f"that makes {points} points; at most {MAX_POINTS} are allowed: take a coarser granularity, or a later "
-            "from_time",
-            reason="TOO_MANY_POINTS",
-        )
-
-
-def _series(version: str, found: Sequence[tuple[datetime, Counts]], window: Window, granularity: Granularity) -> Series:
-    steps = _grouped((("", start), counts) for start, counts in found)
-    points = [Totals(Window(start, start + granularity.span), Counts.merged(steps[start])) for start in sorted(steps)]
-    return Series(version, points, Totals(window, Counts.merged(point.counts for point in points)))
-
-
-def _grouped(found: Iterable[tuple[Place, Counts]]) -> dict[datetime, list[Counts]]:
-    """Put together what belongs to the same step."""
-    steps: dict[datetime, list[Counts]] = {}
-    for (_, start), counts in found:
-        steps.setdefault(start, []).append(counts)
-    return steps
+        raise too_many_points(f"{points} points or more; at most {MAX_POINTS} are allowed in all series together")

@@ -19,6 +19,8 @@ OTHER_ERRORS = "OTHER"
 EXACT = Context(prec=1_000)
 """Rounds nothing that is summed here."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_AT_ONCE = 64
+"""Counts that are added up in one go: it takes less than to add each by itself."""
 
 
 class Granularity(enum.Enum):
@@ -105,6 +107,23 @@ class Counts:
             correct_count=sum(counts.correct_count for counts in all_),
             feedback_lag_s=exact_sum(counts.feedback_lag_s for counts in all_),
         )
+
+
+class Sum:
+    """Adds up counts as they are read, and holds no more than their sum."""
+
+    def __init__(self) -> None:
+        self._several: list[Counts] = []
+
+    def add(self, counts: Counts) -> None:
+        """Take a part in."""
+        self._several.append(counts)
+        if len(self._several) == _AT_ONCE:
+            self._several = [Counts.merged(self._several)]
+
+    def result(self) -> Counts:
+        """Give the sum of what was taken in."""
+        return Counts.merged(self._several)
 
 
 def exact_sum(values: Iterable[Decimal]) -> Decimal:
@@ -226,7 +245,10 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A series that is asked for; no version: all, as one series or, `by_version`, each by itself."""
+    """A series that is asked for; no version: all, as one series or, `by_version`, each by itself.
+
+    Without `latencies`, how they are spread is left out of what rollups say: it is most of them.
+    """
 
     model: str
     version: str
@@ -234,3 +256,4 @@ class Question:
     to_time: datetime | None
     granularity: Granularity | None
     by_version: bool
+    latencies: bool = True

@@ -52,7 +52,7 @@ class MetricsServicer(metrics_pb2_grpc.MetricsServiceServicer):
         if not context.add_callback(gone.set):
             return
         while not gone.is_set():
-            yield convert.watch_response(self._metrics.live(*subject))
+            yield convert.watch_response(self._metrics.live_shared(*subject))
             gone.wait(interval_s)
 
 

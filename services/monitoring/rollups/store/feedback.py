@@ -91,4 +91,4 @@ def _summed(connection: Connection[DictRow], span: Span) -> Mapping[str, Any]:
 
 
 def _statement(text: str, granularity: Granularity) -> sql.Composed:
-    return sql.SQL(text).format(table=sql.Identifier(TABLES[granularity]))  # type: ignore[arg-type] # ours
+    return sql.SQL(text).format(table=sql.Identifier(TABLES[granularity]))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import LiteralString
+from typing import LiteralString, NamedTuple
 
 from psycopg import Connection, sql
 from psycopg.rows import DictRow
 
+from services.common.errors import InvalidArgument
 from services.common.postgres import Database
 from services.monitoring.models import Window
 from services.monitoring.rollups.models import Counts, Granularity
@@ -65,36 +66,74 @@ ORDER BY name
 _SHORT = timedelta(days=1)
 
 
+MAX_ROLLUPS = 50_000
+"""Rollups that one answer reads."""
+
+
+class Wanted(NamedTuple):
+    """What is asked for.
+
+    Attributes:
+        model: whose.
+        version: None: all of the model's.
+        window: what a planner may ask for.
+        kept: what the retentions keep.
+        now: marks of what is still open are not looked at.
+        latencies: whether their histograms are read.
+    """
+
+    model: str
+    version: str | None
+    window: Window
+    kept: Kept
+    now: datetime
+    latencies: bool = True
+
+
+def too_many_points(found: str) -> InvalidArgument:
+    """Refuse a question whose answer would be too large."""
+    return InvalidArgument.field(
+        "from_time",
+        f"that makes {found}: take a coarser granularity, a later from_time, or one version",
+        reason="TOO_MANY_POINTS",
+    )
+
+
 class MetricsStore:
     """Rollups, and events where no rollup can tell."""
 
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def read(
-        self, model: str, version: str | None, window: Window, kept: Kept, now: datetime, planner: Planner
-    ) -> tuple[Plan, list[tuple[Place, Counts]]]:
-        """Make a plan from what is there, and read what it says: each span of each version, in no order.
+    def read(self, wanted: Wanted, planner: Planner, take: Callable[[Place, Counts], None]) -> Plan:
+        """Make a plan from what is there, and hand over what it says: parts of spans of versions, in no order.
 
         Args:
-            model: whose.
-            version: None: all of the model's.
-            window: what the planner may ask for.
-            kept: what the retentions keep.
-            now: marks of what is still open are not looked at.
+            wanted: what is asked for.
             planner: chooses what to read, given the marks and what there is.
+            take: is given each part as it is read.
+
+        Raises:
+            InvalidArgument: over MAX_ROLLUPS would have to be read (TOO_MANY_POINTS).
         """
+        model, version = wanted.model, wanted.version
         with self._db.transaction() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-            marked = _marked(connection, model, version, window, open_since(now))
-            plan = planner(marked, read_kept(connection, kept))
-            found: list[tuple[Place, Counts]] = []
+            marked = _marked(connection, model, version, wanted.window, open_since(wanted.now))
+            plan = planner(marked, read_kept(connection, wanted.kept))
+            number = 0
             for granularity, windows in plan.rollups.items():
-                found += rows.read(connection, granularity, model, version, windows)
+                found = rows.read(connection, granularity, model, version, windows, latencies=wanted.latencies)
+                for place, counts in found:
+                    number += 1
+                    if number > MAX_ROLLUPS:
+                        raise too_many_points(f"over {MAX_ROLLUPS} steps of versions to add up")
+                    take(place, counts)
             for part in plan.events:
-                found += count(connection, model, version, part, Granularity.FIVE_MINUTES.span).items()
+                for place, counts in count(connection, model, version, part, Granularity.FIVE_MINUTES.span).items():
+                    take(place, counts)
             plan.feedback_complete_until = _feedback_waits(connection, model, version, plan)
-        return plan, found
+        return plan
 
     def count(self, model: str, version: str | None, window: Window, step: timedelta) -> dict[Place, Counts]:
         """Count events, by version and steps from the beginning of 1970 on."""

@@ -36,8 +36,11 @@ _COLUMNS = (
     "feedback_lag_s",
 )
 
+_SPREAD = ("latency_bins", "latency_counts")
+_COLUMNS_READ = (f"CASE WHEN %(latencies)s THEN {name} END AS {name}" if name in _SPREAD else name for name in _COLUMNS)
+
 _READ = f"""
-SELECT version, start_time, {", ".join(_COLUMNS)}
+SELECT version, start_time, {", ".join(_COLUMNS_READ)}
 FROM unnest(%(begins)s::timestamptz[], %(ends)s::timestamptz[]) AS wanted (begin_time, end_time)
 JOIN monitoring.{{table}} ON start_time >= begin_time AND start_time < end_time
 WHERE model = %(model)s AND (%(version)s::text IS NULL OR version = %(version)s)
@@ -57,13 +60,19 @@ def read(
     model: str,
     version: str | None,
     windows: Sequence[Window],
+    *,
+    latencies: bool = True,
 ) -> Iterator[tuple[Place, Counts]]:
-    """Read the rollups that begin in these windows; no version: those of all."""
+    """Read the rollups that begin in these windows, some at a time; no version: those of all.
+
+    Without `latencies`, how they are spread is left out: it is most of a rollup.
+    """
     values = {
         "model": model,
         "version": version,
         "begins": [window.from_time for window in windows],
         "ends": [window.to_time for window in windows],
+        "latencies": latencies,
     }
     for row in connection.execute(_statement(_READ, granularity), values):
         yield (row["version"], row["start_time"]), _counts(row)
@@ -94,7 +103,7 @@ def _counts(row: Mapping[str, Any]) -> Counts:
         error_count=row["error_count"],
         row_count=row["row_count"],
         errors=dict(zip(row["error_codes"], row["error_counts"], strict=True)),
-        latencies=Latencies(tuple(row["latency_bins"]), tuple(row["latency_counts"])),
+        latencies=Latencies(tuple(row["latency_bins"] or ()), tuple(row["latency_counts"] or ())),
         latency_sum_ms=row["latency_sum_ms"],
         latency_max_ms=row["latency_max_ms"],
         confidence_count=row["confidence_count"],
