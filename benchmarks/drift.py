@@ -2,9 +2,10 @@
 
     python -m benchmarks drift                      # ours
     python -m benchmarks drift --others             # Evidently's and NannyML's defaults on the same streams
-    python -m benchmarks drift --runs 100 --quarters 1
+    python -m benchmarks drift --parts quarters --quarters 5
 
-Every number comes of a fixed seed. The reference has 10,000 rows of the same stream, unless told otherwise.
+Every number comes of a seed, with a 95 % interval (Wilson's). References have 10,000 rows of the same stream, and every
+20 checks have another one: of one reference alone all checks would share its luck.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from __future__ import annotations
 import argparse
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import count as count_up
+from itertools import islice
 
 import numpy as np
 from rich.console import Console
@@ -34,10 +37,13 @@ from benchmarks.drift_streams import (
 from services.monitoring.configuration.models import DriftConfiguration
 from services.monitoring.drift.checks import QUARTER, scheduled_alpha
 from services.monitoring.drift.comparison import compare
+from services.monitoring.drift.concept import wilson
 from services.monitoring.drift.models import Comparison, DriftStatus, Rules
 from services.monitoring.profiles.models import Reference
 
-SIZES = (50, 100, 200, 500, 1_000, 2_000, 10_000)
+SIZES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
+BELOW_MINIMUM = 30
+CHECKS_A_REFERENCE = 20
 QUARTER_SIZES = (50, 200, 2_000)
 STEP_MINUTES = 360
 CHECKS_A_QUARTER = round(QUARTER.total_seconds() / 60 / STEP_MINUTES)
@@ -53,10 +59,19 @@ class Tally:
     insufficient: int
     seconds: float
 
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.checks + other.checks,
+            self.alarms + other.alarms,
+            self.insufficient + other.insufficient,
+            self.seconds + other.seconds,
+        )
+
     @property
-    def share(self) -> float:
-        """Alarms per check."""
-        return self.alarms / max(self.checks, 1)
+    def said(self) -> str:
+        """Alarms per check, with what the true share lies between."""
+        low, high = wilson(self.alarms, self.checks, 0.05)
+        return f"{self.alarms} of {self.checks}: {self.alarms / self.checks:.1%} ({low:.1%} to {high:.1%})"
 
 
 def main() -> None:
@@ -83,6 +98,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quarter-sizes", type=int, nargs="+", default=list(QUARTER_SIZES), help="rows a day")
     parser.add_argument("--streams", nargs="+", default=[stream.name for stream in STREAMS])
     parser.add_argument("--reference-rows", type=int, default=10_000)
+    parser.add_argument("--power-references", type=int, nargs="+", default=[10_000, 100_000])
+    parser.add_argument("--power-sizes", type=int, nargs="+", default=[500, 1_000, 2_000, 10_000])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--others", action="store_true", help="Evidently's and NannyML's defaults on the same streams")
     parser.add_argument(
@@ -98,19 +115,30 @@ def _chosen(options: argparse.Namespace) -> list[Stream]:
     return [stream for stream in STREAMS if stream.name in options.streams]
 
 
-def reference_for(stream: Stream, rows: int, seed: int) -> Reference:
-    """Make the reference of a stream."""
-    return reference_of(Source(stream, np.random.default_rng([seed, 0])).draw(rows))
+def reference_for(stream: Stream, rows: int, seed: int, number: int = 0) -> Reference:
+    """Make a reference of a stream."""
+    return reference_of(Source(stream, np.random.default_rng([seed, 0, number])).draw(rows))
 
 
 def _show_false_alarms(options: argparse.Namespace) -> None:
-    table = Table("stream", "rows", "checks", "alarms", "too little data", "ms a check", title="no drift, α = 0.05")
+    table = Table("stream", "rows", "alarms", "too little data", "ms a check", title="no drift, α = 0.05")
     for stream in _chosen(options):
-        reference = reference_for(stream, options.reference_rows, options.seed)
-        for size in (30, *options.sizes):
-            tally = tally_of(reference, windows(stream, size, options.runs, options.seed), Rules())
-            _add(table, stream.name, f"{size:,}", str(tally.checks), f"{tally.share:.1%}", *_rest(tally))
+        for size in (BELOW_MINIMUM, *options.sizes):
+            tally = Tally(0, 0, 0, 0.0)
+            for number, drawn in _by_reference(windows(stream, size, options.runs, options.seed)):
+                reference = reference_for(stream, options.reference_rows, options.seed, number)
+                tally += tally_of(reference, drawn, Rules())
+            _add(table, stream.name, f"{size:,}", tally.said, *_rest(tally))
     console.print(table)
+
+
+def _by_reference(drawn: Iterator[Rows]) -> Iterator[tuple[int, list[Rows]]]:
+    """Put windows into parts, each for a reference of its own."""
+    for number in count_up():
+        part = list(islice(drawn, CHECKS_A_REFERENCE))
+        if not part:
+            return
+        yield number, part
 
 
 def _add(table: Table, *cells: str) -> None:
@@ -129,7 +157,7 @@ def windows(stream: Stream, size: int, runs: int, seed: int) -> Iterator[Rows]:
         yield Source(stream, np.random.default_rng([seed, size, run])).draw(size)
 
 
-def tally_of(reference: Reference, drawn: Iterator[Rows], rules: Rules, *, feature: str = "") -> Tally:
+def tally_of(reference: Reference, drawn: Iterable[Rows], rules: Rules, *, feature: str = "") -> Tally:
     """Check each; with a feature named, an alarm is one of that feature."""
     checks = alarms = insufficient = 0
     seconds = 0.0
@@ -182,32 +210,41 @@ def _show_power(options: argparse.Namespace) -> None:
     independent = STREAMS[0]
     table = Table("reference", "rows", "drift in one of 50 features", "α", "found", title="drift that is there")
     scheduled = scheduled_alpha(DriftConfiguration())
-    for rows in (options.reference_rows, 100_000):
-        reference = reference_for(independent, rows, options.seed)
-        for size in (500, 1_000, 2_000, 10_000):
+    for rows in options.power_references:
+        for size in options.power_sizes:
             for alpha in (0.05, scheduled):
-                for name, found in _found(reference, size, options, Rules(alpha=alpha)):
-                    _add(table, f"{rows:,}", f"{size:,}", name, f"{alpha:.2g}", f"{found:.1%}")
+                for name, tally in _found(independent, rows, size, options, Rules(alpha=alpha)):
+                    _add(table, f"{rows:,}", f"{size:,}", name, f"{alpha:.3g}", tally.said)
     console.print(table)
 
 
-def _found(reference: Reference, size: int, options: argparse.Namespace, rules: Rules) -> Iterator[tuple[str, float]]:
-    names = list(reference.features)
+def _found(
+    stream: Stream, reference_rows: int, size: int, options: argparse.Namespace, rules: Rules
+) -> Iterator[tuple[str, Tally]]:
+    references = [
+        reference_for(stream, reference_rows, options.seed, number)
+        for number in range(-(-options.runs // CHECKS_A_REFERENCE))
+    ]
+    names = list(references[0].features)
     changes: Sequence[tuple[str, str, Change]] = (
         ("shifted by 0.2 σ", names[NUMERIC - 1], shifted),
         ("missing 1 % → 5 %", names[0], missing),
     )
     for name, feature, change in changes:
         generator = np.random.default_rng([options.seed, size])
-        drawn = (change(rows, generator) for rows in windows(STREAMS[0], size, options.runs, options.seed + 1))
-        yield name, tally_of(reference, drawn, rules, feature=feature).share
-    bins = len(reference.features[names[NUMERIC]].counts)
+        tally = Tally(0, 0, 0, 0.0)
+        for number, drawn in _by_reference(windows(stream, size, options.runs, options.seed + 1)):
+            changed = [change(rows, generator) for rows in drawn]
+            tally += tally_of(references[number], changed, rules, feature=feature)
+        yield name, tally
     generator = np.random.default_rng([options.seed, size])
     hits = 0
-    for rows in windows(STREAMS[0], size, options.runs, options.seed + 1):
-        counted = new_category(count(reference, rows), bins, 0.03, generator)
-        hits += _alarmed(compare(reference, window_of([counted]), rules), names[NUMERIC])
-    yield "new category at 3 %", hits / options.runs
+    for number, drawn in _by_reference(windows(stream, size, options.runs, options.seed + 1)):
+        bins = len(references[number].features[names[NUMERIC]].counts)
+        for rows in drawn:
+            counted = new_category(count(references[number], rows), bins, 0.03, generator)
+            hits += _alarmed(compare(references[number], window_of([counted]), rules), names[NUMERIC])
+    yield "new category at 3 %", Tally(options.runs, hits, 0, 0.0)
 
 
 def _show_quarters(options: argparse.Namespace) -> None:
@@ -216,9 +253,9 @@ def _show_quarters(options: argparse.Namespace) -> None:
         "too little data", title="no drift, by schedule: every 6 h the last 24 h, for a quarter of a year",
     )  # fmt: skip
     for stream in _chosen(options):
-        reference = reference_for(stream, options.reference_rows, options.seed)
+        references = [reference_for(stream, options.reference_rows, options.seed, n) for n in range(options.quarters)]
         for size in options.quarter_sizes:
-            told = [_quarter(reference, stream, size, [options.seed, size, n]) for n in range(options.quarters)]
+            told = [_quarter(one, stream, size, [options.seed, size, n]) for n, one in enumerate(references)]
             alarms = [sum(quarter) for quarter, _ in told]
             episodes = [_episodes(quarter) for quarter, _ in told]
             few = sum(insufficient for _, insufficient in told) / options.quarters / CHECKS_A_QUARTER

@@ -6,7 +6,7 @@ numeric ones are missing in 1 % of the rows. Every stream has the same distribut
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
@@ -16,17 +16,17 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
+from services.monitoring.profiles.frames import Column, ColumnBuilder, Frame, numbers_column
 from services.monitoring.profiles.models import (
     GROUPS,
     QUALITY_COUNTS,
     FeatureKind,
-    FeatureReference,
     LiveFeature,
     LiveWindow,
-    Moments,
     Reference,
 )
-from services.monitoring.profiles.overdispersion import grouped_counts, overdispersion
+from services.monitoring.profiles.overdispersion import group_of
+from services.monitoring.profiles.reference import Columns, build_reference
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -136,72 +136,65 @@ def places_of(reference: Reference, rows: Rows) -> Places:
     """Give the bin of each value: [n, FEATURES]."""
     found = np.empty(rows.values.shape, dtype=np.int64)
     for number, feature in enumerate(reference.features.values()):
-        cuts = np.asarray(feature.edges) if feature.edges else cuts_of(number)
-        found[:, number] = np.searchsorted(cuts, rows.values[:, number], side="left")
-        found[np.isnan(rows.values[:, number]), number] = len(feature.counts) - 2
+        values = rows.values[:, number]
+        if feature.kind is FeatureKind.NUMERIC:
+            found[:, number] = np.searchsorted(np.asarray(feature.edges), values, side="left")
+        else:
+            known = [names_of(number).index(name) for name in feature.categories]
+            places = np.full(len(names_of(number)), len(feature.counts) - 1)
+            places[known] = np.arange(len(known))
+            found[:, number] = places[kinds_of(number, values)]
+        found[np.isnan(values), number] = len(feature.counts) - 2
     return found
 
 
-def cuts_of(number: int) -> Numbers:
-    """Give where the latent value of a categorical or boolean feature passes into the next kind."""
-    return np.asarray(_CATEGORY_CUTS if number < NUMERIC + CATEGORICAL else _BOOLEAN_CUT)
+def names_of(number: int) -> Sequence[str]:
+    """Name the kinds of a categorical or boolean feature."""
+    return CATEGORIES if number < NUMERIC + CATEGORICAL else ("false", "true")
+
+
+def kinds_of(number: int, values: Numbers) -> Places:
+    """Say which kind each latent value of a categorical or boolean feature is of."""
+    cuts = np.asarray(_CATEGORY_CUTS if number < NUMERIC + CATEGORICAL else _BOOLEAN_CUT)
+    return np.searchsorted(cuts, values, side="left")
 
 
 def reference_of(rows: Rows) -> Reference:
-    """Make a reference as the service makes it, clusters and all."""
-    features: dict[str, FeatureReference] = {}
-    for number in range(FEATURES):
-        name = f"feature_{number:02d}"
-        features[name] = _feature(name, number, rows)
+    """Make a reference as the service makes it of a file of these rows, its column of users named as the group."""
+    columns = {f"feature_{number:02d}": _column(number, rows.values[:, number]) for number in range(FEATURES)}
+    users = "user" if rows.users[0] >= 0 else ""
+    if users:
+        columns[users] = _texts(list(map(str, rows.users.tolist())))
+    found = build_reference(Frame(len(rows), columns), Columns(group=users))
     return Reference(
         id=UUID(int=1),
         model="model",
         version="1",
         number=1,
-        row_count=len(rows),
-        features=features,
+        row_count=found.row_count,
+        features=found.features,
         accuracy=None,
         judged_count=0,
-        duplicate_share=0.0,
+        duplicate_share=found.duplicate_share,
         create_time=_START,
         created_by="benchmark",
         note="",
     )
 
 
-def _feature(name: str, number: int, rows: Rows) -> FeatureReference:
-    values = rows.values[:, number]
-    known = values[~np.isnan(values)]
-    edges: tuple[float, ...] = ()
-    categories: tuple[str, ...] = ()
-    kind = FeatureKind.NUMERIC
+def _column(number: int, values: Numbers) -> Column:
     if number < NUMERIC:
-        edges = tuple(np.quantile(known, np.arange(1, 10) / 10))
-        cuts = np.asarray(edges)
-    else:
-        kind = FeatureKind.CATEGORICAL if number < NUMERIC + CATEGORICAL else FeatureKind.BOOLEAN
-        categories = CATEGORIES if kind is FeatureKind.CATEGORICAL else ("false", "true")
-        cuts = cuts_of(number)
-    bins = len(cuts) + 1
-    places = np.where(np.isnan(values), bins, np.searchsorted(cuts, values, side="left")).astype(np.intp)
-    clusters = _clusters(rows)
-    spread = overdispersion(grouped_counts(places, bins + 2, clusters, int(clusters.max()) + 1))
-    moments = None
-    if kind is FeatureKind.NUMERIC:
-        sigma = float(known.std(ddof=1))
-        moments = Moments(
-            len(known), float(known.mean()), sigma, known.min(), known.max(), float(np.median(known)), sigma
-        )
-    counts = tuple(int(count) for count in np.bincount(places, minlength=bins + 2))
-    return FeatureReference(
-        name, kind, False, counts, edges=edges, categories=categories, moments=moments, overdispersion=spread
+        return numbers_column(values)
+    kinds = kinds_of(number, values)
+    return (
+        numbers_column(kinds > 0) if number >= NUMERIC + CATEGORICAL else _texts([CATEGORIES[kind] for kind in kinds])
     )
 
 
-def _clusters(rows: Rows) -> NDArray[np.intp]:
-    """By user, or by the half hour."""
-    found = rows.users - rows.users.min() if rows.users[0] >= 0 else rows.minutes // 30
-    return np.asarray(found, dtype=np.intp)
+def _texts(values: Sequence[str]) -> Column:
+    builder = ColumnBuilder(len(values))
+    builder.put_texts(np.arange(len(values)), values)
+    return builder.build()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,8 +209,9 @@ class Counted:
 def count(reference: Reference, rows: Rows, *, from_minute: float = 0.0, buckets: int = BUCKETS) -> Counted:
     """Count rows by bucket and by group of users."""
     bucket = np.clip((rows.minutes - from_minute) // 5, 0, buckets - 1).astype(np.int64)
-    group = (rows.users * 2_654_435_761 >> 7) % GROUPS
     named = rows.users >= 0
+    users, of_row = np.unique(rows.users, return_inverse=True)
+    group = np.array([group_of(str(user)) for user in users.tolist()])[of_row]
     places = places_of(reference, rows)
     found = {}
     for number, (name, feature) in enumerate(reference.features.items()):

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks.contenders.environments import FOLDER
 from benchmarks.drift import reference_for, shifted, windows
-from benchmarks.drift_streams import CATEGORIES, NUMERIC, STREAMS, Rows, Source, count, cuts_of, window_of
+from benchmarks.drift_streams import NUMERIC, STREAMS, Rows, Source, count, kinds_of, names_of, window_of
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.models import Rules
 
@@ -99,8 +99,7 @@ def columns(rows: Rows) -> dict[str, NDArray[Any]]:
     for number in range(rows.values.shape[1]):
         values = rows.values[:, number]
         if number >= NUMERIC:
-            names = CATEGORIES if len(cuts_of(number)) > 1 else ("false", "true")
-            values = np.asarray(names)[np.searchsorted(cuts_of(number), values, side="left")]
+            values = np.asarray(names_of(number))[kinds_of(number, values)]
         found[f"feature_{number:02d}"] = values
     return found
 

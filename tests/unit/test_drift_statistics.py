@@ -6,13 +6,16 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from scipy import special, stats
+from scipy import signal, special, stats
 from scipy.spatial.distance import jensenshannon
 
 from services.monitoring.drift import concept, distances, independence, replicates, rotation
 from services.monitoring.drift.adjustment import adjusted
 from services.monitoring.drift.concept import newcombe, wilson
 from services.monitoring.drift.models import Labels
+from services.monitoring.profiles.frames import Frame, numbers_column
+from services.monitoring.profiles.overdispersion import overdispersion_in_order
+from services.monitoring.profiles.reference import Columns, build_reference
 
 
 def counts(*values: int) -> np.ndarray:
@@ -220,3 +223,51 @@ def test_an_accuracy_that_was_and_is_perfect_has_not_dropped() -> None:
     drop = concept.accuracy_drop(1.0, 500, 1.0, Labels([10] * 20, [10] * 20), alpha=0.05, users=1.0)
     assert (drop.value, drop.p_value) == (0.0, 1.0)
     assert drop.low < 0 < drop.high
+
+
+def places(values: np.ndarray) -> np.ndarray:
+    """The tenth of a normal distribution that each value lies in."""
+    return np.searchsorted(stats.norm.ppf(np.arange(1, 10) / 10), values)
+
+
+def test_a_references_rows_that_resemble_the_next_ones_are_worth_fewer() -> None:
+    """Of an autoregressive series of 0.9 the mean is worth (1 - 0.9) / (1 + 0.9) of as many independent rows."""
+    generator = np.random.default_rng(1)
+    noise = generator.standard_normal((30, 10_000))
+    alike = signal.lfilter([np.sqrt(1 - 0.9**2)], [1.0, -0.9], noise, axis=1)
+    signs = [overdispersion_in_order((each > 0).astype(np.intp), 2) for each in alike]
+    of_signs = 2 / np.pi * np.arcsin(0.9 ** np.arange(1, 200))  # how the signs of two that are so far apart correlate
+    assert np.mean(signs) == pytest.approx(1 + 2 * of_signs.sum(), rel=0.1)
+    assert overdispersion_in_order(places(alike[0]), 10) > 2.5
+    assert overdispersion_in_order(places(noise[0]), 10) < 1.15
+    assert overdispersion_in_order(generator.permutation(places(alike[0])), 10) < 1.15
+
+
+def test_a_profile_of_rows_that_resemble_the_next_ones_says_so_of_many_rows_too() -> None:
+    noise = np.random.default_rng(1).standard_normal(50_000)
+    alike = signal.lfilter([np.sqrt(1 - 0.9**2)], [1.0, -0.9], noise)
+    for rows in (5_000, 50_000):
+        columns = {"alike": alike, "independent": noise, "flag": alike > 0}
+        frame = Frame(rows, {name: numbers_column(values[:rows]) for name, values in columns.items()})
+        found = build_reference(frame, Columns()).features
+        assert 2.5 < found["alike"].overdispersion < 6
+        assert 5 < found["flag"].overdispersion < 25
+        assert found["independent"].overdispersion < 1.6
+
+
+def test_a_reference_sorted_by_its_label_or_of_a_daily_cycle_keeps_its_worth() -> None:
+    generator = np.random.default_rng(1)
+    by_label = np.repeat([-0.5, 0.0, 0.5], 2_000) + generator.standard_normal(6_000)
+    assert overdispersion_in_order(places(by_label), 10) < 2
+    day = np.sin(2 * np.pi * np.arange(10_000) / 10_000) * np.sqrt(0.6) + np.sqrt(0.7) * generator.standard_normal(
+        10_000
+    )
+    assert overdispersion_in_order(places(day), 10) < 2
+    week = np.sin(14 * np.pi * np.arange(10_000) / 10_000) * np.sqrt(0.6)
+    assert overdispersion_in_order(places(week + np.sqrt(0.7) * generator.standard_normal(10_000)), 10) < 2
+
+
+def test_a_reference_of_few_rows_or_one_bin_says_nothing_of_their_order() -> None:
+    assert overdispersion_in_order(np.zeros(10_000, np.intp), 3) == 1
+    assert overdispersion_in_order(np.arange(50) % 3, 3) == 1
+    assert overdispersion_in_order(np.full(1_000, 7), 3) == 1

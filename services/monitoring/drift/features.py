@@ -24,6 +24,8 @@ from services.monitoring.profiles.models import FeatureReference, LiveFeature, L
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
 _LEAST_EXPECTED = 2.0
+_CERTAINLY_SEEN = 10
+"""Rows of the smaller side in a bin: by chance so many come in one of ten thousand bins that expect under two."""
 _CLOSE_CALL = 0.1
 """A chance this small is drawn for."""
 _LEAST_DISPERSION = 0.1
@@ -85,9 +87,9 @@ class Likeness:
 
 
 def table_of(reference: FeatureReference, live: LiveFeature) -> Table:
-    """Lay out a feature's counts; bins that expect under two rows on either side become one."""
+    """Lay out a feature's counts; bins that expect under two rows on either side, and got no more, become one."""
     before, now = np.asarray(reference.counts, dtype=np.int64), live.counts.sum(axis=0, dtype=np.int64)
-    merge = _merge(before + now, min(int(before.sum()), int(now.sum())))
+    merge = _merge(before + now, min(before, now, key=lambda counts: int(counts.sum())))
     return Table(
         name=reference.name,
         reference=before @ merge,
@@ -98,14 +100,17 @@ def table_of(reference: FeatureReference, live: LiveFeature) -> Table:
     )
 
 
-def _merge(both: Counts, smaller: int) -> Counts:
+def _merge(both: Counts, smaller: Counts) -> Counts:
     """Say which bins go together: [bins, K] of ones and zeros."""
     used = np.flatnonzero(both)
-    expected = both[used] * smaller / max(int(both.sum()), 1)
-    order = used[np.argsort(expected, kind="stable")]
-    sparse = int((expected < _LEAST_EXPECTED).sum())
+    rows = int(smaller.sum())
+    expected = both[used] * rows / max(int(both.sum()), 1)
+    # A kind that is new expects few rows beside a large reference; once it is there it must not hide behind others.
+    few = (expected < _LEAST_EXPECTED) & (smaller[used] < _CERTAINLY_SEEN)
+    order = used[np.lexsort((expected, ~few))]
+    sparse = int(few.sum())
     # Together they may still be too few: then the least of the others joins them.
-    while 0 < sparse < len(order) and both[order[:sparse]].sum() * smaller < _LEAST_EXPECTED * both.sum():
+    while 0 < sparse < len(order) and both[order[:sparse]].sum() * rows < _LEAST_EXPECTED * both.sum():
         sparse += 1
     target = np.maximum(np.arange(len(order)) - max(sparse - 1, 0), 0)
     merge = np.zeros((len(both), int(target[-1]) + 1 if len(target) else 1), dtype=np.int64)

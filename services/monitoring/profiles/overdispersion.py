@@ -13,6 +13,12 @@ from services.monitoring.profiles.models import GROUPS, Counts
 
 NO_GROUP = GROUPS
 """Where rows are that name no user."""
+_WAVES = 48
+_FEWEST_WAVES = 8
+_ROWS_PER_WAVE = 20
+_BLOCKS = 10 * _WAVES
+_COUNTED = 7 / 8
+"""Of the waves; the rest, which vary most, may be those of a cycle."""
 
 
 def group_of(user: str) -> int:
@@ -54,3 +60,33 @@ def overdispersion(clusters: Counts) -> float:
 def greatest_overdispersion(clusterings: Sequence[Counts]) -> float:
     """Take the greatest of several ways to put the same rows into clusters; 1 without any."""
     return max(map(overdispersion, clusterings), default=1.0)
+
+
+def overdispersion_in_order(bins: NDArray[np.intp], bin_count: int) -> float:
+    """Estimate it of rows that resemble those next to them, by their order; 1 where there are too few, or no order.
+
+    The counts of consecutive rows are weighed with cosines of 1 … 48 half waves, as those of a live window are
+    (docs/drift.md): each sum varies φ times as much as that of independent rows. A daily cycle, or a file sorted by
+    its label, lies in few waves and is no chance: the eighth that varies most stays out, and the mean of the others is
+    divided by what is left of a χ² variable's mean then.
+    """
+    from scipy import special
+
+    rows = bins.size
+    count = min(_WAVES, rows // _ROWS_PER_WAVE)
+    blocks = min(_BLOCKS, rows)
+    if count < _FEWEST_WAVES:
+        return 1.0
+    table = grouped_counts(bins, bin_count, np.arange(rows) * blocks // rows, blocks)
+    table = table[:, table.sum(axis=0) > 0]
+    total, degrees = int(table.sum()), table.shape[1] - 1
+    if degrees < 1:
+        return 1.0
+    shares, sizes = table.sum(axis=0) / total, table.sum(axis=1)
+    place = (np.cumsum(sizes) - sizes / 2) / total
+    waves = np.cos(np.pi * np.arange(1, count + 1)[:, None] * place)
+    deviations = waves @ (table - sizes[:, None] * shares)
+    energies = np.sort((deviations**2 / shares).sum(axis=1)) * 2 / total
+    most = special.chdtri(degrees, 1 - _COUNTED)
+    left = special.chdtr(degrees + 2, most) / _COUNTED
+    return float(max(1.0, energies[: int(count * _COUNTED)].mean() / degrees / left))
