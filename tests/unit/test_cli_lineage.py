@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 import typer
@@ -55,6 +56,15 @@ def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: py
     server.on("GetLineage", answer(lineage()))
     assert json.loads(said(capsys, "lineage", "iris/2.0.0", "--json"))["nodes"][0]["kind"] == "alert"
     assert server.calls["GetLineage"][-1].version == "iris/2.0.0"
+
+
+def test_times_are_as_people_read_them(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    time = datetime(2026, 11, 21, 12, 30, 15, 123_456, tzinfo=UTC)
+    node = pb.LineageNode(kind=pb.LINEAGE_KIND_ALERT, id="a", title="An alert")
+    node.attributes.update({"fire_time": time.isoformat(), "resolve_time": "soon"})
+    server.on("GetLineage", answer(pb.GetLineageResponse(nodes=[node])))
+    text = said(capsys, "lineage", "m/a")
+    assert f"fire_time={time.astimezone():%Y-%m-%d %H:%M:%S}, resolve_time=soon" in text
 
 
 def test_a_circle_is_drawn_once(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:

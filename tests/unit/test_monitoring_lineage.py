@@ -48,7 +48,7 @@ class Endless:
     """Stands for stores and a registry: each alert has requests, and each request other alerts, without end."""
 
     def find_alert(self, alert_id: UUID) -> AlertFound:
-        return AlertFound(alert_id, VersionName("iris", "1"), None, "a rule", NOW, {})
+        return AlertFound(alert_id, VersionName("iris", "1"), None, "a rule", True, NOW, {})
 
     def of_alert(self, alert_id: UUID, *, limit: int) -> list[Request]:
         return [a_request(alert_id) for _ in range(limit)]
@@ -83,6 +83,24 @@ def test_a_walk_through_what_has_no_end_ends() -> None:
     walk.alert(endless.find_alert(UUID(uuid7())))
     assert len(walk.graph.nodes) == MAX_NODES
     assert all(0 <= edge.cause < MAX_NODES > edge.effect >= 0 for edge in walk.graph.edges)
+
+
+class Nothing:
+    """Stands for stores that know of nothing, and a registry that is away."""
+
+    def of_alert(self, _: UUID, *, limit: int) -> list[Request]:
+        return []
+
+    def version(self, model: str, version: str) -> Any:
+        raise MissingError("the registry is away")
+
+
+@pytest.mark.parametrize(("fired", "relation"), [(True, "raised"), (False, "may raise")])
+def test_an_alert_that_is_pending_was_raised_by_nothing_yet(fired: bool, relation: str) -> None:
+    nothing: Any = Nothing()
+    walk = Walk(nothing, nothing, nothing)
+    walk.alert(AlertFound(UUID(uuid7()), VersionName("iris", "1"), None, "a rule", fired, NOW, {}))
+    assert [edge.relation for edge in walk.graph.edges] == [relation]
 
 
 @pytest.mark.parametrize("kind", list(Kind))

@@ -89,6 +89,7 @@ class AlertFound:
     of: VersionName
     check_id: UUID | None
     rule_name: str
+    fired: bool
     time: datetime
     attributes: Mapping[str, str]
 

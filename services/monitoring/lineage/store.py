@@ -156,6 +156,7 @@ def _alert(row: Mapping[str, Any]) -> AlertFound:
         of=VersionName(row["model"], row["version"]),
         check_id=row["check_id"],
         rule_name=row["rule_name"],
+        fired=row["fire_time"] is not None,
         time=row["begin_time"],
         attributes=attributes,
     )

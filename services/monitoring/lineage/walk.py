@@ -68,10 +68,8 @@ class Walk:
         place = self.graph.add(nodes.alert_node(alert))
         if place is None:
             return None
-        if alert.check_id is None:
-            self.graph.link(self.version(alert.of, deep=False), place, "raised")
-        else:
-            self.graph.link(self._find_check(alert.check_id), place, "raised")
+        cause = self.version(alert.of, deep=False) if alert.check_id is None else self._find_check(alert.check_id)
+        self.graph.link(cause, place, "raised" if alert.fired else "may raise")
         for request in self._related.of_alert(alert.id, limit=MAX_RELATED):
             self.graph.link(place, self.request(request), _relation(alert.id, request))
         return place

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections import deque
+from contextlib import suppress
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -13,7 +15,7 @@ from rich.tree import Tree
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
-from penstock.cli.formats import say_pairs, say_value
+from penstock.cli.formats import say_pairs, say_time, say_value
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, NoColor, Token, Url
 from penstock.cli.output import Output, printable
@@ -110,11 +112,19 @@ def _words(node: pb.LineageNode) -> Text:
         said.append(f"\n{printable(_in_short(sentences[0]))}")
     if attributes:
         said.append(
-            f"\n{printable(say_pairs({name: say_value(value) for name, value in attributes.items()}))}", style="dim"
+            f"\n{printable(say_pairs({name: _said(name, value) for name, value in attributes.items()}))}", style="dim"
         )
     if node.missing:
         said.append(f"\nnot looked up: {printable(node.missing)}", style="yellow")
     return said
+
+
+def _said(name: str, value: str) -> str:
+    """Write an attribute; a time as people read it here."""
+    if name.endswith("_time"):
+        with suppress(ValueError):  # a later service's word for it, which is shown as it came
+            return say_time(datetime.fromisoformat(value))
+    return say_value(value)
 
 
 def _in_short(sentence: str) -> str:
