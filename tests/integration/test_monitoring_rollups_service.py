@@ -11,12 +11,15 @@ import grpc
 import pytest
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from penstock.api.monitoring.v1 import export_pb2
 from penstock.api.monitoring.v1 import metrics_pb2 as pb
+from penstock.api.monitoring.v1.export_pb2_grpc import ExportServiceStub
 from penstock.api.monitoring.v1.metrics_pb2_grpc import MetricsServiceStub
 from penstock.ids import time_of
 from services.monitoring import inferences
-from services.monitoring.rollups import convert
+from services.monitoring.rollups import convert, plan
 from services.monitoring.rollups import metrics as reader
+from services.monitoring.rollups.models import FINEST_FIRST
 from services.monitoring.rollups.store import metrics as store
 from tests.monitoring import Monitoring, eventually, labels, new_event, reason, serve
 from tests.rollups import Rollups, leave_to_the_test, rollups
@@ -126,6 +129,29 @@ def test_a_series_of_too_many_points_is_refused_whatever_makes_it_large(
             patched.setattr(module, name, limit)
             assert reason(lambda: asked(by_version=True, **few)) == (INVALID, "TOO_MANY_POINTS")
             assert asked(version="1", **few) == 3
+
+
+def test_an_export_is_read_some_steps_at_a_time_and_says_how_far_it_is_complete(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [new_event(age_s=1_000 * step, version=str(step % 2)) for step in range(40)]
+    monitoring.record(*events)
+    request = export_pb2.ExportMetricsRequest(
+        model="iris", granularity=pb.GRANULARITY_FIVE_MINUTES, format=export_pb2.EXPORT_FORMAT_CSV
+    )
+    monkeypatch.setattr(plan, "MAX_EVENT_BUCKETS", 0)
+    first = FINEST_FIRST[0].floor(time_of(events[-1].inference_id))
+    with grpc.insecure_channel(monitoring.address) as channel:
+        exported = ExportServiceStub(channel).ExportMetrics
+        *_, last = exported(request, timeout=TIMEOUT_S)
+        assert (last.chunk, last.complete_until.ToDatetime(UTC)) == (b"", first)
+        rolled.recount()
+        answers = list(exported(request, timeout=TIMEOUT_S))
+    assert not any(answer.HasField("complete_until") for answer in answers)
+    _, *rows = b"".join(answer.chunk for answer in answers).decode().splitlines()
+    cells = [row.split(",") for row in rows]
+    assert [(row[1], row[5]) for row in cells] == [(event.version, "1") for event in reversed(events)]
+    assert [row[3] for row in cells] == sorted(row[3] for row in cells)
 
 
 def test_bad_questions_are_refused_by_field(metrics: MetricsServiceStub) -> None:

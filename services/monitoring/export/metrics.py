@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from services.monitoring.export.files import file_chunks
 from services.monitoring.export.models import Column, MetricsWanted, Row
 from services.monitoring.export.payloads import to_json
 from services.monitoring.rollups.metrics import MetricsReader
-from services.monitoring.rollups.models import Granularity, Question, Totals
+from services.monitoring.rollups.models import Answer, Granularity, Question, Totals
 
 COLUMNS = (
     Column("model", "text"),
@@ -37,18 +38,44 @@ COLUMNS = (
 _NAMES = {Granularity.FIVE_MINUTES: "5m", Granularity.HOUR: "1h", Granularity.DAY: "1d"}
 
 
+class MetricsFile:
+    """The bytes of a file of points, the oldest first and of each step by version; read and made as they are taken.
+
+    When all are taken, `complete_until` says up to when the counts are complete; None: they all are.
+    """
+
+    def __init__(self, wanted: MetricsWanted, answers: Iterator[Answer]) -> None:
+        self._wanted = wanted
+        self._answers = answers
+        self.complete_until: datetime | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the bytes.
+
+        Raises:
+            InvalidArgument: the window (INVALID_WINDOW), or too many steps (TOO_MANY_POINTS).
+        """
+        return file_chunks(self._slices(), COLUMNS, self._wanted.format)
+
+    def _slices(self) -> Iterator[list[Row]]:
+        for answer in self._answers:
+            if self.complete_until is None:
+                self.complete_until = answer.complete_until
+            found = [
+                (point.window.from_time, series.version, point) for series in answer.series for point in series.points
+            ]
+            found.sort(key=lambda one: one[:2])
+            yield [_row(self._wanted.model, version, answer.granularity, point) for _, version, point in found]
+
+
 class MetricsExports:
     """Writes metrics to files."""
 
     def __init__(self, metrics: MetricsReader) -> None:
         self._metrics = metrics
 
-    def export(self, wanted: MetricsWanted) -> Iterator[bytes]:
-        """Give the bytes of a file of points, by version, the oldest first.
-
-        Raises:
-            InvalidArgument: the window (INVALID_WINDOW), or too many steps (TOO_MANY_POINTS).
-        """
+    def export(self, wanted: MetricsWanted) -> MetricsFile:
+        """Give a file; nothing is read yet."""
         question = Question(
             wanted.model,
             wanted.version,
@@ -57,12 +84,7 @@ class MetricsExports:
             wanted.granularity,
             by_version=not wanted.version,
         )
-        answer = self._metrics.series(question)
-        slices = (
-            [_row(wanted.model, series.version, answer.granularity, point) for point in series.points]
-            for series in answer.series
-        )
-        return file_chunks(slices, COLUMNS, wanted.format)
+        return MetricsFile(wanted, self._metrics.stretches(question))
 
 
 def _row(model: str, version: str, granularity: Granularity, point: Totals) -> Row:

@@ -39,8 +39,11 @@ class ExportServicer(export_pb2_grpc.ExportServiceServicer):
     ) -> Iterator[pb.ExportMetricsResponse]:
         """Give a file of metrics."""
         wanted = convert.metrics_from(request)
-        for chunk in self._metrics.export(wanted):
+        file = self._metrics.export(wanted)
+        for chunk in file.chunks():
             yield pb.ExportMetricsResponse(chunk=chunk)
+        if file.complete_until is not None:
+            yield pb.ExportMetricsResponse(complete_until=file.complete_until)
 
 
 def service(servicer: ExportServicer) -> Service:
