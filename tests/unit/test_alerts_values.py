@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
 
-from services.monitoring.alerts.conditions import Reading
-from services.monitoring.alerts.rulebook import RuleBook
+from services.monitoring.alerts.conditions import METRICS, Reading
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, Target
+from services.monitoring.alerts.rulebook import RuleBook
 from services.monitoring.alerts.values import Values
-from services.monitoring.drift.models import DriftStatus, DriftType
+from services.monitoring.drift.models import Distances, DriftStatus, DriftType
 from services.monitoring.quality.models import QualityIssue, QualityStatus
 from tests.alerting import (
     HOUR,
@@ -155,6 +156,42 @@ def test_drift_is_read_from_the_latest_check() -> None:
     assert (
         read(readings, **DRIFT, drift_type=DriftType.CONCEPT).why == "the latest drift check has too little data for it"
     )
+
+
+def test_every_number_of_a_comparison_may_be_watched() -> None:
+    near = {"p_value": 0.2, "adjusted_p_value": 0.4, "distances": Distances(psi=0.1, ks_statistic=0.2, wasserstein=1.0)}
+    far = {"p_value": 0.01, "adjusted_p_value": 0.02, "distances": Distances(psi=0.3, ks_statistic=0.4, chi_square=9.0)}
+    results = drift_result("age", 0.3, **near), drift_result("zip", 0.5, **far, status=DriftStatus.OK)
+    readings = Readings(drift_checks={IRIS: drift_check(*results)})
+    found = {
+        metric: read(readings, **{**DRIFT, "metric": metric})
+        for metric, of in METRICS.items()
+        if of.type is DRIFT["type"]
+    }
+    assert (found["p_value"].value, found["p_value"].cause) == (0.01, "zip")
+    assert (found["adjusted_p_value"].value, found["psi"].value, found["ks_statistic"].value) == (0.02, 0.3, 0.4)
+    assert (found["wasserstein"].value, found["wasserstein"].cause) == (1.0, "age")
+    assert (found["chi_square"].value, found["drifted_count"].value, found["effect"].value) == (9.0, 1, 0.3)
+    assert found["jensen_shannon"].why == "the latest drift check has no jensen_shannon for it"
+    assert read(readings, **{**DRIFT, "metric": "p_value", "feature": "age"}).value == 0.2
+
+
+@pytest.mark.parametrize("issue", QualityIssue, ids=lambda issue: issue.name)
+def test_every_kind_of_bad_data_may_be_watched(issue: QualityIssue) -> None:
+    readings = Readings(quality_checks={IRIS: quality_check(quality_finding(issue, "age", 0.25))})
+    metrics = [metric for metric, of in METRICS.items() if of.type is QUALITY["type"] and metric != "violation_count"]
+    found = {metric: read(readings, **{**QUALITY, "metric": metric}).value for metric in metrics}
+    assert sorted(found.values()) == [0.0] * 9 + [0.25]
+
+
+def test_failures_of_one_code_and_feedback_may_be_watched() -> None:
+    readings = Readings({IRIS: replace(counted(30), errors={"INTERNAL": 20}, feedback_count=7, judged_count=6)})
+    assert read(readings, error_code="INTERNAL").value == 0.2
+    assert read(readings, metric="error_count", error_code="INTERNAL").value == 20
+    assert read(readings, metric="error_count", error_code="OTHER").value == 0
+    assert read(Readings(), error_code="INTERNAL").why == "no prediction came over 5m"
+    assert read(readings, metric="feedback_count").value == 7
+    assert read(readings, metric="judged_count").value == 6
 
 
 def test_quality_is_read_from_the_latest_check() -> None:

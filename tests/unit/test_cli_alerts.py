@@ -13,7 +13,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
 from penstock.api.monitoring.v1 import channels_pb2
 from penstock.cli.__main__ import run
-from penstock.cli.alert_rule import parse_condition
+from penstock.cli.alert_conditions import parse_condition
 from penstock.cli.exits import ExitCode
 from services.common import errors
 from tests.monitoring_answers import ID, alert, rule, server, terminal
@@ -203,6 +203,40 @@ def test_rules_are_listed_and_deleted_once_that_was_confirmed(
     said(capsys, "rule", "delete", "slow", exit_code=1)  # nobody there to ask
     assert server.calls["DeleteAlertRule"] == []
     assert "deleted rule slow" in said(capsys, "rule", "delete", "slow", "--yes")
+
+
+def test_what_was_done_to_rules_says_who_changed_what(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str], terminal: pytest.MonkeyPatch
+) -> None:
+    terminal.setenv("COLUMNS", "160")
+    before, after = rule(), rule(threshold=300, channels=["ops"])
+    changes = [
+        pb.AlertRuleChange(rule_id="r", before=after, changed_by="cleo"),
+        pb.AlertRuleChange(rule_id="r", before=before, after=after, changed_by="bob"),
+        pb.AlertRuleChange(rule_id="r", after=before, changed_by="ada"),
+    ]
+    server.on("ListAlertRuleChanges", answer(pb.ListAlertRuleChangesResponse(changes=changes)))
+    deleted, changed, made = said(capsys, "rule", "history").splitlines()[2:5]
+    assert ("deleted" in deleted, "made" in made, "ada" in made) == (True, True, True)
+    assert "bob" in changed
+    assert "threshold: 200" in changed
+    said(capsys, "rule", "history", f"{ID}7")
+    assert [request.rule_id for request in server.calls["ListAlertRuleChanges"]] == ["", f"{ID}7"]
+
+
+def test_an_alert_without_a_version_is_silenced_for_the_model_as_a_whole_alone(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("CreateSilence", lambda request, context: pb.CreateSilenceResponse(silence=request.silence))
+    for version in ("", "1.0.0"):
+        found = alert()
+        found.version = version
+        server.on("GetAlert", answer(pb.GetAlertResponse(alert=found)))
+        text = said(capsys, "silence", f"{ID}4", "--for", "2h", "--note", "a migration")
+        assert ("as a whole" in text) == (not version)
+    whole, one = (request.silence for request in server.calls["CreateSilence"])
+    assert (whole.version, whole.without_version) == ("", True)
+    assert (one.version, one.without_version) == ("1.0.0", False)
 
 
 def test_secrets_come_from_files_and_the_environment_alone(

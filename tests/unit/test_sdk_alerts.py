@@ -15,6 +15,8 @@ from penstock.alerts import OPEN
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
 from penstock.api.monitoring.v1 import drift_pb2
 from services.common import errors
+from services.monitoring.alerts.conditions import METRICS as SERVED
+from services.monitoring.alerts.models import AlertType
 from tests.sdk import ScriptedServer, answer, client_of, fail, scripted_server
 
 QUICK = RetryPolicy(attempts=3, base_delay_s=0.001, max_delay_s=0.002)
@@ -92,7 +94,9 @@ def test_a_rule_is_made_of_plain_values(server: ScriptedServer, client: Client, 
 
 
 def test_every_metric_of_the_contract_has_its_type() -> None:
-    assert [len(set(metrics)) for metrics in METRICS.values()] == [5, 7, 2, 7]
+    named = {pb.AlertType.Name(kind).removeprefix("ALERT_TYPE_"): set(metrics) for kind, metrics in METRICS.items()}
+    known = {kind.name: {name for name, each in SERVED.items() if each.type is kind} for kind in AlertType}
+    assert named == known
     assert type_of("effect") == pb.ALERT_TYPE_DRIFT
     assert type_of("nonsense") == pb.ALERT_TYPE_UNSPECIFIED
 
@@ -116,6 +120,20 @@ def test_another_metric_of_a_rule_brings_its_type() -> None:
     assert (changed.drift_type, changed.window) == (drift_pb2.DRIFT_TYPE_INPUT, "24h")
     assert RULE.metric == "p95_latency_ms"
     assert changed_rule(RULE, {"enabled": False}).enabled is False
+
+
+def test_what_was_done_to_rules_is_listed_page_by_page(server: ScriptedServer, client: Client) -> None:
+    changes = [pb.AlertRuleChange(rule_id=str(number)) for number in range(3)]
+
+    def page(request: pb.ListAlertRuleChangesRequest, context: object) -> pb.ListAlertRuleChangesResponse:
+        return pb.ListAlertRuleChangesResponse(
+            changes=changes[2:] if request.page_token else changes[:2],
+            next_page_token="" if request.page_token else "n",
+        )
+
+    server.on("ListAlertRuleChanges", page)
+    assert list(client.monitoring.alert_rules.changes(model="iris")) == changes
+    assert {request.model for request in server.calls["ListAlertRuleChanges"]} == {"iris"}
 
 
 def test_rules_are_listed_and_deleted_once(server: ScriptedServer, client: Client) -> None:

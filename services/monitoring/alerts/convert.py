@@ -132,6 +132,9 @@ def silence_from(silence: pb.Silence) -> SilenceDraft:
 def _silence(silence: pb.Silence) -> SilenceDraft:
     if silence.version and not silence.model:
         raise InvalidArgument.field("silence.model", "it is empty; name the version's model")
+    if silence.without_version and (silence.version or not silence.model):
+        description = "it is for alerts of one model as a whole; name the model, and no version"
+        raise InvalidArgument.field("silence.without_version", description)
     if not silence.note.strip():
         raise InvalidArgument.field("silence.note", "it is empty; say why, for who wonders later")
     if not silence.HasField("end_time"):
@@ -145,6 +148,7 @@ def _silence(silence: pb.Silence) -> SilenceDraft:
         begin_time=timestamps.read("silence.begin_time", silence.begin_time) if began else None,
         end_time=timestamps.read("silence.end_time", silence.end_time),
         note=_text("silence.note", silence.note, MAX_NOTE_CHARS),
+        without_version=silence.without_version,
     )
 
 

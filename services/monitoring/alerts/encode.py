@@ -98,6 +98,7 @@ def silence_proto(silence: Silence) -> pb.Silence:
         end_time=_time(silence.end_time),
         note=silence.note,
         created_by=silence.created_by,
+        without_version=silence.without_version,
     )
 
 

@@ -184,11 +184,15 @@ class SilenceDraft:
     begin_time: datetime | None
     end_time: datetime
     note: str
+    without_version: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Silence:
-    """Alerts that match are sent to nobody, from `begin_time` up to `end_time`."""
+    """Alerts that match are sent to nobody, from `begin_time` up to `end_time`.
+
+    `without_version`: only those of the model as a whole.
+    """
 
     id: UUID
     model: str
@@ -199,6 +203,7 @@ class Silence:
     end_time: datetime
     note: str
     created_by: str
+    without_version: bool = False
 
     def covers(self, alert: Alert, now: datetime) -> bool:
         """Say whether it lies on an alert now."""
@@ -206,6 +211,7 @@ class Silence:
             self.begin_time <= now < self.end_time
             and self.model in ("", alert.target.model)
             and self.version in ("", alert.target.version)
+            and not (self.without_version and alert.target.version)
             and self.rule_name in ("", alert.rule_name)
             and self.severity in (None, alert.severity)
         )

@@ -116,6 +116,7 @@ CREATE TABLE alert_silences (
     end_time   timestamptz NOT NULL,
     note       text        NOT NULL,
     created_by text        NOT NULL,
+    without_version boolean NOT NULL,  -- of the model as a whole alone
     CONSTRAINT alert_silences_pkey PRIMARY KEY (silence_id)
 );
 CREATE INDEX alert_silences_end ON alert_silences (end_time);

@@ -42,15 +42,33 @@ METRICS: dict[pb.AlertType.ValueType, tuple[str, ...]] = {
         "accuracy",
         "average_confidence",
         "average_feedback_lag_s",
+        "feedback_count",
+        "judged_count",
     ),
-    pb.ALERT_TYPE_DRIFT: ("effect", "drifted_count"),
+    pb.ALERT_TYPE_DRIFT: (
+        "effect",
+        "drifted_count",
+        "p_value",
+        "adjusted_p_value",
+        "psi",
+        "ks_statistic",
+        "ks_p_value",
+        "chi_square",
+        "chi_square_p_value",
+        "wasserstein",
+        "jensen_shannon",
+    ),
     pb.ALERT_TYPE_DATA_QUALITY: (
         "violation_count",
         "missing_rate",
         "type_rate",
+        "schema_rate",
         "range_rate",
         "unknown_category_rate",
         "outlier_rate",
+        "not_finite_rate",
+        "constant_rate",
+        "stale_s",
         "duplicate_rate",
     ),
 }
@@ -82,6 +100,7 @@ class AlertRulesClient(MonitoringConnected):
         for_: Duration = None,
         drift_type: drift_pb2.DriftType.ValueType | str | None = None,
         feature: str = "",
+        error_code: str = "",
         min_count: int = 0,
         missing_data: pb.MissingData.ValueType | str | None = None,
         channels: Iterable[str] = (),
@@ -106,6 +125,7 @@ class AlertRulesClient(MonitoringConnected):
             for_: how long the condition must hold before the alert fires: up to 24 hours; None: no time.
             drift_type: of drift only: `input`, `prediction`, `concept` or `embedding`; None: any.
             feature: of drift and data quality: only this feature.
+            error_code: of error_rate and error_count: only failures of this code.
             min_count: fewer predictions in the window are no value.
             missing_data: what no value means: `ignore` (as None), `alert` or `resolve`.
             channels: whom to tell, by the channels' names.
@@ -131,6 +151,7 @@ class AlertRulesClient(MonitoringConnected):
             window=duration_text(window),
             drift_type=enum_number("drift_type", drift_pb2.DriftType, drift_type),
             feature=feature,
+            error_code=error_code,
             min_count=min_count,
             missing_data=enum_number("missing_data", pb.MissingData, missing_data),
             channels=channels,
@@ -177,6 +198,21 @@ class AlertRulesClient(MonitoringConnected):
             return self._connection.unary(self._connection.stub.ListAlertRules, request)
 
         return islice((rule for page in pages(fetch) for rule in page.rules), limit)
+
+    def changes(self, *, model: str = "", rule_id: str = "", limit: int | None = None) -> Iterator[pb.AlertRuleChange]:
+        """List what was done to rules, the newest first, fetched as they are iterated; of a model's own, or of one.
+
+        Raises:
+            NotFound: what is given is no id of any rule (RULE_NOT_FOUND).
+        """
+
+        def fetch(token: str) -> pb.ListAlertRuleChangesResponse:
+            request = pb.ListAlertRuleChangesRequest(
+                model=model, rule_id=rule_id, page_size=page_size_of(limit), page_token=token
+            )
+            return self._connection.unary(self._connection.stub.ListAlertRuleChanges, request)
+
+        return islice((change for page in pages(fetch) for change in page.changes), limit)
 
 
 def type_of(metric: str) -> pb.AlertType.ValueType:

@@ -89,6 +89,7 @@ class SilencesClient(MonitoringConnected):
         version: str = "",
         rule_name: str = "",
         severity: Severity = None,
+        without_version: bool = False,
         begin_time: datetime | None = None,
         request_id: str = "",
     ) -> pb.Silence:
@@ -101,6 +102,7 @@ class SilencesClient(MonitoringConnected):
             version: only of this version.
             rule_name: only of the rule of this name.
             severity: only this one.
+            without_version: only alerts of the model as a whole, which have no version.
             begin_time: from here on; None: now.
             request_id: the same again gives the first result for 7 days; empty: a new one.
 
@@ -116,6 +118,7 @@ class SilencesClient(MonitoringConnected):
             begin_time=to_timestamp("begin_time", begin_time),
             end_time=to_timestamp("until", end),
             note=note,
+            without_version=without_version,
         )
         request = pb.CreateSilenceRequest(silence=silence, request_id=request_id or uuid7())
         return self._connection.unary(self._connection.stub.CreateSilence, request).silence

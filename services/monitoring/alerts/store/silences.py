@@ -14,7 +14,8 @@ from psycopg.rows import DictRow
 from services.monitoring.alerts.models import Severity, Silence
 
 _SELECT = """
-SELECT silence_id AS id, model, version, rule_name, severity, begin_time, end_time, note, created_by
+SELECT silence_id AS id, model, version, rule_name, severity, begin_time, end_time, note, created_by,
+    without_version
 FROM monitoring.alert_silences
 """
 _FIND = f"{_SELECT} WHERE silence_id = %(silence_id)s"
@@ -30,11 +31,12 @@ _COUNT = "SELECT count(*) AS count FROM monitoring.alert_silences WHERE end_time
 _LOCK_COUNT = "SELECT pg_advisory_xact_lock(hashtextextended('penstock.monitoring.alert_silences', 0))"
 _INSERT = """
 INSERT INTO monitoring.alert_silences (
-    silence_id, model, version, rule_name, severity, begin_time, end_time, note, created_by
+    silence_id, model, version, rule_name, severity, begin_time, end_time, note, created_by,
+    without_version
 )
 VALUES (
     %(id)s, %(model)s, %(version)s, %(rule_name)s, %(severity)s, %(begin_time)s, %(end_time)s, %(note)s,
-    %(created_by)s
+    %(created_by)s, %(without_version)s
 )
 """
 _MOVE = """

@@ -136,7 +136,12 @@ def ack(
 def silence(
     alert: Annotated[
         str,
-        typer.Argument(metavar="ALERT", help="Silence this one's rule for this one's version.", show_default=False),
+        typer.Argument(
+            metavar="ALERT",
+            help="Silence this one's rule for this one's version; of one without a version, for the model as a whole, "
+            "and not for its versions.",
+            show_default=False,
+        ),
     ] = "",
     length: Annotated[
         timedelta | None,
@@ -177,8 +182,10 @@ def silence(
     if not (alert or model or version or rule or severity or every):
         raise typer.BadParameter("say which alerts: ALERT, --model, --rule, --severity; --all silences everything")
     with connect(Service.MONITORING, url, token) as client:
+        without_version = False
         if alert:
             found = client.monitoring.alerts.get(alert)
+            without_version = not (found.version or version)
             model, version, rule = model or found.model, version or found.version, rule or found.rule_name
         made = client.monitoring.silences.create(
             length or (until or datetime.now(UTC)).astimezone(),
@@ -187,6 +194,7 @@ def silence(
             version=version,
             rule_name=rule,
             severity=severity and severity.value,
+            without_version=without_version,
         )
     said = f"{silenced_words(made)} are sent to nobody until {say_time(time_of(made.end_time))}"
     output.answer(document_of(made), Text(said))

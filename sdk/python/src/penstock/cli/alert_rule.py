@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.text import Text
 
-from penstock.cli.alert_views import condition_of, rule_facts, rules_table
+from penstock.cli.alert_conditions import default_window, parse_condition
+from penstock.cli.alert_views import changes_table, condition_of, rule_facts, rules_table
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
@@ -40,6 +41,7 @@ EXAMPLES = """Examples
   penstock alert rule create far --when 'effect > 0.2' --drift-type input
   penstock alert rule create dirty --when 'missing_rate > 0.02' --feature age
   penstock alert rule create silent --when 'inference_count < 1' --window 1h
+  penstock alert rule create late --when 'error_rate > 1%' --error-code DEADLINE_EXCEEDED
 
 What can be watched
 
@@ -47,14 +49,16 @@ What can be watched
                 p95_latency_ms p99_latency_ms
   error_rate    error_rate error_count inference_count throughput_per_s
                 accuracy average_confidence average_feedback_lag_s
-  drift         effect drifted_count
-  data_quality  violation_count missing_rate type_rate range_rate
-                unknown_category_rate outlier_rate duplicate_rate
+                feedback_count judged_count
+  drift         effect drifted_count p_value adjusted_p_value psi
+                ks_statistic ks_p_value chi_square chi_square_p_value
+                wasserstein jensen_shannon
+  data_quality  violation_count missing_rate type_rate schema_rate
+                range_rate unknown_category_rate outlier_rate
+                not_finite_rate constant_rate stale_s duplicate_rate
 """
 app = typer.Typer(no_args_is_help=True, help="Rules: what is watched, and who is told.", epilog=EXAMPLES)
-CONDITION = re.compile(r"\s*(?P<metric>[a-z0-9_]+)\s*(?P<sign>>=|<=|>|<)\s*(?P<threshold>\S+)\s*")
-_CHECKED_WINDOW = timedelta(hours=24)
-_WINDOW = timedelta(minutes=15)
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 MAX_LOOKED_AT = 1_000
 
 
@@ -111,6 +115,12 @@ RuleDrift = Annotated[
 RuleFeature = Annotated[
     str | None, typer.Option("--feature", metavar="NAME", help="Only this feature's.", show_default=False)
 ]
+ErrorCode = Annotated[
+    str | None,
+    typer.Option(
+        "--error-code", metavar="CODE", help="Of error_rate and error_count: only this code's.", show_default=False
+    ),
+]
 MinCount = Annotated[
     int | None,
     typer.Option(
@@ -155,6 +165,7 @@ def create(
     channel: Channels = None,
     drift_type: RuleDrift = None,
     feature: RuleFeature = None,
+    error_code: ErrorCode = None,
     min_count: MinCount = None,
     missing_data: Missing = None,
     repeat: Repeat = None,
@@ -186,6 +197,7 @@ def create(
             for_=hold,
             drift_type=drift_type and drift_type.value,
             feature=feature or "",
+            error_code=error_code or "",
             min_count=min_count or 0,
             missing_data=missing_data and missing_data.value,
             channels=channel or (),
@@ -215,6 +227,7 @@ def update(
     nobody: Annotated[bool, typer.Option("--no-channel", help="Tell nobody any more.")] = False,
     drift_type: RuleDrift = None,
     feature: RuleFeature = None,
+    error_code: ErrorCode = None,
     min_count: MinCount = None,
     missing_data: Missing = None,
     repeat: Repeat = None,
@@ -234,6 +247,7 @@ def update(
         "channels": [] if nobody else channel or None,
         "drift_type": drift_type and drift_type.value,
         "feature": feature,
+        "error_code": error_code,
         "min_count": min_count,
         "missing_data": missing_data and missing_data.value,
         "repeat_interval": repeat,
@@ -290,6 +304,27 @@ def show(
 
 
 @app.command()
+def history(
+    rule: Annotated[str, typer.Argument(metavar="RULE", help="Its name, or its id. Default: all.")] = "",
+    model: ModelFilter = "",
+    version: VersionFilter = "",
+    limit: Limit = 50,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show who made, changed and deleted rules, the newest first. One that was deleted is found by its id."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.MONITORING, url, token) as client:
+        rule_id = find_rule_id(client, rule, model, version) if rule else ""
+        of_model = "" if rule else model
+        changes = client.monitoring.alert_rules.changes(model=of_model, rule_id=rule_id, limit=limit)
+        found = list(islice(changes, limit))
+    output.answer([document_of(each) for each in found], changes_table(output, found))
+
+
+@app.command()
 def delete(
     rule: Rule,
     model: ModelFilter = "",
@@ -310,35 +345,9 @@ def delete(
     output.answer({"id": found.id, "name": found.name, "deleted": True}, Text(f"deleted rule {found.name}"))
 
 
-def parse_condition(text: str) -> tuple[str, str, float]:
-    """Read `p95_latency_ms > 200`: the metric, the sign and the threshold, `5%` being 0.05."""
-    from penstock.alert_rules import METRICS
-
-    found = CONDITION.fullmatch(text)
-    if found is None:
-        raise typer.BadParameter(
-            f"{text!r} is no condition: a metric, a sign and a number, such as 'error_rate > 0.05'", param_hint="--when"
-        )
-    known = [metric for metrics in METRICS.values() for metric in metrics]
-    if found["metric"] not in known:
-        raise typer.BadParameter(
-            f"{found['metric']!r} can't be watched; these can: {', '.join(known)}", param_hint="--when"
-        )
-    number, percent = found["threshold"].removesuffix("%"), found["threshold"].endswith("%")
-    try:
-        threshold = float(number)
-    except ValueError as error:
-        raise typer.BadParameter(f"{found['threshold']!r} is no number", param_hint="--when") from error
-    return found["metric"], found["sign"], threshold / 100 if percent else threshold
-
-
-def default_window(metric: str) -> timedelta:
-    """Choose a window that suits a metric: of checks the latest counts, which may be hours old."""
-    from penstock.alert_rules import type_of
-    from penstock.api.monitoring.v1 import alerts_pb2 as pb
-
-    checked = type_of(metric) in (pb.ALERT_TYPE_DRIFT, pb.ALERT_TYPE_DATA_QUALITY)
-    return _CHECKED_WINDOW if checked else _WINDOW
+def find_rule_id(client: Client, rule: str, model: str, version: str) -> str:
+    """Find a rule's id as `find_rule` does; an id is taken as it is, since a rule that was deleted has one, too."""
+    return rule if _ID.fullmatch(rule) else find_rule(client, rule, model, version).id
 
 
 def find_rule(client: Client, rule: str, model: str, version: str) -> pb.AlertRule:
@@ -347,7 +356,7 @@ def find_rule(client: Client, rule: str, model: str, version: str) -> pb.AlertRu
     Raises:
         CommandError: there is none of the name (RULE_NOT_FOUND), or there are several (RULE_AMBIGUOUS).
     """
-    if re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", rule):
+    if _ID.fullmatch(rule):
         return client.monitoring.alert_rules.get(rule)
     found = [each for each in client.monitoring.alert_rules.list(limit=MAX_LOOKED_AT) if each.name == rule]
     if model or version:

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
 from penstock.api.monitoring.v1 import channels_pb2, drift_pb2
-from penstock.cli.documents import enum_word
+from penstock.cli.documents import document_of, enum_word
 from penstock.cli.formats import say_duration, say_number, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output, printable, styled
@@ -46,6 +46,16 @@ _SILENCES = (
     Column("by", give="cut", optional=True),
     Column(""),
 )
+
+_CHANGES = (
+    Column("when"),
+    Column("by", give="cut"),
+    Column("did"),
+    Column("rule", give="cut", least_width=8),
+    Column("for models", give="cut"),
+    Column("what", give="wrap", least_width=24),
+)
+_NEVER_SAID = ("etag", "update_time", "updated_by", "condition")
 
 
 def severity_word(severity: pb.Severity.ValueType) -> str:
@@ -143,6 +153,7 @@ def rule_facts(output: Output, rule: pb.AlertRule) -> RenderableType:
             ("fires after", getattr(rule, "for") or "at once"),
             ("drift", drift),
             ("feature", rule.feature),
+            ("error code", rule.error_code),
             ("at least", f"{rule.min_count:,} predictions" if rule.min_count else ""),
             (
                 "no value",
@@ -155,6 +166,41 @@ def rule_facts(output: Output, rule: pb.AlertRule) -> RenderableType:
             ("changed", _by(rule.update_time, rule.updated_by)),
         ],
     )
+
+
+def changes_table(output: Output, changes: Sequence[pb.AlertRuleChange]) -> RenderableType:
+    """Lay out what was done to rules, one a row."""
+    rows = [
+        (
+            output.time(time_of(change.time)),
+            change.changed_by,
+            _done(change),
+            (after := change.after if change.HasField("after") else change.before).name,
+            f"{after.model} {after.version}".strip() or "all",
+            _difference(change),
+        )
+        for change in changes
+    ]
+    return output.table(_CHANGES, rows, empty="nobody has made, changed or deleted a rule")
+
+
+def _done(change: pb.AlertRuleChange) -> str:
+    if not change.HasField("before"):
+        return "made"
+    return "changed" if change.HasField("after") else "deleted"
+
+
+def _difference(change: pb.AlertRuleChange) -> str:
+    """Say what a change changed: `threshold: 0.1 -> 0.2`; of a rule that was made or deleted, its condition."""
+    if _done(change) != "changed":
+        return condition_of(change.after if change.HasField("after") else change.before)
+    before, after = (document_of(each) for each in (change.before, change.after))
+    said = [
+        f"{name}: {before.get(name, '') or '-'} -> {after.get(name, '') or '-'}"
+        for name in {**before, **after}
+        if name not in _NEVER_SAID and before.get(name) != after.get(name)
+    ]
+    return "; ".join(said) or "nothing"
 
 
 def condition_of(rule: pb.AlertRule) -> str:
@@ -179,6 +225,7 @@ def silenced_words(silence: pb.Silence) -> str:
     severity = severity_word(silence.severity) if silence.severity else ""
     rule = f"rule {silence.rule_name}" if silence.rule_name else ""
     of = f"of {silence.model} {silence.version}".rstrip() if silence.model else ""
+    of += " as a whole" if silence.without_version else ""
     return " ".join(each for each in (severity, "alerts", of, rule) if each) if severity or of or rule else "all alerts"
 
 

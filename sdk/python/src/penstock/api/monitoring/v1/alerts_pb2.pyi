@@ -507,12 +507,13 @@ class Silence(_message.Message):
     END_TIME_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
+    WITHOUT_VERSION_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
     """Only alerts of this model; empty: of any."""
     version: _builtins.str
-    """Only of this version."""
+    """Only of this version; empty: of any, and of the model as a whole."""
     rule_name: _builtins.str
     """Only of the rule of this name."""
     severity: Global___Severity.ValueType
@@ -521,6 +522,8 @@ class Silence(_message.Message):
     """Why; required, at most 1,000 characters."""
     created_by: _builtins.str
     """Who made it."""
+    without_version: _builtins.bool
+    """Only alerts of the model as a whole, which have no version; with a model, and without a version."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
         """From here on; unset: now."""
@@ -541,10 +544,11 @@ class Silence(_message.Message):
         end_time: _timestamp_pb2.Timestamp | None = ...,
         note: _builtins.str = ...,
         created_by: _builtins.str = ...,
+        without_version: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "created_by", b"created_by", "end_time", b"end_time", "id", b"id", "model", b"model", "note", b"note", "rule_name", b"rule_name", "severity", b"severity", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "created_by", b"created_by", "end_time", b"end_time", "id", b"id", "model", b"model", "note", b"note", "rule_name", b"rule_name", "severity", b"severity", "version", b"version", "without_version", b"without_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
