@@ -6,7 +6,9 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +16,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from services.common.errors import DomainError, InvalidArgument
+from services.common.allowed_files import AllowedFiles
+from services.common.errors import DomainError, InvalidArgument, NotFound
 from services.monitoring.profiles import frames
 from services.monitoring.profiles import parquet as reading
 from services.monitoring.profiles.files import RowFiles
@@ -224,7 +227,9 @@ def test_rows_take_no_more_than_their_room_however_many_columns_lack_in_each() -
 
 
 def files(tmp_path: Path, *roots: str, max_bytes: int = 1_000) -> RowFiles:
-    return RowFiles(roots, max_bytes=max_bytes, folder=tmp_path)
+    store = SimpleNamespace(blob_url="file:///blobs", blob_access_key=None, blob_secret_key=None)
+    allowed = AllowedFiles(roots, store, unreadable=partial(NotFound, reason="INPUT_NOT_FOUND"))
+    return RowFiles(allowed, max_bytes=max_bytes, folder=tmp_path)
 
 
 def brought(files: RowFiles, uri: str, data: bytes = b"rows") -> str:

@@ -11,23 +11,25 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from pydantic import SecretStr
+from minio import Minio
+from minio.error import S3Error
 from urllib3.exceptions import ProtocolError
 
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.models import FileFormat, FileInput
 from services.inference.jobs.scratch import Scratch
-from services.inference.jobs.storage import object_opener
+from services.inference.jobs.storage import allowed_files
 
 URI = "s3://bucket/in/rows.csv"
+S3 = "s3://bucket?endpoint=http://127.0.0.1:9"
 
 
-def inputs(folder: Path, **more: Any) -> InputFiles:
+def inputs(folder: Path, *roots: str, blob_url: str = "file:///blobs") -> InputFiles:
     stores = cast(Any, None)
-    return InputFiles(
-        stores, stores, **{"roots": [], "max_bytes": 1_000, "max_unused_bytes": 1_000, "folder": folder, **more}
-    )
+    settings = SimpleNamespace(blob_url=blob_url, job_input_roots=roots, blob_access_key=None, blob_secret_key=None)
+    allowed = allowed_files(cast(Any, settings))
+    return InputFiles(stores, stores, allowed=allowed, max_bytes=1_000, max_unused_bytes=1_000, folder=folder)
 
 
 def bring(files: InputFiles, uri: str) -> None:
@@ -37,7 +39,7 @@ def bring(files: InputFiles, uri: str) -> None:
 
 def test_a_wrong_digest_is_not_answered_with_the_right_one_or_anything_of_the_file(tmp_path: Path) -> None:
     (tmp_path / "secret.csv").write_text("alice,4711\n")
-    files = inputs(tmp_path, roots=[tmp_path.as_uri()])
+    files = inputs(tmp_path, tmp_path.as_uri())
     with pytest.raises(FailedPrecondition) as error:
         bring(files, (tmp_path / "secret.csv").as_uri())
     assert error.value.reason == "DIGEST_MISMATCH"
@@ -45,16 +47,10 @@ def test_a_wrong_digest_is_not_answered_with_the_right_one_or_anything_of_the_fi
     assert not any(character.isdigit() for character in said), "neither digest nor size"
 
 
-def test_an_s3_server_that_is_down_is_a_fault_that_may_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_s3_server_that_is_down_is_a_fault_that_may_pass(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)  # the client's own pauses
-    settings = SimpleNamespace(
-        blob_url="s3://bucket?endpoint=http://127.0.0.1:9", job_input_roots={"s3://bucket/in"},
-        blob_access_key=SecretStr("a"), blob_secret_key=SecretStr("b"),
-    )  # fmt: skip
-    opened = object_opener(cast(Any, settings))
-    assert opened is not None
     with pytest.raises(Unavailable) as error:
-        opened("bucket", "in/rows.csv")
+        bring(inputs(tmp_path, "s3://bucket/in", blob_url=S3), URI)
     assert error.value.reason == "INPUT_UNAVAILABLE"
 
 
@@ -63,26 +59,19 @@ def test_an_s3_server_that_is_down_is_a_fault_that_may_pass(monkeypatch: pytest.
     [("NoSuchKey", FailedPrecondition), ("AccessDenied", FailedPrecondition), ("SlowDown", Unavailable)],
 )
 def test_what_an_s3_server_refuses_lasts_and_what_it_puts_off_passes(
-    monkeypatch: pytest.MonkeyPatch, code: str, kind: type[DomainError]
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str, kind: type[DomainError]
 ) -> None:
-    from minio import Minio
-    from minio.error import S3Error
-
     def refuse(*_: object) -> None:
         raise S3Error(cast(Any, None), code, "no", "in/rows.csv", "1", "1")
 
     monkeypatch.setattr(Minio, "get_object", refuse)
-    settings = SimpleNamespace(
-        blob_url="s3://bucket?endpoint=http://127.0.0.1:9", job_input_roots={"s3://bucket/in"},
-        blob_access_key=None, blob_secret_key=None,
-    )  # fmt: skip
-    opened = object_opener(cast(Any, settings))
-    assert opened is not None
     with pytest.raises(kind):
-        opened("bucket", "in/rows.csv")
+        bring(inputs(tmp_path, "s3://bucket/in", blob_url=S3), URI)
 
 
-def test_an_object_that_is_cut_off_on_its_way_is_a_fault_that_may_pass(tmp_path: Path) -> None:
+def test_an_object_that_is_cut_off_on_its_way_is_a_fault_that_may_pass(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     class Cut:
         def stream(self, _: int) -> Iterator[bytes]:
             yield b"x"
@@ -91,9 +80,9 @@ def test_an_object_that_is_cut_off_on_its_way_is_a_fault_that_may_pass(tmp_path:
         def close(self) -> None:
             pass
 
-    files = inputs(tmp_path, roots=["s3://bucket/in"], open_object=lambda bucket, key: Cut())
+    monkeypatch.setattr(Minio, "get_object", lambda *_: Cut())
     with pytest.raises(Unavailable) as error:
-        bring(files, URI)
+        bring(inputs(tmp_path, "s3://bucket/in", blob_url=S3), URI)
     assert error.value.reason == "INPUT_UNAVAILABLE"
     assert list(tmp_path.iterdir()) == []
 

@@ -99,12 +99,12 @@ class S3BlobStore:
         self._region = region
         self._credentials = Credentials(access_key, secret_key)
         self._slots = threading.BoundedSemaphore(PARTS_IN_FLIGHT_IN_ALL)
-        self._http = _http(connect_timeout_s, answer_timeout_s, retries=2)
+        self._http = bounded_http(connect_timeout_s, answer_timeout_s, retries=2)
         # A deletion sent again could be carried out after its first copy, when the blob is stored anew.
-        self._once_http = _http(connect_timeout_s, answer_timeout_s, retries=0)
+        self._once_http = bounded_http(connect_timeout_s, answer_timeout_s, retries=0)
         # Health is asked often and wants its answer soon, so the probe neither waits nor tries again.
         probe_timeout_s = min(PROBE_TIMEOUT_S, answer_timeout_s)
-        self._probe_http = _http(probe_timeout_s, probe_timeout_s, retries=0)
+        self._probe_http = bounded_http(probe_timeout_s, probe_timeout_s, retries=0)
 
         def client(endpoint: str, secure: bool, http: urllib3.PoolManager) -> Minio:
             return Minio(
@@ -378,7 +378,8 @@ class S3BlobStore:
         return FailedPrecondition(message, reason="BLOB_BUCKET_MISSING")
 
 
-def _http(connect_timeout_s: float, answer_timeout_s: float, *, retries: int) -> urllib3.PoolManager:
+def bounded_http(connect_timeout_s: float, answer_timeout_s: float, *, retries: int) -> urllib3.PoolManager:
+    """Make the connections of a client that waits a bounded time, whatever the server says of retrying."""
     return urllib3.PoolManager(
         maxsize=16,
         timeout=urllib3.Timeout(connect=connect_timeout_s, read=answer_timeout_s),

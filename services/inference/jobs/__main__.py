@@ -32,7 +32,7 @@ from services.inference.jobs.predictions import PredictionLimits, Predictions
 from services.inference.jobs.rows import ReadLimits
 from services.inference.jobs.scratch import Scratch
 from services.inference.jobs.settings import JobsSettings
-from services.inference.jobs.storage import SCHEMA, TABLE, migrate_schema, object_opener, open_inference_blobs
+from services.inference.jobs.storage import SCHEMA, TABLE, allowed_files, migrate_schema, open_inference_blobs
 from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
 from services.inference.jobs.work import PredictionWork, Tables, WorkLimits
@@ -60,11 +60,10 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
     inputs = InputFiles(
         tables.files,
         blobs,
-        roots=settings.job_input_roots,
+        allowed=allowed_files(settings),
         max_bytes=settings.job_max_input_bytes,
         max_unused_bytes=settings.job_max_unused_input_bytes,
         folder=scratch.folder,
-        open_object=object_opener(settings),
     )
     counters = RowCounters()
     workers = _workers(settings, stack, catalog, inputs, tables, counters, metrics)

@@ -2,31 +2,22 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
-import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
-from urllib.parse import unquote, urlsplit
 from uuid import UUID
 
 from penstock.ids import uuid7
+from services.common.allowed_files import AllowedFiles, write_scratch
 from services.common.blobs import Blob, BlobStore
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.keys import Principal, Role
 from services.inference.jobs.models import FileInput
 from services.inference.jobs.store.files import FileStore
 
 UPLOADED = "penstock://inputs/"
-CHUNK_BYTES = 1024 * 1024
-_NO_SUCH_FILE = frozenset(
-    {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
-)
-OpenObject = Callable[[str, str], Any]
-"""Opens an object of a bucket, by its name and key; gives what `stream` and `close` are called on."""
 
 
 class InputFiles:
@@ -37,19 +28,17 @@ class InputFiles:
         files: FileStore,
         blobs: BlobStore,
         *,
-        roots: Iterable[str],
+        allowed: AllowedFiles,
         max_bytes: int,
         max_unused_bytes: int,
         folder: Path | None,
-        open_object: OpenObject | None = None,
     ) -> None:
         self._files = files
         self._blobs = blobs
-        self._roots = tuple(sorted(root.rstrip("/") for root in roots))
+        self._allowed = allowed
         self._max_bytes = max_bytes
         self._max_unused_bytes = max_unused_bytes
         self._folder = folder
-        self._open_object = open_object
 
     def upload(
         self, chunks: Iterable[bytes], *, sha256: str, size_bytes: int | None, principal: Principal
@@ -81,12 +70,11 @@ class InputFiles:
         """
         if file.uri.startswith(UPLOADED):
             self._check_uploaded(file, principal)
-        elif not self._allowed(file.uri):
-            allowed = ", ".join(self._roots) or "none is"
+        elif not self._allowed.allows(file.uri):
             raise InvalidArgument.field(
                 "file.uri",
                 "a file is named as UploadPredictionInput gave it, or lies in a place that PENSTOCK_JOB_INPUT_ROOTS "
-                f"allows ({allowed})",
+                f"allows ({self._allowed.places})",
                 reason="URI_NOT_ALLOWED",
             )
 
@@ -109,7 +97,7 @@ class InputFiles:
                         sentence = f"the file has more than the {self._max_bytes:,} bytes that are allowed"
                         raise FailedPrecondition(sentence, reason="INPUT_TOO_LARGE")
                     digest.update(chunk)
-                    _write(out, chunk)
+                    write_scratch(out, chunk)
             if digest.hexdigest() != file.sha256:
                 # What they hash to is not said: whoever knows the digest of a file in the roots may read it.
                 sentence = f"the bytes of {file.uri} do not hash to {file.sha256}, which was declared"
@@ -121,52 +109,9 @@ class InputFiles:
             with self._blobs.open(file.sha256) as reader:
                 yield from reader
             return
-        if not self._allowed(file.uri):  # the setting may have changed since
+        if not self._allowed.allows(file.uri):  # the setting may have changed since
             raise FailedPrecondition(f"{file.uri} lies in no place that is allowed any more", reason="URI_NOT_ALLOWED")
-        parts = urlsplit(file.uri)
-        if parts.scheme == "s3":
-            yield from self._object_chunks(parts.netloc, unquote(parts.path).lstrip("/"))
-        else:
-            yield from self._file_chunks(Path(unquote(parts.path)))
-
-    def _file_chunks(self, path: Path) -> Iterator[bytes]:
-        try:
-            # Neither a pipe, which would be waited for without end, nor what a link has come to point to since.
-            handle = os.open(path.resolve(strict=True), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with os.fdopen(handle, "rb") as file:
-                while chunk := file.read(CHUNK_BYTES):
-                    yield chunk
-        except OSError as error:
-            sentence = f"the file cannot be read ({error.strerror or type(error).__name__})"
-            if error.errno in _NO_SUCH_FILE:
-                raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE") from error
-            raise Unavailable(sentence, reason="INPUT_UNAVAILABLE") from error
-
-    def _object_chunks(self, bucket: str, key: str) -> Iterator[bytes]:
-        if self._open_object is None:
-            sentence = "this service keeps its blobs in a folder, and knows no S3 server to read from"
-            raise FailedPrecondition(sentence, reason="INPUT_UNREADABLE")
-        from urllib3.exceptions import HTTPError
-
-        answer = self._open_object(bucket, key)
-        try:
-            yield from answer.stream(CHUNK_BYTES)
-        except (HTTPError, OSError) as error:
-            sentence = f"s3://{bucket}/{key} ended before all of it came ({type(error).__name__})"
-            raise Unavailable(sentence, reason="INPUT_UNAVAILABLE") from error
-        finally:
-            answer.close()
-
-    def _allowed(self, uri: str) -> bool:
-        parts = urlsplit(uri)
-        if parts.query or parts.fragment:
-            return False
-        if parts.scheme == "file" and not parts.netloc:
-            path = Path(unquote(parts.path))
-            return any(_lies_in(path, root) for root in self._roots if root.startswith("file:"))
-        if parts.scheme == "s3" and ".." not in unquote(parts.path).split("/"):
-            return any(uri.startswith(f"{root}/") for root in self._roots if root.startswith("s3:"))
-        return False
+        yield from self._allowed.chunks(file.uri)
 
     def _check_uploaded(self, file: FileInput, principal: Principal) -> None:
         try:
@@ -179,19 +124,3 @@ class InputFiles:
             raise InvalidArgument.field(
                 "file.sha256", f"the file that was uploaded hashes to {found.sha256}", reason="DIGEST_MISMATCH"
             )
-
-
-def _write(out: IO[bytes], chunk: bytes) -> None:
-    try:
-        out.write(chunk)
-    except OSError as error:
-        sentence = f"the input cannot be copied to be read ({error.strerror or type(error).__name__})"
-        raise Unavailable(sentence, reason="SCRATCH_FULL") from error
-
-
-def _lies_in(path: Path, root: str) -> bool:
-    """Say whether a path lies in a root, wherever links lead."""
-    try:
-        return path.resolve().is_relative_to(Path(unquote(urlsplit(root).path)).resolve())
-    except (OSError, ValueError, RuntimeError):  # a NUL, or links in a circle
-        return False

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
 
+from services.common.allowed_files import AllowedFiles
+from services.common.errors import DomainError, NotFound
 from services.common.server import Service
 from services.monitoring.parts import Parts
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.live import LiveProfiles, Recounts
-from services.monitoring.profiles.objects import object_opener
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.profiles.references import References
 from services.monitoring.profiles.servicer import ProfileServicer, service
@@ -29,12 +30,8 @@ def assemble(parts: Parts) -> Sequence[Service]:
     days = Days(parts.database, [by_time("live_profiles")])
     store, live = ProfileStore(parts.database), LiveStore(parts.database, days)
     references = References(store)
-    files = RowFiles(
-        settings.profile_input_roots,
-        max_bytes=settings.profile_max_input_bytes,
-        folder=settings.profile_dir,
-        open_object=object_opener(settings),
-    )
+    allowed = AllowedFiles(settings.profile_input_roots, settings, unreadable=_unreadable)
+    files = RowFiles(allowed, max_bytes=settings.profile_max_input_bytes, folder=settings.profile_dir)
     recounts = Recounts(
         live,
         references,
@@ -51,3 +48,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.live = LiveProfiles(live)
     parts.profiles = Profiles(store, references, files, live, inferences, parts.clock, attached)
     return (service(ProfileServicer(parts.profiles)),)
+
+
+def _unreadable(sentence: str) -> DomainError:
+    return NotFound(sentence, reason="INPUT_NOT_FOUND")
