@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import urllib3
 from minio import Minio
+from minio.error import MinioException
 from moto.server import ThreadedMotoServer
 
 READY_WITHIN_S = 30.0
@@ -133,7 +134,7 @@ def _minio(binary: str, folder: Path) -> Iterator[S3Server]:
         with log.open("wb") as output:
             process = subprocess.Popen(command, env=environment, stdout=output, stderr=output, cwd=folder)
         try:
-            if _becomes_ready(process, server.endpoint):
+            if _becomes_ready(process, server):
                 yield server
                 return
         finally:
@@ -143,16 +144,18 @@ def _minio(binary: str, folder: Path) -> Iterator[S3Server]:
     raise RuntimeError(message)
 
 
-def _becomes_ready(process: subprocess.Popen[bytes], endpoint: str) -> bool:
+def _becomes_ready(process: subprocess.Popen[bytes], server: S3Server) -> bool:
+    """Wait until it takes a request: it calls itself ready before, and whoever asks then is told to wait a minute."""
     deadline = time.monotonic() + READY_WITHIN_S
-    with urllib3.PoolManager(retries=False, timeout=1.0) as http:
-        while process.poll() is None and time.monotonic() < deadline:
-            try:
-                if http.request("GET", f"{endpoint}/minio/health/ready").status == 200:
-                    return True
-            except urllib3.exceptions.HTTPError:
-                pass  # not listening yet
-            time.sleep(0.05)
+    client = server.client()
+    client._http = urllib3.PoolManager(retries=False, timeout=1.0)
+    while process.poll() is None and time.monotonic() < deadline:
+        try:
+            client.list_buckets()
+        except (MinioException, urllib3.exceptions.HTTPError):
+            time.sleep(0.05)  # not listening yet, or not more than that
+        else:
+            return True
     return False
 
 
