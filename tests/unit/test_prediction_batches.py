@@ -13,7 +13,9 @@ from penstock.api.inference.v1.prediction_jobs_pb2 import SingleInput
 from penstock.values import to_struct
 from services.common.errors import Unavailable
 from services.common.jobs import JobRun, Stopped, StopReason
+from services.inference.events.events import Event
 from services.inference.jobs.batches import RowPredictor
+from services.inference.jobs.held_events import HeldEvents
 from services.inference.jobs.models import RowError, RowResult
 from services.inference.models import Caller, ModelFailed, ResolvedVersion, ServingSettings, Signature, TensorSpec
 from services.inference.prediction import Prediction, Predictor
@@ -44,21 +46,29 @@ class Sums:
 
     def __init__(self, model: Model | None = None) -> None:
         self.asked: list[list[list[float]]] = []
+        self.events = HeldEvents(self)
+        self.told: list[str] = []
         self._model = model or (lambda x: x.sum(axis=1))
 
     def predict(self, model: str, version: str, read_inputs: Any, caller: Caller, **_: Any) -> Prediction:
         x = read_inputs(SIGNATURE)["x"]
         self.asked.append(x.tolist())
+        self.events.append(Event(f"id-{len(self.asked)}", model, caller))  # of the failed ones too
         if (x == 13).any():
             raise ModelFailed("it does not like 13")
         if (x == 14).any():
             raise Unavailable("not now")
         return Prediction(f"id-{len(self.asked)}", VERSION, {"y": self._model(x)}, [], 1.5)
 
+    def append(self, event: Event) -> None:
+        self.told.append(event.inference_id)
+
 
 def predicting(sums: Sums, version: ResolvedVersion = VERSION, *, batch_rows: int = 8, run: Any = None) -> RowPredictor:
     run = run or Running()
-    return RowPredictor(cast("Predictor", sums), version, Caller(), cast("JobRun", run), batch_rows=batch_rows)
+    return RowPredictor(
+        cast("Predictor", sums), version, Caller(), cast("JobRun", run), batch_rows=batch_rows, events=sums.events
+    )
 
 
 def rows(*values: float) -> list[Any]:
@@ -87,6 +97,10 @@ def test_one_row_that_the_model_fails_on_fails_alone() -> None:
     results = predicting(sums).predict(rows(1, 2, 13, 4, 5, 6, 7, 8))
     assert said(results) == [1.5, 2.5, "MODEL_FAILED", 4.5, 5.5, 6.5, 7.5, 8.5]
     assert len(sums.asked) == 7, "halved, and not one by one"
+    assert not sums.told, "nothing is told before the rows are safe"
+    sums.events.release()
+    assert sums.told == ["id-3", "id-5", "id-6", "id-7"], "what was asked again in halves does not count too"
+    assert sums.events.size_bytes == 0
 
 
 def test_rows_that_cannot_be_read_never_reach_the_model() -> None:

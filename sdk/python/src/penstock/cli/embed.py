@@ -70,7 +70,7 @@ def embed(
     answered.append(f"  {say_ms(found.latency_ms)}, inference {found.inference_id}")
     output.answer(_document(found), output.table(columns, rows, empty="no texts"), answered)
     if len(wanted) > SHOWN_ROWS:
-        output.note(f"{SHOWN_ROWS} of {len(wanted)} texts shown; --json gives all")
+        output.note(f"{SHOWN_ROWS} of {len(wanted):,} texts shown; --json gives all")
 
 
 def _lines(file: str) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 
 from penstock.cli.embedded.errors import AlreadyRunningError, EmbeddedError, StopRequestedError
 from penstock.cli.keys_file import InvalidKeyName, KeyExists, KeyNotFound, KeysFileError
+from penstock.cli.wording import at_the_command_line
 
 
 class ExitCode(enum.IntEnum):
@@ -74,6 +75,7 @@ _HINTS = {
     "APPROVAL_REQUIRED": "give --note, and --approver",
     "WRONG_MODE": "--chat sends the prompt as a message",
     "EVALUATION_REQUIRED": "`penstock model evaluate MODEL VERSION --metric NAME=X` records one",
+    "JOB_NOT_FOUND": "`penstock job list` shows which there are",
     "NO_REFERENCE": "`penstock profile create MODEL VERSION --file FILE` makes one of training data",
     "DRIFT_OFF": "`penstock monitoring set drift.enabled=true` turns it on",
     "QUALITY_OFF": "`penstock monitoring set quality.enabled=true` turns it on",
@@ -92,7 +94,7 @@ def failure_of(error: Exception) -> CommandError:
         usage = error.reason in _USAGE_REASONS
         exit_code = ExitCode.USAGE if usage else _BY_CODE.get(error.code.name, ExitCode.FAILED)
         hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
-        message = "; ".join((error.message.rstrip("."), *hints, *getattr(error, "__notes__", ())))
+        message = "; ".join((at_the_command_line(error.message.rstrip(".")), *hints, *getattr(error, "__notes__", ())))
         return CommandError(message, reason=error.reason, exit_code=exit_code)
     match error:
         case CommandError():

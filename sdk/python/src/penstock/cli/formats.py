@@ -106,6 +106,11 @@ def say_bytes(size: float) -> str:
     return f"{size / 1024:.1f} TiB"
 
 
+def say_count(count: int, noun: str) -> str:
+    """Write how many of something there are: `1 row`, `1,200 rows`; the plural is the noun with an s."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def say_number(value: object) -> str:
     """Write a number to six significant digits, and anything else as it is."""
     return f"{value:.6g}" if isinstance(value, float) else str(value)

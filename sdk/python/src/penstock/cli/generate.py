@@ -10,7 +10,7 @@ import typer
 from rich.text import Text
 
 from penstock.cli.connection import Service, connect
-from penstock.cli.formats import say_ms
+from penstock.cli.formats import say_count, say_ms
 from penstock.cli.options import Json, Model, NoColor, Token, Url, Version
 from penstock.cli.output import Output, printable
 from penstock.cli.predict import read_argument
@@ -140,6 +140,8 @@ def _summary(inference_id: str, completion: Completion) -> Text:
     summary = Text.assemble((f"{completion.model} {completion.version}", "bold"))
     if completion.finish_reason == "length":
         summary.append("  cut at its length", style="yellow")
-    counted = f"{completion.output_token_count} tokens" if completion.output_token_count else "tokens not counted"
+    counted = (
+        say_count(completion.output_token_count, "token") if completion.output_token_count else "tokens not counted"
+    )
     times = f"first piece after {say_ms(completion.first_token_ms)}, all in {say_ms(completion.latency_ms)}"
     return summary.append(f"  {counted}, {times}, inference {inference_id}")

@@ -17,11 +17,12 @@ from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.formats import say_bytes
+from penstock.cli.formats import say_bytes, say_count
 from penstock.cli.job_views import follow, job_facts, jobs_table, state_of, workers_table
 from penstock.cli.options import Json, Limit, Model, NoColor, Token, Url, Version, Yes, duration, page_size
 from penstock.cli.output import Output
 from penstock.cli.predict import read_argument
+from penstock.cli.wording import at_the_command_line
 
 
 class Format(enum.StrEnum):
@@ -186,7 +187,10 @@ def cancel(job: Job, url: Url = None, token: Token = None, as_json: Json = False
 
 @app.command()
 def retry(job: Job, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
-    """Queue a failed or cancelled job again; it goes on after the rows that are done."""
+    """Queue a failed or cancelled job again; it goes on after the rows that are done.
+
+    Where too many rows had failed, these are predicted once more. No prediction is counted twice.
+    """
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.JOBS, url, token) as client:
         found = client.jobs.retry(job)
@@ -232,7 +236,7 @@ def download(
             )
         with output.transfer(f"downloading {target.name}") as bar:
             result = client.jobs.download(job, target, progress=bar.reach)
-    said = f"{target}  {result.row_count:,} rows, {say_bytes(result.size_bytes)}, SHA-256 verified"
+    said = f"{target}  {say_count(result.row_count, 'row')}, {say_bytes(result.size_bytes)}, SHA-256 verified"
     output.answer({**document_of(result), "file": str(target.absolute())}, Text(said))
 
 
@@ -272,5 +276,5 @@ def _rows(text: str) -> list[dict[str, Any]]:
 def _end_with(job: pb.PredictionJob, *, waited: bool) -> None:
     """End the command as the job ended, where it was waited for."""
     if waited and job.state != pb.JOB_STATE_COMPLETED:
-        why = f": {job.error.message}" if job.error.message else ""
+        why = f": {at_the_command_line(job.error.message)}" if job.error.message else ""
         raise CommandError(f"job {job.id} is {state_of(job)}{why}", reason=job.error.reason or "JOB_NOT_COMPLETED")

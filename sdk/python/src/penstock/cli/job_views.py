@@ -9,9 +9,10 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
-from penstock.cli.formats import say_bytes, say_duration, say_share, say_time
+from penstock.cli.formats import say_bytes, say_count, say_duration, say_share, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output, styled
+from penstock.cli.wording import at_the_command_line
 
 _COLUMNS = (
     Column("job"),
@@ -75,7 +76,8 @@ def job_facts(output: Output, job: pb.PredictionJob) -> RenderableType:
         ("rows", _rows(job.progress)),
         ("failed rows", f"{job.progress.failed_rows:,}" if job.progress.failed_rows else ""),
         ("left", say_duration(job.progress.remaining_ms / 1000) if job.progress.HasField("remaining_ms") else ""),
-        ("error", f"{job.error.message} [{job.error.reason}]" if job.error.reason else ""),
+        ("error", f"{at_the_command_line(job.error.message)} [{job.error.reason}]" if job.error.reason else ""),
+        ("its traceback", "shown by --json" if job.error.traceback and job.error.reason == "INTERNAL" else ""),
         ("result", _result(job)),
         ("attempts", f"{job.attempt_count} of {job.max_attempts}" if job.attempt_count else ""),
         ("worker", job.worker_id),
@@ -85,7 +87,6 @@ def job_facts(output: Output, job: pb.PredictionJob) -> RenderableType:
         ("created", f"{say_time(time_of(job.create_time))} by {job.created_by}"),
         ("not before", say_time(time_of(job.due_time)) if job.state == pb.JOB_STATE_PENDING else ""),
         ("deleted after", say_time(time_of(job.expire_time)) if job.HasField("expire_time") else ""),
-        ("traceback", job.error.traceback),
     ]
     return output.facts(title, [(name, value) for name, value in known])
 
@@ -179,4 +180,4 @@ def _result(job: pb.PredictionJob) -> str:
     if not job.HasField("result"):
         return ""
     written = pb.FileFormat.Name(job.output_format).removeprefix("FILE_FORMAT_")
-    return f"{job.result.row_count:,} rows, {written}, {say_bytes(job.result.size_bytes)}"
+    return f"{say_count(job.result.row_count, 'row')}, {written}, {say_bytes(job.result.size_bytes)}"

@@ -13,7 +13,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import metrics_pb2 as pb
 from penstock.cli.charts import bar, sparkline
 from penstock.cli.documents import enum_word
-from penstock.cli.formats import say_duration, say_ms, say_share, say_time
+from penstock.cli.formats import say_count, say_duration, say_ms, say_share, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output
 
@@ -45,7 +45,7 @@ def totals(point: Any) -> list[tuple[str, str | Text]]:
     if isinstance(point, pb.MetricsPoint) and point.HasField("max_latency_ms"):
         known.append(f"max {say_ms(point.max_latency_ms)}")
     return [
-        ("predictions", f"{point.inference_count:,} ({point.row_count:,} rows)"),
+        ("predictions", f"{point.inference_count:,} ({say_count(point.row_count, 'row')})"),
         ("throughput", f"{point.throughput_per_s:.3g} per second"),
         ("errors", Text(errors, style="bold red" if point.error_count else "")),
         ("their reasons", _reasons(point)),
@@ -113,7 +113,7 @@ def live_view(title: str, points: Sequence[pb.MetricsPoint], total: pb.MetricsPo
 
 def live_line(title: str, total: pb.MetricsPoint) -> Text:
     """Write the last five minutes on a line, where nobody sees a picture."""
-    said = f"{title}  {total.inference_count:,} predictions  {total.throughput_per_s:.3g} per second"
+    said = f"{title}  {say_count(total.inference_count, 'prediction')}  {total.throughput_per_s:.3g} per second"
     p95 = f"  p95 {say_ms(total.p95_latency_ms)}" if total.HasField("p95_latency_ms") else ""
     return Text(f"{say_time(time_of(total.to_time))}  {said}  {total.error_count:,} errors{p95}".strip())
 

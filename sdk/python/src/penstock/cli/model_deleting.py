@@ -13,7 +13,7 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.formats import say_bytes, say_time
+from penstock.cli.formats import say_bytes, say_count, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Model, NoColor, Token, Url, Yes
 from penstock.cli.output import Column, Output
@@ -98,7 +98,7 @@ def gc(
     output.answer(document_of(done), facts, *([output.table(_BLOB_COLUMNS, rows, empty="")] if rows else []))
     count = done.condemned_count + done.deleted_count + done.waiting_count
     if count > len(rows):
-        output.note(f"{len(rows)} of {count} blobs are shown")
+        output.note(f"{len(rows)} of {count:,} blobs are shown")
 
 
 def confirm(output: Output, question: str, *, yes: bool) -> None:
@@ -143,7 +143,7 @@ def _blob_row(output: Output, blob: admin.GarbageBlob) -> tuple[str | Text, ...]
 
 
 def _versions(count: int) -> str:
-    return "its 1 version" if count == 1 else f"its {count:,} versions" if count else "no versions"
+    return f"its {say_count(count, 'version')}" if count else "no versions"
 
 
 def _named(model: str, version: str) -> str:

@@ -12,7 +12,8 @@ from rich.text import Text
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1.tensors_pb2 import DataType, TensorSpec
-from penstock.cli.formats import say_bytes, say_number, say_pairs, say_time
+from penstock.cli.documents import document_of
+from penstock.cli.formats import say_bytes, say_count, say_number, say_pairs, say_time, say_value
 from penstock.cli.options import Stage
 from penstock.cli.output import STAGE_STYLES, STATE_STYLES, Column, Output, lines, styled
 
@@ -157,6 +158,8 @@ def version_facts(output: Output, version: pb.ModelVersion) -> RenderableType:
             ("opset", opset if known else ""),
             ("rows", rows if known else ""),
             ("task", version.metadata.task_type),
+            ("group", version.metadata.equivalence_group),
+            ("fields", _fields_words(version.metadata)),
             ("tags", ", ".join(version.metadata.tags)),
             ("labels", say_pairs(version.labels)),
             ("aliases", ", ".join(version.aliases)),
@@ -203,7 +206,7 @@ def serving_words(settings: pb.ServingSettings) -> str:
 
 def warm_up_words(request: pb.WarmUpRequest) -> str:
     """Write a warm-up request: `8 rows 3 times`, or the tensors that it names with a digest of what they hold."""
-    rows = f"{request.row_count or 1:,} {'rows' if request.row_count > 1 else 'row'}"
+    rows = say_count(request.row_count or 1, "row")
     named = [
         f"{each.name} {DataType.Name(each.datatype).removeprefix('DATA_TYPE_')} {list(each.shape)} "
         f"{hashlib.sha256(each.raw).hexdigest()[:8]}"
@@ -263,6 +266,12 @@ def framework_word(framework: pb.Framework.ValueType) -> str:
 def time_of(timestamp: Timestamp) -> datetime | None:
     """Read a timestamp; None where it is unset."""
     return timestamp.ToDatetime(tzinfo=UTC) if timestamp.ByteSize() else None
+
+
+def _fields_words(metadata: pb.Metadata) -> str:
+    """Write the metadata's own fields: `pooling=cls, normalize=false`."""
+    fields = document_of(metadata.fields)
+    return ", ".join(f"{name}={say_value(value)}" for name, value in sorted(fields.items()))
 
 
 def _recipe_words(config: pb.TrainingConfig) -> str:

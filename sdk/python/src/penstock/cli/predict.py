@@ -17,10 +17,15 @@ from penstock.cli.options import Json, Model, NoColor, Token, Url, Version
 from penstock.cli.output import Column, Output
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from penstock.inference import Prediction
 
 MAX_INPUT_BYTES = 64 * 1024 * 1024
 SHOWN_ROWS = 100
+MAX_SHOWN_VALUES = 8
+"""Of a list; of a longer one so many as make it clear what it is."""
+SHOWN_VALUES = 4
 
 
 def predict(
@@ -44,7 +49,7 @@ def predict(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Run a model on one row or many, and record the prediction."""
+    """Run a model on one row or many, and record the prediction; --json has long outputs whole."""
     output = Output(as_json=as_json, no_color=no_color)
     inputs = parse_features(read_argument(features))
     with connect(Service.INFERENCE, url, token) as client:
@@ -56,7 +61,7 @@ def predict(
     answered.append(f"  {prediction.framework}, {say_ms(prediction.latency_ms)}, inference {prediction.inference_id}")
     output.answer(_document(prediction), output.table(columns, rows[:SHOWN_ROWS], empty="no rows"), answered)
     if len(rows) > SHOWN_ROWS:
-        output.note(f"{SHOWN_ROWS} of {len(rows)} rows shown; --json gives all")
+        output.note(f"{SHOWN_ROWS} of {len(rows):,} rows shown; --json gives all")
     output.note(f"later: penstock feedback {prediction.inference_id} --outcome …")
 
 
@@ -114,7 +119,7 @@ def _document(prediction: Prediction) -> dict[str, Any]:
 
 def _rows(prediction: Prediction) -> tuple[list[Column], list[list[str | Text]]]:
     """Lay out the outputs row by row; an output without rows stands in the first."""
-    columns = [Column("row", "right"), *(Column(name, give="wrap") for name in prediction.outputs)]
+    columns = [Column("row", "right"), *(Column(_title(*output), give="wrap") for output in prediction.outputs.items())]
     values = [array.tolist() if array.ndim else [array.item()] for array in prediction.outputs.values()]
     count = max((len(rows) for rows in values), default=0)
     confident = len(prediction.confidences) == count
@@ -127,9 +132,17 @@ def _rows(prediction: Prediction) -> tuple[list[Column], list[list[str | Text]]]
     return columns, table
 
 
+def _title(name: str, array: NDArray[Any]) -> str:
+    """Name an output, with the shape of its rows where they are not shown whole."""
+    shape = array.shape[1:]
+    return f"{name} {list(shape)}" if any(size > MAX_SHOWN_VALUES for size in shape) else name
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, list):
-        return "[" + ", ".join(_cell(item) for item in value) + "]"
+        shown = value if len(value) <= MAX_SHOWN_VALUES else value[:SHOWN_VALUES]
+        more = [f"… {len(value) - len(shown):,} more"] if len(shown) < len(value) else []
+        return "[" + ", ".join([*map(_cell, shown), *more]) + "]"
     if isinstance(value, bytes):
         return value.decode(errors="replace")
     return say_number(value)
