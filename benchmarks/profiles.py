@@ -30,7 +30,7 @@ from services.monitoring.profiles.count import BucketCounter
 from services.monitoring.profiles.frames import Frame, numbers_column
 from services.monitoring.profiles.models import Reference
 from services.monitoring.profiles.reference import Columns, Description, build_reference
-from services.monitoring.profiles.store.live import SLICE_EVENTS
+from services.monitoring.profiles.store.payloads import SLICE_EVENTS
 from services.monitoring.profiles.values import LiveRow
 
 Arrays = dict[str, NDArray[np.float64]]

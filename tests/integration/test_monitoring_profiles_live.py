@@ -6,7 +6,7 @@ import json
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -22,7 +22,7 @@ from services.monitoring.models import Retention
 from services.monitoring.profiles.live import Recounts, floor
 from services.monitoring.profiles.models import BUCKET
 from services.monitoring.profiles.references import References
-from services.monitoring.profiles.store import live as live_store
+from services.monitoring.profiles.store import payloads
 from services.monitoring.profiles.store.live import LiveStore, Mark
 from services.monitoring.profiles.store.profiles import ProfileStore
 from services.monitoring.store.days import Days, by_time
@@ -189,7 +189,7 @@ def test_closed_buckets_go_first_and_an_open_one_is_not_counted_all_the_time(clo
         execute(
             service,
             "INSERT INTO monitoring.live_profiles "
-            "SELECT model, version, profile_id, %s, %s, 0, 0, '', '', '', '', '{}' FROM monitoring.profiles",
+            "SELECT model, version, profile_id, %s, %s, 1, 0, 0, '', '', '', '', '{}' FROM monitoring.profiles",
             begins[0],
             counted,
         )
@@ -227,10 +227,10 @@ def test_a_bucket_that_cannot_be_counted_holds_up_no_other(
         recounts = recounts_of(service, store, now=now)
         count = Recounts._count
 
-        def fail_once(self: Recounts, mark: Mark, turn: Turn) -> None:
+        def fail_once(self: Recounts, mark: Mark, turn: Turn, present: datetime) -> None:
             if mark.start_time == floor(now) - 3 * BUCKET:
                 raise ValueError("a defect that this bucket's events bring about")
-            count(self, mark, turn)
+            count(self, mark, turn, present)
 
         monkeypatch.setattr(Recounts, "_count", fail_once)
         recounts.recount(turn())
@@ -305,9 +305,9 @@ def test_of_more_than_may_be_read_a_uniform_sample_is_counted(
 ) -> None:
     events = iris_events(age_s=AGE_S)
     size = len(events[0].features.SerializeToString()) + len(events[0].prediction.SerializeToString())
-    monkeypatch.setattr(live_store, "MAX_EVENTS_BYTES", 100 * size)
-    monkeypatch.setattr(live_store, "SLICE_EVENTS", 7)
-    monkeypatch.setattr(live_store, "_SIZES_LIMIT", 13)
+    monkeypatch.setattr(payloads, "MAX_EVENTS_BYTES", 100 * size)
+    monkeypatch.setattr(payloads, "SLICE_EVENTS", 7)
+    monkeypatch.setattr(payloads, "_PAGE_EVENTS", 13)
     with serving(clone_database("monitoring")) as service:
         service.record(*events)
         made = iris(service)
@@ -315,20 +315,61 @@ def test_of_more_than_may_be_read_a_uniform_sample_is_counted(
         live = service.live(made.id)
         assert 30 < live.row_count <= 101
         assert live.features["prediction"].counts.sum() == live.row_count
+        assert live.share in (0.5, 0.25)
+        assert live.row_count / live.share == pytest.approx(150, rel=0.3)
 
 
-def test_days_of_live_profiles_are_made_ready_and_dropped(service: Service) -> None:
-    service.record(*iris_events(age_s=AGE_S))
-    made = iris(service)
-    eventually(lambda: rows(service, made) == 150)
-    with store_of(service) as store:
-        later = datetime.now(UTC) + timedelta(days=89)
-        recounts_of(service, store, now=later).keep_days(turn())
+def test_days_of_live_profiles_are_made_ready_and_dropped(clone_database: CloneDatabase) -> None:
+    settings = {"profile_retention_days": 2, "retention_interval_ms": 50}
+    with serving(clone_database("monitoring"), **settings) as service:
+
+        def there(day: date) -> bool:
+            name = f"live_profiles_{day:%Y%m%d}"
+            return bool(service.monitoring.query(f"SELECT FROM pg_class WHERE relname = '{name}'"))
+
+        service.record(*iris_events(age_s=AGE_S))
+        today = datetime.now(UTC).date()
+        with Database(service.monitoring.database_url, pool_size=2) as database:
+            Days(database, [by_time("live_profiles")]).ensure([today - timedelta(days=9), today - timedelta(days=1)])
+        eventually(lambda: not there(today - timedelta(days=9)))
+        eventually(lambda: there(today + timedelta(days=1)))
+        assert there(today - timedelta(days=1))
+
+
+def test_a_replica_whose_clock_is_years_ahead_loses_no_count(clone_database: CloneDatabase) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        service.record(*iris_events(age_s=AGE_S))
+        made = iris(service)
+        eventually(lambda: rows(service, made) == 150 and settled(service))
+        mark_all(service)
+        execute(service, "DELETE FROM monitoring.live_profiles")
+        recounts_of(service, store, now=datetime.now(UTC) + timedelta(days=3_650)).recount(turn())
         assert rows(service, made) == 150
-        recounts_of(service, store, now=later + timedelta(days=3)).keep_days(turn())
-        assert rows(service, made) == 0
-    names = {name for (name,) in service.monitoring.query("SELECT relname FROM pg_class WHERE relkind = 'r'")}
-    assert f"live_profiles_{later + timedelta(days=4):%Y%m%d}" in names
+        assert marks(service) == 0
+
+
+def test_a_window_says_which_of_its_buckets_still_wait_to_be_counted(clone_database: CloneDatabase) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        made = iris(service)
+        eventually(lambda: settled(service))
+        now = floor(datetime.now(UTC))
+        service.record(*iris_events(age_s=AGE_S)[:20])  # a mark of the rollups
+        execute(service, "INSERT INTO monitoring.profile_marks VALUES ('iris', '1.0.0', %s)", now - 6 * BUCKET)
+        execute(service, "INSERT INTO monitoring.profile_marks VALUES ('iris', '2.0.0', %s)", now - 7 * BUCKET)
+        recorded = floor(now + (datetime.now(UTC) - now) - timedelta(seconds=AGE_S))
+        assert set(service.live(made.id).uncounted_buckets) >= {now - 6 * BUCKET, recorded}
+        assert len(service.live(made.id).uncounted_buckets) <= 3
+        recounts_of(service, store).recount(turn())
+        execute(
+            service,
+            "INSERT INTO monitoring.profile_marks "
+            "SELECT model, version, start_time FROM monitoring.rollup_marks WHERE granularity = 1",
+        )
+        execute(service, "DELETE FROM monitoring.rollup_marks")
+        recounts_of(service, store).recount(turn())
+        assert service.live(made.id).uncounted_buckets == []
+        service.stub.AttachProfile(pb.AttachProfileRequest(id=made.id, version="1.0.0"), timeout=TIMEOUT_S)
+        assert now - 5 * BUCKET in service.live(made.id).uncounted_buckets
 
 
 def test_an_embedding_keeps_a_sample_of_its_vectors(service: Service) -> None:

@@ -4,122 +4,49 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from typing import Any
-from uuid import UUID
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
-from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor, TensorList
-from penstock.ids import uuid7
+from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor
 from penstock.tensors import to_tensor
-from services.monitoring.outcomes import outcomes_of
-from services.monitoring.profiles.count import BUCKET_SAMPLE_SIZE, BucketCounter, BucketCounts
 from services.monitoring.profiles.frames import ColumnBuilder, Frame
-from services.monitoring.profiles.live import floor, sum_up
+from services.monitoring.profiles.live import floor
 from services.monitoring.profiles.models import (
-    BUCKET,
     QUALITY_COUNTS,
     FeatureKind,
     FeatureReference,
-    LiveFeature,
-    LiveWindow,
-    Moments,
-    Reference,
-)
-from services.monitoring.profiles.packing import (
-    pack_counts,
-    pack_floats,
-    pack_samples,
-    unpack_counts,
-    unpack_floats,
-    unpack_samples,
 )
 from services.monitoring.profiles.reference import Columns, build_reference
-from services.monitoring.profiles.values import MAX_UNKNOWN, LiveRow
-
-NAN, INF = float("nan"), float("inf")
-AT = datetime(2026, 7, 1, 12, 0, tzinfo=UTC)
-NUMBER = FeatureReference(
-    "x",
-    FeatureKind.NUMERIC,
-    is_prediction=False,
-    counts=(10, 10, 0, 0),
-    edges=(0.0,),
-    moments=Moments(20, 0, 1, -3, 3, 0, 1),
+from services.monitoring.profiles.values import MAX_UNKNOWN
+from tests.live_rows import (
+    AT,
+    COLOUR,
+    FLAG,
+    INF,
+    NAN,
+    NUMBER,
+    TEXT,
+    VECTOR,
+    bins,
+    counted,
+    event,
+    faults,
+    fields,
+    named,
+    reference,
+    tensors,
+    window,
 )
-COLOUR = FeatureReference(
-    "x", FeatureKind.CATEGORICAL, is_prediction=False, counts=(9, 5, 4, 0, 2), categories=("red", "2", "true")
-)
-FLAG = FeatureReference(
-    "x", FeatureKind.BOOLEAN, is_prediction=False, counts=(5, 5, 0, 0), categories=("false", "true")
-)
-TEXT = replace(NUMBER, kind=FeatureKind.TEXT_LENGTH, edges=(4.5,), moments=Moments(20, 4, 1, 1, 9, 4, 1))
-VECTOR = FeatureReference("x", FeatureKind.EMBEDDING, is_prediction=False, counts=(0, 0), dimensions=3)
-
-
-def reference(*features: FeatureReference) -> Reference:
-    return Reference(
-        id=UUID(int=1), model="m", version="1", number=1, row_count=20,
-        features={feature.name: feature for feature in features},
-        accuracy=None, judged_count=0, duplicate_share=0, create_time=AT, created_by="", note="",
-    )  # fmt: skip
-
-
-def named(*names: str, kind: FeatureReference = NUMBER) -> Reference:
-    return reference(*(replace(kind, name=name) for name in names))
-
-
-def fields(values: dict[str, Any]) -> Payload:
-    payload = Payload()
-    payload.fields.update(values)
-    return payload
-
-
-def tensors(*given: Tensor, **arrays: Any) -> Payload:
-    found = [*given, *(to_tensor(name, array) for name, array in arrays.items())]
-    return Payload(tensors=TensorList(tensors=found))
-
-
-def event(features: Payload, prediction: Payload | None = None, *, rows: int = 1, **more: Any) -> LiveRow:
-    return LiveRow(
-        inference_id=UUID(uuid7(more.pop("at", AT))),
-        user_id=more.pop("user", ""),
-        error_code=more.pop("error", ""),
-        row_count=rows,
-        features=features.SerializeToString(),
-        prediction=None if prediction is None else prediction.SerializeToString(),
-        outcomes=None if prediction is None else outcomes_of(prediction, rows),
-    )
-
-
-def counted(events: Sequence[LiveRow], against: Reference, *, at_once: int = 10_000) -> BucketCounts:
-    counter = BucketCounter(against)
-    for start in range(0, len(events), at_once):
-        counter.add(events[start : start + at_once])
-    return counter.result()
-
-
-def window(events: Sequence[LiveRow], against: Reference, **more: Any) -> LiveWindow:
-    return sum_up(against, AT, AT + BUCKET, [(AT, counted(events, against, **more))])
 
 
 def of_values(values: Sequence[object], feature: FeatureReference) -> tuple[list[int], dict[str, int]]:
     """The bins, and what is bad, of one value an event, by name."""
     live = window([event(fields({"x": value})) for value in values], reference(feature))
     return bins(live.features["x"]), faults(live.features["x"])
-
-
-def bins(live: LiveFeature) -> list[int]:
-    return [int(count) for count in live.counts.sum(axis=0)]
-
-
-def faults(live: LiveFeature) -> dict[str, int]:
-    totals = dict(zip(QUALITY_COUNTS, live.quality.sum(axis=0).tolist(), strict=True))
-    return {name: count for name, count in totals.items() if count}
 
 
 def test_a_number_has_a_bin_whatever_comes_in_its_place() -> None:
@@ -308,87 +235,6 @@ def test_a_feature_that_never_came_is_missing() -> None:
     assert bins(live.features["gone"]) == [0, 0, 2, 0]
     assert live.features["gone"].last_time is None
     assert np.isnan(live.features["gone"].min)
-
-
-def mixed_events(count: int = 400) -> list[LiveRow]:
-    generator = np.random.default_rng(3)
-    values = np.round(generator.normal(size=count), 1)
-    return [
-        event(
-            fields({"x": float(value), "e": generator.normal(size=3).tolist()}),
-            user=f"user-{number % 50}" if number % 2 else "",
-            at=AT + timedelta(milliseconds=number),
-        )
-        for number, value in enumerate(values)
-    ]
-
-
-def test_how_events_are_cut_into_slices_changes_nothing() -> None:
-    events, against = mixed_events(), reference(NUMBER, replace(VECTOR, name="e"))
-    whole, cut = counted(events, against), counted(events, against, at_once=7)
-    for name in BucketCounts.__slots__:
-        if name != "samples":
-            assert np.array_equal(getattr(whole, name), getattr(cut, name), equal_nan=name == "extremes"), name
-    assert np.array_equal(whole.samples["e"].vectors, cut.samples["e"].vectors)
-    assert whole.samples["e"].vectors.shape == (BUCKET_SAMPLE_SIZE, 3)
-    assert whole.group_row_counts.sum() == 200
-    assert whole.groups[:, :4].sum() == 200
-
-
-def test_a_window_is_the_sum_of_its_buckets() -> None:
-    events, against = mixed_events(), reference(NUMBER, replace(VECTOR, name="e"))
-    whole = window(events, against)
-    parts = [(AT, counted(events[:150], against)), (AT + BUCKET, counted(events[150:], against))]
-    summed = sum_up(against, AT, AT + 2 * BUCKET, parts)
-    assert summed.row_counts.tolist() == [150, 250]
-    assert summed.features["x"].counts.shape == (2, 4)
-    assert bins(summed.features["x"]) == bins(whole.features["x"])
-    assert np.array_equal(summed.features["x"].groups, whole.features["x"].groups)
-    assert (summed.features["x"].min, summed.features["x"].max) == (whole.features["x"].min, whole.features["x"].max)
-    assert summed.features["x"].last_time == whole.features["x"].last_time == AT + timedelta(milliseconds=399)
-
-
-def test_a_window_without_rows_has_every_feature() -> None:
-    empty = sum_up(reference(NUMBER), AT, AT + BUCKET, [])
-    assert (empty.row_count, empty.features["x"].counts.shape) == (0, (0, 4))
-
-
-def test_the_sample_of_a_window_is_uniform_over_its_rows() -> None:
-    against = reference(VECTOR)
-    busy = [event(fields({"x": [1.0, 0.0, 0.0]})) for _ in range(3_000)]
-    quiet = [event(fields({"x": [0.0, 0.0, 0.0]})) for _ in range(1_000)]
-    shares = []
-    for _ in range(20):
-        parts = [
-            (AT + number * BUCKET, counted(part, against))
-            for number, part in enumerate([busy[:1_000], busy[1_000:], quiet])
-        ]
-        sample = sum_up(against, AT, AT + 3 * BUCKET, parts).features["x"].sample
-        assert sample is not None
-        shares.append(sample[:, 0].mean())
-        busy = [row._replace(inference_id=UUID(uuid7(AT))) for row in busy]
-        quiet = [row._replace(inference_id=UUID(uuid7(AT))) for row in quiet]
-    assert np.mean(shares) == pytest.approx(0.75, abs=0.06)
-
-
-def test_repeats_are_rows_that_are_equal_in_all_known_features() -> None:
-    events = [event(fields({"x": 1, "id": number})) for number in range(3)]
-    assert window([*events, event(fields({"x": 2}))], reference(NUMBER)).duplicate_count == 2
-    both = [event(fields({"x": 1, "y": number % 2})) for number in range(4)]
-    assert window(both, named("x", "y")).duplicate_count == 2
-
-
-def test_what_is_packed_comes_out_again() -> None:
-    for greatest in (0, 255, 256, 70_000, 2**40):
-        counts = np.array([0, 1, greatest], np.int64)
-        assert unpack_counts(pack_counts(counts)).tolist() == counts.tolist()
-    assert len(pack_counts(np.zeros(20_000, np.int64))) < 200
-    floats = np.array([NAN, -1.5, INF])
-    assert np.array_equal(unpack_floats(pack_floats(floats)), floats, equal_nan=True)
-    samples = counted(mixed_events(10), reference(replace(VECTOR, name="e"))).samples
-    found = unpack_samples(pack_samples(samples))["e"]
-    assert np.array_equal(found.vectors, samples["e"].vectors)
-    assert (found.keys.tolist(), found.whole) == (samples["e"].keys.tolist(), True)
 
 
 def test_buckets_begin_at_every_fifth_minute() -> None:

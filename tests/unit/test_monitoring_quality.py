@@ -19,9 +19,9 @@ from penstock.values import to_value
 from services.monitoring.configuration.models import QualityConfiguration
 from services.monitoring.profiles.count import BucketCounter, BucketCounts
 from services.monitoring.profiles.frames import ColumnBuilder, Frame
-from services.monitoring.profiles.live import sum_up
 from services.monitoring.profiles.models import BUCKET, FeatureKind, LiveWindow, Reference
 from services.monitoring.profiles.reference import Columns, build_reference
+from services.monitoring.profiles.sums import sum_up
 from services.monitoring.profiles.values import LiveRow
 from services.monitoring.quality.findings import examine
 from services.monitoring.quality.models import QualityFinding, QualityIssue, QualityReport, QualityStatus

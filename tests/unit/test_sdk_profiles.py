@@ -148,11 +148,30 @@ def test_a_file_goes_as_it_is_with_progress(client: Client, uploads: Uploads, tm
         client.monitoring.profiles.create("iris", "1", tmp_path / "none.csv")
 
 
-def test_a_refused_upload_is_not_sent_again(server: ScriptedServer, client: Client) -> None:
-    server.on("UploadProfile", fail(errors.Unavailable("the database is gone")))
-    with pytest.raises(sdk.Unavailable):
+def test_an_upload_is_sent_again_as_the_same_request_unless_it_was_refused(
+    server: ScriptedServer, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "rows.csv").write_bytes(b"x\n1\n")
+    came: list[tuple[str, bytes]] = []
+
+    def fails_once(requests: Any, context: grpc.ServicerContext) -> pb.UploadProfileResponse:
+        header = next(requests).header
+        came.append((header.request_id, b"".join(request.chunk for request in requests)))
+        if len(came) == 1:
+            fail(errors.Unavailable("the database is gone"))(requests, context)
+        return pb.UploadProfileResponse(profile=pb.Profile(id="p"))
+
+    server.on("UploadProfile", fails_once)
+    assert client.monitoring.profiles.create("iris", "1", tmp_path / "rows.csv").id == "p"
+    assert came[0] == came[1]
+    assert came[0][0]
+    client.monitoring.profiles.create("iris", "1", tmp_path / "rows.csv", request_id="mine")
+    assert came[2][0] == "mine"
+    server.on("UploadProfile", fail(errors.InvalidArgument("too few", reason="TOO_FEW_ROWS")))
+    calls = len(server.calls["UploadProfile"])
+    with pytest.raises(sdk.InvalidArgument):
         client.monitoring.profiles.create("iris", "1", {"x": [1.0]})
-    assert len(server.calls["UploadProfile"]) == 1
+    assert len(server.calls["UploadProfile"]) == calls + 1
 
 
 def test_files_in_stores_and_windows_are_named_and_asked_for_once_more(server: ScriptedServer, client: Client) -> None:

@@ -66,7 +66,7 @@ CREATE TABLE profile_marks (
     model      text        NOT NULL,
     version    text        NOT NULL,
     start_time timestamptz NOT NULL
-);
+) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX profile_marks_bucket ON profile_marks (start_time, model, version);
 
 -- Live rows of a bucket counted in the bins of a profile; partitions, one a day (UTC), are made by the service.
@@ -77,7 +77,8 @@ CREATE TABLE live_profiles (
     profile_id      uuid        NOT NULL,
     start_time      timestamptz NOT NULL,
     count_time      timestamptz NOT NULL,        -- when it was last counted
-    row_count       bigint      NOT NULL,
+    share           double precision NOT NULL,   -- of the bucket's events that was read, chosen uniformly
+    row_count       bigint      NOT NULL,        -- as all that follows of what was read
     duplicate_count bigint      NOT NULL,
     counts          bytea       NOT NULL,
     groups          bytea       NOT NULL,

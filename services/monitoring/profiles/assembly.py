@@ -17,8 +17,8 @@ from services.monitoring.profiles.references import References
 from services.monitoring.profiles.servicer import ProfileServicer, service
 from services.monitoring.profiles.store.live import LiveStore
 from services.monitoring.profiles.store.profiles import ProfileStore
+from services.monitoring.retention import keep_days
 from services.monitoring.store.days import Days, by_time
-from services.monitoring.store.inferences import InferenceStore
 
 RECOUNT = "profiles"
 KEEP_DAYS = "profile days"
@@ -42,11 +42,11 @@ def assemble(parts: Parts) -> Sequence[Service]:
         open_interval=timedelta(milliseconds=settings.profile_open_interval_ms),
     )
     parts.chores.add(RECOUNT, recounts.recount, interval_s=settings.profile_interval_ms / 1000)
-    parts.chores.add(KEEP_DAYS, recounts.keep_days, interval_s=settings.retention_interval_ms / 1000)
+    kept = timedelta(days=settings.profile_retention_days)
+    parts.chores.add(KEEP_DAYS, lambda _: keep_days(days, kept), interval_s=settings.retention_interval_ms / 1000)
     attached = partial(parts.chores.wake, RECOUNT)
-    inferences = InferenceStore(parts.database)
     parts.live = LiveProfiles(live)
-    parts.profiles = Profiles(store, references, files, live, inferences, parts.clock, attached)
+    parts.profiles = Profiles(store, references, files, live, parts.metrics, parts.clock, attached)
     return (service(ProfileServicer(parts.profiles)),)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterator
+from datetime import timedelta
 from uuid import UUID
 
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
@@ -23,6 +24,8 @@ MAX_NAME_CHARS = 1_024
 MAX_URI_CHARS = 4_096
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
 MAX_REQUEST_ID_CHARS = 128
+LONGEST_WINDOW = timedelta(days=14)
+"""Of live traffic that a profile is made of: two whole weeks."""
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 Upload = tuple[NewProfile, RowFormat, str, Iterator[bytes]]
 
@@ -42,6 +45,8 @@ def upload_from(requests: Iterator[pb.UploadProfileRequest]) -> Upload:
         *_version_of(header),
         columns=_columns(header.columns),
         note=_text("note", header.note, MAX_NOTE_CHARS),
+        request_id=_text("header.request_id", header.request_id, MAX_REQUEST_ID_CHARS),
+        body_sha256=_body_sha256(header),
     )
     sha256 = _digest("header.sha256", header.sha256) if header.sha256 else ""
     return new, _row_format("header.format", header.format), sha256, _chunks(requests)
@@ -193,11 +198,15 @@ def _window(window: pb.WindowSource) -> Window:
     if times[0] >= times[1]:
         sentence = f"{times[0].isoformat()} is not before to_time {times[1].isoformat()}; give an earlier one"
         raise InvalidArgument.field("window.from_time", sentence, reason="INVALID_WINDOW")
+    if times[1] - times[0] > LONGEST_WINDOW:
+        sentence = (
+            f"the window is {times[1] - times[0]} long; at most {LONGEST_WINDOW.days} days are read: give a later one"
+        )
+        raise InvalidArgument.field("window.from_time", sentence, reason="INVALID_WINDOW")
     return Window(*times)
 
 
-def _body_sha256(request: pb.CreateProfileRequest) -> bytes:
-    body = pb.CreateProfileRequest()
-    body.CopyFrom(request)
+def _body_sha256(request: pb.CreateProfileRequest | pb.UploadProfileHeader) -> bytes:
+    body = type(request).FromString(request.SerializeToString())
     body.ClearField("request_id")
     return hashlib.sha256(body.SerializeToString(deterministic=True)).digest()

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from services.monitoring.ids import time_ms_of
 from services.monitoring.profiles.bins import Placed, place
-from services.monitoring.profiles.frames import repeats, row_hashes
+from services.monitoring.profiles.frames import Column, repeats, row_hashes
 from services.monitoring.profiles.layouts import Layout
 from services.monitoring.profiles.models import GROUPS, QUALITY_COUNTS, Counts, FeatureReference, Reference
 from services.monitoring.profiles.overdispersion import group_of, grouped_counts
@@ -42,6 +42,12 @@ class Sample:
         vectors = np.concatenate((self.vectors, other.vectors))[order]
         return Sample(keys[order], vectors, self.whole and other.whole and keys.size <= size)
 
+    def of_share(self, share: float) -> Sample:
+        """Make it a sample of all rows, of which it is one of a share: up to `share` of the keys it has all of them."""
+        if share == 1.0:
+            return self
+        return Sample((self.keys * share).astype(np.uint64), self.vectors, whole=False)
+
 
 @dataclass(frozen=True, slots=True)
 class BucketCounts:
@@ -58,6 +64,7 @@ class BucketCounts:
         last_times_ms: [F], when the last value came that was not missing, in ms since 1970; 0: none did.
         samples: of EMBEDDINGs, by name.
         unknown: rows by the name of a feature that the reference does not have.
+        share: of the bucket's events that these are, chosen uniformly; 1: all.
     """
 
     row_count: int
@@ -70,6 +77,7 @@ class BucketCounts:
     last_times_ms: Counts
     samples: Mapping[str, Sample]
     unknown: Mapping[str, int]
+    share: float = 1.0
 
 
 def bin_slices(reference: Reference) -> list[slice]:
@@ -114,8 +122,8 @@ class BucketCounter:
             if placed.vectors is not None:
                 self._add_sample(feature, rows, placed, keys)
 
-    def result(self) -> BucketCounts:
-        """Give what was counted."""
+    def result(self, share: float = 1.0) -> BucketCounts:
+        """Give what was counted; `share` of the bucket's events came."""
         hashes = np.concatenate(self._hashes) if self._hashes else np.empty(0, np.uint64)
         return BucketCounts(
             row_count=self._row_count,
@@ -126,16 +134,18 @@ class BucketCounter:
             quality=self._quality,
             extremes=self._extremes,
             last_times_ms=self._last_times_ms,
-            samples=self._samples,
+            samples={name: sample.of_share(share) for name, sample in self._samples.items()},
             unknown=dict(self._unknown.most_common(MAX_UNKNOWN)),
+            share=share,
         )
 
     def _add_rows(self, inputs: Decoded, users: NDArray[np.intp]) -> None:
         frame = inputs.frame
         self._row_count += frame.row_count
         self._group_row_counts += np.bincount(users[inputs.events], minlength=GROUPS + 1)[:GROUPS]
-        ordered = [frame.columns[name] for name in self._layout.features if name in frame.columns]
-        if ordered:
+        missing = Column(np.zeros(frame.row_count, np.uint8))
+        if frame.columns.keys() & self._layout.known:
+            ordered = (frame.columns.get(name, missing) for name in self._layout.features)
             self._hashes.append(row_hashes(ordered, frame.row_count))
         self._unknown.update(inputs.unknown)
 

@@ -335,17 +335,16 @@ def repeats(hashes: NDArray[np.uint64]) -> int:
 
 
 def _bits(column: Column) -> NDArray[Any]:
-    """Give what tells a column's rows apart: its numbers as they are, where it has nothing else."""
+    """Give what tells a column's rows apart, whatever other rows it has: of a number its bits."""
     if column.numbers is not None and column.only(Tag.NUMBER):
         return column.numbers
-    if column.numbers is None:
-        found = column.tags.astype(np.uint64)
-    else:
-        found = (column.numbers + 0.0).view(np.uint64) + column.tags
-    found *= _MIX
+    found = (column.tags + np.uint64(1)) * _MIX
+    if column.numbers is not None:
+        bits = (column.numbers + 0.0).view(np.uint64)
+        found = np.where(column.tags == Tag.NUMBER, bits, np.where(column.tags == Tag.BOOLEAN, found + bits, found))
     if column.texts is not None:
         known = np.array([hash(text) for text in (*column.texts.known, "")], np.int64).view(np.uint64)
-        found += known[column.texts.codes]
+        found += np.where(column.texts.codes >= 0, known[column.texts.codes], np.uint64(0))
     if column.vectors is not None:
         found[column.tags == Tag.VECTOR] += _vector_hashes(column.vectors)
     return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
 from services.monitoring.profiles.models import FeatureKind, Reference
@@ -42,6 +42,11 @@ class Layout:
         embeddings = {feature.name: feature.dimensions for feature in found if feature.kind is FeatureKind.EMBEDDING}
         outcome = predictions == {PREDICTION} and PREDICTION not in embeddings
         return cls(features, frozenset(features), predictions, embeddings, outcome=outcome)
+
+    @classmethod
+    def named_by(cls, reference: Reference) -> Layout:
+        """Want all names, as where there is no reference; a tensor's columns take those of this one where they fit."""
+        return replace(cls.of(reference), predictions=frozenset(), embeddings={}, outcome=False, open=True)
 
     def wants(self, name: str, count: int, *, prediction: bool) -> bool:
         """Say whether a column is wanted where there are `count` already."""

@@ -88,7 +88,7 @@ QUALITY_COUNTS = ("wrong_type", "not_finite", "out_of_range", "outlier", "unknow
 
 @dataclass(frozen=True, slots=True)
 class LiveFeature:
-    """One feature over a window of T buckets.
+    """One feature over a window of T steps, which are buckets of 5 minutes, and in windows over a day several each.
 
     Attributes:
         counts: [T, B + 2], in the reference's bins, then missing, then other. Together they are the rows; of a
@@ -118,7 +118,8 @@ class LiveWindow:
     Attributes:
         from_time: of the first bucket.
         to_time: the end of the last one, exclusive.
-        bucket_times: [T], the beginnings, ascending; buckets without rows are left out.
+        bucket_times: [T], the beginnings of its steps, ascending, 288 at most; those without rows are left out. Up to
+            a day a step is a bucket of 5 minutes, in longer windows several.
         row_counts: [T], rows with captured features.
         duplicate_count: rows that repeat another of their bucket.
         group_row_counts: [GROUPS].

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -15,8 +18,9 @@ from services.common.errors import ResourceExhausted
 from services.common.keys import caller
 from services.monitoring.models import Window
 from services.monitoring.profiles.files import RowFiles
-from services.monitoring.profiles.models import Reference
-from services.monitoring.profiles.reference import Columns, Description, build_reference
+from services.monitoring.profiles.layouts import ANY_NAMES, Layout
+from services.monitoring.profiles.models import FeatureKind, Reference
+from services.monitoring.profiles.reference import MAX_FEATURES, Columns, Description, build_reference
 from services.monitoring.profiles.references import References, no_profile
 from services.monitoring.profiles.rows import read_rows
 from services.monitoring.profiles.sources import (
@@ -33,12 +37,14 @@ from services.monitoring.profiles.sources import (
 from services.monitoring.profiles.store.live import LiveStore
 from services.monitoring.profiles.store.profiles import ProfileStore
 from services.monitoring.profiles.traffic import read_traffic
-from services.monitoring.store.inferences import InferenceStore
+from services.monitoring.rollups.metrics import MetricsReader
 
 Clock = Callable[[], datetime]
 DEFAULT_PAGE_SIZE = 100
 MAX_MAKING = 2
 """Profiles made at once: each may take hundreds of megabytes."""
+MAX_RECEIVING = 8
+"""Files that come at once: each may take a gigabyte of disk."""
 
 
 class Profiles:
@@ -50,7 +56,7 @@ class Profiles:
         references: References,
         files: RowFiles,
         live: LiveStore,
-        inferences: InferenceStore,
+        metrics: MetricsReader,
         clock: Clock,
         attached: Callable[[], None],
     ) -> None:
@@ -59,10 +65,11 @@ class Profiles:
         self._references = references
         self._files = files
         self._live = live
-        self._inferences = inferences
+        self._metrics = metrics
         self._clock = clock
         self._attached = attached
         self._making = threading.BoundedSemaphore(MAX_MAKING)
+        self._receiving = threading.BoundedSemaphore(MAX_RECEIVING)
 
     def reference(self, model: str, version: str) -> Reference | None:
         """Give what a version is compared with now; None where it is with nothing."""
@@ -74,11 +81,16 @@ class Profiles:
         Raises:
             InvalidArgument: TOO_LARGE, TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, DIGEST_MISMATCH, MALFORMED_FILE,
                 UNKNOWN_COLUMN.
-            ResourceExhausted: others are made just now (TOO_MANY_PROFILES).
+            FailedPrecondition: REQUEST_ID_REUSED.
+            ResourceExhausted: others are sent or made just now (TOO_MANY_PROFILES).
             Unavailable: there is no room for the file (SCRATCH_FULL).
         """
-        with self._place(), self._files.sent(chunks, sha256=sha256) as (path, digest):
-            description = build_reference(read_rows(path, row_format, new.columns), new.columns)
+        with _place(self._receiving, MAX_RECEIVING), self._files.sent(chunks, sha256=sha256) as (path, digest):
+            new = replace(new, body_sha256=hashlib.sha256(new.body_sha256 + bytes.fromhex(digest)).digest())
+            made = self._store.find_made(new, caller().name)
+            if made is not None:
+                return self.get(made)
+            description = self._describe_file(path, row_format, new.columns)
         return self._keep(new, description, UploadSource(digest))
 
     def create(self, new: NewProfile, source: FileSource | WindowSource) -> Profile:
@@ -94,12 +106,11 @@ class Profiles:
         made = self._store.find_made(new, caller().name)
         if made is not None:
             return self.get(made)
-        with self._place():
-            if isinstance(source, FileSource):
-                with self._files.brought(source) as path:
-                    description = build_reference(read_rows(path, source.row_format, new.columns), new.columns)
-            else:
-                description = self._describe_window(new, source.window)
+        if isinstance(source, FileSource):
+            with _place(self._receiving, MAX_RECEIVING), self._files.brought(source) as path:
+                description = self._describe_file(path, source.row_format, new.columns)
+        else:
+            description = self._describe_window(new, source.window)
         return self._keep(new, description, source)
 
     def get(self, profile_id: UUID) -> Profile:
@@ -134,6 +145,8 @@ class Profiles:
     def attach(self, profile_id: UUID, version: str) -> Profile:
         """Have a version compared with a profile of its model; live data is counted anew against it.
 
+        It is given without its features.
+
         Raises:
             NotFound: PROFILE_NOT_FOUND.
         """
@@ -141,17 +154,33 @@ class Profiles:
         attachment = Attachment(reference.model, version, profile_id, self._clock(), caller().name)
         self._store.attach(attachment)
         self._attached()
-        return self.get(profile_id)
+        found = self.get(profile_id)
+        return replace(found, reference=replace(found.reference, features={}))
+
+    def _describe_file(self, path: Path, row_format: RowFormat, columns: Columns) -> Description:
+        with _place(self._making, MAX_MAKING):
+            return build_reference(read_rows(path, row_format, columns), columns)
 
     def _describe_window(self, new: NewProfile, window: Window) -> Description:
-        with self._live.reading(new.model, new.version, window) as events:
-            traffic = read_traffic(events, new.columns, window)
-        columns = Columns(kinds=new.columns.kinds, predictions=traffic.predictions)
-        found = build_reference(traffic.frame, columns, traffic.clusterings)
-        metrics = self._inferences.measure(new.model, new.version, window)
-        return Description(
-            found.row_count, found.features, metrics.accuracy, metrics.judged_count, found.duplicate_share
-        )
+        with _place(self._making, MAX_MAKING):
+            payloads = self._live.payloads(new.model, new.version, window, columns=MAX_FEATURES)
+            traffic = read_traffic(payloads.slices, new.columns, window, self._layout(new.model, new.version))
+            columns = Columns(kinds=new.columns.kinds, predictions=traffic.predictions)
+            found = build_reference(traffic.frame, columns, traffic.clusterings)
+        outputs = [feature for feature in found.features.values() if feature.is_prediction]
+        if len(outputs) == 1 and outputs[0].kind is FeatureKind.NUMERIC:
+            return found  # of a regression equality says nothing
+        totals = self._metrics.total(new.model, new.version, window)
+        return replace(found, accuracy=totals.accuracy, judged_count=totals.counts.judged_count)
+
+    def _layout(self, model: str, version: str) -> Layout:
+        """Take the names of the version's columns from what it is compared with, or else from the model's last profile:
+        a tensor has none of its own."""
+        profile_id = self._store.find_attached(model, version)
+        if profile_id is None:
+            newest = self._store.page(model, "", before=None, limit=1)
+            profile_id = newest[0].id if newest else None
+        return Layout.named_by(self._references.get(profile_id)) if profile_id else ANY_NAMES
 
     def _keep(self, new: NewProfile, description: Description, source: Source) -> Profile:
         attachment = Attachment(new.model, new.version, UUID(uuid7()), self._clock(), caller().name)
@@ -159,15 +188,16 @@ class Profiles:
         self._attached()
         return self.get(profile_id)
 
-    @contextmanager
-    def _place(self) -> Iterator[None]:
-        if not self._making.acquire(blocking=False):
-            sentence = f"{MAX_MAKING} profiles are being made just now; try again when one is done"
-            raise ResourceExhausted(sentence, reason="TOO_MANY_PROFILES", retry_after_s=5.0)
-        try:
-            yield
-        finally:
-            self._making.release()
+
+@contextmanager
+def _place(places: threading.BoundedSemaphore, most: int) -> Iterator[None]:
+    if not places.acquire(blocking=False):
+        sentence = f"{most} profiles are being sent or made just now; try again when one is done"
+        raise ResourceExhausted(sentence, reason="TOO_MANY_PROFILES", retry_after_s=5.0)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def _before(position: list[Any]) -> UUID:

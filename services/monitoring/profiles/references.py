@@ -49,4 +49,4 @@ class References:
 
 def no_profile(sentence: str) -> NotFound:
     """Say that a profile is not there."""
-    return NotFound(f"{sentence}; ListProfiles names those that there are", reason="PROFILE_NOT_FOUND")
+    return NotFound(f"{sentence}; `penstock profile list` names those that there are", reason="PROFILE_NOT_FOUND")

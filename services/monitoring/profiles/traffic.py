@@ -13,7 +13,7 @@ from services.common.errors import InvalidArgument
 from services.monitoring.ids import time_ms_of
 from services.monitoring.models import Window
 from services.monitoring.profiles.frames import Frame, numbers_column
-from services.monitoring.profiles.layouts import ANY_NAMES
+from services.monitoring.profiles.layouts import ANY_NAMES, Layout
 from services.monitoring.profiles.models import BUCKET, GROUPS
 from services.monitoring.profiles.overdispersion import group_of
 from services.monitoring.profiles.reference import MAX_FEATURES, Clusters, Columns, too_many_features
@@ -38,7 +38,9 @@ class Traffic:
     clusterings: Sequence[Clusters]
 
 
-def read_traffic(batches: Iterable[Sequence[LiveRow]], columns: Columns, window: Window) -> Traffic:
+def read_traffic(
+    batches: Iterable[Sequence[LiveRow]], columns: Columns, window: Window, layout: Layout = ANY_NAMES
+) -> Traffic:
     """Decode the events of a window.
 
     Raises:
@@ -46,7 +48,7 @@ def read_traffic(batches: Iterable[Sequence[LiveRow]], columns: Columns, window:
     """
     sample, predictions = RowSample(), dict[str, None]()
     for events in batches:
-        frame, names = _decoded(events, columns)
+        frame, names = _decoded(events, columns, layout)
         predictions.update(dict.fromkeys(names))
         if len(frame.columns) > MAX_FEATURES + len(columns.ignored):
             raise too_many_features()
@@ -61,11 +63,11 @@ def read_traffic(batches: Iterable[Sequence[LiveRow]], columns: Columns, window:
     return Traffic(Frame(frame.row_count, kept), tuple(predictions), clusterings)
 
 
-def _decoded(events: Sequence[LiveRow], columns: Columns) -> tuple[Frame, Sequence[str]]:
+def _decoded(events: Sequence[LiveRow], columns: Columns, layout: Layout) -> tuple[Frame, Sequence[str]]:
     """Put each row's inputs, outputs, time and user side by side. What failed is no example of good data."""
     events = [event for event in events if not event.error_code]
-    inputs = decode_features(events, ANY_NAMES)
-    outputs = decode_predictions(events, ANY_NAMES)
+    inputs = decode_features(events, layout)
+    outputs = decode_predictions(events, layout)
     rows = inputs.frame.row_count
     found = dict(inputs.frame.columns)
     aligned = _aligned(outputs.frame, outputs.events, inputs.events, rows)

@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
-from penstock.errors import InvalidArgument
+from penstock.errors import InvalidArgument, PenstockError
 from penstock.ids import uuid7
 from penstock.monitoring_connection import MonitoringConnected, page_size_of
 from penstock.paging import pages
 from penstock.profile_rows import Table, spooled_rows
+from penstock.retries import Tries
 from penstock.uploads import Progress, UploadFile
 from penstock.values import enum_number, to_timestamp
 
@@ -77,8 +78,9 @@ class ProfilesClient(MonitoringConnected):
         row_format: Format = None,
         note: str = "",
         progress: Progress | None = None,
+        request_id: str = "",
     ) -> pb.Profile:
-        """Make a profile of rows, those that the version was trained on for example, and attach it. Never retried.
+        """Make a profile of rows, those that the version was trained on for example, and attach it.
 
         Args:
             model: the model.
@@ -87,7 +89,8 @@ class ProfilesClient(MonitoringConnected):
             columns: what the columns are.
             row_format: how the file is written.
             note: for people; at most 1,000 characters.
-            progress: called with the bytes sent so far and in all.
+            progress: called with the bytes sent so far and in all; from the start again where sending is tried again.
+            request_id: the same again, with the same bytes, gives the first result for 7 days; empty: a new one.
 
         Raises:
             InvalidArgument: the suffix says no format, and none was given (FORMAT_REQUIRED); the table is none
@@ -109,10 +112,9 @@ class ProfilesClient(MonitoringConnected):
                 columns=columns.message() if columns else None,
                 note=note,
                 sha256=file.sha256,
+                request_id=request_id or uuid7(),
             )
-            method, kind = self._connection.stub.UploadProfile, pb.UploadProfileRequest
-            requests = _requests(header, file, progress)
-            return self._connection.upload(method, kind, requests, idle_timeout_s=PROFILE_TIMEOUT_S).profile
+            return self._upload(header, file, progress)
 
     def create_from_uri(
         self,
@@ -225,6 +227,16 @@ class ProfilesClient(MonitoringConnected):
         """
         request = pb.AttachProfileRequest(id=profile_id, version=version)
         return self._connection.unary(self._connection.stub.AttachProfile, request).profile
+
+    def _upload(self, header: pb.UploadProfileHeader, file: UploadFile, progress: Progress | None) -> pb.Profile:
+        method, kind = self._connection.stub.UploadProfile, pb.UploadProfileRequest
+        tries = Tries(self._connection.retry)
+        while True:
+            try:
+                requests = _requests(header, file, progress)
+                return self._connection.upload(method, kind, requests, idle_timeout_s=PROFILE_TIMEOUT_S).profile
+            except PenstockError as error:
+                tries.again(error)
 
     def _create(self, request: pb.CreateProfileRequest) -> pb.Profile:
         method = self._connection.stub.CreateProfile

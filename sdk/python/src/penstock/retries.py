@@ -99,7 +99,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "ListMetrics": Safety.ALWAYS,
         "GetRealtimeMetrics": Safety.ALWAYS,
         "WatchMetrics": Safety.ALWAYS,
-        "UploadProfile": Safety.NEVER,  # the second makes another profile
+        "UploadProfile": Safety.WITH_REQUEST_ID,  # and only from a source that can be read again
         "CreateProfile": Safety.WITH_REQUEST_ID,
         "GetProfile": Safety.ALWAYS,
         "ListProfiles": Safety.ALWAYS,

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from uuid import UUID
-from zlib import crc32
 
 import numpy as np
 from psycopg import Connection, errors, sql
-from psycopg.rows import DictRow, tuple_row
+from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from services.common.errors import Unavailable
 from services.common.postgres import Database
-from services.monitoring.ids import first_id
 from services.monitoring.models import Window
 from services.monitoring.profiles.count import BucketCounts
 from services.monitoring.profiles.models import BUCKET, GROUPS, QUALITY_COUNTS
@@ -28,13 +26,8 @@ from services.monitoring.profiles.packing import (
     unpack_floats,
     unpack_samples,
 )
-from services.monitoring.profiles.values import LiveRow
+from services.monitoring.profiles.store.payloads import Payloads, on_connection, on_database, payloads
 from services.monitoring.store.days import Days, partition_name
-
-SLICE_BYTES = 8 * 1024 * 1024
-SLICE_EVENTS = 2_000
-MAX_EVENTS_BYTES = 256 * 1024 * 1024
-"""Payloads of one bucket, or one profile, that are read: of more a uniform sample is taken."""
 
 # Closed buckets first, the newest before the others; those that are open or were counted just now wait their turn. Of
 # open ones the marks of the rollups tell, which count a bucket, and leave a mark here, only when it is over: of those
@@ -87,44 +80,53 @@ _GONE = "SELECT EXISTS (SELECT FROM monitoring.dropped_days WHERE table_name = '
 _HOLD = "LOCK TABLE monitoring.{table} IN ACCESS SHARE MODE"
 _ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
 
-_SIZES = """
-SELECT inference_id, octet_length(features) + coalesce(octet_length(prediction), 0)
-FROM monitoring.inferences
-WHERE model = %(model)s AND version = %(version)s AND inference_id >= %(first_id)s AND inference_id < %(end_id)s
-  AND inference_id > %(after)s AND features IS NOT NULL
-ORDER BY inference_id
-LIMIT %(limit)s
-"""
-_EVENTS = """
-SELECT inference_id, user_id, error_code, row_count, features, prediction, outcomes
-FROM monitoring.inferences
-WHERE inference_id >= %(first_id)s AND inference_id <= %(last_id)s AND inference_id = ANY (%(ids)s)
-ORDER BY inference_id
-"""
-_SIZES_LIMIT = 100_000
-
 _WRITE = """
 INSERT INTO monitoring.live_profiles (
-    model, version, profile_id, start_time, count_time, row_count, duplicate_count, counts, groups, extremes, samples,
-    unknown
+    model, version, profile_id, start_time, count_time, share, row_count, duplicate_count, counts, groups, extremes,
+    samples, unknown
 )
 VALUES (
-    %(model)s, %(version)s, %(profile_id)s, %(start_time)s, %(count_time)s, %(row_count)s, %(duplicate_count)s,
-    %(counts)s, %(groups)s, %(extremes)s, %(samples)s, %(unknown)s
+    %(model)s, %(version)s, %(profile_id)s, %(start_time)s, %(count_time)s, %(share)s, %(row_count)s,
+    %(duplicate_count)s, %(counts)s, %(groups)s, %(extremes)s, %(samples)s, %(unknown)s
 )
 ON CONFLICT (model, version, profile_id, start_time) DO UPDATE
-SET count_time = excluded.count_time, row_count = excluded.row_count, duplicate_count = excluded.duplicate_count,
-    counts = excluded.counts, groups = excluded.groups, extremes = excluded.extremes, samples = excluded.samples,
-    unknown = excluded.unknown
+SET count_time = excluded.count_time, share = excluded.share, row_count = excluded.row_count,
+    duplicate_count = excluded.duplicate_count, counts = excluded.counts, groups = excluded.groups,
+    extremes = excluded.extremes, samples = excluded.samples, unknown = excluded.unknown
 """
 _READ = """
-SELECT start_time, row_count, duplicate_count, counts, groups, extremes, samples, unknown
+SELECT start_time, share, row_count, duplicate_count, counts, groups, extremes, samples, unknown
 FROM monitoring.live_profiles
 WHERE model = %(model)s AND version = %(version)s AND profile_id = %(profile_id)s
   AND start_time >= %(from_time)s AND start_time < %(to_time)s
 ORDER BY start_time
 """
-_READ_SPAN = timedelta(days=1)
+_READ_SPAN = timedelta(hours=3)
+_SHARE = """
+SELECT coalesce(min(share), 1.0) AS share
+FROM monitoring.live_profiles
+WHERE model = %(model)s AND version = %(version)s AND profile_id = %(profile_id)s
+  AND start_time >= %(from_time)s AND start_time < %(to_time)s
+"""
+# Marks of events that are stored, of buckets whose rollup is counted, and the days that an attachment will mark.
+_UNCOUNTED = """
+SELECT start_time FROM monitoring.profile_marks
+WHERE model = %(model)s AND version = %(version)s AND start_time >= %(from_time)s AND start_time < %(to_time)s
+UNION
+SELECT start_time FROM monitoring.rollup_marks
+WHERE granularity = 1 AND model = %(model)s AND version = %(version)s
+  AND start_time >= %(from_time)s AND start_time < %(to_time)s
+UNION
+SELECT bucket
+FROM monitoring.profile_attachments
+CROSS JOIN generate_series(
+    %(from_time)s::timestamptz,
+    least(%(to_time)s, (recount_day + 1)::timestamp AT TIME ZONE 'UTC') - interval '5 minutes',
+    interval '5 minutes'
+) AS bucket
+WHERE model = %(model)s AND version = %(version)s AND recount_day IS NOT NULL
+ORDER BY start_time
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,17 +207,27 @@ class LiveStore:
             message = "The day's partition was dropped just now; count it again."
             raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
 
-    @contextmanager
-    def reading(self, model: str, version: str, window: Window) -> Iterator[Iterator[Sequence[LiveRow]]]:
-        """Lend the events of a window, on one snapshot."""
+    def payloads(self, model: str, version: str, window: Window, *, columns: int) -> Payloads:
+        """Read the events of a window, each slice on a snapshot of its own."""
+        return payloads(on_database(self._db), model, version, window, columns=columns)
+
+    def share(self, model: str, version: str, profile_id: UUID, window: Window) -> float:
+        """Give the least share of its events that was read of a bucket of a window."""
+        values = {"model": model, "version": version, "profile_id": profile_id, **_bounds(window)}
         with self._db.transaction() as connection:
-            connection.execute(_ONE_SNAPSHOT)
-            yield _events(connection, model, version, window)
+            found = connection.execute(_SHARE, values).fetchone()
+        return 1.0 if found is None else float(found["share"])
+
+    def uncounted(self, model: str, version: str, window: Window) -> list[datetime]:
+        """List the buckets of a window that wait to be counted, or counted anew."""
+        with self._db.transaction() as connection:
+            found = connection.execute(_UNCOUNTED, {"model": model, "version": version, **_bounds(window)})
+            return [row["start_time"] for row in found]
 
     def read(
         self, model: str, version: str, profile_id: UUID, window: Window
     ) -> Iterator[tuple[datetime, BucketCounts]]:
-        """Give the counts of the buckets of a window that have rows, a day's at a time."""
+        """Give the counts of the buckets of a window that have rows, some hours' at a time."""
         time = window.from_time
         while time < window.to_time:
             until = min(time + _READ_SPAN, window.to_time)
@@ -234,9 +246,10 @@ class Bucket:
         self._mark = mark
         self.profile_id = profile_id
 
-    def events(self) -> Iterator[Sequence[LiveRow]]:
+    def payloads(self, *, columns: int) -> Payloads:
         """Give the events with captured features, some at a time."""
-        return _events(self._connection, self._mark.model, self._mark.version, self._mark.window)
+        query = on_connection(self._connection)
+        return payloads(query, self._mark.model, self._mark.version, self._mark.window, columns=columns)
 
     def write(self, counts: BucketCounts, now: datetime) -> None:
         """Keep the counts, in place of those before."""
@@ -246,6 +259,7 @@ class Bucket:
             "profile_id": self.profile_id,
             "start_time": self._mark.start_time,
             "count_time": now,
+            "share": counts.share,
             "row_count": counts.row_count,
             "duplicate_count": counts.duplicate_count,
             "counts": pack_counts(np.concatenate((counts.counts, counts.quality.ravel()))),
@@ -263,6 +277,7 @@ def _counts_from(row: DictRow) -> BucketCounts:
     counts = unpack_counts(row["counts"])
     extremes = unpack_floats(row["extremes"]).reshape(-1, 3)
     return BucketCounts(
+        share=row["share"],
         row_count=row["row_count"],
         duplicate_count=row["duplicate_count"],
         group_row_counts=groups[:, 0],
@@ -274,6 +289,10 @@ def _counts_from(row: DictRow) -> BucketCounts:
         samples=unpack_samples(row["samples"]),
         unknown=row["unknown"],
     )
+
+
+def _bounds(window: Window) -> dict[str, datetime]:
+    return {"from_time": window.from_time, "to_time": window.to_time}
 
 
 def _is_there(connection: Connection[DictRow], day: date) -> bool:
@@ -291,50 +310,3 @@ def _held(connection: Connection[DictRow], day: date) -> bool:
     except errors.UndefinedTable:
         return False
     return True
-
-
-def _events(connection: Connection[DictRow], model: str, version: str, window: Window) -> Iterator[Sequence[LiveRow]]:
-    """Read events slice by slice, so that no statement is long and no slice large, whatever the payloads."""
-    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-        sizes = _sizes(connection, model, version, window)
-        for ids in _slices(sizes):
-            bounds = {"first_id": ids[0], "last_id": ids[-1]}  # by which the days that matter are found
-            yield [LiveRow(*row) for row in cursor.execute(_EVENTS, {"ids": ids, **bounds}).fetchall()]
-
-
-def _sizes(connection: Connection[DictRow], model: str, version: str, window: Window) -> list[tuple[UUID, int]]:
-    """List ids and the bytes of their payloads; of more than may be read a uniform sample, by a hash of the ids."""
-    begin, end = first_id(window.from_time), first_id(window.to_time)
-    names = {"model": model, "version": version, "first_id": begin, "end_id": end, "limit": _SIZES_LIMIT}
-    found: list[tuple[UUID, int]] = []
-    total, share, after = 0, 1.0, UUID(int=max(begin.int - 1, 0))
-    with connection.cursor(row_factory=tuple_row, binary=True) as cursor:
-        while rows := cursor.execute(_SIZES, {**names, "after": after}).fetchall():
-            after = rows[-1][0]
-            found += _sampled(rows, share)
-            total = sum(size for _, size in found)
-            while total > MAX_EVENTS_BYTES or len(found) > 10 * _SIZES_LIMIT:
-                share /= 2
-                found = _sampled(found, share)
-                total = sum(size for _, size in found)
-    return found
-
-
-def _sampled(rows: Sequence[tuple[UUID, int]], share: float) -> list[tuple[UUID, int]]:
-    if share == 1.0:
-        return list(rows)
-    limit = int(share * 2**32)
-    return [(inference_id, size) for inference_id, size in rows if crc32(inference_id.bytes) < limit]
-
-
-def _slices(sizes: Sequence[tuple[UUID, int]]) -> Iterator[list[UUID]]:
-    ids: list[UUID] = []
-    total = 0
-    for inference_id, size in sizes:
-        if ids and (len(ids) >= SLICE_EVENTS or total + size > SLICE_BYTES):
-            yield ids
-            ids, total = [], 0
-        ids.append(inference_id)
-        total += size
-    if ids:
-        yield ids

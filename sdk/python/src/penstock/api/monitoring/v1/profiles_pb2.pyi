@@ -290,7 +290,10 @@ Global___FileSource: _TypeAlias = FileSource  # noqa: Y015
 
 @_typing.final
 class WindowSource(_message.Message):
-    """WindowSource is live traffic."""
+    """WindowSource is live traffic. Of more than 250,000 events, or 256 MiB of payloads, a uniform sample is read. The
+    columns of a tensor are named as in what the version is compared with, or else in the model's last profile, where
+    they are as many; otherwise NAME[0], NAME[1] and so on.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -298,7 +301,7 @@ class WindowSource(_message.Message):
     TO_TIME_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
-        """From here on; required."""
+        """From here on, 14 days before to_time at most; required."""
 
     @_builtins.property
     def to_time(self) -> _timestamp_pb2.Timestamp:
@@ -482,6 +485,7 @@ class UploadProfileHeader(_message.Message):
     COLUMNS_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model; required."""
     version: _builtins.str
@@ -492,6 +496,8 @@ class UploadProfileHeader(_message.Message):
     """At most 1,000 characters."""
     sha256: _builtins.str
     """In lowercase hex, to be checked; empty: not checked."""
+    request_id: _builtins.str
+    """A UUID; the same again, with the same bytes, gives the first result for 7 days. Empty: a new one."""
     @_builtins.property
     def columns(self) -> Global___Columns:
         """What the columns are."""
@@ -505,10 +511,11 @@ class UploadProfileHeader(_message.Message):
         columns: Global___Columns | None = ...,
         note: _builtins.str = ...,
         sha256: _builtins.str = ...,
+        request_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "format", b"format", "model", b"model", "note", b"note", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "format", b"format", "model", b"model", "note", b"note", "request_id", b"request_id", "sha256", b"sha256", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -70,8 +70,8 @@ class ProfileServiceServicer(object):
         """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
         Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
         TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
-        UNAVAILABLE: SCRATCH_FULL.
+        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+        TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,8 @@ class ProfileServiceStub:
     """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
     Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
     TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
-    UNAVAILABLE: SCRATCH_FULL.
+    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+    TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
     """
     CreateProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
@@ -69,8 +69,8 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
     Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
     TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
-    UNAVAILABLE: SCRATCH_FULL.
+    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+    TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
     """
     CreateProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]  # type: ignore[assignment]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
@@ -100,8 +100,8 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
         Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
         TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (two are made at once).
-        UNAVAILABLE: SCRATCH_FULL.
+        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
+        TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
         """
 
     @_abc_1.abstractmethod
