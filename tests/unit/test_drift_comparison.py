@@ -36,6 +36,7 @@ from services.monitoring.profiles.models import (
     Moments,
     Reference,
 )
+from services.monitoring.window_checks.window import Completeness
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 BUCKETS = 288
@@ -327,6 +328,7 @@ def test_a_check_comes_back_from_its_document_as_it_was() -> None:
         results=tuple(replace(result, bins=tuple(result.bins)) for result in found.results),
         trigger=Trigger.REQUEST,
         create_time=NOW,
+        completeness=Completeness(2, NOW),
     )
     assert convert.check_from(convert.check_proto(check).SerializeToString()) == check
     assert convert.check_proto(check.without_results()).results == []

@@ -24,7 +24,7 @@ from services.monitoring.rollups.models import Question
 from services.monitoring.window_checks.keeping import Form, Kept
 from services.monitoring.window_checks.rounds import Rounds, busiest
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
-from services.monitoring.window_checks.window import check_window
+from services.monitoring.window_checks.window import check_window, completeness
 
 Clock = Callable[[], datetime]
 QUARTER = timedelta(days=91)
@@ -132,7 +132,9 @@ class DriftChecks:
         alpha: float,
         trigger: Trigger,
     ) -> DriftCheck:
+        now = self._clock()
         live = self._live.window(reference, version, window.from_time, window.to_time)
+        complete = completeness(window, live.uncounted_buckets, now)
         rules = Rules(
             alpha=alpha,
             effect_floor=configuration.effect_floor,
@@ -158,10 +160,11 @@ class DriftChecks:
             alpha=found.alpha,
             gate=found.gate,
             false_alarm_rate=found.false_alarm_rate,
-            summary=found.summary,
+            summary=f"{found.summary.removesuffix('.')}{complete.note}.",
             results=found.results,
             trigger=trigger,
             create_time=self._clock(),
+            completeness=complete,
         )
 
     def _labels(self, reference: Reference, version: str, window: Window) -> Labels | None:

@@ -24,6 +24,7 @@ from services.monitoring.drift.models import (
 )
 from services.monitoring.models import Window
 from services.monitoring.profiles.models import FeatureKind
+from services.monitoring.window_checks.window import Completeness
 
 Asked = tuple[str, str, datetime | None, datetime | None]
 
@@ -85,6 +86,9 @@ def check_proto(check: DriftCheck) -> pb.DriftCheck:
     message.from_time.FromDatetime(check.window.from_time)
     message.to_time.FromDatetime(check.window.to_time)
     message.create_time.FromDatetime(check.create_time)
+    message.uncounted_bucket_count = check.completeness.uncounted_bucket_count
+    if check.completeness.complete_until is not None:
+        message.complete_until.FromDatetime(check.completeness.complete_until)
     return message
 
 
@@ -148,6 +152,10 @@ def check_from(document: bytes) -> DriftCheck:
         results=tuple(map(_result_from, message.results)),
         trigger=Trigger(message.trigger),
         create_time=message.create_time.ToDatetime(UTC),
+        completeness=Completeness(
+            message.uncounted_bucket_count,
+            message.complete_until.ToDatetime(UTC) if message.HasField("complete_until") else None,
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from uuid import UUID
 from services.monitoring.configuration.models import DriftGate
 from services.monitoring.models import Window
 from services.monitoring.profiles.models import FeatureKind
+from services.monitoring.window_checks.window import ALL_THERE, Completeness
 
 
 class DriftType(enum.Enum):
@@ -168,6 +169,7 @@ class DriftCheck:
     results: Sequence[DriftResult]
     trigger: Trigger
     create_time: datetime
+    completeness: Completeness = ALL_THERE
 
     def without_results(self) -> DriftCheck:
         """Give it as lists show it."""

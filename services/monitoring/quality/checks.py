@@ -18,13 +18,13 @@ from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.quality import convert
 from services.monitoring.quality.findings import examine
-from services.monitoring.quality.models import QualityCheck, QualityFilters, QualityReport
+from services.monitoring.quality.models import QualityCheck, QualityFilters
 from services.monitoring.quality.unreferenced import Unreferenced
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import Form, Kept
 from services.monitoring.window_checks.rounds import Rounds, busiest
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Version
-from services.monitoring.window_checks.window import check_window
+from services.monitoring.window_checks.window import ALL_THERE, check_window, completeness
 
 Clock = Callable[[], datetime]
 
@@ -104,38 +104,29 @@ class QualityChecks:
     def _look(
         self, model: str, version: str, window: Window, configuration: QualityConfiguration, trigger: Trigger
     ) -> QualityCheck:
+        now, complete = self._clock(), ALL_THERE
         reference = self._sources.profiles.reference(model, version)
         if reference is None:
             report = self._sources.unreferenced.examine(model, version, window, configuration)
         else:
             live = self._sources.live.window(reference, version, window.from_time, window.to_time)
+            complete = completeness(window, live.uncounted_buckets, now)
             report = examine(reference, live, configuration)
-        return _check(model, version, reference.id if reference else None, window, report, trigger, self._clock())
-
-
-def _check(
-    model: str,
-    version: str,
-    profile_id: UUID | None,
-    window: Window,
-    report: QualityReport,
-    trigger: Trigger,
-    now: datetime,
-) -> QualityCheck:
-    return QualityCheck(
-        id=UUID(uuid7(now)),
-        model=model,
-        version=version,
-        profile_id=profile_id,
-        window=window,
-        status=report.status,
-        row_count=report.row_count,
-        violation_count=report.violation_count,
-        summary=report.summary,
-        findings=report.findings,
-        trigger=trigger,
-        create_time=now,
-    )
+        return QualityCheck(
+            id=UUID(uuid7(now)),
+            model=model,
+            version=version,
+            profile_id=reference.id if reference else None,
+            window=window,
+            status=report.status,
+            row_count=report.row_count,
+            violation_count=report.violation_count,
+            summary=report.summary + complete.note,
+            findings=report.findings,
+            trigger=trigger,
+            create_time=now,
+            completeness=complete,
+        )
 
 
 def _stored(check: QualityCheck) -> StoredCheck:

@@ -20,6 +20,7 @@ from services.monitoring.quality.models import (
     QualityIssue,
     QualityStatus,
 )
+from services.monitoring.window_checks.window import Completeness
 
 Asked = tuple[str, str, datetime | None, datetime | None]
 
@@ -75,6 +76,9 @@ def check_proto(check: QualityCheck) -> pb.QualityCheck:
     message.from_time.FromDatetime(check.window.from_time)
     message.to_time.FromDatetime(check.window.to_time)
     message.create_time.FromDatetime(check.create_time)
+    message.uncounted_bucket_count = check.completeness.uncounted_bucket_count
+    if check.completeness.complete_until is not None:
+        message.complete_until.FromDatetime(check.completeness.complete_until)
     return message
 
 
@@ -107,6 +111,10 @@ def check_from(document: bytes) -> QualityCheck:
         findings=tuple(map(_finding_from, message.findings)),
         trigger=Trigger(message.trigger),
         create_time=message.create_time.ToDatetime(UTC),
+        completeness=Completeness(
+            message.uncounted_bucket_count,
+            message.complete_until.ToDatetime(UTC) if message.HasField("complete_until") else None,
+        ),
     )
 
 

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from services.monitoring.drift.models import Trigger
 from services.monitoring.models import Window
+from services.monitoring.window_checks.window import ALL_THERE, Completeness
 
 
 class QualityIssue(enum.Enum):
@@ -87,6 +88,7 @@ class QualityCheck:
     findings: Sequence[QualityFinding]
     trigger: Trigger
     create_time: datetime
+    completeness: Completeness = ALL_THERE
 
 
 @dataclass(frozen=True, slots=True)

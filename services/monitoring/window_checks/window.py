@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -32,3 +34,30 @@ def check_window(from_time: datetime | None, end: datetime, length: timedelta) -
             reason="INVALID_WINDOW",
         )
     return Window(begin, to_time)
+
+
+@dataclass(frozen=True, slots=True)
+class Completeness:
+    """How much of a window was there when it was checked; the contract says it of `DriftCheck`."""
+
+    uncounted_bucket_count: int = 0
+    complete_until: datetime | None = None
+
+    @property
+    def note(self) -> str:
+        """What is wanting, to follow a sentence; empty: nothing is."""
+        count = self.uncounted_bucket_count
+        if not count:
+            return ""
+        waits = "1 of its buckets of 5 minutes waits" if count == 1 else f"{count:,} of its buckets of 5 minutes wait"
+        return f"; {waits} to be counted, and what came in them is not in it or not all of it"
+
+
+def completeness(window: Window, uncounted: Sequence[datetime], now: datetime) -> Completeness:
+    """Tell it from the buckets of a window that wait to be counted, ascending. One that is not over does not wait."""
+    begun = now - (now - _EPOCH) % BUCKET
+    until = min([window.to_time, begun, *uncounted[:1]])
+    return Completeness(sum(time < begun for time in uncounted), max(until, window.from_time))
+
+
+ALL_THERE: Final = Completeness()

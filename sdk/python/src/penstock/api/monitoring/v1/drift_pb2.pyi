@@ -375,6 +375,8 @@ class DriftCheck(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     TRIGGER_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_BUCKET_COUNT_FIELD_NUMBER: _builtins.int
+    COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
@@ -407,6 +409,10 @@ class DriftCheck(_message.Message):
     """What came out, in a sentence."""
     trigger: Global___Trigger.ValueType
     """What brought it about."""
+    uncounted_bucket_count: _builtins.int
+    """Buckets of 5 minutes of the window that were over and waited to be counted, or counted anew, when it was checked:
+    what came in them is not in the results, or not all of it.
+    """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
         """The window that was compared."""
@@ -426,6 +432,10 @@ class DriftCheck(_message.Message):
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
+
+    @_builtins.property
+    def complete_until(self) -> _timestamp_pb2.Timestamp:
+        """Up to here every bucket was over and counted; the window's end, or the beginning of the first that was not."""
 
     def __init__(
         self,
@@ -449,10 +459,12 @@ class DriftCheck(_message.Message):
         results: _abc.Iterable[Global___DriftResult] | None = ...,
         trigger: Global___Trigger.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        uncounted_bucket_count: _builtins.int = ...,
+        complete_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "create_time", b"create_time", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "compared_count", b"compared_count", "create_time", b"create_time", "drifted_count", b"drifted_count", "drifted_types", b"drifted_types", "effect", b"effect", "false_alarm_rate", b"false_alarm_rate", "from_time", b"from_time", "gate", b"gate", "id", b"id", "live_count", b"live_count", "model", b"model", "profile_id", b"profile_id", "results", b"results", "status", b"status", "summary", b"summary", "to_time", b"to_time", "trigger", b"trigger", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alpha", b"alpha", "compared_count", b"compared_count", "complete_until", b"complete_until", "create_time", b"create_time", "drifted_count", b"drifted_count", "drifted_types", b"drifted_types", "effect", b"effect", "false_alarm_rate", b"false_alarm_rate", "from_time", b"from_time", "gate", b"gate", "id", b"id", "live_count", b"live_count", "model", b"model", "profile_id", b"profile_id", "results", b"results", "status", b"status", "summary", b"summary", "to_time", b"to_time", "trigger", b"trigger", "uncounted_bucket_count", b"uncounted_bucket_count", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -57,7 +57,8 @@ class DriftServiceServicer(object):
     """
 
     def CheckDrift(self, request, context):
-        """Checks now, and keeps the result as one that came by schedule is kept.
+        """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
+        a retraining.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
         has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """

@@ -38,7 +38,8 @@ class DriftServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> DriftServiceAsyncStub: ...
     CheckDrift: _grpc.UnaryUnaryMultiCallable[_drift_pb2.CheckDriftRequest, _drift_pb2.CheckDriftResponse]
-    """Checks now, and keeps the result as one that came by schedule is kept.
+    """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
+    a retraining.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
     has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
@@ -55,7 +56,8 @@ class DriftServiceAsyncStub(DriftServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckDrift: _aio.UnaryUnaryMultiCallable[_drift_pb2.CheckDriftRequest, _drift_pb2.CheckDriftResponse]  # type: ignore[assignment]
-    """Checks now, and keeps the result as one that came by schedule is kept.
+    """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
+    a retraining.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
     has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
@@ -75,7 +77,8 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _drift_pb2.CheckDriftRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_drift_pb2.CheckDriftResponse, _abc.Awaitable[_drift_pb2.CheckDriftResponse]]:
-        """Checks now, and keeps the result as one that came by schedule is kept.
+        """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
+        a retraining.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
         has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """

@@ -178,6 +178,8 @@ class QualityCheck(_message.Message):
     FINDINGS_FIELD_NUMBER: _builtins.int
     TRIGGER_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
+    UNCOUNTED_BUCKET_COUNT_FIELD_NUMBER: _builtins.int
+    COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
@@ -196,6 +198,10 @@ class QualityCheck(_message.Message):
     """What came out, in a sentence."""
     trigger: _drift_pb2.Trigger.ValueType
     """What brought it about."""
+    uncounted_bucket_count: _builtins.int
+    """Buckets of 5 minutes of the window that were over and waited to be counted, or counted anew, when it was checked:
+    what came in them is not in the results, or not all of it.
+    """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
         """The window."""
@@ -214,6 +220,10 @@ class QualityCheck(_message.Message):
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was made."""
 
+    @_builtins.property
+    def complete_until(self) -> _timestamp_pb2.Timestamp:
+        """Up to here every bucket was over and counted; the window's end, or the beginning of the first that was not."""
+
     def __init__(
         self,
         *,
@@ -230,10 +240,12 @@ class QualityCheck(_message.Message):
         findings: _abc.Iterable[Global___QualityFinding] | None = ...,
         trigger: _drift_pb2.Trigger.ValueType = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
+        uncounted_bucket_count: _builtins.int = ...,
+        complete_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "create_time", b"create_time", "from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "findings", b"findings", "from_time", b"from_time", "id", b"id", "model", b"model", "profile_id", b"profile_id", "row_count", b"row_count", "status", b"status", "summary", b"summary", "to_time", b"to_time", "trigger", b"trigger", "version", b"version", "violation_count", b"violation_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["complete_until", b"complete_until", "create_time", b"create_time", "findings", b"findings", "from_time", b"from_time", "id", b"id", "model", b"model", "profile_id", b"profile_id", "row_count", b"row_count", "status", b"status", "summary", b"summary", "to_time", b"to_time", "trigger", b"trigger", "uncounted_bucket_count", b"uncounted_bucket_count", "version", b"version", "violation_count", b"violation_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,45 @@
+"""Which window is checked, and how much of it was there."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from services.common.errors import InvalidArgument
+from services.monitoring.models import Window
+from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+LAST_HOUR = Window(NOON - 55 * MINUTE, NOON + 5 * MINUTE)
+
+
+def test_a_window_is_of_whole_buckets() -> None:
+    assert check_window(None, NOON + MINUTE, 60 * MINUTE) == LAST_HOUR
+    assert check_window(NOON - 51 * MINUTE, NOON + MINUTE, MINUTE) == LAST_HOUR
+    with pytest.raises(InvalidArgument):
+        check_window(NOON, NOON - MINUTE, MINUTE)
+
+
+@pytest.mark.parametrize("end", [datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)])
+def test_a_window_beyond_the_calendar_is_refused(end: datetime) -> None:
+    with pytest.raises(InvalidArgument):
+        check_window(None, end, 60 * MINUTE)
+
+
+def test_a_check_says_from_when_on_rows_were_not_counted_yet() -> None:
+    waiting = [NOON - 20 * MINUTE, NOON - 10 * MINUTE, NOON]
+    found = completeness(LAST_HOUR, waiting, NOON + MINUTE)
+    assert found == Completeness(2, NOON - 20 * MINUTE)
+    assert found.note.startswith("; 2 of its buckets of 5 minutes wait to be counted")
+    assert completeness(LAST_HOUR, waiting[1:], NOON + MINUTE).note.startswith("; 1 of its buckets of 5 minutes waits")
+
+
+def test_the_bucket_that_is_not_over_is_no_gap() -> None:
+    assert completeness(LAST_HOUR, [NOON], NOON + MINUTE) == Completeness(0, NOON)
+    assert completeness(LAST_HOUR, [], NOON + MINUTE) == Completeness(0, NOON)
+    assert completeness(LAST_HOUR, [], NOON + 5 * MINUTE) == Completeness(0, NOON + 5 * MINUTE)
+    assert completeness(LAST_HOUR, [], NOON + 600 * MINUTE).complete_until == LAST_HOUR.to_time
+    assert completeness(LAST_HOUR, [], NOON - 600 * MINUTE).complete_until == LAST_HOUR.from_time
+    assert ALL_THERE.note == ""
