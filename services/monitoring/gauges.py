@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import accumulate
@@ -21,9 +21,9 @@ from prometheus_client.registry import Collector
 
 from services.common.errors import DomainError
 from services.monitoring.alerts.models import OpenCount, Severity
-from services.monitoring.drift.models import DriftCheck, DriftFilters, DriftStatus
+from services.monitoring.drift.models import DriftCheck, DriftStatus
 from services.monitoring.models import Window
-from services.monitoring.quality.models import QualityCheck, QualityFilters, QualityStatus
+from services.monitoring.quality.models import QualityCheck, QualityStatus
 from services.monitoring.rollups.latency import Latencies
 from services.monitoring.rollups.models import Answer, Counts, Granularity, Question
 
@@ -54,15 +54,15 @@ class MetricsSource(Protocol):
 class DriftSource(Protocol):
     """Drift checks."""
 
-    def page(self, filters: DriftFilters, *, size: int, token: str) -> tuple[Sequence[DriftCheck], str]:
-        """List checks, the newest first, without what each found: reading all of that takes a hundred times as long."""
+    def latest_of(self, versions: Iterable[Key]) -> Mapping[Key, DriftCheck]:
+        """Give the last check by schedule of each of these versions that has one."""
 
 
 class QualitySource(Protocol):
     """Quality checks."""
 
-    def page(self, filters: QualityFilters, *, size: int, token: str) -> tuple[Sequence[QualityCheck], str]:
-        """List checks, the newest first, without what each found."""
+    def latest_of(self, versions: Iterable[Key]) -> Mapping[Key, QualityCheck]:
+        """Give the last check by schedule of each of these versions that has one."""
 
 
 class AlertSource(Protocol):
@@ -184,7 +184,8 @@ class ModelCollector(Collector):
                 break
             found.update(self._read_model(model, now))
         busiest = sorted(found, key=lambda key: (-found[key].lately.inference_count, key))[: self._max_versions]
-        listed = {key: self._with_checks(key, found[key]) for key in sorted(busiest)}
+        drift, quality = self._sources.drift.latest_of(busiest), self._sources.quality.latest_of(busiest)
+        listed = {key: replace(found[key], drift=drift.get(key), quality=quality.get(key)) for key in sorted(busiest)}
         return View(listed, len(found) - len(listed), self._sources.alerts.open_counts())
 
     def _read_model(self, model: str, now: datetime) -> Iterator[tuple[Key, Seen]]:
@@ -202,11 +203,6 @@ class ModelCollector(Collector):
     def _count(self, model: str, since: datetime, now: datetime, step: Granularity) -> dict[str, Counts]:
         question = Question(model, "", since, now, step, by_version=True)
         return {series.version: series.total.counts for series in self._sources.metrics.series(question).series}
-
-    def _with_checks(self, key: Key, seen: Seen) -> Seen:
-        drift, _ = self._sources.drift.page(DriftFilters(*key), size=1, token="")
-        quality, _ = self._sources.quality.page(QualityFilters(*key), size=1, token="")
-        return replace(seen, drift=next(iter(drift), None), quality=next(iter(quality), None))
 
 
 def _traffic(view: View) -> Iterator[Metric]:
@@ -229,11 +225,11 @@ def _traffic(view: View) -> Iterator[Metric]:
 def _truth(view: View) -> Iterator[Metric]:
     judged = _gauge("judged_rows", "Rows judged right or wrong, of the predictions of the last 24 hours.")
     accuracy = _gauge("accuracy", "Rows judged right of those judged, of the predictions of the last 24 hours.")
-    effect = _gauge("drift_effect", "The largest effect that the latest drift check found.")
-    drifted = _gauge("drifted", "Whether the latest drift check found drift.")
-    drift_time = _gauge("drift_check_timestamp_seconds", "When the latest drift check was made.")
-    violations = _gauge("quality_violations", "Violations that the latest quality check found.")
-    quality_time = _gauge("quality_check_timestamp_seconds", "When the latest quality check was made.")
+    effect = _gauge("drift_effect", "The largest effect that the last drift check by schedule found.")
+    drifted = _gauge("drifted", "Whether the last drift check by schedule found drift.")
+    drift_time = _gauge("drift_check_timestamp_seconds", "When the last drift check by schedule was made.")
+    violations = _gauge("quality_violations", "Violations that the last quality check by schedule found.")
+    quality_time = _gauge("quality_check_timestamp_seconds", "When the last quality check by schedule was made.")
     for key, seen in view.versions.items():
         judged.add_metric(key, seen.lately.judged_count)
         if seen.lately.judged_count:

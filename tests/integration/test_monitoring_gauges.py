@@ -12,9 +12,8 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from penstock.api.monitoring.v1 import alerts_pb2, monitoring_pb2, quality_pb2
+from penstock.api.monitoring.v1 import alerts_pb2, monitoring_pb2
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
-from penstock.api.monitoring.v1.quality_pb2_grpc import QualityServiceStub
 from services.monitoring import gauges
 from tests.monitoring import TIMEOUT_S, Monitoring, connect, eventually, labels, new_event
 from tests.services import running_monitoring
@@ -103,11 +102,13 @@ def test_accuracy_is_told_where_there_is_feedback(url: str) -> None:
 
 
 def test_alerts_and_checks_are_told(url: str) -> None:
-    with scraped(url, alert_interval_ms=50) as service, grpc.insecure_channel(service.monitoring.address) as channel:
+    with (
+        scraped(url, alert_interval_ms=50, quality_interval_ms=50) as service,
+        grpc.insecure_channel(service.monitoring.address) as channel,
+    ):
         payload = monitoring_pb2.Payload()
         payload.fields.update({"length": float("nan")})
         service.monitoring.record(*[new_event(features=payload, error_code="INTERNAL") for _ in range(60)])
-        QualityServiceStub(channel).CheckQuality(quality_pb2.CheckQualityRequest(model="iris"), timeout=TIMEOUT_S)
         rule = alerts_pb2.AlertRule(
             name="failing",
             enabled=True,
@@ -120,6 +121,7 @@ def test_alerts_and_checks_are_told(url: str) -> None:
         )
         AlertServiceStub(channel).CreateAlertRule(alerts_pb2.CreateAlertRuleRequest(rule=rule), timeout=TIMEOUT_S)
         eventually(lambda: service.page()["open_alerts"]["iris", "critical"] == 1)
+        eventually(lambda: "quality_violations" in service.page())
         page = service.page()
     assert page["open_alerts"].keys() == {("iris", severity) for severity in ("critical", "info", "warning")}
     assert page["open_alerts"]["iris", "info"] == 0, "none is a value, too"

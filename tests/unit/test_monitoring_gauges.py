@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -41,8 +41,8 @@ class Script:
         series = [Series(version, (), Totals(window, counts)) for version, counts in versions]
         return Answer(Granularity.DAY, window, series, None)
 
-    def page(self, filters: Any, *, size: int, token: str) -> tuple[Sequence[Any], str]:
-        return (), ""
+    def latest_of(self, versions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        return {}
 
     def open_counts(self) -> Sequence[Any]:
         return ()
@@ -117,11 +117,14 @@ class Checked(Script):
         super().__init__(*models)
         self.status = DriftStatus.DRIFTED
 
-    def page(self, filters: Any, *, size: int, token: str) -> tuple[Sequence[Any], str]:
-        check = DriftCheck(
+    def latest_of(self, versions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+        return {version: self.check(*version) for version in versions}
+
+    def check(self, model: str, version: str) -> DriftCheck:
+        return DriftCheck(
             id=UUID(int=1),
-            model=filters.model,
-            version=filters.version,
+            model=model,
+            version=version,
             profile_id=UUID(int=2),
             window=Window(NOON, NOON),
             status=self.status,
@@ -138,7 +141,6 @@ class Checked(Script):
             trigger=Trigger.SCHEDULE,
             create_time=NOON,
         )
-        return (check,), "more"
 
 
 def test_drift_is_told_as_the_latest_check_found_it_and_too_little_data_is_no_value() -> None:

@@ -244,6 +244,7 @@ def rule(metric: str, type_: AlertType, **fields: Any) -> Rule:
         hold=timedelta(),
         drift_type=None,
         feature="",
+        error_code="",
         min_count=0,
         missing_data=MissingData.IGNORE,
         channels=(),

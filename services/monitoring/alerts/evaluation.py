@@ -109,7 +109,7 @@ class Evaluation:
                 _log.exception("rule failed", rule=rule.name)
         return judged
 
-    def _outcomes(self, rule: Rule, book: RuleBook, values: Values, opened: set[Target]) -> list[Judged]:
+    def _outcomes(self, rule: Rule, book: RuleBook[Rule], values: Values, opened: set[Target]) -> list[Judged]:
         """Say what the rule makes of each version; of those without an open alert, only where its condition holds."""
         targets = opened | (values.targets(rule) if rule.enabled else set())
         judged = [
@@ -117,7 +117,7 @@ class Evaluation:
         ]
         return [each for each in judged if each.target in opened or _holds(each.outcome)]
 
-    def _outcome(self, rule: Rule, target: Target, book: RuleBook, values: Values) -> Outcome:
+    def _outcome(self, rule: Rule, target: Target, book: RuleBook[Rule], values: Values) -> Outcome:
         if not rule.enabled:
             return Over("the rule is switched off")
         holding = book.find(rule.name, target)
