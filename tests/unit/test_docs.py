@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator
@@ -37,6 +38,12 @@ def commands() -> Iterator[tuple[str, str]]:
                 yield path.relative_to(ROOT).as_posix(), " ".join(line.split())
 
 
+@functools.cache
+def tree() -> Any:
+    """Build the tree of commands, once: it takes 100 ms."""
+    return typer.main.get_command(app)
+
+
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(path: Path) -> None:
     assert [link for link in LINK.findall(path.read_text()) if not (path.parent / link).exists()] == []
@@ -52,7 +59,7 @@ def test_every_target_of_make_that_is_named_exists() -> None:
 
 @pytest.mark.parametrize(("path", "line"), sorted(set(commands())))
 def test_a_command_that_is_named_exists_with_its_options(path: str, line: str) -> None:
-    command: Any = typer.main.get_command(app)
+    command = tree()
     words = shlex.split(line)
     while hasattr(command, "commands") and words and not words[0].startswith("-"):
         found = command.commands.get(words.pop(0))
