@@ -126,6 +126,7 @@ def test_a_title_is_one_line() -> None:
         ([replace(FIRING, severity="INFO"), replace(FIRING, severity="WARNING")], "WARNING: errors, 2 model versions"),
         ([RESOLVED, FIRING], "CRITICAL: errors, iris 1.0.0"),
         ([RESOLVED, RESOLVED], "Resolved: errors, 2 model versions"),
+        ([FIRING, replace(FIRING, rule_name="slow")], "CRITICAL: errors and 1 more rule, iris 1.0.0"),
         ([], "Penstock: no alerts"),
     ],
 )

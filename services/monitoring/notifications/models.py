@@ -49,7 +49,7 @@ class AlertNews:
 
 @dataclass(frozen=True, slots=True)
 class Notification:
-    """What goes to a channel as one message: the alerts of one rule that changed together, the worst first."""
+    """What goes to a channel as one message: the alerts of one model that changed together, the worst first."""
 
     alerts: Sequence[AlertNews]
 

@@ -63,16 +63,26 @@ def trial_document(message_id: UUID, channel: str, sent_by: str, now: datetime) 
 
 
 def title_of(alerts: Sequence[AlertNews]) -> str:
-    """Say in a line what it is about: `CRITICAL: p99 too high, iris 1.0.0`."""
+    """Say in a line what it is about: `CRITICAL: slow, iris 1.0.0`, `CRITICAL: slow and 1 more rule, iris 1.0.0`."""
     if not alerts:
         return "Penstock: no alerts"
     firing = [alert for alert in alerts if alert.state == FIRING]
     told = firing or alerts
     head = _worst(told) if firing else "Resolved"
     again = " again" if firing and all(alert.repeated for alert in firing) else ""
-    where = f"{told[0].model} {told[0].version}".strip() if len(told) == 1 else f"{len(told)} model versions"
     # A line break would begin another header of a mail.
-    return _cut(" ".join(f"{head}{again}: {told[0].rule_name}, {where}".split()), 200)
+    return _cut(" ".join(f"{head}{again}: {_what(told)}".split()), 200)
+
+
+def _what(told: Sequence[AlertNews]) -> str:
+    """Name the rule, or the worst alert's and how many others, and whom it is about."""
+    others = len({alert.rule_name for alert in told}) - 1
+    targets = {f"{alert.model} {alert.version}".strip() for alert in told}
+    if not others:
+        where = targets.pop() if len(told) == 1 else f"{len(told)} model versions"
+        return f"{told[0].rule_name}, {where}"
+    where = targets.pop() if len(targets) == 1 else f"{len(targets)} model versions"
+    return f"{told[0].rule_name} and {others} more {'rule' if others == 1 else 'rules'}, {where}"
 
 
 def text_of(alerts: Sequence[AlertNews]) -> str:
