@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from io import BytesIO
@@ -21,7 +22,8 @@ from pyarrow import parquet
 from sklearn.datasets import load_iris
 
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
-from tests.monitoring import TIMEOUT_S, new_event, reason
+from services.monitoring.profiles.profiles import MAX_MAKING
+from tests.monitoring import TIMEOUT_S, eventually, new_event, reason
 from tests.profiles import (
     NAMES,
     CloneDatabase,
@@ -103,13 +105,45 @@ def test_the_same_rows_in_another_format_make_the_same_features(service: Service
     assert service.get(id=first.id).attached_versions == []
 
 
+def test_the_same_upload_again_gives_the_first_result(service: Service) -> None:
+    made = service.upload(iris_csv(), columns=iris_columns(), request_id="first")
+    assert service.upload(iris_csv(), columns=iris_columns(), request_id="first") == made
+    for data, more in ((iris_csv() + b"\n", {}), (iris_csv(), {"note": "another"})):
+        refused = reason(
+            lambda data=data, more=more: service.upload(data, columns=iris_columns(), request_id="first", **more)  # type: ignore[misc]
+        )
+        assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED")
+    assert service.upload(iris_csv(), columns=iris_columns()).number == 2
+
+
+def test_uploads_that_stall_leave_room_for_others(service: Service) -> None:
+    header = pb.UploadProfileRequest(header=pb.UploadProfileHeader(model="iris", version="9", format=pb.ROW_FORMAT_CSV))
+    going_on, taken = threading.Event(), threading.Semaphore(0)
+
+    def stalled() -> Iterator[pb.UploadProfileRequest]:
+        yield header
+        taken.release()
+        going_on.wait(TIMEOUT_S)
+
+    calls = [service.stub.UploadProfile.future(stalled(), timeout=TIMEOUT_S) for _ in range(MAX_MAKING + 1)]
+    try:
+        for _ in calls:
+            assert taken.acquire(timeout=TIMEOUT_S)
+        assert service.upload(iris_csv()).row_count == 150
+    finally:
+        going_on.set()
+        for call in calls:
+            call.cancel()
+
+
 def test_a_group_column_allows_for_rows_that_are_alike(service: Service) -> None:
-    lines = ["x,user", *(f"{number // 20 % 40}.5,user-{number // 20}" for number in range(2_000))]
+    in_no_order = np.random.default_rng(5).permutation(2_000)
+    lines = ["x,user", *(f"{number // 20 % 40}.5,user-{number // 20}" for number in in_no_order)]
     made = service.upload("\n".join(lines).encode(), columns=pb.Columns(group="user"))
     assert [feature.name for feature in made.features] == ["x"]
     assert made.features[0].overdispersion > 10
     again = service.upload("\n".join(lines).encode(), columns=pb.Columns(ignored=["user"]))
-    assert again.features[0].overdispersion == 1
+    assert again.features[0].overdispersion < 2
 
 
 def test_a_window_of_live_traffic_becomes_a_profile(service: Service) -> None:
@@ -118,6 +152,10 @@ def test_a_window_of_live_traffic_becomes_a_profile(service: Service) -> None:
     for number, event in enumerate(events):
         actual = int(event.prediction.fields.fields["label"].number_value)
         service.monitoring.feedback(event.inference_id, actual=actual if number % 5 else (actual + 1) % 3)
+    waiting = (
+        "SELECT start_time FROM monitoring.feedback_marks UNION ALL SELECT start_time FROM monitoring.rollup_marks"
+    )
+    eventually(lambda: not service.monitoring.query(f"{waiting} WHERE granularity = 1"))
     made = service.create(window=window(), columns=pb.Columns(ignored=["sepal_width"]))
     assert [feature.name for feature in made.features] == [
         "petal_length", "petal_width", "sepal_length", "prediction"
@@ -155,6 +193,41 @@ def test_a_window_of_tensors_names_their_columns_and_outputs(service: Service) -
     assert (made.row_count, made.features[2].dimensions) == (120, 64)
 
 
+def test_a_window_names_the_columns_of_a_tensor_as_the_file_did(service: Service) -> None:
+    made = service.upload(iris_csv(), columns=iris_columns())
+    rows = IRIS.data.astype(np.float32)
+    service.record(
+        *(
+            new_event(
+                version=version,
+                age_s=600,
+                row_count=50,
+                features=tensors(X=part),
+                prediction=tensors(value=part[:, 0]),
+            )
+            for part in np.split(rows, 3)
+            for version in ("1.0.0", "2.0.0")
+        )
+    )
+    again = service.create(window=window())
+    assert [feature.name for feature in again.features] == [*NAMES, "prediction"]
+    assert again.features[0].moments.mean == pytest.approx(made.features[0].moments.mean)
+    assert [feature.name for feature in service.create(window=window(), version="2.0.0").features][:4] == list(NAMES)
+
+
+def test_a_number_that_is_predicted_has_no_accuracy(service: Service) -> None:
+    generator = np.random.default_rng(3)
+    events = [
+        new_event(age_s=600, features=fields({"x": number}), prediction=fields({"y": float(generator.normal())}))
+        for number in range(60)
+    ]
+    service.record(*events)
+    for event in events[:20]:
+        service.monitoring.feedback(event.inference_id, actual=1.5)
+    made = service.create(window=window())
+    assert (made.HasField("accuracy"), made.judged_count) == (False, 0)
+
+
 def test_a_window_says_what_it_lacks(service: Service) -> None:
     service.record(*iris_events()[:10])
     wrong = window()
@@ -164,6 +237,7 @@ def test_a_window_says_what_it_lacks(service: Service) -> None:
         (window(begin_s=60), "TOO_FEW_ROWS"),
         (wrong, "INVALID_WINDOW"),
         (pb.WindowSource(from_time=Timestamp(seconds=1)), "INVALID_WINDOW"),
+        (window(begin_s=14 * 86_400 + 60), "INVALID_WINDOW"),
     ):
         assert reason(lambda source=source: service.create(window=source)) == (INVALID, expected)  # type: ignore[misc]
 
@@ -250,6 +324,7 @@ def test_profiles_are_listed_and_attached_to_other_versions(service: Service) ->
     assert listed(model="iris", version="1.0.0") == newest_first[:1]
     attached = service.stub.AttachProfile(pb.AttachProfileRequest(id=made[0].id, version="2.0.0"), timeout=TIMEOUT_S)
     assert attached.profile.attached_versions == ["2.0.0"]
+    assert (list(attached.profile.features), attached.profile.feature_count) == ([], 5)
     assert service.get(model="iris", version="2.0.0").id == made[0].id
     assert service.get(model="iris", version="1.0.0").id == made[2].id
     assert [profile.number for profile in (*made, other)] == [1, 2, 3, 1]
