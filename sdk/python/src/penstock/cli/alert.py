@@ -16,6 +16,7 @@ from penstock.cli.alert_views import alert_facts, alerts_table, silenced_words, 
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.formats import say_time
+from penstock.cli.ids import whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import (
     AlertType,
@@ -52,7 +53,7 @@ class State(enum.StrEnum):
     RESOLVED = "resolved"
 
 
-Alert = Annotated[str, typer.Argument(metavar="ALERT", help="The alert's id.", show_default=False)]
+Alert = Annotated[str, typer.Argument(metavar="ALERT", help="The alert's id, or how it begins.", show_default=False)]
 
 
 @app.command("list")
@@ -105,7 +106,7 @@ def show(alert: Alert, url: Url = None, token: Token = None, as_json: Json = Fal
     """Show an alert: what happened, the condition, the value, and how it went on."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.alerts.get(alert)
+        found = client.monitoring.alerts.get(whole_id(alert, client.monitoring.alerts.list))
     output.answer(document_of(found), alert_facts(output, found))
     if found.check_id:
         noun = "quality" if found.type == pb.ALERT_TYPE_DATA_QUALITY else "drift"
@@ -126,7 +127,7 @@ def ack(
     """Take an alert in hand: it is not sent again until it is resolved."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.alerts.acknowledge(alert, note=note)
+        found = client.monitoring.alerts.acknowledge(whole_id(alert, client.monitoring.alerts.list), note=note)
     said = Text.assemble((found.rule_name, "bold"), f" of {found.model} {found.version} is in ")
     output.answer(document_of(found), said.append(f"{found.acknowledged_by}'s hands; it is not sent again"))
     output.note(f"what led here, and what comes of it: penstock lineage {found.id}")
@@ -184,7 +185,7 @@ def silence(
     with connect(Service.MONITORING, url, token) as client:
         without_version = False
         if alert:
-            found = client.monitoring.alerts.get(alert)
+            found = client.monitoring.alerts.get(whole_id(alert, client.monitoring.alerts.list))
             without_version = not (found.version or version)
             model, version, rule = model or found.model, version or found.version, rule or found.rule_name
         made = client.monitoring.silences.create(
@@ -219,7 +220,9 @@ def silences(
 
 @app.command()
 def unsilence(
-    silence_id: Annotated[str, typer.Argument(metavar="SILENCE", help="The silence's id.", show_default=False)],
+    silence_id: Annotated[
+        str, typer.Argument(metavar="SILENCE", help="The silence's id, or how it begins.", show_default=False)
+    ],
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -228,5 +231,5 @@ def unsilence(
     """End a silence now."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        ended = client.monitoring.silences.end(silence_id)
+        ended = client.monitoring.silences.end(whole_id(silence_id, client.monitoring.silences.list))
     output.answer(document_of(ended), Text(f"{silenced_words(ended)} are sent again"))

@@ -15,6 +15,7 @@ from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.drift_views import check_facts, checks_table, comparison, results_table
 from penstock.cli.exits import CommandError
+from penstock.cli.ids import whole_id
 from penstock.cli.options import (
     Check,
     Fail,
@@ -124,7 +125,7 @@ def show(
     """Show a drift check: what drifted, both distributions side by side, and every statistic."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.drift.get(check_id)
+        found = client.monitoring.drift.get(whole_id(check_id, client.monitoring.drift.list))
     _answer(output, found, feature or [], every=every)
 
 

@@ -20,10 +20,10 @@ _COLUMNS = (
     Column("time"),
     Column("model", give="cut"),
     Column("version", give="cut", optional=True),
-    Column("outcome", give="cut", least_width=20),
+    Column("outcome", give="cut", least_width=16),
     Column("conf.", "right", optional=True),
     Column("latency", "right", optional=True),
-    Column("feedback"),
+    Column("feedback", optional=True),
     Column("user", give="cut", optional=True),
     Column("inference id"),
 )

@@ -8,7 +8,7 @@ from contextlib import closing
 from datetime import timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.text import Text
@@ -18,11 +18,15 @@ from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.formats import say_bytes, say_count
+from penstock.cli.ids import whole_id
 from penstock.cli.job_views import follow, job_facts, jobs_table, state_of, workers_table
 from penstock.cli.options import Json, Limit, Model, NoColor, Token, Url, Version, Yes, duration, page_size
 from penstock.cli.output import Output
 from penstock.cli.predict import read_argument
 from penstock.cli.wording import at_the_command_line
+
+if TYPE_CHECKING:
+    from penstock.client import Client
 
 
 class Format(enum.StrEnum):
@@ -45,7 +49,7 @@ class State(enum.StrEnum):
 
 
 app = typer.Typer(no_args_is_help=True, help="Predict many rows in the background.")
-Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id.", show_default=False)]
+Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.", show_default=False)]
 
 
 @app.command()
@@ -142,7 +146,7 @@ def get(job: Job, url: Url = None, token: Token = None, as_json: Json = False, n
     """Show a job as it stands."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.JOBS, url, token) as client:
-        found = client.jobs.get(job)
+        found = client.jobs.get(_whole(client, job))
     output.answer(document_of(found), job_facts(output, found))
 
 
@@ -150,7 +154,7 @@ def get(job: Job, url: Url = None, token: Token = None, as_json: Json = False, n
 def watch(job: Job, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
     """Show a job until it has ended. Exit code 0: COMPLETED; 1: FAILED or CANCELLED."""
     output = Output(as_json=as_json, no_color=no_color)
-    with connect(Service.JOBS, url, token) as client, closing(client.jobs.watch(job)) as watched:
+    with connect(Service.JOBS, url, token) as client, closing(client.jobs.watch(_whole(client, job))) as watched:
         ended = follow(output, watched)
     output.answer(document_of(ended), job_facts(output, ended))
     _end_with(ended, waited=True)
@@ -181,7 +185,7 @@ def cancel(job: Job, url: Url = None, token: Token = None, as_json: Json = False
     """End a job that waits, or ask the one that runs to end."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.JOBS, url, token) as client:
-        found = client.jobs.cancel(job)
+        found = client.jobs.cancel(_whole(client, job))
     output.answer(document_of(found), job_facts(output, found))
 
 
@@ -193,7 +197,7 @@ def retry(job: Job, url: Url = None, token: Token = None, as_json: Json = False,
     """
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.JOBS, url, token) as client:
-        found = client.jobs.retry(job)
+        found = client.jobs.retry(_whole(client, job))
     output.answer(document_of(found), job_facts(output, found))
 
 
@@ -203,9 +207,10 @@ def delete(
 ) -> None:
     """Delete a job that has ended, with its result."""
     output = Output(as_json=as_json, no_color=no_color)
-    if not yes:
-        typer.confirm(f"Delete job {job} and its result?", abort=True, err=True)
     with connect(Service.JOBS, url, token) as client:
+        job = _whole(client, job)
+        if not yes:
+            typer.confirm(f"Delete job {job} and its result?", abort=True, err=True)
         client.jobs.delete(job)
     output.answer({"id": job, "deleted": True}, Text(f"deleted {job}"))
 
@@ -226,6 +231,7 @@ def download(
     """Download a job's result, verified by its SHA-256."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.JOBS, url, token) as client:
+        job = _whole(client, job)
         suffix = pb.FileFormat.Name(client.jobs.get(job).output_format).removeprefix("FILE_FORMAT_").lower()
         target = to or Path(f"{job}.{suffix}")
         if target.exists() and not force:
@@ -247,6 +253,10 @@ def workers(url: Url = None, token: Token = None, as_json: Json = False, no_colo
     with connect(Service.JOBS, url, token) as client:
         found = client.jobs.workers()
     output.answer([document_of(worker) for worker in found], workers_table(output, found))
+
+
+def _whole(client: Client, job: str) -> str:
+    return whole_id(job, client.jobs.list)
 
 
 def _source(source: str, sha256: str, input_format: Format | None) -> tuple[Path | None, pb.FileInput | None]:

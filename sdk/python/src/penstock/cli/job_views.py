@@ -19,9 +19,9 @@ _COLUMNS = (
     Column("state"),
     Column("model", give="cut"),
     Column("version", give="cut", optional=True),
-    Column("rows", "right"),
-    Column("failed", "right"),
-    Column("created"),
+    Column("rows", "right", give="cut"),
+    Column("failed", "right", optional=True),
+    Column("created", optional=True),
     Column("took", "right", optional=True),
     Column("by", give="cut", optional=True),
 )

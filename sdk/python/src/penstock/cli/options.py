@@ -177,7 +177,7 @@ Until = Annotated[
     typer.Option("--until", metavar="TIME", parser=moment, help="Before then, written likewise.", show_default=False),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is there.")]
-Check = Annotated[str, typer.Argument(metavar="CHECK", help="The check's id.", show_default=False)]
+Check = Annotated[str, typer.Argument(metavar="CHECK", help="The check's id, or how it begins.", show_default=False)]
 Fail = Annotated[
     bool, typer.Option("--fail", help="End with exit code 1 where the check finds something, for scripts.")
 ]

@@ -15,6 +15,7 @@ from rich.text import Text
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
+from penstock.cli.ids import whole_id
 from penstock.cli.options import (
     ExactVersion,
     Json,
@@ -200,7 +201,9 @@ def show(
 
 @app.command()
 def attach(
-    profile: Annotated[str, typer.Argument(metavar="PROFILE", help="The profile's id.", show_default=False)],
+    profile: Annotated[
+        str, typer.Argument(metavar="PROFILE", help="The profile's id, or how it begins.", show_default=False)
+    ],
     version: ExactVersion,
     url: Url = None,
     token: Token = None,
@@ -210,7 +213,7 @@ def attach(
     """Compare another version of the model with a profile from now on: live data is counted anew against it."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.profiles.attach(profile, version)
+        found = client.monitoring.profiles.attach(whole_id(profile, client.monitoring.profiles.list), version)
     said = Text.assemble((f"{found.model} {version}", "bold"), f" is compared with profile {found.number} from now on")
     output.answer(document_of(found), said)
     output.note(f"to see how it does: penstock drift check {found.model} --version {version}")

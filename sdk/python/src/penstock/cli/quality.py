@@ -18,6 +18,7 @@ from penstock.cli.documents import document_of, enum_word
 from penstock.cli.drift_views import trigger_word
 from penstock.cli.exits import CommandError
 from penstock.cli.formats import say_duration, say_share, say_time
+from penstock.cli.ids import whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import (
     Check,
@@ -135,7 +136,7 @@ def show(
     """Show a quality check with all that was found."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.quality.get(check_id)
+        found = client.monitoring.quality.get(whole_id(check_id, client.monitoring.quality.list))
     _answer(output, found)
 
 

@@ -15,6 +15,7 @@ from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word, flattened
 from penstock.cli.formats import say_time, say_value
+from penstock.cli.ids import whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, Model, ModelFilter, NoColor, Note, Token, Url
 from penstock.cli.output import Column, Output, lines, styled
@@ -61,7 +62,9 @@ class State(enum.StrEnum):
 
 
 _EXPIRING = (pb.RETRAINING_STATE_PENDING, pb.RETRAINING_STATE_APPROVED)
-Request = Annotated[str, typer.Argument(metavar="REQUEST", help="The request's id.", show_default=False)]
+Request = Annotated[
+    str, typer.Argument(metavar="REQUEST", help="The request's id, or how it begins.", show_default=False)
+]
 
 
 @app.command("list")
@@ -102,7 +105,7 @@ def show(
     """Show a request: what raised it, what was found, and how it went on."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.retraining.get(request)
+        found = client.monitoring.retraining.get(whole_id(request, client.monitoring.retraining.list))
     output.answer(document_of(found), _facts(output, found))
     _say_next(output, found)
 
@@ -143,7 +146,7 @@ def approve(
     """Have the model trained, with its training config, as soon as there is a trainer."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.retraining.approve(request, note=note)
+        found = client.monitoring.retraining.approve(whole_id(request, client.monitoring.retraining.list), note=note)
     output.answer(document_of(found), _facts(output, found))
     _say_next(output, found)
 
@@ -162,7 +165,7 @@ def reject(
     if not note.strip():
         raise typer.BadParameter("say why, for those who asked: --note", param_hint="--note")
     with connect(Service.MONITORING, url, token) as client:
-        found = client.monitoring.retraining.reject(request, note=note)
+        found = client.monitoring.retraining.reject(whole_id(request, client.monitoring.retraining.list), note=note)
     output.answer(document_of(found), _facts(output, found))
 
 

@@ -1,0 +1,40 @@
+"""Ids as people type them: whole, or the beginning that only one has."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import Protocol
+
+from penstock.cli.exits import CommandError, ExitCode
+
+LOOKED_THROUGH = 1_000
+"""Of a list, the newest: there the beginning of an id is looked for."""
+SHOWN = 5
+_BEGINNING = re.compile(r"[0-9a-f-]{4,35}")
+
+
+class _Identified(Protocol):
+    @property
+    def id(self) -> str: ...
+
+
+def whole_id(said: str, newest: Callable[[], Iterable[_Identified]]) -> str:
+    """Give the id that begins as was said; what is whole, or begins none, as it is, for the service to judge.
+
+    Args:
+        said: an id, or four digits of its beginning or more.
+        newest: lists those it may mean, the newest first; not called where the id is whole.
+
+    Raises:
+        CommandError: several begin so (AMBIGUOUS_ID); the sentence names them.
+    """
+    if not _BEGINNING.fullmatch(said):
+        return said
+    found = [each.id for each in islice(newest(), LOOKED_THROUGH) if each.id.startswith(said)]
+    if len(found) > 1:
+        named = ", ".join(found[:SHOWN]) + (f" and {len(found) - SHOWN:,} more" if len(found) > SHOWN else "")
+        sentence = f"{len(found):,} ids begin with {said}: {named}; give more of it"
+        raise CommandError(sentence, reason="AMBIGUOUS_ID", exit_code=ExitCode.USAGE)
+    return found[0] if found else said

@@ -1,0 +1,78 @@
+"""Ids at the command line: shown whole on a terminal of 80 columns, and typed by their beginning."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pytest
+
+from penstock.api.inference.v1 import prediction_jobs_pb2 as jobs
+from penstock.api.monitoring.v1 import monitoring_pb2 as monitoring
+from penstock.api.monitoring.v1.alerts_pb2 import Alert
+from penstock.cli.events_views import events_table
+from penstock.cli.exits import CommandError, ExitCode
+from penstock.cli.ids import whole_id
+from penstock.cli.job_views import jobs_table
+from penstock.cli.output import Output
+
+ONE = "019a3f5e-7c00-7abc-8def-0123456789ab"
+OTHER = "019a3f5e-7c00-7abc-8def-0123456789ac"
+THIRD = "019b3f5e-7c00-7abc-8def-0123456789ab"
+
+
+def newest() -> Iterable[Alert]:
+    return [Alert(id=each) for each in (THIRD, OTHER, ONE)]
+
+
+def test_the_beginning_that_only_one_has_is_enough() -> None:
+    assert whole_id("019b", newest) == THIRD
+    assert whole_id(ONE[:-1] + "b", newest) == ONE
+
+
+def test_a_beginning_of_several_is_refused_with_all_that_it_may_mean() -> None:
+    with pytest.raises(CommandError) as refused:
+        whole_id("019a3f5e", newest)
+    assert (refused.value.reason, refused.value.exit_code) == ("AMBIGUOUS_ID", ExitCode.USAGE)
+    assert ONE in refused.value.message
+    assert OTHER in refused.value.message
+
+
+@pytest.mark.parametrize("said", [ONE, "019", "rule-of-mine", ""])
+def test_nothing_is_looked_up_for_what_is_no_beginning(said: str) -> None:
+    assert whole_id(said, lambda: pytest.fail("it was looked up")) == said
+
+
+def test_what_begins_none_is_left_to_the_service() -> None:
+    assert whole_id("ffff", newest) == "ffff"
+
+
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Output:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "80")
+    return Output(as_json=False, no_color=True)
+
+
+def test_events_show_their_ids_whole_on_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = terminal(monkeypatch)
+    event = monitoring.InferenceEvent(
+        inference_id=ONE, model="a-model-with-a-long-name", version="1.0.0", error_code="NOT_AN_EMBEDDING_MODEL"
+    )
+    found = monitoring.Inference(event=event, feedback=[monitoring.Feedback(correct=True)] * 3)
+    found.time.FromJsonString("2026-01-31T12:00:00Z")
+    output.answer([], events_table(output, [found]))
+    assert ONE in capsys.readouterr().out
+
+
+def test_jobs_show_their_ids_whole_on_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = terminal(monkeypatch)
+    progress = jobs.JobProgress(done_rows=1_234_567, total_rows=12_345_678, failed_rows=123_456)
+    job = jobs.PredictionJob(
+        id=ONE, model="a-long-model-name", state=jobs.JOB_STATE_CANCELLED, progress=progress
+    )
+    job.create_time.FromJsonString("2026-01-31T12:00:00Z")
+    output.answer([], jobs_table(output, [job]))
+    assert ONE in capsys.readouterr().out
