@@ -1,8 +1,10 @@
-"""`penstock apply`: a set of models as a file says."""
+"""`penstock apply`: a set of models, and how they are watched, as a file says."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -26,16 +28,19 @@ if TYPE_CHECKING:
 
 _STYLES = {"+": "green", "~": "yellow", "-": "red", "!": "bold yellow"}
 _SIGNS = {
+    "create channel": "+",
     "create model": "+",
+    "create alert rule": "+",
     "register version": "+",
     "restore version": "+",
+    "delete alert rule": "-",
     "delete alias": "-",
     "delete version": "-",
     "delete model": "-",
 }
 # Waiting is no change; a model's own line stands above its changes.
 _HIDDEN = ("wait until ready",)
-_DELETING = ("delete alias", "delete version", "delete model")
+_DELETING = ("delete alert rule", "delete alias", "delete version", "delete model")
 _OF_MODEL = ("create model", "change model", "delete model")
 
 
@@ -58,25 +63,32 @@ def apply(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Bring models to what a suite file says: show what differs, ask, and do it.
+    """Bring models, and how they are watched, to what a suite file says: show what differs, ask, and do it.
 
     Done again, there is nothing to do. What breaks half-way goes on where it broke when it is run again.
     """
-    from penstock.cli.suites.plan import Planner
+    from penstock.cli.suites.plan import Planner, in_order
     from penstock.cli.suites.schema import read_suite
     from penstock.cli.suites.steps import Run
+    from penstock.cli.suites.watching import WatchPlanner
 
     output = Output(as_json=as_json, no_color=no_color)
     suite = read_suite(file)
-    with connect(Service.REGISTRY, url, token) as client:
-        with output.spinner(f"comparing {file} with the registry"):
-            plan = Planner(suite, client.registry, prune, lambda: approver or login_name(), note).plan()
+    with ExitStack() as stack:
+        registry = stack.enter_context(connect(Service.REGISTRY, url, token)).registry
+        monitoring = None
+        with output.spinner(f"comparing {file} with what is there"):
+            plan = Planner(suite, registry, prune, lambda: approver or login_name(), note).plan()
+            if suite.is_watched:
+                monitoring = stack.enter_context(connect(Service.MONITORING, None, token)).monitoring
+                watching = WatchPlanner(suite, monitoring, plan.pruned, note).plan()
+                plan = replace(plan, steps=in_order((*plan.steps, *watching)))
         _show(output, suite, plan)
         if not plan.steps or dry_run:
             output.answer(_document(suite, plan, dry_run=dry_run))
             return
         confirm(output, f"apply {suite.name}?", yes=yes)
-        _carry_out(suite, plan, Run(client.registry, output))
+        _carry_out(suite, plan, Run(registry, output, monitoring))
 
 
 def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
@@ -157,7 +169,7 @@ def _show(output: Output, suite: Suite, plan: Plan) -> None:
 
 def _by_model(suite: Suite, plan: Plan) -> list[Step]:
     """Order the steps as the file has its models, and within one as it has its versions; aliases stand below."""
-    models = {spec.name: number for number, spec in enumerate(suite.models)}
+    models = {"": -1} | {spec.name: number for number, spec in enumerate(suite.models)}
     versions = {(spec.name, each.version): number for spec in suite.models for number, each in enumerate(spec.versions)}
     last = len(models) + len(versions)
 
@@ -170,6 +182,10 @@ def _by_model(suite: Suite, plan: Plan) -> list[Step]:
 
 
 def _model_lines(model: str, steps: list[Step]) -> Iterator[Text]:
+    if not model:
+        for step in steps:
+            yield from _watch_lines(step, 0)
+        return
     whole = next((step for step in steps if step.action in _OF_MODEL), None)
     sign = _sign(whole) if whole else "~"
     says = f", {whole.says}" if whole and whole.says else ""
@@ -185,7 +201,15 @@ def _group(step: Step) -> str:
     return "" if step.alias else step.version
 
 
+def _watch_lines(step: Step, depth: int) -> Iterator[Text]:
+    yield _line(_sign(step), printable(f"{step.watched} {step.name}".rstrip()), depth)
+    yield from _change_lines(step.changes, depth + 1)
+
+
 def _step_lines(version: str, step: Step, *, first: bool) -> Iterator[Text]:
+    if step.watched:
+        yield from _watch_lines(step, 1)
+        return
     if step.alias:
         (change,) = step.changes
         sign = "-" if change.after is None else "~" if change.before else "+"
@@ -228,6 +252,9 @@ def _sign(step: Step) -> str:
 
 
 def _headline(step: Step) -> str:
+    if step.watched:
+        of = f" of {step.model}" if step.model else ""
+        return printable(f"{step.action} {step.name}".rstrip() + of)
     what = f"{step.model} {step.alias or step.version}".rstrip()
     return f"{step.action} {what}" if not step.alias else f"{step.action} {what} → {step.version}"
 
@@ -251,6 +278,7 @@ def _document(
                 "model": step.model,
                 "version": step.version,
                 "alias": step.alias,
+                "name": step.name,
                 "changes": [{"field": each.field, "before": each.before, "after": each.after} for each in step.changes],
                 "upload_bytes": step.size_bytes,
                 "done": number in done,

@@ -136,15 +136,22 @@ def parse_changes(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
     changes: dict[str, dict[str, Any]] = {}
     for path, text in pairs(list(settings), "NAME=VALUE").items():
         part, _, name = path.partition(".")
-        section = pb.Configuration.DESCRIPTOR.fields_by_name.get(part)
-        field = section.message_type.fields_by_name.get(name) if section is not None and section.message_type else None
+        field = find_setting(path)
         if field is None:
             raise typer.BadParameter(f"there is no {path!r}; there are {', '.join(_names())}")
-        changes.setdefault(part, {})[name] = _value(path, field, text) if text else None
+        changes.setdefault(part, {})[name] = read_setting(path, field, text) if text else None
     return changes
 
 
-def _value(path: str, field: FieldDescriptor, text: str) -> Any:
+def find_setting(path: str) -> FieldDescriptor | None:
+    """Find a setting, `part.name`; None where there is none."""
+    part, _, name = path.partition(".")
+    section = pb.Configuration.DESCRIPTOR.fields_by_name.get(part)
+    return section.message_type.fields_by_name.get(name) if section is not None and section.message_type else None
+
+
+def read_setting(path: str, field: FieldDescriptor, text: str) -> Any:
+    """Read a setting's value as its type has it; raises BadParameter."""
     try:
         if field.cpp_type == FieldDescriptor.CPPTYPE_BOOL:
             return _TRUTHS[text.lower()]

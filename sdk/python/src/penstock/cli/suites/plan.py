@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -27,11 +27,18 @@ class Plan:
 
     steps: tuple[Step, ...]
     kept: tuple[str, ...]
+    pruned: frozenset[str] = frozenset()
+    """Models of the suite's own, whose leftovers are to go."""
 
     @property
     def size_bytes(self) -> int:
         """How much is to be uploaded."""
         return sum(step.size_bytes for step in self.steps)
+
+
+def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """Put steps into the order in which they are done."""
+    return tuple(sorted(steps, key=lambda step: ORDER[step.action]))
 
 
 @dataclass(slots=True)
@@ -51,6 +58,7 @@ class Planner:
     note: str
     _steps: list[Step] = field(default_factory=list)
     _kept: list[str] = field(default_factory=list)
+    _pruned: set[str] = field(default_factory=set)
     _problems: Problems = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,8 +75,7 @@ class Planner:
         if self.prune:
             self._prune_models()
         self._problems.raise_any()
-        ordered = sorted(self._steps, key=lambda step: ORDER[step.action])
-        return Plan(tuple(ordered), tuple(self._kept))
+        return Plan(in_order(self._steps), tuple(self._kept), frozenset(self._pruned))
 
     def _model(self, spec: ModelSpec) -> None:
         found = self._find_model(spec)
@@ -77,11 +84,13 @@ class Planner:
             self._steps.append(steps.create_model(spec, self.suite.name))
         else:
             self._change_model(spec, found)
+            if self.prune and found.labels.get(SUITE_LABEL) == self.suite.name:
+                self._pruned.add(spec.name)
         for version in spec.versions:
             self._version(spec, version, known.get(version.version))
         self._stages(spec, known, found.production_version if found is not None else "")
         self._aliases(spec, found, known)
-        if self.prune and found is not None and found.labels.get(SUITE_LABEL) == self.suite.name:
+        if found is not None and spec.name in self._pruned:
             self._prune_versions(spec, found, known)
 
     def _find_model(self, spec: ModelSpec) -> pb.Model | None:
@@ -188,7 +197,7 @@ class Planner:
                 self._complain(spec, f"the alias {alias} points at {version}, which is no version of {spec.name}")
             if before.get(alias) != version:
                 self._steps.append(steps.set_alias(spec.name, alias, before.get(alias, ""), version))
-        if self.prune and found is not None and found.labels.get(SUITE_LABEL) == self.suite.name:
+        if spec.name in self._pruned:
             gone = sorted(before.keys() - spec.aliases.keys())
             self._steps += [steps.delete_alias(spec.name, alias, before[alias]) for alias in gone]
 

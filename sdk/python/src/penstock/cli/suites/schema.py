@@ -10,6 +10,7 @@ from typing import Any
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.options import Framework, OllamaMode, Stage
+from penstock.cli.suites.monitoring import ChannelSpec, RuleSpec, Settings, read_channels, read_rules, read_settings
 from penstock.cli.suites.reading import Fields, Problems, read_fields
 from penstock.cli.suites.serving import serving_settings
 from penstock.errors import InvalidArgument
@@ -68,6 +69,8 @@ class ModelSpec:
     versions: tuple[VersionSpec, ...]
     names_versions: bool
     """Whether the file has a list of versions, however empty."""
+    monitoring: Settings | None
+    alert_rules: tuple[RuleSpec, ...] | None
 
     def find(self, version: str) -> VersionSpec | None:
         """Find a version by its name."""
@@ -81,6 +84,15 @@ class Suite:
     name: str
     file: Path
     models: tuple[ModelSpec, ...]
+    channels: tuple[ChannelSpec, ...]
+    alert_rules: tuple[RuleSpec, ...]
+    """Those for all models."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether it says anything of monitoring."""
+        of_models = any(model.monitoring is not None or model.alert_rules is not None for model in self.models)
+        return bool(self.channels or self.alert_rules) or of_models
 
 
 def read_suite(file: Path) -> Suite:
@@ -100,9 +112,10 @@ def read_suite(file: Path) -> Suite:
         root.complain("models", f"has {len(items):,} models; {MAX_MODELS:,} are allowed")
     models = tuple(_model(fields, file.parent) for fields in items[:MAX_MODELS])
     _refuse_twins("models", root, [model.name for model in models], [model.line for model in models])
+    channels, rules = read_channels(root, file.parent), read_rules(root, "")
     root.done()
     problems.raise_any()
-    return Suite(name, file, models)
+    return Suite(name, file, models, channels, rules)
 
 
 def _model(fields: Fields, folder: Path) -> ModelSpec:
@@ -119,6 +132,8 @@ def _model(fields: Fields, folder: Path) -> ModelSpec:
         aliases=_aliases(fields),
         versions=tuple(_version(each, folder) for each in items),
         names_versions=fields.has("versions"),
+        monitoring=read_settings(fields.fields("monitoring")),
+        alert_rules=read_rules(fields, fields.text("name") or "") if fields.has("alert_rules") else None,
     )
     _refuse_twins("versions", fields, [each.version for each in model.versions], [each.line for each in model.versions])
     live = [each for each in model.versions if each.stage is Stage.PRODUCTION]

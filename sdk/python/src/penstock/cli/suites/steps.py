@@ -21,14 +21,20 @@ from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, Versi
 from penstock.errors import Aborted
 
 if TYPE_CHECKING:
+    from penstock.monitoring import MonitoringClient
     from penstock.registry import RegistryClient
 
 
 class Action(enum.StrEnum):
     """What a step does; they are done in this order."""
 
+    CREATE_CHANNEL = "create channel"
+    REPLACE_CHANNEL = "replace channel"
     CREATE_MODEL = "create model"
     CHANGE_MODEL = "change model"
+    CHANGE_MONITORING = "change monitoring"
+    CREATE_RULE = "create alert rule"
+    CHANGE_RULE = "change alert rule"
     RESTORE = "restore version"
     REGISTER = "register version"
     VALIDATE = "validate version"
@@ -36,11 +42,21 @@ class Action(enum.StrEnum):
     CHANGE_VERSION = "change version"
     MOVE = "move version"
     SET_ALIAS = "set alias"
+    DELETE_RULE = "delete alert rule"
     DELETE_ALIAS = "delete alias"
     DELETE_VERSION = "delete version"
     DELETE_MODEL = "delete model"
 
 
+_WATCHED = {
+    Action.CREATE_CHANNEL: "channel",
+    Action.REPLACE_CHANNEL: "channel",
+    Action.CHANGE_MONITORING: "monitoring",
+    Action.CREATE_RULE: "alert rule",
+    Action.CHANGE_RULE: "alert rule",
+    Action.DELETE_RULE: "alert rule",
+}
+"""What monitoring is told, by what it is about. A model is watched before its versions come."""
 ORDER = {action: number for number, action in enumerate(Action)}
 
 
@@ -59,13 +75,21 @@ class Run:
 
     registry: RegistryClient
     output: Output
+    monitoring: MonitoringClient | None = None
+
+    def watched(self) -> MonitoringClient:
+        """Give the client of monitoring, which is there where the file says anything of it."""
+        if self.monitoring is None:
+            raise AssertionError("a suite that is watched is planned with monitoring")
+        return self.monitoring
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step.
+    """One step; `model` is empty where it is about all of them.
 
     Attributes:
+        name: of the channel, or the alert rule.
         says: what there is to say of it beside its changes.
         approval: who approves it, and why.
         size_bytes: what it uploads.
@@ -76,10 +100,16 @@ class Step:
     do: Callable[[Run], object]
     version: str = ""
     alias: str = ""
+    name: str = ""
     changes: tuple[Change, ...] = ()
     says: str = ""
     approval: str = ""
     size_bytes: int = 0
+
+    @property
+    def watched(self) -> str:
+        """What of monitoring it is about; empty: it is the registry's."""
+        return _WATCHED.get(self.action, "")
 
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Change, ...]:
@@ -264,7 +294,7 @@ def set_alias(model: str, alias: str, before: str, version: str) -> Step:
         if _alias_now(run, model, alias, {before, version}) != version:
             run.registry.set_alias(model, alias, version)
 
-    return Step(Action.SET_ALIAS, model, do, version, alias, (Change(f"alias {alias}", before, version),))
+    return Step(Action.SET_ALIAS, model, do, version, alias, changes=(Change(f"alias {alias}", before, version),))
 
 
 def delete_alias(model: str, alias: str, before: str) -> Step:
@@ -274,7 +304,7 @@ def delete_alias(model: str, alias: str, before: str) -> Step:
         if _alias_now(run, model, alias, {before, ""}):
             run.registry.delete_alias(model, alias)
 
-    return Step(Action.DELETE_ALIAS, model, do, before, alias, (Change(f"alias {alias}", before, None),))
+    return Step(Action.DELETE_ALIAS, model, do, before, alias, changes=(Change(f"alias {alias}", before, None),))
 
 
 def _alias_now(run: Run, model: str, alias: str, expected: set[str]) -> str:

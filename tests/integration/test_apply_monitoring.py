@@ -1,0 +1,177 @@
+"""`penstock apply` and how models are watched: a real monitoring service, and a registry in a dict."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import penstock as sdk
+from penstock.api.monitoring.v1 import alerts_pb2
+from penstock.cli.embedded.ports import free_port
+from penstock.monitoring import MonitoringClient
+from tests.applying import Apply, apply, server, shelf
+from tests.monitoring import serve
+from tests.shelf import Shelf
+
+__all__ = ["apply", "server", "shelf"]
+HOOK_PATH, SECRET = "a-path-that-nobody-sees", "a-secret-that-nobody-sees"
+SUITE = """
+suite: testing
+channels:
+  - name: ops
+    webhook_file: hook.url
+    secret_env: OPS_SECRET
+alert_rules:
+  - name: slow
+    when: p95_latency_ms > 200
+    for: 300s
+    channels: [ops]
+models:
+  - name: iris
+    description: which iris
+    monitoring:
+      drift: {interval: 60m, alpha: 0.01, ignored_features: [id]}
+      retraining: {enabled: false, min_labels: 0}
+    alert_rules:
+      - name: slow
+        when: p95_latency_ms > 50
+        severity: critical
+      - name: errors
+        when: error_rate > 1%
+        version: 1.0.0
+        channels: [ops]
+"""
+
+
+@pytest.fixture
+def monitoring(
+    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Iterator[MonitoringClient]:
+    """A monitoring service that the command finds, and what the suite's file names beside it."""
+    key = tmp_path / "secrets.key"
+    key.write_bytes(base64.b64encode(os.urandom(32)))
+    (tmp_path / "hook.url").write_text(f"http://127.0.0.1:9/{HOOK_PATH}\n")
+    monkeypatch.setenv("OPS_SECRET", SECRET)
+    with (
+        serve(clone_database("monitoring"), secrets_key_file=key, notification_allowed_hosts="127.0.0.1") as running,
+        sdk.Client(monitoring=running.address) as client,
+    ):
+        monkeypatch.setenv("PENSTOCK_MONITORING_ADDRESS", running.address)
+        yield client.monitoring
+
+
+def rules_of(monitoring: MonitoringClient, model: str) -> dict[str, alerts_pb2.AlertRule]:
+    return {
+        f"{rule.name} {rule.version}".strip(): rule for rule in monitoring.alert_rules.list() if rule.model == model
+    }
+
+
+def test_a_suite_brings_its_channels_rules_and_settings_and_then_there_is_nothing_to_do(
+    monitoring: MonitoringClient, apply: Apply
+) -> None:
+    shown = apply(SUITE, "--dry-run")
+    assert [line for line in shown.splitlines() if line.lstrip().startswith("+ alert rule")] == [
+        "+ alert rule slow", "    + alert rule slow", "    + alert rule errors for 1.0.0",
+    ]  # fmt: skip
+    assert "+ webhook: http://127.0.0.1:9\n" in shown
+    assert "    ~ monitoring\n        + drift.interval: 1h\n" in shown
+    assert "+ retraining.enabled: false" in shown, "off is something, and so is 0"
+    assert HOOK_PATH not in shown
+    assert monitoring.channels.list() == []
+    said = apply(SUITE, "--yes")
+    assert "✔ create channel ops\n✔ create model iris\n✔ change monitoring of iris\n✔ create alert rule slow\n" in said
+    assert HOOK_PATH not in said
+    assert SECRET not in said
+    (channel,) = monitoring.channels.list()
+    assert (channel.name, channel.webhook.signed) == ("ops", True)
+    slow = rules_of(monitoring, "")["slow"]
+    assert (slow.threshold, getattr(slow, "for"), slow.window, list(slow.channels)) == (200, "5m", "15m", ["ops"])
+    own = rules_of(monitoring, "iris")
+    assert (own["slow"].severity, own["errors 1.0.0"].threshold) == (alerts_pb2.SEVERITY_CRITICAL, 0.01)
+    configured = monitoring.configurations.get("iris").own
+    assert (configured.drift.interval, list(configured.drift.ignored_features)) == ("1h", ["id"])
+    assert (configured.retraining.enabled, configured.retraining.min_labels) == (False, 0)
+    assert [change.note for change in monitoring.configurations.changes("iris")] == ["the suite testing"]
+    for arguments in ((), ("--prune",), ("--dry-run",)):
+        assert apply(SUITE, *arguments).startswith("nothing to do")
+
+
+def test_only_what_differs_is_changed_and_what_the_file_does_not_say_is_left_alone(
+    monitoring: MonitoringClient, apply: Apply
+) -> None:
+    apply(SUITE, "--yes")
+    monitoring.configurations.change({"quality": {"tolerance": 0.2}}, model="iris")
+    monitoring.alert_rules.update(rules_of(monitoring, "iris")["slow"].id, description="by hand")
+    monitoring.alert_rules.create("theirs", "error_count", ">", 1, window="5m", severity="info", model="iris")
+    said = apply(SUITE.replace("> 50", "> 60").replace("min_labels: 0", "min_labels: 9"), "--yes")
+    assert "~ threshold: 50 → 60" in said
+    assert "~ retraining.min_labels: 0 → 9" in said
+    assert "0 to create, 2 to change, 0 to delete" in said
+    rules = rules_of(monitoring, "iris")
+    assert (rules["slow"].threshold, rules["slow"].description) == (60, "by hand")
+    assert "theirs" in rules
+    assert monitoring.configurations.get("iris").own.quality.tolerance == 0.2
+
+
+def test_pruning_takes_back_what_the_file_no_longer_names_of_the_suites_own_models(
+    monitoring: MonitoringClient, apply: Apply
+) -> None:
+    apply(SUITE, "--yes")
+    before = set(rules_of(monitoring, ""))
+    monitoring.configurations.change({"quality": {"tolerance": 0.2}}, model="iris")
+    fewer = SUITE.replace(", alpha: 0.01", "")
+    fewer = fewer[: fewer.index("      - name: errors")]
+    said = apply(fewer, "--prune", "--yes")
+    assert "- alert rule errors for 1.0.0" in said
+    assert set(rules_of(monitoring, "iris")) == {"slow"}
+    own = monitoring.configurations.get("iris").own
+    assert (own.drift.interval, own.drift.HasField("alpha"), own.HasField("quality")) == ("1h", False, False)
+    assert apply("suite: testing\nmodels: [{name: iris}]\n", "--prune", "--yes").startswith("nothing to do")
+    assert set(rules_of(monitoring, "")) == before, "what holds for all models is no suite's own"
+    assert len(monitoring.channels.list()) == 1
+
+
+def test_a_change_by_somebody_else_meanwhile_is_kept(monitoring: MonitoringClient, shelf: Shelf, apply: Apply) -> None:
+    apply(SUITE, "--yes")
+    theirs = {"drift": {"alpha": 0.02}}
+    shelf.meanwhile["UpdateModel"] = lambda: monitoring.configurations.change(theirs, model="iris")
+    changed = SUITE.replace("which iris", "another").replace("60m", "2h")
+    assert "run this again to see what differs now [ETAG_MISMATCH]" in apply(changed, "--yes", exit_code=1)
+    own = monitoring.configurations.get("iris").own
+    assert (own.drift.alpha, own.drift.interval) == (0.02, "1h")
+    shelf.meanwhile.clear()
+    apply(changed, "--yes")
+    assert monitoring.configurations.get("iris").own.drift.interval == "2h"
+
+
+def test_what_can_not_be_is_refused_before_anything_changes(monitoring: MonitoringClient, apply: Apply) -> None:
+    said = apply(SUITE.replace("for: 300s\n    channels: [ops]", "channels: [oops]"), "--yes", exit_code=2)
+    assert "suite.yaml:8: the rule slow tells oops, which is no channel" in said
+    assert monitoring.channels.list() == []
+
+
+def test_what_monitoring_refuses_is_said_and_the_other_models_go_on(
+    monitoring: MonitoringClient, shelf: Shelf, apply: Apply
+) -> None:
+    two = f"{SUITE}  - name: other\n    alert_rules: [{{name: x, when: error_rate > 2}}]\n"
+    assert "[INVALID_RULE]" in apply(two, "--yes", exit_code=1)
+    assert "slow" in rules_of(monitoring, "iris")
+    document = json.loads(apply(two, "--dry-run", "--json"))
+    (step,) = document["steps"]
+    assert (step["action"], step["model"], step["name"], step["done"]) == ("create_alert_rule", "other", "x", False)
+
+
+def test_without_monitoring_nothing_is_changed_and_a_suite_that_says_nothing_of_it_needs_none(
+    shelf: Shelf, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PENSTOCK_MONITORING_ADDRESS", f"127.0.0.1:{free_port()}")
+    watched = "suite: testing\nmodels: [{name: iris, monitoring: {drift: {enabled: false}}}]\n"
+    apply(watched, "--yes", exit_code=6)
+    assert shelf.changes == []
+    apply("suite: testing\nmodels: [{name: iris}]\n", "--yes")
+    assert shelf.changes == ["create iris"]

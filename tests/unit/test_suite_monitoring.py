@@ -1,0 +1,80 @@
+"""What a suite file may say of monitoring, and how each mistake is named: with its line, before anything is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from penstock.cli.exits import CommandError
+from penstock.cli.suites.schema import Suite, read_suite
+
+
+def read(folder: Path, text: str) -> Suite:
+    file = folder / "suite.yaml"
+    file.write_text(text)
+    return read_suite(file)
+
+
+def refusal(folder: Path, text: str) -> str:
+    with pytest.raises(CommandError) as caught:
+        read(folder, text)
+    assert caught.value.reason == "INVALID_SUITE"
+    return caught.value.message
+
+
+def channel(fields: str) -> str:
+    return f"suite: s\nmodels: []\nchannels:\n  - {{name: ops, {fields}}}\n"
+
+
+def rule(fields: str) -> str:
+    return f"suite: s\nmodels:\n  - name: iris\n    alert_rules:\n      - {{name: slow, {fields}}}\n"
+
+
+def settings(fields: str) -> str:
+    return f"suite: s\nmodels:\n  - name: iris\n    monitoring: {fields}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        (channel("webhook: https://a, apprise_env: A"), "suite.yaml:4: channels[0]: takes one of webhook, webhook_file"),
+        (channel("secret_env: A_SET_ONE"), "takes one of webhook, webhook_file"),
+        (channel("apprise: mailtos://a"), "channels[0].apprise: is no field here"),
+        (channel("webhook: https://a, secret: written here"), "channels[0].secret: is no field here"),
+        (channel("webhook_env: NOBODY_SET_IT"), "webhook_env: the variable NOBODY_SET_IT is not set, or empty"),
+        (channel("webhook_file: none.url"), "webhook_file: can't be read: No such file"),
+        (channel("apprise_env: A_SET_ONE, secret_env: A_SET_ONE"), "a secret with a webhook, which it signs"),
+        (channel("webhook: https://a}\n  - {name: ops, webhook: https://b"), "ops stands in line 4 already"),
+        (rule("severity: warning"), "alert_rules[0]: needs 'when'"),
+        (rule("when: latency > 3"), "suite.yaml:5: models[0].alert_rules[0].when: 'latency' can't be watched"),
+        (rule("when: error_rate"), "is no condition"),
+        (rule("when: error_rate > 1, window: soon"), "window: 'soon' is no duration"),
+        (rule("when: error_rate > 1, severity: bad"), "severity: 'bad' is not one of"),
+        (rule("when: error_rate > 1, treshold: 1"), "treshold: is no field here"),
+        (rule("when: error_rate > 1}\n      - {name: slow, when: error_rate > 2"), "slow stands in line 5 already"),
+        (settings("{drift: {beta: 1}}"), "monitoring.drift.beta: is no setting"),
+        (settings("{sound: {volume: 1}}"), "monitoring.sound.volume: is no setting"),
+        (settings("{rollups: {enabled: false}}"), "rollups.enabled: holds for all models alike"),
+        (settings("{drift: {alpha: high}}"), "drift.alpha: 'high' is not a number"),
+        (settings("{drift: {window: long}}"), "drift.window: 'long' is no duration"),
+        (settings("{drift: {ignored_features: id}}"), "ignored_features: takes a list of texts"),
+        (settings("drift"), "monitoring: takes fields"),
+    ],
+)  # fmt: skip
+def test_every_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, sentence: str) -> None:
+    monkeypatch.setenv("A_SET_ONE", "0123456789abcdef")
+    assert sentence in refusal(tmp_path, text)
+
+
+def test_a_rule_of_a_version_stands_beside_its_models(tmp_path: Path) -> None:
+    suite = read(tmp_path, rule("when: error_rate > 1}\n      - {name: slow, version: 1.0.0, when: error_rate > 0.1"))
+    assert [each.title for each in suite.models[0].alert_rules or ()] == ["slow", "slow for 1.0.0"]
+
+
+def test_what_is_false_or_empty_is_said_and_what_is_not_there_is_not(tmp_path: Path) -> None:
+    (model,) = read(tmp_path, settings("{drift: {enabled: false, effect_floor: 0, ignored_features: []}}")).models
+    assert model.monitoring == {"drift": {"enabled": False, "effect_floor": 0.0, "ignored_features": []}}
+    (model,) = read(tmp_path, "suite: s\nmodels: [{name: iris, alert_rules: []}]").models
+    assert (model.monitoring, model.alert_rules) == (None, ())
+    assert not read(tmp_path, "suite: s\nmodels: [{name: iris}]").is_watched
