@@ -161,7 +161,7 @@ class Channels:
                 raise _not_found(name)
             for in_use in self._in_use:
                 if sentence := in_use(connection, name):
-                    raise FailedPrecondition(f"{sentence}: take the channel out there first", reason="CHANNEL_IN_USE")
+                    raise FailedPrecondition(f"{sentence}; take the channel out of them first", reason="CHANNEL_IN_USE")
             self._store.delete(connection, name)
             self._store.log(connection, known, None, caller().name)
             reason, message = "CHANNEL_NOT_FOUND", "the channel was deleted"

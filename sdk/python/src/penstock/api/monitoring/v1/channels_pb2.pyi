@@ -4,7 +4,9 @@ isort:skip_file
 Channels: who is told of alerts, and how: webhooks, and e-mail, Slack and the rest by a library.
 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
-naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
+naming the field, UNAVAILABLE (DATABASE_UNAVAILABLE) while the database can't be reached, DEADLINE_EXCEEDED
+(DATABASE_TIMEOUT) where it took too long, ABORTED (LOCK_TIMEOUT, TRANSACTION_CONFLICT) where somebody else changed the
+same at that moment: try again. Others stand at the RPC.
 
 What is sent is put into an outbox in the transaction that it belongs to, and tried until it arrives, for 24 hours.
 It may arrive twice, always under the same id: receivers drop what they know. Messages to one receiver may overtake
