@@ -22,7 +22,8 @@ PERCENTS = (1, 25, 50, 75, 90, 95, 99, 100)
 
 def counted(values: Sequence[float] | NDArray[np.float64]) -> Latencies:
     """Count as PostgreSQL does it."""
-    return Latencies.of(Counter(math.ceil(math.log(value) / BIN_WIDTH) if value else ZERO_BIN for value in values))
+    counts = Counter(math.ceil(math.log(value) / BIN_WIDTH) if value else ZERO_BIN for value in values)
+    return Latencies(*zip(*sorted(counts.items()), strict=True)) if counts else Latencies()
 
 
 def log_normal(generator: np.random.Generator, size: int) -> NDArray[np.float64]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from functools import partial
 
 import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock.api.monitoring.v1 import export_pb2 as pb
 from penstock.api.monitoring.v1 import export_pb2_grpc
@@ -43,7 +44,9 @@ class ExportServicer(export_pb2_grpc.ExportServiceServicer):
         for chunk in file.chunks():
             yield pb.ExportMetricsResponse(chunk=chunk)
         if file.complete_until is not None:
-            yield pb.ExportMetricsResponse(complete_until=file.complete_until)
+            complete_until = Timestamp()
+            complete_until.FromDatetime(file.complete_until)
+            yield pb.ExportMetricsResponse(complete_until=complete_until)
 
 
 def service(servicer: ExportServicer) -> Service:

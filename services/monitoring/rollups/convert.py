@@ -94,6 +94,7 @@ def _series(series: Series, *, histograms: bool) -> pb.MetricsSeries:
 
 def _point(totals: Totals) -> pb.MetricsPoint:
     counts = totals.counts
+    p50_latency_ms, p95_latency_ms, p99_latency_ms = totals.percentiles_ms(50, 95, 99)
     return pb.MetricsPoint(
         **_bounds(totals.window),
         inference_count=counts.inference_count,
@@ -102,9 +103,9 @@ def _point(totals: Totals) -> pb.MetricsPoint:
         error_rate=totals.error_rate,
         average_latency_ms=totals.average_latency_ms,
         max_latency_ms=totals.max_latency_ms,
-        p50_latency_ms=totals.p50_latency_ms,
-        p95_latency_ms=totals.p95_latency_ms,
-        p99_latency_ms=totals.p99_latency_ms,
+        p50_latency_ms=p50_latency_ms,
+        p95_latency_ms=p95_latency_ms,
+        p99_latency_ms=p99_latency_ms,
         average_confidence=totals.average_confidence,
         accuracy=totals.accuracy,
         feedback_count=counts.feedback_count,

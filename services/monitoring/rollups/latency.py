@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+
+import numpy as np
 
 RELATIVE_ERROR = 0.01
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
@@ -39,21 +41,17 @@ class Latencies:
     counts: tuple[int, ...] = ()
 
     @classmethod
-    def of(cls, counts: Mapping[int, int]) -> Latencies:
-        """Put counts by bin in order."""
-        bins = sorted(counts)
-        return cls(tuple(bins), tuple(map(counts.__getitem__, bins)))
-
-    @classmethod
     def merged(cls, several: Iterable[Latencies]) -> Latencies:
         """Add up."""
-        each = iter(several)
-        first = next(each, cls())
-        total = dict(zip(first.bins, first.counts, strict=True))
-        for latencies in each:
-            for bin_, count in zip(latencies.bins, latencies.counts, strict=True):
-                total[bin_] = total.get(bin_, 0) + count
-        return cls.of(total)
+        all_ = [latencies for latencies in several if latencies.bins]
+        if len(all_) < 2:
+            return all_[0] if all_ else cls()
+        bins = np.concatenate([np.array(latencies.bins, np.int64) for latencies in all_])
+        counts = np.concatenate([np.array(latencies.counts, np.int64) for latencies in all_])
+        order = np.argsort(bins, kind="stable")
+        bins = bins[order]
+        begins = np.flatnonzero(np.diff(bins, prepend=bins[0] - 1))
+        return cls(tuple(bins[begins].tolist()), tuple(np.add.reduceat(counts[order], begins).tolist()))
 
     @property
     def count(self) -> int:
@@ -65,11 +63,16 @@ class Latencies:
 
         As NumPy's method "inverted_cdf" has it: the least of the latencies for which that is so.
         """
+        (found,) = self.percentiles((percent,))
+        return found
+
+    def percentiles(self, percents: Sequence[int]) -> list[float | None]:
+        """Give several in one go."""
         reached = list(accumulate(self.counts))
         if not reached:
-            return None
-        rank = max(1, -(-reached[-1] * percent // 100))
-        return value_of(self.bins[bisect_left(reached, rank)])
+            return [None] * len(percents)
+        ranks = [max(1, -(-reached[-1] * percent // 100)) for percent in percents]
+        return [value_of(self.bins[bisect_left(reached, rank)]) for rank in ranks]
 
     def bounds(self) -> Iterator[Bin]:
         """Give the bins with their bounds, the lowest first."""

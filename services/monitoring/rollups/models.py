@@ -195,8 +195,14 @@ class Totals:
 
     def percentile_ms(self, percent: int) -> float | None:
         """Give a percentile of the latency over successful predictions, within 1 %, in ms."""
-        found, most = self.counts.latencies.percentile(percent), self.counts.latency_max_ms
-        return found if found is None or most is None else min(found, most)
+        (found,) = self.percentiles_ms(percent)
+        return found
+
+    def percentiles_ms(self, *percents: int) -> list[float | None]:
+        """Give several of them, in the time of one."""
+        most = self.counts.latency_max_ms
+        found = self.counts.latencies.percentiles(percents)
+        return [one if one is None or most is None else min(one, most) for one in found]
 
     @property
     def average_confidence(self) -> float | None:

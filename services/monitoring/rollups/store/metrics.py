@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from datetime import datetime, timedelta
 from typing import LiteralString, NamedTuple
 
@@ -123,12 +124,13 @@ class MetricsStore:
             plan = planner(marked, read_kept(connection, wanted.kept))
             number = 0
             for granularity, windows in plan.rollups.items():
-                found = rows.read(connection, granularity, model, version, windows, latencies=wanted.latencies)
-                for place, counts in found:
-                    number += 1
-                    if number > MAX_ROLLUPS:
-                        raise too_many_points(f"over {MAX_ROLLUPS} steps of versions to add up")
-                    take(place, counts)
+                reading = rows.read(connection, granularity, model, version, windows, latencies=wanted.latencies)
+                with closing(reading) as found:
+                    for place, counts in found:
+                        number += 1
+                        if number > MAX_ROLLUPS:
+                            raise too_many_points(f"over {MAX_ROLLUPS} steps of versions to add up")
+                        take(place, counts)
             for part in plan.events:
                 for place, counts in count(connection, model, version, part, Granularity.FIVE_MINUTES.span).items():
                     take(place, counts)

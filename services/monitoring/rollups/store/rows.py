@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
 from psycopg import Connection, sql
@@ -62,7 +62,7 @@ def read(
     windows: Sequence[Window],
     *,
     latencies: bool = True,
-) -> Iterator[tuple[Place, Counts]]:
+) -> Generator[tuple[Place, Counts]]:
     """Read the rollups that begin in these windows, some at a time; no version: those of all.
 
     Without `latencies`, how they are spread is left out: it is most of a rollup.
@@ -74,8 +74,10 @@ def read(
         "ends": [window.to_time for window in windows],
         "latencies": latencies,
     }
-    for row in connection.execute(_statement(_READ, granularity), values):
-        yield (row["version"], row["start_time"]), _counts(row)
+    # Binary: of arrays, half the time that text takes. Who stops on the way closes this, or the connection stays busy.
+    with connection.cursor(binary=True) as cursor:
+        for row in cursor.stream(_statement(_READ, granularity), values):
+            yield (row["version"], row["start_time"]), _counts(row)
 
 
 def write(connection: Connection[DictRow], mark: Mark, counts: Counts) -> None:
