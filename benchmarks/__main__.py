@@ -16,6 +16,7 @@ BENCHMARKS = (
     "rollups",
     "profiles",
     "drift",
+    "quality",
     "registry",
     "transfer",
 )

@@ -70,8 +70,13 @@ class Tally:
     @property
     def said(self) -> str:
         """Alarms per check, with what the true share lies between."""
-        low, high = wilson(self.alarms, self.checks, 0.05)
-        return f"{self.alarms} of {self.checks}: {self.alarms / self.checks:.1%} ({low:.1%} to {high:.1%})"
+        return said_of(self.alarms, self.checks)
+
+
+def said_of(hits: int, checks: int) -> str:
+    """Write a share, with what the true one lies between."""
+    low, high = wilson(hits, checks, 0.05)
+    return f"{hits} of {checks}: {hits / checks:.1%} ({low:.1%} to {high:.1%})"
 
 
 def main() -> None:
@@ -125,14 +130,14 @@ def _show_false_alarms(options: argparse.Namespace) -> None:
     for stream in _chosen(options):
         for size in (BELOW_MINIMUM, *options.sizes):
             tally = Tally(0, 0, 0, 0.0)
-            for number, drawn in _by_reference(windows(stream, size, options.runs, options.seed)):
+            for number, drawn in by_reference(windows(stream, size, options.runs, options.seed)):
                 reference = reference_for(stream, options.reference_rows, options.seed, number)
                 tally += tally_of(reference, drawn, Rules())
             _add(table, stream.name, f"{size:,}", tally.said, *_rest(tally))
     console.print(table)
 
 
-def _by_reference(drawn: Iterator[Rows]) -> Iterator[tuple[int, list[Rows]]]:
+def by_reference(drawn: Iterator[Rows]) -> Iterator[tuple[int, list[Rows]]]:
     """Put windows into parts, each for a reference of its own."""
     for number in count_up():
         part = list(islice(drawn, CHECKS_A_REFERENCE))
@@ -233,13 +238,13 @@ def _found(
     for name, feature, change in changes:
         generator = np.random.default_rng([options.seed, size])
         tally = Tally(0, 0, 0, 0.0)
-        for number, drawn in _by_reference(windows(stream, size, options.runs, options.seed + 1)):
+        for number, drawn in by_reference(windows(stream, size, options.runs, options.seed + 1)):
             changed = [change(rows, generator) for rows in drawn]
             tally += tally_of(references[number], changed, rules, feature=feature)
         yield name, tally
     generator = np.random.default_rng([options.seed, size])
     hits = 0
-    for number, drawn in _by_reference(windows(stream, size, options.runs, options.seed + 1)):
+    for number, drawn in by_reference(windows(stream, size, options.runs, options.seed + 1)):
         bins = len(references[number].features[names[NUMERIC]].counts)
         for rows in drawn:
             counted = new_category(count(references[number], rows), bins, 0.03, generator)

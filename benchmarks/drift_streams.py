@@ -48,13 +48,15 @@ class Stream:
     """How rows depend on each other.
 
     `icc`: of the latent values of a user's 20 rows; `carry`: of one row's and the next; `cycle`: the share of the
-    variance that goes up and down with the hour, as the rate of the rows does.
+    variance that goes up and down with the hour, as the rate of the rows does. `tails`: Student's t of so many degrees
+    of freedom in place of the normal distribution.
     """
 
     name: str
     icc: float = 0.0
     carry: float = 0.0
     cycle: float = 0.0
+    tails: float = 0.0
 
 
 STREAMS = (
@@ -106,6 +108,9 @@ class Source:
         else:
             users = np.arange(count, dtype=np.int64) + self._next_user
             self._next_user += count
+        if self.stream.tails:
+            freedom = self.stream.tails
+            latent /= np.sqrt(self.generator.chisquare(freedom, latent.shape) / freedom)
         latent[:, :MISSING][self.generator.random((count, MISSING)) < MISSING_SHARE] = np.nan
         return Rows(latent, users, times)
 
@@ -161,11 +166,9 @@ def kinds_of(number: int, values: Numbers) -> Places:
 
 def reference_of(rows: Rows) -> Reference:
     """Make a reference as the service makes it of a file of these rows, its column of users named as the group."""
-    columns = {f"feature_{number:02d}": _column(number, rows.values[:, number]) for number in range(FEATURES)}
-    users = "user" if rows.users[0] >= 0 else ""
-    if users:
-        columns[users] = _texts(list(map(str, rows.users.tolist())))
-    found = build_reference(Frame(len(rows), columns), Columns(group=users))
+    frame = frame_of(rows)
+    users = "user" if "user" in frame.columns else ""
+    found = build_reference(frame, Columns(group=users))
     return Reference(
         id=UUID(int=1),
         model="model",
@@ -180,6 +183,14 @@ def reference_of(rows: Rows) -> Reference:
         created_by="benchmark",
         note="",
     )
+
+
+def frame_of(rows: Rows) -> Frame:
+    """Give rows as the service reads them from a file; "user" is there where rows name one."""
+    columns = {f"feature_{number:02d}": _column(number, rows.values[:, number]) for number in range(FEATURES)}
+    if rows.users[0] >= 0:
+        columns["user"] = _texts(list(map(str, rows.users.tolist())))
+    return Frame(len(rows), columns)
 
 
 def _column(number: int, values: Numbers) -> Column:
