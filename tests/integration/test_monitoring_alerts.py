@@ -266,6 +266,17 @@ def test_a_rule_is_changed_by_who_has_read_it(desk: Desk) -> None:
     assert reason(partial(desk.update, rule, threshold=0.8)) == (grpc.StatusCode.ABORTED, "ETAG_MISMATCH")
     other = desk.create(name="other")
     assert reason(partial(desk.update, other, name="failing")) == (grpc.StatusCode.ALREADY_EXISTS, "RULE_EXISTS")
+    desk.stub.DeleteAlertRule(pb.DeleteAlertRuleRequest(id=rule.id), timeout=TIMEOUT_S)
+    deleted, second, made = changes_of(desk, rule_id=rule.id)
+    assert (made.HasField("before"), made.after, made.changed_by) == (False, rule, "anonymous")
+    assert (second.before, second.after, deleted.before, deleted.HasField("after")) == (rule, changed, changed, False)
+    assert [each.after.name for each in changes_of(desk)[1:2]] == ["other"]
+    assert changes_of(desk, model="iris") == []
+
+
+def changes_of(desk: Desk, **filters: Any) -> list[pb.AlertRuleChange]:
+    request = pb.ListAlertRuleChangesRequest(**filters)
+    return list(desk.stub.ListAlertRuleChanges(request, timeout=TIMEOUT_S).changes)
 
 
 def test_a_list_shows_the_rules_that_hold_for_a_model(desk: Desk) -> None:
@@ -329,12 +340,14 @@ BAD_SILENCES: dict[str, dict[str, Any]] = {
     "a version of no model": {"version": "1"},
     "a long note": {"note": "n" * 1_001},
     "an unknown severity": {"severity": 99},
+    "the whole of no model": {"without_version": True},
+    "a model as a whole, and a version": {"model": "iris", "version": "1", "without_version": True},
 }
 
 
-@pytest.mark.parametrize("name", BAD_SILENCES)
-def test_a_silence_that_makes_no_sense_is_refused(desk: Desk, name: str) -> None:
-    assert reason(partial(desk.silence, **BAD_SILENCES[name])) == (INVALID, "INVALID_SILENCE")
+def test_a_silence_that_makes_no_sense_is_refused(desk: Desk) -> None:
+    refused = {name: reason(partial(desk.silence, **fields)) for name, fields in BAD_SILENCES.items()}
+    assert refused == dict.fromkeys(BAD_SILENCES, (INVALID, "INVALID_SILENCE"))
 
 
 def test_bad_questions_are_refused(desk: Desk) -> None:
@@ -349,12 +362,13 @@ def test_bad_questions_are_refused(desk: Desk) -> None:
             (partial(stub.EndSilence, pb.EndSilenceRequest(id=wrong)), "SILENCE"),
         ):
             assert reason(call) == (NOT_FOUND, f"{kind}_NOT_FOUND")
+    assert reason(partial(changes_of, desk, rule_id="no-id")) == (NOT_FOUND, "RULE_NOT_FOUND")
     assert reason(partial(desk.create, threshold=5)) == (INVALID, "INVALID_RULE")
     assert reason(partial(desk.create, channels=["nobody"])) == (INVALID, "CHANNEL_NOT_FOUND")
     assert reason(partial(desk.create, request_id="r" * 129)) == (INVALID, "INVALID_TEXT")
     assert reason(partial(desk.alerts, model="m\0")) == (INVALID, "INVALID_TEXT")
     assert reason(partial(desk.alerts, states=[0])) == (INVALID, "INVALID_FIELD")
-    for listing in (desk.alerts, desk.rules, partial(_silences, stub)):
+    for listing in (desk.alerts, desk.rules, partial(_silences, stub), partial(changes_of, desk)):
         assert reason(partial(listing, page_size=1_001)) == (INVALID, "INVALID_PAGE_SIZE")
         assert reason(partial(listing, page_token="x")) == (INVALID, "INVALID_PAGE_TOKEN")
 

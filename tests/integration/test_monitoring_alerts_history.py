@@ -130,5 +130,6 @@ def _check_story(replica: Replica, alert: Alert, told: list[tuple[str, str]]) ->
         assert heard.count("RESOLVED") <= 1
         assert "RESOLVED" not in heard[:-1]
         assert heard.count("FIRING") <= 1
+        assert not heard or heard[-1] == "RESOLVED"
     first = [state for _, state in told[:1]]
     assert first in ([], ["FIRING"])

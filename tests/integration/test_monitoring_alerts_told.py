@@ -108,6 +108,14 @@ def test_the_end_of_what_was_told_is_told_in_spite_of_a_silence(replica: Replica
     assert replica.sent() == [("ops", [FIRING]), ("ops", [RESOLVED])]
 
 
+def test_a_silence_of_a_model_as_a_whole_leaves_its_versions_alone(replica: Replica) -> None:
+    replica.silence(HOUR, model="iris", without_version=True)
+    replica.readings.counts[Target("iris", "")] = BAD
+    fires(replica, "ops")
+    assert replica.sent() == [("ops", [FIRING])]
+    assert replica.states() == ["FIRING", "FIRING"]
+
+
 def test_nobody_hears_of_the_end_of_what_they_never_heard_of(replica: Replica) -> None:
     silence = replica.silence(HOUR)
     fires(replica, "ops")

@@ -104,5 +104,7 @@ def test_long_work_hears_that_another_has_its_lease_and_that_the_service_ends(
     turn._until_s = 0.0  # half of it is over: the next renewal asks the database
     lease_to_another(database, seconds=3_600)
     assert not turn.renew()
+    lease_to_another(database, seconds=0)  # it is free again, and what was read in this turn is old
+    assert not turn.renew()
     stopping.set()
     assert not Turn(store, "sweep", holder, stopping).renew()
