@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import socket
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -196,6 +197,22 @@ def test_where_nothing_runs_status_says_so_and_down_is_content(
     }
     assert run(["down"]) == 0
     assert capsys.readouterr().out == f"nothing runs on {folder.path}\n"
+
+
+@pytest.mark.parametrize("options", [[], ["--detach"]])
+@pytest.mark.parametrize("port", ["", "many"])
+def test_an_up_that_is_refused_leaves_no_folder_behind(
+    options: list[str],
+    port: str,
+    folder: DataFolder,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        monkeypatch.setenv("PENSTOCK_REGISTRY_PORT", port or str(taken.getsockname()[1]))
+        assert run(["up", *options]) == 1
+    assert "PENSTOCK_REGISTRY_PORT" in capsys.readouterr().err
+    assert not folder.path.exists()
 
 
 def test_status_tells_the_dead_and_the_deaf_from_the_healthy(

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import psutil
 
     from penstock.cli.embedded.folder import DataFolder, State
+    from penstock.cli.embedded.suite import Suite
 
 START_DEADLINE_S = 60.0
 WORKERS_TIMEOUT_S = 2.0
@@ -60,7 +61,7 @@ def up(
     environment = surroundings()
     path = data_dir(data_folder, environment).expanduser().absolute()
     if detach:
-        _up_detached(output, path)
+        _up_detached(output, path, environment)
     else:
         _up_here(output, path, environment)
 
@@ -126,23 +127,29 @@ def _require_services() -> None:
         )
 
 
-def _up_detached(output: Output, path: Path) -> None:
+def _up_detached(output: Output, path: Path, environment: dict[str, str]) -> None:
     from penstock.cli.embedded.detached import start_detached
-    from penstock.cli.embedded.folder import DataFolder
 
+    suite = _suite(path, environment)
+    suite.check()
     command = (sys.executable, "-m", "penstock.cli", "up", "--data-dir", str(path))
     begun = time.monotonic()
     with output.spinner("starting PostgreSQL, registry, monitoring, inference, jobs"):
-        state = start_detached(DataFolder(path), command, deadline_s=START_DEADLINE_S + 5)
+        state = start_detached(suite.folder, command, deadline_s=START_DEADLINE_S + 5)
     _announce(output, path, state, time.monotonic() - begun, stop_with="penstock down")
 
 
-def _up_here(output: Output, path: Path, environment: dict[str, str]) -> None:
+def _suite(path: Path, environment: dict[str, str]) -> Suite:
     from penstock.cli.embedded.ports import Ports
     from penstock.cli.embedded.suite import Suite
+
+    return Suite(path, ports=Ports.from_environment(environment), environment=environment)
+
+
+def _up_here(output: Output, path: Path, environment: dict[str, str]) -> None:
     from penstock.cli.suite_progress import SuiteProgress
 
-    suite = Suite(path, ports=Ports.from_environment(environment), environment=environment)
+    suite = _suite(path, environment)
     progress = SuiteProgress(output)
     begun = time.monotonic()
     with suite.stopping_on_signals():

@@ -88,13 +88,28 @@ class Suite:
             raise EmbeddedError("The suite is not started.")
         return self._state
 
+    def check(self) -> None:
+        """See that nothing said forbids the start; nothing is touched, so that a refusal leaves no folder behind.
+
+        Raises EmbeddedError as `start` does. The ports of a folder that is there are looked at later: what a suite that
+        was killed left running may have them.
+        """
+        said = self._environment
+        if said.get("PENSTOCK_TLS_CERT_FILE") and not said.get("PENSTOCK_CA_FILE"):
+            raise EmbeddedError(
+                "PENSTOCK_TLS_CERT_FILE is set, so the services call one another over TLS: set PENSTOCK_CA_FILE to "
+                "the certificates that vouch for it, and see that it is for the name localhost."
+            )
+        if not self.folder.path.exists():
+            self.ports.settled()
+
     def start(self, on_event: OnEvent = lambda _: None, *, deadline_s: float = START_DEADLINE_S) -> None:
         """Start everything and return when all is healthy; call `stop` whatever comes of it.
 
         Raises AlreadyRunningError when another suite works on the folder, and EmbeddedError with what to do
         when a port is taken, a child keeps dying, the TLS files are not all named or the deadline passes.
         """
-        self._check_tls()
+        self.check()
         self.folder.lock()
         cluster = PostgresCluster(self.folder.postgres)
         self._stop_orphans(cluster)
@@ -212,14 +227,6 @@ class Suite:
     def _address(self, port: int) -> str:
         """Say where a service listens; under TLS by the name that is in its certificate."""
         return f"grpcs://localhost:{port}" if self._environment.get("PENSTOCK_TLS_CERT_FILE") else f"{HOST}:{port}"
-
-    def _check_tls(self) -> None:
-        said = self._environment
-        if said.get("PENSTOCK_TLS_CERT_FILE") and not said.get("PENSTOCK_CA_FILE"):
-            raise EmbeddedError(
-                "PENSTOCK_TLS_CERT_FILE is set, so the services call one another over TLS: set PENSTOCK_CA_FILE to "
-                "the certificates that vouch for it, and see that it is for the name localhost."
-            )
 
     def _service_token_file(self, name: str) -> Path:
         """Find the file of the service's own key; made once, and again when its file or its entry is gone."""
