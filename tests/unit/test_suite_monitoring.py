@@ -38,7 +38,7 @@ def settings(fields: str) -> str:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        (channel("webhook: https://a, apprise_env: A"), "suite.yaml:4: channels[0]: takes one of webhook, webhook_file"),
+        (channel("webhook: https://a, apprise_env: A"), "suite.yaml:4: channels[0]: takes one of webhook, "),
         (channel("secret_env: A_SET_ONE"), "takes one of webhook, webhook_file"),
         (channel("apprise: mailtos://a"), "channels[0].apprise: is no field here"),
         (channel("webhook: https://a, secret: written here"), "channels[0].secret: is no field here"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -28,7 +28,7 @@ def file_chunks(slices: Iterable[Sequence[Row]], columns: Sequence[Column], form
 def _csv(slices: Iterable[Sequence[Row]], columns: Sequence[Column]) -> Iterator[bytes]:
     pieces = CsvPieces()
     pieces.write_rows([[column.name for column in columns]])
-    write_as = {"text": _harmless, "time": _written}
+    write_as: Mapping[str, Callable[[Any], str]] = {"text": _harmless, "time": _written}
     ways = [(place, write_as[column.kind]) for place, column in enumerate(columns) if column.kind in write_as]
     for rows in slices:
         pieces.write_rows(_with_texts(row, ways) for row in rows)

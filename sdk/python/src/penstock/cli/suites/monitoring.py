@@ -60,7 +60,8 @@ class RuleSpec:
     @property
     def channels(self) -> Sequence[str]:
         """Whom it tells, where the file says so."""
-        return self.said.get("channels", ())
+        names: Sequence[str] = self.said.get("channels", ())
+        return names
 
 
 def title_of(name: str, version: str) -> str:
