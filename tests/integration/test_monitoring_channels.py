@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -16,9 +17,10 @@ from services.common.errors import InvalidArgument
 from services.common.outbox.webhooks import signature
 from services.common.postgres import Database
 from services.monitoring.notifications.assembly import REQUEST_CHILDREN
+from services.monitoring.notifications.channels import MAX_REQUESTS
 from tests.channels import NEWS, Running, serving
 from tests.monitoring import eventually, reason
-from tests.receivers import Receiver, answers, receiving
+from tests.receivers import Receiver, answers, hangs, receiving
 from tests.smtp import receiving_mail
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -118,6 +120,25 @@ def test_a_channel_says_what_went_wrong_and_what_waits(running: Running, receive
     with pytest.raises(grpc.RpcError, match=r"127\.0\.0\.1 answered 503 Service Unavailable"):
         running.test("team")
     assert reason(lambda: running.test("team")) == (REFUSED, "NOT_DELIVERED")
+
+
+def test_who_tries_out_many_channels_that_hang_is_refused_and_keeps_nobody_from_being_told(
+    running: Running, receiver: Receiver
+) -> None:
+    running.webhook("hangs", receiver.url)
+    receiver.otherwise = hangs
+    with receiving() as quick, ThreadPoolExecutor(MAX_REQUESTS) as pool:
+        running.webhook("quick", quick.url)
+        tried = [pool.submit(reason, partial(running.test, "hangs")) for _ in range(MAX_REQUESTS)]
+        receiver.wait(MAX_REQUESTS)
+        busy = (grpc.StatusCode.RESOURCE_EXHAUSTED, "CHANNELS_BUSY")
+        for call in (partial(running.test, "quick"), partial(running.webhook, "quick", quick.url)):
+            assert reason(call) == busy
+        running.notify("quick")
+        quick.wait()
+        receiver.ended.set()
+        assert {each.result() for each in tried} == {(REFUSED, "NOT_DELIVERED")}
+        running.test("quick")
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -39,6 +41,8 @@ from services.monitoring.parts import Clock
 
 WEBHOOK, APPRISE = "webhook", "apprise"
 DEFAULT_PAGE_SIZE = 100
+MAX_REQUESTS = 4
+"""Channels that are set and tested at once: each may wait for a receiver, and keeps others' requests from a thread."""
 InUse = Callable[[OutboxConnection, str], str]
 """Says in a sentence what relies on a channel, in the transaction that would delete it; '' where nothing does."""
 
@@ -74,6 +78,7 @@ class Channels:
         self._deliveries = deliveries
         self._clock = clock
         self._in_use: list[InUse] = []
+        self._requests = threading.BoundedSemaphore(MAX_REQUESTS)
 
     # For other parts
 
@@ -125,9 +130,10 @@ class Channels:
         Raises:
             InvalidArgument: INVALID_CHANNEL, URL_NOT_ALLOWED.
             FailedPrecondition: SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED.
-            ResourceExhausted: there are 100 already (TOO_MANY_CHANNELS).
+            ResourceExhausted: there are 100 already (TOO_MANY_CHANNELS), or four are set or tested (CHANNELS_BUSY).
         """
-        shown_url = self._senders.check(draft.target)
+        with self._request():
+            shown_url = self._senders.check(draft.target)
         with self._db.transaction() as connection:
             known, others = self._store.find_locked(connection, draft.name)
             if known is None and others >= MAX_CHANNELS:
@@ -190,6 +196,7 @@ class Channels:
         Raises:
             NotFound: CHANNEL_NOT_FOUND.
             FailedPrecondition: it did not arrive (NOT_DELIVERED).
+            ResourceExhausted: four are set or tested just now (CHANNELS_BUSY).
         """
         stored = self._store.find(name)
         if stored is None:
@@ -197,12 +204,23 @@ class Channels:
         message_id = UUID(uuid7())
         document = trial_document(message_id, name, caller().name, self._clock())
         began = time.monotonic()
-        try:
-            self._senders.send(self._target(stored), message_id, document)
-        except DomainError as error:
-            metadata = {"cause": error.reason}
-            raise FailedPrecondition(error.message, reason="NOT_DELIVERED", metadata=metadata) from error
+        with self._request():
+            try:
+                self._senders.send(self._target(stored), message_id, document)
+            except DomainError as error:
+                metadata = {"cause": error.reason}
+                raise FailedPrecondition(error.message, reason="NOT_DELIVERED", metadata=metadata) from error
         return round((time.monotonic() - began) * 1000)
+
+    @contextmanager
+    def _request(self) -> Iterator[None]:
+        if not self._requests.acquire(blocking=False):
+            sentence = f"{MAX_REQUESTS} channels are being set or tested; try again in a moment"
+            raise ResourceExhausted(sentence, reason="CHANNELS_BUSY", retry_after_s=1.0)
+        try:
+            yield
+        finally:
+            self._requests.release()
 
     def _target(self, stored: StoredChannel) -> Target:
         text = stored.plain if stored.sealed is None else self._seal.open(stored.sealed)

@@ -70,9 +70,9 @@ class ChannelServiceServicer(object):
         """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
         Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
         server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
-        secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100). UNAVAILABLE, of
-        apprise channels: APPRISE_BUSY (others are being set or tested), APPRISE_FAILED (the process that reads the URL
-        broke), RECEIVER_TIMEOUT (it took too long).
+        secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100), CHANNELS_BUSY (4
+        are set or tested at that moment: try again). UNAVAILABLE, of apprise channels: APPRISE_BUSY (others are set or
+        tested for too long), APPRISE_FAILED (the process that reads the URL broke), RECEIVER_TIMEOUT (it took too long).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,7 +99,7 @@ class ChannelServiceServicer(object):
         answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
         RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
         APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
-        be read any more: set it again).
+        be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
