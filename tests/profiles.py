@@ -103,11 +103,12 @@ def tensors(**arrays: np.ndarray[Any, Any]) -> monitoring_pb2.Payload:
     )
 
 
-def iris_events(*, age_s: float = 600.0) -> list[monitoring_pb2.InferenceEvent]:
+def iris_events(*, age_s: float = 600.0, version: str = "1.0.0") -> list[monitoring_pb2.InferenceEvent]:
     """Each row of iris as an event with fields, and its species as the prediction."""
     data = load_iris()
     return [
         new_event(
+            version=version,
             age_s=age_s,
             features=fields(dict(zip(NAMES, row.tolist(), strict=True))),
             prediction=fields({"label": int(species)}),

@@ -51,6 +51,7 @@ def test_the_defaults_are_those_that_were_agreed() -> None:
             approval_expiry="30d",
         ),
         alerts=pb.AlertConfiguration(enabled=True),
+        profiles=pb.ProfileConfiguration(enabled=True),
     )
 
 

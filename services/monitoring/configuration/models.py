@@ -39,6 +39,13 @@ class RollupConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfileConfiguration:
+    """Whether live data is counted in the bins of its reference, without which no check has anything to look at."""
+
+    enabled: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class DriftConfiguration:
     """How a version is checked for drift. Effects are debiased PSI, of concept drift the drop of the accuracy."""
 
@@ -92,6 +99,7 @@ class Effective:
     """What holds for a version, a model or all: nothing unset."""
 
     rollups: RollupConfiguration = field(default_factory=RollupConfiguration)
+    profiles: ProfileConfiguration = field(default_factory=ProfileConfiguration)
     drift: DriftConfiguration = field(default_factory=DriftConfiguration)
     quality: QualityConfiguration = field(default_factory=QualityConfiguration)
     retraining: RetrainingConfiguration = field(default_factory=RetrainingConfiguration)
@@ -101,6 +109,7 @@ class Effective:
         """Give what holds where a scope below says this."""
         return Effective(
             rollups=replace(self.rollups, **own.get("rollups", {})),
+            profiles=replace(self.profiles, **own.get("profiles", {})),
             drift=replace(self.drift, **own.get("drift", {})),
             quality=replace(self.quality, **own.get("quality", {})),
             retraining=replace(self.retraining, **own.get("retraining", {})),

@@ -136,6 +136,9 @@ RULES: Mapping[str, Mapping[str, Rule]] = {
         "hourly_retention": _KEPT,
         "daily_retention": _KEPT,
     },
+    "profiles": {
+        "enabled": Flag(),
+    },
     "drift": {
         "enabled": Flag(),
         "interval": _CHECK,

@@ -35,6 +35,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
     recounts = Recounts(
         live,
         references,
+        parts.configurations,
         parts.retention,
         days,
         parts.clock,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -10,6 +10,7 @@ import structlog
 
 from services.common.errors import Aborted, DeadlineExceeded, DomainError
 from services.monitoring.chores import Turn
+from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.models import FUTURE_TOLERANCE, Retention, Window
 from services.monitoring.profiles.count import BucketCounter
 from services.monitoring.profiles.models import BUCKET, LiveWindow, Reference
@@ -62,6 +63,7 @@ class Recounts:
         self,
         store: LiveStore,
         references: References,
+        configurations: Configurations,
         retention: Retention,
         days: Days,
         clock: Clock,
@@ -71,6 +73,7 @@ class Recounts:
     ) -> None:
         self._store = store
         self._references = references
+        self._configurations = configurations
         self._retention = retention
         self._days = days
         self._clock = clock
@@ -82,7 +85,7 @@ class Recounts:
         present = self._days.reference_time()
         stuck: set[Mark] = set()
         while turn.renew():
-            marks = [mark for mark in self._marked() if mark not in stuck]
+            marks = self._marked(stuck)
             if not marks and not self._mark_older(present):
                 return
             for mark in marks:
@@ -101,20 +104,29 @@ class Recounts:
                     _log.exception("bucket not counted", model=mark.model, start_time=mark.start_time.isoformat())
                     stuck.add(mark)
 
-    def _marked(self) -> list[Mark]:
+    def _marked(self, stuck: Collection[Mark]) -> list[Mark]:
         now = self._clock()
         counted_before = now - self._open_interval
-        return self._store.marked(closed=now - BUCKET, counted_before=counted_before, limit=_MARKS_AT_ONCE)
+        return self._store.marked(
+            closed=now - BUCKET, counted_before=counted_before, without=stuck, limit=_MARKS_AT_ONCE
+        )
 
     def _mark_older(self, present: datetime) -> bool:
         last_time = floor(self._clock() + FUTURE_TOLERANCE)
-        return self._store.mark_day(self._retention.first_day(present), last_time, most_waiting=_MOST_WAITING)
+        first_day = self._retention.first_day(present)
+        return self._store.mark_day(first_day, last_time, most_waiting=_MOST_WAITING, wanted=self._wanted)
+
+    def _wanted(self, model: str, version: str) -> bool:
+        return self._configurations.effective(model, version).profiles.enabled
 
     def _count(self, mark: Mark, turn: Turn, present: datetime) -> None:
         """Count a bucket, unless what it is made of is past its retention; `present` is what these are counted from."""
         first_day = max(self._retention.first_day(present), (present - self._kept).date())
         with self._store.counting(mark, first_day) as bucket:
             if bucket is None:
+                return
+            if not self._wanted(mark.model, mark.version):
+                bucket.put_off()
                 return
             reference = self._references.get(bucket.profile_id)
             counter, payloads = BucketCounter(reference), bucket.payloads(columns=len(reference.features))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -42,11 +42,14 @@ FROM (
     JOIN monitoring.profile_attachments USING (model, version)
     WHERE granularity = 1 AND start_time > %(closed)s
 ) AS mark
-WHERE start_time <= %(closed)s OR NOT EXISTS (
+WHERE (start_time <= %(closed)s OR NOT EXISTS (
     SELECT
     FROM monitoring.live_profiles AS live
     WHERE (live.model, live.version, live.start_time) = (mark.model, mark.version, mark.start_time)
       AND live.count_time > %(counted_before)s
+))
+AND (start_time, model, version) NOT IN (
+    SELECT * FROM unnest(%(times)s::timestamptz[], %(models)s::text[], %(versions)s::text[])
 )
 ORDER BY start_time > %(closed)s, start_time DESC, model, version
 LIMIT %(limit)s
@@ -65,8 +68,13 @@ SELECT model, version, recount_day
 FROM monitoring.profile_attachments
 WHERE recount_day IS NOT NULL
 ORDER BY recount_day DESC, model, version
-LIMIT 1
+LIMIT 1000
 FOR UPDATE SKIP LOCKED
+"""
+_PUT_OFF = """
+UPDATE monitoring.profile_attachments
+SET recount_day = greatest(recount_day, (%(start_time)s AT TIME ZONE 'UTC')::date)
+WHERE model = %(model)s AND version = %(version)s
 """
 _STEP_BACK = """
 UPDATE monitoring.profile_attachments
@@ -150,25 +158,36 @@ class LiveStore:
         self._db = database
         self._days = days
 
-    def marked(self, *, closed: datetime, counted_before: datetime, limit: int) -> list[Mark]:
+    def marked(
+        self, *, closed: datetime, counted_before: datetime, limit: int, without: Collection[Mark] = ()
+    ) -> list[Mark]:
         """List buckets to count: those that began at `closed` or before, and later ones that were not counted since."""
-        values = {"closed": closed, "counted_before": counted_before, "limit": limit}
+        left_out = {
+            "times": [mark.start_time for mark in without],
+            "models": [mark.model for mark in without],
+            "versions": [mark.version for mark in without],
+        }
+        values = {"closed": closed, "counted_before": counted_before, "limit": limit, **left_out}
         with self._db.transaction() as connection:
             return [Mark(**row) for row in connection.execute(_MARKED, values)]
 
-    def mark_day(self, first_day: date, last_time: datetime, *, most_waiting: int) -> bool:
+    def mark_day(
+        self, first_day: date, last_time: datetime, *, most_waiting: int, wanted: Callable[[str, str], bool]
+    ) -> bool:
         """Mark the next day of an attachment's recount, unless enough is marked already; False: nothing was to do.
 
         Args:
             first_day: the oldest day with events.
             last_time: no bucket that begins later is marked.
             most_waiting: so many marks are enough.
+            wanted: says of a model and a version whether it is to be counted now; the days of others wait.
         """
         with self._db.transaction() as connection:
             waiting = connection.execute(_WAITING, {"limit": most_waiting}).fetchone()
             if waiting is not None and waiting["marks"] >= most_waiting:
                 return False
-            found = connection.execute(_RECOUNTS).fetchone()
+            rows = connection.execute(_RECOUNTS)
+            found = next((row for row in rows if wanted(row["model"], row["version"])), None)
             if found is None:
                 return False
             names = {"model": found["model"], "version": found["version"]}
@@ -250,6 +269,12 @@ class Bucket:
         """Give the events with captured features, some at a time."""
         query = on_connection(self._connection)
         return payloads(query, self._mark.model, self._mark.version, self._mark.window, columns=columns)
+
+    def put_off(self) -> None:
+        """Have its day, and those before, counted anew once its version is counted again."""
+        mark = self._mark
+        values = {"model": mark.model, "version": mark.version, "start_time": mark.start_time}
+        self._connection.execute(_PUT_OFF, values)
 
     def write(self, counts: BucketCounts, now: datetime) -> None:
         """Keep the counts, in place of those before."""

@@ -280,6 +280,32 @@ class RetrainingConfiguration(_message.Message):
 Global___RetrainingConfiguration: _TypeAlias = RetrainingConfiguration  # noqa: Y015
 
 @_typing.final
+class ProfileConfiguration(_message.Message):
+    """ProfileConfiguration is about live data in the bins of reference profiles."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENABLED_FIELD_NUMBER: _builtins.int
+    enabled: _builtins.bool
+    """Off: live data is not counted, and checks find no rows there. What came meanwhile is counted when it is on again, as
+    far back as events are kept.
+    """
+    def __init__(
+        self,
+        *,
+        enabled: _builtins.bool | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_enabled", b"_enabled", "enabled", b"enabled"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__enabled: _TypeAlias = _typing.Literal["enabled"]  # noqa: Y015
+    _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
+
+Global___ProfileConfiguration: _TypeAlias = ProfileConfiguration  # noqa: Y015
+
+@_typing.final
 class AlertConfiguration(_message.Message):
     """AlertConfiguration is about alerts."""
 
@@ -314,6 +340,7 @@ class Configuration(_message.Message):
     QUALITY_FIELD_NUMBER: _builtins.int
     RETRAINING_FIELD_NUMBER: _builtins.int
     ALERTS_FIELD_NUMBER: _builtins.int
+    PROFILES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def rollups(self) -> Global___RollupConfiguration:
         """Metrics."""
@@ -334,6 +361,10 @@ class Configuration(_message.Message):
     def alerts(self) -> Global___AlertConfiguration:
         """Alerts."""
 
+    @_builtins.property
+    def profiles(self) -> Global___ProfileConfiguration:
+        """Live data in the bins of reference profiles."""
+
     def __init__(
         self,
         *,
@@ -342,10 +373,11 @@ class Configuration(_message.Message):
         quality: Global___QualityConfiguration | None = ...,
         retraining: Global___RetrainingConfiguration | None = ...,
         alerts: Global___AlertConfiguration | None = ...,
+        profiles: Global___ProfileConfiguration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "drift", b"drift", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "drift", b"drift", "profiles", b"profiles", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "drift", b"drift", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alerts", b"alerts", "drift", b"drift", "profiles", b"profiles", "quality", b"quality", "retraining", b"retraining", "rollups", b"rollups"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
