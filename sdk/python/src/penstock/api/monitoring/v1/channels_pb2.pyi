@@ -5,8 +5,8 @@ Channels: who is told of alerts, and how: webhooks, and e-mail, Slack and the re
 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE (DATABASE_UNAVAILABLE) while the database can't be reached, DEADLINE_EXCEEDED
-(DATABASE_TIMEOUT) where it took too long, ABORTED (LOCK_TIMEOUT, TRANSACTION_CONFLICT) where somebody else changed the
-same at that moment: try again. Others stand at the RPC.
+(DATABASE_TIMEOUT) where it took too long, ABORTED (LOCK_TIMEOUT, TRANSACTION_CONFLICT) where somebody else changed
+the same at that moment: try again. Others stand at the RPC.
 
 What is sent is put into an outbox in the transaction that it belongs to, and tried until it arrives, for 24 hours.
 It may arrive twice, always under the same id: receivers drop what they know. Messages to one receiver may overtake
@@ -76,9 +76,9 @@ class AppriseChannel(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """As apprise writes it: mailtos://…, slack://…, of the schemes that the server allows. At most 2,048 characters. It
-    names one receiver: where one of several refuses, all would be told again. A password goes over TLS alone. Given out
-    without what may be secret: its scheme alone. The text that is sent ends in the message's id, and is cut to what
-    the receiver takes.
+    names one receiver: where one of several refuses, all would be told again. A password goes over TLS alone. Given
+    out without what may be secret: its scheme alone. The text that is sent ends in the message's id, and is cut to
+    what the receiver takes.
     """
     def __init__(
         self,

@@ -5,8 +5,8 @@ Channels: who is told of alerts, and how: webhooks, and e-mail, Slack and the re
 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
 naming the field, UNAVAILABLE (DATABASE_UNAVAILABLE) while the database can't be reached, DEADLINE_EXCEEDED
-(DATABASE_TIMEOUT) where it took too long, ABORTED (LOCK_TIMEOUT, TRANSACTION_CONFLICT) where somebody else changed the
-same at that moment: try again. Others stand at the RPC.
+(DATABASE_TIMEOUT) where it took too long, ABORTED (LOCK_TIMEOUT, TRANSACTION_CONFLICT) where somebody else changed
+the same at that moment: try again. Others stand at the RPC.
 
 What is sent is put into an outbox in the transaction that it belongs to, and tried until it arrives, for 24 hours.
 It may arrive twice, always under the same id: receivers drop what they know. Messages to one receiver may overtake
@@ -58,9 +58,9 @@ class ChannelServiceStub:
     ListChannels: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListChannelsRequest, _channels_pb2.ListChannelsResponse]
     """Channels by name, without their secrets. Role: viewer."""
     TestChannel: _grpc.UnaryUnaryMultiCallable[_channels_pb2.TestChannelRequest, _channels_pb2.TestChannelResponse]
-    """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
-    50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the receiver's
-    answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
+    """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
+    to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
+    receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
     RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
     APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
     be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
@@ -90,9 +90,9 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
     ListChannels: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListChannelsRequest, _channels_pb2.ListChannelsResponse]  # type: ignore[assignment]
     """Channels by name, without their secrets. Role: viewer."""
     TestChannel: _aio.UnaryUnaryMultiCallable[_channels_pb2.TestChannelRequest, _channels_pb2.TestChannelResponse]  # type: ignore[assignment]
-    """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
-    50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the receiver's
-    answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
+    """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
+    to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
+    receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
     RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
     APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
     be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
@@ -143,9 +143,9 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _channels_pb2.TestChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_channels_pb2.TestChannelResponse, _abc.Awaitable[_channels_pb2.TestChannelResponse]]:
-        """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up to
-        50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the receiver's
-        answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
+        """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
+        to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
+        receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
         RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
         APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
         be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
