@@ -14,6 +14,7 @@ BENCHMARKS = (
     "endurance",
     "ingest",
     "rollups",
+    "alerts",
     "profiles",
     "drift",
     "quality",
