@@ -13,7 +13,7 @@ from psycopg import Connection, errors, sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from services.common.errors import Unavailable
+from services.common.errors import Aborted
 from services.common.postgres import Database
 from services.monitoring.models import Window
 from services.monitoring.profiles.count import BucketCounts
@@ -204,8 +204,8 @@ class LiveStore:
         its version has no profile, or its events were dropped.
 
         Raises:
-            Aborted: another replica counts it just now (TRANSACTION_CONFLICT).
-            Unavailable: the partition that it belongs in was dropped just now (PARTITION_MISSING).
+            Aborted: another replica counts it just now (TRANSACTION_CONFLICT), or the partition that it belongs in was
+                dropped just now (PARTITION_MISSING).
         """
         day = mark.start_time.date()
         if first_day <= day:
@@ -224,7 +224,7 @@ class LiveStore:
         except errors.CheckViolation as error:
             self._days.forget()
             message = "The day's partition was dropped just now; count it again."
-            raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
+            raise Aborted(message, reason="PARTITION_MISSING") from error
 
     def payloads(self, model: str, version: str, window: Window, *, columns: int) -> Payloads:
         """Read the events of a window, each slice on a snapshot of its own."""
