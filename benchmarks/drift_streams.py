@@ -125,7 +125,7 @@ class Source:
         start = self.generator.standard_normal(FEATURES) if self._last is None else self._last
         noise = np.sqrt(1 - carry**2) * latent
         carried, _ = lfilter([1.0], [1.0, -carry], noise, axis=0, zi=carry * start[None, :])
-        self._last = carried[-1] if len(carried) else start
+        self._last = carried[-1].copy() if len(carried) else start  # some of its values are missing soon
         return np.asarray(carried)
 
     def _times(self, count: int, from_minute: float, minutes: float) -> Numbers:
