@@ -73,13 +73,15 @@ class DriftChecks:
         configuration = self._configurations.effective(model, version).drift
         if not configuration.enabled:
             raise FailedPrecondition(
-                f"drift checks of {model} {version} are switched off; switch them on in its configuration",
+                f"drift checks of {model} {version} are switched off; "
+                f"`penstock monitoring set drift.enabled=true --model {model}` switches them on",
                 reason="DRIFT_OFF",
             )
         reference = self._profiles.reference(model, version)
         if reference is None:
             raise FailedPrecondition(
-                f"{model} {version} has no reference profile to compare with; create one, or attach another version's",
+                f"{model} {version} has no reference profile to compare with; "
+                f"`penstock profile create {model} {version}` makes one, `penstock profile attach` takes another's",
                 reason="NO_REFERENCE",
             )
         if from_time is None:
@@ -102,10 +104,6 @@ class DriftChecks:
         What somebody asked for is none: it may be about a window of long ago, and is made at another level.
         """
         return self._kept.latest_of(versions)
-
-    def latest(self, model: str, version: str) -> DriftCheck | None:
-        """Give a version's last check by schedule; see `latest_of`."""
-        return self.latest_of([(model, version)]).get((model, version))
 
     def check_due(self, turn: Turn) -> None:
         """Check, by schedule, each version that had traffic and has a reference, and drop what is past its time."""
@@ -201,4 +199,4 @@ def _brief(check: DriftCheck) -> DriftCheck:
     return replace(check, results=tuple(replace(result, bins=(), summary="") for result in check.results))
 
 
-FORM = Form(_stored, convert.check_from, _brief, size=lambda check: len(check.results))
+FORM = Form("drift", _stored, convert.check_from, _brief, size=lambda check: len(check.results))

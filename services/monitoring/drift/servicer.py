@@ -12,6 +12,7 @@ from services.common.keys import Role
 from services.common.server import Service
 from services.monitoring.drift import convert
 from services.monitoring.drift.checks import DriftChecks
+from services.monitoring.window_checks.requests import asked_from
 
 NAME = "penstock.api.monitoring.v1.DriftService"
 ROLES = {
@@ -29,7 +30,7 @@ class DriftServicer(drift_pb2_grpc.DriftServiceServicer):
 
     def CheckDrift(self, request: pb.CheckDriftRequest, context: grpc.ServicerContext) -> pb.CheckDriftResponse:
         """Check now."""
-        check = self._checks.check(*convert.asked_from(request))
+        check = self._checks.check(*asked_from(request))
         return pb.CheckDriftResponse(check=convert.check_proto(check))
 
     def GetDriftCheck(

@@ -64,7 +64,8 @@ class QualityChecks:
         configuration = configurations.effective(model, version).quality
         if not configuration.enabled:
             raise FailedPrecondition(
-                f"quality checks of {model} {version} are switched off; switch them on in its configuration",
+                f"quality checks of {model} {version} are switched off; "
+                f"`penstock monitoring set quality.enabled=true --model {model}` switches them on",
                 reason="QUALITY_OFF",
             )
         if from_time is None:
@@ -84,10 +85,6 @@ class QualityChecks:
     def latest_of(self, versions: Iterable[Version]) -> Mapping[Version, QualityCheck]:
         """Give what rules judge by: the last check by schedule of each version that has one, without words."""
         return self._kept.latest_of(versions)
-
-    def latest(self, model: str, version: str) -> QualityCheck | None:
-        """Give a version's last check by schedule; see `latest_of`."""
-        return self.latest_of([(model, version)]).get((model, version))
 
     def check_due(self, turn: Turn) -> None:
         """Look at each version whose time has come, once over all replicas, and drop checks past their time."""
@@ -147,4 +144,4 @@ def _brief(check: QualityCheck) -> QualityCheck:
     return replace(check, findings=tuple(replace(finding, summary="") for finding in check.findings))
 
 
-FORM = Form(_stored, convert.check_from, _brief, size=lambda check: len(check.findings))
+FORM = Form("quality", _stored, convert.check_from, _brief, size=lambda check: len(check.findings))

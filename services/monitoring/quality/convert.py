@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC
 from uuid import UUID
 
 from penstock.api.monitoring.v1 import drift_pb2
 from penstock.api.monitoring.v1 import quality_pb2 as pb
-from services.common import timestamps
-from services.common.errors import InvalidArgument
-from services.monitoring.checks import MAX_CHARS
 from services.monitoring.drift.models import Trigger
 from services.monitoring.models import Window
 from services.monitoring.quality.models import (
@@ -20,43 +17,14 @@ from services.monitoring.quality.models import (
     QualityIssue,
     QualityStatus,
 )
+from services.monitoring.window_checks.requests import check_names, status_from
 from services.monitoring.window_checks.window import Completeness
-
-Asked = tuple[str, str, datetime | None, datetime | None]
-
-
-def asked_from(request: pb.CheckQualityRequest) -> Asked:
-    """Read what is to be checked; raises InvalidArgument naming the field."""
-    if not request.model:
-        raise InvalidArgument.field("model", "it is empty; name the model", reason="MODEL_REQUIRED")
-    _check_texts(request)
-    return request.model, request.version, _time("from_time", request), _time("to_time", request)
 
 
 def filters_from(request: pb.ListQualityChecksRequest) -> QualityFilters:
     """Read a list's filters; raises InvalidArgument naming the field."""
-    _check_texts(request)
-    try:
-        status = QualityStatus(request.status) if request.status else None
-    except ValueError as error:
-        known = ", ".join(str(one.value) for one in QualityStatus)
-        description = f"got {request.status}; 0 (any) and {known} are allowed"
-        raise InvalidArgument.field("status", description, reason="INVALID_FIELD") from error
-    return QualityFilters(request.model, request.version, status)
-
-
-def _check_texts(request: pb.CheckQualityRequest | pb.ListQualityChecksRequest) -> None:
-    for name in ("model", "version"):
-        text: str = getattr(request, name)
-        if len(text) > MAX_CHARS[name] or "\0" in text:
-            description = f"got {len(text)} characters; at most {MAX_CHARS[name]} are allowed, and no NUL"
-            raise InvalidArgument.field(name, description, reason="INVALID_TEXT")
-
-
-def _time(name: str, request: pb.CheckQualityRequest) -> datetime | None:
-    if not request.HasField(name):  # type: ignore[arg-type] # each caller names a field of its request
-        return None
-    return timestamps.read(name, getattr(request, name))
+    check_names(request)
+    return QualityFilters(request.model, request.version, status_from(QualityStatus, request.status))
 
 
 def check_proto(check: QualityCheck) -> pb.QualityCheck:

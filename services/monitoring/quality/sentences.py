@@ -34,6 +34,14 @@ def percent(share: float) -> str:
     return f"{100 * share:.{digits}f}".rstrip("0").rstrip(".") + " %" if share else "0 %"
 
 
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count:,} rows"
+
+
+def _features(count: int) -> str:
+    return "1 feature" if count == 1 else f"{count:,} features"
+
+
 def compared(reference_share: float, threshold: float) -> str:
     """Say what a share is compared with."""
     return f"in the reference it is {percent(reference_share)}, and up to {percent(threshold)} is let pass"
@@ -46,17 +54,17 @@ def by_itself(_: float, threshold: float) -> str:
 
 def missing(name: str, share: float, rows: int) -> str:
     """Say that values are missing."""
-    return f"{shown(name)} is missing in {percent(share)} of {rows:,} rows"
+    return f"{shown(name)} is missing in {percent(share)} of {_rows(rows)}"
 
 
 def wrong_type(name: str, share: float, rows: int, kind: FeatureKind) -> str:
     """Say that values are of another type."""
-    return f"{shown(name)} is not {_KINDS[kind]} in {percent(share)} of {rows:,} rows"
+    return f"{shown(name)} is not {_KINDS[kind]} in {percent(share)} of {_rows(rows)}"
 
 
 def mixed_types(name: str, share: float, rows: int) -> str:
     """Say that values are of several types."""
-    return f"{shown(name)} is of another type than mostly in {percent(share)} of {rows:,} rows"
+    return f"{shown(name)} is of another type than mostly in {percent(share)} of {_rows(rows)}"
 
 
 def missing_unjudged(name: str, share: float, rows: int) -> str:
@@ -66,13 +74,13 @@ def missing_unjudged(name: str, share: float, rows: int) -> str:
 
 def not_finite(name: str, share: float, rows: int) -> str:
     """Say that values are not finite."""
-    return f"{shown(name)} is NaN or infinite in {percent(share)} of {rows:,} rows"
+    return f"{shown(name)} is NaN or infinite in {percent(share)} of {_rows(rows)}"
 
 
 def out_of_range(name: str, share: float, rows: int, moments: Moments, least: float, greatest: float) -> str:
     """Say that values lie beyond the reference's."""
     known, seen = f"{moments.min:g} to {moments.max:g}", f"{least:g} to {greatest:g}"
-    return f"{shown(name)} lies beyond {known} in {percent(share)} of {rows:,} rows, and went from {seen}"
+    return f"{shown(name)} lies beyond {known} in {percent(share)} of {_rows(rows)}, and went from {seen}"
 
 
 def outlier(name: str, share: float, rows: int, moments: Moments) -> str:
@@ -80,34 +88,34 @@ def outlier(name: str, share: float, rows: int, moments: Moments) -> str:
     far = (
         f"more than {OUTLIER_Z:g} robust σ, of {moments.mad:g} each, from the reference's median of {moments.median:g}"
     )
-    return f"{shown(name)} lies {far} in {percent(share)} of {rows:,} rows"
+    return f"{shown(name)} lies {far} in {percent(share)} of {_rows(rows)}"
 
 
 def unknown_category(name: str, share: float, rows: int) -> str:
     """Say that there are new categories."""
-    return f"{shown(name)} has categories that the reference does not know in {percent(share)} of {rows:,} rows"
+    return f"{shown(name)} has categories that the reference does not know in {percent(share)} of {_rows(rows)}"
 
 
 def duplicate(share: float, rows: int) -> str:
     """Say that rows are repeats."""
-    return f"{percent(share)} of {rows:,} rows repeat another one of the same {write_duration(BUCKET)}"
+    return f"{percent(share)} of {_rows(rows)} repeat another one of the same {write_duration(BUCKET)}"
 
 
 def never_came(name: str, rows: int, reference_missing: float) -> str:
     """Say that a feature never came."""
-    return f"{shown(name)} never came in {rows:,} rows; the reference has it in {percent(1 - reference_missing)} of its"
+    return f"{shown(name)} never came in {_rows(rows)}; the reference has it in {percent(1 - reference_missing)} of its"
 
 
 def unknown_feature(name: str, share: float, rows: int) -> str:
     """Say that the reference does not know a feature."""
-    return f"{shown(name)} came in {percent(share)} of {rows:,} rows, and the reference does not know it"
+    return f"{shown(name)} came in {percent(share)} of {_rows(rows)}, and the reference does not know it"
 
 
 def constant(kind: FeatureKind, name: str, value: str, rows: int, reference_share: float) -> str:
     """Say that a feature has one value only."""
     what = f"as long as {shown(value)} characters" if kind is FeatureKind.TEXT_LENGTH else shown(value)
     of_reference = f"in the reference at most {percent(reference_share)} of them are so"
-    return f"{shown(name)} is {what} in all {rows:,} rows that have it; {of_reference}"
+    return f"{shown(name)} is {what} in all {_rows(rows)} that have it; {of_reference}"
 
 
 def stale(name: str, age: timedelta, rows: int, limit: timedelta) -> str:
@@ -115,24 +123,24 @@ def stale(name: str, age: timedelta, rows: int, limit: timedelta) -> str:
     # Whole minutes: a duration is written as it is read, with all its digits.
     minutes = timedelta(minutes=age // timedelta(minutes=1))
     since = f"its last value is {write_duration(minutes)} older than the newest of others"
-    return f"{shown(name)} came in none of the last {rows:,} rows: {since}, and {write_duration(limit)} is let pass"
+    return f"{shown(name)} came in none of the last {_rows(rows)}: {since}, and {write_duration(limit)} is let pass"
 
 
 def too_few(rows: int, wanted: int) -> str:
     """Say that nothing can be said."""
     if rows == 0:
         return "no rows with features came in the window; their capture may be switched off for this version"
-    return f"only {rows:,} rows with features came in the window; from {wanted:,} on it can be judged"
+    return f"only {_rows(rows)} with features came in the window; from {wanted:,} on it can be judged"
 
 
 def well(rows: int, features: int) -> str:
     """Say that nothing is wrong."""
-    return f"nothing is worse than the reference allows for, in {rows:,} rows of {features:,} features"
+    return f"nothing is worse than the reference allows for, in {_rows(rows)} of {_features(features)}"
 
 
 def well_by_itself(rows: int, features: int) -> str:
     """Say that nothing is wrong that needs no reference."""
-    looked = f"nothing is wrong in {rows:,} rows of {features:,} features that can be told without a reference"
+    looked = f"nothing is wrong in {_rows(rows)} of {_features(features)} that can be told without a reference"
     return f"{looked}; a profile makes the rest tellable"
 
 

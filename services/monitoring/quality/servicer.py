@@ -12,6 +12,7 @@ from services.common.keys import Role
 from services.common.server import Service
 from services.monitoring.quality import convert
 from services.monitoring.quality.checks import QualityChecks
+from services.monitoring.window_checks.requests import asked_from
 
 NAME = "penstock.api.monitoring.v1.QualityService"
 ROLES = {
@@ -29,7 +30,7 @@ class QualityServicer(quality_pb2_grpc.QualityServiceServicer):
 
     def CheckQuality(self, request: pb.CheckQualityRequest, context: grpc.ServicerContext) -> pb.CheckQualityResponse:
         """Look now."""
-        check = self._checks.check(*convert.asked_from(request))
+        check = self._checks.check(*asked_from(request))
         return pb.CheckQualityResponse(check=convert.check_proto(check))
 
     def GetQualityCheck(

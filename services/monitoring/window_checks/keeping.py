@@ -52,11 +52,12 @@ CheckT = TypeVar("CheckT", bound=Check)
 
 @dataclass(frozen=True, slots=True)
 class Form(Generic[CheckT]):
-    """How checks are written and read.
+    """How checks of a part are written and read.
 
     `brief` leaves out of a check what rules do not ask for, and `size` counts its results.
     """
 
+    part: str
     write: Callable[[CheckT], StoredCheck]
     read: Callable[[bytes], CheckT]
     brief: Callable[[CheckT], CheckT]
@@ -91,7 +92,8 @@ class Kept(Generic[CheckT]):
         documents = {} if known is None else self._store.documents([known])
         for document in documents.values():
             return self._form.read(document)
-        raise NotFound(f"there is no check {text[:64]!r}; they are kept for {KEPT.days} days", reason="CHECK_NOT_FOUND")
+        listed = f"`penstock {self._form.part} list` shows those of the last {KEPT.days} days"
+        raise NotFound(f"there is no {self._form.part} check {text[:64]!r}; {listed}", reason="CHECK_NOT_FOUND")
 
     def page(self, filters: Filters, *, size: int, token: str) -> tuple[Sequence[CheckT], str]:
         """List checks without results, the newest first, and the token of the next page; empty on the last.

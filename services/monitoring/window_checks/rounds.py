@@ -77,7 +77,7 @@ def busiest(metrics: MetricsReader, model: str, window: Window) -> str:
     if not counts:
         raise NotFound(
             f"no version of {model} answered between {window.from_time.isoformat()} and "
-            f"{window.to_time.isoformat()}; name a version, or take another window",
+            f"{window.to_time.isoformat()}; name a version, or take another window (--version, --window, --from)",
             reason="VERSION_NOT_SEEN",
         )
     return max(counts, key=lambda version: counts[version])

@@ -53,11 +53,12 @@ SELECT due_time > now() AND due_time <= now() + %(interval)s AS waits
 FROM {schedule}
 WHERE model = %(model)s AND version = %(version)s
 """
+# now() is when a transaction began: of two that meet here the one that waits began before the other moved the time on.
 _MOVE_ON = """
 INSERT INTO {schedule} AS known (model, version, due_time, check_id)
-VALUES (%(model)s, %(version)s, now() + %(interval)s, %(check_id)s)
+VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(check_id)s)
 ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id
-WHERE known.due_time <= now() OR known.due_time > now() + %(interval)s
+WHERE known.due_time <= clock_timestamp() OR known.due_time > clock_timestamp() + %(interval)s
 RETURNING model
 """
 _LATEST = """

@@ -12,7 +12,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import drift_pb2 as pb
 from penstock.cli.charts import bar
 from penstock.cli.documents import enum_word
-from penstock.cli.formats import say_share, say_time
+from penstock.cli.formats import say_count, say_share, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output, printable, styled
 from penstock.cli.profile_views import kind_word
@@ -85,7 +85,7 @@ def check_facts(check: pb.DriftCheck) -> Text:
     lines = Text.assemble((f"{check.model} {check.version}  ", "bold"), styled(status, STATUS_STYLES), "\n")
     lines.append(f"{printable(check.summary)}\n")
     lines.append(
-        f"{check.live_count:,} rows, {say_time(begin)} to {say_time(end)}; by {gate}, α {check.alpha:g}: "
+        f"{say_count(check.live_count, 'row')}, {say_time(begin)} to {say_time(end)}; by {gate}, α {check.alpha:g}: "
         f"{alarms}{say_share(check.false_alarm_rate)} of such checks",
         style="dim",
     )
@@ -101,7 +101,7 @@ def comparison(output: Output, result: pb.DriftResult) -> RenderableType:
     parts: list[RenderableType] = [heading]
     if result.summary:
         parts.append(Text(printable(result.summary)))
-    counts = f"{result.reference_count:,} rows against {result.live_count:,}"
+    counts = f"{say_count(result.reference_count, 'row')} against {result.live_count:,}"
     parts.append(Text(f"floor {result.effect_floor:g}{_p_words(result)}; {counts}", style="dim"))
     if result.bins:
         parts.append(_bars(output, result))

@@ -17,7 +17,7 @@ from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
 from penstock.cli.drift_views import trigger_word
 from penstock.cli.exits import CommandError
-from penstock.cli.formats import say_duration, say_share, say_time
+from penstock.cli.formats import say_count, say_duration, say_share, say_time
 from penstock.cli.ids import whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import (
@@ -143,7 +143,7 @@ def show(
 def _answer(output: Output, check: pb.QualityCheck) -> None:
     begin, end = time_of(check.from_time), time_of(check.to_time)
     title = Text.assemble((f"{check.model} {check.version}  ", "bold"), _status(check))
-    window = Text(f"{check.row_count:,} rows, {say_time(begin)} to {say_time(end)}", style="dim")
+    window = Text(f"{say_count(check.row_count, 'row')}, {say_time(begin)} to {say_time(end)}", style="dim")
     parts: list[RenderableType] = [title, Text(printable(check.summary)), window, Text("")]
     output.answer(document_of(check), *parts, _findings(output, check.findings))
     if not check.profile_id:
