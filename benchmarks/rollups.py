@@ -4,7 +4,8 @@
 
 - day: the time of a `ListMetrics` and of a `GetMetrics` over 24 hours in which a model predicted ten million times. The
   rollups are written by COPY, with the histograms of real draws; the events of the buckets that an answer reads raw,
-  the first and the open one, are real rows, as many as there would be.
+  the first and the open one, are real rows, as many as there would be. Then the same with a late label waiting in each
+  bucket, and what it takes to count a bucket anew: after a label, and after an event.
 - percentiles: merged from 288 buckets, log-normal and bimodal, against NumPy's "inverted_cdf" on all the raw values.
 - replay: a million events, and feedback for some, are sent to two databases in different orders and batches through
   gRPC; the rollups must be equal to the last digit. It takes some minutes.
@@ -36,12 +37,15 @@ from penstock.api.monitoring.v1.metrics_pb2_grpc import MetricsServiceStub
 from penstock.api.monitoring.v1.monitoring_pb2_grpc import MonitoringServiceStub
 from penstock.cli.embedded.ports import free_port
 from penstock.cli.embedded.postgres import PostgresCluster
-from penstock.ids import uuid7
+from penstock.ids import time_of, uuid7
 from services.common.postgres import Database
 from services.monitoring.__main__ import build, migrate_schema
+from services.monitoring.rollups.assembly import RECOUNT
 from services.monitoring.rollups.latency import BIN_WIDTH, Latencies
 from services.monitoring.rollups.models import FINEST_FIRST, Counts, Granularity, Mark
+from services.monitoring.rollups.plan import Kept
 from services.monitoring.rollups.store import rows
+from services.monitoring.rollups.store.recounts import RecountStore
 from services.monitoring.settings import MonitoringSettings
 from services.monitoring.store.days import Days, by_time
 
@@ -124,38 +128,84 @@ def served(url: str) -> Iterator[grpc.Channel]:
 
 
 def day(rounds: int) -> None:
-    """Show how long answers over a day take."""
+    """Show how long answers over a day take, without and with late labels all over it, and what a label costs."""
     with postgres() as made:
         url = made("day")
         seed_rollups(url)
+        with psycopg.connect(url) as connection:  # the chore is left to this benchmark
+            connection.execute(
+                "INSERT INTO monitoring.chores VALUES (%s, gen_random_uuid(), now() + interval '1 day')", [RECOUNT]
+            )
         with served(url) as channel:
-            monitoring, metrics = MonitoringServiceStub(channel), MetricsServiceStub(channel)
-            raw = send_edges(monitoring)
-            questions: dict[str, Callable[[], Any]] = {
-                "ListMetrics by hour": lambda: metrics.ListMetrics(
-                    metrics_pb2.ListMetricsRequest(model="iris", granularity=metrics_pb2.GRANULARITY_HOUR)
-                ),
-                "ListMetrics by 5 minutes": lambda: metrics.ListMetrics(
-                    metrics_pb2.ListMetricsRequest(model="iris", granularity=metrics_pb2.GRANULARITY_FIVE_MINUTES)
-                ),
-                "GetMetrics": lambda: monitoring.GetMetrics(
-                    monitoring_pb2.GetMetricsRequest(
-                        model="iris", from_time=timestamp(datetime.now(UTC) - timedelta(days=1))
-                    )
-                ),
-                "GetRealtimeMetrics": lambda: metrics.GetRealtimeMetrics(
-                    metrics_pb2.GetRealtimeMetricsRequest(model="iris")
-                ),
-            }
-            print(f"a day of {EVENTS_A_DAY:,} events of one model in two versions; {raw:,} of them are rows")
-            for name, ask in questions.items():
-                ask()
-                taken = []
-                for _ in range(rounds):
-                    began = time.perf_counter()
-                    ask()
-                    taken.append((time.perf_counter() - began) * 1_000)
-                print(f"{name:>25}: median {statistics.median(taken):6.1f} ms, worst {max(taken):6.1f} ms")
+            monitoring = MonitoringServiceStub(channel)
+            edges = send_edges(monitoring)
+            print(f"a day of {EVENTS_A_DAY:,} events of one model in two versions; {len(edges):,} of them are rows")
+            show(rounds, questions(monitoring, MetricsServiceStub(channel)))
+            with psycopg.connect(url) as connection:
+                connection.execute(
+                    "INSERT INTO monitoring.feedback_marks (start_time, model, version) "
+                    "SELECT start_time, model, version FROM monitoring.rollups_five_minutes"
+                )
+            print("with a late label waiting in each of its buckets, of both versions:")
+            show(rounds, questions(monitoring, MetricsServiceStub(channel)))
+            with Database(url) as database:
+                show(rounds, recounts(database, monitoring, edges[0]))
+
+
+def show(rounds: int, asked: dict[str, Callable[[], Any]]) -> None:
+    """Print how long each takes."""
+    for name, ask in asked.items():
+        ask()
+        taken = []
+        for _ in range(rounds):
+            began = time.perf_counter()
+            ask()
+            taken.append((time.perf_counter() - began) * 1_000)
+        print(f"{name:>30}: median {statistics.median(taken):6.1f} ms, worst {max(taken):6.1f} ms")
+
+
+def questions(monitoring: MonitoringServiceStub, metrics: MetricsServiceStub) -> dict[str, Callable[[], Any]]:
+    """Give what is asked of a day."""
+    return {
+        "ListMetrics by hour": lambda: metrics.ListMetrics(
+            metrics_pb2.ListMetricsRequest(model="iris", granularity=metrics_pb2.GRANULARITY_HOUR)
+        ),
+        "ListMetrics by 5 minutes": lambda: metrics.ListMetrics(
+            metrics_pb2.ListMetricsRequest(model="iris", granularity=metrics_pb2.GRANULARITY_FIVE_MINUTES)
+        ),
+        "GetMetrics": lambda: monitoring.GetMetrics(
+            monitoring_pb2.GetMetricsRequest(model="iris", from_time=timestamp(datetime.now(UTC) - timedelta(days=1)))
+        ),
+        "GetRealtimeMetrics": lambda: metrics.GetRealtimeMetrics(metrics_pb2.GetRealtimeMetricsRequest(model="iris")),
+    }
+
+
+def recounts(
+    database: Database, monitoring: MonitoringServiceStub, labelled: monitoring_pb2.InferenceEvent
+) -> dict[str, Callable[[], Any]]:
+    """Give the recount of a bucket of 35,000 events in which one label came, and that of one in which an event did."""
+    days = Days(database, (by_time(rows.TABLES[Granularity.FIVE_MINUTES]),))
+    store = RecountStore(database, days)
+    kept = Kept(a_day_ago() - timedelta(days=9), dict.fromkeys(FINEST_FIRST, a_day_ago() - timedelta(days=9)))
+    monitoring.RecordFeedback(monitoring_pb2.RecordFeedbackRequest(inference_id=labelled.inference_id, correct=True))
+    start_time = Granularity.FIVE_MINUTES.floor(time_of(labelled.inference_id))
+    mark = Mark(Granularity.FIVE_MINUTES, start_time, "iris", labelled.version)
+
+    def once(recount: Callable[[Mark, Kept], None], table: str) -> None:
+        with database.transaction() as connection:
+            values = {"start": mark.start_time, "model": mark.model, "version": mark.version}
+            columns = "granularity, start_time" if table == "rollup_marks" else "start_time"
+            one = "1, %(start)s" if table == "rollup_marks" else "%(start)s"
+            statement = (
+                f"INSERT INTO monitoring.{table} ({columns}, model, version) VALUES ({one}, %(model)s, %(version)s)"
+            )
+            connection.execute(statement.encode(), values)
+        recount(mark, kept)
+
+    return {
+        "recount after a label": lambda: once(store.recount_feedback, "feedback_marks"),
+        "recount after an event": lambda: once(store.recount, "rollup_marks"),
+    }
 
 
 def seed_rollups(url: str) -> None:
@@ -187,16 +237,17 @@ def seed_rollups(url: str) -> None:
                 rows.write(connection, Mark(granularity, begin, "iris", version), Counts.merged(several))
 
 
-def send_edges(monitoring: MonitoringServiceStub) -> int:
-    """Store the events of the last five minutes and of the bucket that began a day ago; says how many."""
+def send_edges(monitoring: MonitoringServiceStub) -> list[monitoring_pb2.InferenceEvent]:
+    """Store the events of the bucket that began a day ago and of the last five minutes, and give them, oldest first."""
     now = datetime.now(UTC)
     number = EVENTS_A_DAY // 288
     generator = random.Random(SEED)
     times = [now - timedelta(seconds=generator.uniform(0, 300)) for _ in range(number)]
     edge = Granularity.FIVE_MINUTES.floor(now - timedelta(days=1))
     times += [edge + timedelta(seconds=generator.uniform(0, 300)) for _ in range(number)]
-    send(monitoring, [event(time, generator) for time in sorted(times)], 1_000)
-    return len(times)
+    events = [event(time, generator) for time in sorted(times)]
+    send(monitoring, events, 1_000)
+    return events
 
 
 def timestamp(time: datetime) -> Timestamp:
@@ -257,9 +308,7 @@ def replay(count: int) -> None:
                 sent_s = time.monotonic() - began
                 with psycopg.connect(url, autocommit=True) as connection:
                     began = time.monotonic()
-                    while ask(connection, "SELECT count(*) FROM monitoring.rollup_marks WHERE granularity = 1") != [
-                        (0,)
-                    ]:
+                    while left_of(connection, "granularity = 1"):
                         time.sleep(0.2)
                     counted_s = time.monotonic() - began
             # Hours and days have intervals of their own: a service that begins counts them at once.
@@ -285,7 +334,11 @@ def ask(connection: psycopg.Connection[Any], statement: str) -> list[tuple[Any, 
 
 def left_of(connection: psycopg.Connection[Any], condition: str) -> int:
     """Count the marks that wait."""
-    ((count,),) = ask(connection, f"SELECT count(*) FROM monitoring.rollup_marks WHERE {condition}")
+    ((count,),) = ask(
+        connection,
+        f"SELECT (SELECT count(*) FROM monitoring.rollup_marks WHERE {condition}) "
+        "+ (SELECT count(*) FROM monitoring.feedback_marks) + (SELECT count(*) FROM monitoring.early_feedback)",
+    )
     return int(count)
 
 

@@ -275,7 +275,7 @@ def replay(seed: int) -> tuple[list[pb.InferenceEvent], list[pb.RecordFeedbackRe
             error_code="INTERNAL" if dice.random() < 0.1 else "",
             prediction=labels(dice.randrange(3)),
         )
-        for _ in range(3_000)
+        for _ in range(10_000)
     ]
     told_at = Timestamp(seconds=int(datetime.now(UTC).timestamp()))
     told = [
@@ -292,22 +292,22 @@ def test_a_replay_in_any_order_against_another_copy_gives_identical_rollups(clon
     for seed in (1, 2):
         dice, url = random.Random(seed), clone_database("monitoring")
         leave_to_the_test(url)
-        left = [*dice.sample(events, len(events)), *dice.sample(events, 300)]
+        left = [*dice.sample(events, len(events)), *dice.sample(events, 1_000)]
         with serve(url) as monitoring, rollups(url, now=now) as rolled:
             reports = dice.sample(told, len(told))
             while left:
-                batch, left = left[: (size := dice.randrange(1, 700))], left[size:]
+                batch, left = left[: (size := dice.randrange(1, 1_000))], left[size:]
                 monitoring.record(*batch)
                 for report in reports[:20]:
                     monitoring.stub.RecordFeedback(report, timeout=20)
                 reports = reports[20:]
-                if dice.random() < 0.3:
+                if dice.random() < 0.1:
                     rolled.recount()
             for report in reports:
                 monitoring.stub.RecordFeedback(report, timeout=20)
             rolled.recount()
             tables.append([rolled.rows(granularity) for granularity in FINEST_FIRST])
-    assert sum(row["inference_count"] for row in tables[0][0]) == 3_000
+    assert sum(row["inference_count"] for row in tables[0][0]) == 10_000
     assert sum(row["feedback_count"] for row in tables[0][0]) == 100
     assert all(tables[0])
     assert tables[0] == tables[1]
