@@ -40,7 +40,8 @@ WHERE message_id = (
           WHERE held.state = 'WAITING' AND held.hold_time > (SELECT clock_timestamp())
       ))
       AND (%(troubled)s OR waiting.destination <> ALL (ARRAY(
-          SELECT failed.destination FROM {table} failed WHERE failed.state = 'WAITING' AND failed.error_reason <> ''
+          SELECT DISTINCT failed.destination FROM {table} failed
+          WHERE failed.state = 'WAITING' AND failed.error_reason <> ''
       )))
     ORDER BY waiting.attempt, waiting.put_number FOR UPDATE OF waiting SKIP LOCKED LIMIT 1
 )
