@@ -25,14 +25,13 @@ from services.monitoring.drift.models import DriftCheck, DriftStatus
 from services.monitoring.models import Window
 from services.monitoring.quality.models import QualityCheck, QualityStatus
 from services.monitoring.rollups.latency import Latencies
-from services.monitoring.rollups.models import Answer, Counts, Granularity, Question
+from services.monitoring.rollups.models import Counts, Granularity
+from services.monitoring.rollups.totals import EveryTotal
 
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 FRESH_S: Final = 10.0
 """Scrapes that come sooner get the same answer: several Prometheus servers cost no more than one."""
-BUDGET_S: Final = 5.0
-"""A scrape asks the database for so long; the models that it did not come to keep what was read of them last."""
 LATELY: Final = timedelta(days=1)
 """Versions without traffic for so long are told no longer, and accuracy is that of so long."""
 LATENCY_BOUNDS_MS: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0,
@@ -42,13 +41,10 @@ Key = tuple[str, str]
 
 
 class MetricsSource(Protocol):
-    """Metrics, and who had traffic."""
+    """Metrics of all models at once."""
 
-    def series(self, question: Question) -> Answer:
-        """Count a window step by step."""
-
-    def models(self, window: Window) -> Sequence[str]:
-        """Name the models that had traffic."""
+    def every(self, window: Window, *, latencies: bool) -> EveryTotal:
+        """Count a window for each version that had traffic."""
 
 
 class DriftSource(Protocol):
@@ -155,7 +151,7 @@ class ModelCollector(Collector):
         self._max_versions = max_versions
         self._since = Granularity.DAY.floor(clock())
         self._bases: dict[Key, Tally] = {}
-        self._based: set[str] = set()
+        self._based = False
         self._view = View()
         self._read_s: float | None = None
         self._lock = threading.Lock()
@@ -175,34 +171,22 @@ class ModelCollector(Collector):
         yield from _alerts(view)
 
     def _read(self) -> View:
-        now, until_s = self._clock(), time.monotonic() + BUDGET_S
+        now = self._clock()
+        lately = self._sources.metrics.every(Window(now - LATELY, now), latencies=False).counts
         found: dict[Key, Seen] = {}
-        for model in self._sources.metrics.models(Window(now - LATELY, now)):
-            if time.monotonic() > until_s:
-                _log.warning("not all models counted, the rest keeps what it had", budget_s=BUDGET_S)
-                found.update({key: seen for key, seen in self._view.versions.items() if key not in found})
-                break
-            found.update(self._read_model(model, now))
+        for key, counts in self._sources.metrics.every(Window(self._since, now), latencies=True).counts.items():
+            total = Tally.of(counts)
+            # Who was there before this process begins at 0; who comes later came from nothing.
+            base = self._bases.setdefault(key, Tally() if self._based else total)
+            before = self._view.versions.get(key)
+            tally = total.since(base).at_least(before.tally if before else Tally())
+            if key in lately:
+                found[key] = Seen(tally, lately[key])
+        self._based = True
         busiest = sorted(found, key=lambda key: (-found[key].lately.inference_count, key))[: self._max_versions]
         drift, quality = self._sources.drift.latest_of(busiest), self._sources.quality.latest_of(busiest)
         listed = {key: replace(found[key], drift=drift.get(key), quality=quality.get(key)) for key in sorted(busiest)}
         return View(listed, len(found) - len(listed), self._sources.alerts.open_counts())
-
-    def _read_model(self, model: str, now: datetime) -> Iterator[tuple[Key, Seen]]:
-        lately = self._count(model, now - LATELY, now, Granularity.HOUR)
-        for version, counts in self._count(model, self._since, now, Granularity.DAY).items():
-            key, total = (model, version), Tally.of(counts)
-            # Who was there before this process begins at 0; who comes later came from nothing.
-            base = self._bases.setdefault(key, Tally() if model in self._based else total)
-            before = self._view.versions.get(key)
-            tally = total.since(base).at_least(before.tally if before else Tally())
-            if version in lately:
-                yield key, Seen(tally, lately[version])
-        self._based.add(model)
-
-    def _count(self, model: str, since: datetime, now: datetime, step: Granularity) -> dict[str, Counts]:
-        question = Question(model, "", since, now, step, by_version=True)
-        return {series.version: series.total.counts for series in self._sources.metrics.series(question).series}
 
 
 def _traffic(view: View) -> Iterator[Metric]:

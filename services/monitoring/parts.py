@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from services.monitoring.quality.checks import QualityChecks
     from services.monitoring.retraining.requests import RetrainingRequests
     from services.monitoring.rollups.metrics import MetricsReader
+    from services.monitoring.rollups.totals import TotalsReader
 
 Clock = Callable[[], datetime]
 
@@ -46,6 +47,7 @@ class Parts:
     registry: CollectorRegistry
     configurations: Configurations = field(init=False)
     metrics: MetricsReader = field(init=False)
+    totals: TotalsReader = field(init=False)
     live: LiveProfiles = field(init=False)
     profiles: Profiles = field(init=False)
     drift: DriftChecks = field(init=False)

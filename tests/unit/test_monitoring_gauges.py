@@ -16,7 +16,8 @@ from services.monitoring.drift.models import DriftCheck, DriftStatus, Trigger
 from services.monitoring.gauges import ModelCollector, Sources
 from services.monitoring.models import Window
 from services.monitoring.rollups.latency import Latencies
-from services.monitoring.rollups.models import Answer, Counts, Granularity, Question, Series, Totals
+from services.monitoring.rollups.models import Counts
+from services.monitoring.rollups.totals import EveryTotal
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -26,20 +27,15 @@ class Script:
 
     def __init__(self, *models: str) -> None:
         self.counts: dict[str, Mapping[str, Counts]] = {model: {"1": Counts()} for model in models}
-        self.asked: list[str] = []
+        self.asked = 0
         self.away = False
 
-    def models(self, window: Window) -> Sequence[str]:
+    def every(self, window: Window, *, latencies: bool) -> EveryTotal:
         if self.away:
             raise Unavailable("the database is away")
-        return list(self.counts)
-
-    def series(self, question: Question) -> Answer:
-        self.asked.append(question.model)
-        window = Window(NOON, NOON)
-        versions = self.counts[question.model].items()
-        series = [Series(version, (), Totals(window, counts)) for version, counts in versions]
-        return Answer(Granularity.DAY, window, series, None)
+        self.asked += 1
+        counts = {(model, version): each for model, of in self.counts.items() for version, each in of.items()}
+        return EveryTotal(window, counts)
 
     def latest_of(self, versions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
         return {}
@@ -90,16 +86,13 @@ def test_while_the_database_is_away_what_was_read_last_is_told() -> None:
     assert samples(collector)["requests_total", "iris", "1"] == 5
 
 
-def test_a_scrape_that_took_its_time_leaves_the_rest_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = Script("a", "b")
+def test_a_model_that_comes_later_counts_from_its_first_request_on() -> None:
+    script = Script("a")
     collector = collector_of(script)
     samples(collector)
-    script.asked.clear()
-    monkeypatch.setattr(gauges, "BUDGET_S", -1.0)
-    script.counts = {model: {"1": Counts(inference_count=9)} for model in ("a", "b")}
+    script.counts["b"] = {"1": Counts(inference_count=9)}
     found = samples(collector)
-    assert (found["requests_total", "a", "1"], found["requests_total", "b", "1"]) == (0, 0)
-    assert script.asked == []
+    assert (found["requests_total", "a", "1"], found["requests_total", "b", "1"]) == (0, 9)
 
 
 def test_scrapes_close_to_each_other_ask_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +100,7 @@ def test_scrapes_close_to_each_other_ask_once(monkeypatch: pytest.MonkeyPatch) -
     script = Script("iris")
     collector = collector_of(script)
     assert samples(collector) == samples(collector)
-    assert script.asked == ["iris", "iris"], "lately, and since the beginning"
+    assert script.asked == 2, "lately, and since the beginning, of all models at once"
 
 
 class Checked(Script):

@@ -21,8 +21,6 @@ from services.monitoring.alerts.sources import Sources
 from services.monitoring.alerts.store.transaction import AlertStore
 from services.monitoring.parts import Parts
 from services.monitoring.registry_reader import RegistryReader
-from services.monitoring.rollups.store.totals import TotalsStore
-from services.monitoring.rollups.totals import TotalsReader
 
 KEEPING_INTERVAL_S = 3_600.0
 _MIN_GAP = timedelta(minutes=1)
@@ -38,9 +36,8 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.configurations.also_check(rules.blinded)
     parts.alerts = Alerts(store, clock)
     interval = timedelta(milliseconds=settings.alert_interval_ms)
-    totals = TotalsReader(TotalsStore(parts.database), parts.configurations, parts.retention, clock)
     ask = partial(RegistryReader, parts.client, BoundedSemaphore(1), with_trainer=False)
-    sources = Sources(totals, parts.drift, parts.quality, Registered(ask))
+    sources = Sources(parts.totals, parts.drift, parts.quality, Registered(ask))
     metrics = JudgingMetrics(parts.registry)
     evaluation = Evaluation(
         store, sources, parts.configurations, ledger, metrics, clock, longest_gap=max(4 * interval, _MIN_GAP)

@@ -16,6 +16,6 @@ from services.monitoring.parts import Parts
 def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
     events = EventExports(ExportStore(parts.database), parts.retention, parts.clock)
-    sources = Sources(parts.metrics, parts.drift, parts.quality, parts.alerts)
+    sources = Sources(parts.totals, parts.drift, parts.quality, parts.alerts)
     parts.registry.register(ModelCollector(sources, parts.clock, max_versions=parts.settings.metrics_max_versions))
     return (service(ExportServicer(events, MetricsExports(parts.metrics))),)

@@ -16,6 +16,8 @@ from services.monitoring.rollups.store.drops import DropStore
 from services.monitoring.rollups.store.metrics import MetricsStore
 from services.monitoring.rollups.store.recounts import RecountStore
 from services.monitoring.rollups.store.rows import TABLES
+from services.monitoring.rollups.store.totals import TotalsStore
+from services.monitoring.rollups.totals import TotalsReader
 from services.monitoring.store.days import Days, by_time
 
 RECOUNT = "rollups"
@@ -26,6 +28,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
     days = Days(parts.database, (by_time(TABLES[Granularity.FIVE_MINUTES]),))
     parts.metrics = MetricsReader(MetricsStore(parts.database), parts.configurations, parts.retention, parts.clock)
+    parts.totals = TotalsReader(TotalsStore(parts.database), parts.configurations, parts.retention, parts.clock)
     recounts = Recounts(
         RecountStore(parts.database, days),
         parts.configurations,
