@@ -132,6 +132,10 @@ def test_a_channel_tells_one_receiver_and_its_password_goes_over_tls() -> None:
         "slack://nonsense": "INVALID_CHANNEL",
         f"{SLACK}/#one": "",
         f"{SLACK}/#one/#gone": "INVALID_CHANNEL",
+        SLACK: "",
+        "line://token": "INVALID_CHANNEL",  # nobody
+        "matrixs://ann:password@example.org/#one": "",
+        "matrixs://ann:password@example.org": "INVALID_CHANNEL",  # every room that she is in
         "mailtos://ann:password@example.org": "",
         "mailtos://ann:password@example.org?to=bob@example.org": "",
         "mailtos://ann:password@example.org?to=bob@example.org,eve@example.org": "INVALID_CHANNEL",

@@ -180,10 +180,12 @@ def _problem(service: Any) -> tuple[str, str] | None:
     """Say why a service of apprise's is not used, with the reason first; None: it is."""
     if service is None:
         return "INVALID_CHANNEL", "apprise cannot read it: see its documentation for what follows the scheme"
-    if len(service) > 1:
+    if len(service) != 1:
         # Where one of several refuses, apprise says no more than that it failed, and all would hear it again and again.
-        sentence = f"it names {len(service)} receivers, and a channel tells one: make a channel of each"
+        sentence = f"it names {len(service) or 'no'} receivers, and a channel tells one: make a channel of each"
         return "INVALID_CHANNEL", sentence
+    if service.schema.startswith("matrix") and service.mode == "off" and not (service.rooms or service.users):
+        return "INVALID_CHANNEL", "it names no room, and would tell each that its user is in: name one"
     if not service.verify_certificate:
         return "URL_NOT_ALLOWED", "it would not look at the receiver's certificate"
     # Mail alone has a mode: apprise logs in without TLS wherever the scheme is mailto, and the domain unknown to it.
