@@ -10,7 +10,7 @@ import pytest
 
 import penstock as sdk
 from penstock.api.monitoring.v1 import monitoring_pb2
-from tests.monitoring import new_event, serve
+from tests.monitoring import Monitoring, new_event, serve
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
@@ -19,18 +19,22 @@ EVENT_CHARS = 700_000
 """All of them are more than both sides' buffers hold: the export is still under way when its first bytes come."""
 
 
+def record_large(monitoring: Monitoring) -> None:
+    noise, text = np.random.default_rng(1), monitoring_pb2.Payload()
+    for age_s in range(EVENTS):
+        text.fields.update({"text": noise.bytes(EVENT_CHARS // 2).hex()})
+        monitoring.record(new_event(age_s=age_s, features=text))
+
+
 def test_a_database_that_stops_in_mid_export_leaves_no_half_file_and_later_a_whole_one(
     own_postgres_server: PostgresServer, tmp_path: Path
 ) -> None:
-    noise, text = np.random.default_rng(1), monitoring_pb2.Payload()
     url = own_postgres_server.clone("monitoring")
     with (
         serve(url, database_pool_wait_ms=500) as monitoring,
         sdk.Client(monitoring=monitoring.address, retry=sdk.RetryPolicy(attempts=1)) as client,
     ):
-        for age_s in range(EVENTS):
-            text.fields.update({"text": noise.bytes(EVENT_CHARS // 2).hex()})
-            monitoring.record(new_event(age_s=age_s, features=text))
+        record_large(monitoring)
         came: list[int] = []
 
         def stop(written_bytes: int) -> None:

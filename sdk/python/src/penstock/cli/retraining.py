@@ -210,7 +210,9 @@ def _say_next(output: Output, found: pb.RetrainingRequest) -> None:
         output.note(f"to decide: penstock retraining approve {found.id} (or reject), with --note")
     elif found.state == pb.RETRAINING_STATE_COMPLETED and found.new_version:
         output.note(f"the new version: penstock model get {found.model} {found.new_version}")
-    elif found.state in (pb.RETRAINING_STATE_APPROVED, pb.RETRAINING_STATE_TRAINING):
+    elif found.state == pb.RETRAINING_STATE_APPROVED:
+        output.note(f"to withdraw it, until a trainer has it: penstock retraining reject {found.id} --note …")
+    elif found.state == pb.RETRAINING_STATE_TRAINING:
         output.note(f"how it goes on: penstock retraining show {found.id}")
 
 
