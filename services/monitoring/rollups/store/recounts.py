@@ -7,7 +7,7 @@ from datetime import date, datetime, timedelta
 from psycopg import Connection, errors, sql
 from psycopg.rows import DictRow
 
-from services.common.errors import Unavailable
+from services.common.errors import Aborted
 from services.common.postgres import Database
 from services.monitoring.models import Window
 from services.monitoring.rollups.models import FINEST_FIRST, Counts, Granularity, Mark
@@ -138,8 +138,8 @@ class RecountStore:
             kept: what the retentions keep; what was dropped under others is looked up.
 
         Raises:
-            Aborted: another replica counts it just now (TRANSACTION_CONFLICT).
-            Unavailable: the partition that it belongs in was dropped just now (PARTITION_MISSING).
+            Aborted: another replica counts it just now (TRANSACTION_CONFLICT), or the partition that it belongs in was
+                dropped just now (PARTITION_MISSING): it is made again by the next try.
         """
         if mark.granularity is _BUCKET and kept.rollups[_BUCKET] <= mark.start_time:
             self._days.ensure([mark.start_time.date()])
@@ -150,7 +150,7 @@ class RecountStore:
         except errors.CheckViolation as error:
             self._days.forget()
             message = "The day's partition was dropped just now; count it again."
-            raise Unavailable(message, reason="PARTITION_MISSING", retry_after_s=0.1) from error
+            raise Aborted(message, reason="PARTITION_MISSING") from error
 
 
 def _recount(connection: Connection[DictRow], mark: Mark, kept: Kept) -> None:

@@ -36,6 +36,7 @@ _COLUMNS = (
     "feedback_lag_s",
 )
 
+_AT_ONCE = 100
 _SPREAD = ("latency_bins", "latency_counts")
 _COLUMNS_READ = (f"CASE WHEN %(latencies)s THEN {name} END AS {name}" if name in _SPREAD else name for name in _COLUMNS)
 
@@ -76,7 +77,7 @@ def read(
     }
     # Binary: of arrays, half the time that text takes. Who stops on the way closes this, or the connection stays busy.
     with connection.cursor(binary=True) as cursor:
-        for row in cursor.stream(_statement(_READ, granularity), values):
+        for row in cursor.stream(_statement(_READ, granularity), values, size=_AT_ONCE):
             yield (row["version"], row["start_time"]), _counts(row)
 
 
