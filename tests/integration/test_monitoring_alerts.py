@@ -117,6 +117,7 @@ def test_from_failing_predictions_to_an_alert_a_message_an_acknowledgement_and_i
         desk.monitoring.record(*failed(6), *good(4))
         receiver.wait()
         (alert,) = desk.alerts(states=[pb.ALERT_STATE_FIRING])
+        assert list(alert.told_channels) == ["ops"]
         assert (alert.rule_id, alert.rule_name, alert.model, alert.version) == (rule.id, "failing", "iris", "1.0.0")
         assert (alert.value, alert.threshold, alert.condition) == (0.6, 0.5, rule.condition)
         assert alert.message == "iris 1.0.0: error_rate over 1h is 0.6, > 0.5"

@@ -12,8 +12,9 @@ import pytest
 
 from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
 from services.common.postgres import Database
-from services.monitoring.alerts.models import AlertState, AlertType, MissingData, Operator, Target
+from services.monitoring.alerts.models import Alert, AlertState, AlertType, MissingData, Operator, Target
 from services.monitoring.models import Window
+from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.rollups.totals import EveryTotal
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, MINUTE, SECOND, Readings, counted, draft, drift_check, drift_result
@@ -322,6 +323,25 @@ def test_a_rule_that_cannot_be_judged_keeps_nobody_from_the_others(replica: Repl
     assert [alert.rule_name for alert in replica.listed()] == ["b"]
     assert slow.registry.get_sample_value("penstock_monitoring_alert_rules_not_judged_total") == 1
     assert slow.registry.get_sample_value(LAST_TURN) == replica.clock.now.timestamp()
+
+
+def test_an_alert_that_cannot_be_kept_keeps_nobody_from_the_others(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica.create(draft(channels=TOLD))
+    replica.readings.counts = {IRIS: BAD, OLD: BAD, WINE: BAD}
+    consider = RetrainingRequests.consider_alert
+
+    def failing(self: RetrainingRequests, connection: Any, alert: Alert) -> None:
+        if alert.target == OLD:
+            raise ZeroDivisionError("a defect")
+        consider(self, connection, alert)
+
+    monkeypatch.setattr(RetrainingRequests, "consider_alert", failing)
+    replica.turn()
+    assert {alert.target for alert in replica.listed()} == {IRIS, WINE}
+    assert sorted(told for _, told in replica.sent()) == [[("iris 1.0.0", "FIRING")], [("wine 1", "FIRING")]]
+    assert replica.registry.get_sample_value("penstock_monitoring_alert_rules_not_judged_total") == 1
 
 
 def test_a_turn_ends_when_the_service_does(replica: Replica) -> None:

@@ -73,6 +73,7 @@ def alert_proto(shown: ShownAlert) -> pb.Alert:
         flapping=alert.flapping,
         check_id=str(alert.check_id or ""),
         history=map(_event_proto, shown.history),
+        told_channels=sorted(alert.told),
     )
 
 

@@ -400,6 +400,7 @@ class Alert(_message.Message):
     FLAPPING_FIELD_NUMBER: _builtins.int
     CHECK_ID_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    TOLD_CHANNELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     rule_id: _builtins.str
@@ -456,6 +457,10 @@ class Alert(_message.Message):
     def history(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlertEvent]:
         """The newest 1,000 steps, the oldest first; by GetAlert only."""
 
+    @_builtins.property
+    def told_channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The channels that were told that it fires: they hear of its end."""
+
     def __init__(
         self,
         *,
@@ -481,10 +486,11 @@ class Alert(_message.Message):
         flapping: _builtins.bool = ...,
         check_id: _builtins.str = ...,
         history: _abc.Iterable[Global___AlertEvent] | None = ...,
+        told_channels: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "acknowledge_time", b"acknowledge_time", "begin_time", b"begin_time", "fire_time", b"fire_time", "resolve_time", b"resolve_time", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "acknowledge_note", b"acknowledge_note", "acknowledge_time", b"acknowledge_time", "acknowledged_by", b"acknowledged_by", "begin_time", b"begin_time", "check_id", b"check_id", "condition", b"condition", "fire_time", b"fire_time", "flapping", b"flapping", "history", b"history", "id", b"id", "message", b"message", "model", b"model", "resolve_time", b"resolve_time", "rule_id", b"rule_id", "rule_name", b"rule_name", "severity", b"severity", "silenced", b"silenced", "state", b"state", "threshold", b"threshold", "type", b"type", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "acknowledge_note", b"acknowledge_note", "acknowledge_time", b"acknowledge_time", "acknowledged_by", b"acknowledged_by", "begin_time", b"begin_time", "check_id", b"check_id", "condition", b"condition", "fire_time", b"fire_time", "flapping", b"flapping", "history", b"history", "id", b"id", "message", b"message", "model", b"model", "resolve_time", b"resolve_time", "rule_id", b"rule_id", "rule_name", b"rule_name", "severity", b"severity", "silenced", b"silenced", "state", b"state", "threshold", b"threshold", "told_channels", b"told_channels", "type", b"type", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
