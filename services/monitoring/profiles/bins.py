@@ -81,7 +81,7 @@ def place(column: Column | None, feature: FeatureReference, row_count: int) -> P
     faults = _Faults()
     # All are other until they are found to be something better.
     bins = np.full(row_count, value_bins + 1, np.intp)
-    bins[column.tags == Tag.MISSING] = value_bins
+    bins[column.has(Tag.MISSING)] = value_bins
     finite, vectors = np.empty(0), None
     if feature.kind in _NUMERIC:
         finite = _place_numbers(column, feature, bins, faults)
@@ -94,7 +94,7 @@ def place(column: Column | None, feature: FeatureReference, row_count: int) -> P
 
 def _place_numbers(column: Column, feature: FeatureReference, bins: NDArray[np.intp], faults: _Faults) -> Floats:
     good, values = numbers_of(column, feature.kind)
-    faults.add("wrong_type", ~good & (column.tags != Tag.MISSING))
+    faults.add("wrong_type", ~good & ~column.has(Tag.MISSING))
     rows = np.flatnonzero(good)
     finite = np.isfinite(values)
     faults.add("not_finite", ~finite)
@@ -116,11 +116,11 @@ def numbers_of(column: Column, kind: FeatureKind) -> tuple[NDArray[np.bool_], Fl
     They may be the column's own array.
     """
     if kind is FeatureKind.TEXT_LENGTH:
-        good = column.tags == Tag.TEXT
+        good = column.has(Tag.TEXT)
         if column.texts is None:
             return good, np.empty(0)
         return good, column.texts.lengths[column.texts.codes[good]].astype(np.float64)
-    good = column.tags == Tag.NUMBER
+    good = column.has(Tag.NUMBER)
     if column.numbers is None:
         return good, np.empty(0)
     return good, column.numbers if good.all() else column.numbers[good]
@@ -135,12 +135,12 @@ def range_of(moments: Moments) -> tuple[float, float]:
 def _place_vectors(
     column: Column, feature: FeatureReference, bins: NDArray[np.intp], faults: _Faults
 ) -> tuple[Rows, NDArray[np.float32]] | None:
-    rows = np.flatnonzero(column.tags == Tag.VECTOR)
+    rows = np.flatnonzero(column.has(Tag.VECTOR))
     vectors = column.vectors
     fits = vectors is not None and vectors.shape[1] == feature.dimensions
-    good = column.tags == Tag.MISSING
+    good = column.has(Tag.MISSING)
     if fits:
-        good |= column.tags == Tag.VECTOR
+        good |= column.has(Tag.VECTOR)
     faults.add("wrong_type", ~good)
     if vectors is None or not fits:
         return None
@@ -154,7 +154,7 @@ def _place_vectors(
 def _place_categories(column: Column, feature: FeatureReference, bins: NDArray[np.intp], faults: _Faults) -> None:
     codes, values = distinct(column)
     if column.numbers is not None:
-        is_number = column.tags == Tag.NUMBER
+        is_number = column.has(Tag.NUMBER)
         faults.add("not_finite", is_number & ~np.isfinite(column.numbers))
         bins[is_number & np.isnan(column.numbers)] = len(feature.counts) - 2
     known = {category: number for number, category in enumerate(feature.categories)}
@@ -167,7 +167,7 @@ def _place_categories(column: Column, feature: FeatureReference, bins: NDArray[n
     bins[found >= 0] = found[found >= 0]
     bins[found < -1] = place_of_unknown
     faults.add("unknown_category", (found == unknown) & ~is_infinite)
-    nested = (column.tags == Tag.NESTED) | (column.tags == Tag.VECTOR)
+    nested = column.has(Tag.NESTED) | column.has(Tag.VECTOR)
     faults.add("wrong_type", ((found == wrong) & ~is_infinite) | nested)
 
 

@@ -110,7 +110,7 @@ def repeated_share(hashes: NDArray[np.uint64]) -> float:
 
 def kind_of(column: Column) -> FeatureKind:
     """Find the kind that a column's values suggest, by what most of them are."""
-    counts = {tag: int(np.count_nonzero(column.tags == tag)) for tag in Tag}
+    counts = {tag: int(np.count_nonzero(column.has(tag))) for tag in Tag}
     tag = max((Tag.NUMBER, Tag.BOOLEAN, Tag.TEXT, Tag.VECTOR), key=lambda tag: counts[tag])
     count = counts[tag]
     if tag == Tag.VECTOR and count:
@@ -233,7 +233,7 @@ def _of_numbers(empty: FeatureReference, column: Column) -> FeatureReference:
     """Describe numbers without placing each: their order says where they fall."""
     row_count = column.tags.size
     _, values = numbers_of(column, empty.kind)
-    missing = int(np.count_nonzero(column.tags == Tag.MISSING))
+    missing = int(np.count_nonzero(column.has(Tag.MISSING)))
     finite = values[np.isfinite(values)] if values.size and not np.isfinite(values.sum()) else values
     nan_count = int(np.count_nonzero(np.isnan(values))) if finite.size < values.size else 0
     not_finite = values.size - finite.size
