@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import signal
 import subprocess
 import sys
@@ -92,6 +93,18 @@ def test_the_key_goes_along_flag_over_environment(
     assert answer("model", "list") == []
     assert answer("model", "list", "--token", "pk_flag") == []
     assert [each["authorization"] for each in script.metadata] == ["Bearer pk_environment", "Bearer pk_flag"]
+
+
+def test_what_every_command_takes_may_stand_before_it(
+    script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script.answers["ListModels"] = registry.ListModelsResponse(models=[registry.Model(name="iris")])
+    monkeypatch.setenv("PENSTOCK_TOKEN", "pk_environment")
+    assert run(["--json", "--no-color", "--token", "pk_flag", "model", "list", "--limit", "1"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["name"] == "iris"
+    assert script.metadata[-1]["authorization"] == "Bearer pk_flag"
+    assert run(["--url=127.0.0.1:1", "model", "list"]) == 6
+    assert run(["--token", "pk_flag"]) == 2, "there is no command"
 
 
 def test_lists_go_on_to_the_next_page_and_stop_at_the_limit(script: Script, answer: Callable[..., Any]) -> None:

@@ -74,6 +74,13 @@ def test_a_load_that_fails_says_why(server: ScriptedServer, capsys: pytest.Captu
     assert "its graph is broken [MODEL_LOAD_FAILED]" in text
 
 
+def test_a_version_without_its_option_is_refused_with_the_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(["session", "load", "iris", "1.0.0"]) == ExitCode.USAGE
+    assert "a version goes with --version" in " ".join(capsys.readouterr().err.split())
+    assert run(["job", "workers", "now"]) == ExitCode.USAGE
+    assert "--version" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("count", "words"), [(0, "it was not in memory"), (1, "1 session is on"), (4, "4 sessions are on")]
 )

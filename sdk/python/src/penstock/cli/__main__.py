@@ -92,7 +92,10 @@ def penstock(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
-    """Register a model, serve it, watch it, and roll the next one out."""
+    """Register a model, serve it, watch it, and roll the next one out.
+
+    --json, --no-color, --url and --token may stand before the command as well.
+    """
 
 
 @functools.cache
