@@ -65,6 +65,12 @@ def blinded(
         yield FieldViolation(
             f"configuration.{part}.interval",
             f"for {who}, the alert rule {rule.name!r} looks at checks of the last {write_duration(rule.window)}, and "
-            f"with one every {interval} there would mostly be none: make that rule's window at least {interval} first, "
-            "there or for all",
+            f"with one every {interval} there would mostly be none: first make its window longer (`penstock alert rule "
+            f"update {rule.name!r}{_options(rule)} --window {interval}`), or make a rule of its name for {who} alone",
         )
+
+
+def _options(rule: RuleDraft) -> str:
+    """Say to a command which of the rules of its name is meant."""
+    model = f" --model {rule.model}" if rule.model else ""
+    return f"{model} --version {rule.version}" if rule.version else model

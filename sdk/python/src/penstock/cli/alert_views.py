@@ -151,7 +151,7 @@ def rule_facts(output: Output, rule: pb.AlertRule) -> RenderableType:
             ("watches", str(enum_word(pb.AlertType.DESCRIPTOR, rule.type) or "").replace("_", " ")),
             ("holds for", f"{rule.model} {rule.version}".strip() or "every model"),
             ("window", rule.window),
-            ("fires after", getattr(rule, "for") or "at once"),
+            ("fires after", "at once" if getattr(rule, "for") in ("", "0s") else getattr(rule, "for")),
             ("drift", drift),
             ("feature", rule.feature),
             ("error code", rule.error_code),
