@@ -79,6 +79,7 @@ def test_a_child_that_is_stuck_is_killed_and_its_place_is_free_again() -> None:
         with pytest.raises(NotDelivered, match="longer than") as caught:
             sender.send("slack://secret", "slack", "title", "text", "info", "Message: 1")
         assert caught.value.reason == "RECEIVER_TIMEOUT"
+        assert caught.value.retry_after_s == pytest.approx(0.3)
         assert "secret" not in caught.value.message
 
 

@@ -155,6 +155,7 @@ def test_a_receiver_that_hangs_or_drips_is_given_up_in_time(receiver: Receiver, 
     receiver.otherwise = behaviour  # type: ignore[assignment] # a behaviour
     error = failure(receiver, SHORT)
     assert (error.reason, error.message) == ("RECEIVER_TIMEOUT", "127.0.0.1 did not answer in time")
+    assert error.retry_after_s == pytest.approx(3 * SHORT.total_s)  # others that fail have the slots meanwhile
 
 
 @pytest.mark.parametrize("behaviour", [drips_its_body, floods])

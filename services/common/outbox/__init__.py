@@ -9,8 +9,9 @@ destination one message at a time, one that waits for another try being overtake
 arrive for a day is given up, kept as FAILED without its body, and counted.
 
 A destination that is slow or down holds up no other: those whose last attempt failed share one half of a process's
-slots, and the other half is for the rest. Before that is known of it, a destination that hangs takes a slot for one
-attempt: only as many as there are slots, all hanging at the same moment for the first time, delay others by that much.
+slots, one that hung is left alone for a while between attempts, and the other half is for the rest. Before that is
+known of it, a destination that hangs takes a slot for one attempt: only as many as there are slots, all hanging at the
+same moment for the first time, delay others by that much.
 """
 
 from services.common.outbox.message import Destination, Message, Undeliverable

@@ -31,6 +31,8 @@ from services.common.addresses import AddressRules, Endpoint
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.outbox.message import Undeliverable
 
+LEFT_ALONE = 3.0
+"""For how many times as long as it was waited for a receiver that hangs is left alone: it takes a quarter of a slot."""
 MAX_ANSWER_BYTES = 64 * 1024
 """What is read of an answer, so that its sender sees it taken; what it says does not matter."""
 
@@ -79,7 +81,7 @@ class Webhooks:
 
         Raises:
             UrlRefused: the URL, or where its name leads to now, is not allowed.
-            NotDelivered: anything else that may pass; `retry_after_s` as the receiver asked.
+            NotDelivered: anything else that may pass; `retry_after_s` as the receiver asked, or because it hangs.
             Undeliverable: the receiver answered 410 Gone.
         """
         until = time.monotonic() + self._limits.total_s
@@ -96,7 +98,7 @@ class Webhooks:
         }
         if webhook.secret:
             headers["X-Penstock-Signature"] = signature(webhook.secret, body, int(self._clock()))
-        with _bounded(connection, endpoint, until):
+        with _bounded(connection, endpoint, until, LEFT_ALONE * self._limits.total_s):
             connection.request("POST", endpoint.target, body, headers, preload_content=False)
             response = connection.getresponse()
             if connection.overdue:  # a head that was cut off reads as one that has ended
@@ -221,7 +223,7 @@ class _PinnedSecure(_Pinned, HTTPSConnection):
 
 
 @contextmanager
-def _bounded(connection: _Pinned, endpoint: Endpoint, until: float) -> Iterator[None]:
+def _bounded(connection: _Pinned, endpoint: Endpoint, until: float, left_alone_s: float) -> Iterator[None]:
     """Shut the connection when the time is over: a receiver that sends a byte now and then hides from time-outs."""
     watch = threading.Timer(max(0.0, until - time.monotonic()), connection.shut)
     watch.daemon = True
@@ -229,17 +231,18 @@ def _bounded(connection: _Pinned, endpoint: Endpoint, until: float) -> Iterator[
     try:
         yield
     except (HTTPError, HTTPException, OSError, ValueError) as error:
-        raise _translated(endpoint, error, overdue=connection.overdue) from error
+        raise _translated(endpoint, error, left_alone_s, overdue=connection.overdue) from error
     finally:
         watch.cancel()
         connection.let_go()
 
 
-def _translated(endpoint: Endpoint, error: Exception, *, overdue: bool) -> NotDelivered:
+def _translated(endpoint: Endpoint, error: Exception, left_alone_s: float, *, overdue: bool) -> NotDelivered:
     """Say what went wrong, and nothing of the URL but its host."""
     causes = list(_causes(error))
     if overdue or any(isinstance(cause, TimeoutError) for cause in causes):
-        return NotDelivered(f"{endpoint.host} did not answer in time", reason="RECEIVER_TIMEOUT")
+        sentence = f"{endpoint.host} did not answer in time"
+        return NotDelivered(sentence, reason="RECEIVER_TIMEOUT", retry_after_s=left_alone_s)
     tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
     if tls is not None:
         why = tls.verify_message if isinstance(tls, ssl.SSLCertVerificationError) else (tls.reason or "no TLS")

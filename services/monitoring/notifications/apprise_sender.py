@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from services.common.errors import InvalidArgument, Unavailable
-from services.common.outbox.webhooks import NotDelivered
+from services.common.outbox.webhooks import LEFT_ALONE, NotDelivered
 
 _ROOT = Path(__file__).resolve().parents[3]
 CHILD = "services.monitoring.notifications.apprise_child"
@@ -69,7 +69,9 @@ class AppriseSender:
             task = {"url": url, "check_only": False, "title": title, "text": text, "last_line": last_line, "type": kind}
             answer = self._ask(task)
         except Unavailable as error:
-            raise NotDelivered(f"{scheme}: {error.message}", reason=error.reason) from error
+            sentence = f"{scheme}: {error.message}"
+            left_alone_s = LEFT_ALONE * self._timeout_s if error.reason == "RECEIVER_TIMEOUT" else None
+            raise NotDelivered(sentence, reason=error.reason, retry_after_s=left_alone_s) from error
         if answer["delivered"]:
             return
         if answer["refused"]:
