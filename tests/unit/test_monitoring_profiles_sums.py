@@ -22,6 +22,7 @@ from services.monitoring.profiles.packing import (
     unpack_floats,
     unpack_samples,
 )
+from services.monitoring.profiles.store import payloads
 from services.monitoring.profiles.sums import sum_up
 from services.monitoring.profiles.values import LiveRow
 from tests.live_rows import AT, INF, NAN, NUMBER, VECTOR, bins, counted, event, fields, named, reference, window
@@ -151,6 +152,20 @@ def test_a_month_takes_no_more_steps_than_a_day() -> None:
     assert summed.features["e"].sample.shape == (500, 3)
     gone = sum_up(against, AT, AT + count * BUCKET, [(AT + 95 * BUCKET, each)])
     assert (gone.bucket_times, gone.row_counts.tolist()) == ([AT + 90 * BUCKET], [60])
+
+
+def test_a_slice_of_events_has_no_more_cells_than_there_is_room_for() -> None:
+    def sizes(count: int, rows: int, size_bytes: int = 100) -> list[payloads.Size]:
+        return [(UUID(uuid7(AT)), size_bytes, rows) for _ in range(count)]
+
+    def lengths(found: list[payloads.Size], columns: int) -> list[int]:
+        return [len(ids) for ids in payloads._slices(found, columns)]
+
+    assert lengths(sizes(5_000, 1), 50) == [2_000, 2_000, 1_000]
+    assert lengths(sizes(3, 10_000), 2_000) == [1, 1, 1]
+    assert lengths(sizes(20, 10_000), 50) == [8, 8, 4]
+    assert lengths(sizes(3, 1_000_000), 400) == [1, 1, 1]  # of which no more than 10,000 rows are counted
+    assert lengths(sizes(20, 1, 1024 * 1024), 4) == [8, 8, 4]
 
 
 def test_what_is_packed_comes_out_again() -> None:
