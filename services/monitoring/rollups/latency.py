@@ -9,12 +9,11 @@ doubles there are 73,000 of them, and from 1 µs to an hour 1,100.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 RELATIVE_ERROR = 0.01
 GAMMA = (1 + RELATIVE_ERROR) / (1 - RELATIVE_ERROR)
@@ -33,30 +32,42 @@ class Bin:
     count: int
 
 
-@dataclass(frozen=True, slots=True)
 class Latencies:
     """How many latencies lie in which bins: those that hold some, ascending."""
 
-    bins: tuple[int, ...] = ()
-    counts: tuple[int, ...] = ()
+    __slots__ = ("bins", "counts")
+
+    def __init__(self, bins: ArrayLike = (), counts: ArrayLike = ()) -> None:
+        self.bins: NDArray[np.int64] = np.asarray(bins, np.int64)
+        self.counts: NDArray[np.int64] = np.asarray(counts, np.int64)
 
     @classmethod
     def merged(cls, several: Iterable[Latencies]) -> Latencies:
         """Add up."""
-        all_ = [latencies for latencies in several if latencies.bins]
+        all_ = [latencies for latencies in several if latencies.bins.size]
         if len(all_) < 2:
             return all_[0] if all_ else cls()
-        bins = np.concatenate([np.array(latencies.bins, np.int64) for latencies in all_])
-        counts = np.concatenate([np.array(latencies.counts, np.int64) for latencies in all_])
+        bins = np.concatenate([latencies.bins for latencies in all_])
+        counts = np.concatenate([latencies.counts for latencies in all_])
         order = np.argsort(bins, kind="stable")
         bins = bins[order]
-        begins = np.flatnonzero(np.diff(bins, prepend=bins[0] - 1))
-        return cls(tuple(bins[begins].tolist()), tuple(np.add.reduceat(counts[order], begins).tolist()))
+        begins = np.concatenate(([0], np.flatnonzero(bins[1:] != bins[:-1]) + 1))
+        return cls(bins[begins], np.add.reduceat(counts[order], begins))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Latencies):
+            return NotImplemented
+        return np.array_equal(self.bins, other.bins) and np.array_equal(self.counts, other.counts)
+
+    __hash__ = None  # type: ignore[assignment] # arrays have none
+
+    def __repr__(self) -> str:
+        return f"Latencies({self.bins.tolist()}, {self.counts.tolist()})"
 
     @property
     def count(self) -> int:
         """All of them."""
-        return sum(self.counts)
+        return int(self.counts.sum())
 
     def percentile(self, percent: int) -> float | None:
         """Give the latency, in ms, that this percentage is at or below, within 1 %; None where there are none.
@@ -68,15 +79,15 @@ class Latencies:
 
     def percentiles(self, percents: Sequence[int]) -> list[float | None]:
         """Give several in one go."""
-        reached = list(accumulate(self.counts))
-        if not reached:
+        if not self.bins.size:
             return [None] * len(percents)
-        ranks = [max(1, -(-reached[-1] * percent // 100)) for percent in percents]
-        return [value_of(self.bins[bisect_left(reached, rank)]) for rank in ranks]
+        reached = np.cumsum(self.counts)
+        ranks = [max(1, -(-int(reached[-1]) * percent // 100)) for percent in percents]
+        return [value_of(int(bin_)) for bin_ in self.bins[np.searchsorted(reached, ranks)]]
 
     def bounds(self) -> Iterator[Bin]:
         """Give the bins with their bounds, the lowest first."""
-        for bin_, count in zip(self.bins, self.counts, strict=True):
+        for bin_, count in zip(self.bins.tolist(), self.counts.tolist(), strict=True):
             below = 0.0 if bin_ == ZERO_BIN else upper_bound(bin_ - 1)
             yield Bin(below, upper_bound(bin_), count)
 
