@@ -15,7 +15,7 @@ from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, ListModelsRespo
 from penstock.cli.connection import Service, address_of, connect, data_dir, running_addresses, surroundings
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.formats import parse_scalar, say_bytes, say_duration, say_iso, say_share
+from penstock.cli.formats import parse_scalar, say_bytes, say_count, say_duration, say_iso, say_share
 from penstock.cli.output import Column, Output, printable
 from penstock.cli.predict import parse_features, read_argument
 from penstock.durations import parse_duration
@@ -83,6 +83,10 @@ def test_durations_are_read_as_people_write_them(text: str, expected: timedelta)
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no duration|out of range"):
         parse_duration(text)
+
+
+def test_one_of_something_is_not_written_as_many() -> None:
+    assert [say_count(count, "row") for count in (0, 1, 2, 1_200)] == ["0 rows", "1 row", "2 rows", "1,200 rows"]
 
 
 def test_sizes_durations_and_shares_are_written_for_people() -> None:

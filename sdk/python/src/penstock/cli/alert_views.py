@@ -11,7 +11,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
 from penstock.api.monitoring.v1 import channels_pb2, drift_pb2
 from penstock.cli.documents import document_of, enum_word
-from penstock.cli.formats import say_duration, say_number, say_time
+from penstock.cli.formats import say_count, say_duration, say_number, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output, printable, styled
 
@@ -155,7 +155,7 @@ def rule_facts(output: Output, rule: pb.AlertRule) -> RenderableType:
             ("drift", drift),
             ("feature", rule.feature),
             ("error code", rule.error_code),
-            ("at least", f"{rule.min_count:,} predictions" if rule.min_count else ""),
+            ("at least", say_count(rule.min_count, "prediction") if rule.min_count else ""),
             (
                 "no value",
                 {"ignore": "changes nothing", "alert": "is an alert", "resolve": "is no alert"}.get(missing, ""),

@@ -10,7 +10,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
 from penstock.cli.charts import sparkline
 from penstock.cli.documents import enum_word
-from penstock.cli.formats import say_number, say_share, say_time
+from penstock.cli.formats import say_count, say_number, say_share, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output
 
@@ -65,7 +65,9 @@ def profiles_table(output: Output, found: Sequence[pb.Profile]) -> RenderableTyp
 def profile_facts(output: Output, profile: pb.Profile) -> RenderableType:
     """Lay out what there is to know of a profile as a whole."""
     title = Text.assemble((f"{profile.model} profile {profile.number}", "bold"), (f"  {profile.id}", "dim"))
-    judged = f"{say_share(profile.accuracy)} of {profile.judged_count:,} rows" if profile.HasField("accuracy") else ""
+    judged = ""
+    if profile.HasField("accuracy"):
+        judged = f"{say_share(profile.accuracy)} of {say_count(profile.judged_count, 'row')}"
     return output.facts(
         title,
         [

@@ -14,7 +14,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word, flattened
-from penstock.cli.formats import say_time, say_value
+from penstock.cli.formats import say_count, say_time, say_value
 from penstock.cli.ids import whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, Model, ModelFilter, NoColor, Note, Token, Url
@@ -181,7 +181,7 @@ def _facts(output: Output, found: pb.RetrainingRequest) -> RenderableType:
                 ("what was found", _details(found)),
                 ("alert", found.alert_id),
                 ("check", found.check_id),
-                ("new labels", f"{found.label_count:,} rows since the last training"),
+                ("new labels", f"{say_count(found.label_count, 'row')} since the last training"),
                 ("asked", f"{say_time(time_of(found.create_time))} by {found.requested_by}"),
                 ("expires", say_time(time_of(found.expire_time)) if found.state in _EXPIRING else ""),
                 ("decided", _decision(found)),

@@ -12,7 +12,7 @@ from google.protobuf.message import Message
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.documents import document_of, flattened
-from penstock.cli.formats import say_bytes
+from penstock.cli.formats import say_bytes, say_count
 from penstock.cli.model_stages import steps as moves_to
 from penstock.cli.model_views import criterion_words, stage_number, stage_word, warm_up_words
 from penstock.cli.options import Stage
@@ -199,7 +199,7 @@ def register(
             )
 
     if isinstance(source, PathSource):
-        count = "1 file" if len(files) == 1 else f"{len(files):,} files"
+        count = say_count(len(files), "file")
         says = f"{source.path}: {count}, {say_bytes(size_bytes)} to upload"
     else:
         says = f"{source.model} of Ollama"
@@ -346,7 +346,7 @@ def delete_model(found: pb.Model, count: int) -> Step:
             raise changed_meanwhile(f"{found.name} has other versions or aliases now")
         run.registry.delete_model(found.name, etag=found.etag)
 
-    says = "with its 1 version" if count == 1 else f"with its {count:,} versions"
+    says = f"with its {say_count(count, 'version')}"
     return Step(Action.DELETE_MODEL, found.name, do, says=says if count else "")
 
 
