@@ -171,14 +171,15 @@ class ProfilesClient(MonitoringConnected):
         Args:
             model: the model.
             version: the version.
-            from_time: from here on.
+            from_time: from here on, 14 days before the end at most.
             to_time: up to here, exclusive; None: now.
             columns: `kinds` and `ignored` alone count.
             note: for people.
             request_id: the same again gives the first result for 7 days; empty: a new one.
 
         Raises:
-            InvalidArgument: too few rows were captured in it (TOO_FEW_ROWS), or none (NO_FEATURES).
+            InvalidArgument: too few rows were captured in it (TOO_FEW_ROWS), none (NO_FEATURES), or it is too long
+                (INVALID_WINDOW).
         """
         window = pb.WindowSource(
             from_time=to_timestamp("from_time", from_time),
