@@ -107,6 +107,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--power-sizes", type=int, nargs="+", default=[500, 1_000, 2_000, 10_000])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--others", action="store_true", help="Evidently's and NannyML's defaults on the same streams")
+    parser.add_argument("--who", nargs="+", default=["evidently", "nannyml"], help="of the others")
     parser.add_argument(
         "--parts",
         nargs="+",

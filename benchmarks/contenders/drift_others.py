@@ -62,7 +62,7 @@ def show_others(console: Console, options: argparse.Namespace) -> None:
                 generator = np.random.default_rng(options.seed)
                 sides.append(("0.2 σ in one", [shifted(rows, generator) for rows in plain]))
             for drift, drawn in sides:
-                for who, told in judged(reference, drawn).items():
+                for who, told in judged(reference, drawn, options.who).items():
                     cells = (who, told.said(), told.said(SHIFTED), f"{told.seconds:.3f}")
                     row = (stream.name, f"{size:,}", drift, *cells)
                     table.add_row(*row)
@@ -70,15 +70,15 @@ def show_others(console: Console, options: argparse.Namespace) -> None:
     console.print(table)
 
 
-def judged(reference: Rows, drawn: Sequence[Rows]) -> dict[str, Told]:
-    """Ask all three."""
+def judged(reference: Rows, drawn: Sequence[Rows], others: Sequence[str]) -> dict[str, Told]:
+    """Ask ours, and others."""
     found = {"Penstock": _ours(reference_of(reference), drawn)}
     with tempfile.TemporaryDirectory(prefix="penstock-drift-") as name:
         folder = Path(name)
         _write(folder / "reference.npz", reference)
         for number, rows in enumerate(drawn):
             _write(folder / f"window_{number:05d}.npz", rows)
-        for who in PACKAGES:
+        for who in others:
             found[who] = _asked(who, folder)
     return found
 
