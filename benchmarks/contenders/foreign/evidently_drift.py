@@ -1,6 +1,6 @@
 """Evidently's default drift preset on windows; run in an environment of its own, with the path of a folder of windows.
 
-Prints a JSON object: whether any column drifted by each window, by the window's file, and the seconds of processor that took.
+Prints a JSON object: the columns that drifted, by the window's file, and the seconds of processor that took.
 """
 
 import json
