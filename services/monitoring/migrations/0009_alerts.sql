@@ -79,7 +79,7 @@ CREATE TABLE alerts (
     acknowledge_note text,
     flapping         boolean          NOT NULL,
     check_id         uuid,
-    told             jsonb            NOT NULL,  -- by channel that heard of it, when it last did
+    told             jsonb            NOT NULL DEFAULT '{}',  -- by channel that heard of it, when it last did
     CONSTRAINT alerts_pkey PRIMARY KEY (alert_id),
     CONSTRAINT alerts_fired_check CHECK (state = 'PENDING' OR fire_time IS NOT NULL),
     CONSTRAINT alerts_resolved_check CHECK ((state = 'RESOLVED') = (resolve_time IS NOT NULL))
