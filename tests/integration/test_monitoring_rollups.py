@@ -16,6 +16,7 @@ from services.monitoring.models import Window
 from services.monitoring.rollups import recounts
 from services.monitoring.rollups.latency import RELATIVE_ERROR
 from services.monitoring.rollups.models import FINEST_FIRST, Granularity, Question, Totals
+from services.monitoring.rollups.store import counting
 from tests.monitoring import Monitoring, eventually, labels, new_event, serve
 from tests.rollups import Rollups, leave_to_the_test, rollups
 
@@ -133,7 +134,11 @@ def test_a_bucket_is_counted_again_when_more_of_it_comes(monitoring: Monitoring,
     assert rolled.rows(FIVE) == twice
 
 
-def test_feedback_is_counted_in_the_bucket_of_its_prediction(monitoring: Monitoring, rolled: Rollups) -> None:
+@pytest.mark.parametrize("few", [0, counting.FEW])
+def test_feedback_is_counted_in_the_bucket_of_its_prediction(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    monkeypatch.setattr(counting, "FEW", few)
     event = new_event(age_s=7_200, prediction=labels(1))
 
     def counts() -> tuple[int, int, int]:
