@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import socket
 import ssl
 import threading
 import time
@@ -21,15 +20,17 @@ from email.utils import parsedate_to_datetime
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import UUID
-
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import HTTPError
-from urllib3.response import HTTPResponse
 
 from services.common.addresses import AddressRules, Endpoint
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.outbox.message import Undeliverable
+
+if TYPE_CHECKING:
+    from urllib3.response import HTTPResponse
+
+    from services.common.outbox.pinned import Pinned
 
 LEFT_ALONE = 3.0
 """For how many times as long as it was waited for a receiver that hangs is left alone: it takes a quarter of a slot."""
@@ -107,15 +108,18 @@ class Webhooks:
             _read_some(response)
         self._judge(endpoint, status, retry_after)
 
-    def _connection(self, endpoint: Endpoint, addresses: Sequence[str], until: float) -> _Pinned:
+    def _connection(self, endpoint: Endpoint, addresses: Sequence[str], until: float) -> Pinned:
+        # urllib3 takes a tenth of a service's start, which most that never post need not wait for.
+        from services.common.outbox.pinned import Pinned, PinnedSecure
+
         if endpoint.scheme == "http":
-            return _PinnedPlain(endpoint, addresses, self._limits.connect_s, until)
+            return Pinned(endpoint, addresses, self._limits.connect_s, until)
         try:
             context = ssl.create_default_context(cafile=self._ca_file)
         except OSError as error:
             sentence = f"the certificates that vouch for receivers cannot be read ({error.strerror})"
             raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
-        return _PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
+        return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
 
     def _judge(self, endpoint: Endpoint, status: int, retry_after: str | None) -> None:
         if 200 <= status < 300:
@@ -149,82 +153,11 @@ def read_retry_after(value: str | None, unix_s: float) -> float | None:
     return max(0.0, (aware - datetime.fromtimestamp(unix_s, UTC)).total_seconds())
 
 
-class _Pinned(HTTPConnection):
-    """A connection to one of the addresses that were checked, which another thread can shut."""
-
-    def __init__(self, endpoint: Endpoint, addresses: Sequence[str], connect_s: float, until: float) -> None:
-        HTTPConnection.__init__(self, endpoint.host, endpoint.port, timeout=max(0.001, until - time.monotonic()))
-        self._pin(addresses, connect_s, until)
-
-    def _pin(self, addresses: Sequence[str], connect_s: float, until: float) -> None:
-        self._addresses = addresses
-        self._connect_s = connect_s
-        self._until = until
-        self._handle: socket.socket | None = None
-        self._lock = threading.Lock()
-        self.overdue = False
-
-    def shut(self) -> None:
-        """End it, whatever is under way: whoever waits for it finds its end."""
-        with self._lock:
-            self.overdue = True
-            if self._handle is not None:
-                with suppress(OSError):
-                    self._handle.shutdown(socket.SHUT_RDWR)
-
-    def let_go(self) -> None:
-        """Close it for good. http.client closes it itself as soon as it has read the head of the last answer."""
-        self.close()
-        with self._lock:
-            if self._handle is not None:
-                self._handle.close()
-                self._handle = None
-
-    def _new_conn(self) -> socket.socket:
-        """Connect to the first address that answers, and to no other than those given."""
-        failure: OSError = TimeoutError()
-        for address in self._addresses:
-            left_s = self._until - time.monotonic()
-            if left_s <= 0:
-                break
-            try:
-                found = socket.create_connection((address, self.port), min(self._connect_s, left_s))
-            except OSError as error:
-                failure = error
-                continue
-            found.settimeout(max(0.001, self._until - time.monotonic()))
-            with self._lock:
-                # Of its own number: TLS takes the socket over before its handshake is done.
-                self._handle = found.dup()
-            if self.overdue:
-                self.shut()
-            return found
-        raise failure
-
-
-class _PinnedPlain(_Pinned):
-    """In plain text."""
-
-
-class _PinnedSecure(_Pinned, HTTPSConnection):
-    """Over TLS: the certificate must be for the host's name, whatever the address."""
-
-    def __init__(
-        self,
-        endpoint: Endpoint,
-        addresses: Sequence[str],
-        connect_s: float,
-        until: float,
-        context: ssl.SSLContext,
-    ) -> None:
-        timeout = max(0.001, until - time.monotonic())
-        HTTPSConnection.__init__(self, endpoint.host, endpoint.port, timeout=timeout, ssl_context=context)
-        self._pin(addresses, connect_s, until)
-
-
 @contextmanager
-def _bounded(connection: _Pinned, endpoint: Endpoint, until: float, left_alone_s: float) -> Iterator[None]:
+def _bounded(connection: Pinned, endpoint: Endpoint, until: float, left_alone_s: float) -> Iterator[None]:
     """Shut the connection when the time is over: a receiver that sends a byte now and then hides from time-outs."""
+    from urllib3.exceptions import HTTPError
+
     watch = threading.Timer(max(0.0, until - time.monotonic()), connection.shut)
     watch.daemon = True
     watch.start()
@@ -262,6 +195,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _read_some(response: HTTPResponse) -> None:
+    from urllib3.exceptions import HTTPError
+
     # The status is there, and that is what counts.
     with suppress(HTTPError, HTTPException, OSError):
         response.read(MAX_ANSWER_BYTES, decode_content=False)
