@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -17,8 +18,20 @@ from penstock.api.monitoring.v1.lineage_pb2_grpc import LineageServiceStub
 from penstock.api.monitoring.v1.retraining_pb2_grpc import RetrainingServiceStub
 from penstock.ids import uuid7
 from services.common.postgres import Database
+from services.monitoring.alerts.models import Alert, AlertState, AlertType, Severity, Target
+from services.monitoring.alerts.store.transaction import AlertStore
+from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.configuration.models import DriftGate
+from services.monitoring.configuration.store import ConfigurationStore
+from services.monitoring.drift.models import DriftCheck, DriftResult, DriftStatus, DriftType, Trigger
+from services.monitoring.models import Retention, Window
+from services.monitoring.profiles.models import FeatureKind
 from services.monitoring.retraining.models import Cause, Reason
+from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.retraining.store.causes import CauseStore
+from services.monitoring.retraining.store.labels import LabelStore
+from services.monitoring.retraining.store.related import RelatedRequests
+from services.monitoring.retraining.store.requests import RequestStore
 from tests.monitoring import TIMEOUT_S, Monitoring, eventually, labels, new_event, serve
 
 SOON_MS = 50
@@ -82,19 +95,28 @@ class Retraining:
 
     def fire(self) -> UUID:
         """Have an alert fire."""
-        alert_id = new_uuid()
-        self.monitoring.query(f"""
-            INSERT INTO monitoring.alerts (
-                alert_id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition,
-                threshold, message, begin_time, judge_time, change_time, held, fire_time, flapping
-            )
-            VALUES (
-                '{alert_id}', '{new_uuid()}', 'accuracy', 1, 'iris', '1', 'ERROR_RATE', 'WARNING', 'FIRING', 'too low',
-                0.9, 'It is too low.', now(), now(), now(), '0', now(), false
-            )
-            RETURNING 1
-        """)
-        return alert_id
+        now = now_in_utc()
+        alert = Alert(
+            id=new_uuid(),
+            rule_id=new_uuid(),
+            rule_name="accuracy",
+            rule_revision=1,
+            target=Target("iris", "1"),
+            type=AlertType.ERROR_RATE,
+            severity=Severity.WARNING,
+            state=AlertState.FIRING,
+            condition="accuracy < 0.9",
+            value=0.5,
+            threshold=0.9,
+            message="It is too low.",
+            begin_time=now,
+            judge_time=now,
+            change_time=now,
+            fire_time=now,
+        )
+        with Database(self.monitoring.database_url, pool_size=1) as database, AlertStore(database).write() as tables:
+            tables.alerts.save([(alert, ())])
+        return alert.id
 
     def check(self, *, version: str = "1") -> UUID:
         """Have the last drift check by schedule be a new one."""
@@ -135,6 +157,61 @@ def reason_of(request: pb.RetrainingRequest) -> str:
 def new_uuid() -> UUID:
     """An id, as checks and alerts have theirs."""
     return UUID(uuid7())
+
+
+def requests_on(database: Database) -> RetrainingRequests:
+    """What checks and alerts tell of what they found, without a server."""
+    clock = now_in_utc
+    configurations = Configurations(ConfigurationStore(database), clock)
+    stores = RequestStore(database), RelatedRequests(database), CauseStore(database), LabelStore(database)
+    return RetrainingRequests(*stores, configurations, Retention(30), clock, lambda: None)
+
+
+def now_in_utc() -> datetime:
+    """The time."""
+    return datetime.now(UTC)
+
+
+def drift_result(
+    type_: DriftType, effect: float, *, feature: str = "x", status: DriftStatus = DriftStatus.DRIFTED
+) -> DriftResult:
+    """What a check found of one feature."""
+    return DriftResult(
+        type=type_,
+        feature=feature,
+        kind=FeatureKind.NUMERIC,
+        status=status,
+        gate=DriftGate.PSI_CALIBRATED,
+        statistic=1.0,
+        effect=effect,
+        effect_floor=0.02,
+        reference_count=1_000,
+        live_count=1_000,
+    )
+
+
+def drift_check(*results: DriftResult) -> DriftCheck:
+    """A check by schedule."""
+    return DriftCheck(
+        id=UUID(uuid7()),
+        model="iris",
+        version="1",
+        profile_id=UUID(uuid7()),
+        window=Window(now_in_utc() - timedelta(days=1), now_in_utc()),
+        status=DriftStatus.DRIFTED,
+        drifted_types=(),
+        drifted_count=len(results),
+        compared_count=len(results),
+        effect=max((each.effect for each in results), default=0.0),
+        live_count=1_000,
+        alpha=0.05,
+        gate=DriftGate.PSI_CALIBRATED,
+        false_alarm_rate=0.05,
+        summary="It has drifted.",
+        results=results,
+        trigger=Trigger.SCHEDULE,
+        create_time=now_in_utc(),
+    )
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from penstock.errors import Aborted, from_rpc
 from services.common.errors import DeadlineExceeded, DomainError
 from services.common.postgres import Database
 from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.configuration.models import Scope
 from services.monitoring.configuration.store import ConfigurationStore
 from tests.kit import bearing, write_keys
 from tests.monitoring import TIMEOUT_S, eventually, reason, serve
@@ -166,6 +168,17 @@ def test_what_a_model_says_is_held_against_what_is_to_hold_for_all(stub: Configu
         set_(stub, short)
     assert caught.value.code() is INVALID
     assert get(stub).own == pb.Configuration()
+
+
+def test_who_changes_it_finds_it_so_at_once_though_another_is_just_looking(
+    clone_database: Callable[[str], str],
+) -> None:
+    with Database(clone_database("monitoring")) as database:
+        configurations = Configurations(ConfigurationStore(database), lambda: datetime.now(UTC))
+        assert configurations.effective("iris").drift.min_rows == 50
+        configurations.set(Scope("iris"), {"drift": {"min_rows": 77}}, etag="", note="")
+        with configurations._lock:
+            assert configurations.effective("iris").drift.min_rows == 77
 
 
 class Hanging(ConfigurationStore):

@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from penstock.values import from_value
+from services.common.postgres import Database
+from services.monitoring.drift.models import DriftType
 from services.monitoring.retraining.models import Reason
+from services.monitoring.retraining.store.causes import CauseStore
 from tests.monitoring import eventually, new_event
-from tests.retraining import Retraining, new_uuid, reason_of, serve_retraining, state_of
+from tests.retraining import (
+    Retraining,
+    drift_check,
+    drift_result,
+    new_uuid,
+    reason_of,
+    requests_on,
+    serve_retraining,
+    state_of,
+)
 
 
 @pytest.fixture
@@ -148,3 +161,19 @@ def test_a_drift_stands_until_a_later_check_by_schedule_or_until_its_data_is_out
     eventually(lambda: here.standing() == ["1", "2"])
     here.check(version="2")
     eventually(lambda: here.standing() == ["1"])
+
+
+def test_what_a_check_found_is_kept_with_the_check_or_not_at_all(clone_database: Callable[[str], str]) -> None:
+    drifted = drift_check(drift_result(DriftType.INPUT, 0.9))
+    with Database(clone_database("monitoring")) as database:
+        requests, queue = requests_on(database), CauseStore(database)
+        with suppress(KeyboardInterrupt), database.transaction() as transaction:
+            requests.consider_check(transaction, drifted)
+            raise KeyboardInterrupt  # killed between the two
+        assert queue.new(limit=10) == []
+        with database.transaction() as transaction:
+            requests.consider_check(transaction, drifted)
+            requests.consider_check(transaction, drift_check(drift_result(DriftType.PREDICTION, 0.9)))
+        (cause,) = queue.new(limit=10)
+        assert (cause.check_id, cause.reason) == (drifted.id, Reason.DRIFT_DETECTED)
+        assert cause.end_time == drifted.create_time + timedelta(hours=6 + 24), "by then its data is out of the window"

@@ -22,15 +22,15 @@ from services.monitoring.alerts.models import (
     Severity,
     Target,
 )
-from services.monitoring.configuration.models import DriftGate, Effective
-from services.monitoring.drift.models import DriftCheck, DriftResult, DriftStatus, DriftType, Trigger
+from services.monitoring.configuration.models import Effective
+from services.monitoring.drift.models import DriftCheck, DriftStatus, DriftType
 from services.monitoring.models import Window
-from services.monitoring.profiles.models import FeatureKind
 from services.monitoring.retraining import causes, safety
 from services.monitoring.retraining.models import Past, Reason, Request, State
 from services.monitoring.retraining.states import MOVES, OPEN, check_move
 from services.monitoring.retraining.watch import is_due, too_many_errors
 from services.monitoring.rollups.models import Counts, Totals
+from tests.retraining import drift_check, drift_result
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 EFFECTIVE = Effective()
@@ -144,48 +144,10 @@ def test_an_error_rate_is_one_of_enough_predictions(count: int, failed: int, rai
         assert (details["value"], details["error_count"]) == (failed / count, failed)
 
 
-def result(
-    type_: DriftType, effect: float, *, feature: str = "x", status: DriftStatus = DriftStatus.DRIFTED
-) -> DriftResult:
-    return DriftResult(
-        type=type_,
-        feature=feature,
-        kind=FeatureKind.NUMERIC,
-        status=status,
-        gate=DriftGate.PSI_CALIBRATED,
-        statistic=1.0,
-        effect=effect,
-        effect_floor=0.02,
-        reference_count=1_000,
-        live_count=1_000,
-    )
-
-
-def check(*results: DriftResult) -> DriftCheck:
-    return DriftCheck(
-        id=UUID(uuid7()),
-        model="iris",
-        version="1",
-        profile_id=UUID(uuid7()),
-        window=Window(NOW - timedelta(days=1), NOW),
-        status=DriftStatus.DRIFTED,
-        drifted_types=(),
-        drifted_count=len(results),
-        compared_count=len(results),
-        effect=max((each.effect for each in results), default=0.0),
-        live_count=1_000,
-        alpha=0.05,
-        gate=DriftGate.PSI_CALIBRATED,
-        false_alarm_rate=0.05,
-        summary="It has drifted.",
-        results=results,
-        trigger=Trigger.SCHEDULE,
-        create_time=NOW,
-    )
-
-
 def test_input_drift_of_the_configured_effect_raises_a_request_that_says_what_drifted() -> None:
-    found = check(result(DriftType.INPUT, 0.3, feature="b"), result(DriftType.INPUT, 0.9, feature="a\0"))
+    found = drift_check(
+        drift_result(DriftType.INPUT, 0.3, feature="b"), drift_result(DriftType.INPUT, 0.9, feature="a\0")
+    )
     cause = causes.of_check(found, EFFECTIVE)
     assert cause is not None
     assert (cause.model, cause.version, cause.reason) == ("iris", "1", Reason.DRIFT_DETECTED)
@@ -195,14 +157,16 @@ def test_input_drift_of_the_configured_effect_raises_a_request_that_says_what_dr
 
 
 def test_a_fallen_accuracy_goes_before_drifted_features() -> None:
-    cause = causes.of_check(check(result(DriftType.INPUT, 0.9), result(DriftType.CONCEPT, 0.05)), EFFECTIVE)
+    cause = causes.of_check(
+        drift_check(drift_result(DriftType.INPUT, 0.9), drift_result(DriftType.CONCEPT, 0.05)), EFFECTIVE
+    )
     assert cause is not None
     assert cause.reason is Reason.ACCURACY_DROP
     assert (cause.details["value"], cause.details["threshold"]) == (0.05, 0.05), "points, and no PSI"
 
 
 def test_drifted_vectors_are_drifted_input() -> None:
-    cause = causes.of_check(check(result(DriftType.EMBEDDING, 0.5)), EFFECTIVE)
+    cause = causes.of_check(drift_check(drift_result(DriftType.EMBEDDING, 0.5)), EFFECTIVE)
     assert cause is not None
     assert cause.reason is Reason.DRIFT_DETECTED
 
@@ -210,12 +174,12 @@ def test_drifted_vectors_are_drifted_input() -> None:
 @pytest.mark.parametrize(
     "found",
     [
-        check(),
-        check(result(DriftType.INPUT, 0.29)),
-        check(result(DriftType.CONCEPT, 0.04)),
-        check(result(DriftType.PREDICTION, 5.0)),
-        check(result(DriftType.INPUT, 5.0, status=DriftStatus.OK)),
-        check(result(DriftType.CONCEPT, 5.0, status=DriftStatus.INSUFFICIENT_DATA)),
+        drift_check(),
+        drift_check(drift_result(DriftType.INPUT, 0.29)),
+        drift_check(drift_result(DriftType.CONCEPT, 0.04)),
+        drift_check(drift_result(DriftType.PREDICTION, 5.0)),
+        drift_check(drift_result(DriftType.INPUT, 5.0, status=DriftStatus.OK)),
+        drift_check(drift_result(DriftType.CONCEPT, 5.0, status=DriftStatus.INSUFFICIENT_DATA)),
     ],
     ids=["nothing", "a small effect", "a small fall", "what the model says", "no drift", "too little data"],
 )
@@ -224,7 +188,9 @@ def test_other_checks_raise_none(found: DriftCheck) -> None:
 
 
 def test_no_more_features_are_named_than_a_person_reads() -> None:
-    cause = causes.of_check(check(*(result(DriftType.INPUT, 1.0, feature=str(n)) for n in range(100))), EFFECTIVE)
+    cause = causes.of_check(
+        drift_check(*(drift_result(DriftType.INPUT, 1.0, feature=str(n)) for n in range(100))), EFFECTIVE
+    )
     assert cause is not None
     assert (len(cause.details["features"]), cause.details["feature_count"]) == (20, 100)
 

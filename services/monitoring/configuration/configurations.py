@@ -98,7 +98,9 @@ class Configurations:
                 )
             if etag_of(own) != etag_of(before):
                 change.write(scope, own, changed_by=caller().name, note=note, time=self._clock())
-        self._next_look_s = 0.0
+        with self._lock:  # who has set it here finds it so at once
+            self._next_look_s = 0.0
+            self._look()
         return _standing(said, scope)
 
     def changes(self, model: str, *, size: int, token: str) -> tuple[Sequence[Change], str]:
