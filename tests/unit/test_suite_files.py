@@ -252,12 +252,18 @@ def test_whatever_stands_there_is_read_or_refused_in_words(
         read(folder, yaml.safe_dump(document, allow_unicode=True))
 
 
-def test_the_reference_is_a_suite_file(folder: Path) -> None:
+def test_the_reference_is_a_suite_file(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "suites.md").read_text()
-    reference, serving = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    reference, serving, watching = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
     (served,) = read(folder, f"suite: s\nmodels:\n  - name: m\n{serving}").models
     assert served.serving_settings is not None
     assert len(served.serving_settings.ListFields()) == len(pb.ServingSettings.DESCRIPTOR.fields), "one of them is new"
     for name in ("iris.onnx", "bundle.tar.gz"):
         (folder / name).touch()
     assert [model.name for model in read(folder, reference).models] == ["iris", "chat"]
+    (folder / "hook.url").write_text("https://example.org/hook")
+    for variable in re.findall(r"_env: (\w+)", watching):
+        monkeypatch.setenv(variable, "set")
+    watched = read(folder, f"suite: s\n{watching}")
+    assert [channel.name for channel in watched.channels] == ["ops", "mail"]
+    assert [len(model.alert_rules or ()) for model in watched.models] == [2]
