@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import numpy as np
@@ -160,8 +161,12 @@ def test_rows_like_the_references_are_no_drift(drift: Drift) -> None:
 
 
 def test_a_check_that_is_made_before_rows_were_counted_says_from_when_on(clone_database: Callable[[str], str]) -> None:
-    never = {"rollup_interval_ms": 3_600_000, "profile_interval_ms": 3_600_000, "drift_interval_ms": 3_600_000}
-    with serve(clone_database("monitoring"), **never) as monitoring, connected(monitoring) as drift:
+    database_url = clone_database("monitoring")
+    with psycopg.connect(database_url) as connection:  # another replica is at it, and takes its time
+        for name in ("rollups", "profiles"):
+            values = (name, uuid4())
+            connection.execute("INSERT INTO monitoring.chores VALUES (%s, %s, now() + interval '1 hour')", values)
+    with serve(database_url) as monitoring, connected(monitoring) as drift:
         drift.profile(rows(200, 1))
         drift.send(rows(60, 2))
         check = drift.check(from_time=datetime.now(UTC) - timedelta(hours=3))
@@ -301,3 +306,20 @@ def test_a_check_whose_time_has_come_again_is_made_again(clone_database: Callabl
             connection.execute("UPDATE monitoring.drift_schedule SET due_time = now() - interval '1 second'")
         eventually(lambda: len(scheduled()) == 2)
         assert scheduled()[0].status == DRIFTED
+
+
+def test_the_next_check_by_schedule_may_be_made_before_its_time(clone_database: Callable[[str], str]) -> None:
+    with serve(clone_database("monitoring"), **OFTEN) as monitoring, connected(monitoring) as drift:
+        drift.send(rows(300, 2, shift=2.0))
+        drift.profile(rows(2_000, 1))
+        eventually(lambda: drift.counted(300).status == DRIFTED)
+        eventually(lambda: monitoring.query("SELECT count(*) FROM monitoring.drift_schedule") == [(1,)])
+        check = drift.check(as_scheduled=True)
+        assert (check.trigger, check.status) == (pb.TRIGGER_SCHEDULE, DRIFTED)
+        assert check.alpha == pytest.approx(0.25 / 91)
+        last = "SELECT check_id::text, due_time > now() + interval '5 hours 59 minutes' FROM monitoring.drift_schedule"
+        assert monitoring.query(last) == [(check.id, True)], "rules judge it, and the next comes a whole interval later"
+        for end in ("from_time", "to_time"):
+            window: dict[str, Any] = {end: datetime.now(UTC)}
+            asked = partial(drift.check, as_scheduled=True, **window)
+            assert reason(asked) == (INVALID, "INVALID_WINDOW")

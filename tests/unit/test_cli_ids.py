@@ -70,9 +70,7 @@ def test_jobs_show_their_ids_whole_on_80_columns(
 ) -> None:
     output = terminal(monkeypatch)
     progress = jobs.JobProgress(done_rows=1_234_567, total_rows=12_345_678, failed_rows=123_456)
-    job = jobs.PredictionJob(
-        id=ONE, model="a-long-model-name", state=jobs.JOB_STATE_CANCELLED, progress=progress
-    )
+    job = jobs.PredictionJob(id=ONE, model="a-long-model-name", state=jobs.JOB_STATE_CANCELLED, progress=progress)
     job.create_time.FromJsonString("2026-01-31T12:00:00Z")
     output.answer([], jobs_table(output, [job]))
     assert ONE in capsys.readouterr().out

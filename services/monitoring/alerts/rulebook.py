@@ -65,12 +65,13 @@ def blinded(
         yield FieldViolation(
             f"configuration.{part}.interval",
             f"for {who}, the alert rule {rule.name!r} looks at checks of the last {write_duration(rule.window)}, and "
-            f"with one every {interval} there would mostly be none: first make its window longer (`penstock alert rule "
-            f"update {rule.name!r}{_options(rule)} --window {interval}`), or make a rule of its name for {who} alone",
+            f"with one every {interval} there would mostly be none: first make its window longer "
+            f"(`{_update(rule)} --window {interval}`), or make a rule of its name for {who} alone",
         )
 
 
-def _options(rule: RuleDraft) -> str:
-    """Say to a command which of the rules of its name is meant."""
+def _update(rule: RuleDraft) -> str:
+    """Write the command that changes it, which says which of the rules of its name is meant."""
     model = f" --model {rule.model}" if rule.model else ""
-    return f"{model} --version {rule.version}" if rule.version else model
+    version = f" --version {rule.version}" if rule.version else ""
+    return f"penstock alert rule update {rule.name!r}{model}{version}"

@@ -55,8 +55,15 @@ class DriftChecks:
         self._clock = clock
         self._tell = tell
 
-    def check(self, model: str, version: str, from_time: datetime | None, to_time: datetime | None) -> DriftCheck:
-        """Check now, at the configured level, and keep the result.
+    def check(
+        self,
+        model: str,
+        version: str,
+        from_time: datetime | None,
+        to_time: datetime | None,
+        as_scheduled: bool = False,
+    ) -> DriftCheck:
+        """Check now, at the configured level, and keep the result; or make the check that is next by schedule.
 
         An empty version is the one that answered most in the window; an unset `to_time` is now, an unset `from_time`
         the configured window before it. Both are widened to whole buckets of 5 minutes.
@@ -84,6 +91,8 @@ class DriftChecks:
                 f"`penstock profile create {model} {version}` makes one, `penstock profile attach` takes another's",
                 reason="NO_REFERENCE",
             )
+        if as_scheduled:
+            return self._by_schedule(reference, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
         check = self._compared(reference, version, window, configuration, configuration.alpha, Trigger.REQUEST)
@@ -114,12 +123,19 @@ class DriftChecks:
         if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
         reference = self._profiles.reference(model, version)
-        if reference is None:
-            return
+        if reference is not None:
+            self._by_schedule(reference, version, configuration, before_time=False)
+
+    def _by_schedule(
+        self, reference: Reference, version: str, configuration: DriftConfiguration, *, before_time: bool
+    ) -> DriftCheck:
         window = check_window(None, self._clock(), configuration.window)
         alpha = scheduled_alpha(configuration)
         check = self._compared(reference, version, window, configuration, alpha, Trigger.SCHEDULE)
-        self._kept.add_due(check, configuration.interval, lambda transaction: self._tell(transaction, check))
+        self._kept.add_due(
+            check, configuration.interval, lambda transaction: self._tell(transaction, check), before_time=before_time
+        )
+        return check
 
     def _compared(
         self,

@@ -50,8 +50,17 @@ class QualityChecks:
         self._sources = sources
         self._clock = clock
 
-    def check(self, model: str, version: str, from_time: datetime | None, to_time: datetime | None) -> QualityCheck:
-        """Look a window over now; no version means the one that answered most in it.
+    def check(
+        self,
+        model: str,
+        version: str,
+        from_time: datetime | None,
+        to_time: datetime | None,
+        as_scheduled: bool = False,
+    ) -> QualityCheck:
+        """Look a window over now, or make the check that is next by schedule.
+
+        No version means the one that answered most in the window.
 
         Raises:
             InvalidArgument: the window (INVALID_WINDOW).
@@ -68,6 +77,8 @@ class QualityChecks:
                 f"`penstock monitoring set quality.enabled=true --model {model}` switches them on",
                 reason="QUALITY_OFF",
             )
+        if as_scheduled:
+            return self._by_schedule(model, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
         check = self._look(model, version, window, configuration, Trigger.REQUEST)
@@ -94,9 +105,15 @@ class QualityChecks:
         configuration = self._sources.configurations.effective(model, version).quality
         if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
+        self._by_schedule(model, version, configuration, before_time=False)
+
+    def _by_schedule(
+        self, model: str, version: str, configuration: QualityConfiguration, *, before_time: bool
+    ) -> QualityCheck:
         window = check_window(None, self._clock(), configuration.window)
         check = self._look(model, version, window, configuration, Trigger.SCHEDULE)
-        self._kept.add_due(check, configuration.interval)
+        self._kept.add_due(check, configuration.interval, before_time=before_time)
+        return check
 
     def _look(
         self, model: str, version: str, window: Window, configuration: QualityConfiguration, trigger: Trigger

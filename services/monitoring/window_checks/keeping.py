@@ -78,9 +78,16 @@ class Kept(Generic[CheckT]):
         """Keep a check that somebody asked for."""
         self._store.add(self._form.write(check))
 
-    def add_due(self, check: CheckT, interval: timedelta, also: Callable[[Transaction], None] | None = None) -> bool:
+    def add_due(
+        self,
+        check: CheckT,
+        interval: timedelta,
+        also: Callable[[Transaction], None] | None = None,
+        *,
+        before_time: bool = False,
+    ) -> bool:
         """Keep a check by schedule, and what `also` writes with it, unless another replica was first."""
-        return self._store.add_due(self._form.write(check), interval, also)
+        return self._store.add_due(self._form.write(check), interval, also, before_time=before_time)
 
     def get(self, text: str) -> CheckT:
         """Give a check, with its results.

@@ -11,8 +11,8 @@ from services.common import timestamps
 from services.common.errors import InvalidArgument
 from services.monitoring.checks import MAX_CHARS
 
-Asked = tuple[str, str, datetime | None, datetime | None]
-"""The model, the version or none, and the ends of the window that are given."""
+Asked = tuple[str, str, datetime | None, datetime | None, bool]
+"""The model, the version or none, the ends of the window that are given, and whether it is the schedule's next."""
 StatusT = TypeVar("StatusT", bound=Enum)
 
 
@@ -27,7 +27,10 @@ def asked_from(request: Asking) -> Asked:
     check_names(request)
     begin = timestamps.read("from_time", request.from_time) if request.HasField("from_time") else None
     end = timestamps.read("to_time", request.to_time) if request.HasField("to_time") else None
-    return request.model, request.version, begin, end
+    if request.as_scheduled and (begin or end):
+        description = "the check that is next by schedule is over the configured window; leave the window out"
+        raise InvalidArgument.field("as_scheduled", description, reason="INVALID_WINDOW")
+    return request.model, request.version, begin, end, request.as_scheduled
 
 
 def check_names(request: Asking | Listing) -> None:

@@ -61,6 +61,11 @@ ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_i
 WHERE known.due_time <= clock_timestamp() OR known.due_time > clock_timestamp() + %(interval)s
 RETURNING model
 """
+_MOVE_ON_NOW = """
+INSERT INTO {schedule} (model, version, due_time, check_id)
+VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(check_id)s)
+ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id
+"""
 _LATEST = """
 SELECT model, version, check_id
 FROM {schedule} JOIN unnest(%(models)s::text[], %(versions)s::text[]) AS asked (model, version) USING (model, version)
@@ -104,15 +109,21 @@ class CheckStore:
             self._insert(connection, check)
 
     def add_due(
-        self, check: StoredCheck, interval: timedelta, also: Callable[[Transaction], None] | None = None
+        self,
+        check: StoredCheck,
+        interval: timedelta,
+        also: Callable[[Transaction], None] | None = None,
+        *,
+        before_time: bool = False,
     ) -> bool:
         """Keep a check by schedule, unless another replica was first; then nothing is kept.
 
-        `also` writes, in the same transaction, what is not to be without the check.
+        One made `before_time` is kept whenever the next was due. `also` writes, in the same transaction, what is not
+        to be without the check.
         """
         due = {"model": check.model, "version": check.version, "interval": interval, "check_id": check.check_id}
         with self._db.transaction() as connection:
-            if not connection.execute(self._sql(_MOVE_ON), due).rowcount:
+            if not connection.execute(self._sql(_MOVE_ON_NOW if before_time else _MOVE_ON), due).rowcount:
                 return False
             self._insert(connection, check)
             if also is not None:

@@ -26,6 +26,7 @@ class DriftClient(MonitoringConnected):
         from_time: datetime | None = None,
         to_time: datetime | None = None,
         window: timedelta | None = None,
+        as_scheduled: bool = False,
         timeout_s: float = CHECK_TIMEOUT_S,
         retry: bool = False,
     ) -> pb.DriftCheck:
@@ -37,6 +38,7 @@ class DriftClient(MonitoringConnected):
             from_time: from here on; None: the configured window before `to_time`.
             to_time: up to here, exclusive; None: now.
             window: how long, in place of `from_time`.
+            as_scheduled: make the check that is next by schedule now, which rules of alerts judge; without a window.
             timeout_s: in seconds.
             retry: try again where the service is unavailable; each try that got through is kept.
 
@@ -45,7 +47,9 @@ class DriftClient(MonitoringConnected):
             NotFound: nothing answered in the window, and no version was named (VERSION_NOT_SEEN).
         """
         since, until = to_window(from_time, to_time, window)
-        request = pb.CheckDriftRequest(model=model, version=version, from_time=since, to_time=until)
+        request = pb.CheckDriftRequest(
+            model=model, version=version, from_time=since, to_time=until, as_scheduled=as_scheduled
+        )
         method = self._connection.stub.CheckDrift
         return self._connection.unary(method, request, timeout_s=timeout_s, retry=retry).check
 

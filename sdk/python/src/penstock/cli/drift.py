@@ -25,6 +25,7 @@ from penstock.cli.options import (
     Model,
     ModelFilter,
     NoColor,
+    Scheduled,
     Token,
     Until,
     Url,
@@ -71,6 +72,7 @@ def check(
     window: Window = None,
     begin: From = None,
     until: Until = None,
+    scheduled: Scheduled = False,
     feature: Feature = None,
     every: All = False,
     fail: Fail = False,
@@ -82,7 +84,9 @@ def check(
     """Check now: live data against the version's profile. The result is kept, as those by schedule are."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client, output.spinner(f"comparing {model} with its reference"):
-        found = client.monitoring.drift.check(model, version, from_time=begin, to_time=until, window=window)
+        found = client.monitoring.drift.check(
+            model, version, from_time=begin, to_time=until, window=window, as_scheduled=scheduled
+        )
     _answer(output, found, feature or [], every=every)
     if fail and found.status == pb.DRIFT_STATUS_DRIFTED:
         raise CommandError(f"{found.model} {found.version} has drifted", reason="DRIFTED")

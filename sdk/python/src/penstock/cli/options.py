@@ -172,6 +172,10 @@ From = Annotated[
         show_default=False,
     ),
 ]
+Scheduled = Annotated[
+    bool,
+    typer.Option("--scheduled", help="Make the check that is next by schedule now: alert rules judge those alone."),
+]
 Until = Annotated[
     datetime | None,
     typer.Option("--until", metavar="TIME", parser=moment, help="Before then, written likewise.", show_default=False),

@@ -29,6 +29,7 @@ from penstock.cli.options import (
     Model,
     ModelFilter,
     NoColor,
+    Scheduled,
     Token,
     Until,
     Url,
@@ -86,6 +87,7 @@ def check(
     window: Window = None,
     begin: From = None,
     until: Until = None,
+    scheduled: Scheduled = False,
     fail: Fail = False,
     url: Url = None,
     token: Token = None,
@@ -95,7 +97,9 @@ def check(
     """Look now for what is wrong with the data. The result is kept, as those by schedule are."""
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client, output.spinner(f"looking {model}'s data over"):
-        found = client.monitoring.quality.check(model, version, from_time=begin, to_time=until, window=window)
+        found = client.monitoring.quality.check(
+            model, version, from_time=begin, to_time=until, window=window, as_scheduled=scheduled
+        )
     _answer(output, found)
     if fail and found.status == pb.QUALITY_STATUS_VIOLATED:
         raise CommandError(f"the data of {found.model} {found.version} are bad", reason="QUALITY_VIOLATED")

@@ -26,33 +26,33 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from penstock.api.monitoring.v1 import drift_pb2 as penstock_dot_api_dot_monitoring_dot_v1_dot_drift__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(penstock/api/monitoring/v1/quality.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&penstock/api/monitoring/v1/drift.proto\"\xc7\x01\n\x0eQualityFinding\x12\x37\n\x05issue\x18\x01 \x01(\x0e\x32(.penstock.api.monitoring.v1.QualityIssue\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x17\n\x0freference_value\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x10\n\x08violated\x18\x06 \x01(\x08\x12\r\n\x05\x63ount\x18\x07 \x01(\x03\x12\x0f\n\x07summary\x18\x08 \x01(\t\"\x9b\x04\n\x0cQualityCheck\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\nprofile_id\x18\x04 \x01(\t\x12-\n\tfrom_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x06status\x18\x07 \x01(\x0e\x32).penstock.api.monitoring.v1.QualityStatus\x12\x11\n\trow_count\x18\x08 \x01(\x03\x12\x17\n\x0fviolation_count\x18\t \x01(\x05\x12\x0f\n\x07summary\x18\n \x01(\t\x12<\n\x08\x66indings\x18\x0b \x03(\x0b\x32*.penstock.api.monitoring.v1.QualityFinding\x12\x34\n\x07trigger\x18\x0c \x01(\x0e\x32#.penstock.api.monitoring.v1.Trigger\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16uncounted_bucket_count\x18\x0e \x01(\x05\x12\x32\n\x0e\x63omplete_until\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\x91\x01\n\x13\x43heckQualityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"O\n\x14\x43heckQualityResponse\x12\x37\n\x05\x63heck\x18\x01 \x01(\x0b\x32(.penstock.api.monitoring.v1.QualityCheck\"$\n\x16GetQualityCheckRequest\x12\n\n\x02id\x18\x01 \x01(\t\"R\n\x17GetQualityCheckResponse\x12\x37\n\x05\x63heck\x18\x01 \x01(\x0b\x32(.penstock.api.monitoring.v1.QualityCheck\"\x9c\x01\n\x18ListQualityChecksRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32).penstock.api.monitoring.v1.QualityStatus\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"n\n\x19ListQualityChecksResponse\x12\x38\n\x06\x63hecks\x18\x01 \x03(\x0b\x32(.penstock.api.monitoring.v1.QualityCheck\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xc2\x02\n\x0cQualityIssue\x12\x1d\n\x19QUALITY_ISSUE_UNSPECIFIED\x10\x00\x12\x19\n\x15QUALITY_ISSUE_MISSING\x10\x01\x12\x16\n\x12QUALITY_ISSUE_TYPE\x10\x02\x12\x18\n\x14QUALITY_ISSUE_SCHEMA\x10\x03\x12\x17\n\x13QUALITY_ISSUE_RANGE\x10\x04\x12\"\n\x1eQUALITY_ISSUE_UNKNOWN_CATEGORY\x10\x05\x12\x19\n\x15QUALITY_ISSUE_OUTLIER\x10\x06\x12\x1b\n\x17QUALITY_ISSUE_DUPLICATE\x10\x07\x12\x1a\n\x16QUALITY_ISSUE_CONSTANT\x10\x08\x12\x17\n\x13QUALITY_ISSUE_STALE\x10\t\x12\x1c\n\x18QUALITY_ISSUE_NOT_FINITE\x10\n*\x89\x01\n\rQualityStatus\x12\x1e\n\x1aQUALITY_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11QUALITY_STATUS_OK\x10\x01\x12\x1b\n\x17QUALITY_STATUS_VIOLATED\x10\x02\x12$\n QUALITY_STATUS_INSUFFICIENT_DATA\x10\x03\x32\x82\x03\n\x0eQualityService\x12q\n\x0c\x43heckQuality\x12/.penstock.api.monitoring.v1.CheckQualityRequest\x1a\x30.penstock.api.monitoring.v1.CheckQualityResponse\x12z\n\x0fGetQualityCheck\x12\x32.penstock.api.monitoring.v1.GetQualityCheckRequest\x1a\x33.penstock.api.monitoring.v1.GetQualityCheckResponse\x12\x80\x01\n\x11ListQualityChecks\x12\x34.penstock.api.monitoring.v1.ListQualityChecksRequest\x1a\x35.penstock.api.monitoring.v1.ListQualityChecksResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(penstock/api/monitoring/v1/quality.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a&penstock/api/monitoring/v1/drift.proto\"\xc7\x01\n\x0eQualityFinding\x12\x37\n\x05issue\x18\x01 \x01(\x0e\x32(.penstock.api.monitoring.v1.QualityIssue\x12\x0f\n\x07\x66\x65\x61ture\x18\x02 \x01(\t\x12\r\n\x05value\x18\x03 \x01(\x01\x12\x17\n\x0freference_value\x18\x04 \x01(\x01\x12\x11\n\tthreshold\x18\x05 \x01(\x01\x12\x10\n\x08violated\x18\x06 \x01(\x08\x12\r\n\x05\x63ount\x18\x07 \x01(\x03\x12\x0f\n\x07summary\x18\x08 \x01(\t\"\x9b\x04\n\x0cQualityCheck\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0f\n\x07version\x18\x03 \x01(\t\x12\x12\n\nprofile_id\x18\x04 \x01(\t\x12-\n\tfrom_time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x39\n\x06status\x18\x07 \x01(\x0e\x32).penstock.api.monitoring.v1.QualityStatus\x12\x11\n\trow_count\x18\x08 \x01(\x03\x12\x17\n\x0fviolation_count\x18\t \x01(\x05\x12\x0f\n\x07summary\x18\n \x01(\t\x12<\n\x08\x66indings\x18\x0b \x03(\x0b\x32*.penstock.api.monitoring.v1.QualityFinding\x12\x34\n\x07trigger\x18\x0c \x01(\x0e\x32#.penstock.api.monitoring.v1.Trigger\x12/\n\x0b\x63reate_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x1e\n\x16uncounted_bucket_count\x18\x0e \x01(\x05\x12\x32\n\x0e\x63omplete_until\x18\x0f \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xa7\x01\n\x13\x43heckQualityRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12-\n\tfrom_time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12+\n\x07to_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x14\n\x0c\x61s_scheduled\x18\x05 \x01(\x08\"O\n\x14\x43heckQualityResponse\x12\x37\n\x05\x63heck\x18\x01 \x01(\x0b\x32(.penstock.api.monitoring.v1.QualityCheck\"$\n\x16GetQualityCheckRequest\x12\n\n\x02id\x18\x01 \x01(\t\"R\n\x17GetQualityCheckResponse\x12\x37\n\x05\x63heck\x18\x01 \x01(\x0b\x32(.penstock.api.monitoring.v1.QualityCheck\"\x9c\x01\n\x18ListQualityChecksRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x39\n\x06status\x18\x03 \x01(\x0e\x32).penstock.api.monitoring.v1.QualityStatus\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"n\n\x19ListQualityChecksResponse\x12\x38\n\x06\x63hecks\x18\x01 \x03(\x0b\x32(.penstock.api.monitoring.v1.QualityCheck\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t*\xc2\x02\n\x0cQualityIssue\x12\x1d\n\x19QUALITY_ISSUE_UNSPECIFIED\x10\x00\x12\x19\n\x15QUALITY_ISSUE_MISSING\x10\x01\x12\x16\n\x12QUALITY_ISSUE_TYPE\x10\x02\x12\x18\n\x14QUALITY_ISSUE_SCHEMA\x10\x03\x12\x17\n\x13QUALITY_ISSUE_RANGE\x10\x04\x12\"\n\x1eQUALITY_ISSUE_UNKNOWN_CATEGORY\x10\x05\x12\x19\n\x15QUALITY_ISSUE_OUTLIER\x10\x06\x12\x1b\n\x17QUALITY_ISSUE_DUPLICATE\x10\x07\x12\x1a\n\x16QUALITY_ISSUE_CONSTANT\x10\x08\x12\x17\n\x13QUALITY_ISSUE_STALE\x10\t\x12\x1c\n\x18QUALITY_ISSUE_NOT_FINITE\x10\n*\x89\x01\n\rQualityStatus\x12\x1e\n\x1aQUALITY_STATUS_UNSPECIFIED\x10\x00\x12\x15\n\x11QUALITY_STATUS_OK\x10\x01\x12\x1b\n\x17QUALITY_STATUS_VIOLATED\x10\x02\x12$\n QUALITY_STATUS_INSUFFICIENT_DATA\x10\x03\x32\x82\x03\n\x0eQualityService\x12q\n\x0c\x43heckQuality\x12/.penstock.api.monitoring.v1.CheckQualityRequest\x1a\x30.penstock.api.monitoring.v1.CheckQualityResponse\x12z\n\x0fGetQualityCheck\x12\x32.penstock.api.monitoring.v1.GetQualityCheckRequest\x1a\x33.penstock.api.monitoring.v1.GetQualityCheckResponse\x12\x80\x01\n\x11ListQualityChecks\x12\x34.penstock.api.monitoring.v1.ListQualityChecksRequest\x1a\x35.penstock.api.monitoring.v1.ListQualityChecksResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.api.monitoring.v1.quality_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_QUALITYISSUE']._serialized_start=1512
-  _globals['_QUALITYISSUE']._serialized_end=1834
-  _globals['_QUALITYSTATUS']._serialized_start=1837
-  _globals['_QUALITYSTATUS']._serialized_end=1974
+  _globals['_QUALITYISSUE']._serialized_start=1534
+  _globals['_QUALITYISSUE']._serialized_end=1856
+  _globals['_QUALITYSTATUS']._serialized_start=1859
+  _globals['_QUALITYSTATUS']._serialized_end=1996
   _globals['_QUALITYFINDING']._serialized_start=146
   _globals['_QUALITYFINDING']._serialized_end=345
   _globals['_QUALITYCHECK']._serialized_start=348
   _globals['_QUALITYCHECK']._serialized_end=887
   _globals['_CHECKQUALITYREQUEST']._serialized_start=890
-  _globals['_CHECKQUALITYREQUEST']._serialized_end=1035
-  _globals['_CHECKQUALITYRESPONSE']._serialized_start=1037
-  _globals['_CHECKQUALITYRESPONSE']._serialized_end=1116
-  _globals['_GETQUALITYCHECKREQUEST']._serialized_start=1118
-  _globals['_GETQUALITYCHECKREQUEST']._serialized_end=1154
-  _globals['_GETQUALITYCHECKRESPONSE']._serialized_start=1156
-  _globals['_GETQUALITYCHECKRESPONSE']._serialized_end=1238
-  _globals['_LISTQUALITYCHECKSREQUEST']._serialized_start=1241
-  _globals['_LISTQUALITYCHECKSREQUEST']._serialized_end=1397
-  _globals['_LISTQUALITYCHECKSRESPONSE']._serialized_start=1399
-  _globals['_LISTQUALITYCHECKSRESPONSE']._serialized_end=1509
-  _globals['_QUALITYSERVICE']._serialized_start=1977
-  _globals['_QUALITYSERVICE']._serialized_end=2363
+  _globals['_CHECKQUALITYREQUEST']._serialized_end=1057
+  _globals['_CHECKQUALITYRESPONSE']._serialized_start=1059
+  _globals['_CHECKQUALITYRESPONSE']._serialized_end=1138
+  _globals['_GETQUALITYCHECKREQUEST']._serialized_start=1140
+  _globals['_GETQUALITYCHECKREQUEST']._serialized_end=1176
+  _globals['_GETQUALITYCHECKRESPONSE']._serialized_start=1178
+  _globals['_GETQUALITYCHECKRESPONSE']._serialized_end=1260
+  _globals['_LISTQUALITYCHECKSREQUEST']._serialized_start=1263
+  _globals['_LISTQUALITYCHECKSREQUEST']._serialized_end=1419
+  _globals['_LISTQUALITYCHECKSRESPONSE']._serialized_start=1421
+  _globals['_LISTQUALITYCHECKSRESPONSE']._serialized_end=1531
+  _globals['_QUALITYSERVICE']._serialized_start=1999
+  _globals['_QUALITYSERVICE']._serialized_end=2385
 # @@protoc_insertion_point(module_scope)

@@ -261,10 +261,15 @@ class CheckQualityRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     FROM_TIME_FIELD_NUMBER: _builtins.int
     TO_TIME_FIELD_NUMBER: _builtins.int
+    AS_SCHEDULED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model; required."""
     version: _builtins.str
     """The version; empty: the one that answered most in the window."""
+    as_scheduled: _builtins.bool
+    """Make the check that is next by schedule now, over the configured window before now: rules
+    judge it, and the next comes a whole interval later. No window is given with it.
+    """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
         """From here on; unset: the configured window before `to_time`."""
@@ -280,10 +285,11 @@ class CheckQualityRequest(_message.Message):
         version: _builtins.str = ...,
         from_time: _timestamp_pb2.Timestamp | None = ...,
         to_time: _timestamp_pb2.Timestamp | None = ...,
+        as_scheduled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time", b"from_time", "model", b"model", "to_time", b"to_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_scheduled", b"as_scheduled", "from_time", b"from_time", "model", b"model", "to_time", b"to_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
