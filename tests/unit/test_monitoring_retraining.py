@@ -263,6 +263,7 @@ RAISED = [
     (rule("p95_latency_ms", AlertType.LATENCY), 9_000.0, None),
     (ERRORS, None, None),
     (ERRORS, float("nan"), None),
+    (replace(ERRORS, error_code="INVALID_ARGUMENT"), 0.5, None),
 ]
 
 
@@ -294,3 +295,9 @@ def test_an_alert_raises_what_it_is_about_or_nothing(of: Rule, value: float | No
         assert (cause.alert_id, cause.check_id) == (firing.id, firing.check_id)
         assert (cause.model, cause.version) == ("iris", "1")
         assert (cause.details["value"], cause.details["rule"]) == (value, "a rule")
+
+
+@pytest.mark.parametrize("of", [ERRORS, ACCURACY])
+def test_callers_who_misspell_an_alias_ask_for_no_training(of: Rule) -> None:
+    failing = replace(alert(of, 0.1), target=Target("iris", ""))
+    assert causes.of_alert(failing, of, EFFECTIVE) is None

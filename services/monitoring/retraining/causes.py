@@ -37,10 +37,11 @@ def of_check(check: DriftCheck, effective: Effective) -> Cause | None:
 def of_alert(alert: Alert, rule: Rule, effective: Effective) -> Cause | None:
     """Give the cause that lies in an alert: drift or an error rate of the configured size, or an accuracy too low.
 
-    Other alerts of drift raise nothing themselves, and belong to what their check raises.
+    Other alerts of drift raise nothing themselves, and belong to what their check raises. Calls that failed before a
+    version was chosen raise nothing, nor does a rate of one error: they are callers' mistakes as often as the model's.
     """
     value = alert.value
-    if value is None or not math.isfinite(value):
+    if value is None or not math.isfinite(value) or not alert.target.version or rule.error_code:
         return None
     reason = _reason(rule, value, effective)
     belongs = rule.type is AlertType.DRIFT and alert.check_id is not None
