@@ -247,4 +247,8 @@ def metrics_response(metrics: Metrics) -> pb.GetMetricsResponse:
     )
     message.from_time.FromDatetime(metrics.window.from_time)
     message.to_time.FromDatetime(metrics.window.to_time)
+    if metrics.complete_until is not None:
+        message.complete_until.FromDatetime(metrics.complete_until)
+    if metrics.feedback_complete_until is not None:
+        message.feedback_complete_until.FromDatetime(metrics.feedback_complete_until)
     return message

@@ -68,8 +68,8 @@ class Inferences:
     def measure(self, model: str, version: str, from_time: datetime | None, to_time: datetime | None) -> Metrics:
         """Say how a model did in a window; what is past its retention is cut off, and the answer says so.
 
-        Counts and averages are exact, and so are percentiles where the model has up to MAX_EXACT predictions in it; of
-        more they are within 1 %.
+        All is exact where the model has up to MAX_EXACT predictions in it. Of more, counts and averages are exact up to
+        `complete_until`, and percentiles within 1 %.
 
         Raises:
             InvalidArgument: the window ends before it begins (INVALID_WINDOW).
@@ -99,6 +99,8 @@ def _metrics(totals: Totals) -> Metrics:
         feedback_count=counts.feedback_count,
         judged_count=counts.judged_count,
         correct_count=counts.correct_count,
+        complete_until=totals.complete_until,
+        feedback_complete_until=totals.feedback_complete_until,
     )
 
 

@@ -186,7 +186,10 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """How a model did in a window. Latencies in ms over successful predictions; None where nothing was counted."""
+    """How a model did in a window. Latencies in ms over successful predictions; None where nothing was counted.
+
+    Up to `complete_until` all that is stored is in it, up to `feedback_complete_until` all feedback; None: it all is.
+    """
 
     window: Window
     inference_count: int
@@ -200,6 +203,8 @@ class Metrics:
     feedback_count: int
     judged_count: int
     correct_count: int
+    complete_until: datetime | None = None
+    feedback_complete_until: datetime | None = None
 
     @property
     def error_rate(self) -> float | None:

@@ -246,3 +246,21 @@ def test_of_many_predictions_get_metrics_reads_rollups(
     assert (exact.p50_latency_ms, exact.p99_latency_ms) == (250, 495)
     assert merged.p50_latency_ms == pytest.approx(250, rel=0.0101)
     assert merged.p99_latency_ms == pytest.approx(495, rel=0.0101)
+
+
+def test_get_metrics_says_up_to_when_its_counts_are_complete(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events = [new_event(age_s=10_000 + 300 * number) for number in range(40)]
+    monitoring.record(*events)
+    exact = monitoring.metrics(from_time=ago(hours=9))
+    assert (exact.inference_count, exact.HasField("complete_until")) == (40, False)
+    monkeypatch.setattr(inferences, "MAX_EXACT", 10)
+    found = monitoring.metrics(from_time=ago(hours=9))
+    assert found.inference_count < 40
+    assert found.complete_until.ToDatetime(tzinfo=UTC) <= time_of(events[-1].inference_id)
+    rolled.recount()
+    monitoring.feedback(events[0].inference_id, correct=True)
+    found = monitoring.metrics(from_time=ago(hours=9))
+    assert (found.inference_count, found.HasField("complete_until")) == (40, False)
+    assert found.feedback_complete_until.ToDatetime(tzinfo=UTC) <= time_of(events[0].inference_id)

@@ -75,6 +75,12 @@ def test_without_steps_the_old_answer_stays(server: ScriptedServer, capsys: pyte
     text = said(capsys, "metrics", "iris")
     assert "not known: no feedback could be judged" in text
     assert "--since looks further back" in text
+    assert "complete up to" not in text
+    since = Timestamp(seconds=1)
+    server.on("GetMetrics", answer(pb.GetMetricsResponse(complete_until=since, feedback_complete_until=since)))
+    text = said(capsys, "metrics", "iris")
+    assert "complete up to" in text
+    assert "may wait to be counted" in text
 
 
 def test_a_watch_that_is_piped_gives_a_line_or_a_document_each(

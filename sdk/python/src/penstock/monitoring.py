@@ -263,7 +263,8 @@ class MonitoringClient:
     ) -> pb.GetMetricsResponse:
         """Count predictions, errors, latencies (in ms) and accuracy over a window, by default the last hour.
 
-        What can't be told is unset, not 0: test `HasField("accuracy")`.
+        What can't be told is unset, not 0: test `HasField("accuracy")`. Where `complete_until` is set, counts of what
+        came since may be too low, and feedback of predictions after `feedback_complete_until`.
         """
         request = pb.GetMetricsRequest(
             model=model,

@@ -22,6 +22,7 @@ from penstock.cli.output import Output
 
 if TYPE_CHECKING:
     from penstock.api.monitoring.v1 import metrics_pb2 as pb
+    from penstock.api.monitoring.v1.monitoring_pb2 import GetMetricsResponse
     from penstock.client import Client
 
 EXAMPLES = """Examples
@@ -103,6 +104,7 @@ def metrics(
             output.answer(document_of(answer), output.facts(title, totals(answer)))
             if not answer.inference_count:
                 output.note("nothing in this window; --since looks further back")
+            _say_completeness(output, answer)
 
 
 def _title(name: str, answer: pb.ListMetricsResponse | object, words: str = "") -> Text:
@@ -125,9 +127,16 @@ def _show(output: Output, name: str, found: pb.ListMetricsResponse, *, steps: bo
     if not found.series:
         parts = [_title(name, found), Text("no predictions in this window", style="dim")]
     output.answer(document_of(found), Group(*parts))
+    _say_completeness(output, found)
+
+
+def _say_completeness(output: Output, found: pb.ListMetricsResponse | GetMetricsResponse) -> None:
     if found.HasField("complete_until"):
         upto = output.time(time_of(found.complete_until))
         output.note(f"complete up to {upto}; what came since is counted within minutes")
+    if found.HasField("feedback_complete_until"):
+        upto = output.time(time_of(found.feedback_complete_until))
+        output.note(f"feedback on predictions after {upto} may wait to be counted, for seconds")
 
 
 def _watch(client: Client, output: Output, model: str, version: str, interval: timedelta) -> None:

@@ -610,6 +610,8 @@ class GetMetricsResponse(_message.Message):
     CORRECT_COUNT_FIELD_NUMBER: _builtins.int
     THROUGHPUT_PER_S_FIELD_NUMBER: _builtins.int
     ROW_COUNT_FIELD_NUMBER: _builtins.int
+    COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
+    FEEDBACK_COMPLETE_UNTIL_FIELD_NUMBER: _builtins.int
     inference_count: _builtins.int
     """Predictions, failed ones included."""
     error_count: _builtins.int
@@ -648,6 +650,18 @@ class GetMetricsResponse(_message.Message):
     def to_time(self) -> _timestamp_pb2.Timestamp:
         """Its end, exclusive."""
 
+    @_builtins.property
+    def complete_until(self) -> _timestamp_pb2.Timestamp:
+        """Up to here the counts are complete; events since then may not be in them. Unset: they all are, as always where the
+        model has up to 20,000 predictions in the window.
+        """
+
+    @_builtins.property
+    def feedback_complete_until(self) -> _timestamp_pb2.Timestamp:
+        """The same of feedback: what was told in the last seconds of predictions since then may not be in the counts of
+        feedback yet. Unset: all is.
+        """
+
     def __init__(
         self,
         *,
@@ -667,10 +681,12 @@ class GetMetricsResponse(_message.Message):
         correct_count: _builtins.int = ...,
         throughput_per_s: _builtins.float = ...,
         row_count: _builtins.int = ...,
+        complete_until: _timestamp_pb2.Timestamp | None = ...,
+        feedback_complete_until: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_average_confidence", b"_average_confidence", "_average_latency_ms", b"_average_latency_ms", "_error_rate", b"_error_rate", "_p50_latency_ms", b"_p50_latency_ms", "_p95_latency_ms", b"_p95_latency_ms", "_p99_latency_ms", b"_p99_latency_ms", "accuracy", b"accuracy", "average_confidence", b"average_confidence", "average_latency_ms", b"average_latency_ms", "error_rate", b"error_rate", "from_time", b"from_time", "p50_latency_ms", b"p50_latency_ms", "p95_latency_ms", b"p95_latency_ms", "p99_latency_ms", b"p99_latency_ms", "to_time", b"to_time"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_average_confidence", b"_average_confidence", "_average_latency_ms", b"_average_latency_ms", "_error_rate", b"_error_rate", "_p50_latency_ms", b"_p50_latency_ms", "_p95_latency_ms", b"_p95_latency_ms", "_p99_latency_ms", b"_p99_latency_ms", "accuracy", b"accuracy", "average_confidence", b"average_confidence", "average_latency_ms", b"average_latency_ms", "complete_until", b"complete_until", "error_rate", b"error_rate", "feedback_complete_until", b"feedback_complete_until", "from_time", b"from_time", "p50_latency_ms", b"p50_latency_ms", "p95_latency_ms", b"p95_latency_ms", "p99_latency_ms", b"p99_latency_ms", "to_time", b"to_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_average_confidence", b"_average_confidence", "_average_latency_ms", b"_average_latency_ms", "_error_rate", b"_error_rate", "_p50_latency_ms", b"_p50_latency_ms", "_p95_latency_ms", b"_p95_latency_ms", "_p99_latency_ms", b"_p99_latency_ms", "accuracy", b"accuracy", "average_confidence", b"average_confidence", "average_latency_ms", b"average_latency_ms", "correct_count", b"correct_count", "error_count", b"error_count", "error_rate", b"error_rate", "feedback_count", b"feedback_count", "from_time", b"from_time", "inference_count", b"inference_count", "judged_count", b"judged_count", "p50_latency_ms", b"p50_latency_ms", "p95_latency_ms", b"p95_latency_ms", "p99_latency_ms", b"p99_latency_ms", "row_count", b"row_count", "throughput_per_s", b"throughput_per_s", "to_time", b"to_time"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "_average_confidence", b"_average_confidence", "_average_latency_ms", b"_average_latency_ms", "_error_rate", b"_error_rate", "_p50_latency_ms", b"_p50_latency_ms", "_p95_latency_ms", b"_p95_latency_ms", "_p99_latency_ms", b"_p99_latency_ms", "accuracy", b"accuracy", "average_confidence", b"average_confidence", "average_latency_ms", b"average_latency_ms", "complete_until", b"complete_until", "correct_count", b"correct_count", "error_count", b"error_count", "error_rate", b"error_rate", "feedback_complete_until", b"feedback_complete_until", "feedback_count", b"feedback_count", "from_time", b"from_time", "inference_count", b"inference_count", "judged_count", b"judged_count", "p50_latency_ms", b"p50_latency_ms", "p95_latency_ms", b"p95_latency_ms", "p99_latency_ms", b"p99_latency_ms", "row_count", b"row_count", "throughput_per_s", b"throughput_per_s", "to_time", b"to_time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015
