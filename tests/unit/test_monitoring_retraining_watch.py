@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,11 +14,17 @@ from services.monitoring.chores import Turn
 from services.monitoring.configuration.models import Effective
 from services.monitoring.models import Retention
 from services.monitoring.retraining.models import Cause, Past, Reason
+from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.retraining.upkeep import Upkeep
 from services.monitoring.retraining.watch import Watch
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TOO_LONG = DeadlineExceeded("counting labels took too long", reason="STATEMENT_TIMEOUT")
+
+
+def clock() -> datetime:
+    """Tell the time of a clock that stands."""
+    return NOW
 
 
 class Going(Turn):
@@ -57,14 +63,13 @@ class Models:
     def join(self, cause: Cause) -> None:
         self.asked.append((f"join {cause.model}", cause.reason))
 
-    def raise_for(self, cause: Cause) -> Any:
+    def raise_for(self, cause: Cause, counted: object) -> Any:
         if cause.model == "a":
             raise self._trouble
         self.asked.append((cause.model, cause.reason))
         return SimpleNamespace(id="r")
 
     def watch(self) -> None:
-        clock: Callable[[], datetime] = lambda: NOW  # noqa: E731 - a clock that stands
         here = cast("Any", self)
         Watch(here, here, here, here, Retention(30), clock).work(Going())
 
@@ -122,5 +127,27 @@ class NoRequests:
 def test_a_new_cause_that_cannot_be_weighed_keeps_no_other_from_its_turn() -> None:
     queue = Queue(*(Cause(model, "1", Reason.DRIFT_DETECTED, {}) for model in ("a", "b")))
     models = Models(TOO_LONG)
-    Upkeep(cast("Any", models), cast("Any", NoRequests()), cast("Any", queue), lambda: NOW).work(Going())
+    Upkeep(cast("Any", models), cast("Any", NoRequests()), cast("Any", queue), clock).work(Going())
     assert (models.asked, queue.causes) == ([("b", Reason.DRIFT_DETECTED)], [])
+
+
+class Labels:
+    """Too few of them, of every model."""
+
+    def __init__(self) -> None:
+        self.counted: list[str] = []
+
+    def count(self, model: str, **_: object) -> int:
+        self.counted.append(model)
+        return 0
+
+
+def test_labels_of_a_model_are_counted_once_a_turn_however_much_is_found_of_it() -> None:
+    found = [Cause("b", str(version), Reason.DRIFT_DETECTED, {}) for version in range(5)]
+    labels, queue = Labels(), Queue(*found)
+    here, kept = cast("Any", Models(TOO_LONG, found)), cast("Any", NoRequests())
+    requests = RetrainingRequests(here, here, here, cast("Any", labels), here, Retention(30), clock, lambda: None)
+    Watch(requests, here, here, here, Retention(30), clock).work(Going())
+    assert labels.counted == ["a", "b", "c"]
+    Upkeep(requests, kept, cast("Any", queue), clock).work(Going())
+    assert (labels.counted[3:], queue.causes) == (["b"], [])

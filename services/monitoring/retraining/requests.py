@@ -40,6 +40,8 @@ Clock = Callable[[], datetime]
 DEFAULT_PAGE_SIZE = 100
 MOST_COUNTED = 100_000
 """Labelled rows are counted up to here, or to `min_labels` where that is more."""
+Counted = dict[tuple[str, datetime | None, int], int]
+"""Labelled rows of a model since a time, as far as `min_labels` asks: a turn has one, so that they are counted once."""
 
 
 class RetrainingRequests:
@@ -188,8 +190,8 @@ class RetrainingRequests:
         if cause is not None:
             self._causes.add(cause, connection)
 
-    def raise_for(self, cause: Cause) -> Request:
-        """Ask for a retraining on behalf of the service.
+    def raise_for(self, cause: Cause, counted: Counted) -> Request:
+        """Ask for a retraining on behalf of the service; labels that were `counted` are not counted again.
 
         Raises:
             FailedPrecondition: the safety rules are against it.
@@ -202,7 +204,10 @@ class RetrainingRequests:
         safety.check_open(configuration, past)
         safety.check_interval(configuration, past, now)
         safety.check_declined(configuration, past, now)
-        label_count = self._count_labels(cause.model, past, now, enough=configuration.min_labels)
+        key = (cause.model, past.train_time, configuration.min_labels)
+        if key not in counted:
+            counted[key] = self._count_labels(cause.model, past, now, enough=configuration.min_labels)
+        label_count = counted[key]
         safety.check_labels(configuration, label_count)
         request = Request(
             id=UUID(uuid7()),

@@ -11,7 +11,7 @@ import structlog
 from services.common.errors import DomainError, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.retraining.models import Cause, State, Step
-from services.monitoring.retraining.requests import RetrainingRequests
+from services.monitoring.retraining.requests import Counted, RetrainingRequests
 from services.monitoring.retraining.store.causes import CauseStore
 from services.monitoring.retraining.store.requests import RequestStore
 
@@ -34,11 +34,12 @@ class Upkeep:
         """Do what there is to do now: the chore."""
         for state, note in _EXPIRING.items():
             self._expire(turn, state, note)
+        counted: Counted = {}
         while causes := self._queue.new(limit=_CHUNK):
             for cause in causes:
                 if not turn.renew():
                     return
-                self._weigh(cause)
+                self._weigh(cause, counted)
                 self._queue.set_weighed(cause)
         self._queue.drop_ended(self._clock())
 
@@ -56,14 +57,14 @@ class Upkeep:
                         change.write(expired, Step(now, State.EXPIRED, note=note))
             after = chunk[-1].id
 
-    def _weigh(self, cause: Cause) -> None:
+    def _weigh(self, cause: Cause, counted: Counted) -> None:
         """Raise a request or not."""
         if not cause.raises:
             self._requests.join(cause)
             return
         told = {"model": cause.model, "version": cause.version, "reason": cause.reason.name}
         try:
-            request = self._requests.raise_for(cause)
+            request = self._requests.raise_for(cause, counted)
         except Unavailable:
             raise
         except DomainError as why:

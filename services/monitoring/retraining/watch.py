@@ -15,7 +15,7 @@ from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import Effective, RetrainingConfiguration
 from services.monitoring.models import Retention, Window
 from services.monitoring.retraining.models import Cause, Details, Past, Reason
-from services.monitoring.retraining.requests import RetrainingRequests
+from services.monitoring.retraining.requests import Counted, RetrainingRequests
 from services.monitoring.retraining.store.causes import CauseStore
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import Totals
@@ -58,12 +58,13 @@ class Watch:
 
     def _look_at(self, model: str, now: datetime) -> None:
         standing, past = self._queue.standing(model), self._requests.past(model)
+        counted: Counted = {}
         if past.open_request is None:
             raising = (cause for cause in standing if cause.raises)
             for cause in chain(raising, self._causes(model, past, now)):
                 # Why none comes of it is what the causes' own rules say; it is looked at again soon.
                 with suppress(FailedPrecondition):
-                    self._requests.raise_for(cause)
+                    self._requests.raise_for(cause, counted)
                     break
         for cause in standing:
             self._requests.join(cause)
