@@ -258,9 +258,10 @@ def test_get_metrics_says_up_to_when_its_counts_are_complete(
     monkeypatch.setattr(inferences, "MAX_EXACT", 10)
     found = monitoring.metrics(from_time=ago(hours=9))
     assert found.inference_count < 40
-    assert found.complete_until.ToDatetime(tzinfo=UTC) <= time_of(events[-1].inference_id)
+    assert found.complete_until.ToDatetime(tzinfo=UTC) == FINEST_FIRST[0].floor(time_of(events[-1].inference_id))
     rolled.recount()
     monitoring.feedback(events[0].inference_id, correct=True)
     found = monitoring.metrics(from_time=ago(hours=9))
     assert (found.inference_count, found.HasField("complete_until")) == (40, False)
-    assert found.feedback_complete_until.ToDatetime(tzinfo=UTC) <= time_of(events[0].inference_id)
+    label = time_of(events[0].inference_id)
+    assert found.feedback_complete_until.ToDatetime(tzinfo=UTC) == FINEST_FIRST[0].floor(label)
