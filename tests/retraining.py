@@ -164,7 +164,11 @@ def requests_on(database: Database) -> RetrainingRequests:
     clock = now_in_utc
     configurations = Configurations(ConfigurationStore(database), clock)
     stores = RequestStore(database), RelatedRequests(database), CauseStore(database), LabelStore(database)
-    return RetrainingRequests(*stores, configurations, Retention(30), clock, lambda: None)
+    return RetrainingRequests(*stores, configurations, Retention(30), clock, wake=_too_early)
+
+
+def _too_early() -> None:
+    raise AssertionError("a chore that is woken before the commit finds nothing")
 
 
 def now_in_utc() -> datetime:

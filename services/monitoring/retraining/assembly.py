@@ -26,11 +26,6 @@ def assemble(parts: Parts) -> Sequence[Service]:
     """Build the part on what others have built, add its chores, and give what it serves."""
     parts.client = parts.stack.enter_context(client_of(parts.settings))
     store, queue = RequestStore(parts.database), CauseStore(parts.database)
-
-    def wake() -> None:
-        for chore in (UPKEEP, TRAININGS):
-            parts.chores.wake(chore)
-
     parts.retraining = RetrainingRequests(
         store,
         RelatedRequests(parts.database),
@@ -39,7 +34,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.configurations,
         parts.retention,
         parts.clock,
-        wake,
+        wake=lambda: parts.chores.wake(TRAININGS),
     )
     trainer = parts.client.training if parts.settings.trainer_address else None
     interval_s = parts.settings.retraining_interval_ms / 1000

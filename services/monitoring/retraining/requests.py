@@ -45,7 +45,7 @@ Counted = dict[tuple[str, datetime | None, int], int]
 
 
 class RetrainingRequests:
-    """See the module. `wake` has what was decided, or found, looked after at once."""
+    """See the module. `wake` has what was decided looked after at once."""
 
     def __init__(
         self,
@@ -175,7 +175,6 @@ class RetrainingRequests:
         cause = causes.of_check(check, self._configurations.effective(check.model, check.version))
         if cause is not None:
             self._causes.add(cause, connection)
-            self._wake()
 
     def consider_alert(self, connection: Transaction, alert: Alert) -> None:
         """Raise a request for an alert that has begun to fire, where it is one for drift, errors or accuracy.
