@@ -64,8 +64,10 @@ class Box:
     database: Database
     outbox: Outbox
 
-    def put(self, destination: str = "team", body: bytes = b"{}", *, give_up_s: float = 3_600.0) -> UUID:
-        return put(self.database, self.outbox, destination, body, give_up_s=give_up_s)
+    def put(
+        self, destination: str = "team", body: bytes = b"{}", *, ordering_key: str = "", give_up_s: float = 3_600.0
+    ) -> UUID:
+        return put(self.database, self.outbox, destination, body, ordering_key=ordering_key, give_up_s=give_up_s)
 
     def claim(self, lease_s: float = LEASE_S) -> Message | None:
         return self.outbox.claim("worker", lease_s)

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 import pytest
 
+from services.common.outbox import Outbox
 from services.common.postgres import Database
 from services.monitoring.alerts.models import Operator, Target
 from services.monitoring.configuration.models import Scope
@@ -74,6 +75,22 @@ def test_all_that_a_channel_is_to_hear_of_a_model_is_one_message(replica: Replic
     replica.turn(TURN)
     old = ("iris 0.9.0", "FIRING")
     assert sorted(replica.sent()[4:]) == [("ops", [old, old, RESOLVED, RESOLVED]), ("slack", [old, RESOLVED])]
+
+
+def test_the_end_of_an_alert_waits_for_its_beginning(replica: Replica) -> None:
+    outbox = Outbox(replica.database, "monitoring")
+    replica.readings.counts[WINE] = GOOD
+    fires(replica, "ops")
+    firing = outbox.claim("worker", 60)
+    assert firing is not None
+    outbox.put_back(firing, delay_s=60, reason="DOWN", error="it is down")
+    replica.readings.counts[WINE] = BAD
+    ends(replica)
+    wine = outbox.claim("worker", 60)
+    assert wine is not None
+    assert b'"model":"wine"' in wine.body
+    outbox.delivered(wine)
+    assert outbox.claim("worker", 60) is None
 
 
 def test_a_channel_that_is_added_while_it_fires_hears_of_it_and_others_not_again(replica: Replica) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
+from psycopg import sql
 
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.outbox import Message, OutboxCollector, Undeliverable
+from services.common.outbox.statements import CLAIM
 from tests.monitoring import eventually
 from tests.outbox import QUICK, Box, box, delivering, put, rows, states
 
@@ -58,13 +62,58 @@ def test_one_message_at_a_time_is_on_its_way_to_a_destination(box: Box) -> None:
 
 
 def test_what_was_tried_least_goes_first(box: Box) -> None:
-    first, second = box.put(), box.put()
+    first, second = box.put(ordering_key="iris"), box.put(ordering_key="wine")
     assert box.put_back(box.claimed())
     message = box.claimed()
     assert message.message_id == second
     box.outbox.delivered(message)
     again = box.claimed()
     assert (again.message_id, again.attempt) == (first, 2)
+
+
+def test_nobody_hears_of_an_end_before_its_beginning(box: Box) -> None:
+    """A receiver that comes back would show for good what is long over."""
+    fires = box.put(ordering_key="iris", body=b"FIRING")
+    assert box.put_back(box.claimed(), delay_s=60)
+    resolved, other = box.put(ordering_key="iris", body=b"RESOLVED"), box.put(ordering_key="wine")
+    elsewhere = box.put("slack", ordering_key="iris")
+    for message_id in (other, elsewhere):
+        message = box.claimed()
+        assert (message.message_id, box.outbox.delivered(message)) == (message_id, True)
+    assert box.claim() is None, "the end waits for its beginning"
+    with box.database.transaction() as connection:
+        connection.execute("UPDATE monitoring.outbox SET due_time = clock_timestamp() WHERE state = 'WAITING'")
+    heard = []
+    for _ in range(2):
+        message = box.claimed()
+        heard.append(message.message_id)
+        box.outbox.delivered(message)
+    assert heard == [fires, resolved]
+
+
+def test_a_claim_looks_at_the_first_of_each_key_however_many_wait_behind(box: Box) -> None:
+    with box.database.transaction() as connection:
+        for number in range(200):
+            box.outbox.put(connection, "down", b"{}", ordering_key="iris" if number else "wine")
+    for _ in range(2):
+        box.put_back(box.claimed(), delay_s=60)
+    with box.database.transaction() as connection:
+        connection.execute("ANALYZE monitoring.outbox")
+        connection.execute("SET LOCAL enable_seqscan = off")
+        values = {"worker_id": "w", "lease_s": 60, "troubled": True}
+        statement = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) " + CLAIM).format(
+            table=sql.Identifier("monitoring", "outbox")
+        )
+        row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    read = [node["Actual Rows"] * node["Actual Loops"] for node in nodes_of(row["QUERY PLAN"][0]["Plan"])]
+    assert max(read) <= 10
+
+
+def nodes_of(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes_of(each)
 
 
 def test_a_lease_that_is_over_lets_another_send_and_the_first_can_mark_nothing(box: Box) -> None:
@@ -342,3 +391,4 @@ def test_prometheus_hears_what_waits_how_long_and_what_became_of_it(box: Box) ->
     ):
         assert line in page
     assert "penstock_outbox_oldest_age_seconds" in page
+    assert "penstock_outbox_last_failure_time_seconds 1." in page

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import replace
 
 import pytest
@@ -37,6 +38,20 @@ def test_a_destination_that_is_down_for_long_does_not_fill_the_disk(box: Box, mo
     assert (rows(box.url)[2]["error_reason"], rows(box.url)[2]["body"]) == ("OUTBOX_FULL", b"")
 
 
+@pytest.mark.parametrize("lost", ["for want of room", "by its worker"])
+def test_what_is_given_up_without_an_attempt_is_seen_too(box: Box, monkeypatch: pytest.MonkeyPatch, lost: str) -> None:
+    assert box.outbox.counts().last_failure_time is None
+    if lost == "by its worker":
+        box.put(give_up_s=-1)
+        box.claimed(lease_s=0)
+        box.outbox.expire(delivered_kept_s=60, failed_kept_s=60)
+    else:
+        monkeypatch.setattr(store, "MAX_WAITING", 0)
+        box.put()
+    (row,) = rows(box.url)
+    assert box.outbox.counts().last_failure_time == row["end_time"]
+
+
 def test_what_has_ended_keeps_no_body(box: Box) -> None:
     for name in ("arrived", "gone", "late", "lost", "dropped"):
         box.put(name, b"a body", give_up_s=-1 if name == "lost" else 60)
@@ -62,6 +77,32 @@ def test_of_a_destination_that_is_down_for_weeks_the_latest_failures_are_kept(
     latest = [row["message_id"] for row in rows(box.url)][1:]
     assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 1
     assert [row["message_id"] for row in rows(box.url)] == latest
+
+
+def test_replicas_that_tidy_at_once_wait_for_nobody(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(store, "MAX_FAILED", 1)
+    for _ in range(3):
+        box.put()
+        box.outbox.fail(box.claimed(), reason="GONE", error="gone")
+    oldest, *_ = rows(box.url)
+    with box.database.transaction() as other:
+        other.execute("SELECT FROM monitoring.outbox WHERE message_id = %s FOR UPDATE", [oldest["message_id"]])
+        assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 1
+    assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 1
+
+
+def test_what_is_new_is_sent_while_it_is_tidied(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
+    tidying = threading.Event()
+
+    def expire(**_: object) -> int:
+        tidying.set()
+        return 1  # there is always more
+
+    monkeypatch.setattr(box.outbox, "expire", expire)
+    with delivering(box.outbox, lambda _: None):
+        assert tidying.wait(20)
+        box.put()
+        eventually(lambda: states(box.url) == ["DELIVERED"])
 
 
 def test_all_that_is_old_is_deleted_however_much_it_is(box: Box) -> None:

@@ -111,6 +111,14 @@ def test_a_receiver_that_is_gone_ends_the_message(receiver: Receiver) -> None:
     assert isinstance(failure(receiver), Undeliverable)
 
 
+@pytest.mark.parametrize("status", [413, 422])
+def test_a_message_that_its_receiver_never_takes_holds_up_no_other_for_a_day(receiver: Receiver, status: int) -> None:
+    receiver.otherwise = answers(status)
+    error = failure(receiver)
+    assert isinstance(error, Undeliverable)
+    assert error.reason == "MESSAGE_REFUSED"
+
+
 @pytest.mark.parametrize("status", [429, 503])
 def test_what_a_receiver_asks_for_is_heard_in_seconds_and_as_a_date(receiver: Receiver, status: int) -> None:
     date = format_datetime(datetime.fromtimestamp(NOW + 90, UTC), usegmt=True)

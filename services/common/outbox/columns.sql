@@ -5,6 +5,7 @@ CREATE TABLE {schema}.{table} (
     message_id    uuid        NOT NULL,                               -- the same at every attempt: receivers know it
     put_number    bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,  -- the order of putting, whatever the clocks say
     destination   text        NOT NULL,                               -- one message at a time is on its way there
+    ordering_key  text        NOT NULL,                               -- those of one arrive in the order of putting
     body          bytea       NOT NULL,                               -- the same at every attempt; empty once it ended
     state         text        NOT NULL DEFAULT 'WAITING',
     put_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -22,10 +23,10 @@ CREATE TABLE {schema}.{table} (
     CONSTRAINT {table}_state CHECK (state IN ('WAITING', 'DELIVERED', 'FAILED')),
     CONSTRAINT {table}_end CHECK ((state = 'WAITING') = (end_time IS NULL))
 );
-CREATE INDEX {table}_queue ON {schema}.{table} (attempt, put_number) WHERE state = 'WAITING';
-CREATE INDEX {table}_waiting ON {schema}.{table} (destination) WHERE state = 'WAITING';
+CREATE INDEX {table}_waiting ON {schema}.{table} (destination, ordering_key, put_number) WHERE state = 'WAITING';
 CREATE INDEX {table}_held ON {schema}.{table} (hold_time) WHERE state = 'WAITING' AND hold_time IS NOT NULL;
 CREATE INDEX {table}_failing ON {schema}.{table} (destination) WHERE state = 'WAITING' AND error_reason <> '';
 CREATE INDEX {table}_tried ON {schema}.{table} (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
 CREATE INDEX {table}_arrived ON {schema}.{table} (destination, end_time DESC) WHERE state = 'DELIVERED';
 CREATE INDEX {table}_ended ON {schema}.{table} (state, end_time) WHERE end_time IS NOT NULL;
+CREATE INDEX {table}_failed ON {schema}.{table} (destination, put_number) WHERE state = 'FAILED';

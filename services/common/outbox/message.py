@@ -26,7 +26,7 @@ class Message:
         put_time: when it was put, by the database's clock.
         attempt: from 1 on; those that died count.
         token: fences: of all who ever had the message, the latest has the highest.
-        troubled: what was last tried to its destination, this or another, failed and waits for another try.
+        troubled: a message to its destination, this or another, failed and waits for another try.
     """
 
     message_id: UUID

@@ -42,5 +42,12 @@ class OutboxCollector(Collector):
         messages.add_metric(("waiting",), counts.waiting)
         messages.add_metric(("failed",), counts.failed)
         yield messages
+        if counts.last_failure_time is not None:
+            # Of the table: it knows what was given up without an attempt of anybody's, too.
+            name, about = (
+                "penstock_outbox_last_failure_time_seconds",
+                "When a message was last given up, in s since 1970.",
+            )
+            yield GaugeMetricFamily(name, about, value=counts.last_failure_time.timestamp())
         age = "For how long the oldest message that has not arrived waits, in s."
         yield GaugeMetricFamily("penstock_outbox_oldest_age_seconds", age, value=counts.oldest_age_s)

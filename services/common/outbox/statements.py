@@ -11,8 +11,10 @@ SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synch
 # A destination that has been down for long must not fill the disk: what is too much is FAILED where it is put, which
 # spares the caller's transaction and still is counted.
 PUT: LiteralString = """
-INSERT INTO {table} (message_id, destination, body, give_up_time, state, end_time, error_reason, error_message)
-SELECT %(message_id)s, %(destination)s, CASE WHEN room THEN %(body)s ELSE ''::bytea END,
+INSERT INTO {table} (
+    message_id, destination, ordering_key, body, give_up_time, state, end_time, error_reason, error_message
+)
+SELECT %(message_id)s, %(destination)s, %(ordering_key)s, CASE WHEN room THEN %(body)s ELSE ''::bytea END,
     clock_timestamp() + make_interval(secs => %(give_up_s)s),
     CASE WHEN room THEN 'WAITING' ELSE 'FAILED' END, CASE WHEN room THEN NULL ELSE clock_timestamp() END,
     CASE WHEN room THEN '' ELSE 'OUTBOX_FULL' END,
@@ -26,14 +28,29 @@ ON CONFLICT (message_id) DO NOTHING
 
 # That a destination is free must still be so when its message is taken: claims go one after another.
 LOCK_CLAIMS: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))"
-# What has been tried least goes first: whoever is down for long comes after those that may be up.
+# Of a destination and ordering key only what was put first is looked at: one step through the index a pair, however
+# many messages wait behind. Of these, what has been tried least goes first: whoever is down for long comes after those
+# that may be up.
 CLAIM: LiteralString = """
+WITH RECURSIVE first AS (
+    (
+        SELECT message_id, destination, ordering_key FROM {table} WHERE state = 'WAITING'
+        ORDER BY destination, ordering_key, put_number LIMIT 1
+    )
+    UNION ALL
+    SELECT following.* FROM first, LATERAL (
+        SELECT message_id, destination, ordering_key FROM {table}
+        WHERE state = 'WAITING' AND (destination, ordering_key) > (first.destination, first.ordering_key)
+        ORDER BY destination, ordering_key, put_number LIMIT 1
+    ) following
+)
 UPDATE {table} outbox SET attempt = attempt + 1, token = token + 1, worker_id = %(worker_id)s,
     attempt_time = clock_timestamp(), due_time = clock_timestamp() + make_interval(secs => %(lease_s)s),
     hold_time = clock_timestamp() + make_interval(secs => %(lease_s)s)
 WHERE message_id = (
     SELECT waiting.message_id FROM {table} waiting
-    WHERE waiting.state = 'WAITING' AND waiting.due_time <= clock_timestamp()
+    WHERE waiting.message_id = ANY (ARRAY(SELECT message_id FROM first)) AND waiting.state = 'WAITING'
+      AND waiting.due_time <= clock_timestamp()
       AND (waiting.attempt = 0 OR waiting.give_up_time > clock_timestamp())
       AND waiting.destination <> ALL (ARRAY(
           SELECT held.destination FROM {table} held
@@ -101,11 +118,14 @@ DELETE FROM {table} WHERE message_id = ANY (ARRAY(
 # Of a destination that is down for weeks the latest are told, and no more.
 BOUND: LiteralString = """
 DELETE FROM {table} WHERE message_id = ANY (ARRAY(
-    SELECT message_id FROM (
-        SELECT message_id, row_number() OVER (PARTITION BY destination ORDER BY put_number DESC) AS place
-        FROM {table} WHERE state = 'FAILED'
-    ) failed
-    WHERE place > %(max_failed)s LIMIT %(limit)s
+    SELECT failed.message_id FROM (SELECT DISTINCT destination FROM {table} WHERE state = 'FAILED') each
+    CROSS JOIN LATERAL (
+        SELECT put_number FROM {table} kept WHERE kept.state = 'FAILED' AND kept.destination = each.destination
+        ORDER BY put_number DESC OFFSET %(max_failed)s LIMIT 1
+    ) first_over
+    JOIN {table} failed ON failed.state = 'FAILED' AND failed.destination = each.destination
+        AND failed.put_number <= first_over.put_number
+    LIMIT %(limit)s FOR UPDATE OF failed SKIP LOCKED
 ))
 """
 
@@ -123,6 +143,7 @@ FROM unnest(%(destinations)s::text[]) AS each (destination)
 COUNTS: LiteralString = """
 SELECT (SELECT count(*) FROM {table} WHERE state = 'WAITING') AS waiting,
     (SELECT count(*) FROM {table} WHERE state = 'FAILED') AS failed,
+    (SELECT max(end_time) FROM {table} WHERE state = 'FAILED') AS last_failure_time,
     coalesce((
         SELECT extract(epoch FROM clock_timestamp() - min(put_time)) FROM {table} WHERE state = 'WAITING'
     ), 0)::float8 AS oldest_age_s

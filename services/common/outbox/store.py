@@ -30,10 +30,11 @@ MAX_ERROR_CHARS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What is in an outbox: messages that wait, those that were given up, and the age of the oldest that waits."""
+    """What is in an outbox: messages that wait, those that were given up, when one last was, the age of the oldest."""
 
     waiting: int
     failed: int
+    last_failure_time: datetime | None
     oldest_age_s: float
 
 
@@ -55,14 +56,16 @@ class Outbox:
         destination: str,
         body: bytes,
         *,
+        ordering_key: str = "",
         message_id: UUID | None = None,
         give_up_s: float = GIVE_UP_S,
     ) -> UUID:
         """Write a message in the caller's transaction, and give its id: a UUIDv7, unless the caller has one.
 
         The commit returns once it is on disk, also where the server is set not to wait for that.
-        `destination` is what the deliverer knows its receiver by; it must name no secret. A message whose id is there
-        already changes nothing.
+        `destination` is what the deliverer knows its receiver by; it must name no secret. Those of one destination and
+        `ordering_key` go in the order of putting: none is sent while an earlier one still waits. A message whose id is
+        there already changes nothing.
 
         Raises:
             InvalidArgument: the body is over 256 KiB (MESSAGE_TOO_LARGE).
@@ -73,8 +76,8 @@ class Outbox:
             )
         message_id = message_id or UUID(uuid7())
         values = {
-            "message_id": message_id, "destination": destination, "body": body, "give_up_s": give_up_s,
-            "max_waiting": MAX_WAITING,
+            "message_id": message_id, "destination": destination, "ordering_key": ordering_key, "body": body,
+            "give_up_s": give_up_s, "max_waiting": MAX_WAITING,
         }  # fmt: skip
         connection.execute(statements.MAKE_DURABLE)
         self._run(connection, statements.PUT, values)
@@ -110,7 +113,8 @@ class Outbox:
             for state, kept_s in (("DELIVERED", delivered_kept_s), ("FAILED", failed_kept_s)):
                 values = {"state": state, "kept_s": kept_s, "limit": limit}
                 count += self._run(connection, statements.EXPIRE, values).rowcount
-            count += self._run(connection, statements.BOUND, {"max_failed": MAX_FAILED, "limit": limit}).rowcount
+            if not count:  # it looks at all that failed, so the rest comes first
+                count = self._run(connection, statements.BOUND, {"max_failed": MAX_FAILED, "limit": limit}).rowcount
         return count
 
     # For the workers
@@ -120,10 +124,10 @@ class Outbox:
         return self._database.listen([self.ready], poll_interval_s=poll_interval_s)
 
     def claim(self, worker_id: str, lease_s: float, *, troubled: bool = True) -> Message | None:
-        """Take the message that is next: the least tried, then the one put first. None: there is none.
+        """Take the message that is next: the least tried of the first of each ordering key. None: there is none.
 
-        Without `troubled` none is taken to a destination whose last attempt failed. The message is another's to take
-        once the lease is over.
+        Without `troubled` none is taken to a destination of which a message failed and waits. The message is another's
+        to take once the lease is over.
         """
         with self._database.transaction() as connection:
             connection.execute(statements.MAKE_DURABLE)  # a token that a crash forgot would be given twice

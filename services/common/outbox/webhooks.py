@@ -83,7 +83,7 @@ class Webhooks:
         Raises:
             UrlRefused: the URL, or where its name leads to now, is not allowed.
             NotDelivered: anything else that may pass; `retry_after_s` as the receiver asked, or because it hangs.
-            Undeliverable: the receiver answered 410 Gone.
+            Undeliverable: the receiver answered 410 Gone, or refuses this body (413, 422), which stays as it is.
         """
         until = time.monotonic() + self._limits.total_s
         endpoint = self._rules.endpoint(webhook.url)
@@ -127,6 +127,8 @@ class Webhooks:
         said = f"{endpoint.host} answered {status} {_phrase(status)}".rstrip()
         if status == HTTPStatus.GONE:
             raise Undeliverable(f"{said}: it wants no more of these", reason="RECEIVER_GONE")
+        if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY):
+            raise Undeliverable(f"{said}: it does not take this message", reason="MESSAGE_REFUSED")
         if 300 <= status < 400:
             sentence = f"{said}: redirects are not followed, so give the URL that it leads to"
             raise NotDelivered(sentence, reason="REDIRECTED")

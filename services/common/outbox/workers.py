@@ -36,8 +36,8 @@ class OutboxLimits:
     """How many messages at once, and how patiently.
 
     Attributes:
-        slots: messages that this process has on their way at once, each to another destination; one half of them, at
-            least one, to destinations whose last attempt failed.
+        slots: messages that this process has on their way at once, each to another destination; at most one half of
+            them, at least one, to destinations of which a message failed and waits. With one slot these have it too.
         lease_s: how long after a sender's death another sends the message again; longer than any delivery takes.
         poll_interval_s: how often it is looked for what has come due; what is new rings at once.
         tidy_interval_s: how often it is looked for what is old, until nothing of it is left.
@@ -239,5 +239,5 @@ class OutboxWorkers:
         limits = self._limits
         kept = {"delivered_kept_s": limits.delivered_kept_s, "failed_kept_s": limits.failed_kept_s}
         while not self._stopping.is_set() and self._outbox.expire(**kept, limit=limits.tidy_count):
-            pass
+            self._send_all()  # what is new does not wait for the end of it
         self._tidied_at = now

@@ -3,6 +3,7 @@ CREATE TABLE monitoring.outbox (
     message_id    uuid        NOT NULL,                               -- the same at every attempt: receivers know it
     put_number    bigint      NOT NULL GENERATED ALWAYS AS IDENTITY,  -- the order of putting, whatever the clocks say
     destination   text        NOT NULL,                               -- one message at a time is on its way there
+    ordering_key  text        NOT NULL,                               -- those of one arrive in the order of putting
     body          bytea       NOT NULL,                               -- the same at every attempt; empty once it ended
     state         text        NOT NULL DEFAULT 'WAITING',
     put_time      timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -20,13 +21,13 @@ CREATE TABLE monitoring.outbox (
     CONSTRAINT outbox_state CHECK (state IN ('WAITING', 'DELIVERED', 'FAILED')),
     CONSTRAINT outbox_end CHECK ((state = 'WAITING') = (end_time IS NULL))
 );
-CREATE INDEX outbox_queue ON monitoring.outbox (attempt, put_number) WHERE state = 'WAITING';
-CREATE INDEX outbox_waiting ON monitoring.outbox (destination) WHERE state = 'WAITING';
+CREATE INDEX outbox_waiting ON monitoring.outbox (destination, ordering_key, put_number) WHERE state = 'WAITING';
 CREATE INDEX outbox_held ON monitoring.outbox (hold_time) WHERE state = 'WAITING' AND hold_time IS NOT NULL;
 CREATE INDEX outbox_failing ON monitoring.outbox (destination) WHERE state = 'WAITING' AND error_reason <> '';
 CREATE INDEX outbox_tried ON monitoring.outbox (destination, attempt_time DESC) WHERE attempt_time IS NOT NULL;
 CREATE INDEX outbox_arrived ON monitoring.outbox (destination, end_time DESC) WHERE state = 'DELIVERED';
 CREATE INDEX outbox_ended ON monitoring.outbox (state, end_time) WHERE end_time IS NOT NULL;
+CREATE INDEX outbox_failed ON monitoring.outbox (destination, put_number) WHERE state = 'FAILED';
 
 -- Who is told of alerts.
 CREATE TABLE channels (

@@ -102,13 +102,15 @@ class Channels:
     ) -> tuple[UUID, ...]:
         """Put one message a channel into the outbox, in the caller's transaction, and give their ids.
 
+        A channel hears of each model in the order of these calls.
+
         They are sent once it commits, and never if it does not. A channel that is gone by then makes a failed message.
         """
         message_ids = []
         for name in dict.fromkeys(channel_names):
             message_id = UUID(uuid7())
             document = alerts_document(notification, message_id, name, self._clock())
-            self._outbox.put(connection, name, document, message_id=message_id)
+            self._outbox.put(connection, name, document, ordering_key=notification.model, message_id=message_id)
             message_ids.append(message_id)
         return tuple(message_ids)
 

@@ -53,6 +53,11 @@ class Notification:
 
     alerts: Sequence[AlertNews]
 
+    @property
+    def model(self) -> str:
+        """Whose they are."""
+        return self.alerts[0].model if self.alerts else ""
+
 
 @dataclass(frozen=True, slots=True)
 class WebhookTarget:

@@ -459,7 +459,9 @@ class Alert(_message.Message):
 
     @_builtins.property
     def told_channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The channels that were told that it fires: they hear of its end."""
+        """The channels that a message was queued for when it fired: they hear of its end. Whether it arrived stands at the
+        channel: ListChannels gives what waits for it, and why.
+        """
 
     def __init__(
         self,

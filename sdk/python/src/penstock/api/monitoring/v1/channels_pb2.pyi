@@ -9,8 +9,9 @@ naming the field, UNAVAILABLE (DATABASE_UNAVAILABLE) while the database can't be
 the same at that moment: try again. Others stand at the RPC.
 
 What is sent is put into an outbox in the transaction that it belongs to, and tried until it arrives, for 24 hours.
-It may arrive twice, always under the same id: receivers drop what they know. Messages to one receiver may overtake
-one another; each says when it was written.
+It may arrive twice, always under the same id: receivers drop what they know. What one receiver hears of one model
+comes in the order in which it happened: while a message waits for another try, later ones of its model wait behind
+it. Messages of other models may overtake it; each says when it was written.
 """
 
 from collections import abc as _abc
@@ -32,8 +33,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class WebhookChannel(_message.Message):
     """WebhookChannel posts JSON, signed. Each request has the message's id in the header X-Penstock-Message-Id, the same at
-    every attempt. An answer of 2xx, within 10 s, is an arrival; Retry-After is kept to, redirects are not followed, and
-    410 ends the message.
+    every attempt. An answer of 2xx, within 10 s, is an arrival; Retry-After is kept to, redirects are not followed. 410,
+    413 and 422 end the message, which is the same at every attempt; anything else is tried again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

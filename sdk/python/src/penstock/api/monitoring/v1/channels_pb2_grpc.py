@@ -97,9 +97,9 @@ class ChannelServiceServicer(object):
         """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
         to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
         receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
-        RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
-        APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
-        be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
+        RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, MESSAGE_REFUSED, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+        INVALID_CHANNEL, APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the
+        channel cannot be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

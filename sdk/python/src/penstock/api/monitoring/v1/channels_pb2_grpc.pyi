@@ -9,8 +9,9 @@ naming the field, UNAVAILABLE (DATABASE_UNAVAILABLE) while the database can't be
 the same at that moment: try again. Others stand at the RPC.
 
 What is sent is put into an outbox in the transaction that it belongs to, and tried until it arrives, for 24 hours.
-It may arrive twice, always under the same id: receivers drop what they know. Messages to one receiver may overtake
-one another; each says when it was written.
+It may arrive twice, always under the same id: receivers drop what they know. What one receiver hears of one model
+comes in the order in which it happened: while a message waits for another try, later ones of its model wait behind
+it. Messages of other models may overtake it; each says when it was written.
 """
 
 from collections import abc as _abc
@@ -61,9 +62,9 @@ class ChannelServiceStub:
     """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
     to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
     receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
-    RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
-    APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
-    be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
+    RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, MESSAGE_REFUSED, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+    INVALID_CHANNEL, APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the
+    channel cannot be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
     """
     ListChannelChanges: _grpc.UnaryUnaryMultiCallable[_channels_pb2.ListChannelChangesRequest, _channels_pb2.ListChannelChangesResponse]
     """Who made, replaced and deleted channels, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_CHANNEL,
@@ -93,9 +94,9 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
     """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
     to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
     receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
-    RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
-    APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
-    be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
+    RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, MESSAGE_REFUSED, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+    INVALID_CHANNEL, APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the
+    channel cannot be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
     """
     ListChannelChanges: _aio.UnaryUnaryMultiCallable[_channels_pb2.ListChannelChangesRequest, _channels_pb2.ListChannelChangesResponse]  # type: ignore[assignment]
     """Who made, replaced and deleted channels, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_CHANNEL,
@@ -146,9 +147,9 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         """Sends a channel a message that says it is a test, once, and waits for what comes of it: up to 10 s by webhook, up
         to 50 s by apprise. Role: operator. NOT_FOUND: CHANNEL_NOT_FOUND. FAILED_PRECONDITION: NOT_DELIVERED with the
         receiver's answer in words; the metadata's `cause` is the reason: HOST_NOT_FOUND, URL_NOT_ALLOWED, RECEIVER_TIMEOUT,
-        RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, REDIRECTED, TLS_FAILED, CA_UNREADABLE, INVALID_CHANNEL,
-        APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the channel cannot
-        be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
+        RECEIVER_UNREACHABLE, RECEIVER_REFUSED, RECEIVER_GONE, MESSAGE_REFUSED, REDIRECTED, TLS_FAILED, CA_UNREADABLE,
+        INVALID_CHANNEL, APPRISE_BUSY, APPRISE_FAILED, or SECRETS_KEY_MISSING, SECRETS_KEY_INVALID, SECRETS_KEY_CHANGED (the
+        channel cannot be read any more: set it again). RESOURCE_EXHAUSTED: CHANNELS_BUSY, as SetChannel.
         """
 
     @_abc_1.abstractmethod
