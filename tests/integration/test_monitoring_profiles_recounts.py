@@ -21,6 +21,7 @@ from services.monitoring.profiles.store.live import Mark
 from tests.live_profiles import AGE_S, NEVER, execute, iris, mark_all, marks, recounts_of, rows, settled, store_of, turn
 from tests.monitoring import TIMEOUT_S, eventually, new_event
 from tests.profiles import CloneDatabase, Service, iris_events, serving
+from tests.rollups import leave_to_the_test, rollups
 
 FIRST_DAY = datetime(2020, 1, 1, tzinfo=UTC).date()
 
@@ -101,6 +102,62 @@ def test_a_model_whose_live_profiles_are_off_is_counted_when_they_are_on_again(c
             configurations.set(Scope("iris"), {}, etag=configurations.get(Scope("iris")).etag, note="")
             recounts_of(service, store).recount(turn())
             assert rows(service, made) == 150
+
+
+def test_profiles_that_were_off_for_a_while_have_the_days_counted_that_changed(clone_database: CloneDatabase) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        service.record(*iris_events(age_s=5 * 86_400)[:20])
+        iris(service)
+        eventually(lambda: settled(service))
+        recounts = recounts_of(service, store)
+        times = "SELECT start_time, count_time FROM monitoring.live_profiles ORDER BY start_time"
+        before = service.monitoring.query(times)
+        assert len(before) == 1
+        service.record(*iris_events(age_s=2 * 86_400)[:20], *iris_events(age_s=AGE_S)[:20])
+        late = floor(datetime.now(UTC) - timedelta(days=2))
+        for age in (late, floor(datetime.now(UTC) - timedelta(seconds=AGE_S))):
+            with store.counting(Mark("iris", "1.0.0", age), FIRST_DAY) as bucket:
+                assert bucket is not None
+                bucket.put_off()
+        recounts.recount(turn())
+        after = service.monitoring.query(times)
+        assert (len(after), after[0]) == (3, before[0])
+        assert settled(service)
+
+
+def test_versions_that_are_switched_off_hide_none_that_waits(clone_database: CloneDatabase) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        made = iris(service)
+        attach = (
+            "INSERT INTO monitoring.profile_attachments (model, version, profile_id, attach_time, attached_by, "
+            "recount_day) SELECT 'a', number::text, %s, now(), '', current_date + 1 FROM generate_series(1, 1200) "
+            "AS number"
+        )
+        eventually(lambda: settled(service))
+        execute(service, attach, made.id)
+        execute(service, "UPDATE monitoring.profile_attachments SET recount_day = current_date WHERE model = 'iris'")
+        now = datetime.now(UTC)
+
+        def mark_day() -> bool:
+            return store.mark_day(now.date(), now, most_waiting=9_999, wanted=lambda model, _: model == "iris")
+
+        assert (mark_day(), mark_day()) == (True, False)
+
+
+def test_while_rollups_are_off_a_window_that_is_counted_says_so(clone_database: CloneDatabase) -> None:
+    url = clone_database("monitoring")
+    leave_to_the_test(url)
+    with serving(url, **NEVER) as service, store_of(service) as store, rollups(url) as rolled:
+        made = iris(service)
+        rolled.configure(enabled=False)
+        eventually(lambda: settled(service))
+        service.record(*iris_events(age_s=AGE_S))
+        assert service.live(made.id).uncounted_buckets
+        rolled.recount()
+        assert service.live(made.id).uncounted_buckets
+        recounts_of(service, store).recount(turn())
+        assert rows(service, made) == 150
+        assert service.live(made.id).uncounted_buckets == []
 
 
 def test_a_bucket_that_cannot_be_counted_holds_up_no_other(

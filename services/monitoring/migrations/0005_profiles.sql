@@ -31,6 +31,7 @@ CREATE TABLE profile_features (
     overdispersion double precision   NOT NULL,
     quality        double precision[] NOT NULL,  -- in the order of QUALITY_COUNTS
     sample         bytea,                        -- float32, little-endian, row by row
+    sample_users   bytea,                        -- uint32, little-endian: of each row of the sample its user; 0: none
     CONSTRAINT profile_features_pkey PRIMARY KEY (profile_id, position),
     CONSTRAINT profile_features_profile FOREIGN KEY (profile_id) REFERENCES profiles
 );
@@ -43,6 +44,7 @@ CREATE TABLE profile_attachments (
     attach_time   timestamptz NOT NULL,
     attached_by   text        NOT NULL,
     recount_day   date,                          -- the next day, going back, whose buckets are to be counted anew
+    recount_first_day date,                      -- the last one to be; null: the first day with events
     CONSTRAINT profile_attachments_pkey PRIMARY KEY (model, version),
     CONSTRAINT profile_attachments_profile FOREIGN KEY (profile_id) REFERENCES profiles
 );

@@ -68,17 +68,20 @@ SELECT model, version, recount_day
 FROM monitoring.profile_attachments
 WHERE recount_day IS NOT NULL
 ORDER BY recount_day DESC, model, version
-LIMIT 1000
 FOR UPDATE SKIP LOCKED
 """
+# A recount that goes back to the first day there is, does so still.
 _PUT_OFF = """
 UPDATE monitoring.profile_attachments
-SET recount_day = greatest(recount_day, (%(start_time)s AT TIME ZONE 'UTC')::date)
+SET recount_day = greatest(recount_day, put_off.day),
+    recount_first_day = CASE WHEN recount_day IS NULL THEN put_off.day
+                             WHEN recount_first_day IS NOT NULL THEN least(recount_first_day, put_off.day) END
+FROM (SELECT (%(start_time)s AT TIME ZONE 'UTC')::date) AS put_off (day)
 WHERE model = %(model)s AND version = %(version)s
 """
 _STEP_BACK = """
 UPDATE monitoring.profile_attachments
-SET recount_day = CASE WHEN recount_day > %(first_day)s THEN recount_day - 1 END
+SET recount_day = CASE WHEN recount_day > greatest(%(first_day)s, recount_first_day) THEN recount_day - 1 END
 WHERE model = %(model)s AND version = %(version)s
 """
 _WAITING = "SELECT count(*) AS marks FROM (SELECT FROM monitoring.profile_marks LIMIT %(limit)s) AS waiting"
@@ -116,19 +119,20 @@ FROM monitoring.live_profiles
 WHERE model = %(model)s AND version = %(version)s AND profile_id = %(profile_id)s
   AND start_time >= %(from_time)s AND start_time < %(to_time)s
 """
-# Marks of events that are stored, of buckets whose rollup is counted, and the days that an attachment will mark.
+# Marks of events that are stored, of buckets whose rollup is counted, and the days that an attachment will mark. A mark
+# of the rollups that was set aside says nothing: it left one for the profile.
 _UNCOUNTED = """
 SELECT start_time FROM monitoring.profile_marks
 WHERE model = %(model)s AND version = %(version)s AND start_time >= %(from_time)s AND start_time < %(to_time)s
 UNION
 SELECT start_time FROM monitoring.rollup_marks
-WHERE granularity = 1 AND model = %(model)s AND version = %(version)s
+WHERE granularity = 1 AND NOT set_aside AND model = %(model)s AND version = %(version)s
   AND start_time >= %(from_time)s AND start_time < %(to_time)s
 UNION
 SELECT bucket
 FROM monitoring.profile_attachments
 CROSS JOIN generate_series(
-    %(from_time)s::timestamptz,
+    greatest(%(from_time)s, recount_first_day::timestamp AT TIME ZONE 'UTC'),
     least(%(to_time)s, (recount_day + 1)::timestamp AT TIME ZONE 'UTC') - interval '5 minutes',
     interval '5 minutes'
 ) AS bucket
@@ -186,8 +190,9 @@ class LiveStore:
             waiting = connection.execute(_WAITING, {"limit": most_waiting}).fetchone()
             if waiting is not None and waiting["marks"] >= most_waiting:
                 return False
-            rows = connection.execute(_RECOUNTS)
-            found = next((row for row in rows if wanted(row["model"], row["version"])), None)
+            with connection.cursor(name="recounts") as rows:  # any number of them may be switched off
+                rows.execute(_RECOUNTS)
+                found = next((row for row in rows if wanted(row["model"], row["version"])), None)
             if found is None:
                 return False
             names = {"model": found["model"], "version": found["version"]}
@@ -271,7 +276,7 @@ class Bucket:
         return payloads(query, self._mark.model, self._mark.version, self._mark.window, columns=columns)
 
     def put_off(self) -> None:
-        """Have its day, and those before, counted anew once its version is counted again."""
+        """Have its day counted anew once its version is counted again."""
         mark = self._mark
         values = {"model": mark.model, "version": mark.version, "start_time": mark.start_time}
         self._connection.execute(_PUT_OFF, values)

@@ -15,7 +15,14 @@ from psycopg.types.json import Jsonb
 from services.common.errors import FailedPrecondition
 from services.common.postgres import Database
 from services.monitoring.models import Window
-from services.monitoring.profiles.models import QUALITY_COUNTS, FeatureKind, FeatureReference, Moments, Reference
+from services.monitoring.profiles.models import (
+    QUALITY_COUNTS,
+    FeatureKind,
+    FeatureReference,
+    Moments,
+    Reference,
+    VectorSample,
+)
 from services.monitoring.profiles.reference import Description
 from services.monitoring.profiles.sources import (
     Attachment,
@@ -45,12 +52,12 @@ WHERE model = %(model)s
 _ADD_FEATURE = """
 INSERT INTO monitoring.profile_features (
     profile_id, position, name, kind, is_prediction, counts, edges, categories, moments, dimensions, overdispersion,
-    quality, sample
+    quality, sample, sample_users
 )
 VALUES (
     %(profile_id)s, %(position)s, %(name)s, %(kind)s, %(is_prediction)s, %(counts)s::bigint[],
     %(edges)s::double precision[], %(categories)s::text[], %(moments)s::double precision[], %(dimensions)s,
-    %(overdispersion)s, %(quality)s::double precision[], %(sample)s
+    %(overdispersion)s, %(quality)s::double precision[], %(sample)s, %(sample_users)s
 )
 """
 # Newest days first; the day that is yet to come may have events already.
@@ -62,7 +69,7 @@ VALUES (
 )
 ON CONFLICT ON CONSTRAINT profile_attachments_pkey DO UPDATE
 SET profile_id = excluded.profile_id, attach_time = excluded.attach_time, attached_by = excluded.attached_by,
-    recount_day = excluded.recount_day
+    recount_day = excluded.recount_day, recount_first_day = NULL
 """
 
 _PROFILE = """
@@ -211,7 +218,8 @@ def _feature_values(profile_id: UUID, position: int, feature: FeatureReference) 
         "dimensions": feature.dimensions,
         "overdispersion": feature.overdispersion,
         "quality": [feature.quality.get(name, 0.0) for name in QUALITY_COUNTS],
-        "sample": None if sample is None else sample.astype("<f4").tobytes(),
+        "sample": None if sample is None else sample.vectors.astype("<f4").tobytes(),
+        "sample_users": None if sample is None else sample.users.astype("<u4").tobytes(),
     }
 
 
@@ -228,7 +236,11 @@ def _feature_from(row: Mapping[str, Any]) -> FeatureReference:
         dimensions=row["dimensions"],
         overdispersion=row["overdispersion"],
         quality=dict(zip(QUALITY_COUNTS, row["quality"], strict=True)),
-        sample=None if sample is None else np.frombuffer(sample, "<f4").reshape(-1, row["dimensions"]),
+        sample=None
+        if sample is None
+        else VectorSample(
+            np.frombuffer(sample, "<f4").reshape(-1, row["dimensions"]), np.frombuffer(row["sample_users"], "<u4")
+        ),
     )
 
 
