@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -14,8 +15,10 @@ from services.common.errors import InvalidArgument, ResourceExhausted
 from services.common.postgres import Database
 from services.monitoring.alerts.models import AlertType
 from services.monitoring.configuration.models import Own, Scope
+from services.monitoring.configuration.store import ConfigurationStore
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, SECOND, Readings, counted, draft
+from tests.monitoring import eventually
 
 TURN = 15 * SECOND
 BAD, GOOD = counted(50), counted(1)
@@ -105,3 +108,14 @@ def test_a_rule_that_would_not_see_the_checks_of_some_model_is_refused(replica: 
     replica.create(draft(**{**DRIFT, "window": timedelta(days=7)}, model="iris", version="1.0.0"))
     everywhere = replica.create(draft(**DRIFT))  # there, it is not the one that holds
     replica.rules.update(everywhere.id, draft(**DRIFT, feature="age"), "")
+
+
+def test_of_a_rule_and_an_interval_that_do_not_go_together_only_one_comes_to_be(replica: Replica) -> None:
+    waiting = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as colleague:
+        with ConfigurationStore(replica.database).changing() as change:
+            change.write(Scope(), SELDOM, changed_by="eve", note="", time=replica.clock.now)
+            made = colleague.submit(replica.create, draft(**DRIFT))
+            eventually(lambda: made.done() or bool(replica.execute(waiting)))
+        with pytest.raises(InvalidArgument, match="3d"):
+            made.result()

@@ -214,6 +214,44 @@ def test_while_the_database_hangs_one_call_asks_and_the_others_go_on_with_what_w
         assert not store.asked.acquire(blocking=False)
 
 
+def test_who_changes_it_waits_for_no_look_that_hangs_and_finds_it_so(clone_database: Callable[[str], str]) -> None:
+    with Database(clone_database("monitoring")) as database:
+        store = Hanging(database, DeadlineExceeded("it took too long"))
+        configurations = Configurations(store, lambda: datetime.now(UTC))
+        configurations.effective("iris")
+        configurations._next_look_s = 0.0
+        looking = threading.Thread(target=configurations.effective)
+        looking.start()
+        assert store.asked.acquire(timeout=20)
+        configurations.set(Scope("iris"), {"drift": {"min_rows": 77}}, etag="", note="")
+        assert configurations.effective("iris").drift.min_rows == 77
+        store.gives_up.set()
+        looking.join()
+
+
+class Late(ConfigurationStore):
+    """A store that answers the second time only after something was changed here."""
+
+    change: Callable[[], object] = staticmethod(lambda: None)
+
+    def read(self) -> Any:
+        found = super().read()
+        self.change()
+        return found
+
+
+def test_what_was_read_before_a_change_of_ones_own_does_not_hold_after_it(clone_database: Callable[[str], str]) -> None:
+    with Database(clone_database("monitoring")) as database:
+        store = Late(database)
+        stores = store, ConfigurationStore(database)
+        here, elsewhere = (Configurations(each, lambda: datetime.now(UTC)) for each in stores)
+        here.effective()
+        elsewhere.set(Scope(), {"drift": {"min_rows": 66}}, etag="", note="")
+        store.change = lambda: here.set(Scope(), {"drift": {"min_rows": 77}}, etag="", note="")
+        here._next_look_s = 0.0
+        assert here.effective().drift.min_rows == 77
+
+
 def test_while_the_database_is_away_what_was_read_last_holds(clone_database: Callable[[str], str]) -> None:
     database = Database(clone_database("monitoring"))
     with database:

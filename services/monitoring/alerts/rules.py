@@ -51,7 +51,6 @@ class Rules:
             ResourceExhausted: there are too many (TOO_MANY_RULES).
             NotFound: the same request made one, which was deleted since (RULE_NOT_FOUND).
         """
-        self._check(draft)
         now = self._clock()
         with self._store.write() as tables:
             made = tables.requests.find(key)
@@ -64,7 +63,7 @@ class Rules:
                     reason="TOO_MANY_RULES",
                 )
             rule = Rule(**_fields(draft), id=UUID(uuid7()), revision=1, create_time=now, **_by(now))
-            self._check_below(tables, draft)
+            self._check(tables, draft)
             self._channels.require(tables.connection, rule.channels, field="rule.channels")
             tables.rules.insert(rule)
             tables.changes.append(None, rule, changed_by=rule.updated_by, time=now)
@@ -79,7 +78,6 @@ class Rules:
             Aborted: it was changed since it was read (ETAG_MISMATCH).
             InvalidArgument, AlreadyExists: as `create`.
         """
-        self._check(draft)
         now = self._clock()
         with self._store.write() as tables:
             found = _found(tables.rules.lock(rule_id), rule_id)
@@ -88,7 +86,7 @@ class Rules:
             rule = Rule(
                 **_fields(draft), id=rule_id, revision=found.revision + 1, create_time=found.create_time, **_by(now)
             )
-            self._check_below(tables, draft, instead_of=rule_id)
+            self._check(tables, draft, instead_of=rule_id)
             self._channels.require(tables.connection, rule.channels, field="rule.channels")
             tables.rules.update(rule)
             tables.changes.append(found, rule, changed_by=rule.updated_by, time=now)
@@ -146,18 +144,18 @@ class Rules:
         names = Tables(connection).rules.naming(channel)
         return f"alert rules tell it: {', '.join(names)}" if names else ""
 
-    def _check(self, draft: RuleDraft) -> None:
-        watched = self._configurations.effective(draft.model, draft.version)
-        intervals = {AlertType.DRIFT: watched.drift.interval, AlertType.DATA_QUALITY: watched.quality.interval}
-        check_rule(draft, intervals)
+    def _check(self, tables: Tables, draft: RuleDraft, *, instead_of: UUID | None = None) -> None:
+        """See that a rule makes sense, and sees the checks of models and versions that have times of their own.
 
-    def _check_below(self, tables: Tables, draft: RuleDraft, *, instead_of: UUID | None = None) -> None:
-        """See that a rule sees the checks of the models and versions that have them made at times of their own."""
+        Configurations stand still until the transaction ends: a change of theirs is held against rules just as this is.
+        """
+        of, known = Scope(draft.model, draft.version), self._configurations.hold(tables.connection)
+        watched = known.effective(of)
+        check_rule(draft, {AlertType.DRIFT: watched.drift.interval, AlertType.DATA_QUALITY: watched.quality.interval})
         others = [rule for rule in tables.rules.all() if rule.id != instead_of]
-        scopes = self._configurations.scopes_below(Scope(draft.model, draft.version))
-        for scope, rule in RuleBook([*others, draft]).blind(scopes, self._configurations.effective_of):
+        for scope, rule in RuleBook([*others, draft]).blind(known.scopes_below(of), known.effective):
             if rule is draft:
-                interval = write_duration(interval_of(draft, self._configurations.effective_of(scope)))
+                interval = write_duration(interval_of(draft, known.effective(scope)))
                 who = f"{scope.model} {scope.version}".strip()
                 raise refused(
                     "window",

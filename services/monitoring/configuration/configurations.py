@@ -17,7 +17,7 @@ from services.common.errors import DomainError, EtagMismatch, FieldViolation, In
 from services.common.keys import caller
 from services.monitoring.configuration.models import Change, Effective, Own, Scope, Standing
 from services.monitoring.configuration.rules import contradictions, etag_of
-from services.monitoring.configuration.store import ConfigurationStore, Transaction
+from services.monitoring.configuration.store import Changing, ConfigurationStore, Transaction
 
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
@@ -36,8 +36,9 @@ class Configurations:
         self._store = store
         self._clock = clock
         self._lock = threading.Lock()
-        self._known = _Known({})
+        self._known = Known({})
         self._revision = -1
+        self._keeping = threading.Lock()
         self._next_look_s = 0.0
         self._checks: list[Check] = []
 
@@ -61,14 +62,9 @@ class Configurations:
                 self._lock.release()
         return self._known.effective(Scope(model, version))
 
-    def effective_of(self, scope: Scope) -> Effective:
-        """Say what holds for a scope; see `effective`."""
-        return self.effective(scope.model, scope.version)
-
-    def scopes_below(self, scope: Scope) -> list[Scope]:
-        """Name the scopes within this one that say something themselves, as they were read last."""
-        self.effective()
-        return self._known.scopes_below(scope)
+    def hold(self, connection: Transaction) -> Known:
+        """Say what holds for all scopes, as it stands: nobody changes any of it until the transaction ends."""
+        return Known(Changing(connection).own)
 
     def get(self, scope: Scope) -> Standing:
         """Give what holds for a scope and what it says itself, as the database has it now."""
@@ -98,9 +94,9 @@ class Configurations:
                 )
             if etag_of(own) != etag_of(before):
                 change.write(scope, own, changed_by=caller().name, note=note, time=self._clock())
-        with self._lock:  # who has set it here finds it so at once
-            self._next_look_s = 0.0
-            self._look()
+        with self._keeping:  # who has set it here finds it so at once, though another's look should hang
+            if change.revision > self._revision:
+                self._revision, self._known = change.revision, Known(said)
         return _standing(said, scope)
 
     def changes(self, model: str, *, size: int, token: str) -> tuple[Sequence[Change], str]:
@@ -119,18 +115,21 @@ class Configurations:
     def _look(self) -> None:
         if time.monotonic() < self._next_look_s:
             return  # another thread has looked meanwhile
+        before = self._revision
         try:
-            if self._revision < 0 or self._store.revision() != self._revision:
-                self._revision, said = self._store.read()
-                self._known = _Known(said)
+            if before < 0 or self._store.revision() != before:
+                revision, said = self._store.read()
+                with self._keeping:
+                    if self._revision == before:  # or else something was set here since, and what was read may be older
+                        self._revision, self._known = revision, Known(said)
         except DomainError as error:
-            if self._revision < 0:
+            if before < 0:
                 raise
             _log.warning("configuration not read, what was read last holds", reason=error.reason)
         self._next_look_s = time.monotonic() + LOOK_INTERVAL_S  # from its end: it may have taken longer than that
 
 
-class _Known:
+class Known:
     """What all scopes say at one revision, and what comes of it for those that were asked for."""
 
     def __init__(self, said: Mapping[Scope, Own]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 
 from psycopg import Connection
 from psycopg.rows import DictRow
@@ -23,7 +23,7 @@ Transaction = Connection[DictRow]
 
 _REVISION = "SELECT revision FROM monitoring.configuration_revision"
 # The row is held until the commit, so that changes come one after the other.
-_LOCK = "SELECT FROM monitoring.configuration_revision FOR UPDATE"
+_LOCK = f"{_REVISION} FOR UPDATE"
 _ADVANCE = "UPDATE monitoring.configuration_revision SET revision = revision + 1"
 _ALL = "SELECT model, version, own FROM monitoring.configurations"
 
@@ -69,7 +69,6 @@ class ConfigurationStore:
         """Begin a change, committed at the end of the block; nobody else changes anything meanwhile."""
         with self._db.transaction() as connection:
             make_durable(connection)
-            connection.execute(_LOCK)
             yield Changing(connection)
 
     def changes(self, model: str, *, before: int | None, limit: int) -> list[Change]:
@@ -80,10 +79,14 @@ class ConfigurationStore:
 
 
 class Changing:
-    """A change under way, on `connection`: `own` is what all scopes say as yet."""
+    """A change under way, on `connection`: nobody else changes anything until its transaction ends.
+
+    `own` is what all scopes say as yet, and `revision` the revision.
+    """
 
     def __init__(self, connection: Transaction) -> None:
         self.connection = connection
+        self.revision = _revision(connection, _LOCK)
         self.own = _all(connection)
 
     def write(self, scope: Scope, own: Own, *, changed_by: str, note: str, time: datetime) -> None:
@@ -105,11 +108,12 @@ class Changing:
             self.connection.execute(_DELETE, values)
         told = {"before": Jsonb(rules.dump(before)), "after": Jsonb(rules.dump(own))}
         self.connection.execute(_ADVANCE)
+        self.revision += 1
         self.connection.execute(_LOG, {**values, **told, "changed_by": changed_by, "note": note, "time": time})
 
 
-def _revision(connection: Transaction) -> int:
-    row = connection.execute(_REVISION).fetchone()
+def _revision(connection: Transaction, statement: LiteralString = _REVISION) -> int:
+    row = connection.execute(statement).fetchone()
     if row is None:
         raise AssertionError("the migration puts the one row there")
     return int(row["revision"])
