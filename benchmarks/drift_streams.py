@@ -25,7 +25,7 @@ from services.monitoring.profiles.models import (
     LiveWindow,
     Reference,
 )
-from services.monitoring.profiles.overdispersion import group_of
+from services.monitoring.profiles.overdispersion import groups_of, user_number
 from services.monitoring.profiles.reference import Columns, build_reference
 
 Numbers = NDArray[np.float64]
@@ -222,7 +222,7 @@ def count(reference: Reference, rows: Rows, *, from_minute: float = 0.0, buckets
     bucket = np.clip((rows.minutes - from_minute) // 5, 0, buckets - 1).astype(np.int64)
     named = rows.users >= 0
     users, of_row = np.unique(rows.users, return_inverse=True)
-    group = np.array([group_of(str(user)) for user in users.tolist()])[of_row]
+    group = groups_of(np.array([user_number(str(user)) for user in users.tolist()], np.uint32))[of_row]
     places = places_of(reference, rows)
     found = {}
     for number, (name, feature) in enumerate(reference.features.items()):

@@ -159,8 +159,9 @@ def test_an_embedding_keeps_a_sample_of_its_vectors(service: Service) -> None:
     eventually(lambda: rows(service, made) == 40)
     sample = service.live(made.id).features["e"].sample
     assert sample is not None
-    assert sample.shape == (40, 8)
+    assert sample.vectors.shape == (40, 8)
     with Database(service.monitoring.database_url, pool_size=2) as database:
         known = References(ProfileStore(database)).get(UUID(made.id)).features["e"].sample
     assert known is not None
-    assert known.shape == (100, 8)
+    assert known.vectors.shape == (100, 8)
+    assert known.users.shape == (100,)

@@ -35,7 +35,9 @@ from services.monitoring.profiles.models import (
     LiveWindow,
     Moments,
     Reference,
+    VectorSample,
 )
+from services.monitoring.profiles.overdispersion import user_number
 from services.monitoring.window_checks.window import Completeness
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -244,30 +246,57 @@ def test_an_accuracy_is_compared_from_enough_labels_on() -> None:
     assert "accuracy" not in by_name(compare(reference(feature("a")), rows, Rules(), Labels([10] * 30, [1] * 30)))
 
 
-def vectors(count: int, seed: int, *, shift: float = 0.0, spread: float = 1.0) -> NDArray[np.float32]:
-    found = np.random.default_rng(seed).standard_normal((count, 48)) * spread
+def vectors(
+    users: int, seed: int, *, rows: int = 1, icc: float = 0.5, shift: float = 0.0, spread: float = 1.0
+) -> VectorSample:
+    """Up to 500 vectors of users with so many rows each, and of another name than those of other seeds."""
+    generator = np.random.default_rng(seed)
+    of_row = np.repeat(np.arange(users), rows)
+    kept = generator.permutation(users * rows)[:500]
+    own = generator.standard_normal((users, 32))[of_row[kept]]
+    found = (np.sqrt(icc) * own + np.sqrt(1 - icc) * generator.standard_normal((len(kept), 32))) * spread
     found[:, :4] += shift
-    return found.astype(np.float32)
+    numbers = np.array([user_number(f"{seed}/{user}") for user in range(users)], np.uint32)
+    return VectorSample(found.astype(np.float32), numbers[of_row[kept]])
+
+
+def apart(before: VectorSample, now: VectorSample, overdispersion: float = 1.0) -> embeddings.Separation:
+    found = embeddings.separation(before, now, overdispersion=overdispersion)
+    assert found is not None
+    return found
 
 
 def test_vectors_that_moved_or_spread_are_told_apart_and_others_are_not() -> None:
     before = vectors(400, 1)
-    moved = embeddings.separation(before, vectors(300, 2, shift=0.8), overdispersion=1.0)
-    spread = embeddings.separation(before, vectors(300, 3, spread=1.4), overdispersion=1.0)
+    moved, spread = apart(before, vectors(300, 2, shift=0.8)), apart(before, vectors(300, 3, spread=1.5))
     assert min(moved.auc, spread.auc) > 0.7
     assert max(moved.p_value, spread.p_value) < 1e-5
-    alike = embeddings.separation(before, vectors(300, 2, shift=0.8), overdispersion=20.0)
-    assert alike.p_value > 1_000 * moved.p_value
-    assert embeddings.separation(before, vectors(20, 2, shift=5), overdispersion=1.0).p_value == 1.0
+    assert apart(before, vectors(300, 2, shift=0.8), overdispersion=20.0).p_value > 1_000 * moved.p_value
+    assert apart(vectors(500, 1, rows=20), vectors(60, 2, rows=20, shift=1.5)).p_value < 0.001
+
+
+def test_alike_vectors_of_a_few_users_are_no_drift() -> None:
+    """A classifier that sees rows of a user on both sides of its split knows the user again: all of these alarmed."""
+    found = [apart(vectors(500, 2 * n, rows=20), vectors(60, 2 * n + 1, rows=20)) for n in range(8)]
+    assert sum(each.p_value < 0.05 for each in found) <= 1
+    assert np.mean([each.auc for each in found]) == pytest.approx(0.5, abs=0.04)
+    assert np.mean([each.overdispersion for each in found]) > 2
+
+
+def test_nothing_is_said_of_vectors_whose_users_are_not_known_or_few() -> None:
+    before = vectors(400, 1)
+    nameless = vectors(400, 2, shift=5)
+    nameless.users[: 3 * len(nameless) // 4] = 0
+    for few in (nameless, vectors(15, 2, rows=20, shift=5), vectors(20, 2, shift=5)):
+        assert embeddings.separation(before, few, overdispersion=1.0) is None
+        assert embeddings.separation(few, before, overdispersion=1.0) is None
 
 
 @pytest.mark.slow
 def test_the_p_of_vectors_is_honest_where_nothing_has_drifted() -> None:
-    p_values = [
-        embeddings.separation(vectors(200, 2 * n), vectors(150, 2 * n + 1), overdispersion=1.0).p_value
-        for n in range(60)
-    ]
-    assert sum(p < 0.05 for p in p_values) <= 8
+    for users, rows in ((200, 1), (60, 20)):
+        p_values = [apart(vectors(400, 2 * n), vectors(users, 2 * n + 1, rows=rows)).p_value for n in range(30)]
+        assert sum(p < 0.05 for p in p_values) <= 5
 
 
 def test_embedding_drift_is_one_of_the_comparisons() -> None:
@@ -279,6 +308,10 @@ def test_embedding_drift_is_one_of_the_comparisons() -> None:
     assert found.drifted_types == (DriftType.EMBEDDING,)
     assert found.results[0].effect == pytest.approx(2 * (found.results[0].statistic - 0.5))
     assert "a classifier tells old from new vectors with an AUC of" in found.results[0].summary
+    nameless = live(counts, moved.groups, sample=VectorSample(vectors(200, 2).vectors, np.zeros(200, np.uint32)))
+    unknown = by_name(compare(reference(described), window(a=rows, e=nameless), Rules()))["e"]
+    assert unknown.status is DriftStatus.INSUFFICIENT_DATA
+    assert "send user_id" in unknown.summary
     none = live(counts, np.zeros((GROUPS, 2), np.int64))
     assert by_name(compare(reference(described), window(a=rows, e=none), Rules()))["e"].status is (
         DriftStatus.INSUFFICIENT_DATA

@@ -269,6 +269,14 @@ def test_a_profile_of_rows_that_resemble_the_next_ones_says_so_of_many_rows_too(
         assert found["independent"].overdispersion < 1.6
 
 
+def test_very_many_shuffled_rows_are_worth_all_of_themselves() -> None:
+    generator = np.random.default_rng(1)
+    flags = {f"flag {number}": numbers_column(generator.random(200_000) < 0.1) for number in range(10)}
+    found = [each.overdispersion for each in build_reference(Frame(200_000, flags), Columns()).features.values()]
+    assert np.median(found) == 1
+    assert max(found) < 2
+
+
 def test_a_reference_sorted_by_its_label_or_of_a_daily_cycle_keeps_its_worth() -> None:
     generator = np.random.default_rng(1)
     by_label = np.repeat([-0.5, 0.0, 0.5], 2_000) + generator.standard_normal(6_000)

@@ -15,7 +15,7 @@ from services.common.errors import InvalidArgument
 from services.monitoring.profiles.frames import Column, ColumnBuilder, Frame, numbers_column
 from services.monitoring.profiles.models import GROUPS, FeatureKind, FeatureReference
 from services.monitoring.profiles.numbers import describe
-from services.monitoring.profiles.overdispersion import NO_GROUP, group_of, overdispersion
+from services.monitoring.profiles.overdispersion import NO_GROUP, groups_of, overdispersion, user_number
 from services.monitoring.profiles.reference import Columns, Description, build_reference
 
 FLOATS = st.floats(-1e6, 1e6, allow_nan=False, width=32)
@@ -127,9 +127,18 @@ def test_the_kind_of_texts_and_vectors_is_seen() -> None:
     vectors = feature(column(*([float(number), 1.0, 2.0] for number in range(600))))
     assert (vectors.kind, vectors.dimensions, vectors.counts) == (FeatureKind.EMBEDDING, 3, (0, 0))
     assert vectors.sample is not None
-    assert vectors.sample.shape == (500, 3)
-    assert len(set(vectors.sample[:, 0].tolist())) == 500
+    assert vectors.sample.vectors.shape == (500, 3)
+    assert len(set(vectors.sample.vectors[:, 0].tolist())) == 500
+    assert not vectors.sample.users.any()
     assert feature(column(*[None] * 60)).counts == (60, 0)
+
+
+def test_a_references_vectors_keep_the_users_that_the_group_column_names() -> None:
+    names = [f"user-{number}" for number in range(600)]
+    vectors = column(*([float(number), 1.0, 2.0] for number in range(600)))
+    sample = built(Columns(group="who"), e=vectors, who=column(*names)).features["e"].sample
+    assert sample is not None
+    assert sample.users.tolist() == [user_number(names[int(vector[0])]) for vector in sample.vectors]
 
 
 def test_a_kind_that_is_told_goes_before() -> None:
@@ -185,8 +194,9 @@ def test_overdispersion_is_the_statistic_of_homogeneity_over_its_degrees_of_free
     assert overdispersion(table) == pytest.approx(expected.statistic / expected.dof)
     assert overdispersion(np.zeros((GROUPS, 4), np.int64)) == 1
     assert overdispersion(np.array([[5, 5], [0, 0]])) == 1
-    assert group_of("") == NO_GROUP
-    assert {group_of(f"user-{number}") for number in range(2_000)} == set(range(GROUPS))
+    assert groups_of(np.array([user_number("")], np.uint32)) == NO_GROUP
+    users = np.array([user_number(f"user-{number}") for number in range(2_000)], np.uint32)
+    assert set(groups_of(users).tolist()) == set(range(GROUPS))
 
 
 def test_labels_give_the_accuracy_as_feedback_would() -> None:

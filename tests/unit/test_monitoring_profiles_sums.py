@@ -14,6 +14,7 @@ from services.monitoring.profiles.count import BUCKET_SAMPLE_SIZE, BucketCounter
 from services.monitoring.profiles.models import (
     BUCKET,
 )
+from services.monitoring.profiles.overdispersion import user_number
 from services.monitoring.profiles.packing import (
     pack_counts,
     pack_floats,
@@ -53,6 +54,20 @@ def test_how_events_are_cut_into_slices_changes_nothing() -> None:
     assert whole.groups[:, :4].sum() == 200
 
 
+def test_each_vector_of_a_sample_keeps_its_user() -> None:
+    names = [f"user-{number}" if number % 3 else "" for number in range(300)]
+    events = [event(fields({"e": [float(number)] * 3}), user=name) for number, name in enumerate(names)]
+    against = reference(replace(VECTOR, name="e"))
+    parts = []
+    for number in range(2):
+        found = counted(events[150 * number : 150 * number + 150], against, at_once=7)
+        parts.append((AT + number * BUCKET, replace(found, samples=unpack_samples(pack_samples(found.samples)))))
+    sample = sum_up(against, AT, AT + 2 * BUCKET, parts).features["e"].sample
+    assert sample is not None
+    assert len(sample) > 50
+    assert sample.users.tolist() == [user_number(names[int(vector[0])]) for vector in sample.vectors]
+
+
 def test_a_window_is_the_sum_of_its_buckets() -> None:
     events, against = mixed_events(), reference(NUMBER, replace(VECTOR, name="e"))
     whole = window(events, against)
@@ -83,7 +98,7 @@ def test_the_sample_of_a_window_is_uniform_over_its_rows() -> None:
         ]
         sample = sum_up(against, AT, AT + 3 * BUCKET, parts).features["x"].sample
         assert sample is not None
-        shares.append(sample[:, 0].mean())
+        shares.append(sample.vectors[:, 0].mean())
         busy = [row._replace(inference_id=UUID(uuid7(AT))) for row in busy]
         quiet = [row._replace(inference_id=UUID(uuid7(AT))) for row in quiet]
     assert np.mean(shares) == pytest.approx(0.75, abs=0.06)
@@ -127,7 +142,7 @@ def test_hours_of_which_a_sample_was_read_keep_their_weight() -> None:
     assert summed.features["x"].groups.sum() == pytest.approx(1_100, abs=32)
     sample = summed.features["e"].sample
     assert sample is not None
-    assert sample[:, 0].mean() == pytest.approx(10 / 11, abs=0.15)
+    assert sample.vectors[:, 0].mean() == pytest.approx(10 / 11, abs=0.15)
 
 
 def test_what_weights_round_away_is_not_lost_over_a_day() -> None:
@@ -149,7 +164,7 @@ def test_a_month_takes_no_more_steps_than_a_day() -> None:
     assert bins(summed.features["x"]) == [int(one) * count for one in each.counts[:4]]
     assert summed.bucket_times[:2] == [AT, AT + 30 * BUCKET]
     assert summed.features["e"].sample is not None
-    assert summed.features["e"].sample.shape == (500, 3)
+    assert summed.features["e"].sample.vectors.shape == (500, 3)
     gone = sum_up(against, AT, AT + count * BUCKET, [(AT + 95 * BUCKET, each)])
     assert (gone.bucket_times, gone.row_counts.tolist()) == ([AT + 90 * BUCKET], [60])
 

@@ -164,16 +164,23 @@ def _embedding(view: _View, name: str) -> DriftResult:
     )
     if view.wanting or reference.sample is None or live.sample is None:
         return result
-    if min(result.reference_count, result.live_count) < embeddings.FEWEST:
-        return result
-    spread = max(view.overdispersion, reference.overdispersion)
+    # Of rows that are alike few are in the sample, and a few of them are less alike.
+    share = min(1.0, result.live_count / max(view.window.row_count, 1))
+    spread = 1 + (view.overdispersion - 1) * share
     found = embeddings.separation(reference.sample, live.sample, overdispersion=spread)
+    if found is None:
+        return result
     effect = max(0.0, 2 * (found.auc - 0.5))
     status = DriftStatus.OK
     if view.rules.gate is not DriftGate.PSI_CALIBRATED and found.p_value < view.rules.alpha:
         status = DriftStatus.DRIFTED if effect > result.effect_floor else DriftStatus.OK
     return replace(
-        result, status=status, statistic=found.auc, p_value=found.p_value, effect=effect, overdispersion=spread
+        result,
+        status=status,
+        statistic=found.auc,
+        p_value=found.p_value,
+        effect=effect,
+        overdispersion=found.overdispersion,
     )
 
 

@@ -2,9 +2,13 @@
 
 A classifier two-sample test: Lopez-Paz and Oquab, Revisiting classifier two-sample tests, ICLR 2017. Each half of both
 samples is judged by a logistic regression that was fitted to the other half, so that its AUC is Mann and Whitney's U of
-values that had no part in the fit, and U's p is honest. The two halves' p are taken together by Bonferroni. Vectors are
-brought to a few principal components, which know nothing of the sides, and their squares, so that a change of spread
-shows as well as one of place.
+values that had no part in the fit. The two halves' p are taken together by Bonferroni. Vectors are brought to a few
+principal components, which know nothing of the sides, and their squares, so that a change of spread shows as well as
+one of place.
+
+All rows of a user lie in one half, and components are those of the half that is fitted: else the classifier learns
+users, finds them again, and no p allows for that. The AUC's variance is that of clusters of rows (Obuchowski,
+Biometrics 53, 1997, p. 567), judged by Student's t.
 """
 
 from __future__ import annotations
@@ -14,59 +18,86 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from services.monitoring.profiles.models import VectorSample
+
 Numbers = NDArray[np.float64]
+Users = NDArray[np.uint32]
 FEWEST = 40
 """Vectors of each side below which nothing is said."""
-MOST = 2_000
+FEWEST_USERS = 10.0
+"""What the users of each half must be worth: Kish's (Σn)²/Σn²."""
+_LEAST_NAMED = 0.5
+"""Where fewer vectors than this share name a user, those that do say nothing of the rest."""
 _COMPONENTS = 16
 _ROWS_PER_WEIGHT = 8
 _PENALTY = 1.0
 _STEPS = 25
-_SEED = 19_470_301
 _SETTLED = 1e-6
+_MIX = np.uint32(0x9E3779B1)
 
 
 @dataclass(frozen=True, slots=True)
 class Separation:
-    """How well the two sides can be told apart: the area under the ROC curve, 0.5 where not at all."""
+    """How well the two sides can be told apart: the area under the ROC curve, 0.5 where not at all.
+
+    `overdispersion` is how many times as large the AUC's variance is as that of independent rows.
+    """
 
     auc: float
     p_value: float
+    overdispersion: float
 
 
-def separation(reference: NDArray[np.float32], live: NDArray[np.float32], *, overdispersion: float) -> Separation:
-    """Compare samples [n, d] and [m, d]; `overdispersion` says how many rows one that says something new stands for."""
-    generator = np.random.default_rng(_SEED)
-    sides = [_shuffled(_finite(side), generator) for side in (reference, live)]
-    if min(map(len, sides)) < FEWEST:
-        return Separation(0.5, 1.0)
-    halves = [(sides[0][half::2], sides[1][half::2]) for half in (0, 1)]
-    rows = np.concatenate(sides)
-    project = _Projection(rows, min(len(half) for pair in halves for half in pair))
-    tried = [
-        _judged(_fitted(*(project(side) for side in halves[1 - half])), [project(side) for side in halves[half]])
-        for half in (0, 1)
-    ]
-    aucs = [auc for auc, _ in tried]
-    p_value = min(1.0, 2 * min(_chance(auc, spread * overdispersion) for auc, spread in tried))
-    return Separation(float(np.mean(aucs)), p_value)
+@dataclass(frozen=True, slots=True)
+class _Side:
+    """Vectors [n, d] of one half of one side, and the user of each."""
+
+    rows: Numbers
+    users: Users
+
+    @property
+    def user_parts(self) -> float:
+        """What the users are worth."""
+        _, counts = np.unique(self.users, return_counts=True)
+        return float(counts.sum() ** 2 / (counts.astype(np.float64) ** 2).sum()) if counts.size else 0.0
 
 
-def _finite(vectors: NDArray[np.float32]) -> Numbers:
-    found = np.asarray(vectors, dtype=np.float64)
-    return np.asarray(found[np.isfinite(found).all(axis=1)])
+def separation(reference: VectorSample, live: VectorSample, *, overdispersion: float) -> Separation | None:
+    """Compare samples; None: users are not named, or too few, to say anything.
+
+    `overdispersion` is the least that is taken for the AUC's: what the features show of rows alike in time.
+    """
+    halves = [(_half(reference, half), _half(live, half)) for half in (0, 1)]
+    if any(not _enough(side) for half in halves for side in half):
+        return None
+    tried = [_judged(halves[1 - half], halves[half], overdispersion) for half in (0, 1)]
+    return Separation(
+        auc=float(np.mean([each.auc for each in tried])),
+        p_value=min(1.0, 2 * min(each.p_value for each in tried)),
+        overdispersion=max(each.overdispersion for each in tried),
+    )
 
 
-def _shuffled(vectors: Numbers, generator: np.random.Generator) -> Numbers:
-    return np.asarray(vectors[generator.permutation(len(vectors))[:MOST]])
+def _half(sample: VectorSample, half: int) -> _Side:
+    """Take the users of one half, the same on both sides, who name themselves."""
+    named = sample.users > 0
+    if named.mean() < _LEAST_NAMED if named.size else True:
+        named = np.zeros_like(named)
+    vectors = np.asarray(sample.vectors, dtype=np.float64)
+    chosen = named & ((sample.users * _MIX) >> np.uint32(31) == half) & np.isfinite(vectors).all(axis=1)
+    return _Side(vectors[chosen], sample.users[chosen])
+
+
+def _enough(side: _Side) -> bool:
+    return len(side.rows) >= FEWEST / 4 and side.user_parts >= FEWEST_USERS
 
 
 class _Projection:
     """Principal components of both sides together, scaled to σ, and their squares."""
 
-    def __init__(self, rows: Numbers, half: int) -> None:
+    def __init__(self, rows: Numbers) -> None:
         self._mean = rows.mean(axis=0)
-        count = max(1, min(_COMPONENTS, half // _ROWS_PER_WEIGHT, rows.shape[1]))
+        count = max(1, min(_COMPONENTS, len(rows) // (2 * _ROWS_PER_WEIGHT), rows.shape[1]))
         _, spreads, axes = np.linalg.svd(rows - self._mean, full_matrices=False)
         self._axes = axes[:count].T * (np.sqrt(len(rows)) / np.maximum(spreads[:count], 1e-12))
 
@@ -94,22 +125,49 @@ def _fitted(reference: Numbers, live: Numbers) -> Numbers:
     return np.asarray(beta)
 
 
-def _judged(beta: Numbers, sides: list[Numbers]) -> tuple[float, float]:
-    """Give the AUC and its variance where the sides are alike: Mann and Whitney, with the correction for ties."""
+def _judged(fitted: tuple[_Side, _Side], judged: tuple[_Side, _Side], overdispersion: float) -> Separation:
+    """Fit to one half, and judge the other by it."""
+    from scipy import special
+
+    project = _Projection(np.concatenate([side.rows for side in fitted]))
+    beta = _fitted(*(project(side.rows) for side in fitted))
+    before, now = (project(side.rows) @ beta for side in judged)
+    auc, of_before, of_now, independent = _mann_whitney(before, now)
+    if independent <= 0:
+        return Separation(auc, 1.0, 1.0)
+    parts = [_of_clusters(each, side) for each, side in zip((of_before, of_now), judged, strict=True)]
+    clustered = sum(variance for variance, _ in parts)
+    spread = max(1.0, overdispersion, clustered / independent)
+    freedom = _freedom(parts)
+    p_value = float(special.stdtr(freedom, -(auc - 0.5) / np.sqrt(spread * independent)))
+    return Separation(auc, p_value, spread)
+
+
+def _mann_whitney(before: Numbers, now: Numbers) -> tuple[float, Numbers, Numbers, float]:
+    """Give the AUC, each value's part in it (DeLong and others, Biometrics 44, 1988), and its variance by chance."""
     from scipy import stats
 
-    reference, live = (side @ beta for side in sides)
-    n, m = len(reference), len(live)
-    ranks = stats.rankdata(np.concatenate((reference, live)))
-    auc = (ranks[n:].sum() - m * (m + 1) / 2) / (n * m)
+    n, m = len(before), len(now)
+    ranks = stats.rankdata(np.concatenate((before, now)))
+    above = 1 - (ranks[:n] - stats.rankdata(before)) / m
+    below = (ranks[n:] - stats.rankdata(now)) / n
+    auc = float(below.mean())
     _, ties = np.unique(ranks, return_counts=True)
     total = n + m
     lost = float((ties.astype(np.float64) ** 3 - ties).sum()) / (total * (total - 1))
-    return float(auc), float((total + 1 - lost) / (12 * n * m))
+    return auc, above - auc, below - auc, float((total + 1 - lost) / (12 * n * m))
 
 
-def _chance(auc: float, variance: float) -> float:
-    """Give the chance of an AUC at least as large; one below a half says nothing."""
-    from scipy import special
+def _of_clusters(parts: Numbers, side: _Side) -> tuple[float, float]:
+    """Give the variance of the mean of a side's parts, whose users are the independent ones, and its freedom."""
+    _, places = np.unique(side.users, return_inverse=True)
+    sums = np.bincount(places, weights=parts)
+    variance = float((sums**2).sum()) / len(parts) ** 2 * len(sums) / (len(sums) - 1)
+    return variance, side.user_parts - 1
 
-    return float(special.ndtr(-(auc - 0.5) / np.sqrt(variance))) if variance > 0 else 1.0
+
+def _freedom(parts: list[tuple[float, float]]) -> float:
+    """Give the degrees of freedom of a sum of variances (Satterthwaite, Biometrics Bulletin 2, 1946)."""
+    total = sum(variance for variance, _ in parts)
+    spread = sum(variance**2 / freedom for variance, freedom in parts)
+    return float(total**2 / spread) if spread > 0 else min(freedom for _, freedom in parts)

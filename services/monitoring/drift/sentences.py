@@ -56,6 +56,12 @@ def of_result(result: DriftResult, compared: int) -> str:
 
 
 def _too_little(result: DriftResult) -> str:
+    if result.type is DriftType.EMBEDDING:
+        return (
+            f"Too little data to say whether {result.feature} has drifted: {result.live_count:,} vectors came, "
+            f"{result.reference_count:,} of the reference. Both sides must name their users, some dozens of them: "
+            "send user_id, and name the group column when you make the profile."
+        )
     rows = "labelled rows" if result.type is DriftType.CONCEPT else "rows"
     return f"Too little data to say whether {result.feature} has drifted: {result.live_count:,} {rows}."
 

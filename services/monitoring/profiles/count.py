@@ -14,7 +14,7 @@ from services.monitoring.profiles.bins import Placed, place
 from services.monitoring.profiles.frames import Column, repeats, row_hashes
 from services.monitoring.profiles.layouts import Layout
 from services.monitoring.profiles.models import GROUPS, QUALITY_COUNTS, Counts, FeatureReference, Reference
-from services.monitoring.profiles.overdispersion import group_of, grouped_counts
+from services.monitoring.profiles.overdispersion import grouped_counts, groups_of, user_number
 from services.monitoring.profiles.values import MAX_UNKNOWN, Decoded, LiveRow, decode_features, decode_predictions
 
 BUCKET_SAMPLE_SIZE = 50
@@ -28,11 +28,12 @@ _MIX = np.uint64(0x94D049BB133111EB)
 class Sample:
     """The vectors with the least keys, which are random and uniform: so samples of samples are uniform as well.
 
-    `keys` [n] ascending, `vectors` [n, dimensions]; `whole`: none was left out.
+    `keys` [n] ascending, `vectors` [n, dimensions], `users` [n] their numbers; `whole`: none was left out.
     """
 
     keys: NDArray[np.uint64]
     vectors: NDArray[np.float32]
+    users: NDArray[np.uint32]
     whole: bool
 
     def joined(self, other: Sample, size: int) -> Sample:
@@ -40,13 +41,14 @@ class Sample:
         keys = np.concatenate((self.keys, other.keys))
         order = np.argsort(keys, kind="stable")[:size]
         vectors = np.concatenate((self.vectors, other.vectors))[order]
-        return Sample(keys[order], vectors, self.whole and other.whole and keys.size <= size)
+        users = np.concatenate((self.users, other.users))[order]
+        return Sample(keys[order], vectors, users, self.whole and other.whole and keys.size <= size)
 
     def of_share(self, share: float) -> Sample:
         """Make it a sample of all rows, of which it is one of a share: up to `share` of the keys it has all of them."""
         if share == 1.0:
             return self
-        return Sample((self.keys * share).astype(np.uint64), self.vectors, whole=False)
+        return Sample((self.keys * share).astype(np.uint64), self.vectors, self.users, whole=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,20 +109,21 @@ class BucketCounter:
 
     def add(self, events: Sequence[LiveRow]) -> None:
         """Count these events, too."""
-        users = np.fromiter((group_of(event.user_id) for event in events), np.intp, len(events))
+        users = np.fromiter((user_number(event.user_id) for event in events), np.uint32, len(events))
+        groups = groups_of(users)
         times_ms = np.fromiter((time_ms_of(event.inference_id) for event in events), np.int64, len(events))
         keys = np.fromiter((event.inference_id.int & _LOW for event in events), np.uint64, len(events))
         inputs = decode_features(events, self._layout)
-        self._add_rows(inputs, users)
+        self._add_rows(inputs, groups)
         decoded = {False: inputs}
         if self._layout.predictions:
             decoded[True] = decode_predictions(events, self._layout)
         for number, feature in enumerate(self._reference.features.values()):
             rows = decoded[feature.is_prediction]
             placed = place(rows.frame.columns.get(feature.name), feature, rows.frame.row_count)
-            self._add_feature(number, placed, users[rows.events], times_ms[rows.events])
+            self._add_feature(number, placed, groups[rows.events], times_ms[rows.events])
             if placed.vectors is not None:
-                self._add_sample(feature, rows, placed, keys)
+                self._add_sample(feature, rows, placed, keys, users)
 
     def result(self, share: float = 1.0) -> BucketCounts:
         """Give what was counted; `share` of the bucket's events came."""
@@ -139,20 +142,20 @@ class BucketCounter:
             share=share,
         )
 
-    def _add_rows(self, inputs: Decoded, users: NDArray[np.intp]) -> None:
+    def _add_rows(self, inputs: Decoded, groups: NDArray[np.intp]) -> None:
         frame = inputs.frame
         self._row_count += frame.row_count
-        self._group_row_counts += np.bincount(users[inputs.events], minlength=GROUPS + 1)[:GROUPS]
+        self._group_row_counts += np.bincount(groups[inputs.events], minlength=GROUPS + 1)[:GROUPS]
         missing = Column(np.zeros(frame.row_count, np.uint8))
         if frame.columns.keys() & self._layout.known:
             ordered = (frame.columns.get(name, missing) for name in self._layout.features)
             self._hashes.append(row_hashes(ordered, frame.row_count))
         self._unknown.update(inputs.unknown)
 
-    def _add_feature(self, number: int, placed: Placed, users: NDArray[np.intp], times_ms: NDArray[np.int64]) -> None:
+    def _add_feature(self, number: int, placed: Placed, groups: NDArray[np.intp], times_ms: NDArray[np.int64]) -> None:
         bins = self._slices[number]
         self._counts[bins] += placed.counts
-        self._groups[:, bins] += grouped_counts(placed.bins, placed.bin_count, users, GROUPS)
+        self._groups[:, bins] += grouped_counts(placed.bins, placed.bin_count, groups, GROUPS)
         self._quality[number] += placed.quality
         if placed.finite.size:
             extremes = self._extremes[number]
@@ -163,14 +166,20 @@ class BucketCounter:
             self._last_times_ms[number] = max(self._last_times_ms[number], here.max())
 
     def _add_sample(
-        self, feature: FeatureReference, rows: Decoded, placed: Placed, event_keys: NDArray[np.uint64]
+        self,
+        feature: FeatureReference,
+        rows: Decoded,
+        placed: Placed,
+        event_keys: NDArray[np.uint64],
+        event_users: NDArray[np.uint32],
     ) -> None:
         if placed.vectors is None or not placed.vectors[0].size:
             return
         chosen, vectors = placed.vectors
-        keys = _row_keys(event_keys[rows.events[chosen]], chosen - np.searchsorted(rows.events, rows.events[chosen]))
+        events = rows.events[chosen]
+        keys = _row_keys(event_keys[events], chosen - np.searchsorted(rows.events, events))
         order = np.argsort(keys, kind="stable")[:BUCKET_SAMPLE_SIZE]
-        found = Sample(keys[order], vectors[order], keys.size <= BUCKET_SAMPLE_SIZE)
+        found = Sample(keys[order], vectors[order], event_users[events[order]], keys.size <= BUCKET_SAMPLE_SIZE)
         known = self._samples.get(feature.name)
         self._samples[feature.name] = found if known is None else known.joined(found, BUCKET_SAMPLE_SIZE)
 

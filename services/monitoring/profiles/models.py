@@ -42,12 +42,23 @@ class Moments:
 
 
 @dataclass(frozen=True, slots=True)
+class VectorSample:
+    """A uniform sample of vectors, float32 [n, dimensions], and the number [n] of each one's user; 0: none is named."""
+
+    vectors: NDArray[np.float32]
+    users: NDArray[np.uint32]
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+
+@dataclass(frozen=True, slots=True)
 class FeatureReference:
     """One feature, or one output, of a reference.
 
     `counts` has the value bins first, then missing, then other: B + 2 in all. NUMERIC and TEXT_LENGTH have
     `len(edges) + 1` value bins (a value on an edge lies in the lower bin), CATEGORICAL and BOOLEAN one a category,
-    EMBEDDING none. `overdispersion` is at least 1. `sample` are vectors of an EMBEDDING, float32 [n, dimensions].
+    EMBEDDING none. `overdispersion` is at least 1. `sample` is of an EMBEDDING.
     `quality` are the shares of rows that are bad in the reference itself, by the names of `QUALITY_COUNTS`.
     """
 
@@ -61,7 +72,7 @@ class FeatureReference:
     dimensions: int = 0
     overdispersion: float = 1.0
     quality: Mapping[str, float] = field(default_factory=dict)
-    sample: NDArray[np.float32] | None = None
+    sample: VectorSample | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +110,7 @@ class LiveFeature:
         min: the least finite value, NaN where there is none.
         max: the greatest.
         last_time: when the last value that was not missing came; None: none did.
-        sample: vectors of an EMBEDDING, float32 [n, dimensions], a uniform sample of the window.
+        sample: of an EMBEDDING, uniform over the window.
     """
 
     counts: Counts
@@ -108,7 +119,7 @@ class LiveFeature:
     min: float
     max: float
     last_time: datetime | None
-    sample: NDArray[np.float32] | None = None
+    sample: VectorSample | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,19 +17,25 @@ _WAVES = 48
 _FEWEST_WAVES = 8
 _ROWS_PER_WAVE = 20
 _BLOCKS = 10 * _WAVES
+_UNPROVEN = 0.01
 _COUNTED = 7 / 8
 """Of the waves; the rest, which vary most, may be those of a cycle."""
 
 
-def group_of(user: str) -> int:
-    """Give the group of a user, the same in every process; NO_GROUP where none is named."""
-    return crc32(user.encode(errors="surrogatepass")) % GROUPS if user else NO_GROUP
+def user_number(user: str) -> int:
+    """Give a number of 32 bits to a user, the same in every process; 0 where none is named."""
+    return (crc32(user.encode(errors="surrogatepass")) or GROUPS) if user else 0
 
 
-def groups_of(column: Column) -> NDArray[np.intp]:
-    """Give the group [N] of each row by a column that names its user, or another cluster."""
+def user_numbers(column: Column) -> NDArray[np.uint32]:
+    """Give the number [N] of each row's user by a column that names it, or another cluster; 0: it names none."""
     codes, values = distinct(column)
-    return np.array([*(group_of(str(value)) for value in values), NO_GROUP], np.intp)[codes]
+    return np.array([*(user_number(str(value)) for value in values), 0], np.uint32)[codes]
+
+
+def groups_of(users: NDArray[np.uint32]) -> NDArray[np.intp]:
+    """Give the group [N] of each row by its user's number; NO_GROUP where none is named."""
+    return np.where(users > 0, users % GROUPS, NO_GROUP).astype(np.intp)
 
 
 def grouped_counts(bins: NDArray[np.intp], bin_count: int, groups: NDArray[np.intp], group_count: int) -> Counts:
@@ -68,7 +74,9 @@ def overdispersion_in_order(bins: NDArray[np.intp], bin_count: int) -> float:
     The counts of consecutive rows are weighed with cosines of 1 … 48 half waves, as those of a live window are
     (docs/drift.md): each sum varies φ times as much as that of independent rows. A daily cycle, or a file sorted by
     its label, lies in few waves and is no chance: the eighth that varies most stays out, and the mean of the others is
-    divided by what is left of a χ² variable's mean then.
+    divided by what is left of a χ² variable's mean then. All rows are counted: of every hundredth the estimate would
+    have to be multiplied, and its own chance with it. What one of a hundred columns of independent rows shows, too,
+    proves nothing: 1.
     """
     from scipy import special
 
@@ -77,7 +85,9 @@ def overdispersion_in_order(bins: NDArray[np.intp], bin_count: int) -> float:
     blocks = min(_BLOCKS, rows)
     if count < _FEWEST_WAVES:
         return 1.0
-    table = grouped_counts(bins, bin_count, np.arange(rows) * blocks // rows, blocks)
+    table = grouped_counts(
+        bins, bin_count, np.repeat(np.arange(blocks), np.diff(np.arange(blocks + 1) * rows // blocks)), blocks
+    )
     table = table[:, table.sum(axis=0) > 0]
     total, degrees = int(table.sum()), table.shape[1] - 1
     if degrees < 1:
@@ -89,4 +99,7 @@ def overdispersion_in_order(bins: NDArray[np.intp], bin_count: int) -> float:
     energies = np.sort((deviations**2 / shares).sum(axis=1)) * 2 / total
     most = special.chdtri(degrees, 1 - _COUNTED)
     left = special.chdtr(degrees + 2, most) / _COUNTED
-    return float(max(1.0, energies[: int(count * _COUNTED)].mean() / degrees / left))
+    counted = int(count * _COUNTED)
+    found = float(energies[:counted].mean()) / degrees / left
+    freedom = counted * degrees
+    return max(1.0, found) if found * freedom > special.chdtri(freedom, _UNPROVEN) else 1.0

@@ -42,13 +42,14 @@ def unpack_floats(data: bytes) -> NDArray[np.float64]:
 
 def pack_samples(samples: Mapping[str, Sample]) -> bytes:
     """Pack samples: for each its name's length, the number of vectors, their length and whether it is whole; then
-    name, keys and vectors. They are noise, which does not compress."""
+    name, keys, users and vectors. They are noise, which does not compress."""
     parts = []
     for name, sample in samples.items():
         encoded = name.encode(errors="surrogatepass")
         size, dimensions = sample.vectors.shape
         parts.append(_SAMPLE.pack(len(encoded), size, dimensions, sample.whole))
-        parts += [encoded, sample.keys.astype("<u8").tobytes(), sample.vectors.astype("<f4").tobytes()]
+        parts += [encoded, sample.keys.astype("<u8").tobytes(), sample.users.astype("<u4").tobytes()]
+        parts.append(sample.vectors.astype("<f4").tobytes())
     return b"".join(parts)
 
 
@@ -63,7 +64,9 @@ def unpack_samples(data: bytes) -> dict[str, Sample]:
         position += length
         keys: NDArray[Any] = np.frombuffer(data, "<u8", size, position)
         position += keys.nbytes
+        users: NDArray[Any] = np.frombuffer(data, "<u4", size, position)
+        position += users.nbytes
         vectors: NDArray[Any] = np.frombuffer(data, "<f4", size * dimensions, position)
         position += vectors.nbytes
-        samples[name] = Sample(keys, vectors.reshape(size, dimensions), whole)
+        samples[name] = Sample(keys, vectors.reshape(size, dimensions), users, whole)
     return samples

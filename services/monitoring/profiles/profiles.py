@@ -166,7 +166,7 @@ class Profiles:
             payloads = self._live.payloads(new.model, new.version, window, columns=MAX_FEATURES)
             traffic = read_traffic(payloads.slices, new.columns, window, self._layout(new.model, new.version))
             columns = Columns(kinds=new.columns.kinds, predictions=traffic.predictions)
-            found = build_reference(traffic.frame, columns, traffic.clusterings)
+            found = build_reference(traffic.frame, columns, traffic.clusterings, traffic.users)
         outputs = [feature for feature in found.features.values() if feature.is_prediction]
         if len(outputs) == 1 and outputs[0].kind is FeatureKind.NUMERIC:
             return found  # of a regression equality says nothing

@@ -13,13 +13,14 @@ from services.common.errors import InvalidArgument
 from services.monitoring.outcomes import literal_of
 from services.monitoring.profiles.bins import Placed, category_of, numbers_of, place
 from services.monitoring.profiles.frames import Column, Frame, Tag, distinct, repeats, row_hashes
-from services.monitoring.profiles.models import GROUPS, QUALITY_COUNTS, FeatureKind, FeatureReference
+from services.monitoring.profiles.models import GROUPS, QUALITY_COUNTS, FeatureKind, FeatureReference, VectorSample
 from services.monitoring.profiles.numbers import describe
 from services.monitoring.profiles.overdispersion import (
     greatest_overdispersion,
     grouped_counts,
     groups_of,
     overdispersion_in_order,
+    user_numbers,
 )
 
 MIN_ROWS = 50
@@ -27,7 +28,6 @@ MAX_FEATURES = 2_000
 MAX_CATEGORIES = 50
 MAX_WHOLE_CATEGORIES = 20
 """Whole numbers of more kinds are NUMERIC."""
-_MOST_IN_ORDER = 10_000
 SAMPLE_SIZE = 500
 """Vectors of an embedding that are kept."""
 _SEED = 20_240_229
@@ -70,20 +70,28 @@ class Clusters:
     count: int
 
 
-def build_reference(frame: Frame, columns: Columns, clusterings: Sequence[Clusters] = ()) -> Description:
+def build_reference(
+    frame: Frame,
+    columns: Columns,
+    clusterings: Sequence[Clusters] = (),
+    users: NDArray[np.uint32] | None = None,
+) -> Description:
     """Describe the rows of a frame.
 
     Args:
         frame: the rows.
         columns: what they are; its names must be there.
-        clusterings: ways in which rows belong together; a group column is one more.
+        clusterings: ways in which rows belong together; a group column, or users, are one more.
+        users: the number [N] of each row's user, 0 where none is named; a group column goes before it.
 
     Raises:
         InvalidArgument: TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, UNKNOWN_COLUMN.
     """
     _check(frame, columns)
     if columns.group:
-        clusterings = (*clusterings, _users(frame.columns[columns.group]))
+        users = user_numbers(frame.columns[columns.group])
+    if users is not None:
+        clusterings = (*clusterings, Clusters(groups_of(users), GROUPS))
     predictions = {_prediction_name(name, columns.predictions): name for name in columns.predictions}
     apart = {*columns.predictions, *columns.ignored, columns.label, columns.group}
     inputs = {name: column for name, column in frame.columns.items() if name not in apart}
@@ -92,12 +100,12 @@ def build_reference(frame: Frame, columns: Columns, clusterings: Sequence[Cluste
     hashes = row_hashes(inputs.values(), frame.row_count) if inputs else np.empty(0, np.uint64)
     accuracy, judged_count = _accuracy(frame, columns)
     features = {
-        name: _feature(name, column, columns.kinds.get(name), clusterings, is_prediction=False)
+        name: _feature(name, column, columns.kinds.get(name), clusterings, users, is_prediction=False)
         for name, column in inputs.items()
     }
     for name, column_name in predictions.items():
         kind = columns.kinds.get(column_name, columns.kinds.get(name))
-        features[name] = _feature(name, frame.columns[column_name], kind, clusterings, is_prediction=True)
+        features[name] = _feature(name, frame.columns[column_name], kind, clusterings, users, is_prediction=True)
     if len(predictions) == 1 and features[next(iter(predictions))].kind is FeatureKind.NUMERIC:
         accuracy, judged_count = None, 0  # of a regression equality says nothing
     return Description(frame.row_count, features, accuracy, judged_count, repeated_share(hashes))
@@ -162,10 +170,6 @@ def _prediction_name(name: str, all_names: Sequence[str]) -> str:
     return name if named else f"{PREDICTION}.{name}"
 
 
-def _users(column: Column) -> Clusters:
-    return Clusters(groups_of(column), GROUPS)
-
-
 def _accuracy(frame: Frame, columns: Columns) -> tuple[float | None, int]:
     """Compare predictions with labels as outcomes are compared with feedback."""
     if not columns.label or len(columns.predictions) != 1:
@@ -183,7 +187,13 @@ def _literals(column: Column) -> Iterable[str | None]:
 
 
 def _feature(
-    name: str, column: Column, kind: FeatureKind | None, clusterings: Sequence[Clusters], *, is_prediction: bool
+    name: str,
+    column: Column,
+    kind: FeatureKind | None,
+    clusterings: Sequence[Clusters],
+    users: NDArray[np.uint32] | None,
+    *,
+    is_prediction: bool,
 ) -> FeatureReference:
     empty = FeatureReference(name, kind or kind_of(column), is_prediction, counts=(0, 0))
     row_count = column.tags.size
@@ -197,36 +207,12 @@ def _feature(
             found,
             counts=tuple(placed.counts.tolist()),
             quality=dict(zip(QUALITY_COUNTS, quality.tolist(), strict=True)),
-            sample=_sample(placed),
+            sample=_sample(placed, users),
         )
-    if clusterings:
-        placed = placed or place(column, found, row_count)
-    tables = [grouped_counts(placed.bins, placed.bin_count, each.of_row, each.count) for each in clusterings if placed]
-    spread = max(greatest_overdispersion(tables), _in_order(found, column, placed))
+    placed = placed or place(column, found, row_count)
+    tables = [grouped_counts(placed.bins, placed.bin_count, each.of_row, each.count) for each in clusterings]
+    spread = max(greatest_overdispersion(tables), overdispersion_in_order(placed.bins, placed.bin_count))
     return replace(found, overdispersion=spread)
-
-
-def _in_order(feature: FeatureReference, column: Column, placed: Placed | None) -> float:
-    """Say how much rows resemble those next to them; of very many rows some at equal distances say it.
-
-    Those that are left vary φ/step + 1 - 1/step times as much as independent ones: what resembles the next row for long
-    is as alike, and the rest is not.
-    """
-    step = -(-column.tags.size // _MOST_IN_ORDER)
-    if placed is None:
-        some = _every(column, step)
-        placed = place(some, feature, some.tags.size)
-        bins = placed.bins
-    else:
-        bins = placed.bins[::step]
-    return 1 + step * (overdispersion_in_order(bins, placed.bin_count) - 1)
-
-
-def _every(column: Column, step: int) -> Column:
-    """Take one row of so many; what is no number and no text is left out of it."""
-    numbers = None if column.numbers is None else column.numbers[::step]
-    texts = None if column.texts is None else replace(column.texts, codes=column.texts.codes[::step])
-    return Column(column.tags[::step], numbers, texts)
 
 
 def _of_numbers(empty: FeatureReference, column: Column) -> FeatureReference:
@@ -266,11 +252,12 @@ def _of_categories(empty: FeatureReference, column: Column) -> FeatureReference:
     return replace(empty, categories=names, counts=(0,) * (len(names) + 2))
 
 
-def _sample(placed: Placed) -> NDArray[np.float32] | None:
+def _sample(placed: Placed, users: NDArray[np.uint32] | None) -> VectorSample | None:
     if placed.vectors is None:
         return None
-    vectors = placed.vectors[1]
+    rows, vectors = placed.vectors
+    of_rows = np.zeros(rows.size, np.uint32) if users is None else users[rows]
     if vectors.shape[0] <= SAMPLE_SIZE:
-        return vectors
-    chosen = np.random.default_rng(_SEED).choice(vectors.shape[0], SAMPLE_SIZE, replace=False)
-    return vectors[np.sort(chosen)]
+        return VectorSample(vectors, of_rows)
+    chosen = np.sort(np.random.default_rng(_SEED).choice(vectors.shape[0], SAMPLE_SIZE, replace=False))
+    return VectorSample(vectors[chosen], of_rows[chosen])

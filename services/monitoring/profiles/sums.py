@@ -19,6 +19,7 @@ from services.monitoring.profiles.models import (
     LiveFeature,
     LiveWindow,
     Reference,
+    VectorSample,
 )
 from services.monitoring.profiles.reference import SAMPLE_SIZE
 from services.monitoring.profiles.values import MAX_UNKNOWN
@@ -175,13 +176,15 @@ class _UniformSample:
             self._kept = [self._least()]
             self._count = self._kept[0].keys.size
 
-    def vectors(self) -> NDArray[np.float32]:
-        return self._least().vectors
+    def vectors(self) -> VectorSample:
+        least = self._least()
+        return VectorSample(least.vectors, least.users)
 
     def _least(self) -> Sample:
         keys = np.concatenate([sample.keys for sample in self._kept])
         vectors = np.concatenate([sample.vectors for sample in self._kept])
+        users = np.concatenate([sample.users for sample in self._kept])
         order = np.argsort(keys, kind="stable")[:SAMPLE_SIZE]
         if self._limit is not None:
             order = order[keys[order] <= self._limit]
-        return Sample(keys[order], vectors[order], whole=False)
+        return Sample(keys[order], vectors[order], users[order], whole=False)

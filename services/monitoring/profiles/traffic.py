@@ -14,8 +14,8 @@ from services.monitoring.ids import time_ms_of
 from services.monitoring.models import Window
 from services.monitoring.profiles.frames import Frame, numbers_column
 from services.monitoring.profiles.layouts import ANY_NAMES, Layout
-from services.monitoring.profiles.models import BUCKET, GROUPS
-from services.monitoring.profiles.overdispersion import group_of
+from services.monitoring.profiles.models import BUCKET
+from services.monitoring.profiles.overdispersion import user_number
 from services.monitoring.profiles.reference import MAX_FEATURES, Clusters, Columns, too_many_features
 from services.monitoring.profiles.sampling import RowSample
 from services.monitoring.profiles.values import LiveRow, decode_features, decode_predictions
@@ -31,11 +31,12 @@ _Rows = NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Rows of live traffic: the predictions among their columns, and the ways in which rows belong together."""
+    """Rows of live traffic: the predictions among their columns, the ways in which rows belong together, and users."""
 
     frame: Frame
     predictions: tuple[str, ...]
     clusterings: Sequence[Clusters]
+    users: NDArray[np.uint32]
 
 
 def read_traffic(
@@ -59,8 +60,10 @@ def read_traffic(
             "window", "no event of this version with captured features lies in it", reason="TOO_FEW_ROWS"
         )
     clusterings = _clusterings(frame, window)
+    users = frame.columns[_USER].numbers
+    numbers = np.zeros(frame.row_count, np.uint32) if users is None else users.astype(np.uint32)
     kept = {name: column for name, column in frame.columns.items() if name not in (_TIME, _USER)}
-    return Traffic(Frame(frame.row_count, kept), tuple(predictions), clusterings)
+    return Traffic(Frame(frame.row_count, kept), tuple(predictions), clusterings, numbers)
 
 
 def _decoded(events: Sequence[LiveRow], columns: Columns, layout: Layout) -> tuple[Frame, Sequence[str]]:
@@ -75,7 +78,7 @@ def _decoded(events: Sequence[LiveRow], columns: Columns, layout: Layout) -> tup
     names = [name for name in aligned.columns if name not in columns.ignored]
     found = {name: column for name, column in found.items() if name not in columns.ignored}
     times = np.array([time_ms_of(event.inference_id) for event in events], np.float64)
-    users = np.array([group_of(event.user_id) for event in events], np.float64)
+    users = np.array([user_number(event.user_id) for event in events], np.float64)
     found[_TIME] = numbers_column(times[inputs.events])
     found[_USER] = numbers_column(users[inputs.events])
     return Frame(rows, found), names
@@ -89,15 +92,14 @@ def _aligned(outputs: Frame, of_outputs: _Rows, of_inputs: _Rows, row_count: int
 
 
 def _clusterings(frame: Frame, window: Window) -> list[Clusters]:
-    """Put rows together by their user, by the bucket of 5 minutes and, where there are enough, by the hour."""
-    users, times_ms = frame.columns[_USER].numbers, frame.columns[_TIME].numbers
-    if users is None or times_ms is None:
+    """Put rows together by the bucket of 5 minutes and, where there are enough, by the hour."""
+    times_ms = frame.columns[_TIME].numbers
+    if times_ms is None:
         return []
-    found = [Clusters(users.astype(np.intp), GROUPS)]
     start_ms = int(window.from_time.timestamp() * 1000) // _BUCKET_MS * _BUCKET_MS
     buckets = np.maximum(times_ms.astype(np.int64) - start_ms, 0) // _BUCKET_MS
     hours = buckets // _HOUR_BUCKETS
-    found.append(Clusters(buckets.astype(np.intp), int(buckets.max()) + 1))
+    found = [Clusters(buckets.astype(np.intp), int(buckets.max()) + 1)]
     if np.unique(hours).size >= _MIN_HOURS:
         found.append(Clusters(hours.astype(np.intp), int(hours.max()) + 1))
     return found
