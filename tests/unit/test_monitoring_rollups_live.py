@@ -59,15 +59,50 @@ def test_all_who_watch_a_model_at_once_share_a_reading(monkeypatch: pytest.Monke
     assert (len(asked), list(readings._places)) == (3, ["iris"])  # what nobody watches is not kept
 
 
-def test_a_reading_that_fails_is_tried_again_by_the_next_who_asks() -> None:
-    errors = [RuntimeError("not now")]
+class Clock:
+    """Stands still, and counts who looks at it."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.looks = threading.Semaphore(0)
+
+    def monotonic(self) -> float:
+        self.looks.release()
+        return self.now_s
+
+
+def test_all_who_ask_while_a_slow_reading_goes_on_share_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, asked = Clock(), []
+
+    def read(model: str) -> LiveReading:
+        asked.append(model)
+        for _ in range(4 + 1):  # each who asks, and this reading's own look
+            assert clock.looks.acquire(timeout=20)
+        clock.now_s += 1.1
+        return reading()
+
+    monkeypatch.setattr(live, "time", clock)
+    readings = Readings(read)
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(map(id, pool.map(lambda _: readings.get("iris"), range(4))))) == 1
+    assert asked == ["iris"]
+
+
+def test_a_reading_that_fails_is_tried_again_by_the_next_who_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, errors = Clock(), [RuntimeError("not now")]
 
     def read(model: str) -> LiveReading:
         if errors:
             raise errors.pop()
         return reading()
 
+    monkeypatch.setattr(live, "time", clock)
     readings = Readings(read)
     with pytest.raises(RuntimeError):
         readings.get("iris")
-    assert readings.get("iris").counts
+    first = readings.get("iris")
+    errors.append(RuntimeError("not now either"))
+    clock.now_s += 2
+    with pytest.raises(RuntimeError):
+        readings.get("iris")
+    assert readings.get("iris") is not first

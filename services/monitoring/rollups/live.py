@@ -64,16 +64,19 @@ class Readings:
         self._places: dict[str, _Place] = {}
 
     def get(self, model: str) -> LiveReading:
-        """Give a reading; of those who ask at once, one reads and the others wait for it."""
+        """Give a reading that began at most a second before this call, however long it takes: of those who ask at once,
+        one reads and the others wait for it.
+        """
+        asked_s = time.monotonic()
         with self._lock:
-            now_s = time.monotonic()
-            old = [name for name, place in self._places.items() if name != model and now_s > place.read_s + SHARED_S]
+            old = [name for name, place in self._places.items() if name != model and asked_s > place.read_s + SHARED_S]
             for name in old:
                 if not self._places[name].lock.locked():
                     del self._places[name]
             place = self._places.setdefault(model, _Place())
         with place.lock:
-            if place.reading is None or time.monotonic() >= place.read_s + SHARED_S:
-                place.read_s = time.monotonic()
+            if place.reading is None or asked_s >= place.read_s + SHARED_S:
+                began_s = time.monotonic()
                 place.reading = self._read(model)
+                place.read_s = began_s
             return place.reading
