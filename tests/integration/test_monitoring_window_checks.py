@@ -111,6 +111,19 @@ def test_rules_judge_the_last_check_by_schedule_whatever_was_asked_for_since(sto
     assert kept.latest_of([]) == {}
 
 
+def test_of_two_checks_made_before_their_time_at_once_rules_judge_the_newer_and_both_are_found(store: Reads) -> None:
+    kept, older, newer = Kept(store, FORM), made(age=HOUR), made()
+    asked: list[object] = []
+    assert kept.add_due(newer, HOUR, asked.append, before_time=True)
+    assert not kept.add_due(older, HOUR, asked.append, before_time=True)
+    assert kept.latest_of([("iris", "1")])["iris", "1"].id == newer.id
+    assert kept.get(str(older.id)) == older, "who asked for it has its id"
+    assert len(asked) == 1
+    latest = made(age=-HOUR)
+    assert kept.add_due(latest, HOUR, before_time=True)
+    assert kept.latest_of([("iris", "1")])["iris", "1"].id == latest.id
+
+
 def test_a_check_that_rules_judge_every_few_seconds_is_read_once(
     store: Reads, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

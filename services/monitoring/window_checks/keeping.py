@@ -86,7 +86,7 @@ class Kept(Generic[CheckT]):
         *,
         before_time: bool = False,
     ) -> bool:
-        """Keep a check by schedule, and what `also` writes with it, unless another replica was first."""
+        """Keep a check by schedule, and what `also` writes with it; see `CheckStore.add_due`."""
         return self._store.add_due(self._form.write(check), interval, also, before_time=before_time)
 
     def get(self, text: str) -> CheckT:

@@ -61,10 +61,12 @@ ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_i
 WHERE known.due_time <= clock_timestamp() OR known.due_time > clock_timestamp() + %(interval)s
 RETURNING model
 """
+# Ids sort by when the checks began: of two at once the one that saw more is the last.
 _MOVE_ON_NOW = """
-INSERT INTO {schedule} (model, version, due_time, check_id)
+INSERT INTO {schedule} AS known (model, version, due_time, check_id)
 VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(check_id)s)
 ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id
+WHERE known.check_id < excluded.check_id
 """
 _LATEST = """
 SELECT model, version, check_id
@@ -116,19 +118,19 @@ class CheckStore:
         *,
         before_time: bool = False,
     ) -> bool:
-        """Keep a check by schedule, unless another replica was first; then nothing is kept.
+        """Keep a check by schedule, unless another replica was first; says whether it is the last one now.
 
-        One made `before_time` is kept whenever the next was due. `also` writes, in the same transaction, what is not
-        to be without the check.
+        One made `before_time` is kept in any case, and is the last unless a newer one came first. `also` writes, in the
+        same transaction, what is not to be without the check.
         """
         due = {"model": check.model, "version": check.version, "interval": interval, "check_id": check.check_id}
         with self._db.transaction() as connection:
-            if not connection.execute(self._sql(_MOVE_ON_NOW if before_time else _MOVE_ON), due).rowcount:
-                return False
-            self._insert(connection, check)
-            if also is not None:
+            is_last = bool(connection.execute(self._sql(_MOVE_ON_NOW if before_time else _MOVE_ON), due).rowcount)
+            if is_last or before_time:
+                self._insert(connection, check)
+            if is_last and also is not None:
                 also(connection)
-        return True
+        return is_last
 
     def is_due(self, model: str, version: str, interval: timedelta) -> bool:
         """Say whether a version is to be looked at by schedule."""
