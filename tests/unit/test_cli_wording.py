@@ -15,7 +15,7 @@ from penstock.cli.__main__ import app
 from penstock.cli.job_views import job_facts
 from penstock.cli.output import Output
 from penstock.cli.predict import _cell
-from penstock.cli.wording import COMMANDS, at_the_command_line
+from penstock.cli.wording import COMMANDS, OF_THE_CALLERS_DATA, at_the_command_line
 
 ROOT = Path(__file__).parents[2]
 RPC = re.compile(r"^  rpc (\w+)", re.MULTILINE)
@@ -59,12 +59,31 @@ def test_the_commands_are_commands() -> None:
         ("is live; say `force` to delete it", "is live; say --force to delete it"),
         ("metadata.fields.pooling: 'x' came", "--field pooling: 'x' came"),
         ("metadata.fields: too long", "--field: too long"),
+        (
+            "no 'from_time' among the model's \"to_time x\", 'Embed a'; give an earlier from_time",
+            "no 'from_time' among the model's \"to_time x\", 'Embed a'; give an earlier --from",
+        ),
         ("model 'Predict' has no version", "model 'Predict' has no version"),
         ("X_input_format: shape [1]", "X_input_format: shape [1]"),
     ],
 )
 def test_a_sentence_names_commands_and_options(sentence: str, said: str) -> None:
-    assert at_the_command_line(sentence) == said
+    assert at_the_command_line(sentence, "ANY") == said
+
+
+def test_what_a_service_says_of_a_callers_own_names_stays() -> None:
+    sentence = "from_time: this input is missing; the model takes 'from_time', \"it's to_time\", Embed, approved_by"
+    assert at_the_command_line(sentence, "MISSING_INPUT") == sentence
+    reasons = {
+        ast.unparse(keyword.value).strip("'")
+        for path in ROOT.glob("services/inference/**/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "InvalidArgument.field"
+        if re.fullmatch(r"name|shown|\w+\.name", ast.unparse(node.args[0]))
+        for keyword in node.keywords
+    }
+    assert "MISSING_INPUT" in reasons
+    assert reasons - {"INVALID_FIELD", "reason"} <= OF_THE_CALLERS_DATA
 
 
 def test_a_failed_job_says_why_in_a_sentence_and_shows_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -94,7 +94,9 @@ def failure_of(error: Exception) -> CommandError:
         usage = error.reason in _USAGE_REASONS
         exit_code = ExitCode.USAGE if usage else _BY_CODE.get(error.code.name, ExitCode.FAILED)
         hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
-        message = "; ".join((at_the_command_line(error.message.rstrip(".")), *hints, *getattr(error, "__notes__", ())))
+        message = "; ".join(
+            (at_the_command_line(error.message.rstrip("."), error.reason), *hints, *getattr(error, "__notes__", ()))
+        )
         return CommandError(message, reason=error.reason, exit_code=exit_code)
     match error:
         case CommandError():

@@ -286,5 +286,5 @@ def _rows(text: str) -> list[dict[str, Any]]:
 def _end_with(job: pb.PredictionJob, *, waited: bool) -> None:
     """End the command as the job ended, where it was waited for."""
     if waited and job.state != pb.JOB_STATE_COMPLETED:
-        why = f": {at_the_command_line(job.error.message)}" if job.error.message else ""
+        why = f": {at_the_command_line(job.error.message, job.error.reason)}" if job.error.message else ""
         raise CommandError(f"job {job.id} is {state_of(job)}{why}", reason=job.error.reason or "JOB_NOT_COMPLETED")

@@ -76,7 +76,12 @@ def job_facts(output: Output, job: pb.PredictionJob) -> RenderableType:
         ("rows", _rows(job.progress)),
         ("failed rows", f"{job.progress.failed_rows:,}" if job.progress.failed_rows else ""),
         ("left", say_duration(job.progress.remaining_ms / 1000) if job.progress.HasField("remaining_ms") else ""),
-        ("error", f"{at_the_command_line(job.error.message)} [{job.error.reason}]" if job.error.reason else ""),
+        (
+            "error",
+            f"{at_the_command_line(job.error.message, job.error.reason)} [{job.error.reason}]"
+            if job.error.reason
+            else "",
+        ),
         ("its traceback", "shown by --json" if job.error.traceback and job.error.reason == "INTERNAL" else ""),
         ("result", _result(job)),
         ("attempts", f"{job.attempt_count} of {job.max_attempts}" if job.attempt_count else ""),

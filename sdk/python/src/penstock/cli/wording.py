@@ -30,11 +30,27 @@ _OPTIONS = {
     "from_time": "--from",
     "to_time": "--until",
 }
-_CALLS = re.compile(rf"\b(call )?(?<![\"'`./])({'|'.join(COMMANDS)})\b(?![\"'`/])")
-_FIELDS = re.compile("|".join(rf"(?<![\w.]){re.escape(name)}" + r"\b" * name[-1].isalpha() for name in _OPTIONS))
+OF_THE_CALLERS_DATA = frozenset(
+    {
+        "ALL_ROWS_FAILED", "BYTES_TRUNCATED", "DATATYPE_MISMATCH", "DIMENSION_MISMATCH", "DUPLICATE_INPUT",
+        "INPUT_REFUSED", "INVALID_LABELS", "INVALID_MESSAGES", "INVALID_SHAPE", "INVALID_UTF8", "MALFORMED_TABLE",
+        "MISSING_INPUT", "MIXED_CONTENTS", "RAGGED_INPUT", "RANK_MISMATCH", "RAW_ONLY_DATATYPE", "SHAPE_MISMATCH",
+        "UNKNOWN_INPUT", "UNKNOWN_OUTPUT", "UNSUPPORTED_DATATYPE", "VALUE_OUT_OF_RANGE",
+    }
+)  # fmt: skip
+"""Reasons of errors about inputs and columns, which may be called like anything; a test holds them to be complete."""
+_QUOTED = r"(?<!\w)(?:'[^']*'|\"[^\"]*\")(?!\w)"
+_CALLS = rf"\b(?P<verb>call )?(?<![`./])(?P<call>{'|'.join(COMMANDS)})\b(?![`/])"
+_FIELDS = "|".join(rf"(?<![\w.]){re.escape(name)}" + r"\b" * name[-1].isalpha() for name in _OPTIONS)
+_WORDS = re.compile(rf"{_QUOTED}|{_CALLS}|(?P<field>{_FIELDS})")
 
 
-def at_the_command_line(sentence: str) -> str:
-    """Say a sentence with the commands and options that do what it names."""
-    said = _CALLS.sub(lambda found: f"{'run ' if found[1] else ''}`{COMMANDS[found[2]]}`", sentence)
-    return _FIELDS.sub(lambda found: _OPTIONS[found[0]], said)
+def at_the_command_line(sentence: str, reason: str) -> str:
+    """Say a sentence with the commands and options that do what it names; what is somebody's own name stays."""
+    return sentence if reason in OF_THE_CALLERS_DATA else _WORDS.sub(_said, sentence)
+
+
+def _said(found: re.Match[str]) -> str:
+    if found["call"]:
+        return f"{'run ' if found['verb'] else ''}`{COMMANDS[found['call']]}`"
+    return _OPTIONS[found["field"]] if found["field"] else found[0]
