@@ -34,7 +34,7 @@ def main(url: str, receiver: str, where: str) -> None:
                 die()
         if where == "put":
             die()
-        with delivering(outbox, deliver, OutboxLimits(lease_s=0.5, poll_interval_s=0.02)):
+        with delivering(outbox, deliver, OutboxLimits(lease_s=60.0, poll_interval_s=0.02)):
             put(database, outbox, "other")
             threading.Event().wait(60)
 

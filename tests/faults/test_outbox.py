@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
+import psycopg
 import pytest
 
 from services.common.addresses import AddressRules, AllowedHosts
@@ -93,6 +94,13 @@ def test_a_redirect_to_a_private_address_is_kept_as_the_reason_and_followed_by_n
     assert rows(url)[0]["error_reason"] == "REDIRECTED"
 
 
+def end_leases(url: str) -> None:
+    """Let the time pass that a worker which died has its messages for; so long that a slow one loses none."""
+    with psycopg.connect(url) as connection:
+        due = "due_time = least(due_time, clock_timestamp()), hold_time = least(hold_time, clock_timestamp())"
+        connection.execute(f"UPDATE monitoring.outbox SET {due}")
+
+
 @pytest.mark.slow  # a process a place
 @pytest.mark.parametrize(
     ("where", "stored", "posted"), [("putting", 0, 0), ("put", 1, 0), ("claimed", 2, 0), ("delivered", 2, 1)]
@@ -107,6 +115,7 @@ def test_a_kill_at_any_point_loses_no_message_that_was_put(
     found = rows(url)
     assert len(found) in (stored, min(stored, 1))  # it may die before it puts the second
     assert len(receiver.posts) in range(posted, 3)
+    end_leases(url)
     with delivered_by(receiver, url):
         eventually(lambda: states(url) == ["DELIVERED"] * len(found))
     ids = {str(row["message_id"]) for row in found}
