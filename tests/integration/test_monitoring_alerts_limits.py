@@ -13,7 +13,7 @@ import pytest
 from services.common import pages
 from services.common.errors import InvalidArgument, ResourceExhausted
 from services.common.postgres import Database
-from services.monitoring.alerts.models import AlertType
+from services.monitoring.alerts.models import AlertType, MissingData, RequestKey, SilenceDraft
 from services.monitoring.configuration.models import Own, Scope
 from services.monitoring.configuration.store import ConfigurationStore
 from tests.alert_replicas import Replica, SetClock
@@ -108,6 +108,34 @@ def test_a_rule_that_would_not_see_the_checks_of_some_model_is_refused(replica: 
     replica.create(draft(**{**DRIFT, "window": timedelta(days=7)}, model="iris", version="1.0.0"))
     everywhere = replica.create(draft(**DRIFT))  # there, it is not the one that holds
     replica.rules.update(everywhere.id, draft(**DRIFT, feature="age"), "")
+
+
+@pytest.mark.parametrize("scope", [Scope(), Scope("iris")], ids=str)
+def test_an_interval_as_long_as_the_window_of_a_rule_that_misses_checks_is_refused(
+    replica: Replica, scope: Scope
+) -> None:
+    misses = {**DRIFT, "missing_data": MissingData.ALERT}
+    rule = replica.create(draft(**misses))
+    daily = {"drift": {"interval": timedelta(days=1)}}
+    with pytest.raises(InvalidArgument, match="--window 1450m"):
+        configure(replica, scope, daily)
+    replica.rules.delete(rule.id)
+    configure(replica, scope, daily)
+    with pytest.raises(InvalidArgument, match="take at least 1450m"):
+        replica.create(draft(**misses))
+
+
+def test_a_request_that_was_carried_out_gives_what_it_made_whatever_has_changed_since(replica: Replica) -> None:
+    """Its answer was lost: that the same would be refused by now helps nobody."""
+    rule_key, silence_key = (RequestKey("ada", rpc, "one", "body") for rpc in ("CreateAlertRule", "CreateSilence"))
+    end_time = replica.clock.now + HOUR
+    quiet = SilenceDraft("iris", "", "", None, begin_time=None, end_time=end_time, note="a migration")
+    rule, silence = replica.rules.create(draft(**DRIFT), rule_key), replica.silences.create(quiet, silence_key)
+    replica.rules.update(rule.id, draft(**DRIFT, enabled=False), "")
+    configure(replica, Scope(), SELDOM)
+    replica.clock.forward(2 * HOUR)
+    assert replica.rules.create(draft(**DRIFT), rule_key).id == rule.id
+    assert replica.silences.create(quiet, silence_key).id == silence.id
 
 
 def test_of_a_rule_and_an_interval_that_do_not_go_together_only_one_comes_to_be(replica: Replica) -> None:

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
-from services.common.errors import Aborted, FailedPrecondition, InvalidArgument, Unavailable
+from services.common.errors import Aborted, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from services.common.postgres import Database
 from services.monitoring.alerts.models import Alert, AlertState, AlertType, MissingData, Operator, Target
 from services.monitoring.models import Window
@@ -342,6 +343,22 @@ def test_an_alert_that_cannot_be_kept_keeps_nobody_from_the_others(
     assert {alert.target for alert in replica.listed()} == {IRIS, WINE}
     assert sorted(told for _, told in replica.sent()) == [[("iris 1.0.0", "FIRING")], [("wine 1", "FIRING")]]
     assert replica.registry.get_sample_value("penstock_monitoring_alert_rules_not_judged_total") == 1
+
+
+@pytest.mark.parametrize("error", [Aborted("a lock"), DeadlineExceeded("too slow")], ids=repr)
+def test_a_database_without_time_is_not_asked_for_each_alert_alone(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    replica.create(draft())
+    replica.readings.counts = {IRIS: BAD, OLD: BAD, WINE: BAD}
+    asked = Mock(side_effect=error)
+    with monkeypatch.context() as slow:
+        slow.setattr(RetrainingRequests, "consider_alert", asked)
+        with pytest.raises(type(error)):
+            replica.turn()
+    assert (asked.call_count, replica.listed()) == (1, [])
+    replica.turn(TURN)
+    assert replica.states() == ["FIRING"] * 3
 
 
 def test_a_turn_ends_when_the_service_does(replica: Replica) -> None:

@@ -114,6 +114,17 @@ def test_checks_that_come_seldom_leave_a_window_that_is_allowed() -> None:
         check_rule(draft(**DRIFT), seldom)
 
 
+def test_a_rule_that_misses_checks_is_not_woken_by_one_that_is_made_a_minute_late() -> None:
+    missing = {**DRIFT, "missing_data": MissingData.ALERT}
+    check_rule(draft(**{**DRIFT, "window": 6 * HOUR}), INTERVALS)
+    for window in (5 * HOUR, 6 * HOUR):
+        with pytest.raises(InvalidArgument, match="take at least 370m"):
+            check_rule(draft(**{**missing, "window": window}), INTERVALS)
+    check_rule(draft(**{**missing, "window": 6 * HOUR + 10 * MINUTE}), INTERVALS)
+    check_rule(draft(**{**missing, "window": 6 * HOUR, "hold": 10 * MINUTE}), INTERVALS)
+    check_rule(draft(missing_data=MissingData.ALERT, window=MINUTE), INTERVALS)
+
+
 def test_every_metric_of_the_contract_is_known() -> None:
     contract = Path("protos/penstock/api/monitoring/v1/alerts.proto").read_text()
     said = contract.split("// What is compared; required.")[1].split("string metric =")[0]

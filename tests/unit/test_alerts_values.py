@@ -83,6 +83,11 @@ def test_calls_that_failed_before_a_version_was_chosen_answer_in_nobodys_place()
     assert targets(readings, **STOPPED) == {IRIS, Target("iris", "")}
 
 
+def test_a_model_as_a_whole_ends_with_what_failed_before_a_version_was_chosen_and_says_so() -> None:
+    whole = Target("iris", "")
+    assert over(Readings({IRIS: counted(1)}), whole) == "no call of iris failed before a version was chosen any more"
+
+
 def test_what_nobody_can_tell_of_any_more_is_over_and_what_is_missed_is_not() -> None:
     away = Readings()
     assert over(away) == "iris 1.0.0 has not answered for 24h: whether the condition still holds can't be told"

@@ -68,6 +68,7 @@ def test_an_alert_shows_how_it_went_on_and_what_to_do(
     text = said(capsys, "show", f"{ID}4")
     for words in ("effect 0.31, more than 0.1", "0.31, threshold 0.1", "the condition holds", "pending"):
         assert words in text
+    assert "queued for" in text, "whether it arrived, the channel says"
     assert f"penstock drift show {ID}1" in text
     assert f"penstock alert ack {ID}4" in text
     taken = alert(acknowledged_by="ada", acknowledge_note="rolling back", type=pb.ALERT_TYPE_DATA_QUALITY)

@@ -12,7 +12,7 @@ from uuid import UUID
 import structlog
 
 from penstock.ids import uuid7
-from services.common.errors import DomainError, Unavailable
+from services.common.errors import Aborted, DeadlineExceeded, DomainError, Unavailable
 from services.monitoring.alerts import life
 from services.monitoring.alerts.conditions import in_words, judge
 from services.monitoring.alerts.ledger import Change, Ledger
@@ -79,6 +79,7 @@ class Evaluation:
 
         Raises:
             Unavailable: the database is away.
+            Aborted, DeadlineExceeded: it has no time to keep what was judged.
         """
         moment = Moment(self._clock(), self._longest_gap)
         with self._metrics.turn_seconds.time():
@@ -143,13 +144,17 @@ class Evaluation:
         return not batch or (turn.renew() and self._keep(batch, moment, turn))
 
     def _keep(self, judged: Sequence[Judged], moment: Moment, turn: Turn) -> bool:
-        """Keep these; where that fails, each half of them, until what fails is alone; False where the turn is over."""
+        """Keep these; where that fails, each half of them, until what fails is alone; False where the turn is over.
+
+        Where the database is away, too slow or somebody else is in the way, the next turn tries again: a thousand small
+        transactions would make that worse.
+        """
         try:
             with self._store.write() as tables:
                 if not turn.hold(tables.connection):
                     return False
                 self._ledger.write(tables, _changes(tables, judged, moment), moment.time)
-        except Unavailable:
+        except (Unavailable, Aborted, DeadlineExceeded):
             raise
         except Exception as error:  # noqa: BLE001 - logged, counted and tried again: one alert must not end all others
             if len(judged) > 1:

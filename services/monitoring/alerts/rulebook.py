@@ -10,6 +10,7 @@ from penstock.durations import write_duration
 from services.common.errors import FieldViolation
 from services.monitoring.alerts.conditions import MAX_WINDOW
 from services.monitoring.alerts.models import AlertType, Rule, RuleDraft, Target
+from services.monitoring.alerts.sense import least_window
 from services.monitoring.configuration.models import Effective, Scope
 
 PARTS: Final[Mapping[AlertType, str]] = {AlertType.DRIFT: "drift", AlertType.DATA_QUALITY: "quality"}
@@ -31,12 +32,12 @@ class RuleBook(Generic[R]):
         return next((rule for rule in found if rule is not None), None)
 
     def blind(self, scopes: Iterable[Scope], effective_of: EffectiveOf) -> Iterator[tuple[Scope, R]]:
-        """Give the rules that would mostly see no check that is young enough, and for whom."""
+        """Give the rules that would too often see no check that is young enough, and for whom."""
         names = sorted({rule.name for rule in self._rules.values() if rule.type in PARTS})
         for scope in scopes:
             effective, target = effective_of(scope), Target(scope.model, scope.version)
             for rule in filter(None, (self.find(name, target) for name in names)):
-                if rule.enabled and rule.window < interval_of(rule, effective):
+                if rule.enabled and rule.window < least_window(rule, interval_of(rule, effective)):
                     yield scope, rule
 
 
@@ -60,13 +61,14 @@ def blinded(
     for scope, rule in book.blind(looked_at, after):
         if (scope, rule) in blind_before:
             continue
-        part, interval = PARTS[rule.type], write_duration(interval_of(rule, after(scope)))
+        part, interval = PARTS[rule.type], interval_of(rule, after(scope))
+        least = write_duration(least_window(rule, interval))
         who = f"{scope.model} {scope.version}".strip() or "all models"
         yield FieldViolation(
             f"configuration.{part}.interval",
             f"for {who}, the alert rule {rule.name!r} looks at checks of the last {write_duration(rule.window)}, and "
-            f"with one every {interval} there would mostly be none: first make its window longer "
-            f"(`{_update(rule)} --window {interval}`), or make a rule of its name for {who} alone",
+            f"with one every {write_duration(interval)} there would be none too often: first make its window longer "
+            f"(`{_update(rule)} --window {least}`), or make a rule of its name for {who} alone",
         )
 
 

@@ -18,7 +18,7 @@ from services.monitoring.alerts.ledger import Change, Ledger
 from services.monitoring.alerts.life import Moment
 from services.monitoring.alerts.models import AlertType, RequestKey, Rule, RuleChange, RuleDraft
 from services.monitoring.alerts.rulebook import EffectiveOf, RuleBook, blinded, interval_of
-from services.monitoring.alerts.sense import check_rule, refused
+from services.monitoring.alerts.sense import check_rule, least_window, refused
 from services.monitoring.alerts.store.transaction import AlertConnection, AlertStore, Tables
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import Scope
@@ -155,12 +155,13 @@ class Rules:
         others = [rule for rule in tables.rules.all() if rule.id != instead_of]
         for scope, rule in RuleBook([*others, draft]).blind(known.scopes_below(of), known.effective):
             if rule is draft:
-                interval = write_duration(interval_of(draft, known.effective(scope)))
+                interval = interval_of(draft, known.effective(scope))
+                least = write_duration(least_window(draft, interval))
                 who = f"{scope.model} {scope.version}".strip()
                 raise refused(
                     "window",
-                    f"got {write_duration(draft.window)}, and checks of {who} come every {interval}: take at least "
-                    f"{interval}, or make a rule of this name for {who} first",
+                    f"got {write_duration(draft.window)}, and checks of {who} come every {write_duration(interval)}: "
+                    f"take at least {least}, or make a rule of this name for {who} first",
                 )
 
     def blinded(

@@ -18,6 +18,9 @@ MAX_CHANNELS = 20
 MAX_MIN_COUNT = 1_000_000_000
 _COUNTED = (AlertType.LATENCY, AlertType.ERROR_RATE)
 
+MADE_LATE = timedelta(minutes=10)
+"""How much older than their interval the last checks may be for a moment: made in a round, each takes a while."""
+
 Intervals = Mapping[AlertType, timedelta]
 """How often checks of a type are made by schedule."""
 
@@ -32,6 +35,15 @@ def check_rule(rule: RuleDraft, intervals: Intervals) -> None:
     _check_narrowing(rule, metric)
     _check_counts(rule, metric)
     _check_sending(rule)
+
+
+def least_window(rule: RuleDraft, interval: timedelta) -> timedelta:
+    """Give the shortest window that a rule may have over checks that come so often.
+
+    Where a moment without a check so young would be an alert by itself, it is longer than the interval.
+    """
+    late = max(MADE_LATE - rule.hold, timedelta()) if rule.missing_data is MissingData.ALERT else timedelta()
+    return min(interval + late, MAX_WINDOW) if interval else timedelta()
 
 
 def refused(field: str, description: str) -> InvalidArgument:
@@ -81,12 +93,14 @@ def _check_window(rule: RuleDraft, metric: Metric, intervals: Intervals) -> None
         raise refused("window", f"got {write_duration(rule.window)}; {rule.metric} is taken over {allowed}")
     if rule.hold > MAX_HOLD:
         raise refused("for", f"got {write_duration(rule.hold)}; 0s to {write_duration(MAX_HOLD)} are allowed")
-    interval = min(intervals.get(rule.type, timedelta()), MAX_WINDOW)
-    if rule.window < interval:
+    interval = intervals.get(rule.type, timedelta())
+    least = least_window(rule, interval)
+    if rule.window < least:
+        often = "most of the time" if rule.window < interval else "now and then"
         raise refused(
             "window",
-            f"got {write_duration(rule.window)}, and checks come every {write_duration(interval)}: most of the time "
-            f"there would be none so young; take at least {write_duration(interval)}, or have checks made more often",
+            f"got {write_duration(rule.window)}, and checks come every {write_duration(interval)}: {often} there would "
+            f"be none so young; take at least {write_duration(least)}, or have checks made more often",
         )
 
 

@@ -39,11 +39,11 @@ class Silences:
             ResourceExhausted: too many are not over yet (TOO_MANY_SILENCES).
         """
         now = self._clock()
-        silence = _checked(draft, now)
         with self._store.write() as tables:
             made = tables.requests.find(key)
-            if made is not None:
+            if made is not None:  # however much later it is by now
                 return _found(tables.silences.find(made), made)
+            silence = _checked(draft, now)
             if tables.silences.count(now) >= MAX_SILENCES:
                 raise ResourceExhausted(
                     f"{MAX_SILENCES:,} silences are not over yet, which is as many as may be; end some",

@@ -72,6 +72,8 @@ class Values:
             return ""
         named = bool(rule.version) and misses_traffic(rule)
         if any(answering) and not named:  # the empty version answers in nobody's place
+            if not target.version:
+                return f"no call of {target} failed before a version was chosen any more"
             return f"{target} no longer answers: another version does"
         standing = self._standing(target)
         if standing is Standing.ARCHIVED:

@@ -108,7 +108,7 @@ def alert_facts(output: Output, alert: pb.Alert) -> RenderableType:
                 ("fired", say_time(time_of(alert.fire_time))),
                 ("resolved", say_time(time_of(alert.resolve_time))),
                 ("in hand", acknowledged),
-                ("told", ", ".join(alert.told_channels) or "nobody"),
+                ("queued for", ", ".join(alert.told_channels) or "nobody"),
                 ("check", alert.check_id),
                 ("rule", alert.rule_id),
             ],

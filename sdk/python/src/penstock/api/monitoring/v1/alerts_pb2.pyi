@@ -256,7 +256,9 @@ class AlertRule(_message.Message):
     """Finite; a rate's is 0 to 1."""
     window: _builtins.str
     """Over how long the metric is taken: 1m to 7d. For DRIFT and DATA_QUALITY the last check by schedule counts, if it is
-    no older; shorter than checks come is refused, here and when checks are configured to come less often.
+    no older; shorter than checks come is refused, here and when checks are configured to come less often. With
+    `missing_data` ALERT it is to be 10m longer than that, or `for` as long: a check that is made a little late is none
+    to be woken for.
     """
     drift_type: _drift_pb2.DriftType.ValueType
     """Of DRIFT: only this type; unset: any."""
