@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
+from io import FileIO
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qs, unquote, urlsplit
@@ -23,6 +24,8 @@ RETRIES: Final = 2
 _NO_SUCH_FILE: Final = frozenset(
     {errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG}
 )
+_FOLDER: Final = os.O_DIRECTORY | os.O_NOFOLLOW | getattr(os, "O_PATH", os.O_RDONLY)
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # or else a pipe would be waited for without end
 _NO_SUCH_OBJECT: Final = frozenset(
     {"NoSuchKey", "NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch"}
 )
@@ -62,8 +65,10 @@ class AllowedFiles:
         if parts.query or parts.fragment:
             return False
         if parts.scheme == "file" and not parts.netloc:
-            path = Path(unquote(parts.path))
-            return any(_lies_in(path, root) for root in self._roots if root.startswith("file:"))
+            try:
+                return self._folder_around(Path(unquote(parts.path)).resolve()) is not None
+            except (OSError, ValueError, RuntimeError):  # a NUL, or links in a circle
+                return False
         if parts.scheme == "s3" and ".." not in unquote(parts.path).split("/"):
             return any(uri.startswith(f"{root}/") for root in self._roots if root.startswith("s3:"))
         return False
@@ -80,9 +85,7 @@ class AllowedFiles:
 
     def _file_chunks(self, path: str) -> Iterator[bytes]:
         try:
-            # Neither a pipe, which would be waited for without end, nor what a link has come to point to since.
-            handle = os.open(Path(path).resolve(strict=True), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-            with os.fdopen(handle, "rb") as file:
+            with FileIO(path, opener=self._open) as file:
                 while chunk := file.read(CHUNK_BYTES):
                     yield chunk
         except OSError as error:
@@ -90,6 +93,27 @@ class AllowedFiles:
             if error.errno in _NO_SUCH_FILE:
                 raise self._unreadable(sentence) from error
             raise Unavailable(sentence, reason="INPUT_UNAVAILABLE") from error
+
+    def _open(self, path: str, _: int) -> int:
+        """Open a file of a root, folder by folder: where a folder has become a link since it was resolved, none is."""
+        found = Path(path).resolve(strict=True)
+        root = self._folder_around(found)
+        if root is None:
+            raise PermissionError(errno.EACCES, "it lies in no place that is allowed any more")
+        *folders, name = found.relative_to(root.parent).parts or (".",)
+        handle = os.open(root.parent, _FOLDER)
+        try:
+            for folder in folders:
+                outer, handle = handle, os.open(folder, _FOLDER, dir_fd=handle)
+                os.close(outer)
+            return os.open(name, _FILE, dir_fd=handle)
+        finally:
+            os.close(handle)
+
+    def _folder_around(self, path: Path) -> Path | None:
+        """Give the root, without links, that a path without links lies in."""
+        roots = (Path(unquote(urlsplit(root).path)).resolve() for root in self._roots if root.startswith("file:"))
+        return next((root for root in roots if path.is_relative_to(root)), None)
 
     def _object_chunks(self, bucket: str, key: str) -> Iterator[bytes]:
         if self._client is None:
@@ -138,10 +162,3 @@ def _client(store: BlobSettings) -> Minio:
         region=options.get("region", "us-east-1"),
         http_client=bounded_http(CONNECT_TIMEOUT_S, ANSWER_TIMEOUT_S, retries=RETRIES),
     )
-
-
-def _lies_in(path: Path, root: str) -> bool:
-    try:
-        return path.resolve().is_relative_to(Path(unquote(urlsplit(root).path)).resolve())
-    except (OSError, ValueError, RuntimeError):  # a NUL, or links in a circle
-        return False

@@ -242,6 +242,38 @@ def brought(files: RowFiles, uri: str, data: bytes = b"rows") -> str:
     return "OK"
 
 
+@pytest.mark.parametrize("moment", ["before it is opened", "while it is opened"])
+def test_a_folder_that_becomes_a_link_after_the_check_leads_to_no_file_outside(
+    moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, outside = tmp_path / "in" / "day", tmp_path / "outside"
+    for folder in (inner, outside):
+        folder.mkdir(parents=True)
+        (folder / "rows.csv").write_bytes(folder.name.encode())
+    store = SimpleNamespace(blob_url="file:///blobs", blob_access_key=None, blob_secret_key=None)
+    allowed = AllowedFiles([inner.parent.as_uri()], store, unreadable=partial(NotFound, reason="INPUT_NOT_FOUND"))
+    uri, resolve = (inner / "rows.csv").as_uri(), Path.resolve
+
+    def swap() -> None:
+        inner.rename(tmp_path / "aside")
+        inner.symlink_to(outside)
+
+    def swapped(path: Path, *, strict: bool = False) -> Path:
+        found = resolve(path, strict=strict)
+        if strict:
+            swap()
+        return found
+
+    assert allowed.allows(uri)
+    assert b"".join(allowed.chunks(uri)) == b"day"
+    if moment == "before it is opened":
+        swap()
+    else:
+        monkeypatch.setattr(Path, "resolve", swapped)
+    with pytest.raises(NotFound):
+        list(allowed.chunks(uri))
+
+
 def test_files_are_read_from_the_roots_alone(tmp_path: Path) -> None:
     root, outside = tmp_path / "in", tmp_path / "secret"
     root.mkdir()
