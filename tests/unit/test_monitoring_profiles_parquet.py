@@ -14,7 +14,7 @@ from pyarrow import parquet
 from services.common.children.child import Ended
 from services.common.errors import InvalidArgument
 from services.monitoring.profiles import parquet_reader
-from services.monitoring.profiles.frame_bytes import frame_bytes
+from services.monitoring.profiles.frame_bytes import FRAME, OUT_OF_MEMORY, REFUSAL, frame_bytes
 from services.monitoring.profiles.frames import Column, Frame, Tag, Texts, numbers_column
 from services.monitoring.profiles.parquet_reader import read_parquet
 from services.monitoring.profiles.reference import Columns
@@ -38,8 +38,8 @@ def frame() -> Frame:
     )
 
 
-def as_bytes(frame: Frame) -> bytearray:
-    return bytearray(b"".join(frame_bytes(frame)))
+def as_bytes(frame: Frame) -> memoryview:
+    return memoryview(bytearray(b"".join(frame_bytes(frame))))
 
 
 def varint(number: int, *, length: int = 1) -> bytes:
@@ -53,7 +53,7 @@ def varint(number: int, *, length: int = 1) -> bytes:
 
 
 def test_a_frame_comes_back_as_it_was() -> None:
-    was, found = frame(), frame_from(as_bytes(frame()))
+    was, found = frame(), frame_from(as_bytes(frame()), 3)
     assert (found.row_count, list(found.columns)) == (3, ["number", "text", "vector"])
     for name, column in found.columns.items():
         np.testing.assert_array_equal(column.tags, was.columns[name].tags)
@@ -68,12 +68,12 @@ def test_of_bytes_that_are_none_no_frame_is_made() -> None:
     data, random = as_bytes(frame()), np.random.default_rng(3)
     for end in range(0, len(data) - 8, 7):
         with pytest.raises(Unsound):
-            frame_from(data[:end])
+            frame_from(data[:end], 3)
     for _ in range(3_000):
         broken = bytearray(data)
         broken[random.integers(len(broken))] = random.integers(256)
         try:
-            found = frame_from(broken)
+            found = frame_from(memoryview(broken), 3)
         except Unsound:
             continue
         for column in found.columns.values():  # whatever is taken, can be worked with
@@ -86,13 +86,30 @@ def test_what_a_reader_must_not_say_is_refused() -> None:
         {"row_count": 10**15, "columns": [{"name": "x", "numbers": True, "texts": None, "vectors": None}]},
         {"row_count": -1, "columns": [{"name": "x", "numbers": True, "texts": None, "vectors": None}]},
         {"row_count": 0, "columns": [{"name": "x", "numbers": False, "texts": None, "vectors": [10**9, 4]}]},
+        {"row_count": 0, "columns": [{"name": "x", "numbers": False, "texts": -1, "vectors": None}]},
+        {"row_count": 0, "columns": [{"name": "x", "numbers": False, "texts": 10**7, "vectors": None}]},
+        {"row_count": 0, "columns": [{"name": "x", "numbers": False, "texts": None, "vectors": None}] * 4},
+        {"row_count": 0, "columns": [], "more": "x" * 10_000},
+        {"row_count": 10**7, "columns": []},
         {"row_count": 0, "columns": "x"},
         [],
     ]
     for values in headers:
         header = json.dumps(values).encode()
         with pytest.raises(Unsound):
-            frame_from(bytearray(len(header).to_bytes(8, "little") + header + bytes(64)))
+            frame_from(memoryview(bytearray(len(header).to_bytes(8, "little") + header + bytes(64))), 3)
+
+
+def test_texts_of_any_alphabet_take_in_an_answer_what_a_sample_says() -> None:
+    known = [chr(0x1F600 + number) * 256 for number in range(100)]
+    texts = Texts(np.arange(100, dtype=np.int32), known, np.full(100, 256))
+    was = Frame(100, {"prompt": Column(np.full(100, Tag.TEXT, np.uint8), texts=texts)})
+    data = as_bytes(was)
+    assert len(data) < was.size_bytes < 1.1 * 100 * 256 * 4
+    found = frame_from(data, 1).columns["prompt"]
+    assert found.texts is not None
+    assert found.texts.known == known
+    assert found.texts.lengths.flags.aligned
 
 
 @pytest.mark.parametrize(
@@ -104,16 +121,16 @@ def test_what_a_reader_must_not_say_is_refused() -> None:
         (Ended(-signal.SIGABRT, bytearray(), bytearray(b"std::bad_alloc")), "TOO_LARGE"),
         (Ended(1, bytearray(), bytearray(b"Traceback")), "MALFORMED_FILE"),
         (Ended(0, bytearray(), bytearray()), "MALFORMED_FILE"),
-        (Ended(0, bytearray(b"M"), bytearray()), "TOO_LARGE"),
-        (Ended(0, bytearray(b"F junk"), bytearray()), "MALFORMED_FILE"),
-        (Ended(0, bytearray(b'R["TOO_MANY_FEATURES", "more"]'), bytearray()), "TOO_MANY_FEATURES"),
-        (Ended(0, bytearray(b'R["ANYTHING", "more"]'), bytearray()), "MALFORMED_FILE"),
-        (Ended(0, bytearray(b"R[1"), bytearray()), "MALFORMED_FILE"),
+        (Ended(0, bytearray(OUT_OF_MEMORY), bytearray()), "TOO_LARGE"),
+        (Ended(0, bytearray(FRAME + b"junk"), bytearray()), "MALFORMED_FILE"),
+        (Ended(0, bytearray(REFUSAL + b'["TOO_MANY_FEATURES", "more"]'), bytearray()), "TOO_MANY_FEATURES"),
+        (Ended(0, bytearray(REFUSAL + b'["ANYTHING", "more"]'), bytearray()), "MALFORMED_FILE"),
+        (Ended(0, bytearray(REFUSAL + b"[1"), bytearray()), "MALFORMED_FILE"),
     ],
 )
 def test_however_its_reader_ends_a_caller_is_told_of_the_file(ended: Ended, reason: str) -> None:
     with pytest.raises(InvalidArgument) as caught:
-        parquet_reader._frame(ended, MIB, 1.0)
+        parquet_reader._frame(ended, 3, MIB, 1.0)
     assert caught.value.reason == reason
 
 
@@ -131,12 +148,24 @@ def test_a_file_of_every_kind_of_column_is_read_in_a_process_of_its_own(tmp_path
     np.testing.assert_array_equal(found.columns["x"].numbers, [1.5, np.nan, 3])
     assert found.columns["text"].texts is not None
     assert found.columns["text"].texts.lengths.tolist() == [1, 1_000]
+    assert found.columns["x"].numbers.flags.aligned
     np.testing.assert_array_equal(found.columns["vector"].vectors, [[1, 2], [3, 4]])
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
     (tmp_path / "rows").write_bytes(b"PAR1 none PAR1")
     with pytest.raises(InvalidArgument, match="no Parquet") as caught:
         read_parquet(tmp_path / "rows", Columns())
     assert caught.value.reason == "MALFORMED_FILE"
+
+
+@pytest.mark.slow
+def test_a_file_of_long_texts_in_another_alphabet_is_read(tmp_path: Path) -> None:
+    prompts = [f"{number:06}" + "数" * 250 for number in range(200_000)]
+    parquet.write_table(pa.table({"prompt": prompts}), tmp_path / "rows", row_group_size=20_000, compression="zstd")
+    found = read_parquet(tmp_path / "rows", Columns())
+    texts = found.columns["prompt"].texts
+    assert texts is not None
+    assert 50_000 < found.row_count < 200_000  # 160 MB are more than are kept
+    assert set(texts.known) < set(prompts)
 
 
 @pytest.mark.slow

@@ -1,7 +1,7 @@
 """A frame as bytes, as a process that is not trusted hands it over; `sound_frames` reads them.
 
 A header in JSON, its length before it; then of each column, in this order and filled up to eight bytes: numbers, the
-lengths of its texts, vectors, codes of texts, tags.
+lengths of its texts in letters and in bytes, vectors, codes of texts, tags, the texts in UTF-8.
 """
 
 from __future__ import annotations
@@ -10,11 +10,17 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from services.monitoring.profiles.frames import Column, Frame
 
 LENGTH_BYTES = 8
+COLUMN_BYTES = 2_048
+"""What the header says of a column at most, its name of 256 letters written as six bytes each, and what is filled up."""
+KIND_BYTES = 8
+FRAME, REFUSAL, OUT_OF_MEMORY = b"frame   ", b"refusal ", b"memory  "
+"""What the first bytes of an answer say; what follows lies as it must for arrays."""
 _ALIGNMENT = 8
 
 
@@ -24,7 +30,7 @@ def frame_bytes(frame: Frame) -> Iterator[bytes]:
         {
             "name": name,
             "numbers": column.numbers is not None,
-            "texts": None if column.texts is None else list(column.texts.known),
+            "texts": None if column.texts is None else len(column.texts.known),
             "vectors": None if column.vectors is None else column.vectors.shape,
         }
         for name, column in frame.columns.items()
@@ -35,6 +41,8 @@ def frame_bytes(frame: Frame) -> Iterator[bytes]:
     for column in frame.columns.values():
         for array in _arrays(column):
             yield _filled(array.tobytes())
+        if column.texts is not None:
+            yield _filled(b"".join(text.encode() for text in column.texts.known))
 
 
 def _arrays(column: Column) -> Iterator[NDArray[Any]]:
@@ -42,6 +50,7 @@ def _arrays(column: Column) -> Iterator[NDArray[Any]]:
         yield column.numbers
     if column.texts is not None:
         yield column.texts.lengths
+        yield np.array([len(text.encode()) for text in column.texts.known], np.int64)
     if column.vectors is not None:
         yield column.vectors
     if column.texts is not None:

@@ -22,12 +22,13 @@ MAX_TEXT_CHARS = 256
 """What is kept of a text, to tell it from others; of a longer one a digest stands for the rest."""
 MAX_DIMENSIONS = 4_096
 """A longer vector is no embedding but something nested."""
+TEXT_BYTES = 64
+"""What a text takes beside its letters, about."""
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MIX = np.uint64(0xBF58476D1CE4E5B9)
 _SHIFT = np.uint64(32)
 _BLOCK_ROWS = 8_192
-_TEXT_BYTES = 64
 
 
 class Tag(enum.IntEnum):
@@ -52,8 +53,8 @@ class Texts:
     @property
     def size_bytes(self) -> int:
         """What they take in memory, about."""
-        kept = np.minimum(self.lengths, MAX_TEXT_CHARS) + _TEXT_BYTES
-        return self.codes.nbytes + self.lengths.nbytes + int(kept.sum())
+        kept = sum(len(text) if text.isascii() else len(text.encode()) for text in self.known)
+        return self.codes.nbytes + self.lengths.nbytes + kept + TEXT_BYTES * len(self.known)
 
 
 @dataclass(frozen=True, slots=True)

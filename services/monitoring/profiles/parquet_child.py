@@ -19,14 +19,12 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system
 
 from services.common.children.sandbox import SandboxLimits, address_space_bytes, enter
 from services.common.errors import InvalidArgument
-from services.monitoring.profiles.frame_bytes import frame_bytes
+from services.monitoring.profiles.frame_bytes import FRAME, OUT_OF_MEMORY, REFUSAL, frame_bytes
 from services.monitoring.profiles.parquet import parquet_frames
 from services.monitoring.profiles.sampling import RowSample
 
 _LIBRARIES = ("numpy.ma", "numpy.random", "pyarrow.compute", "pyarrow.parquet")
 """Imported by themselves on first use, which is too late in a sandbox."""
-FRAME, REFUSAL, OUT_OF_MEMORY = b"F", b"R", b"M"
-"""What the first byte of an answer says."""
 
 
 @dataclass(frozen=True, slots=True)

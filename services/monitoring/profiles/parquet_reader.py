@@ -17,6 +17,7 @@ import structlog
 
 from services.common.children.child import Ended, TooMuch, run_child, signal_name
 from services.common.errors import InvalidArgument
+from services.monitoring.profiles.frame_bytes import COLUMN_BYTES, FRAME, KIND_BYTES, OUT_OF_MEMORY, REFUSAL
 from services.monitoring.profiles.frames import Frame
 from services.monitoring.profiles.reference import MAX_FEATURES, Columns
 from services.monitoring.profiles.sampling import MAX_BYTES
@@ -40,9 +41,10 @@ def read_parquet(
     Raises:
         InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
     """
+    most_columns = MAX_FEATURES + len(columns.named)
     settings = {
         "file": path.name,
-        "most_columns": MAX_FEATURES + len(columns.named),
+        "most_columns": most_columns,
         "memory_limit_bytes": memory_limit_bytes,
         "cpu_limit_s": int(timeout_s) + 1,
         "parent_pid": os.getpid(),
@@ -56,39 +58,39 @@ def read_parquet(
                 json.dumps(settings),
                 path.parent,
                 deadline=time.monotonic() + timeout_s,
-                limit_bytes=2 * MAX_BYTES,
+                # Of a sample, beside what is counted of it, each row has a place in columns that it has nothing in.
+                limit_bytes=2 * MAX_BYTES + COLUMN_BYTES * (most_columns + 1),
                 stdin=ignored,
             )
         except TimeoutError:
             raise _too_slow(timeout_s) from None
         except TooMuch:
             raise _malformed("its reader answered with more than any file has") from None
-    return _frame(ended, memory_limit_bytes, timeout_s)
+    return _frame(ended, most_columns, memory_limit_bytes, timeout_s)
 
 
-def _frame(ended: Ended, memory_limit_bytes: int, timeout_s: float) -> Frame:
-    kind, answer = bytes(ended.said[:1]), ended.said
+def _frame(ended: Ended, most_columns: int, memory_limit_bytes: int, timeout_s: float) -> Frame:
+    kind, answer = bytes(ended.said[:KIND_BYTES]), memoryview(ended.said)[KIND_BYTES:]
     if ended.returncode == -signal.SIGXCPU:
         raise _too_slow(timeout_s)
-    if kind == b"M" or ended.returncode == -signal.SIGKILL or b"bad_alloc" in ended.complained:
+    if kind == OUT_OF_MEMORY or ended.returncode == -signal.SIGKILL or b"bad_alloc" in ended.complained:
         sentence = f"reading the file takes more than the {memory_limit_bytes >> 20:,} MiB of memory that it may"
         raise InvalidArgument(f"{sentence}; write smaller row groups, or send a sample of its rows", reason="TOO_LARGE")
     if ended.returncode < 0:
         raise _malformed(f"it ended its reader ({signal_name(-ended.returncode)})")
-    if ended.returncode == 0 and kind == b"R":
-        raise _refusal(answer[1:])
-    if ended.returncode or kind != b"F":
+    if ended.returncode == 0 and kind == REFUSAL:
+        raise _refusal(bytes(answer))
+    if ended.returncode or kind != FRAME:
         said = ended.complained[-_DIAGNOSTICS_BYTES:].decode(errors="replace")
         _log.warning("file not read", exit_code=ended.returncode, diagnostics=said)
         raise _malformed(f"its reader gave up (exit code {ended.returncode})")
-    del answer[:1]
     try:
-        return frame_from(answer)
+        return frame_from(answer, most_columns)
     except Unsound:
         raise _malformed("what its reader answered is no rows") from None
 
 
-def _refusal(answer: bytearray) -> InvalidArgument:
+def _refusal(answer: bytes) -> InvalidArgument:
     try:
         reason, sentence = json.loads(answer)
     except ValueError:
