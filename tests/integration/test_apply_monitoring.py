@@ -12,6 +12,7 @@ import pytest
 
 import penstock as sdk
 from penstock.api.monitoring.v1 import alerts_pb2
+from penstock.cli.__main__ import run
 from penstock.cli.embedded.ports import free_port
 from penstock.monitoring import MonitoringClient
 from tests.applying import Apply, apply, server, shelf
@@ -76,7 +77,7 @@ def test_a_suite_brings_its_channels_rules_and_settings_and_then_there_is_nothin
 ) -> None:
     shown = apply(SUITE, "--dry-run")
     assert [line for line in shown.splitlines() if line.lstrip().startswith("+ alert rule")] == [
-        "+ alert rule slow", "    + alert rule slow", "    + alert rule errors for 1.0.0",
+        "+ alert rule slow", "    + alert rule errors for 1.0.0", "    + alert rule slow",
     ]  # fmt: skip
     assert "+ webhook: http://127.0.0.1:9\n" in shown
     assert "    ~ monitoring\n        + drift.interval: 1h\n" in shown
@@ -84,7 +85,7 @@ def test_a_suite_brings_its_channels_rules_and_settings_and_then_there_is_nothin
     assert HOOK_PATH not in shown
     assert monitoring.channels.list() == []
     said = apply(SUITE, "--yes")
-    assert "✔ create channel ops\n✔ create model iris\n✔ change monitoring of iris\n✔ create alert rule slow\n" in said
+    assert "✔ create channel ops\n✔ create model iris\n✔ change monitoring of iris\n✔ create alert rule " in said
     assert HOOK_PATH not in said
     assert SECRET not in said
     (channel,) = monitoring.channels.list()
@@ -136,6 +137,48 @@ def test_pruning_takes_back_what_the_file_no_longer_names_of_the_suites_own_mode
     assert len(monitoring.channels.list()) == 1
 
 
+WATCHED = """
+suite: testing
+alert_rules: {everywhere}
+models:
+  - name: iris
+    monitoring: {{drift: {{interval: {drift}}}, quality: {{interval: {quality}}}}}
+    alert_rules:
+      - {{name: drift, when: effect > 0.2, window: {drift}}}
+      - {{name: data-quality, when: violation_count > 0, window: {quality}}}
+"""
+
+
+def test_checks_come_more_or_less_often_with_rules_that_look_back_no_further_than_they_must(
+    monitoring: MonitoringClient, apply: Apply
+) -> None:
+    far = "{{name: far, when: effect > 0.1, window: {}}}"
+    wide, narrow = f"[{far.format('6h')}]", f"      - {far.format('3d')}\n"
+    # From nothing, the other way round, both shorter, both longer; and a rule for all that would be blind for iris.
+    for drift, quality, everywhere, more in [
+        ("7d", "2h", "[]", ""),
+        ("2h", "7d", "[]", ""),
+        ("1h", "1h", "[]", ""),
+        ("3d", "4d", "[]", ""),
+        ("3d", "4d", wide, narrow),
+    ]:
+        suite = WATCHED.format(drift=drift, quality=quality, everywhere=everywhere) + more
+        apply(suite, "--yes")
+        assert apply(suite).startswith("nothing to do")
+        own = monitoring.configurations.get("iris").own
+        assert (own.drift.interval, own.quality.interval) == (drift, quality)
+        rules = rules_of(monitoring, "iris")
+        assert (rules["drift"].window, rules["data-quality"].window) == (drift, quality)
+
+
+def test_a_rule_that_is_pruned_holds_up_no_checks(monitoring: MonitoringClient, apply: Apply) -> None:
+    short = WATCHED.format(drift="1h", quality="1h", everywhere="[]")
+    apply(short + "      - {name: mine, when: effect > 0.3, window: 1h}\n", "--yes")
+    apply(WATCHED.format(drift="2d", quality="2d", everywhere="[]"), "--prune", "--yes")
+    assert monitoring.configurations.get("iris").own.drift.interval == "2d"
+    assert "mine" not in rules_of(monitoring, "iris")
+
+
 def test_a_change_by_somebody_else_meanwhile_is_kept(monitoring: MonitoringClient, shelf: Shelf, apply: Apply) -> None:
     apply(SUITE, "--yes")
     theirs = {"drift": {"alpha": 0.02}}
@@ -164,6 +207,36 @@ def test_what_monitoring_refuses_is_said_and_the_other_models_go_on(
     document = json.loads(apply(two, "--dry-run", "--json"))
     (step,) = document["steps"]
     assert (step["action"], step["model"], step["name"], step["done"]) == ("create_alert_rule", "other", "x", False)
+
+
+def test_a_channel_that_is_refused_ends_only_the_rules_that_tell_it(
+    monitoring: MonitoringClient, shelf: Shelf, apply: Apply, capsys: pytest.CaptureFixture[str]
+) -> None:
+    suite = """
+suite: testing
+channels:
+  - {name: bad, webhook: "https://10.1.2.3/x"}
+  - {name: good, webhook_file: hook.url}
+alert_rules:
+  - {name: slow, when: p95_latency_ms > 200, channels: [bad]}
+  - {name: errors, when: error_rate > 2, channels: [good]}
+  - {name: failing, when: error_count > 9, channels: [good]}
+models:
+  - name: iris
+    alert_rules: [{name: slow, when: p95_latency_ms > 50, channels: [good, bad]}]
+    versions: [{version: 1.0.0, source: {path: one.onnx}}]
+"""
+    Path("suite.yaml").write_text(suite)
+    assert "[URL_NOT_ALLOWED]" in apply(suite, "--yes", exit_code=1)
+    assert shelf.changes == ["create iris", "register iris 1.0.0"]
+    assert [channel.name for channel in monitoring.channels.list()] == ["good"]
+    assert rules_of(monitoring, "").keys() >= {"failing"}
+    assert rules_of(monitoring, "iris") == {}
+    assert run(["apply", "-f", "suite.yaml", "--yes", "--json"]) == 1
+    failures = json.loads(capsys.readouterr().out)["failures"]
+    assert [(failure["model"], failure["name"], failure["reason"]) for failure in failures] == [
+        ("", "bad", "URL_NOT_ALLOWED"), ("", "errors", "INVALID_RULE"),
+    ]  # fmt: skip
 
 
 def test_without_monitoring_nothing_is_changed_and_a_suite_that_says_nothing_of_it_needs_none(

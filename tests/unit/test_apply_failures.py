@@ -30,7 +30,9 @@ def test_a_failure_ends_its_model_and_says_what_was_done_and_what_was_not(
     assert "penstock model evaluate" in printed.err
     assert "[EVALUATION_REQUIRED]" in printed.err
     document = json.loads(_failing(capsys, "--yes", "--json"))
-    assert document["failures"] == [{"model": "iris", "reason": "EVALUATION_REQUIRED", "message": "not yet"}]
+    assert document["failures"] == [
+        {"model": "iris", "name": "", "reason": "EVALUATION_REQUIRED", "message": "not yet"}
+    ]
     shelf.refuses.clear()
     apply(SUITE, "--yes")
     assert shelf.changes[0] == "1.0.0 to STAGE_CANDIDATE", "it goes on where it broke"

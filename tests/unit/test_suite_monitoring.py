@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.exits import CommandError
+from penstock.cli.suites.monitoring import origin_of
 from penstock.cli.suites.schema import Suite, read_suite
+from services.common.addresses import AddressRules
 
 
 def read(folder: Path, text: str) -> Suite:
@@ -46,6 +48,8 @@ def settings(fields: str) -> str:
         (channel("webhook_file: none.url"), "webhook_file: can't be read: No such file"),
         (channel("apprise_env: A_SET_ONE, secret_env: A_SET_ONE"), "a secret with a webhook, which it signs"),
         (channel("webhook: https://a}\n  - {name: ops, webhook: https://b"), "ops stands in line 4 already"),
+        (channel("webhook: 'https://[::1/secret'"), "suite.yaml:4: channels[0]: has a webhook that is no URL"),
+        (channel("webhook: 'https://example.org:https/secret'"), "has a webhook that is no URL"),
         (rule("severity: warning"), "alert_rules[0]: needs 'when'"),
         (rule("when: latency > 3"), "suite.yaml:5: models[0].alert_rules[0].when: 'latency' can't be watched"),
         (rule("when: error_rate"), "is no condition"),
@@ -65,6 +69,16 @@ def settings(fields: str) -> str:
 def test_every_mistake_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, sentence: str) -> None:
     monkeypatch.setenv("A_SET_ONE", "0123456789abcdef")
     assert sentence in refusal(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["example.org", "Example.ORG:443", "example.org.", "example.org.:8443", "93.184.215.14", "[2606:4700::1111]:8443"],
+)
+def test_a_webhook_is_compared_by_what_the_service_gives_out_of_it(host: str) -> None:
+    endpoint = AddressRules().endpoint(f"https://{host}/a/secret")
+    assert origin_of(f"https://{host}/a/secret") == f"{endpoint.scheme}://{endpoint.authority}"
+    assert origin_of(f"https://{endpoint.authority}/***") == origin_of(f"https://{host}/a/secret")
 
 
 def test_a_rule_of_a_version_stands_beside_its_models(tmp_path: Path) -> None:

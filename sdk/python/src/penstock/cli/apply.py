@@ -94,23 +94,23 @@ def apply(
 def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
     """Take the steps in order.
 
-    A step that fails ends its model's, and all deleting; other models go on, unless nothing answers any more, or not to
-    this key. What was done and what was not is said, and the first failure raised.
+    A step that fails ends its model's, or those that tell its channel, and all deleting; the others go on, unless
+    nothing answers any more, or not to this key. What was done and what was not is said, and the first failure raised.
     """
     from penstock.errors import PenstockError
 
     output = run.output
     done: set[int] = set()
-    failed: set[int] = set()
-    failures: dict[str, PenstockError | OSError] = {}
+    failures: dict[int, PenstockError | OSError] = {}
     try:
         for number, step in enumerate(plan.steps):
-            if step.model in failures or (failures and step.action in _DELETING):
+            failed = {plan.steps[each].subject for each in failures}
+            if step.is_ended_by(failed) or (failed and step.action in _DELETING):
                 continue
             try:
                 step.do(run)
             except (PenstockError, OSError) as error:
-                failures[step.model], failed = error, failed | {number}
+                failures[number] = error
                 _, message = _words(error)
                 output.say(Text.assemble(("✘ ", "bold red"), f"{_headline(step)}: {printable(message)}"))
                 if _ends_all(error):
@@ -120,7 +120,7 @@ def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
             if step.action not in _HIDDEN:
                 output.say(Text.assemble(("✔ ", "green"), _headline(step)))
     finally:
-        _say_what_is_left(output, plan.steps, done | failed)
+        _say_what_is_left(output, plan.steps, done | failures.keys())
         output.answer(_document(suite, plan, dry_run=False, done=done, failures=failures))
         if len(done) < len(plan.steps):
             output.note("run it again to go on from here")
@@ -265,7 +265,7 @@ def _document(
     *,
     dry_run: bool,
     done: Collection[int] = (),
-    failures: Mapping[str, PenstockError | OSError] | None = None,
+    failures: Mapping[int, PenstockError | OSError] | None = None,
 ) -> dict[str, Any]:
     return {
         "suite": suite.name,
@@ -287,7 +287,9 @@ def _document(
         ],
         "kept": list(plan.kept),
         "failures": [
-            {"model": model, "reason": reason, "message": message}
-            for model, (reason, message) in ((model, _words(error)) for model, error in (failures or {}).items())
+            {"model": step.model, "name": step.name, "reason": reason, "message": message}
+            for step, (reason, message) in (
+                (plan.steps[number], _words(error)) for number, error in (failures or {}).items()
+            )
         ],
     }

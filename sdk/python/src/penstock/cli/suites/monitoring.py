@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import typer
 
@@ -23,6 +24,7 @@ MAX_CHANNELS = 100
 MAX_RULES = 1_000
 _KINDS = ("webhook", "webhook_file", "webhook_env", "apprise_file", "apprise_env")
 _SECRETS = ("webhook", "secret", "apprise")
+_PORTS = {"https": 443, "http": 80}
 _DURATIONS = ("window", "for", "repeat_interval")
 
 
@@ -87,8 +89,25 @@ def _channel(fields: Fields, folder: Path) -> ChannelSpec:
         fields.complain("", f"takes one of {', '.join(_KINDS)}")
     if hidden["apprise"] and (fields.has("secret_file") or fields.has("secret_env")):
         fields.complain("", "takes a secret with a webhook, which it signs; apprise has it in its URL")
+    webhook = webhook or hidden["webhook"]
+    try:
+        origin_of(webhook)
+    except ValueError:
+        fields.complain("", "has a webhook that is no URL: https://host/path")
     fields.done()
-    return ChannelSpec(name, fields.line, webhook or hidden["webhook"], hidden["secret"], hidden["apprise"])
+    return ChannelSpec(name, fields.line, webhook, hidden["secret"], hidden["apprise"])
+
+
+def origin_of(url: str) -> str:
+    """Leave out a webhook's path, which is often a secret itself, and write the rest as the service gives it out.
+
+    Raises:
+        ValueError: it is no URL.
+    """
+    parts = urlsplit(url)
+    host = (parts.hostname or "").rstrip(".")
+    host = f"[{host}]" if ":" in host else host
+    return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port not in (None, _PORTS.get(parts.scheme)) else "")
 
 
 def _secret(fields: Fields, name: str, folder: Path) -> str:

@@ -15,7 +15,7 @@ from penstock.cli.suites import steps
 from penstock.cli.suites.reading import Problems
 from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, Suite, VersionSpec
 from penstock.cli.suites.sources import UnreadableSource, files_of, size_of
-from penstock.cli.suites.steps import ORDER, Step
+from penstock.cli.suites.steps import Step
 
 if TYPE_CHECKING:
     from penstock.registry import RegistryClient
@@ -38,7 +38,7 @@ class Plan:
 
 def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
     """Put steps into the order in which they are done."""
-    return tuple(sorted(steps, key=lambda step: ORDER[step.action]))
+    return tuple(sorted(steps, key=lambda step: step.place))
 
 
 @dataclass(slots=True)

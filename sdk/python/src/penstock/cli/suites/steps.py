@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -35,6 +35,7 @@ class Action(enum.StrEnum):
     CHANGE_MONITORING = "change monitoring"
     CREATE_RULE = "create alert rule"
     CHANGE_RULE = "change alert rule"
+    DELETE_RULE = "delete alert rule"
     RESTORE = "restore version"
     REGISTER = "register version"
     VALIDATE = "validate version"
@@ -42,7 +43,6 @@ class Action(enum.StrEnum):
     CHANGE_VERSION = "change version"
     MOVE = "move version"
     SET_ALIAS = "set alias"
-    DELETE_RULE = "delete alert rule"
     DELETE_ALIAS = "delete alias"
     DELETE_VERSION = "delete version"
     DELETE_MODEL = "delete model"
@@ -58,6 +58,8 @@ _WATCHED = {
 }
 """What monitoring is told, by what it is about. A model is watched before its versions come."""
 ORDER = {action: number for number, action in enumerate(Action)}
+Subject = tuple[str, str]
+"""A kind of thing and its name: what steps are about."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +95,8 @@ class Step:
         says: what there is to say of it beside its changes.
         approval: who approves it, and why.
         size_bytes: what it uploads.
+        late: a change of monitoring that is made after the alert rules, and what is pruned of them.
+        needs: subjects of steps before it, without which it can't be done.
     """
 
     action: Action
@@ -105,6 +109,22 @@ class Step:
     says: str = ""
     approval: str = ""
     size_bytes: int = 0
+    late: bool = False
+    needs: frozenset[Subject] = frozenset()
+
+    @property
+    def place(self) -> tuple[int, bool]:
+        """Where it stands in the order of all steps."""
+        return ORDER[Action.DELETE_RULE if self.late else self.action], self.late
+
+    @property
+    def subject(self) -> Subject:
+        """What it is about: where it fails, no more is done of that."""
+        return ("model", self.model) if self.model and not self.late else (self.watched, self.name or self.model)
+
+    def is_ended_by(self, failed: Collection[Subject]) -> bool:
+        """Say whether steps that failed leave nothing to do it to, or with."""
+        return self.subject in failed or not self.needs.isdisjoint(failed)
 
     @property
     def watched(self) -> str:

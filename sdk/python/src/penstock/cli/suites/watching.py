@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from penstock.alert_rules import changed_rule
-from penstock.api.monitoring.v1 import alerts_pb2, channels_pb2, configuration_pb2
+from penstock.api.monitoring.v1 import alerts_pb2, channels_pb2
+from penstock.api.monitoring.v1.configuration_pb2 import Configuration
 from penstock.cli.documents import document_of, flattened
-from penstock.cli.suites.monitoring import ChannelSpec, RuleSpec, Settings, rule_defaults, title_of
+from penstock.cli.suites.monitoring import ChannelSpec, RuleSpec, Settings, origin_of, rule_defaults, title_of
 from penstock.cli.suites.reading import Problems
 from penstock.cli.suites.schema import ModelSpec, Suite
 from penstock.cli.suites.steps import Action, Change, Run, Step, changed_meanwhile, differences
 from penstock.configurations import changed_configuration
+from penstock.durations import parse_duration
 from penstock.errors import PenstockError
 
 if TYPE_CHECKING:
@@ -49,19 +52,17 @@ class WatchPlanner:
         channels = {channel.name: channel for channel in self.monitoring.channels.list()}
         for spec in self.suite.channels:
             self._channel(spec, channels.get(spec.name))
-        known = {*channels, *(spec.name for spec in self.suite.channels)}
         rules = {(rule.model, rule.name, rule.version): rule for rule in self.monitoring.alert_rules.list()}
-        for rule_spec in self.suite.alert_rules:
-            self._rule(rule_spec, rules.get(rule_spec.key), known)
+        for rule_spec in self._rule_specs():
+            self._rule(rule_spec, rules.get(rule_spec.key), channels)
+        defaults = self.monitoring.configurations.get().effective
         for model in self.suite.models:
-            for rule_spec in model.alert_rules or ():
-                self._rule(rule_spec, rules.get(rule_spec.key), known)
             if model.name in self.owned and model.alert_rules is not None:
                 named = {spec.key for spec in model.alert_rules}
                 gone = [rule for key, rule in rules.items() if rule.model == model.name and key not in named]
                 self._steps += map(_delete_rule, gone)
             if model.monitoring is not None:
-                self._settings(model, model.monitoring)
+                self._settings(model, model.monitoring, defaults)
         self._problems.raise_any()
         return self._steps
 
@@ -72,12 +73,19 @@ class WatchPlanner:
             action = Action.CREATE_CHANNEL if found is None else Action.REPLACE_CHANNEL
             self._steps.append(Step(action, "", lambda run: _set_channel(run, spec), name=spec.name, changes=changes))
 
+    def _rule_specs(self) -> list[RuleSpec]:
+        """Give all rules, the narrower first: where one holds, the wider ones of its name need not."""
+        rules = [*self.suite.alert_rules, *(each for model in self.suite.models for each in model.alert_rules or ())]
+        return sorted(rules, key=lambda spec: (not spec.version, not spec.model))
+
     def _rule(self, spec: RuleSpec, found: alerts_pb2.AlertRule | None, channels: Collection[str]) -> None:
+        new = {channel.name for channel in self.suite.channels}.difference(channels)
         for name in spec.channels:
-            if name not in channels:
+            if name not in channels and name not in new:
                 self._problems.add(spec.line, "", f"the rule {spec.name} tells {name}, which is no channel")
+        needs = frozenset(("channel", name) for name in new.intersection(spec.channels))
         if found is None:
-            self._steps.append(_create_rule(spec))
+            self._steps.append(replace(_create_rule(spec), needs=needs))
             return
         rule = changed_rule(found, dict(spec.said))
         changes = differences(document_of(found), document_of(rule))
@@ -89,33 +97,68 @@ class WatchPlanner:
                     lambda run: run.watched().alert_rules.replace(rule),
                     name=_named(rule),
                     changes=changes,
+                    needs=needs,
                 )
             )
 
-    def _settings(self, model: ModelSpec, settings: Settings) -> None:
+    def _settings(self, model: ModelSpec, settings: Settings, defaults: Configuration) -> None:
         found = self.monitoring.configurations.get(model.name)
-        before = configuration_pb2.Configuration() if model.name in self.owned else found.own
+        before = Configuration() if model.name in self.owned else found.own
         try:
             wanted = changed_configuration(before, settings)
         except PenstockError as error:
             self._problems.add(model.line, "", error.message)
             return
-        old, new = _said(found.own), _said(wanted)
-        names = [name for name in dict.fromkeys((*old, *new)) if old.get(name) != new.get(name)]
-        if names:
-            changes = tuple(Change(name, old.get(name), new.get(name)) for name in names)
-            note = self.note or f"the suite {self.suite.name}"
+        early = _but_checked_as_often(found.own, wanted, defaults)
+        self._set(model.name, found.own, early)
+        self._set(model.name, early, wanted, late=True)
 
-            def do(run: Run) -> None:
-                run.watched().configurations.set(wanted, model=model.name, note=note, etag=found.etag)
+    def _set(self, model: str, before: Configuration, after: Configuration, *, late: bool = False) -> None:
+        old, new = _said(before), _said(after)
+        changes = tuple(
+            Change(name, old.get(name), new.get(name))
+            for name in dict.fromkeys((*old, *new))
+            if old.get(name) != new.get(name)
+        )
+        note = self.note or f"the suite {self.suite.name}"
 
-            self._steps.append(Step(Action.CHANGE_MONITORING, model.name, do, changes=changes))
+        def do(run: Run) -> None:
+            configurations = run.watched().configurations
+            now = configurations.get(model)
+            if _said(now.own) != old:
+                raise changed_meanwhile(f"how {model} is watched was changed")
+            configurations.set(after, model=model, note=note, etag=now.etag)
+
+        if changes:
+            needs = frozenset({("model", model)}) if late else frozenset()
+            self._steps.append(Step(Action.CHANGE_MONITORING, model, do, changes=changes, late=late, needs=needs))
+
+
+def _but_checked_as_often(before: Configuration, after: Configuration, defaults: Configuration) -> Configuration:
+    """Leave out what is to be checked less often: that waits until alert rules look back as far."""
+    early = Configuration()
+    early.CopyFrom(after)
+    for part in ("drift", "quality"):
+        if _spacing(after, part, defaults) > _spacing(before, part, defaults):
+            early.ClearField(part)
+            if before.HasField(part):
+                getattr(early, part).CopyFrom(getattr(before, part))
+    return early
+
+
+def _spacing(own: Configuration, part: str, defaults: Configuration) -> tuple[timedelta, bool]:
+    """Say how far apart checks are, and whether they are made at all: what rules on them have to do with."""
+    whole = Configuration()
+    whole.CopyFrom(defaults)
+    whole.MergeFrom(own)
+    section = getattr(whole, part)
+    return parse_duration(section.interval, zero=True), section.enabled
 
 
 def _shown(channel: channels_pb2.Channel) -> dict[str, Any]:
     """Give what a channel shows of itself."""
     if channel.HasField("webhook"):
-        return {"webhook": _origin(channel.webhook.url), "signed": channel.webhook.signed}
+        return {"webhook": origin_of(channel.webhook.url), "signed": channel.webhook.signed}
     return {"apprise": urlsplit(channel.apprise.url).scheme}
 
 
@@ -123,13 +166,7 @@ def _wanted(spec: ChannelSpec, before: Mapping[str, Any]) -> dict[str, Any]:
     """Give what a channel is to show: its secrets can't be compared, nor are they shown here."""
     if spec.apprise:
         return {"apprise": urlsplit(spec.apprise).scheme}
-    return {"webhook": _origin(spec.webhook), "signed": bool(spec.secret) or before.get("signed", False)}
-
-
-def _origin(url: str) -> str:
-    """Leave out the path: it is often a secret itself."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.lower()}"
+    return {"webhook": origin_of(spec.webhook), "signed": bool(spec.secret) or before.get("signed", False)}
 
 
 def _set_channel(run: Run, spec: ChannelSpec) -> None:
@@ -166,7 +203,7 @@ def _named(rule: alerts_pb2.AlertRule) -> str:
     return title_of(rule.name, rule.version)
 
 
-def _said(configuration: configuration_pb2.Configuration) -> dict[str, Any]:
+def _said(configuration: Configuration) -> dict[str, Any]:
     """Give the settings that are said, by their paths: what is false or 0 is said, what is empty is not."""
     said = flattened({part.name: document_of(message) for part, message in configuration.ListFields()})
     return {name: value for name, value in said.items() if value not in (None, "", [])}
