@@ -34,6 +34,8 @@ FRESH_S: Final = 10.0
 """Scrapes that come sooner get the same answer: several Prometheus servers cost no more than one."""
 LATELY: Final = timedelta(days=1)
 """Versions without traffic for so long are told no longer, and accuracy is that of so long."""
+SETTLED: Final = timedelta(days=2)
+"""Days that ended longer ago are added up once: a scrape reads as much however long this process has run."""
 LATENCY_BOUNDS_MS: Final = (0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0,
                             10_000.0, 30_000.0)  # fmt: skip
 _LABELS = ("model", "version")
@@ -93,6 +95,13 @@ class Tally:
         latencies = _folded(counts.latencies)
         return cls(counts.inference_count, counts.error_count, float(counts.latency_sum_ms), latencies)
 
+    def and_then(self, more: Tally) -> Tally:
+        """Add what came later."""
+        latencies = tuple(one + other for one, other in zip(self.latencies, more.latencies, strict=True))
+        return Tally(
+            self.requests + more.requests, self.errors + more.errors, self.latency_ms + more.latency_ms, latencies
+        )
+
     def since(self, base: Tally) -> Tally:
         """Give what came on top of an earlier count."""
         latencies = tuple(one - other for one, other in zip(self.latencies, base.latencies, strict=True))
@@ -142,7 +151,8 @@ class ModelCollector(Collector):
     """Reads what is kept when it is asked, at most every FRESH_S seconds, for at most `max_versions` versions.
 
     Requests and errors count from the beginning of this process, in spite of coming from the database, so that a
-    restart is what Prometheus takes it for: a counter that begins again.
+    restart is what Prometheus takes it for: a counter that begins again. Events that come over two days late are in
+    none of these counters, as they were in no rate of when they happened.
     """
 
     def __init__(self, sources: Sources, clock: Clock, *, max_versions: int) -> None:
@@ -150,6 +160,7 @@ class ModelCollector(Collector):
         self._clock = clock
         self._max_versions = max_versions
         self._since = Granularity.DAY.floor(clock())
+        self._settled: Mapping[Key, Tally] = {}
         self._bases: dict[Key, Tally] = {}
         self._based = False
         self._view = View()
@@ -174,8 +185,7 @@ class ModelCollector(Collector):
         now = self._clock()
         lately = self._sources.metrics.every(Window(now - LATELY, now), latencies=False).counts
         found: dict[Key, Seen] = {}
-        for key, counts in self._sources.metrics.every(Window(self._since, now), latencies=True).counts.items():
-            total = Tally.of(counts)
+        for key, total in self._totals(now).items():
             # Who was there before this process begins at 0; who comes later came from nothing.
             base = self._bases.setdefault(key, Tally() if self._based else total)
             before = self._view.versions.get(key)
@@ -187,6 +197,19 @@ class ModelCollector(Collector):
         drift, quality = self._sources.drift.latest_of(busiest), self._sources.quality.latest_of(busiest)
         listed = {key: replace(found[key], drift=drift.get(key), quality=quality.get(key)) for key in sorted(busiest)}
         return View(listed, len(found) - len(listed), self._sources.alerts.open_counts())
+
+    def _totals(self, now: datetime) -> Mapping[Key, Tally]:
+        """Count each version since the day on which this process began."""
+        every, settled_until = self._sources.metrics.every, Granularity.DAY.floor(now - SETTLED)
+        if settled_until > self._since:
+            closed = every(Window(self._since, settled_until), latencies=True)
+            if closed.complete_until is None:  # what waits for its recount would stay as it stands
+                self._settled, self._since = _summed(self._settled, closed.counts), settled_until
+        return _summed(self._settled, every(Window(self._since, now), latencies=True).counts)
+
+
+def _summed(tallies: Mapping[Key, Tally], counts: Mapping[Key, Counts]) -> Mapping[Key, Tally]:
+    return {**tallies, **{key: tallies.get(key, Tally()).and_then(Tally.of(each)) for key, each in counts.items()}}
 
 
 def _traffic(view: View) -> Iterator[Metric]:

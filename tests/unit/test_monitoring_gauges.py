@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -74,6 +74,32 @@ def test_no_count_goes_back_when_its_source_does_for_a_while() -> None:
         found = samples(collector)
         seen.append((found["requests_total", "iris", "1"], found["latency_seconds_count", "iris", "1"]))
     assert seen == [(0, 0), (10, 10), (10, 10), (12, 12)]
+
+
+def test_a_process_that_runs_for_weeks_reads_days_and_still_counts_all() -> None:
+    hourly, now, read = Counts(inference_count=1, latencies=Latencies((1,), (1,))), NOON, []
+    waits: datetime | None = None
+
+    class Steady(Script):
+        def every(self, window: Window, *, latencies: bool) -> EveryTotal:
+            hours = (window.to_time - window.from_time) // timedelta(hours=2 if waits else 1)
+            read.append(hours)
+            return EveryTotal(window, {("iris", "1"): Counts.merged([hourly] * hours)}, waits)
+
+    script = Steady()
+    collector = ModelCollector(Sources(script, script, script, script), lambda: now, max_versions=10)
+    samples(collector)
+    for day in range(1, 30):
+        read.clear()
+        now = NOON + timedelta(days=day)
+        found = samples(collector)
+        assert (found["requests_total", "iris", "1"], found["latency_seconds_count", "iris", "1"]) == (24 * day,) * 2
+        assert sum(read) <= 24 * 6
+    waits, now = NOON, now + timedelta(days=9)  # for a recount: what may change is not settled
+    for _ in range(2):
+        samples(collector)
+    waits = None
+    assert samples(collector)["requests_total", "iris", "1"] == 24 * 38
 
 
 def test_while_the_database_is_away_what_was_read_last_is_told() -> None:
