@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from penstock.api.inference.v1.prediction_jobs_pb2 import SingleInput
 from penstock.values import to_struct
 from services.common.errors import Unavailable
-from services.common.jobs import JobRun, Stopped, StopReason
+from services.common.jobs import JobRun, Progress, Stopped, StopReason
 from services.inference.events.events import Event
 from services.inference.jobs.batches import RowPredictor
 from services.inference.jobs.held_events import HeldEvents
-from services.inference.jobs.models import RowError, RowResult
+from services.inference.jobs.models import Done, RowError, RowResult
+from services.inference.jobs.work import WorkLimits, _Attempt
 from services.inference.models import Caller, ModelFailed, ResolvedVersion, ServingSettings, Signature, TensorSpec
 from services.inference.prediction import Prediction, Predictor
 from services.inference.tensors import Tensor
@@ -40,13 +42,15 @@ class Running:
 
     def forget(self, callback: Callable[[], None]) -> None: ...
 
+    def report(self, progress: Progress) -> None: ...
+
 
 class Sums:
     """A predictor whose model adds a row up, and fails where a row has a 13."""
 
     def __init__(self, model: Model | None = None) -> None:
         self.asked: list[list[list[float]]] = []
-        self.events = HeldEvents(self)
+        self.events = HeldEvents(self, max_events=3)
         self.told: list[str] = []
         self._model = model or (lambda x: x.sum(axis=1))
 
@@ -154,3 +158,24 @@ def test_one_request_gives_a_row_for_each_of_its_rows_or_one_for_all() -> None:
     assert said(predicting(Sums(lambda x: x.sum())).predict_single(request)) == [10.0]
     bad = SingleInput(features=to_struct({"z": 1})).SerializeToString()
     assert said(predicting(Sums()).predict_single(bad)) == ["MISSING_INPUT"]
+
+
+def test_rows_are_made_safe_before_their_events_are_more_than_the_queue_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bursts: list[int] = []
+
+    def make_safe(attempt: Any, predictor: RowPredictor) -> None:
+        attempt._waiting.clear()
+        cast("HeldEvents", predictor.events).release()
+        bursts.append(len(sums.told) - sum(bursts))
+
+    monkeypatch.setattr(_Attempt, "_make_safe", make_safe)
+    none, sums = cast("Any", None), Sums()
+    predictor = predicting(sums, replace(VERSION, rows_independent=False))
+    limits = WorkLimits(none, batch_rows=8, chunk_rows=5_000, chunk_s=1_000, held_events=3, max_result_bytes=1)
+    spec = cast("Any", SimpleNamespace(max_failed_rows=None))
+    attempt = _Attempt(cast("JobRun", Running()), spec, none, limits, None, Done(), none)
+    for number in range(10):
+        attempt.take(predictor.predict(rows(number)), predictor)
+    assert bursts == [3, 3, 3]

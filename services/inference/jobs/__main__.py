@@ -124,6 +124,8 @@ def _workers(
             batch_rows=settings.job_batch_rows,
             chunk_rows=settings.job_chunk_rows,
             chunk_s=settings.job_chunk_ms / 1000,
+            # All workers may let theirs go at one moment, while half of the queue still waits for the disk.
+            held_events=max(1, settings.spool_queue_events // (2 * max(1, settings.job_workers))),
             max_result_bytes=settings.job_max_result_bytes,
         ),
         counters,

@@ -93,6 +93,7 @@ class JobsSettings(InferenceSettings, PostgresSettings):
     """Rows of a job that go into the model at once, where they are independent; a version's max_batch_size goes
     before it."""
     job_chunk_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 5_000
-    """Rows after which what is done is made safe; a job that is taken over goes on from there."""
+    """Rows after which what is done is made safe; a job that is taken over goes on from there. It is made safe sooner
+    where its rows leave more events than `spool_queue_events` has room for at once."""
     job_chunk_ms: Annotated[int, Field(ge=100, le=HOUR_MS)] = 10_000
     """The time after which it is made safe, however few the rows."""

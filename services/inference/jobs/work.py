@@ -1,9 +1,10 @@
 """The work on one job: rows in, chunks of results out, and in the end one file of all of them.
 
 What is done is made safe chunk by chunk, each written while the lease is held. Whoever takes the job over goes on after
-the last one; rows that were predicted and not made safe are predicted again, and stand in the result and count in
-monitoring once. A job that failed because too many rows did begins with these when it is tried again: the others are
-not predicted anew.
+the last one; rows that were predicted and not made safe are predicted again, stand in the result once, and count in
+monitoring once at most (`held_events`). A job that failed because too many rows did begins with these when it is tried
+again: the others are not predicted anew. A row that failed counts in monitoring at each try, as it does for every
+caller; a retry that is taken over tries those that still fail once more.
 """
 
 from __future__ import annotations
@@ -37,18 +38,20 @@ from services.inference.prediction import Predictor
 HEARING_S = 0.2
 MAX_CHUNK_WEIGHT = 4_000_000
 """Values in a chunk that is held in memory."""
-MAX_HELD_BYTES = 64 * 1024 * 1024
-"""Payloads of the events that are held with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkLimits:
-    """How rows are read, put together and made safe; sizes in bytes."""
+    """How rows are read, put together and made safe; sizes in bytes.
+
+    Rows are made safe as soon as they have left `held_events`, for these go out at once.
+    """
 
     read: ReadLimits
     batch_rows: int
     chunk_rows: int
     chunk_s: float
+    held_events: int
     max_result_bytes: int
 
 
@@ -95,7 +98,9 @@ class PredictionWork:
         schema = results.schema_of(version, spec.outputs)
         done = self._tables.chunks.done(run.job.job_id)
         attempt = _Attempt(run, spec, self._tables, self._limits, schema, done, self._counters)
-        held = HeldEvents(self._events) if spec.record_events and self._events is not None else None
+        held = None
+        if spec.record_events and self._events is not None:
+            held = HeldEvents(self._events, max_events=self._limits.held_events)
         job_id = str(run.job.job_id)
         rows = RowPredictor(
             Predictor(self._catalog, self._engine, EventLog(held)),
@@ -203,7 +208,7 @@ class _Attempt:
         failed = self.done.failed_count + _failed_count(self._waiting)
         most = self._spec.max_failed_rows
         enough = len(self._waiting) >= self._limits.chunk_rows or self._weight >= MAX_CHUNK_WEIGHT
-        enough = enough or (predictor.events is not None and predictor.events.size_bytes >= MAX_HELD_BYTES)
+        enough = enough or (predictor.events is not None and predictor.events.is_full)
         enough = enough or (most is not None and failed > most)  # it ends here, and what was done is kept
         if enough or time.monotonic() - self._since >= self._limits.chunk_s:
             self._make_safe(predictor)

@@ -156,7 +156,8 @@ class PredictionJobServiceServicer(object):
 
     def RetryPredictionJob(self, request, context):
         """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
-        none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+        none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted again, and
+        count in monitoring at each try.
         After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
         Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
         """

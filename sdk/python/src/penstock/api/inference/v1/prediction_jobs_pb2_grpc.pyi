@@ -69,7 +69,8 @@ class PredictionJobServiceStub:
     """
     RetryPredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.RetryPredictionJobRequest, _prediction_jobs_pb2.RetryPredictionJobResponse]
     """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
-    none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+    none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted again, and
+    count in monitoring at each try.
     After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
     Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
@@ -121,7 +122,8 @@ class PredictionJobServiceAsyncStub(PredictionJobServiceStub):
     """
     RetryPredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.RetryPredictionJobRequest, _prediction_jobs_pb2.RetryPredictionJobResponse]  # type: ignore[assignment]
     """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
-    none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+    none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted again, and
+    count in monitoring at each try.
     After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
     Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
     """
@@ -218,7 +220,8 @@ class PredictionJobServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_prediction_jobs_pb2.RetryPredictionJobResponse, _abc.Awaitable[_prediction_jobs_pb2.RetryPredictionJobResponse]]:
         """Queues a FAILED or CANCELLED job again. It goes on after the rows that are done, with the version that did them, and
-        none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted once more.
+        none of these is predicted or counted twice; after TOO_MANY_FAILED_ROWS those that failed are predicted again, and
+        count in monitoring at each try.
         After ALL_ROWS_FAILED and VERSION_CHANGED it begins anew, with the version that its selector names by then.
         Role: viewer. NOT_FOUND: JOB_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
         """

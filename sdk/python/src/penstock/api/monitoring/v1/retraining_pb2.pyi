@@ -80,7 +80,9 @@ class _RetrainingReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Retr
     RETRAINING_REASON_DRIFT_DETECTED: _RetrainingReason.ValueType  # 1
     """Input drift, found by a check or an alert."""
     RETRAINING_REASON_ERROR_RATE_THRESHOLD: _RetrainingReason.ValueType  # 2
-    """The error rate."""
+    """The error rate of a version. Calls that failed before a version was chosen ask for no training, nor do alerts of one
+    error code.
+    """
     RETRAINING_REASON_ACCURACY_DROP: _RetrainingReason.ValueType  # 3
     """The accuracy fell: concept drift, or an alert."""
     RETRAINING_REASON_SCHEDULED: _RetrainingReason.ValueType  # 4
@@ -96,7 +98,9 @@ RETRAINING_REASON_UNSPECIFIED: RetrainingReason.ValueType  # 0
 RETRAINING_REASON_DRIFT_DETECTED: RetrainingReason.ValueType  # 1
 """Input drift, found by a check or an alert."""
 RETRAINING_REASON_ERROR_RATE_THRESHOLD: RetrainingReason.ValueType  # 2
-"""The error rate."""
+"""The error rate of a version. Calls that failed before a version was chosen ask for no training, nor do alerts of one
+error code.
+"""
 RETRAINING_REASON_ACCURACY_DROP: RetrainingReason.ValueType  # 3
 """The accuracy fell: concept drift, or an alert."""
 RETRAINING_REASON_SCHEDULED: RetrainingReason.ValueType  # 4
