@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from services.monitoring.models import Window
 from services.monitoring.rollups import recounts
 from services.monitoring.rollups.latency import RELATIVE_ERROR
 from services.monitoring.rollups.models import FINEST_FIRST, Granularity, Question, Totals
-from services.monitoring.rollups.store import counting
+from services.monitoring.rollups.store import aside, counting, feedback
 from tests.monitoring import Monitoring, eventually, labels, new_event, serve
 from tests.rollups import Rollups, leave_to_the_test, rollups
 
@@ -208,6 +209,29 @@ def test_feedback_of_a_day_whose_buckets_are_gone_is_counted_in_its_hour(
     assert [row["correct_count"] for granularity in FINEST_FIRST for row in rolled.rows(granularity)] == [1, 1]
 
 
+def test_an_hour_that_is_the_finest_kept_is_counted_once_for_all_its_labels(
+    monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    noon = (rolled.now - timedelta(days=20)).replace(hour=12, minute=1)
+    ages_s = [(rolled.now - noon).total_seconds() - 600 * number for number in range(5)]
+    old = [new_event(age_s=age_s) for age_s in ages_s]
+    monitoring.record(*old, new_event())
+    rolled.recount()
+    for event in old:
+        monitoring.feedback(event.inference_id, correct=True)
+    spans: list[datetime] = []
+    count = feedback.count_feedback
+
+    def count_once(connection: Any, model: str, version: str, window: Window) -> Any:
+        spans.append(window.from_time)
+        return count(connection, model, version, window)
+
+    monkeypatch.setattr(feedback, "count_feedback", count_once)
+    rolled.recount()
+    assert spans == [HOUR.floor(noon)]
+    assert [row["correct_count"] for granularity in FINEST_FIRST for row in rolled.rows(granularity)] == [5, 5]
+
+
 def test_feedback_for_ids_that_nobody_knows_is_done_with_in_one_turn(
     monitoring: Monitoring, rolled: Rollups, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -359,3 +383,17 @@ def test_what_is_switched_off_is_rolled_up_later(monitoring: Monitoring, rolled:
     rolled.configure(enabled=True)
     rolled.recount()
     assert len(rolled.rows(FIVE)) == 1
+
+
+def test_what_was_set_aside_long_ago_costs_a_turn_nothing(monitoring: Monitoring, rolled: Rollups) -> None:
+    rolled.change(
+        "INSERT INTO monitoring.rollup_marks SELECT 1, now() - number * interval '5 minutes', 'iris', '1.0.0', true "
+        "FROM generate_series(1, 20000) AS number"
+    )
+    rolled.change("ANALYZE monitoring.rollup_marks")
+    with rolled.database.transaction() as connection:
+        values = {"latest": rolled.now, "limit": 1_000}
+        plan = [line["QUERY PLAN"] for line in connection.execute(f"EXPLAIN {aside._SET_ASIDE}".encode(), values)]
+    waiting = "".join(plan).partition("CTE waiting")[2].partition("CTE ")[0]
+    assert "rollup_marks_new" in waiting
+    assert "Filter" not in waiting

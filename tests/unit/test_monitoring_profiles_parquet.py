@@ -148,7 +148,7 @@ def test_a_file_of_every_kind_of_column_is_read_in_a_process_of_its_own(tmp_path
     np.testing.assert_array_equal(found.columns["x"].numbers, [1.5, np.nan, 3])
     assert found.columns["text"].texts is not None
     assert found.columns["text"].texts.lengths.tolist() == [1, 1_000]
-    assert found.columns["x"].numbers.flags.aligned
+    assert found.columns["text"].texts.lengths.flags.aligned
     np.testing.assert_array_equal(found.columns["vector"].vectors, [[1, 2], [3, 4]])
     assert [path.name for path in tmp_path.iterdir()] == ["rows"]
     (tmp_path / "rows").write_bytes(b"PAR1 none PAR1")

@@ -10,6 +10,7 @@ CREATE TABLE rollup_marks (
     set_aside   boolean     NOT NULL DEFAULT false  -- one for all of its bucket, while rollups are switched off
 ) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 10000);
 CREATE INDEX rollup_marks_span ON rollup_marks (granularity, start_time, model, version);
+CREATE INDEX rollup_marks_new ON rollup_marks (start_time, model, version) WHERE granularity = 1 AND NOT set_aside;
 
 -- Which buckets got feedback, and nothing else, since they were counted: only that is counted anew. As above.
 CREATE TABLE feedback_marks (

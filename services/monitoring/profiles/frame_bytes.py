@@ -17,7 +17,7 @@ from services.monitoring.profiles.frames import Column, Frame
 
 LENGTH_BYTES = 8
 COLUMN_BYTES = 2_048
-"""What the header says of a column at most, its name of 256 letters written as six bytes each, and what is filled up."""
+"""What the header says of a column at most, its name of 256 letters in six bytes each, and what is filled up."""
 KIND_BYTES = 8
 FRAME, REFUSAL, OUT_OF_MEMORY = b"frame   ", b"refusal ", b"memory  "
 """What the first bytes of an answer say; what follows lies as it must for arrays."""

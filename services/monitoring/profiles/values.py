@@ -23,9 +23,9 @@ from services.monitoring.profiles.layouts import Layout
 from services.monitoring.profiles.tensors import MAX_EVENT_ROWS, Collected, collect, put_tensors
 
 MAX_UNKNOWN = 100
+"""Unknown names that are counted by name; an attacker may send any number of them."""
 MAX_EVENT_CELLS = 200_000
 """Rows times names of one event's named values: a payload of 1 MiB has room for half as many of its own."""
-"""Unknown names that are counted by name; an attacker may send any number of them."""
 NESTED = object()
 """A value that is neither a number, a boolean, a text nor a list of numbers."""
 

@@ -18,8 +18,8 @@ from services.monitoring.window_checks.store import CheckStore, StoredCheck, Tra
 KEPT: Final = timedelta(days=365)
 """Checks are kept for so long."""
 DEFAULT_PAGE_SIZE: Final = 100
-MOST_REMEMBERED: Final = 50_000
-"""Results of checks by schedule that are held in memory; a thousand versions of fifty features."""
+MOST_REMEMBERED: Final = 1_000 * (1 + 50)
+"""What is held in memory of checks by schedule: those of a thousand versions, and their results of fifty features."""
 _READ_AT_ONCE = 50
 
 

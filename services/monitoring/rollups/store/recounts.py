@@ -59,7 +59,7 @@ LIMIT %(limit)s
 """
 _UNMARK_FEEDBACK = """
 DELETE FROM monitoring.feedback_marks
-WHERE start_time = %(start_time)s AND model = %(model)s AND version = %(version)s
+WHERE start_time >= %(start_time)s AND start_time < %(end_time)s AND model = %(model)s AND version = %(version)s
 """
 _MARK = """
 INSERT INTO monitoring.rollup_marks (granularity, start_time, model, version)
@@ -116,17 +116,18 @@ class RecountStore:
     def recount_feedback(self, mark: Mark, kept: Kept) -> None:
         """Count the feedback of a bucket anew, and that of the longer spans that hold it, and nothing else of them.
 
+        Where a longer span is the finest that is kept, it is counted once for all of its buckets that are marked.
+
         Raises:
             Aborted: another replica counts it just now (TRANSACTION_CONFLICT).
         """
         with self._db.transaction() as connection:
             connection.execute(_ONE_SNAPSHOT)
             events_there = _hold(connection, mark.start_time.date(), "feedback", "inferences")
-            values = {"start_time": mark.start_time, "model": mark.model, "version": mark.version}
-            if not connection.execute(_UNMARK_FEEDBACK, values).rowcount:
-                return
             kept = read_kept(connection, kept)
             finest = kept.finest(mark.start_time)
+            if not _unmark_feedback(connection, mark, finest or _BUCKET):
+                return
             if finest is not None and events_there and kept.events <= mark.start_time:
                 recount_feedback(connection, finest, mark.model, mark.version, mark.start_time)
 
@@ -162,7 +163,7 @@ def _recount(connection: Connection[DictRow], mark: Mark, kept: Kept) -> None:
     if not connection.execute(_UNMARK, {**values, "granularity": mark.granularity.value}).rowcount:
         return  # another replica did it
     if mark.granularity is _BUCKET:
-        connection.execute(_UNMARK_FEEDBACK, values)
+        _unmark_feedback(connection, mark, _BUCKET)
     kept = read_kept(connection, kept)
     if mark.granularity is _BUCKET and events_there and kept.events <= mark.start_time:
         connection.execute(_MARK_PROFILE, values)
@@ -179,6 +180,14 @@ def _recount(connection: Connection[DictRow], mark: Mark, kept: Kept) -> None:
     if coarser is not None:
         longer = {**values, "granularity": coarser.value, "start_time": coarser.floor(mark.start_time)}
         connection.execute(_MARK, longer)
+
+
+def _unmark_feedback(connection: Connection[DictRow], mark: Mark, granularity: Granularity) -> bool:
+    """Take the marks off the span that holds a mark; False where there are none."""
+    start = granularity.floor(mark.start_time)
+    span = {"start_time": start, "end_time": start + granularity.span}
+    values = {**span, "model": mark.model, "version": mark.version}
+    return connection.execute(_UNMARK_FEEDBACK, values).rowcount > 0
 
 
 def _hold(connection: Connection[DictRow], day: date, *tables: str) -> bool:
