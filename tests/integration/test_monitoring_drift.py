@@ -308,6 +308,29 @@ def test_a_check_whose_time_has_come_again_is_made_again(clone_database: Callabl
         assert scheduled()[0].status == DRIFTED
 
 
+def test_no_interval_is_spent_on_a_check_of_what_is_not_counted_yet(clone_database: Callable[[str], str]) -> None:
+    """After an outage, a restart or an attachment another replica may count for a while: here one that is stuck."""
+    with serve(clone_database("monitoring"), **OFTEN) as monitoring, connected(monitoring) as drift:
+        held = """
+        INSERT INTO monitoring.chores
+        SELECT name, gen_random_uuid(), now() + interval '1 hour' FROM unnest('{rollups,profiles}'::text[]) AS name
+        ON CONFLICT (name) DO UPDATE SET lease_time = excluded.lease_time, holder = excluded.holder
+        """
+        with psycopg.connect(monitoring.database_url) as connection:
+            connection.execute(held)
+        drift.send(rows(300, 2, shift=2.0))
+        drift.profile(rows(2_000, 1))
+        waiting = "SELECT wait_time IS NOT NULL FROM monitoring.drift_schedule"
+        eventually(lambda: monitoring.query(waiting) == [(True,)])
+        assert not drift.listed().checks
+        with psycopg.connect(monitoring.database_url) as connection:
+            connection.execute("UPDATE monitoring.chores SET lease_time = now() WHERE name IN ('rollups', 'profiles')")
+        eventually(lambda: len(drift.listed().checks) == 1)
+        (check,) = drift.listed().checks
+        assert (check.trigger, check.status) == (pb.TRIGGER_SCHEDULE, DRIFTED)
+        assert monitoring.query(waiting) == [(False,)]
+
+
 def test_the_next_check_by_schedule_may_be_made_before_its_time(clone_database: Callable[[str], str]) -> None:
     with serve(clone_database("monitoring"), **OFTEN) as monitoring, connected(monitoring) as drift:
         drift.send(rows(300, 2, shift=2.0))

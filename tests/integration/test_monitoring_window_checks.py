@@ -13,14 +13,15 @@ import psycopg
 import pytest
 
 from penstock.ids import uuid7
-from services.common.errors import DeadlineExceeded, Unavailable
+from services.common.errors import DeadlineExceeded, FailedPrecondition, Unavailable
 from services.common.postgres import Database
 from services.monitoring.drift.checks import FORM
 from services.monitoring.drift.models import BinComparison, DriftCheck, DriftResult
 from services.monitoring.window_checks import keeping
 from services.monitoring.window_checks.keeping import Kept
-from services.monitoring.window_checks.rounds import Rounds
+from services.monitoring.window_checks.rounds import Rounds, await_counts
 from services.monitoring.window_checks.store import CheckStore
+from services.monitoring.window_checks.window import Completeness
 from tests.alerting import drift_check, drift_result
 from tests.postgres import PostgresServer
 
@@ -146,6 +147,31 @@ def test_a_check_that_rules_judge_every_few_seconds_is_read_once(
     assert len(kept.latest_of([*versions, ("more", "1")])) == 61
     assert len(kept.latest_of([("more", "1"), *versions])) == 61, "what is too much to remember is read again"
     assert len(store.read) > 50
+
+
+def test_a_check_that_waits_for_counts_is_no_last_check_and_waits_from_its_first_turn(
+    store: Reads, database: Database
+) -> None:
+    kept = Kept(store, FORM)
+    assert store.wait("iris", "1") == timedelta(0)
+    with database.transaction() as connection:
+        connection.execute("UPDATE monitoring.drift_schedule SET wait_time = wait_time - interval '10 minutes'")
+    assert store.wait("iris", "1") > timedelta(minutes=10)
+    assert store.is_due("iris", "1", HOUR)
+    assert not kept.latest_of([("iris", "1")])
+    check = made()
+    assert kept.add_due(check, HOUR)
+    assert kept.latest_of([("iris", "1")])["iris", "1"].id == check.id
+    assert store.wait("iris", "1") == timedelta(0)
+
+
+def test_who_asks_for_the_next_check_is_told_where_buckets_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.monitoring.window_checks.rounds._PAUSE_S", 0)
+    looks = [Completeness(3), Completeness(1), Completeness()]
+    await_counts(lambda: looks.pop(0))
+    with pytest.raises(FailedPrecondition, match="3 buckets") as caught:
+        await_counts(lambda: Completeness(3))
+    assert caught.value.reason == "BUCKETS_WAIT"
 
 
 def test_what_belongs_to_a_check_is_kept_with_it_or_neither_is(store: Reads, database: Database) -> None:

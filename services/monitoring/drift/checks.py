@@ -22,9 +22,9 @@ from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import Question
 from services.monitoring.window_checks.keeping import Form, Kept
-from services.monitoring.window_checks.rounds import Rounds, busiest
+from services.monitoring.window_checks.rounds import Rounds, await_counts, busiest
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
-from services.monitoring.window_checks.window import check_window, completeness
+from services.monitoring.window_checks.window import Completeness, check_window, completeness
 
 Clock = Callable[[], datetime]
 QUARTER = timedelta(days=91)
@@ -71,7 +71,8 @@ class DriftChecks:
         Raises:
             InvalidArgument: the window ends before it begins, or is longer than 30 days (INVALID_WINDOW).
             NotFound: no version is named, and none had traffic (VERSION_NOT_SEEN).
-            FailedPrecondition: there is no reference (NO_REFERENCE), or checks are off (DRIFT_OFF).
+            FailedPrecondition: there is no reference (NO_REFERENCE), checks are off (DRIFT_OFF), or the check that is
+                next by schedule would not see what waits to be counted (BUCKETS_WAIT).
         """
         now = self._clock()
         end = to_time or now
@@ -92,6 +93,7 @@ class DriftChecks:
                 reason="NO_REFERENCE",
             )
         if as_scheduled:
+            await_counts(lambda: self._completeness(reference, version, configuration))
             return self._by_schedule(reference, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
@@ -110,7 +112,7 @@ class DriftChecks:
     def latest_of(self, versions: Iterable[Version]) -> Mapping[Version, DriftCheck]:
         """Give what rules judge by: the last check by schedule of each version that has one, without bins and words.
 
-        What somebody asked for is none: it may be about a window of long ago, and is made at another level.
+        What somebody asked for over another window is none, and is made at another level.
         """
         return self._kept.latest_of(versions)
 
@@ -123,8 +125,16 @@ class DriftChecks:
         if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
         reference = self._profiles.reference(model, version)
-        if reference is not None:
+        if reference is None:
+            return
+        complete = self._completeness(reference, version, configuration)
+        if not self._rounds.waits(model, version, complete, configuration.interval):
             self._by_schedule(reference, version, configuration, before_time=False)
+
+    def _completeness(self, reference: Reference, version: str, configuration: DriftConfiguration) -> Completeness:
+        now = self._clock()
+        window = check_window(None, now, configuration.window)
+        return completeness(window, self._live.uncounted(reference, version, window), now)
 
     def _by_schedule(
         self, reference: Reference, version: str, configuration: DriftConfiguration, *, before_time: bool

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -38,6 +38,10 @@ class LiveProfiles:
     def __init__(self, store: LiveStore) -> None:
         self._store = store
 
+    def uncounted(self, reference: Reference, version: str, window: Window) -> Sequence[datetime]:
+        """Give the beginnings, ascending, of a window's buckets that wait to be counted."""
+        return self._store.uncounted(reference.model, version, window)
+
     def window(self, reference: Reference, version: str, from_time: datetime, to_time: datetime) -> LiveWindow:
         """Sum the live rows of a version over the whole buckets that meet a window. No raw event is read.
 
@@ -49,7 +53,7 @@ class LiveProfiles:
         """
         window = Window(floor(from_time), floor(to_time + BUCKET - timedelta(microseconds=1)))
         # Before what was counted is read: what is counted in between is said to wait, and never the other way round.
-        uncounted = self._store.uncounted(reference.model, version, window)
+        uncounted = self.uncounted(reference, version, window)
         share = self._store.share(reference.model, version, reference.id, window)
         found = self._store.read(reference.model, version, reference.id, window)
         summed = sum_up(reference, window.from_time, window.to_time, found, share=share)

@@ -22,9 +22,9 @@ from services.monitoring.quality.models import QualityCheck, QualityFilters
 from services.monitoring.quality.unreferenced import Unreferenced
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import Form, Kept
-from services.monitoring.window_checks.rounds import Rounds, busiest
+from services.monitoring.window_checks.rounds import Rounds, await_counts, busiest
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Version
-from services.monitoring.window_checks.window import ALL_THERE, check_window, completeness
+from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness
 
 Clock = Callable[[], datetime]
 
@@ -64,7 +64,8 @@ class QualityChecks:
 
         Raises:
             InvalidArgument: the window (INVALID_WINDOW).
-            FailedPrecondition: checks are switched off (QUALITY_OFF).
+            FailedPrecondition: checks are switched off (QUALITY_OFF), or the check that is next by schedule would not
+                see what waits to be counted (BUCKETS_WAIT).
             NotFound: no version was named, and none had traffic (VERSION_NOT_SEEN).
         """
         configurations, end = self._sources.configurations, to_time or self._clock()
@@ -78,6 +79,7 @@ class QualityChecks:
                 reason="QUALITY_OFF",
             )
         if as_scheduled:
+            await_counts(lambda: self._completeness(model, version, configuration))
             return self._by_schedule(model, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
@@ -105,7 +107,17 @@ class QualityChecks:
         configuration = self._sources.configurations.effective(model, version).quality
         if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
-        self._by_schedule(model, version, configuration, before_time=False)
+        complete = self._completeness(model, version, configuration)
+        if not self._rounds.waits(model, version, complete, configuration.interval):
+            self._by_schedule(model, version, configuration, before_time=False)
+
+    def _completeness(self, model: str, version: str, configuration: QualityConfiguration) -> Completeness:
+        """Tell it of the window before now; what has no reference is read as it came."""
+        now, reference = self._clock(), self._sources.profiles.reference(model, version)
+        if reference is None:
+            return ALL_THERE
+        window = check_window(None, now, configuration.window)
+        return completeness(window, self._sources.live.uncounted(reference, version, window), now)
 
     def _by_schedule(
         self, model: str, version: str, configuration: QualityConfiguration, *, before_time: bool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
@@ -9,17 +10,22 @@ from typing import Final
 
 import structlog
 
-from services.common.errors import DomainError, NotFound, Unavailable
+from services.common.errors import DomainError, FailedPrecondition, NotFound, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.models import Window
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import KEPT
 from services.monitoring.window_checks.store import CheckStore
+from services.monitoring.window_checks.window import Completeness
 
 _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 LATELY: Final = timedelta(days=1)
 """Versions with traffic within this long are looked at."""
+MOST_WAIT: Final = timedelta(hours=1)
+"""A check that is due waits so long at most for buckets that are over to be counted."""
+_LOOKS = 10
+_PAUSE_S = 0.5
 _DROPPED_AT_ONCE = 1_000
 
 
@@ -48,6 +54,31 @@ class Rounds:
                         self._check_if_due(model, version)
         while turn.renew() and self._store.drop_older(KEPT, limit=_DROPPED_AT_ONCE):
             pass
+
+    def waits(self, model: str, version: str, complete: Completeness, interval: timedelta) -> bool:
+        """Say whether a check that is due comes again in the next turn: a whole interval is not spent on half the data.
+
+        Late events may leave some bucket to be counted anew at any time, so that it waits MOST_WAIT at most.
+        """
+        return bool(complete.uncounted_bucket_count) and self._store.wait(model, version) < min(interval, MOST_WAIT)
+
+
+def await_counts(look: Callable[[], Completeness]) -> None:
+    """Wait some seconds for buckets that are over to be counted.
+
+    Raises:
+        FailedPrecondition: they still wait (BUCKETS_WAIT).
+    """
+    for _ in range(_LOOKS):
+        count = look().uncounted_bucket_count
+        if not count:
+            return
+        time.sleep(_PAUSE_S)
+    raise FailedPrecondition(
+        f"{count:,} buckets of 5 minutes of the window wait to be counted; ask again in a minute, and if that goes on "
+        "look at the monitoring service's log",
+        reason="BUCKETS_WAIT",
+    )
 
 
 @contextmanager

@@ -57,7 +57,7 @@ WHERE model = %(model)s AND version = %(version)s
 _MOVE_ON = """
 INSERT INTO {schedule} AS known (model, version, due_time, check_id)
 VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(check_id)s)
-ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id
+ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id, wait_time = NULL
 WHERE known.due_time <= clock_timestamp() OR known.due_time > clock_timestamp() + %(interval)s
 RETURNING model
 """
@@ -65,15 +65,23 @@ RETURNING model
 _MOVE_ON_NOW = """
 INSERT INTO {schedule} AS known (model, version, due_time, check_id)
 VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(check_id)s)
-ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id
+ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id, wait_time = NULL
 WHERE known.check_id < excluded.check_id
+"""
+_WAIT = """
+INSERT INTO {schedule} AS known (model, version, due_time, check_id, wait_time)
+VALUES (%(model)s, %(version)s, now(), %(none)s, now())
+ON CONFLICT (model, version) DO UPDATE SET wait_time = coalesce(known.wait_time, excluded.wait_time)
+RETURNING now() - wait_time AS waited
 """
 _LATEST = """
 SELECT model, version, check_id
 FROM {schedule} JOIN unnest(%(models)s::text[], %(versions)s::text[]) AS asked (model, version) USING (model, version)
+WHERE check_id <> %(none)s
 """
 _FORGET = "DELETE FROM {schedule} WHERE due_time < now() - %(age)s"
 _LAST_ID = UUID(int=2**128 - 1)
+_NO_ID = UUID(int=0)
 
 Transaction = Connection[DictRow]
 Version = tuple[str, str]
@@ -139,6 +147,13 @@ class CheckStore:
             row = connection.execute(self._sql(_DUE), values).fetchone()
         return row is None or not row["waits"]
 
+    def wait(self, model: str, version: str) -> timedelta:
+        """Note that a check that is due waits, and say for how long it has."""
+        with self._db.transaction() as connection:
+            values = {"model": model, "version": version, "none": _NO_ID}
+            waited: timedelta = connection.execute(self._sql(_WAIT), values).fetchall()[0]["waited"]
+        return waited
+
     def documents(self, ids: Collection[UUID]) -> dict[UUID, bytes]:
         """Find the documents of checks."""
         with self._db.transaction() as connection:
@@ -148,7 +163,11 @@ class CheckStore:
     def latest(self, versions: Iterable[Version]) -> dict[Version, UUID]:
         """Find the last check by schedule of each of these versions, however many they are."""
         asked = list(versions)
-        values = {"models": [model for model, _ in asked], "versions": [version for _, version in asked]}
+        values = {
+            "models": [model for model, _ in asked],
+            "versions": [version for _, version in asked],
+            "none": _NO_ID,
+        }
         with self._db.transaction() as connection:
             rows = connection.execute(self._sql(_LATEST), values)
             return {(row["model"], row["version"]): row["check_id"] for row in rows}

@@ -40,7 +40,7 @@ class _DriftTypeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DriftType.V
     DRIFT_TYPE_CONCEPT: _DriftType.ValueType  # 3
     """How often the model is right."""
     DRIFT_TYPE_EMBEDDING: _DriftType.ValueType  # 4
-    """The distribution of vectors."""
+    """The distribution of vectors, by users: without some dozens that are named on both sides it is INSUFFICIENT_DATA."""
 
 class DriftType(_DriftType, metaclass=_DriftTypeEnumTypeWrapper):
     """DriftType is what has drifted."""
@@ -54,7 +54,7 @@ DRIFT_TYPE_PREDICTION: DriftType.ValueType  # 2
 DRIFT_TYPE_CONCEPT: DriftType.ValueType  # 3
 """How often the model is right."""
 DRIFT_TYPE_EMBEDDING: DriftType.ValueType  # 4
-"""The distribution of vectors."""
+"""The distribution of vectors, by users: without some dozens that are named on both sides it is INSUFFICIENT_DATA."""
 Global___DriftType: _TypeAlias = DriftType  # noqa: Y015
 
 class _DriftStatus:
@@ -487,8 +487,8 @@ class CheckDriftRequest(_message.Message):
     """The version; empty: the one that answered most in the window."""
     as_scheduled: _builtins.bool
     """Make the check that is next by schedule now, over the configured window before now and at the level of those: rules
-    judge it, it may ask for a retraining, and the next comes a whole interval later. No window is given with it. Each is a chance more of a false
-    alarm than the schedule's one a quarter.
+    judge it, it may ask for a retraining, and the next comes a whole interval later. No window is given with it. Each
+    is a chance more of a false alarm than the schedule's one a quarter.
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:

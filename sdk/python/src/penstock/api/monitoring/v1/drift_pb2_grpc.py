@@ -60,7 +60,9 @@ class DriftServiceServicer(object):
         """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
         a retraining.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
-        has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
+        wait to be counted).
+        NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

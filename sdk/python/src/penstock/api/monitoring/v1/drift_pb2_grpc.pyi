@@ -41,7 +41,9 @@ class DriftServiceStub:
     """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
     a retraining.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
-    has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
+    wait to be counted).
+    NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetDriftCheck: _grpc.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -59,7 +61,9 @@ class DriftServiceAsyncStub(DriftServiceStub):
     """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
     a retraining.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
-    has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
+    wait to be counted).
+    NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetDriftCheck: _aio.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]  # type: ignore[assignment]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -80,7 +84,9 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
         a retraining.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
-        has no profile), DRIFT_OFF. NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
+        wait to be counted).
+        NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
 
     @_abc_1.abstractmethod

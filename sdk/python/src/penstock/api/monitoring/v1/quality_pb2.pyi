@@ -44,7 +44,9 @@ class _QualityIssueEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QualityI
     QUALITY_ISSUE_UNKNOWN_CATEGORY: _QualityIssue.ValueType  # 5
     """Categories that the reference does not know."""
     QUALITY_ISSUE_OUTLIER: _QualityIssue.ValueType  # 6
-    """Values more than 3.5 robust σ from the reference's median, by the median absolute deviation; more of them than there."""
+    """Values more than 3.5 robust σ from the reference's median, by the median absolute deviation; more of them
+    than there.
+    """
     QUALITY_ISSUE_DUPLICATE: _QualityIssue.ValueType  # 7
     """The same row again and again, more than in the reference."""
     QUALITY_ISSUE_CONSTANT: _QualityIssue.ValueType  # 8
@@ -70,7 +72,9 @@ QUALITY_ISSUE_RANGE: QualityIssue.ValueType  # 4
 QUALITY_ISSUE_UNKNOWN_CATEGORY: QualityIssue.ValueType  # 5
 """Categories that the reference does not know."""
 QUALITY_ISSUE_OUTLIER: QualityIssue.ValueType  # 6
-"""Values more than 3.5 robust σ from the reference's median, by the median absolute deviation; more of them than there."""
+"""Values more than 3.5 robust σ from the reference's median, by the median absolute deviation; more of them
+than there.
+"""
 QUALITY_ISSUE_DUPLICATE: QualityIssue.ValueType  # 7
 """The same row again and again, more than in the reference."""
 QUALITY_ISSUE_CONSTANT: QualityIssue.ValueType  # 8
@@ -267,9 +271,7 @@ class CheckQualityRequest(_message.Message):
     version: _builtins.str
     """The version; empty: the one that answered most in the window."""
     as_scheduled: _builtins.bool
-    """Make the check that is next by schedule now, over the configured window before now: rules
-    judge it, and the next comes a whole interval later. No window is given with it.
-    """
+    """Make the check that is next by schedule now, over the configured window before now: rules judge it, and the next comes a whole interval later. No window is given with it."""
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
         """From here on; unset: the configured window before `to_time`."""

@@ -61,7 +61,8 @@ class QualityServiceServicer(object):
         what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
         at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
         finite, of two types, or that have stopped coming.
-        Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
+        Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
+        BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
         NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -42,7 +42,8 @@ class QualityServiceStub:
     what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
     at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
     finite, of two types, or that have stopped coming.
-    Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
+    Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
+    BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
     NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetQualityCheck: _grpc.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]
@@ -62,7 +63,8 @@ class QualityServiceAsyncStub(QualityServiceStub):
     what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
     at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
     finite, of two types, or that have stopped coming.
-    Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
+    Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
+    BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
     NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetQualityCheck: _aio.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]  # type: ignore[assignment]
@@ -85,7 +87,8 @@ class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
         what is tolerated and chance together do not explain it; a check of data that is as it should be finds something in
         at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
         finite, of two types, or that have stopped coming.
-        Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF.
+        Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
+        BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
         NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
 
