@@ -105,6 +105,8 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     know its digest."""
     profile_max_input_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 1024**3
     """The largest file that a profile is made of."""
+    profile_require_sandbox: bool = False
+    """Refuse Parquet where the kernel gives no seccomp: its reader would be a process like any other."""
     profile_dir: Path | None = None
     """Where such a file is copied to while it is read; by default the system's folder for temporary files."""
     profile_retention_days: Annotated[int, Field(ge=1, le=3650)] = 90

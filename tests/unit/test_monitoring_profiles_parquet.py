@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pytest
 from pyarrow import parquet
 
 from services.common.children.child import Ended
-from services.common.errors import InvalidArgument
+from services.common.errors import FailedPrecondition, InvalidArgument
 from services.monitoring.profiles import parquet_reader
 from services.monitoring.profiles.frame_bytes import FRAME, OUT_OF_MEMORY, REFUSAL, frame_bytes
 from services.monitoring.profiles.frames import Column, Frame, Tag, Texts, numbers_column
@@ -132,6 +133,34 @@ def test_however_its_reader_ends_a_caller_is_told_of_the_file(ended: Ended, reas
     with pytest.raises(InvalidArgument) as caught:
         parquet_reader._frame(ended, 3, MIB, 1.0)
     assert caught.value.reason == reason
+
+
+def test_without_the_sandbox_a_file_is_read_with_a_warning_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("OPENBLAS_NUM_THREADS", "ARROW_DEFAULT_MEMORY_POOL", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "")  # the child sets them for itself
+    from services.monitoring.profiles import parquet_child
+
+    parquet.write_table(pa.table({"x": [1.0]}), tmp_path / "rows")
+    data = memoryview((tmp_path / "rows").read_bytes())
+
+    def read(sandbox: list[str], *, require_sandbox: bool) -> Ended:
+        settings = parquet_child.Settings("", 1, require_sandbox, 0, 0, 0)
+        said = b"".join(parquet_child._answer(data, frozenset(), settings, sandbox))
+        return Ended(0, bytearray(said), bytearray(capsys.readouterr().err.encode()))
+
+    warned: list[str] = []
+    log = SimpleNamespace(warning=lambda event, **_: warned.append(event))
+    monkeypatch.setattr(parquet_reader, "_log", log)
+    for demanded in (True, False):
+        assert parquet_reader._frame(read(["seccomp"], require_sandbox=demanded), 1, MIB, 1.0).row_count == 1
+    assert warned == []
+    assert parquet_reader._frame(read([], require_sandbox=False), 1, MIB, 1.0).row_count == 1
+    assert warned == ["file read without a sandbox"]
+    with pytest.raises(FailedPrecondition, match="PENSTOCK_PROFILE_REQUIRE_SANDBOX") as caught:
+        parquet_reader._frame(read([], require_sandbox=True), 1, MIB, 1.0)
+    assert caught.value.reason == "SANDBOX_UNAVAILABLE"
 
 
 @pytest.mark.slow

@@ -47,7 +47,16 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.chores.add(KEEP_DAYS, lambda _: keep_days(days, kept), interval_s=settings.retention_interval_ms / 1000)
     attached = partial(parts.chores.wake, RECOUNT)
     parts.live = LiveProfiles(live)
-    parts.profiles = Profiles(store, references, files, live, parts.metrics, parts.clock, attached)
+    parts.profiles = Profiles(
+        store,
+        references,
+        files,
+        live,
+        parts.metrics,
+        parts.clock,
+        attached,
+        require_sandbox=settings.profile_require_sandbox,
+    )
     return (service(ProfileServicer(parts.profiles)),)
 
 

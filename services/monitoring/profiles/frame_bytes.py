@@ -19,8 +19,10 @@ LENGTH_BYTES = 8
 COLUMN_BYTES = 2_048
 """What the header says of a column at most, its name of 256 letters in six bytes each, and what is filled up."""
 KIND_BYTES = 8
-FRAME, REFUSAL, OUT_OF_MEMORY = b"frame   ", b"refusal ", b"memory  "
+FRAME, REFUSAL, OUT_OF_MEMORY, UNPROTECTED = b"frame   ", b"refusal ", b"memory  ", b"exposed "
 """What the first bytes of an answer say; what follows lies as it must for arrays."""
+NO_SECCOMP = "this kernel gives no seccomp"
+"""What is said beside an answer."""
 _ALIGNMENT = 8
 
 

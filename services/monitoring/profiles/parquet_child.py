@@ -11,7 +11,7 @@ import json
 import mmap
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,7 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system
 
 from services.common.children.sandbox import SandboxLimits, address_space_bytes, enter
 from services.common.errors import InvalidArgument
-from services.monitoring.profiles.frame_bytes import FRAME, OUT_OF_MEMORY, REFUSAL, frame_bytes
+from services.monitoring.profiles.frame_bytes import FRAME, NO_SECCOMP, OUT_OF_MEMORY, REFUSAL, UNPROTECTED, frame_bytes
 from services.monitoring.profiles.parquet import parquet_frames
 from services.monitoring.profiles.sampling import RowSample
 
@@ -33,6 +33,7 @@ class Settings:
 
     file: str
     most_columns: int
+    require_sandbox: bool
     memory_limit_bytes: int
     cpu_limit_s: int
     parent_pid: int
@@ -48,9 +49,9 @@ def main() -> None:
         importlib.import_module(name)
     data = _mapped(settings.file)
     memory_limit_bytes = settings.memory_limit_bytes + address_space_bytes()
-    enter(SandboxLimits(memory_limit_bytes, settings.cpu_limit_s), settings.parent_pid)
+    sandbox = enter(SandboxLimits(memory_limit_bytes, settings.cpu_limit_s), settings.parent_pid)
     try:
-        _write(answer, _frame(data, ignored, settings.most_columns))
+        _write(answer, _answer(data, ignored, settings, sandbox))
     except InvalidArgument as refusal:
         _write(answer, [REFUSAL, json.dumps([refusal.reason, refusal.message]).encode()])
     except MemoryError:
@@ -59,9 +60,14 @@ def main() -> None:
     os._exit(0)
 
 
-def _frame(data: memoryview, ignored: frozenset[str], most_columns: int) -> Iterator[bytes]:
+def _answer(data: memoryview, ignored: frozenset[str], settings: Settings, sandbox: Collection[str]) -> Iterator[bytes]:
+    if "seccomp" not in sandbox:
+        sys.stderr.write(NO_SECCOMP)
+        if settings.require_sandbox:
+            yield UNPROTECTED
+            return
     sample = RowSample()
-    for frame in parquet_frames(data, ignored, most_columns):
+    for frame in parquet_frames(data, ignored, settings.most_columns):
         sample.add(frame)
     yield FRAME
     yield from frame_bytes(sample.frame())

@@ -16,8 +16,16 @@ from pathlib import Path
 import structlog
 
 from services.common.children.child import Ended, TooMuch, run_child, signal_name
-from services.common.errors import InvalidArgument
-from services.monitoring.profiles.frame_bytes import COLUMN_BYTES, FRAME, KIND_BYTES, OUT_OF_MEMORY, REFUSAL
+from services.common.errors import FailedPrecondition, InvalidArgument
+from services.monitoring.profiles.frame_bytes import (
+    COLUMN_BYTES,
+    FRAME,
+    KIND_BYTES,
+    NO_SECCOMP,
+    OUT_OF_MEMORY,
+    REFUSAL,
+    UNPROTECTED,
+)
 from services.monitoring.profiles.frames import Frame
 from services.monitoring.profiles.reference import MAX_FEATURES, Columns
 from services.monitoring.profiles.sampling import MAX_BYTES
@@ -34,17 +42,24 @@ _MAX_SENTENCE_CHARS = 2_000
 
 
 def read_parquet(
-    path: Path, columns: Columns, *, memory_limit_bytes: int = MEMORY_LIMIT_BYTES, timeout_s: float = TIMEOUT_S
+    path: Path,
+    columns: Columns,
+    *,
+    require_sandbox: bool = False,
+    memory_limit_bytes: int = MEMORY_LIMIT_BYTES,
+    timeout_s: float = TIMEOUT_S,
 ) -> Frame:
     """Read a file's rows, or a uniform sample where they are too many.
 
     Raises:
         InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+        FailedPrecondition: with `require_sandbox`, where the kernel gives no seccomp (SANDBOX_UNAVAILABLE).
     """
     most_columns = MAX_FEATURES + len(columns.named)
     settings = {
         "file": path.name,
         "most_columns": most_columns,
+        "require_sandbox": require_sandbox,
         "memory_limit_bytes": memory_limit_bytes,
         "cpu_limit_s": int(timeout_s) + 1,
         "parent_pid": os.getpid(),
@@ -80,10 +95,18 @@ def _frame(ended: Ended, most_columns: int, memory_limit_bytes: int, timeout_s: 
         raise _malformed(f"it ended its reader ({signal_name(-ended.returncode)})")
     if ended.returncode == 0 and kind == REFUSAL:
         raise _refusal(bytes(answer))
+    if ended.returncode == 0 and kind == UNPROTECTED:
+        message = (
+            "this server demands a sandbox that its kernel does not give (seccomp is missing), so the file was not "
+            "read; send CSV or JSONL, or unset PENSTOCK_PROFILE_REQUIRE_SANDBOX"
+        )
+        raise FailedPrecondition(message, reason="SANDBOX_UNAVAILABLE")
     if ended.returncode or kind != FRAME:
         said = ended.complained[-_DIAGNOSTICS_BYTES:].decode(errors="replace")
         _log.warning("file not read", exit_code=ended.returncode, diagnostics=said)
         raise _malformed(f"its reader gave up (exit code {ended.returncode})")
+    if NO_SECCOMP.encode() in ended.complained:
+        _log.warning("file read without a sandbox", reason=NO_SECCOMP)
     try:
         return frame_from(answer, most_columns)
     except Unsound:

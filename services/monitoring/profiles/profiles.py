@@ -59,8 +59,10 @@ class Profiles:
         metrics: MetricsReader,
         clock: Clock,
         attached: Callable[[], None],
+        *,
+        require_sandbox: bool,
     ) -> None:
-        """`attached` is called when live data is to be counted anew."""
+        """`attached` is called when live data is to be counted anew; `require_sandbox` as `read_rows` says."""
         self._store = store
         self._references = references
         self._files = files
@@ -68,6 +70,7 @@ class Profiles:
         self._metrics = metrics
         self._clock = clock
         self._attached = attached
+        self._require_sandbox = require_sandbox
         self._making = threading.BoundedSemaphore(MAX_MAKING)
         self._receiving = threading.BoundedSemaphore(MAX_RECEIVING)
 
@@ -81,7 +84,7 @@ class Profiles:
         Raises:
             InvalidArgument: TOO_LARGE, TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, DIGEST_MISMATCH, MALFORMED_FILE,
                 UNKNOWN_COLUMN.
-            FailedPrecondition: REQUEST_ID_REUSED.
+            FailedPrecondition: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE.
             ResourceExhausted: others are sent or made just now (TOO_MANY_PROFILES).
             Unavailable: there is no room for the file (SCRATCH_FULL).
         """
@@ -99,7 +102,7 @@ class Profiles:
         Raises:
             InvalidArgument: as `upload`; URI_NOT_ALLOWED, INVALID_WINDOW.
             NotFound: there is no such file (INPUT_NOT_FOUND).
-            FailedPrecondition: REQUEST_ID_REUSED.
+            FailedPrecondition: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE.
             ResourceExhausted: TOO_MANY_PROFILES.
             Unavailable: INPUT_UNAVAILABLE, SCRATCH_FULL.
         """
@@ -159,7 +162,8 @@ class Profiles:
 
     def _describe_file(self, path: Path, row_format: RowFormat, columns: Columns) -> Description:
         with _place(self._making, MAX_MAKING):
-            return build_reference(read_rows(path, row_format, columns), columns)
+            frame = read_rows(path, row_format, columns, require_sandbox=self._require_sandbox)
+            return build_reference(frame, columns)
 
     def _describe_window(self, new: NewProfile, window: Window) -> Description:
         with _place(self._making, MAX_MAKING):

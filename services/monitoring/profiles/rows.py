@@ -29,14 +29,17 @@ _BATCH_BYTES = 8 * 1024 * 1024
 Record = Mapping[str, object]
 
 
-def read_rows(path: Path, row_format: RowFormat, columns: Columns) -> Frame:
+def read_rows(path: Path, row_format: RowFormat, columns: Columns, *, require_sandbox: bool = False) -> Frame:
     """Read a file's rows, or a uniform sample where they are too many.
+
+    With `require_sandbox` Parquet is read with all the protection that there is, or not at all.
 
     Raises:
         InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+        FailedPrecondition: SANDBOX_UNAVAILABLE.
     """
     if row_format is RowFormat.PARQUET:
-        return read_parquet(path, columns)
+        return read_parquet(path, columns, require_sandbox=require_sandbox)
     records = _jsonl(path) if row_format is RowFormat.JSONL else _csv(path)
     sample, names = RowSample(), set[str]()
     for frame in _frames(records, columns):

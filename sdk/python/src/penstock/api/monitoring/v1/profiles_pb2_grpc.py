@@ -70,8 +70,9 @@ class ProfileServiceServicer(object):
         """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
         Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
         TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-        TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
+        server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
+        (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,7 +81,7 @@ class ProfileServiceServicer(object):
     def CreateProfile(self, request, context):
         """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
         Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-        NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
+        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

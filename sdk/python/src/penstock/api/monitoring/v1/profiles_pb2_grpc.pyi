@@ -41,13 +41,14 @@ class ProfileServiceStub:
     """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
     Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
     TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-    TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
+    server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
+    (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
     """
     CreateProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
     Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-    NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
+    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
     """
     GetProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]
     """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
@@ -69,13 +70,14 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
     Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
     TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-    TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+    DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
+    server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
+    (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
     """
     CreateProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]  # type: ignore[assignment]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
     Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-    NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
+    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
     """
     GetProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]  # type: ignore[assignment]
     """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
@@ -100,8 +102,9 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a profile of rows that the caller sends: a header, then the bytes of a file. It is attached at once.
         Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
         TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
-        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-        TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+        DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
+        server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
+        (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -112,7 +115,7 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_profiles_pb2.CreateProfileResponse, _abc.Awaitable[_profiles_pb2.CreateProfileResponse]]:
         """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
         Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-        NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION: REQUEST_ID_REUSED. UNAVAILABLE: INPUT_UNAVAILABLE.
+        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
