@@ -220,7 +220,7 @@ def test_an_hour_that_is_the_finest_kept_is_counted_once_for_all_its_labels(
     for event in old:
         monitoring.feedback(event.inference_id, correct=True)
     spans: list[datetime] = []
-    count = feedback.count_feedback
+    count = counting.count_feedback
 
     def count_once(connection: Any, model: str, version: str, window: Window) -> Any:
         spans.append(window.from_time)
