@@ -54,9 +54,11 @@ class Drift:
         parts = (profiles_pb2.UploadProfileRequest(header=header), profiles_pb2.UploadProfileRequest(chunk=text))
         return self.profiles.UploadProfile(iter(parts), timeout=TIMEOUT_S).profile.id
 
-    def send(self, rows: list[dict[str, Any]], **fields: Any) -> list[str]:
-        """Record an event a row, spread over the last two hours; gives their ids."""
+    def send(self, rows: list[dict[str, Any]], *, at: datetime | None = None, **fields: Any) -> list[str]:
+        """Record an event a row, spread over the last two hours, or all `at` a time; gives their ids."""
         ages = np.linspace(SPAN_S, 400, len(rows))
+        if at is not None:
+            ages[:] = (datetime.now(UTC) - at).total_seconds()
         events = [
             new_event(age_s=float(age), features=payload(row), user_id=f"user {number}", **fields)
             for number, (age, row) in enumerate(zip(ages, rows, strict=True))
@@ -205,6 +207,13 @@ def test_an_accuracy_that_falls_is_concept_drift_from_enough_labels_on(drift: Dr
     assert 0.05 < found.effect_low < found.effect < found.effect_high
     assert "Accuracy has dropped: the model was right in 95 %" in found.summary
     assert pb.DRIFT_TYPE_CONCEPT in check.drifted_types
+    # Windows of days are told by the hour elsewhere: labels of half an hour before would judge this one.
+    begin = datetime.now(UTC).replace(minute=30, second=0, microsecond=0) - timedelta(hours=50)
+    (before,) = drift.send(rows(1, 3), prediction=prediction, at=begin - timedelta(minutes=10))
+    drift.monitoring.feedback(before, actual="no")
+    long = partial(drift.check, from_time=begin - timedelta(hours=1))
+    eventually(lambda: by_name(long())["accuracy"].live_count == 151)
+    assert by_name(drift.check(from_time=begin))["accuracy"].live_count == 150
 
 
 def test_another_gate_decides_and_says_how_often_it_is_wrong(drift: Drift) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from threading import BoundedSemaphore
 from typing import Any
 from uuid import UUID
 
@@ -13,13 +14,13 @@ import psycopg
 import pytest
 
 from penstock.ids import uuid7
-from services.common.errors import DeadlineExceeded, FailedPrecondition, Unavailable
+from services.common.errors import DeadlineExceeded, FailedPrecondition, ResourceExhausted, Unavailable
 from services.common.postgres import Database
 from services.monitoring.drift.checks import FORM
 from services.monitoring.drift.models import BinComparison, DriftCheck, DriftResult
 from services.monitoring.window_checks import keeping
 from services.monitoring.window_checks.keeping import Kept
-from services.monitoring.window_checks.rounds import Rounds, await_counts
+from services.monitoring.window_checks.rounds import Rounds, await_counts, one_of_few
 from services.monitoring.window_checks.store import CheckStore
 from services.monitoring.window_checks.window import Completeness
 from tests.alerting import drift_check, drift_result
@@ -172,6 +173,16 @@ def test_who_asks_for_the_next_check_is_told_where_buckets_still_wait(monkeypatc
     with pytest.raises(FailedPrecondition, match="3 buckets") as caught:
         await_counts(lambda: Completeness(3))
     assert caught.value.reason == "BUCKETS_WAIT"
+
+
+def test_no_more_checks_are_made_by_hand_at_once_than_there_is_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.monitoring.window_checks.rounds._PLACE_WAIT_S", 0)
+    places = BoundedSemaphore(1)
+    with one_of_few(places), pytest.raises(ResourceExhausted, match="try again") as caught, one_of_few(places):
+        pass
+    assert caught.value.reason == "TOO_MANY_CHECKS"
+    with one_of_few(places):
+        pass
 
 
 def test_what_belongs_to_a_check_is_kept_with_it_or_neither_is(store: Reads, database: Database) -> None:

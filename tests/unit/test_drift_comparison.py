@@ -318,6 +318,16 @@ def test_embedding_drift_is_one_of_the_comparisons() -> None:
     )
 
 
+def test_bins_that_are_too_much_for_an_answer_stay_with_the_worst_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.monitoring.drift.comparison.MOST_BIN_BYTES", 300)
+    rows = window(a=live(drawn(500, EVEN)), b=live(drawn(500, SHIFTED)))
+    found = compare(reference(feature("a"), feature("b")), rows, Rules())
+    assert [(each.feature, len(each.bins), bool(each.summary)) for each in found.results] == [
+        ("b", 4, True),
+        ("a", 0, True),
+    ]
+
+
 def test_a_feature_that_never_varied_and_one_that_never_came_are_no_error() -> None:
     constant = feature("a", counts=(2_000, 0, 0, 0, 0, 0))
     still = np.tile(np.asarray([[5, 0, 0, 0, 0, 0]]), (BUCKETS, 1))

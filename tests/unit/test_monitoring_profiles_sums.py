@@ -161,6 +161,7 @@ def test_a_month_takes_no_more_steps_than_a_day() -> None:
     summed = sum_up(against, AT, AT + count * BUCKET, ((AT + number * BUCKET, each) for number in range(count)))
     assert summed.features["x"].counts.shape == (288, 4)
     assert summed.row_counts.tolist() == [30 * 60] * 288
+    assert summed.largest_bucket == 60
     assert bins(summed.features["x"]) == [int(one) * count for one in each.counts[:4]]
     assert summed.bucket_times[:2] == [AT, AT + 30 * BUCKET]
     assert summed.features["e"].sample is not None

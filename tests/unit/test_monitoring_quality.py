@@ -220,13 +220,19 @@ def test_a_feature_that_stops_is_stale(reference: Reference) -> None:
     finding = violations(report)[QualityIssue.STALE, "plan"]
     assert finding.value == pytest.approx(500 * 20)
     assert finding.threshold == 3600
-    assert finding.summary.startswith("plan came in none of the last 490 rows: its last value is 166m older")
+    assert finding.summary.startswith("plan came in none of the last 500 rows: its last value is 166m older")
     within = examine(
         reference,
         window_of(reference, rows, every=timedelta(seconds=20)),
         replace(USUAL, stale_after=timedelta(hours=3)),
     )
     assert (QualityIssue.STALE, "plan") not in violations(within)
+
+
+def test_a_feature_that_stops_within_the_last_step_of_a_month_is_stale(reference: Reference) -> None:
+    rows = [row if n < 2_993 else {**row, "plan": None} for n, row in enumerate(good_rows(3_000, seed=8))]
+    report = look(reference, rows, every=timedelta(minutes=14.4))
+    assert violations(report).keys() == {(QualityIssue.STALE, "plan")}
 
 
 def test_a_rare_feature_is_not_stale() -> None:
@@ -254,6 +260,17 @@ def test_repeats_that_larger_buckets_bring_by_chance_are_let_pass() -> None:
     (repeats,) = [one for one in report.findings if one.issue is QualityIssue.DUPLICATE]
     assert repeats.value > 0.5 > repeats.reference_value
     assert not repeats.violated
+
+
+def test_how_alike_the_references_rows_are_blinds_no_check_of_live_ones(reference: Reference) -> None:
+    alike = {
+        name: replace(each, overdispersion=25.0, counts=tuple(100 * count for count in each.counts))
+        for name, each in reference.features.items()
+    }
+    large = replace(reference, features=alike, row_count=300_000)
+    rows = [{**row, "age": 1_000.0 + n} if n % 20 == 0 else row for n, row in enumerate(good_rows(2_000, seed=13))]
+    found = violations(look(large, rows))
+    assert (QualityIssue.OUTLIER, "age") in found
 
 
 def test_one_value_that_nearly_all_have_is_no_constant() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -20,9 +21,9 @@ from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.models import Reference
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.rollups.metrics import MetricsReader
-from services.monitoring.rollups.models import Question
+from services.monitoring.rollups.models import FINEST_FIRST, Question
 from services.monitoring.window_checks.keeping import Form, Kept
-from services.monitoring.window_checks.rounds import Rounds, await_counts, busiest
+from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
 from services.monitoring.window_checks.window import Completeness, check_window, completeness
 
@@ -53,6 +54,7 @@ class DriftChecks:
         self._metrics = metrics
         self._configurations = configurations
         self._clock = clock
+        self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._tell = tell
 
     def check(
@@ -69,6 +71,7 @@ class DriftChecks:
         the configured window before it. Both are widened to whole buckets of 5 minutes.
 
         Raises:
+            ResourceExhausted: too many checks are being made (TOO_MANY_CHECKS).
             InvalidArgument: the window ends before it begins, or is longer than 30 days (INVALID_WINDOW).
             NotFound: no version is named, and none had traffic (VERSION_NOT_SEEN).
             FailedPrecondition: there is no reference (NO_REFERENCE), checks are off (DRIFT_OFF), or the check that is
@@ -94,10 +97,12 @@ class DriftChecks:
             )
         if as_scheduled:
             await_counts(lambda: self._completeness(reference, version, configuration))
-            return self._by_schedule(reference, version, configuration, before_time=True)
+            with one_of_few(self._places):
+                return self._by_schedule(reference, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
-        check = self._compared(reference, version, window, configuration, configuration.alpha, Trigger.REQUEST)
+        with one_of_few(self._places):
+            check = self._compared(reference, version, window, configuration, configuration.alpha, Trigger.REQUEST)
         self._kept.add(check)
         return check
 
@@ -195,8 +200,13 @@ class DriftChecks:
         """Count judged rows by steps of time, where there is an accuracy to compare them with."""
         if reference.accuracy is None:
             return None
+        kept = self._metrics.kept(self._clock()).rollups
+        # Whole steps are told, so long ones would bring labels of before the window.
+        finest = next((each for each in FINEST_FIRST if kept[each] <= window.from_time), None)
         answer = self._metrics.series(
-            Question(reference.model, version, window.from_time, window.to_time, granularity=None, by_version=False)
+            Question(
+                reference.model, version, window.from_time, window.to_time, finest, by_version=False, latencies=False
+            )
         )
         points = [point.counts for series in answer.series for point in series.points]
         return Labels([point.judged_count for point in points], [point.correct_count for point in points])

@@ -29,6 +29,9 @@ FEWEST_EFFECTIVE_ROWS = 40.0
 DEFAULT_MIN_ROWS = DriftConfiguration().min_rows
 FEWEST_USERS = 7.0
 ACCURACY = "accuracy"
+MOST_BIN_BYTES = 4 * 1024 * 1024
+"""What the bins of a check take, about; the worst results keep theirs."""
+_BIN_BYTES = 40
 
 
 def compare(reference: Reference, window: LiveWindow, rules: Rules, labels: Labels | None = None) -> Comparison:
@@ -41,7 +44,7 @@ def compare(reference: Reference, window: LiveWindow, rules: Rules, labels: Labe
     told = [replace(result, summary=sentences.of_result(result, len(decided))) for result in decided]
     found = Comparison(
         status=_status(told),
-        results=sorted(told, key=_order),
+        results=_bounded(sorted(told, key=_order)),
         live_count=window.row_count,
         alpha=rules.alpha,
         gate=rules.gate,
@@ -268,6 +271,15 @@ def _status(results: Sequence[DriftResult]) -> DriftStatus:
         if status in statuses:
             return status
     return DriftStatus.INSUFFICIENT_DATA
+
+
+def _bounded(results: Sequence[DriftResult]) -> list[DriftResult]:
+    """Leave out the last results' bins where all together are too much to answer with."""
+    left, bounded = MOST_BIN_BYTES, []
+    for result in results:
+        left -= sum(_BIN_BYTES + len(each.label.encode(errors="surrogatepass")) for each in result.bins)
+        bounded.append(result if left >= 0 else replace(result, bins=()))
+    return bounded
 
 
 def _order(result: DriftResult) -> tuple[bool, bool, float, str]:

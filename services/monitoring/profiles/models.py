@@ -133,6 +133,7 @@ class LiveWindow:
             a day a step is a bucket of 5 minutes, in longer windows several.
         row_counts: [T], rows with captured features.
         duplicate_count: rows that repeat another of their bucket.
+        largest_bucket: the most rows of one bucket.
         group_row_counts: [GROUPS].
         features: by name; those of the reference, each of which is there even if it never came.
         unknown_features: those that came and the reference does not know, with how many rows had them.
@@ -149,6 +150,7 @@ class LiveWindow:
     group_row_counts: Counts
     features: Mapping[str, LiveFeature]
     unknown_features: Mapping[str, int]
+    largest_bucket: int = 0
     uncounted_buckets: Sequence[datetime] = ()
     share: float = 1.0
 

@@ -80,6 +80,7 @@ class _Sum:
         self._slices = slices
         bins, features = (slices[-1].stop if slices else 0), len(slices)
         self._times: list[datetime] = []
+        self._largest = 0
         most = min(MOST_STEPS, max(1, (to_time - from_time) // BUCKET))
         # Zeros that nobody has written take no memory.
         self._step_rows: Counts = np.zeros(most, np.int64)
@@ -100,6 +101,7 @@ class _Sum:
             self._times.append(step)
         weight = min(1.0, self._share / counts.share)
         self._rows.add(counts.row_count, weight)
+        self._largest = max(self._largest, round(counts.row_count * weight))
         self._counts.add(counts.counts, weight)
         self._quality.add(counts.quality, weight)
         self._duplicates.add(counts.duplicate_count, weight)
@@ -140,6 +142,7 @@ class _Sum:
             group_row_counts=self._group_rows.take(),
             features=features,
             unknown_features={name: max(1, round(count)) for name, count in self._unknown.items()},
+            largest_bucket=self._largest,
             share=self._share,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -22,7 +23,7 @@ from services.monitoring.quality.models import QualityCheck, QualityFilters
 from services.monitoring.quality.unreferenced import Unreferenced
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import Form, Kept
-from services.monitoring.window_checks.rounds import Rounds, await_counts, busiest
+from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Version
 from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness
 
@@ -49,6 +50,7 @@ class QualityChecks:
         self._rounds = Rounds(store, sources.metrics, clock, self._check_if_due)
         self._sources = sources
         self._clock = clock
+        self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def check(
         self,
@@ -63,6 +65,7 @@ class QualityChecks:
         No version means the one that answered most in the window.
 
         Raises:
+            ResourceExhausted: too many checks are being made (TOO_MANY_CHECKS).
             InvalidArgument: the window (INVALID_WINDOW).
             FailedPrecondition: checks are switched off (QUALITY_OFF), or the check that is next by schedule would not
                 see what waits to be counted (BUCKETS_WAIT).
@@ -80,10 +83,12 @@ class QualityChecks:
             )
         if as_scheduled:
             await_counts(lambda: self._completeness(model, version, configuration))
-            return self._by_schedule(model, version, configuration, before_time=True)
+            with one_of_few(self._places):
+                return self._by_schedule(model, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
-        check = self._look(model, version, window, configuration, Trigger.REQUEST)
+        with one_of_few(self._places):
+            check = self._look(model, version, window, configuration, Trigger.REQUEST)
         self._kept.add(check)
         return check
 

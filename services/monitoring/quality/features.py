@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
@@ -17,6 +18,7 @@ from services.monitoring.profiles.models import (
     LiveWindow,
     Reference,
 )
+from services.monitoring.profiles.sums import step_of
 from services.monitoring.quality import sentences
 from services.monitoring.quality.bounds import design_effect
 from services.monitoring.quality.models import QualityIssue
@@ -76,8 +78,8 @@ class FeatureLook:
             self._group_rows = window.group_row_counts
         quality = live.quality.sum(axis=0)
         self._bad = {name: int(count) for name, count in zip(QUALITY_COUNTS, quality, strict=True)}
-        self.design = max(known.overdispersion, self._by_user_of(live.groups))
-        """Of its values."""
+        self.design = self._by_user_of(live.groups)
+        """Of its values: how alike the reference's rows are says nothing of these."""
 
     @property
     def _name(self) -> str:
@@ -205,13 +207,23 @@ class FeatureLook:
             shown_limit=share,
         )
 
+    def _rows_since(self, last: datetime) -> int:
+        """Count rows since a feature came last; of the step in which that was, as many as its rest has time for."""
+        totals, times = self._live.counts.sum(axis=1), self._window.bucket_times
+        first = bisect_right(times, last)
+        rows = int(totals[first:].sum())
+        if first:
+            step = step_of(self._window.from_time, self._window.to_time)
+            rest = max(0.0, 1 - (last - times[first - 1]) / step)
+            rows += min(int(self._live.counts[first - 1, _MISSING]), int(rest * totals[first - 1]))
+        return rows
+
     def _stale(self, newest: datetime, limit: timedelta) -> Iterator[Suspicion]:
         """Ask about a feature that stopped coming while others went on: all rows since are without it."""
         last = self._live.last_time
         if last is None or newest - last <= limit:
             return
-        buckets = zip(self._window.bucket_times, self._live.counts.sum(axis=1), strict=True)
-        rows = sum(int(count) for time, count in buckets if time > last)
+        rows = self._rows_since(last)
         if rows:
             age = newest - last
             sentence = sentences.stale(self._name, age, rows, limit)

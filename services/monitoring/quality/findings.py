@@ -127,9 +127,9 @@ def _duplicates(reference: Reference, window: LiveWindow, tolerance: float, desi
         count,
         rows,
         reference.duplicate_share,
-        reference.row_count / design,
+        reference.row_count / max([1.0, *(known.overdispersion for known in reference.features.values())]),
         sentences.duplicate(count / rows, rows),
         tolerance=tolerance,
         design=design,
-        growth=max(1.0, int(window.row_counts.max()) / max(reference.row_count, 1)),
+        growth=max(1.0, window.largest_bucket / max(reference.row_count, 1)),
     )

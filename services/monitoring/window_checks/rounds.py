@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from typing import Final
 
 import structlog
 
-from services.common.errors import DomainError, FailedPrecondition, NotFound, Unavailable
+from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.models import Window
 from services.monitoring.rollups.metrics import MetricsReader
@@ -24,6 +25,9 @@ LATELY: Final = timedelta(days=1)
 """Versions with traffic within this long are looked at."""
 MOST_WAIT: Final = timedelta(hours=1)
 """A check that is due waits so long at most for buckets that are over to be counted."""
+MOST_AT_ONCE: Final = 2
+"""Checks by hand that are made at once: one of 2,000 features takes hundreds of megabytes."""
+_PLACE_WAIT_S = 5.0
 _LOOKS = 10
 _PAUSE_S = 0.5
 _DROPPED_AT_ONCE = 1_000
@@ -61,6 +65,22 @@ class Rounds:
         Late events may leave some bucket to be counted anew at any time, so that it waits MOST_WAIT at most.
         """
         return bool(complete.uncounted_bucket_count) and self._store.wait(model, version) < min(interval, MOST_WAIT)
+
+
+@contextmanager
+def one_of_few(places: threading.BoundedSemaphore) -> Iterator[None]:
+    """Take one of the places for checks by hand, once there is one.
+
+    Raises:
+        ResourceExhausted: there was none for seconds (TOO_MANY_CHECKS).
+    """
+    if not places.acquire(timeout=_PLACE_WAIT_S):
+        sentence = f"{MOST_AT_ONCE} checks are being made just now; try again when one is done"
+        raise ResourceExhausted(sentence, reason="TOO_MANY_CHECKS", retry_after_s=5.0)
+    try:
+        yield
+    finally:
+        places.release()
 
 
 def await_counts(look: Callable[[], Completeness]) -> None:
@@ -101,7 +121,7 @@ def busiest(metrics: MetricsReader, model: str, window: Window) -> str:
         NotFound: none had traffic (VERSION_NOT_SEEN).
     """
     counts = {
-        version: metrics.total(model, version, window).counts.inference_count
+        version: metrics.total(model, version, window, latencies=False).counts.inference_count
         for version in metrics.versions(model, window)
         if version
     }

@@ -269,7 +269,7 @@ class DriftResult(_message.Message):
     """Its upper end."""
     @_builtins.property
     def bins(self) -> _containers.RepeatedCompositeFieldContainer[Global___BinComparison]:
-        """Both distributions."""
+        """Both distributions. Of the least effects they are left out where a check has more than 4 MiB of them."""
 
     def __init__(
         self,

@@ -43,7 +43,7 @@ class DriftServiceStub:
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
     has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
     wait to be counted).
-    NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetDriftCheck: _grpc.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -63,7 +63,7 @@ class DriftServiceAsyncStub(DriftServiceStub):
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
     has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
     wait to be counted).
-    NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetDriftCheck: _aio.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]  # type: ignore[assignment]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -86,7 +86,7 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
         has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
         wait to be counted).
-        NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
 
     @_abc_1.abstractmethod

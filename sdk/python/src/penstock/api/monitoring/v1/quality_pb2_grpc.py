@@ -63,7 +63,7 @@ class QualityServiceServicer(object):
         finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
         BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
-        NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

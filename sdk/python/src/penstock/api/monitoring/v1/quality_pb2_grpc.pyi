@@ -44,7 +44,7 @@ class QualityServiceStub:
     finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
     BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
-    NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetQualityCheck: _grpc.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]
     """One quality check. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -65,7 +65,7 @@ class QualityServiceAsyncStub(QualityServiceStub):
     finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
     BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
-    NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetQualityCheck: _aio.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]  # type: ignore[assignment]
     """One quality check. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -89,7 +89,7 @@ class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
         finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
         BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
-        NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
 
     @_abc_1.abstractmethod
