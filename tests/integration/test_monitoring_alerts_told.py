@@ -90,6 +90,10 @@ def test_the_end_of_an_alert_waits_for_its_beginning(replica: Replica) -> None:
     assert wine is not None
     assert b'"model":"wine"' in wine.body
     outbox.delivered(wine)
+    again = outbox.claim("worker", 60)
+    assert again is not None
+    assert again.message_id == firing.message_id
+    outbox.put_back(again, delay_s=60, reason="DOWN", error="it is down")
     assert outbox.claim("worker", 60) is None
 
 

@@ -4,21 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
-from psycopg import sql
 
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.outbox import Message, OutboxCollector, Undeliverable
-from services.common.outbox.statements import CLAIM
 from tests.monitoring import eventually
 from tests.outbox import QUICK, Box, box, delivering, put, rows, states
 
@@ -73,47 +69,32 @@ def test_what_was_tried_least_goes_first(box: Box) -> None:
 
 def test_nobody_hears_of_an_end_before_its_beginning(box: Box) -> None:
     """A receiver that comes back would show for good what is long over."""
-    fires = box.put(ordering_key="iris", body=b"FIRING")
+    fires, resolved = box.put(ordering_key="iris"), box.put(ordering_key="iris")
     assert box.put_back(box.claimed(), delay_s=60)
-    resolved, other = box.put(ordering_key="iris", body=b"RESOLVED"), box.put(ordering_key="wine")
-    elsewhere = box.put("slack", ordering_key="iris")
-    for message_id in (other, elsewhere):
-        message = box.claimed()
-        assert (message.message_id, box.outbox.delivered(message)) == (message_id, True)
+    for message_id in (box.put(ordering_key="wine"), box.put("slack", ordering_key="iris")):
+        assert taken(box) == message_id
     assert box.claim() is None, "the end waits for its beginning"
-    with box.database.transaction() as connection:
-        connection.execute("UPDATE monitoring.outbox SET due_time = clock_timestamp() WHERE state = 'WAITING'")
-    heard = []
-    for _ in range(2):
-        message = box.claimed()
-        heard.append(message.message_id)
-        box.outbox.delivered(message)
-    assert heard == [fires, resolved]
+    again = box.put(ordering_key="iris")
+    assert [taken(box) for _ in range(3)] == [fires, resolved, again], "what is new tries the first at once"
 
 
-def test_a_claim_looks_at_the_first_of_each_key_however_many_wait_behind(box: Box) -> None:
-    with box.database.transaction() as connection:
-        for number in range(200):
-            box.outbox.put(connection, "down", b"{}", ordering_key="iris" if number else "wine")
-    for _ in range(2):
-        box.put_back(box.claimed(), delay_s=60)
-    with box.database.transaction() as connection:
-        connection.execute("ANALYZE monitoring.outbox")
-        connection.execute("SET LOCAL enable_seqscan = off")
-        values = {"worker_id": "w", "lease_s": 60, "troubled": True}
-        statement = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) " + CLAIM).format(
-            table=sql.Identifier("monitoring", "outbox")
+def test_what_is_new_disturbs_nobody_who_asked_for_time_and_nothing_on_its_way(box: Box) -> None:
+    box.put()
+    message = box.claimed()
+    with box.database.transaction() as putting:
+        box.outbox.put(putting, "team", b"{}")
+        assert box.put_back(message, delay_s=60, hold_s=60), (
+            "a caller that takes its time keeps no sender from its mark"
         )
-        row = connection.execute(statement, values).fetchone()
-    assert row is not None
-    read = [node["Actual Rows"] * node["Actual Loops"] for node in nodes_of(row["QUERY PLAN"][0]["Plan"])]
-    assert max(read) <= 10
+    assert box.claim() is None
+    box.put()
+    assert box.claim() is None
 
 
-def nodes_of(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    yield plan
-    for each in plan.get("Plans", ()):
-        yield from nodes_of(each)
+def taken(box: Box) -> UUID:
+    message = box.claimed()
+    assert box.outbox.delivered(message)
+    return message.message_id
 
 
 def test_a_lease_that_is_over_lets_another_send_and_the_first_can_mark_nothing(box: Box) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from psycopg import sql
 
 from services.common.outbox import store
+from services.common.outbox.statements import CLAIM
 from tests.monitoring import eventually
 from tests.outbox import QUICK, Box, box, delivering, rows, states
 
@@ -77,6 +81,31 @@ def test_of_a_destination_that_is_down_for_weeks_the_latest_failures_are_kept(
     latest = [row["message_id"] for row in rows(box.url)][1:]
     assert box.outbox.expire(delivered_kept_s=60, failed_kept_s=60) == 1
     assert [row["message_id"] for row in rows(box.url)] == latest
+
+
+def test_a_claim_looks_at_the_first_of_each_key_however_many_wait_behind(box: Box) -> None:
+    with box.database.transaction() as connection:
+        for number in range(200):
+            box.outbox.put(connection, "down", b"{}", ordering_key="iris" if number else "wine")
+    for _ in range(2):
+        box.put_back(box.claimed(), delay_s=60)
+    with box.database.transaction() as connection:
+        connection.execute("ANALYZE monitoring.outbox")
+        connection.execute("SET LOCAL enable_seqscan = off")
+        values = {"worker_id": "w", "lease_s": 60, "troubled": True}
+        statement = sql.SQL("EXPLAIN (ANALYZE, FORMAT JSON) " + CLAIM).format(
+            table=sql.Identifier("monitoring", "outbox")
+        )
+        row = connection.execute(statement, values).fetchone()
+    assert row is not None
+    read = [node["Actual Rows"] * node["Actual Loops"] for node in nodes_of(row["QUERY PLAN"][0]["Plan"])]
+    assert max(read) <= 10
+
+
+def nodes_of(plan: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    yield plan
+    for each in plan.get("Plans", ()):
+        yield from nodes_of(each)
 
 
 def test_replicas_that_tidy_at_once_wait_for_nobody(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,21 @@ FROM (
 ON CONFLICT (message_id) DO NOTHING
 """
 
+# What is new would be tried at once: so is what it waits behind, unless that is on its way or its receiver asked for
+# time. Only such a row is locked, and none is waited for: whoever puts may hold it for a while.
+HASTEN: LiteralString = """
+UPDATE {table} SET due_time = clock_timestamp()
+WHERE message_id = (
+    SELECT message_id FROM {table}
+    WHERE message_id = (
+        SELECT message_id FROM {table}
+        WHERE state = 'WAITING' AND destination = %(destination)s AND ordering_key = %(ordering_key)s
+        ORDER BY put_number LIMIT 1
+    ) AND state = 'WAITING' AND due_time > clock_timestamp() AND (hold_time IS NULL OR hold_time <= clock_timestamp())
+    FOR UPDATE SKIP LOCKED
+)
+"""
+
 # That a destination is free must still be so when its message is taken: claims go one after another.
 LOCK_CLAIMS: LiteralString = "SELECT pg_advisory_xact_lock(hashtextextended(%(name)s, 0))"
 # Of a destination and ordering key only what was put first is looked at: one step through the index a pair, however

@@ -64,8 +64,8 @@ class Outbox:
 
         The commit returns once it is on disk, also where the server is set not to wait for that.
         `destination` is what the deliverer knows its receiver by; it must name no secret. Those of one destination and
-        `ordering_key` go in the order of putting: none is sent while an earlier one still waits. A message whose id is
-        there already changes nothing.
+        `ordering_key` go in the order of putting: none is sent while an earlier one still waits, which is tried again
+        now. A message whose id is there already changes nothing else.
 
         Raises:
             InvalidArgument: the body is over 256 KiB (MESSAGE_TOO_LARGE).
@@ -80,6 +80,7 @@ class Outbox:
             "give_up_s": give_up_s, "max_waiting": MAX_WAITING,
         }  # fmt: skip
         connection.execute(statements.MAKE_DURABLE)
+        self._run(connection, statements.HASTEN, {"destination": destination, "ordering_key": ordering_key})
         self._run(connection, statements.PUT, values)
         connection.execute(statements.NOTIFY, {"channel": self.ready})
         return message_id

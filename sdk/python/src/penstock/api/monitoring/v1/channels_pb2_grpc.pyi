@@ -11,7 +11,8 @@ the same at that moment: try again. Others stand at the RPC.
 What is sent is put into an outbox in the transaction that it belongs to, and tried until it arrives, for 24 hours.
 It may arrive twice, always under the same id: receivers drop what they know. What one receiver hears of one model
 comes in the order in which it happened: while a message waits for another try, later ones of its model wait behind
-it. Messages of other models may overtake it; each says when it was written.
+it, and each that comes has it tried at once, unless the receiver asked for time. Messages of other models may overtake
+it; each says when it was written.
 """
 
 from collections import abc as _abc
