@@ -89,7 +89,7 @@ def test_a_vector_that_is_good_is_in_no_bin() -> None:
     assert bins(live.features["x"]) == [1, 4]
     assert faults(live.features["x"]) == {"wrong_type": 3, "not_finite": 1}
     assert live.features["x"].sample is not None
-    assert live.features["x"].sample.tolist() == [[1.0, 2.0, 3.0]]
+    assert live.features["x"].sample.vectors.tolist() == [[1.0, 2.0, 3.0]]
 
 
 def test_an_embedding_that_changes_its_length_is_of_another_type() -> None:
