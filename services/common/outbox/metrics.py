@@ -42,12 +42,11 @@ class OutboxCollector(Collector):
         messages.add_metric(("waiting",), counts.waiting)
         messages.add_metric(("failed",), counts.failed)
         yield messages
+        # Of the table: it knows what was given up without an attempt of anybody's, too.
+        about = "When a message was last given up, in s since 1970; nothing where none was."
+        last_failure = GaugeMetricFamily("penstock_outbox_last_failure_time_seconds", about)
         if counts.last_failure_time is not None:
-            # Of the table: it knows what was given up without an attempt of anybody's, too.
-            name, about = (
-                "penstock_outbox_last_failure_time_seconds",
-                "When a message was last given up, in s since 1970.",
-            )
-            yield GaugeMetricFamily(name, about, value=counts.last_failure_time.timestamp())
+            last_failure.add_metric((), counts.last_failure_time.timestamp())
+        yield last_failure
         age = "For how long the oldest message that has not arrived waits, in s."
         yield GaugeMetricFamily("penstock_outbox_oldest_age_seconds", age, value=counts.oldest_age_s)
