@@ -46,7 +46,7 @@ class AllowedFiles:
     """
 
     def __init__(self, roots: Iterable[str], store: BlobSettings, *, unreadable: Callable[[str], DomainError]) -> None:
-        self._roots = tuple(sorted(root.rstrip("/") for root in roots))
+        self._roots = tuple(sorted(root if root == "file:///" else root.rstrip("/") for root in roots))
         self._unreadable = unreadable
         buckets = any(root.startswith("s3:") for root in self._roots)
         self._client = _client(store) if buckets and store.blob_url.startswith("s3:") else None

@@ -110,3 +110,10 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_has
     next_one.close()
     living.close()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_root_of_the_whole_disk_is_the_disk_and_not_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("1")
+    with pytest.raises(FailedPrecondition) as error:
+        bring(inputs(tmp_path, "file:///"), (tmp_path / "rows.csv").as_uri())
+    assert error.value.reason == "DIGEST_MISMATCH", "it was read"

@@ -29,6 +29,7 @@ _OPTIONS = {
     "approved_by": "--approver",
     "from_time": "--from",
     "to_time": "--until",
+    "as_scheduled": "--scheduled",
 }
 OF_THE_CALLERS_DATA = frozenset(
     {
