@@ -34,6 +34,7 @@ from benchmarks.drift_streams import (
     reference_of,
     window_of,
 )
+from benchmarks.drift_vectors import show_vectors
 from services.monitoring.configuration.models import DriftConfiguration
 from services.monitoring.drift.checks import QUARTER, scheduled_alpha
 from services.monitoring.drift.comparison import compare
@@ -93,6 +94,8 @@ def main() -> None:
         _show_power(options)
     if "quarters" in options.parts:
         _show_quarters(options)
+    if "vectors" in options.parts:
+        show_vectors(console, options.vector_sizes, options.runs, options.seed)
 
 
 def _options() -> argparse.Namespace:
@@ -105,14 +108,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--reference-rows", type=int, default=10_000)
     parser.add_argument("--power-references", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--power-sizes", type=int, nargs="+", default=[500, 1_000, 2_000, 10_000])
+    parser.add_argument("--vector-sizes", type=int, nargs="+", default=[500, 1_000, 2_000, 10_000])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--others", action="store_true", help="Evidently's and NannyML's defaults on the same streams")
     parser.add_argument("--who", nargs="+", default=["evidently", "nannyml"], help="of the others")
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=("false-alarms", "power", "quarters"),
-        default=["false-alarms", "power", "quarters"],
+        choices=("false-alarms", "power", "quarters", "vectors"),
+        default=["false-alarms", "power", "quarters", "vectors"],
     )
     return parser.parse_args()
 

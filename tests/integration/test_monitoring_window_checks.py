@@ -166,12 +166,18 @@ def test_a_check_that_waits_for_counts_is_no_last_check_and_waits_from_its_first
     assert store.wait("iris", "1") == timedelta(0)
 
 
-def test_who_asks_for_the_next_check_is_told_where_buckets_still_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_asks_for_the_next_check_is_told_where_buckets_wait_but_for_what_was_over_just_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("services.monitoring.window_checks.rounds._PAUSE_S", 0)
-    looks = [Completeness(3), Completeness(1), Completeness()]
-    await_counts(lambda: looks.pop(0))
+    now = datetime(2026, 3, 1, 12, 0, 30, tzinfo=UTC)
+    old, new = Completeness(3, now - timedelta(hours=2)), Completeness(1, now - timedelta(minutes=5, seconds=30))
+    looks = [old, old, Completeness(0, now)]
+    await_counts(lambda: looks.pop(0), lambda: now)
+    assert not looks
+    await_counts(lambda: new, lambda: now)
     with pytest.raises(FailedPrecondition, match="3 buckets") as caught:
-        await_counts(lambda: Completeness(3))
+        await_counts(lambda: old, lambda: now)
     assert caught.value.reason == "BUCKETS_WAIT"
 
 

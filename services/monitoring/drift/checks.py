@@ -96,7 +96,7 @@ class DriftChecks:
                 reason="NO_REFERENCE",
             )
         if as_scheduled:
-            await_counts(lambda: self._completeness(reference, version, configuration))
+            await_counts(lambda: self._completeness(reference, version, configuration), self._clock)
             with one_of_few(self._places):
                 return self._by_schedule(reference, version, configuration, before_time=True)
         if from_time is None:

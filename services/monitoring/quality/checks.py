@@ -82,7 +82,7 @@ class QualityChecks:
                 reason="QUALITY_OFF",
             )
         if as_scheduled:
-            await_counts(lambda: self._completeness(model, version, configuration))
+            await_counts(lambda: self._completeness(model, version, configuration), self._clock)
             with one_of_few(self._places):
                 return self._by_schedule(model, version, configuration, before_time=True)
         if from_time is None:

@@ -14,6 +14,7 @@ import structlog
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.models import Window
+from services.monitoring.profiles.models import BUCKET
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import KEPT
 from services.monitoring.window_checks.store import CheckStore
@@ -30,6 +31,8 @@ MOST_AT_ONCE: Final = 2
 _PLACE_WAIT_S = 5.0
 _LOOKS = 10
 _PAUSE_S = 0.5
+_USUAL_LAG = timedelta(minutes=1)
+"""A bucket that is over is counted within this long, and was counted while it was open."""
 _DROPPED_AT_ONCE = 1_000
 
 
@@ -83,20 +86,21 @@ def one_of_few(places: threading.BoundedSemaphore) -> Iterator[None]:
         places.release()
 
 
-def await_counts(look: Callable[[], Completeness]) -> None:
-    """Wait some seconds for buckets that are over to be counted.
+def await_counts(look: Callable[[], Completeness], clock: Clock) -> None:
+    """Wait some seconds for buckets of a window to be counted; one that was over just now is no matter.
 
     Raises:
         FailedPrecondition: they still wait (BUCKETS_WAIT).
     """
     for _ in range(_LOOKS):
-        count = look().uncounted_bucket_count
-        if not count:
+        complete = look()
+        until = complete.complete_until
+        if not complete.uncounted_bucket_count or until is None or until >= clock() - BUCKET - _USUAL_LAG:
             return
         time.sleep(_PAUSE_S)
     raise FailedPrecondition(
-        f"{count:,} buckets of 5 minutes of the window wait to be counted; ask again in a minute, and if that goes on "
-        "look at the monitoring service's log",
+        f"{complete.uncounted_bucket_count:,} buckets of 5 minutes of the window wait to be counted, the first of "
+        f"{until.isoformat()}; ask again in a minute, and if that goes on look at the monitoring service's log",
         reason="BUCKETS_WAIT",
     )
 

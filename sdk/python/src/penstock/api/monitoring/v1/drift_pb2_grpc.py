@@ -60,7 +60,7 @@ class DriftServiceServicer(object):
         """Checks now, and keeps the result, for lists: rules of alerts judge checks by schedule alone, and only those ask for
         a retraining.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
-        has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still
+        has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
         wait to be counted).
         RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """

@@ -62,7 +62,7 @@ class QualityServiceServicer(object):
         at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
         finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
-        BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
+        BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
         RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

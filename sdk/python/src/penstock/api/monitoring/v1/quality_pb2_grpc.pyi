@@ -43,7 +43,7 @@ class QualityServiceStub:
     at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
     finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
-    BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
+    BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
     RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetQualityCheck: _grpc.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]
@@ -64,7 +64,7 @@ class QualityServiceAsyncStub(QualityServiceStub):
     at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
     finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
-    BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
+    BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
     RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
     """
     GetQualityCheck: _aio.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]  # type: ignore[assignment]
@@ -88,7 +88,7 @@ class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
         at most 1 %. Without a reference the newest 2,000 events are looked over for what needs none: values that are not
         finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
-        BUCKETS_WAIT (as_scheduled, and after some seconds buckets that are over still wait to be counted).
+        BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
         RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
         """
 
