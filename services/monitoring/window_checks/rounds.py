@@ -94,8 +94,8 @@ def await_counts(look: Callable[[], Completeness], clock: Clock) -> None:
     """
     for _ in range(_LOOKS):
         complete = look()
-        until = complete.complete_until
-        if not complete.uncounted_bucket_count or until is None or until >= clock() - BUCKET - _USUAL_LAG:
+        until = complete.complete_until or clock()
+        if not complete.uncounted_bucket_count or until >= clock() - BUCKET - _USUAL_LAG:
             return
         time.sleep(_PAUSE_S)
     raise FailedPrecondition(
