@@ -138,3 +138,15 @@ def test_changes_are_listed_from_what_to_what(server: ScriptedServer, capsys: py
     text = said(capsys, "monitoring", "changes", "iris")
     assert "drift.interval: 1h → 30m" in text
     assert "a busy model" in text
+
+
+def test_a_switch_that_was_turned_off_is_in_the_list(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    change = configuration_pb2.ConfigurationChange(time=stamp(hours=1), model="iris", changed_by="ada")
+    change.after.alerts.enabled = False
+    server.on("ListConfigurationChanges", answer(configuration_pb2.ListConfigurationChangesResponse(changes=[change])))
+    assert "alerts.enabled: false" in said(capsys, "monitoring", "changes", "iris")
+    change.before.drift.interval = "1h"
+    server.on("ListConfigurationChanges", answer(configuration_pb2.ListConfigurationChangesResponse(changes=[change])))
+    assert "→ false" in said(capsys, "monitoring", "changes", "iris")

@@ -50,6 +50,10 @@ def test_a_check_says_its_window(server: ScriptedServer, client: Client, noun: s
     (request,) = server.calls[f"Check{noun.title()}"]
     assert (request.model, request.version) == ("iris", "1")
     assert request.from_time.ToDatetime(tzinfo=UTC) == AT - timedelta(hours=6)
+    of(client, noun).check("iris", "1", to_time=AT, window="6h")
+    assert server.calls[f"Check{noun.title()}"][-1] == request
+    with pytest.raises(sdk.InvalidArgument, match="window: '6 hours' is no duration"):
+        of(client, noun).check("iris", window="6 hours")
     of(client, noun).check("iris")
     request = server.calls[f"Check{noun.title()}"][-1]
     assert not request.HasField("from_time")

@@ -61,7 +61,8 @@ class Senders:
             endpoint = self._rules.endpoint(target.url)
             self._rules.resolve(endpoint, LOOKUP_S)
         except UrlRefused as error:
-            raise InvalidArgument.field("channel.webhook.url", error.message, reason=error.reason) from error
+            sentence = f"{error.message}; hosts of your own are named in PENSTOCK_NOTIFICATION_ALLOWED_HOSTS"
+            raise InvalidArgument.field("channel.webhook.url", sentence, reason=error.reason) from error
         except Unavailable:
             pass  # it may be known later; a test of the channel says whether it is
         rest = "" if endpoint.target == "/" else "***"

@@ -35,7 +35,7 @@ class ExportsClient(MonitoringConnected):
         version: str = "",
         from_time: datetime | None = None,
         to_time: datetime | None = None,
-        window: timedelta | None = None,
+        window: timedelta | str | None = None,
         file_format: Format = None,
         payloads: bool = False,
         progress: Written | None = None,
@@ -48,7 +48,7 @@ class ExportsClient(MonitoringConnected):
             version: only this version.
             from_time: from here on; None: one day before `to_time`.
             to_time: up to here, exclusive; None: now.
-            window: how long, in place of `from_time`.
+            window: how long, in place of `from_time`: a timedelta, or text such as `6h`.
             file_format: how; None: as the destination's suffix says.
             payloads: with features and predictions, as JSON in their cells.
             progress: told how far it has come.
@@ -80,7 +80,7 @@ class ExportsClient(MonitoringConnected):
         version: str = "",
         from_time: datetime | None = None,
         to_time: datetime | None = None,
-        window: timedelta | None = None,
+        window: timedelta | str | None = None,
         granularity: Granularity = None,
         file_format: Format = None,
         progress: Written | None = None,
@@ -112,7 +112,7 @@ class ExportsClient(MonitoringConnected):
         version: str = "",
         from_time: datetime | None = None,
         to_time: datetime | None = None,
-        window: timedelta | None = None,
+        window: timedelta | str | None = None,
         payloads: bool = False,
     ) -> _Chunks:
         """Give the bytes of the file that `events` writes, as they come; a break is the caller's to mend."""

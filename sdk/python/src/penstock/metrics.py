@@ -33,7 +33,7 @@ class MetricsClient(MonitoringConnected):
         *,
         from_time: datetime | None = None,
         to_time: datetime | None = None,
-        window: timedelta | None = None,
+        window: timedelta | str | None = None,
         granularity: Granularity = None,
         by_version: bool = False,
         histograms: bool = False,
@@ -45,7 +45,7 @@ class MetricsClient(MonitoringConnected):
             version: only this version.
             from_time: from here on, rounded down to a step; None: one day before `to_time`.
             to_time: up to here, exclusive, rounded up; None: now.
-            window: how long, in place of `from_time`.
+            window: how long, in place of `from_time`: a timedelta, or text such as `6h`.
             granularity: how long a step is.
             by_version: each version by itself, in place of one series.
             histograms: with those of the latencies, over the whole window.

@@ -23,7 +23,7 @@ class QualityClient(MonitoringConnected):
         *,
         from_time: datetime | None = None,
         to_time: datetime | None = None,
-        window: timedelta | None = None,
+        window: timedelta | str | None = None,
         as_scheduled: bool = False,
         timeout_s: float = CHECK_TIMEOUT_S,
         retry: bool = False,
@@ -35,7 +35,7 @@ class QualityClient(MonitoringConnected):
             version: the version; empty: the one that answered most in the window.
             from_time: from here on; None: the configured window before `to_time`.
             to_time: up to here, exclusive; None: now.
-            window: how long, in place of `from_time`.
+            window: how long, in place of `from_time`: a timedelta, or text such as `6h`.
             as_scheduled: make the check that is next by schedule now, which rules of alerts judge; without a window.
             timeout_s: in seconds.
             retry: try again where the service is unavailable; each try that got through is kept.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from datetime import datetime
 from itertools import islice
 from typing import Annotated, Any
@@ -27,6 +27,7 @@ _COLUMNS = (
 )
 
 
+NOTHING = (None, "", [], {}, False, 0)
 # Kept as the registry's own names; shown as the words that options take.
 _ENUMS = {"framework", "ollama.mode", "stage", "state"}
 
@@ -85,15 +86,18 @@ def _row(output: Output, entry: admin.AuditEntry) -> tuple[str, ...]:
     )
 
 
-def change_words(before: Mapping[str, Any], after: Mapping[str, Any]) -> str:
-    """Write what changed: `stage: staging → production`; of what is new or gone what there was to say of it."""
+def change_words(before: Mapping[str, Any], after: Mapping[str, Any], *, nothing: Container[Any] = NOTHING) -> str:
+    """Write what changed: `stage: staging → production`; of what is new or gone what there was to say of it.
+
+    Values that are `nothing` are as good as unset.
+    """
     known, new = _in_words(before), _in_words(after)
     if not known:
-        return "; ".join(f"{name}: {say_value(value)}" for name, value in sorted(new.items()) if value)
+        return "; ".join(f"{name}: {say_value(value)}" for name, value in sorted(new.items()) if value not in nothing)
     return "; ".join(
         f"{name}: {say_value(known.get(name))} → {say_value(new.get(name))}"
         for name in sorted(known.keys() | new.keys())
-        if known.get(name) != new.get(name) and (known.get(name) or new.get(name))
+        if known.get(name) != new.get(name) and not (known.get(name) in nothing and new.get(name) in nothing)
     )
 
 

@@ -31,6 +31,8 @@ EXAMPLES = """Examples
 app = typer.Typer(
     no_args_is_help=True, help="How models are watched: intervals, windows, levels, on and off.", epilog=EXAMPLES
 )
+UNSET = (None, "", [])
+"""What a setting is that says nothing; `false` and 0 say something."""
 _COLUMNS = (Column("setting"), Column("value", give="cut", least_width=12), Column("said by"))
 _CHANGES = (
     Column("when"),
@@ -118,7 +120,7 @@ def list_changes(
             output.time(time_of(change.time)),
             change.changed_by,
             f"{change.model} {change.version}".strip() or "all",
-            change_words(document_of(change.before), document_of(change.after)),
+            change_words(document_of(change.before), document_of(change.after), nothing=UNSET),
             change.note,
         )
         for change in found
@@ -202,4 +204,4 @@ def _settings(
 def _said(configuration: pb.Configuration) -> Mapping[str, Any]:
     """Give the settings that are there, by their paths; what a configuration leaves unset is not among them."""
     documents = flattened(document_of(configuration))
-    return {name: value for name, value in documents.items() if value not in (None, "", [])}
+    return {name: value for name, value in documents.items() if value not in UNSET}
