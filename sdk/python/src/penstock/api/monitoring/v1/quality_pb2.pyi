@@ -271,7 +271,9 @@ class CheckQualityRequest(_message.Message):
     version: _builtins.str
     """The version; empty: the one that answered most in the window."""
     as_scheduled: _builtins.bool
-    """Make the check that is next by schedule now, over the configured window before now: rules judge it, and the next comes a whole interval later. No window is given with it."""
+    """Make the check that is next by schedule now, over the configured window before now: rules judge it,
+    and the next comes a whole interval later. No window is given with it.
+    """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
         """From here on; unset: the configured window before `to_time`."""
