@@ -43,7 +43,9 @@ class DriftClient(MonitoringConnected):
             retry: try again where the service is unavailable; each try that got through is kept.
 
         Raises:
-            FailedPrecondition: the version has no profile (NO_REFERENCE), or drift checks are off (DRIFT_OFF).
+            FailedPrecondition: the version has no profile (NO_REFERENCE), drift checks are off (DRIFT_OFF), or what the
+                schedule's next would look at is still being counted (BUCKETS_WAIT).
+            ResourceExhausted: two checks are being made already (TOO_MANY_CHECKS).
             NotFound: nothing answered in the window, and no version was named (VERSION_NOT_SEEN).
         """
         since, until = to_window(from_time, to_time, window)
