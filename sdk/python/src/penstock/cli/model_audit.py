@@ -27,7 +27,7 @@ _COLUMNS = (
 )
 
 
-NOTHING = (None, "", [], {}, False, 0)
+NOTHING: Container[Any] = (None, "", [], {}, False, 0)
 # Kept as the registry's own names; shown as the words that options take.
 _ENUMS = {"framework", "ollama.mode", "stage", "state"}
 

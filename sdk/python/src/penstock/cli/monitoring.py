@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from itertools import islice
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ EXAMPLES = """Examples
 app = typer.Typer(
     no_args_is_help=True, help="How models are watched: intervals, windows, levels, on and off.", epilog=EXAMPLES
 )
-UNSET = (None, "", [])
+UNSET: Container[Any] = (None, "", [])
 """What a setting is that says nothing; `false` and 0 say something."""
 _COLUMNS = (Column("setting"), Column("value", give="cut", least_width=12), Column("said by"))
 _CHANGES = (
