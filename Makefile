@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 export ORT_DISABLE_TELEMETRY := 1
 UV := $(shell command -v uv 2>/dev/null)
 
-# $(call install,LOCK): the locked packages, by uv where it is present and by pip otherwise.
+# $(call install,LOCK): the locked packages, compiled (a service starts in a third of the time, also where Python is told
+# to write no bytecode), by uv where it is present and by pip otherwise.
 # The package of MiniLM's weights asks for PyTorch, which nothing here needs: what its lock lists is all there is.
 flags_minilm := --no-deps
 ifneq ($(UV),)
 create := uv venv --quiet --allow-existing --python $(PYTHON) $(VENV)
-install = VIRTUAL_ENV=$(VENV) uv pip install --quiet --require-hashes $(flags_$(1)) -r requirements/$(1).txt \
+install = VIRTUAL_ENV=$(VENV) uv pip install --quiet --compile-bytecode --require-hashes $(flags_$(1)) -r requirements/$(1).txt \
 	&& VIRTUAL_ENV=$(VENV) uv pip install --quiet --no-deps --no-build-isolation -e .
 else
 create := $(PYTHON) -m venv $(VENV)
@@ -29,6 +30,7 @@ $(VENV)/.%: requirements/%.txt pyproject.toml
 	@test -x $(BIN)/python || $(create)
 	@echo "installing requirements/$*.txt into $(VENV)"
 	@$(call install,$*)
+	@$(BIN)/python -m compileall -q services sdk/python/src
 	@touch $@
 
 .PHONY: setup
