@@ -116,6 +116,13 @@ def leave_to_the_test(database_url: str) -> None:
             )
 
 
+def lock_day(blocker: psycopg.Connection[Any], url: str, moment: datetime) -> None:
+    """Take the day of a time, so that recounts of it can't write; made where it is missing, as after midnight."""
+    with Database(url, pool_size=1) as database:
+        Days(database, [by_time("rollups_five_minutes")]).ensure([moment.date()])
+    blocker.execute(f"LOCK TABLE monitoring.rollups_five_minutes_{moment:%Y%m%d}".encode())
+
+
 @contextmanager
 def rollups(database_url: str, **given: Any) -> Iterator[Rollups]:
     """Open the rollups of a database."""

@@ -18,7 +18,7 @@ from tests.live_profiles import AGE_S, NEVER, iris, marks, recounts_of, rows, se
 from tests.monitoring import eventually
 from tests.postgres import PostgresServer
 from tests.profiles import iris_events, serving
-from tests.rollups import leave_to_the_test, rollups
+from tests.rollups import leave_to_the_test, lock_day, rollups
 
 EVENTS = iris_events(age_s=AGE_S)
 
@@ -54,7 +54,7 @@ def test_postgres_stops_in_mid_recount_and_the_next_turn_counts_the_bucket_whole
         with rollups(url) as rolled, ThreadPoolExecutor(1) as pool:
             rolled.keep()
             with closing(psycopg.connect(url)) as blocker:
-                blocker.execute(f"LOCK TABLE monitoring.rollups_five_minutes_{bucket:%Y%m%d}".encode())
+                lock_day(blocker, url, bucket)
                 running = pool.submit(rolled.recount)
                 eventually(lambda: locked(url) == 1)
                 own_postgres_server.stop()  # while the rollups hand the bucket over

@@ -30,7 +30,7 @@ from services.monitoring.store.days import Days
 from services.monitoring.store.feedback import _append
 from tests.monitoring import Monitoring, eventually, labels, new_event, serve
 from tests.postgres import PostgresServer
-from tests.rollups import Rollups, leave_to_the_test, rollups
+from tests.rollups import Rollups, leave_to_the_test, lock_day, rollups
 
 ROOT = Path(__file__).resolve().parents[2]
 FIVE, HOUR, DAY = FINEST_FIRST
@@ -60,7 +60,7 @@ def rolled(url: str) -> Iterator[Rollups]:
 def held(url: str, event: pb.InferenceEvent) -> Iterator[psycopg.Connection[tuple[object, ...]]]:
     """Let recounts of this event's day count, and not write: they wait for a lock until the block ends."""
     with closing(psycopg.connect(url)) as blocker:
-        blocker.execute(f"LOCK TABLE monitoring.rollups_five_minutes_{time_of(event.inference_id):%Y%m%d}".encode())
+        lock_day(blocker, url, time_of(event.inference_id))
         yield blocker
 
 
@@ -320,9 +320,7 @@ def test_postgres_stops_in_mid_rollup_and_the_next_turn_makes_it_whole(own_postg
         with rollups(url) as rolled, ThreadPoolExecutor(1) as pool:
             rolled.keep()
             with closing(psycopg.connect(url)) as blocker:
-                blocker.execute(
-                    f"LOCK TABLE monitoring.rollups_five_minutes_{time_of(events[0].inference_id):%Y%m%d}".encode()
-                )
+                lock_day(blocker, url, time_of(events[0].inference_id))
                 running = pool.submit(rolled.recount)
                 eventually(lambda: waiting(url) == 1)
                 own_postgres_server.stop()
