@@ -127,6 +127,7 @@ class Database:
             _conninfo(
                 url,
                 name,
+                jit="off",  # compiling takes longer than any statement of ours runs
                 statement_timeout=round(statement_timeout_s * 1000),
                 lock_timeout=round(lock_timeout_s * 1000),
                 idle_in_transaction_session_timeout=round((statement_timeout_s + SERVER_GRACE_S) * 1000),
@@ -297,7 +298,7 @@ def _check_alive(connection: BoundedConnection) -> None:
         connection.execute("")
 
 
-def _conninfo(url: str, name: str, **server_settings: int) -> str:
+def _conninfo(url: str, name: str, **server_settings: int | str) -> str:
     """Add our limits to the DSN. What its author set in `options` stays, and goes last, so it wins."""
     given = conninfo_to_dict(url)
     options = " ".join(f"-c {key}={value}" for key, value in server_settings.items())
