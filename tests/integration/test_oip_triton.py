@@ -114,11 +114,15 @@ def test_it_sends_text_and_whole_numbers(report: Report, suite: Suite) -> None:
 def test_it_reads_statistics_that_equal_what_it_asked(report: Report) -> None:
     assert "inference_stats" not in report["before"] or report["before"]["inference_stats"]["success"] == {}
     after = report["after"]
-    # One with a request id, one with a requested output, one with classes, and eight at once, of two rows each.
-    assert (after["execution_count"], after["inference_count"]) == ("11", "22")
-    assert after["inference_stats"]["success"]["count"] == "11"
+    # One with a request id, one with a requested output, one with classes, and eight at once, of two rows each; of the
+    # eight, those that wait together run as one batch.
+    assert (after["inference_count"], after["inference_stats"]["success"]["count"]) == ("22", "11")
     assert int(after["inference_stats"]["success"]["ns"]) > 0
-    assert [(batch["batch_size"], batch["compute_infer"]["count"]) for batch in after["batch_stats"]] == [("2", "11")]
+    batches = [(int(batch["batch_size"]), int(batch["compute_infer"]["count"])) for batch in after["batch_stats"]]
+    assert all(size % 2 == 0 for size, _ in batches)
+    assert sum(size * count for size, count in batches) == 22
+    assert sum(count for _, count in batches) == int(after["execution_count"])
+    assert 4 <= int(after["execution_count"]) <= 11
     assert int(after["memory_usage"][0]["byte_size"]) > 0
 
 
