@@ -57,22 +57,25 @@ def test_a_table_fits_and_keeps_its_ids_whole(
 ) -> None:
     terminal.setenv("COLUMNS", str(width))
     lines = shown(capsys)
-    assert len(lines) == 4
     assert max(map(len, lines)) <= width
-    assert all(line.endswith(ID) for line in lines[2:])
+    assert all(line.endswith(ID) for line in lines[2:4])
     assert "12:00:00" in lines[2]
 
 
 def test_a_narrow_terminal_leaves_optional_columns_out_the_last_first(
     terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    headers = {}
+    headers, below = {}, {}
     for width in (72, 80, 140):
         terminal.setenv("COLUMNS", str(width))
-        headers[width] = shown(capsys)[0].split()
+        lines = shown(capsys)
+        headers[width], below[width] = lines[0].split(), " ".join(lines[4:])
     assert headers[72] == ["when", "model", "note", "id"]
+    assert below[72].startswith("no room here for: latency, user; a wider terminal")
     assert headers[80] == ["when", "model", "latency", "note", "id"]
+    assert below[80].startswith("no room here for: user; a wider terminal")
     assert headers[140] == ["when", "model", "latency", "user", "note", "id"]
+    assert below[140] == ""
 
 
 def test_what_must_be_read_is_kept_and_optional_columns_go_instead(
@@ -86,8 +89,46 @@ def test_what_must_be_read_is_kept_and_optional_columns_go_instead(
     terminal.setenv("COLUMNS", "56")
     output = Output(as_json=False, no_color=True)
     output.answer([], output.table(columns, [("MISSING_INPUT", "2.0.0-rc1", ID)], empty=""))
-    row = Text.from_ansi(capsys.readouterr().out.splitlines()[-1]).plain
+    row = Text.from_ansi(capsys.readouterr().out.splitlines()[2]).plain
     assert row.split() == ["MISSING_INPUT", ID]
+
+
+def test_ids_are_shortened_before_any_column_goes_and_still_tell_rows_apart(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = (
+        Column("check", give="id"),
+        Column("model"),
+        Column("effect", optional=True),
+        Column("by", optional=True),
+    )
+    other = f"{ID[:18]}-9{ID[20:]}"
+    rows = [(each, "a-model-with-a-long-name", "0.312", "somebody") for each in (ID, other)]
+
+    def printed(width: int) -> list[list[str]]:
+        terminal.setenv("COLUMNS", str(width))
+        output = Output(as_json=False, no_color=True)
+        output.answer([], output.table(columns, rows, empty=""))
+        return [Text.from_ansi(line).plain.split() for line in capsys.readouterr().out.splitlines()]
+
+    assert printed(120)[2][0] == ID
+    narrow = printed(72)
+    assert [row[0] for row in narrow[2:]] == [ID[:20], other[:20]]
+    assert narrow[0] == ["check", "model", "effect", "by"]
+    terminal.delenv("FORCE_COLOR")
+    assert printed(72)[1][0] == ID
+
+
+def test_a_word_wider_than_its_folded_column_goes_on_in_the_next_line(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = (Column("check"), Column("condition", give="wrap", least_width=24))
+    word = "drift.prediction.effect_of_a_feature_with_a_long_name"
+    output = Output(as_json=False, no_color=True)
+    output.answer([], output.table(columns, [(ID, f"{word} > 0.2")], empty=""))
+    printed = Text.from_ansi(capsys.readouterr().out).plain
+    assert "…" not in printed
+    assert word in "".join(line[len(ID) :].strip() for line in printed.splitlines()[2:])
 
 
 def test_a_long_note_is_wrapped_where_there_is_room_and_cut_where_not(
@@ -98,7 +139,7 @@ def test_a_long_note_is_wrapped_where_there_is_room_and_cut_where_not(
     assert len(shown(capsys, note=note)) > 4
     terminal.setenv("COLUMNS", "80")
     lines = shown(capsys, note=note)
-    assert len(lines) == 4
+    assert all(line.endswith(ID) for line in lines[2:4])
     assert "…" in lines[2]
 
 

@@ -1,4 +1,4 @@
-"""Ids as people type them: whole, or the beginning that only one has."""
+"""Ids as people type and read them: whole, or the beginning that only one has."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from penstock.cli.exits import CommandError, ExitCode
 LOOKED_THROUGH = 1_000
 """Of a list, the newest: there the beginning of an id is looked for."""
 SHOWN = 5
+SHORT_LENGTH = 13
+"""Of an id on a narrow terminal, at least: a UUIDv7's time to the millisecond."""
 _BEGINNING = re.compile(r"[0-9a-f-]{4,35}")
 
 
@@ -38,3 +40,14 @@ def whole_id(said: str, newest: Callable[[], Iterable[_Identified]]) -> str:
         sentence = f"{len(found):,} ids begin with {said}: {named}; give more of it"
         raise CommandError(sentence, reason="AMBIGUOUS_ID", exit_code=ExitCode.USAGE)
     return found[0] if found else said
+
+
+def short_ids(ids: Iterable[str]) -> dict[str, str]:
+    """Give each id the same length of its beginning, as much as tells all of them apart."""
+    distinct = set(ids)
+    longest = max(map(len, distinct), default=0)
+    length = next(
+        (each for each in range(SHORT_LENGTH, longest) if len({id_[:each] for id_ in distinct}) == len(distinct)),
+        longest,
+    )
+    return {id_: id_[:length].rstrip("-") for id_ in distinct}

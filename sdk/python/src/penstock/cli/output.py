@@ -1,6 +1,8 @@
 """Where a command's words go: answers to stdout, for people or as one JSON document; progress and notes to stderr.
 
-On a terminal answers are tables that fit its width. Piped they are plain aligned columns, never cut.
+On a terminal answers are tables that fit its width: ids are shortened, texts folded, others end in an ellipsis, and
+columns that there is no room for are named below the table. Piped they are plain aligned columns, never cut, and
+`--json` has all there is.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from rich.text import Text
 
 from penstock.cli.documents import json_value
 from penstock.cli.formats import say_bytes, say_duration, say_short_time, say_time
+from penstock.cli.ids import short_ids
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -46,10 +49,11 @@ class Column:
 
     title: str
     justify: Literal["left", "right"] = "left"
-    give: Literal["nothing", "cut", "wrap"] = "nothing"
-    """What it does for the others: keeps its width, ends in an ellipsis, or goes on in the next line."""
+    give: Literal["nothing", "cut", "wrap", "id"] = "nothing"
+    """What it does for the others: keeps its width, ends in an ellipsis, goes on in the next line, or, of ids that
+    commands take by their beginning, shows as much as tells them apart."""
     optional: bool = False
-    """Left out where even then not all fit, the last one first. Piped, all are there."""
+    """Left out where even then not all fit, the last one first, and named below the table. Piped, all are there."""
     least_width: int = MIN_WIDTH
     """What it keeps of its width where it gives: less would say nothing."""
 
@@ -111,17 +115,28 @@ class Output:
         if not self.stdout.is_terminal:
             return _plain(columns, rows)
         cells = [[Text(printable(cell)) if isinstance(cell, str) else cell for cell in row] for row in rows]
+        if sum(_natural_widths(columns, cells)) + _gaps(columns) > self.stdout.width:
+            cells = _with_short_ids(columns, cells)
         shown = _shown(columns, _natural_widths(columns, cells), self.stdout.width)
+        hidden = [
+            column.title
+            for index, column in enumerate(columns)
+            if index not in shown and column.title and any(row[index].plain for row in cells)
+        ]
         columns, cells = [columns[index] for index in shown], [[row[index] for index in shown] for row in cells]
         widths = _fit(columns, _natural_widths(columns, cells), self.stdout.width - _gaps(columns))
         # A space of the box and one of padding stand between two columns.
         table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, show_edge=False, header_style="bold")
         for column, width in zip(columns, widths, strict=True):
             wraps = column.give == "wrap" and width >= MIN_WRAP_WIDTH
-            table.add_column(column.title, justify=column.justify, width=width, no_wrap=not wraps, overflow="ellipsis")
+            overflow: Literal["fold", "ellipsis"] = "fold" if wraps else "ellipsis"
+            table.add_column(column.title, justify=column.justify, width=width, no_wrap=not wraps, overflow=overflow)
         for row in cells:
             table.add_row(*row)
-        return table
+        if not hidden:
+            return table
+        said = f"no room here for: {', '.join(hidden)}; a wider terminal shows them, and --json has all"
+        return Group(table, Text(said, style="dim"))
 
     def time(self, time: datetime | None) -> str:
         """Write a time: in full where it is piped, in short where a person looks."""
@@ -216,12 +231,22 @@ def _natural_widths(columns: Sequence[Column], cells: Sequence[Sequence[Text]]) 
     ]
 
 
+def _with_short_ids(columns: Sequence[Column], cells: Sequence[Sequence[Text]]) -> list[list[Text]]:
+    shortened = [list(row) for row in cells]
+    for index, column in enumerate(columns):
+        if column.give == "id":
+            short = short_ids([row[index].plain for row in cells])
+            for row in shortened:
+                row[index] = Text(short[row[index].plain], style=row[index].style)
+    return shortened
+
+
 def _gaps(columns: Sequence[Column]) -> int:
     return 2 * (len(columns) - 1)
 
 
 def _least_width(column: Column, natural: int) -> int:
-    return natural if column.give == "nothing" else min(natural, column.least_width)
+    return min(natural, column.least_width) if column.give in ("cut", "wrap") else natural
 
 
 def _shown(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
