@@ -34,8 +34,9 @@ DESCRIPTOR: _descriptor.FileDescriptor
 @_typing.final
 class WebhookChannel(_message.Message):
     """WebhookChannel posts JSON, signed. Each request has the message's id in the header X-Penstock-Message-Id, the same at
-    every attempt. An answer of 2xx, within 10 s, is an arrival; Retry-After is kept to, redirects are not followed. 410,
-    413 and 422 end the message, which is the same at every attempt; anything else is tried again.
+    every attempt; what it says stands in docs/webhooks.md. An answer of 2xx, within 10 s, is an arrival; Retry-After is
+    kept to, redirects are not followed. 400, 410, 413 and 422 end the message, which is the same at every attempt;
+    anything else is tried again.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -116,7 +117,7 @@ class Channel(_message.Message):
     waiting_count: _builtins.int
     """Messages that wait for it."""
     last_error: _builtins.str
-    """Why the last attempt failed; empty where it did not."""
+    """Why the last attempt failed, a test's included; empty where it did not."""
     @_builtins.property
     def webhook(self) -> Global___WebhookChannel:
         """By a webhook."""
@@ -131,7 +132,7 @@ class Channel(_message.Message):
 
     @_builtins.property
     def last_delivery_time(self) -> _timestamp_pb2.Timestamp:
-        """When something last arrived there, of what is remembered: 7 days."""
+        """When something last arrived there: a message, of those of the last 7 days, or a test of the channel as it is now."""
 
     def __init__(
         self,
@@ -163,10 +164,13 @@ class SetChannelRequest(_message.Message):
 
     CHANNEL_FIELD_NUMBER: _builtins.int
     CLEAR_SECRET_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     clear_secret: _builtins.bool
     """A webhook without a secret loses the one that it had: what it posts is signed no more. With a secret it is
     INVALID_CHANNEL.
     """
+    validate_only: _builtins.bool
+    """Check and compare, and change nothing: errors are those of setting it. What is the same already is not checked."""
     @_builtins.property
     def channel(self) -> Global___Channel:
         """What the service gives is ignored."""
@@ -176,10 +180,11 @@ class SetChannelRequest(_message.Message):
         *,
         channel: Global___Channel | None = ...,
         clear_secret: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "clear_secret", b"clear_secret"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel", "clear_secret", b"clear_secret", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -192,18 +197,24 @@ class SetChannelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CHANNEL_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    changed: _builtins.bool
+    """Whether it was made, or its kind, URL or secret became another; with `validate_only`: would be, or would. One whose
+    secrets can't be read any more counts as another.
+    """
     @_builtins.property
     def channel(self) -> Global___Channel:
-        """Without its secrets."""
+        """Without its secrets; with `validate_only`: as it would be."""
 
     def __init__(
         self,
         *,
         channel: Global___Channel | None = ...,
+        changed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel", b"channel"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed", b"changed", "channel", b"channel"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -67,7 +67,7 @@ class ChannelServiceServicer(object):
     """
 
     def SetChannel(self, request, context):
-        """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
+        """Makes or replaces a channel, or only compares it. Its secrets are kept encrypted, and never given out.
         Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
         server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
         secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100), CHANNELS_BUSY (4

@@ -46,7 +46,7 @@ class ChannelServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ChannelServiceAsyncStub: ...
     SetChannel: _grpc.UnaryUnaryMultiCallable[_channels_pb2.SetChannelRequest, _channels_pb2.SetChannelResponse]
-    """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
+    """Makes or replaces a channel, or only compares it. Its secrets are kept encrypted, and never given out.
     Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
     server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
     secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100), CHANNELS_BUSY (4
@@ -78,7 +78,7 @@ class ChannelServiceAsyncStub(ChannelServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetChannel: _aio.UnaryUnaryMultiCallable[_channels_pb2.SetChannelRequest, _channels_pb2.SetChannelResponse]  # type: ignore[assignment]
-    """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
+    """Makes or replaces a channel, or only compares it. Its secrets are kept encrypted, and never given out.
     Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
     server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
     secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100), CHANNELS_BUSY (4
@@ -113,7 +113,7 @@ class ChannelServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _channels_pb2.SetChannelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_channels_pb2.SetChannelResponse, _abc.Awaitable[_channels_pb2.SetChannelResponse]]:
-        """Makes or replaces a channel. Its secrets are kept encrypted, and never given out.
+        """Makes or replaces a channel, or only compares it. Its secrets are kept encrypted, and never given out.
         Role: admin. INVALID_ARGUMENT: INVALID_CHANNEL, URL_NOT_ALLOWED. FAILED_PRECONDITION: SECRETS_KEY_MISSING (the
         server has no key to encrypt with), SECRETS_KEY_INVALID (its file of keys holds none), SECRETS_KEY_CHANGED (the
         secret that was to stay cannot be read any more). RESOURCE_EXHAUSTED: TOO_MANY_CHANNELS (100), CHANNELS_BUSY (4
