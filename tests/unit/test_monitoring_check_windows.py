@@ -32,11 +32,18 @@ def test_a_check_says_from_when_on_rows_were_not_counted_yet() -> None:
     waiting = [NOON - 20 * MINUTE, NOON - 10 * MINUTE, NOON]
     found = completeness(LAST_HOUR, waiting, NOON + MINUTE)
     assert found == Completeness(2, NOON - 20 * MINUTE)
-    assert found.note.startswith("; 2 of its buckets of 5 minutes wait to be counted")
-    assert completeness(LAST_HOUR, waiting[1:], NOON + MINUTE).note.startswith("; 1 of its buckets of 5 minutes waits")
+    first = "; 2 of its buckets of 5 minutes, the first of 2026-03-01 11:40 UTC, wait to be counted"
+    assert found.note.startswith(first)
+    alone = completeness(LAST_HOUR, waiting[1:], NOON + MINUTE).note
+    assert alone.startswith("; 1 of its buckets of 5 minutes, that of 2026-03-01 11:50 UTC, waits to be counted")
 
 
-def test_the_bucket_that_is_not_over_is_no_gap() -> None:
+def test_who_asks_is_told_of_the_bucket_under_way_where_it_waits() -> None:
+    assert completeness(LAST_HOUR, [NOON], NOON + MINUTE, under_way=True) == Completeness(1, NOON)
+    assert completeness(LAST_HOUR, [], NOON + MINUTE, under_way=True) == Completeness(0, NOON)
+
+
+def test_the_bucket_that_is_not_over_is_no_gap_by_schedule() -> None:
     assert completeness(LAST_HOUR, [NOON], NOON + MINUTE) == Completeness(0, NOON)
     assert completeness(LAST_HOUR, [], NOON + MINUTE) == Completeness(0, NOON)
     assert completeness(LAST_HOUR, [], NOON + 5 * MINUTE) == Completeness(0, NOON + 5 * MINUTE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -95,14 +95,15 @@ class DriftChecks:
                 f"`penstock profile create {model} {version}` makes one, `penstock profile attach` takes another's",
                 reason="NO_REFERENCE",
             )
-        if as_scheduled:
-            await_counts(lambda: self._completeness(reference, version, configuration), self._clock)
-            with one_of_few(self._places):
-                return self._by_schedule(reference, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
         with one_of_few(self._places):
-            check = self._compared(reference, version, window, configuration, configuration.alpha, Trigger.REQUEST)
+            counted = self._live.catch_up(reference, version, window)
+            if as_scheduled:
+                await_counts(lambda: self._completeness(reference, version, configuration, counted), self._clock)
+                return self._by_schedule(reference, version, configuration, counted, before_time=True)
+            alpha = configuration.alpha
+            check = self._compared(reference, version, window, configuration, alpha, Trigger.REQUEST, counted)
         self._kept.add(check)
         return check
 
@@ -132,21 +133,29 @@ class DriftChecks:
         reference = self._profiles.reference(model, version)
         if reference is None:
             return
-        complete = self._completeness(reference, version, configuration)
+        complete = self._completeness(reference, version, configuration, ())
         if not self._rounds.waits(model, version, complete, configuration.interval):
-            self._by_schedule(reference, version, configuration, before_time=False)
+            self._by_schedule(reference, version, configuration, (), before_time=False)
 
-    def _completeness(self, reference: Reference, version: str, configuration: DriftConfiguration) -> Completeness:
+    def _completeness(
+        self, reference: Reference, version: str, configuration: DriftConfiguration, counted: Collection[datetime]
+    ) -> Completeness:
         now = self._clock()
         window = check_window(None, now, configuration.window)
-        return completeness(window, self._live.uncounted(reference, version, window), now)
+        return completeness(window, self._live.uncounted(reference, version, window, counted=counted), now)
 
     def _by_schedule(
-        self, reference: Reference, version: str, configuration: DriftConfiguration, *, before_time: bool
+        self,
+        reference: Reference,
+        version: str,
+        configuration: DriftConfiguration,
+        counted: Collection[datetime],
+        *,
+        before_time: bool,
     ) -> DriftCheck:
         window = check_window(None, self._clock(), configuration.window)
         alpha = scheduled_alpha(configuration)
-        check = self._compared(reference, version, window, configuration, alpha, Trigger.SCHEDULE)
+        check = self._compared(reference, version, window, configuration, alpha, Trigger.SCHEDULE, counted)
         self._kept.add_due(
             check, configuration.interval, lambda transaction: self._tell(transaction, check), before_time=before_time
         )
@@ -160,10 +169,11 @@ class DriftChecks:
         configuration: DriftConfiguration,
         alpha: float,
         trigger: Trigger,
+        counted: Collection[datetime],
     ) -> DriftCheck:
         now = self._clock()
-        live = self._live.window(reference, version, window.from_time, window.to_time)
-        complete = completeness(window, live.uncounted_buckets, now)
+        live = self._live.window(reference, version, window.from_time, window.to_time, counted=counted)
+        complete = completeness(window, live.uncounted_buckets, now, under_way=trigger is Trigger.REQUEST)
         rules = Rules(
             alpha=alpha,
             effect_floor=configuration.effect_floor,

@@ -46,7 +46,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
     kept = timedelta(days=settings.profile_retention_days)
     parts.chores.add(KEEP_DAYS, lambda _: keep_days(days, kept), interval_s=settings.retention_interval_ms / 1000)
     attached = partial(parts.chores.wake, RECOUNT)
-    parts.live = LiveProfiles(live)
+    parts.live = LiveProfiles(live, recounts)
     parts.profiles = Profiles(
         store,
         references,

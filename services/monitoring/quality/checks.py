@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -81,14 +81,15 @@ class QualityChecks:
                 f"`penstock monitoring set quality.enabled=true --model {model}` switches them on",
                 reason="QUALITY_OFF",
             )
-        if as_scheduled:
-            await_counts(lambda: self._completeness(model, version, configuration), self._clock)
-            with one_of_few(self._places):
-                return self._by_schedule(model, version, configuration, before_time=True)
         if from_time is None:
             window = check_window(None, end, configuration.window)
+        reference = self._sources.profiles.reference(model, version)
         with one_of_few(self._places):
-            check = self._look(model, version, window, configuration, Trigger.REQUEST)
+            counted = self._sources.live.catch_up(reference, version, window) if reference else ()
+            if as_scheduled:
+                await_counts(lambda: self._completeness(model, version, configuration, counted), self._clock)
+                return self._by_schedule(model, version, configuration, counted, before_time=True)
+            check = self._look(model, version, window, configuration, Trigger.REQUEST, counted)
         self._kept.add(check)
         return check
 
@@ -112,36 +113,50 @@ class QualityChecks:
         configuration = self._sources.configurations.effective(model, version).quality
         if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
             return
-        complete = self._completeness(model, version, configuration)
+        complete = self._completeness(model, version, configuration, ())
         if not self._rounds.waits(model, version, complete, configuration.interval):
-            self._by_schedule(model, version, configuration, before_time=False)
+            self._by_schedule(model, version, configuration, (), before_time=False)
 
-    def _completeness(self, model: str, version: str, configuration: QualityConfiguration) -> Completeness:
+    def _completeness(
+        self, model: str, version: str, configuration: QualityConfiguration, counted: Collection[datetime]
+    ) -> Completeness:
         """Tell it of the window before now; what has no reference is read as it came."""
         now, reference = self._clock(), self._sources.profiles.reference(model, version)
         if reference is None:
             return ALL_THERE
         window = check_window(None, now, configuration.window)
-        return completeness(window, self._sources.live.uncounted(reference, version, window), now)
+        return completeness(window, self._sources.live.uncounted(reference, version, window, counted=counted), now)
 
     def _by_schedule(
-        self, model: str, version: str, configuration: QualityConfiguration, *, before_time: bool
+        self,
+        model: str,
+        version: str,
+        configuration: QualityConfiguration,
+        counted: Collection[datetime],
+        *,
+        before_time: bool,
     ) -> QualityCheck:
         window = check_window(None, self._clock(), configuration.window)
-        check = self._look(model, version, window, configuration, Trigger.SCHEDULE)
+        check = self._look(model, version, window, configuration, Trigger.SCHEDULE, counted)
         self._kept.add_due(check, configuration.interval, before_time=before_time)
         return check
 
     def _look(
-        self, model: str, version: str, window: Window, configuration: QualityConfiguration, trigger: Trigger
+        self,
+        model: str,
+        version: str,
+        window: Window,
+        configuration: QualityConfiguration,
+        trigger: Trigger,
+        counted: Collection[datetime],
     ) -> QualityCheck:
         now, complete = self._clock(), ALL_THERE
         reference = self._sources.profiles.reference(model, version)
         if reference is None:
             report = self._sources.unreferenced.examine(model, version, window, configuration)
         else:
-            live = self._sources.live.window(reference, version, window.from_time, window.to_time)
-            complete = completeness(window, live.uncounted_buckets, now)
+            live = self._sources.live.window(reference, version, window.from_time, window.to_time, counted=counted)
+            complete = completeness(window, live.uncounted_buckets, now, under_way=trigger is Trigger.REQUEST)
             report = examine(reference, live, configuration)
         return QualityCheck(
             id=UUID(uuid7(now)),

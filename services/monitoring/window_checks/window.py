@@ -47,17 +47,27 @@ class Completeness:
     def note(self) -> str:
         """What is wanting, to follow a sentence; empty: nothing is."""
         count = self.uncounted_bucket_count
-        if not count:
+        if not count or self.complete_until is None:
             return ""
-        waits = "1 of its buckets of 5 minutes waits" if count == 1 else f"{count:,} of its buckets of 5 minutes wait"
-        return f"; {waits} to be counted, and what came in them is not in it or not all of it"
+        since = f"{self.complete_until.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+        if count == 1:
+            which = f"1 of its buckets of 5 minutes, that of {since}, waits"
+        else:
+            which = f"{count:,} of its buckets of 5 minutes, the first of {since}, wait"
+        return f"; {which} to be counted, and what came in {'it' if count == 1 else 'them'} is missing in part or whole"
 
 
-def completeness(window: Window, uncounted: Sequence[datetime], now: datetime) -> Completeness:
-    """Tell it from the buckets of a window that wait to be counted, ascending. One that is not over does not wait."""
+def completeness(
+    window: Window, uncounted: Sequence[datetime], now: datetime, *, under_way: bool = False
+) -> Completeness:
+    """Tell it from the buckets of a window that wait to be counted, ascending.
+
+    By schedule the one that is not over is no gap, since the next check has it; who asks wants it too: `under_way`.
+    """
     begun = now - (now - _EPOCH) % BUCKET
     until = min([window.to_time, begun, *uncounted[:1]])
-    return Completeness(sum(time < begun for time in uncounted), max(until, window.from_time))
+    waiting = len(uncounted) if under_way else sum(time < begun for time in uncounted)
+    return Completeness(waiting, max(until, window.from_time))
 
 
 ALL_THERE: Final = Completeness()
