@@ -84,9 +84,9 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     private; webhooks also without TLS and on any port."""
     notification_ca_file: Path | None = None
     """The certificates that vouch for the receivers of webhooks, PEM, in place of the system's."""
-    notification_senders: Annotated[int, Field(ge=1, le=64)] = 8
+    notification_senders: Annotated[int, Field(ge=2, le=64)] = 8
     """Messages on their way at once, each to another channel; those of which one waits for another try share one half,
-    where there are two. One that goes by apprise is a process of some 60 MiB meanwhile."""
+    so that 2 is the least. One that goes by apprise is a process of some 60 MiB meanwhile."""
     notification_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
     """How often it is looked for messages whose next attempt has come due; new ones are sent at once."""
     apprise_schemes: Annotated[str, AfterValidator(_checked_schemes)] = DEFAULT_SCHEMES

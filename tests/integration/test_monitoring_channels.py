@@ -13,6 +13,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from penstock.api.monitoring.v1 import channels_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.outbox.webhooks import signature
 from services.common.postgres import Database
@@ -120,6 +121,47 @@ def test_a_channel_says_what_went_wrong_and_what_waits(running: Running, receive
     with pytest.raises(grpc.RpcError, match=r"127\.0\.0\.1 answered 503 Service Unavailable"):
         running.test("team")
     assert reason(lambda: running.test("team")) == (REFUSED, "NOT_DELIVERED")
+
+
+def test_a_test_that_arrived_is_an_arrival_and_one_that_did_not_is_the_last_error(
+    running: Running, receiver: Receiver
+) -> None:
+    assert not running.webhook("team", receiver.url).HasField("last_delivery_time")
+    running.test("team")
+    (after,) = running.listed()
+    assert (after.HasField("last_delivery_time"), after.last_error) == (True, "")
+    receiver.script = [answers(404)]
+    assert reason(lambda: running.test("team")) == (REFUSED, "NOT_DELIVERED")
+    (failed,) = running.listed()
+    assert failed.last_error == "127.0.0.1 answered 404 Not Found"
+    assert failed.last_delivery_time == after.last_delivery_time, "what arrived before did"
+    running.notify("team")
+    eventually(lambda: running.listed()[0].last_delivery_time != after.last_delivery_time)
+    assert running.listed()[0].last_error == ""
+    receiver.script = [answers(503, Retry_After="600")]
+    running.notify("team")
+    eventually(lambda: running.listed()[0].waiting_count == 1 and "503" in running.listed()[0].last_error)
+    running.test("team")
+    assert (running.listed()[0].last_error, running.listed()[0].waiting_count) == ("", 1)
+
+
+def test_a_channel_is_compared_with_its_secrets_and_stays_as_it_is(running: Running, receiver: Receiver) -> None:
+    def differs(url: str = receiver.url, secret: str = "", **more: bool) -> bool:
+        channel = pb.Channel(name="team", webhook=pb.WebhookChannel(url=url, secret=secret))
+        request = pb.SetChannelRequest(channel=channel, validate_only=True, **more)
+        answer = running.stub.SetChannel(request, timeout=60)
+        assert SECRET not in repr(answer)
+        return answer.changed
+
+    assert differs()
+    assert running.listed() == []
+    running.webhook("team", receiver.url, SECRET)
+    kept = running.listed()
+    assert [differs(), differs(secret=SECRET)] == [False, False], "without a secret that one stays"
+    assert [differs(secret="another-" * 3), differs(receiver.url + "/x"), differs(clear_secret=True)] == [True] * 3
+    assert reason(partial(differs, "https://10.0.0.1/")) == (INVALID, "URL_NOT_ALLOWED")
+    assert (running.listed(), len(running.changes().changes)) == (kept, 1)
+    assert receiver.posts == []
 
 
 def test_who_tries_out_many_channels_that_hang_is_refused_and_keeps_nobody_from_being_told(
@@ -295,6 +337,9 @@ def test_a_lost_key_is_told_and_the_channel_can_be_set_again(
         with pytest.raises(grpc.RpcError, match="set it again"):
             running.test("team")
         assert reason(lambda: running.webhook("team", receiver.url)) == (REFUSED, "SECRETS_KEY_CHANGED")
+        channel = pb.Channel(name="team", webhook=pb.WebhookChannel(url=receiver.url, secret=SECRET))
+        request = pb.SetChannelRequest(channel=channel, validate_only=True)
+        assert running.stub.SetChannel(request, timeout=60).changed, "what nobody can read is to be set again"
         assert len(running.listed()) == 1
         running.webhook("team", receiver.url, SECRET)
         running.test("team")

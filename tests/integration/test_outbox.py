@@ -315,22 +315,23 @@ def test_what_a_receiver_asks_for_is_waited_for(box: Box) -> None:
 
 
 def test_an_end_waits_for_what_is_on_its_way_and_takes_no_more(box: Box) -> None:
-    begun, released = threading.Event(), threading.Event()
+    begun, released = threading.Semaphore(0), threading.Event()
 
     def deliver(_message: Message) -> None:
-        begun.set()
+        begun.release()
         released.wait(30)
 
-    with delivering(box.outbox, deliver, replace(QUICK, slots=1)) as workers:
-        box.put("a")
-        assert begun.wait(20)
-        box.put("b")
+    with delivering(box.outbox, deliver, replace(QUICK, slots=2)) as workers:
+        for destination in ("a", "b"):
+            box.put(destination)
+            assert begun.acquire(timeout=20)
+        box.put("c")
         ending = threading.Thread(target=workers.close, args=(30,))
         ending.start()
         eventually(workers._stopping.is_set)
         released.set()
         ending.join(30)
-    assert states(box.url) == ["DELIVERED", "WAITING"]
+    assert states(box.url) == ["DELIVERED", "DELIVERED", "WAITING"]
 
 
 def test_a_thread_that_cannot_be_had_costs_a_lease_and_no_message(box: Box, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,7 +344,7 @@ def test_a_thread_that_cannot_be_had_costs_a_lease_and_no_message(box: Box, monk
         start(thread)
 
     monkeypatch.setattr(threading.Thread, "start", start_later)
-    with delivering(box.outbox, lambda _: None, replace(QUICK, slots=1, lease_s=0.05)):
+    with delivering(box.outbox, lambda _: None, replace(QUICK, lease_s=0.05)):
         box.put()
         eventually(lambda: states(box.url) == ["DELIVERED"])
     assert refused.is_set()

@@ -96,9 +96,15 @@ def test_any_2xx_is_an_arrival(receiver: Receiver, status: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("status", "said"), [(400, "400 Bad Request"), (404, "404 Not Found"), (500, "500 Internal"), (599, "599")]
-)
-def test_any_other_answer_is_a_failure_that_names_it(receiver: Receiver, status: int, said: str) -> None:
+    ("status", "said"),
+    [
+        (401, "401 Unauthorized"), (403, "403 Forbidden"), (404, "404 Not Found"), (408, "408 Request Timeout"),
+        (425, "425 Too Early"), (429, "429 Too Many Requests"), (500, "500 Internal"), (599, "599"),
+    ],
+)  # fmt: skip
+def test_what_another_key_another_url_or_another_hour_may_mend_is_tried_again_and_named(
+    receiver: Receiver, status: int, said: str
+) -> None:
     receiver.otherwise = answers(status)
     error = failure(receiver)
     assert isinstance(error, NotDelivered)
@@ -111,7 +117,7 @@ def test_a_receiver_that_is_gone_ends_the_message(receiver: Receiver) -> None:
     assert isinstance(failure(receiver), Undeliverable)
 
 
-@pytest.mark.parametrize("status", [413, 422])
+@pytest.mark.parametrize("status", [400, 413, 422])
 def test_a_message_that_its_receiver_never_takes_holds_up_no_other_for_a_day(receiver: Receiver, status: int) -> None:
     receiver.otherwise = answers(status)
     error = failure(receiver)

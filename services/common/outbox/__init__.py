@@ -10,7 +10,7 @@ before its beginning; others overtake one that waits for another try. A message 
 up, kept as FAILED without its body, and counted; until then those of its key wait behind it.
 
 A destination that is slow or down holds up no other: those of which a message failed and waits share one half of a
-process's slots, of which there must be two for that, one that hung is left alone for a while between attempts, and the
+process's slots, of which there are two at least, one that hung is left alone for a while between attempts, and the
 other half is for the rest. Before that is known of it, a destination that hangs takes a slot for one attempt: only as
 many as there are slots, all hanging at the same moment for the first time, delay others by that much.
 """

@@ -146,14 +146,16 @@ DELETE FROM {table} WHERE message_id = ANY (ARRAY(
 
 DESTINATIONS: LiteralString = """
 SELECT each.destination,
-    (SELECT count(*) FROM {table} box WHERE box.destination = each.destination AND box.state = 'WAITING') AS waiting,
+    (SELECT count(*) FROM {table} box WHERE box.destination = each.destination AND box.state = 'WAITING')
+        AS waiting_count,
     (SELECT max(end_time) FROM {table} box WHERE box.destination = each.destination AND box.state = 'DELIVERED')
         AS last_delivery_time,
-    coalesce((
-        SELECT error_message FROM {table} box
-        WHERE box.destination = each.destination AND attempt_time IS NOT NULL ORDER BY attempt_time DESC LIMIT 1
-    ), '') AS last_error
+    latest.attempt_time AS last_attempt_time, coalesce(latest.error_message, '') AS last_error
 FROM unnest(%(destinations)s::text[]) AS each (destination)
+LEFT JOIN LATERAL (
+    SELECT attempt_time, error_message FROM {table} box
+    WHERE box.destination = each.destination AND attempt_time IS NOT NULL ORDER BY attempt_time DESC LIMIT 1
+) latest ON true
 """
 COUNTS: LiteralString = """
 SELECT (SELECT count(*) FROM {table} WHERE state = 'WAITING') AS waiting,

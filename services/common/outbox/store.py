@@ -94,7 +94,7 @@ class Outbox:
         """Say how destinations stand, by name; each that was asked for is there."""
         with self._database.transaction() as connection:
             rows = self._run(connection, statements.DESTINATIONS, {"destinations": list(names)}).fetchall()
-        return {row["destination"]: _destination(row["waiting"], row["last_delivery_time"], row) for row in rows}
+        return {row.pop("destination"): Destination(**row) for row in rows}
 
     def counts(self) -> Counts:
         """Count what is there."""
@@ -172,7 +172,3 @@ def _key(message: Message) -> dict[str, Any]:
 def _said(reason: str, error: str) -> dict[str, str]:
     # A NUL is in no text of PostgreSQL's.
     return {"reason": reason, "message": error.replace("\0", " ")[:MAX_ERROR_CHARS]}
-
-
-def _destination(waiting: int, last_delivery_time: datetime | None, row: DictRow) -> Destination:
-    return Destination(waiting, last_delivery_time, row["last_error"])

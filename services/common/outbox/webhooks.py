@@ -37,6 +37,8 @@ LEFT_ALONE = 3.0
 MAX_ANSWER_BYTES = 64 * 1024
 """What is read of an answer, so that its sender sees it taken; what it says does not matter."""
 
+_BODY_REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+
 
 class NotDelivered(Unavailable):
     """This attempt failed; a later one may succeed."""
@@ -83,7 +85,9 @@ class Webhooks:
         Raises:
             UrlRefused: the URL, or where its name leads to now, is not allowed.
             NotDelivered: anything else that may pass; `retry_after_s` as the receiver asked, or because it hangs.
-            Undeliverable: the receiver answered 410 Gone, or refuses this body (413, 422), which stays as it is.
+            Undeliverable: the receiver answered 410 Gone, or refuses this body (400, 413, 422), which stays as it is.
+                What else it answers is about the way to it, and would be answered to every body alike: a key or a URL
+                that somebody sets right, and all that waited arrives.
         """
         until = time.monotonic() + self._limits.total_s
         endpoint = self._rules.endpoint(webhook.url)
@@ -127,7 +131,7 @@ class Webhooks:
         said = f"{endpoint.host} answered {status} {_phrase(status)}".rstrip()
         if status == HTTPStatus.GONE:
             raise Undeliverable(f"{said}: it wants no more of these", reason="RECEIVER_GONE")
-        if status in (HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY):
+        if status in _BODY_REFUSED:
             raise Undeliverable(f"{said}: it does not take this message", reason="MESSAGE_REFUSED")
         if 300 <= status < 400:
             sentence = f"{said}: redirects are not followed, so give the URL that it leads to"

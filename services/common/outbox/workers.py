@@ -37,7 +37,7 @@ class OutboxLimits:
 
     Attributes:
         slots: messages that this process has on their way at once, each to another destination; at most one half of
-            them, at least one, to destinations of which a message failed and waits. With one slot these have it too.
+            them to destinations of which a message failed and waits, so there must be two.
         lease_s: how long after a sender's death another sends the message again; longer than any delivery takes.
         poll_interval_s: how often it is looked for what has come due; what is new rings at once.
         tidy_interval_s: how often it is looked for what is old, until nothing of it is left.
@@ -56,6 +56,12 @@ class OutboxLimits:
     failed_kept_s: float = 30 * DAY_S
     backoff: Backoff = field(default_factory=lambda: Backoff(base_s=5.0, cap_s=900.0))
 
+    def __post_init__(self) -> None:
+        if self.slots < 2:
+            raise ValueError(
+                f"got {self.slots} slots; with fewer than 2 a destination that hangs would hold up the rest"
+            )
+
 
 class OutboxWorkers:
     """One thread that waits for messages, and one for each message that is on its way."""
@@ -69,7 +75,7 @@ class OutboxWorkers:
         self._deliver = deliver
         self._limits = limits or OutboxLimits()
         self._slots = threading.BoundedSemaphore(self._limits.slots)
-        self._troubled_slots = threading.BoundedSemaphore(max(1, self._limits.slots // 2))
+        self._troubled_slots = threading.BoundedSemaphore(self._limits.slots // 2)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._senders: set[threading.Thread] = set()

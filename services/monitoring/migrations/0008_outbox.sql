@@ -39,6 +39,9 @@ CREATE TABLE channels (
     plain       bytea,                                    -- or as it is, where nothing of it is secret
     update_time timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_by  text        NOT NULL,
+    test_time   timestamptz,                              -- when it was last tested as it is
+    test_error  text        NOT NULL DEFAULT '',          -- why that did not arrive; '': it did
+    test_arrival_time timestamptz,                        -- when a test of it as it is last arrived
     CONSTRAINT channels_pkey PRIMARY KEY (name),
     CONSTRAINT channels_kind CHECK (kind IN ('webhook', 'apprise')),
     CONSTRAINT channels_target CHECK (num_nonnulls(sealed, plain) = 1)

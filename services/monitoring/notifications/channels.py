@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import hmac
 import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
@@ -126,8 +127,8 @@ class Channels:
 
     # For callers
 
-    def set(self, draft: ChannelDraft) -> Channel:
-        """Make or replace a channel.
+    def set(self, draft: ChannelDraft) -> tuple[Channel, bool]:
+        """Make or replace a channel, and say whether it is another now.
 
         Raises:
             InvalidArgument: INVALID_CHANNEL, URL_NOT_ALLOWED.
@@ -141,20 +142,24 @@ class Channels:
             if known is None and others >= MAX_CHANNELS:
                 sentence = f"there are {others} channels, and at most {MAX_CHANNELS} are kept: delete one"
                 raise ResourceExhausted(sentence, reason="TOO_MANY_CHANNELS")
-            target = draft.target if draft.clear_secret else self._with_secret(draft.target, known)
-            sealed, plain = self._sealed(target)
-            stored = StoredChannel(
-                name=draft.name,
-                kind=WEBHOOK if isinstance(target, WebhookTarget) else APPRISE,
-                shown_url=shown_url,
-                signed=isinstance(target, WebhookTarget) and target.secret != "",
-                sealed=sealed,
-                plain=plain,
-                updated_by=caller().name,
-            )
-            stored = self._store.set(connection, stored)
+            target = self._with_secret(draft, known)
+            changed = self._differs(target, known)
+            stored = self._store.set(connection, self._sealed(draft.name, target, shown_url))
             self._store.log(connection, known, stored, stored.updated_by)
-        return self._shown([stored])[0]
+        return self._shown([stored])[0], changed
+
+    def compare(self, draft: ChannelDraft) -> tuple[Channel, bool]:
+        """Say what `set` would make of a channel, and whether that is another than it is; raises as `set` does.
+
+        What is kept is given out to nobody for that: secrets are compared here. Room for one more is not looked for.
+        """
+        known = self._store.find(draft.name)
+        target = self._with_secret(draft, known)
+        if known is not None and not self._differs(target, known):
+            return self._shown([known])[0], False
+        with self._request():
+            shown_url = self._senders.check(target)
+        return _channel(self._sealed(draft.name, target, shown_url), Destination()), True
 
     def delete(self, name: str) -> None:
         """Delete a channel, and give up what waits for it.
@@ -195,6 +200,8 @@ class Channels:
     def test(self, name: str) -> int:
         """Send a channel a message that says it is a test, once; gives how long that took, in ms.
 
+        What came of it is kept, until the channel is set again.
+
         Raises:
             NotFound: CHANNEL_NOT_FOUND.
             FailedPrecondition: it did not arrive (NOT_DELIVERED).
@@ -210,9 +217,12 @@ class Channels:
             try:
                 self._senders.send(self._target(stored), message_id, document)
             except DomainError as error:
+                self._store.tested(stored, error.message)
                 metadata = {"cause": error.reason}
                 raise FailedPrecondition(error.message, reason="NOT_DELIVERED", metadata=metadata) from error
-        return round((time.monotonic() - began) * 1000)
+        duration_ms = round((time.monotonic() - began) * 1000)
+        self._store.tested(stored, "")
+        return duration_ms
 
     @contextmanager
     def _request(self) -> Iterator[None]:
@@ -229,32 +239,61 @@ class Channels:
         values = json.loads(text or b"")
         return WebhookTarget(**values) if stored.kind == WEBHOOK else AppriseTarget(**values)
 
-    def _with_secret(self, target: Target, known: StoredChannel | None) -> Target:
-        """Fill in the secret that a webhook had, where none came."""
-        if not isinstance(target, WebhookTarget) or target.secret or known is None or known.kind != WEBHOOK:
+    def _with_secret(self, draft: ChannelDraft, known: StoredChannel | None) -> Target:
+        """Fill in the secret that a webhook had, where none came and that one is not to go."""
+        target = draft.target
+        if not isinstance(target, WebhookTarget) or target.secret or draft.clear_secret:
+            return target
+        if known is None or known.kind != WEBHOOK:
             return target
         before = self._target(known)
         return replace(target, secret=before.secret) if isinstance(before, WebhookTarget) else target
 
-    def _sealed(self, target: Target) -> tuple[bytes | None, bytes | None]:
-        """Give the target encrypted, or as it is where there is no key and it is a host alone.
+    def _differs(self, target: Target, known: StoredChannel | None) -> bool:
+        """Say whether a target is another than a channel's; one that no key opens any more is."""
+        if known is None:
+            return True
+        try:
+            before = self._target(known)
+        except FailedPrecondition:
+            return True
+        return type(target) is not type(before) or not hmac.compare_digest(_encoded(target), _encoded(before))
+
+    def _sealed(self, name: str, target: Target, shown_url: str) -> StoredChannel:
+        """Make a channel's row: its target is encrypted, or as it is where there is no key and it is a host alone.
 
         A path may be a secret itself, as that of every hook of Slack's, Teams' and Discord's is.
         """
-        if isinstance(target, WebhookTarget):
-            text = json.dumps({"url": target.url, "secret": target.secret}).encode()
-            if not self._seal.ready and not target.secret and not self._senders.has_path(target):
-                return None, text
-        else:
-            text = json.dumps({"url": target.url}).encode()
-        return self._seal.seal(text), None
+        text = _encoded(target)
+        is_webhook = isinstance(target, WebhookTarget)
+        signed = isinstance(target, WebhookTarget) and target.secret != ""
+        open_to_all = isinstance(target, WebhookTarget) and not signed and not self._senders.has_path(target)
+        plain = text if open_to_all and not self._seal.ready else None
+        return StoredChannel(
+            name=name,
+            kind=WEBHOOK if is_webhook else APPRISE,
+            shown_url=shown_url,
+            signed=signed,
+            sealed=self._seal.seal(text) if plain is None else None,
+            plain=plain,
+            updated_by=caller().name,
+        )
 
     def _shown(self, stored: Sequence[StoredChannel]) -> list[Channel]:
         standings = self._outbox.destinations([each.name for each in stored])
         return [_channel(each, standings[each.name]) for each in stored]
 
 
+def _encoded(target: Target) -> bytes:
+    return json.dumps(asdict(target)).encode()
+
+
 def _channel(stored: StoredChannel, standing: Destination) -> Channel:
+    """Say how a channel stands, by the messages of the outbox and by the latest test, which is none of them."""
+    tested_last = stored.test_time is not None and (
+        standing.last_attempt_time is None or standing.last_attempt_time < stored.test_time
+    )
+    arrived = (standing.last_delivery_time, stored.test_arrival_time)
     return Channel(
         name=stored.name,
         kind=stored.kind,
@@ -262,9 +301,9 @@ def _channel(stored: StoredChannel, standing: Destination) -> Channel:
         signed=stored.signed,
         update_time=stored.update_time,
         updated_by=stored.updated_by,
-        last_delivery_time=standing.last_delivery_time,
+        last_delivery_time=max((time for time in arrived if time is not None), default=None),
         waiting_count=standing.waiting_count,
-        last_error=standing.last_error,
+        last_error=stored.test_error if tested_last else standing.last_error,
     )
 
 

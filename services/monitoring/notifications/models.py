@@ -85,7 +85,8 @@ class Channel:
         kind: webhook or apprise.
         shown_url: without what may be secret.
         signed: whether a webhook has a secret.
-        last_error: why the latest attempt failed; empty where it did not.
+        last_delivery_time: when something last arrived, a test too.
+        last_error: why the latest attempt failed, a test's too; empty where it did not.
     """
 
     name: str
@@ -101,7 +102,13 @@ class Channel:
 
 @dataclass(frozen=True, slots=True)
 class StoredChannel:
-    """A channel's row: its target as JSON, encrypted in `sealed` or, where nothing of it is secret, in `plain`."""
+    """A channel's row: its target as JSON, encrypted in `sealed` or, where nothing of it is secret, in `plain`.
+
+    Attributes:
+        test_time: when it was last tested as it is; None where it was not.
+        test_error: why that did not arrive; empty where it did.
+        test_arrival_time: when a test of it last arrived; None where none did.
+    """
 
     name: str
     kind: str
@@ -111,6 +118,9 @@ class StoredChannel:
     plain: bytes | None = field(repr=False)
     update_time: datetime | None = None
     updated_by: str = ""
+    test_time: datetime | None = None
+    test_error: str = ""
+    test_arrival_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,9 +30,10 @@ class ChannelServicer(ChannelServiceServicer):
         self._channels = channels
 
     def SetChannel(self, request: pb.SetChannelRequest, context: grpc.ServicerContext) -> pb.SetChannelResponse:
-        """Make or replace a channel."""
-        channel = self._channels.set(convert.draft(request))
-        return pb.SetChannelResponse(channel=convert.channel_proto(channel))
+        """Make or replace a channel, or only compare it."""
+        use = self._channels.compare if request.validate_only else self._channels.set
+        channel, changed = use(convert.draft(request))
+        return pb.SetChannelResponse(channel=convert.channel_proto(channel), changed=changed)
 
     def DeleteChannel(
         self, request: pb.DeleteChannelRequest, context: grpc.ServicerContext

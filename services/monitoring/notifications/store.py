@@ -13,7 +13,9 @@ from services.common.postgres import Database
 from services.monitoring.notifications.models import Change, Said, StoredChannel
 from services.monitoring.store.durability import make_durable
 
-_COLUMNS = "name, kind, shown_url, signed, sealed, plain, update_time, updated_by"
+_COLUMNS = (
+    "name, kind, shown_url, signed, sealed, plain, update_time, updated_by, test_time, test_error, test_arrival_time"
+)
 # One who adds a channel waits for another who does: the limit is exact.
 _LOCK = "SELECT pg_advisory_xact_lock(hashtextextended('penstock.monitoring.channels', 0))"
 _FIND = f"SELECT {_COLUMNS} FROM monitoring.channels WHERE name = %(name)s"  # noqa: S608 - a constant of ours
@@ -23,11 +25,18 @@ _SET = f"""
 INSERT INTO monitoring.channels (name, kind, shown_url, signed, sealed, plain, updated_by)
 VALUES (%(name)s, %(kind)s, %(shown_url)s, %(signed)s, %(sealed)s, %(plain)s, %(updated_by)s)
 ON CONFLICT (name) DO UPDATE SET kind = excluded.kind, shown_url = excluded.shown_url, signed = excluded.signed,
-    sealed = excluded.sealed, plain = excluded.plain, updated_by = excluded.updated_by, update_time = clock_timestamp()
+    sealed = excluded.sealed, plain = excluded.plain, updated_by = excluded.updated_by, update_time = clock_timestamp(),
+    test_time = NULL, test_error = '', test_arrival_time = NULL
 RETURNING {_COLUMNS}
 """  # noqa: S608 - as above
 _KEEP = "SELECT name FROM monitoring.channels WHERE name = ANY(%(names)s) ORDER BY name FOR KEY SHARE"
 _HOLD = f"SELECT {_COLUMNS} FROM monitoring.channels WHERE name = %(name)s FOR UPDATE"  # noqa: S608 - as above
+# As it was tested: a channel that was set again meanwhile is another.
+_TESTED = """
+UPDATE monitoring.channels SET test_time = clock_timestamp(), test_error = %(error)s,
+    test_arrival_time = CASE %(error)s WHEN '' THEN clock_timestamp() ELSE test_arrival_time END
+WHERE name = %(name)s AND update_time = %(update_time)s
+"""
 _DELETE = "DELETE FROM monitoring.channels WHERE name = %(name)s"
 _LOG = """
 INSERT INTO monitoring.channel_changes (name, before, after, changed_by)
@@ -74,6 +83,12 @@ class ChannelStore:
         if row is None:
             raise AssertionError("it is inserted or updated")
         return _from_row(row)
+
+    def tested(self, channel: StoredChannel, error: str) -> None:
+        """Write down what came of a test; '' where it arrived."""
+        values = {"name": channel.name, "update_time": channel.update_time, "error": error.replace("\0", " ")}
+        with self._db.transaction() as connection:
+            connection.execute(_TESTED, values)
 
     def keep(self, connection: OutboxConnection, names: Sequence[str]) -> frozenset[str]:
         """Name those that there are; they are not deleted before the transaction ends."""
