@@ -410,12 +410,13 @@ class DriftCheck(_message.Message):
     trigger: Global___Trigger.ValueType
     """What brought it about."""
     uncounted_bucket_count: _builtins.int
-    """Buckets of 5 minutes of the window that were over and waited to be counted, or counted anew, when it was checked:
-    what came in them is not in the results, or not all of it.
+    """Buckets of 5 minutes of the window that waited to be counted, or counted anew, when it was checked: what came in
+    them is not in the results, or not all of it. A check on demand counts them first, the one under way too, for 10 s
+    at most; by schedule the one under way is none of these, since the next check has it.
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
-        """The window that was compared."""
+        """The window that was compared, in whole buckets of 5 minutes."""
 
     @_builtins.property
     def to_time(self) -> _timestamp_pb2.Timestamp:
@@ -492,11 +493,11 @@ class CheckDriftRequest(_message.Message):
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
-        """From here on; unset: the configured window before `to_time`."""
+        """From here on, rounded down to 5 minutes, and not in the future; unset: the configured window before `to_time`."""
 
     @_builtins.property
     def to_time(self) -> _timestamp_pb2.Timestamp:
-        """Up to here, exclusive, rounded up to 5 minutes; unset: now."""
+        """Up to here, exclusive, rounded up to 5 minutes, and at most 5 minutes from now; unset: now."""
 
     def __init__(
         self,

@@ -291,8 +291,8 @@ Global___FileSource: _TypeAlias = FileSource  # noqa: Y015
 @_typing.final
 class WindowSource(_message.Message):
     """WindowSource is live traffic. Of more than 250,000 events, or 256 MiB of payloads, a uniform sample is read. The
-    columns of a tensor are named as in what the version is compared with, or else in the model's last profile, where
-    they are as many; otherwise NAME[0], NAME[1] and so on.
+    columns of a tensor are named as in what the version is compared with, or as they were declared when it was
+    registered, or else as in the model's last profile, where they are as many; otherwise NAME[0], NAME[1] and so on.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -407,6 +407,7 @@ class Profile(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     ATTACHED_VERSIONS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
@@ -445,6 +446,13 @@ class Profile(_message.Message):
     def attached_versions(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The versions that are compared with it now."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What is odd about the version that it was just made for or attached to, in sentences: features that none of its
+        inputs, or of its newest predictions, is called as; a model that neither the registry nor any prediction knows.
+        Where a profile is only read there are none.
+        """
+
     def __init__(
         self,
         *,
@@ -462,10 +470,11 @@ class Profile(_message.Message):
         created_by: _builtins.str = ...,
         note: _builtins.str = ...,
         attached_versions: _abc.Iterable[_builtins.str] | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy", "create_time", b"create_time", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy", "attached_versions", b"attached_versions", "create_time", b"create_time", "created_by", b"created_by", "feature_count", b"feature_count", "features", b"features", "id", b"id", "judged_count", b"judged_count", "model", b"model", "note", b"note", "number", b"number", "row_count", b"row_count", "source", b"source", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy", "accuracy", b"accuracy", "attached_versions", b"attached_versions", "create_time", b"create_time", "created_by", b"created_by", "feature_count", b"feature_count", "features", b"features", "id", b"id", "judged_count", b"judged_count", "model", b"model", "note", b"note", "number", b"number", "row_count", b"row_count", "source", b"source", "version", b"version", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy: _TypeAlias = _typing.Literal["accuracy"]  # noqa: Y015
     _WhichOneofArgType__accuracy: _TypeAlias = _typing.Literal["_accuracy", b"_accuracy"]  # noqa: Y015

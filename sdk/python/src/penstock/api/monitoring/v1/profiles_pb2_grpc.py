@@ -71,8 +71,10 @@ class ProfileServiceServicer(object):
         Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
         TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
         DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
-        server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
-        (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+        server reads Parquet in a sandbox alone, which its kernel does not give). NOT_FOUND: VERSION_NOT_FOUND (the registry
+        knows the model and no such version, nor did one predict; where it gives no answer all versions are taken).
+        RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE:
+        SCRATCH_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -104,7 +106,8 @@ class ProfileServiceServicer(object):
 
     def AttachProfile(self, request, context):
         """Has a version compared with a profile of the same model from now on. Live data is counted anew against it, as far
-        back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: VERSION_REQUIRED.
+        back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT:
+        VERSION_REQUIRED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

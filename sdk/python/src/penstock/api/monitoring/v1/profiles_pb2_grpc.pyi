@@ -42,8 +42,10 @@ class ProfileServiceStub:
     Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
     TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
     DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
-    server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
-    (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+    server reads Parquet in a sandbox alone, which its kernel does not give). NOT_FOUND: VERSION_NOT_FOUND (the registry
+    knows the model and no such version, nor did one predict; where it gives no answer all versions are taken).
+    RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE:
+    SCRATCH_FULL.
     """
     CreateProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
@@ -58,7 +60,8 @@ class ProfileServiceStub:
     """
     AttachProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.AttachProfileRequest, _profiles_pb2.AttachProfileResponse]
     """Has a version compared with a profile of the same model from now on. Live data is counted anew against it, as far
-    back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: VERSION_REQUIRED.
+    back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT:
+    VERSION_REQUIRED.
     """
 
 @_typing.type_check_only
@@ -71,8 +74,10 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
     TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
     DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
-    server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
-    (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+    server reads Parquet in a sandbox alone, which its kernel does not give). NOT_FOUND: VERSION_NOT_FOUND (the registry
+    knows the model and no such version, nor did one predict; where it gives no answer all versions are taken).
+    RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE:
+    SCRATCH_FULL.
     """
     CreateProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]  # type: ignore[assignment]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
@@ -87,7 +92,8 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     """
     AttachProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.AttachProfileRequest, _profiles_pb2.AttachProfileResponse]  # type: ignore[assignment]
     """Has a version compared with a profile of the same model from now on. Live data is counted anew against it, as far
-    back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: VERSION_REQUIRED.
+    back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT:
+    VERSION_REQUIRED.
     """
 
 class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -103,8 +109,10 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, MODEL_REQUIRED, VERSION_REQUIRED, FORMAT_REQUIRED, TOO_LARGE,
         TOO_FEW_ROWS (under 50), NO_FEATURES, TOO_MANY_FEATURES (over 2,000), UNKNOWN_COLUMN, INVALID_COLUMNS, INVALID_TEXT,
         DIGEST_MALFORMED, DIGEST_MISMATCH, MALFORMED_FILE. FAILED_PRECONDITION: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE (the
-        server reads Parquet in a sandbox alone, which its kernel does not give). RESOURCE_EXHAUSTED: TOO_MANY_PROFILES
-        (eight files come at once, two profiles are made at once). UNAVAILABLE: SCRATCH_FULL.
+        server reads Parquet in a sandbox alone, which its kernel does not give). NOT_FOUND: VERSION_NOT_FOUND (the registry
+        knows the model and no such version, nor did one predict; where it gives no answer all versions are taken).
+        RESOURCE_EXHAUSTED: TOO_MANY_PROFILES (eight files come at once, two profiles are made at once). UNAVAILABLE:
+        SCRATCH_FULL.
         """
 
     @_abc_1.abstractmethod
@@ -143,7 +151,8 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.AttachProfileResponse, _abc.Awaitable[_profiles_pb2.AttachProfileResponse]]:
         """Has a version compared with a profile of the same model from now on. Live data is counted anew against it, as far
-        back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: VERSION_REQUIRED.
+        back as events are kept. Role: operator. NOT_FOUND: PROFILE_NOT_FOUND, VERSION_NOT_FOUND. INVALID_ARGUMENT:
+        VERSION_REQUIRED.
         """
 
 def add_ProfileServiceServicer_to_server(servicer: ProfileServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -203,12 +203,13 @@ class QualityCheck(_message.Message):
     trigger: _drift_pb2.Trigger.ValueType
     """What brought it about."""
     uncounted_bucket_count: _builtins.int
-    """Buckets of 5 minutes of the window that were over and waited to be counted, or counted anew, when it was checked:
-    what came in them is not in the results, or not all of it.
+    """Buckets of 5 minutes of the window that waited to be counted, or counted anew, when it was checked: what came in
+    them is not in the results, or not all of it. A check on demand counts them first, the one under way too, for 10 s
+    at most; by schedule the one under way is none of these, since the next check has it.
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
-        """The window."""
+        """The window, in whole buckets of 5 minutes."""
 
     @_builtins.property
     def to_time(self) -> _timestamp_pb2.Timestamp:
@@ -276,11 +277,11 @@ class CheckQualityRequest(_message.Message):
     """
     @_builtins.property
     def from_time(self) -> _timestamp_pb2.Timestamp:
-        """From here on; unset: the configured window before `to_time`."""
+        """From here on, rounded down to 5 minutes, and not in the future; unset: the configured window before `to_time`."""
 
     @_builtins.property
     def to_time(self) -> _timestamp_pb2.Timestamp:
-        """Up to here, exclusive, rounded up to 5 minutes; unset: now."""
+        """Up to here, exclusive, rounded up to 5 minutes, and at most 5 minutes from now; unset: now."""
 
     def __init__(
         self,
