@@ -61,6 +61,7 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
         EventLog(events, retention, IngestCounters(metrics.registry), utc_now),
         FeedbackLog(FeedbackStore(database, days), retention, utc_now),
         Inferences(InferenceStore(database), parts.metrics, retention, utc_now),
+        parts.known_models,
     )
     service = Service(
         name=NAME,

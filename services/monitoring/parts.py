@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from services.monitoring.alerts.alerts import Alerts
     from services.monitoring.configuration.configurations import Configurations
     from services.monitoring.drift.checks import DriftChecks
+    from services.monitoring.known_models import KnownModels
     from services.monitoring.notifications.channels import Channels
     from services.monitoring.profiles.live import LiveProfiles
     from services.monitoring.profiles.profiles import Profiles
@@ -45,6 +46,7 @@ class Parts:
     days: Days
     chores: Chores
     registry: CollectorRegistry
+    known_models: KnownModels = field(init=False)
     configurations: Configurations = field(init=False)
     metrics: MetricsReader = field(init=False)
     totals: TotalsReader = field(init=False)

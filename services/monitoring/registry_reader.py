@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import islice
 from threading import BoundedSemaphore
 from typing import TypeVar
 
@@ -12,8 +14,9 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from penstock import Client
 from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.api.tensors.v1.tensors_pb2 import TensorSpec
 from penstock.api.trainer.v1 import training_pb2 as trainer
-from penstock.errors import NotFound
+from penstock.errors import InvalidArgument, NotFound
 from services.monitoring.clients import CallError, sentence_of
 
 T = TypeVar("T")
@@ -33,6 +36,18 @@ class MissingError(Exception):
 
 
 @dataclass(frozen=True, slots=True)
+class Input:
+    """An input of a version: `width` is how many numbers or texts a row has of it, 0 where that is open.
+
+    `columns` are what these are called, in order; empty where nobody said.
+    """
+
+    name: str
+    width: int
+    columns: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class RegisteredVersion:
     """A version as the registry has it; times are None where it has not come to that, texts empty."""
 
@@ -49,6 +64,7 @@ class RegisteredVersion:
     created_by: str
     promoted_time: datetime | None
     promoted_by: str
+    inputs: tuple[Input, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +99,31 @@ class RegistryReader:
         self._places = places
         self._silent: dict[str, str] = {} if with_trainer else {"trainer": NO_TRAINER}
 
+    def knows(self, model: str) -> bool:
+        """Say whether there is a model of this name; raises MissingError where nobody tells."""
+        try:
+            self._ask("registry", lambda: self._client.registry.get_model(model))
+        except MissingError as missing:
+            if missing.unknown:
+                return False
+            raise
+        return True
+
+    def model_names(self, most: int) -> list[str]:
+        """Name models, by name, a page at most; raises MissingError."""
+        listed = self._ask("registry", lambda: list(islice(self._client.registry.list_models(page_size=most), most)))
+        return [model.name for model in listed]
+
+    def in_use(self, model: str) -> bool:
+        """Say whether a model has a version that is not archived; raises MissingError, also where there is no model."""
+
+        def ask() -> bool:
+            self._client.registry.get_model(model)
+            listed = self._client.registry.list_versions(model)
+            return any(each.stage != registry.STAGE_ARCHIVED for each in listed)
+
+        return self._ask("registry", ask)
+
     def version(self, model: str, version: str) -> RegisteredVersion:
         """Give a version; raises MissingError."""
         return _version(self._ask("registry", lambda: self._client.registry.get_version(model, version)))
@@ -108,7 +149,7 @@ class RegistryReader:
             self._places.release()
 
     def _missing(self, who: str, error: Exception) -> MissingError:
-        if isinstance(error, NotFound):
+        if isinstance(error, (NotFound, InvalidArgument)):  # what is no name at all is known as little
             return MissingError(f"the {who} does not know it: {error.message}", unknown=True)
         self._silent[who] = f"the {who} gives no answer: {sentence_of(error)}"
         return MissingError(self._silent[who])
@@ -129,7 +170,13 @@ def _version(message: registry.ModelVersion) -> RegisteredVersion:
         created_by=message.created_by,
         promoted_time=_time(message.promoted_time),
         promoted_by=message.promoted_by,
+        inputs=tuple(_input(spec) for spec in message.signature.inputs),
     )
+
+
+def _input(spec: TensorSpec) -> Input:
+    sizes = spec.shape[1:]
+    return Input(spec.name, 0 if any(size < 1 for size in sizes) else math.prod(sizes), tuple(spec.columns))
 
 
 def _run(message: trainer.TrainingRun) -> TrainingRun:

@@ -15,6 +15,7 @@ from services.monitoring.feedback import FeedbackLog
 from services.monitoring.ids import get_id
 from services.monitoring.in_order import in_order
 from services.monitoring.inferences import Inferences
+from services.monitoring.known_models import KnownModels
 from services.monitoring.models import Event, Rejection
 
 NAME = "penstock.api.monitoring.v1.MonitoringService"
@@ -33,10 +34,11 @@ ENDLESS = frozenset({"RecordEvents"})
 class MonitoringServicer(MonitoringServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, events: EventLog, feedback: FeedbackLog, inferences: Inferences) -> None:
+    def __init__(self, events: EventLog, feedback: FeedbackLog, inferences: Inferences, models: KnownModels) -> None:
         self._events = events
         self._feedback = feedback
         self._inferences = inferences
+        self._models = models
 
     def RecordEvents(
         self,
@@ -80,6 +82,7 @@ class MonitoringServicer(MonitoringServiceServicer):
     ) -> pb.ListInferencesResponse:
         """Give a page of inferences."""
         filters = convert.filters_from(request)
+        self._models.require(filters.model)
         page = self._inferences.page(filters, size=request.page_size, token=request.page_token)
         return convert.page_response(page)
 
@@ -90,5 +93,6 @@ class MonitoringServicer(MonitoringServiceServicer):
     ) -> pb.GetMetricsResponse:
         """Say how a model did."""
         question = convert.question_from(request)
+        self._models.require(request.model)
         metrics = self._inferences.measure(*question)
         return convert.metrics_response(metrics)

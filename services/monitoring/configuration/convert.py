@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Any
 
@@ -72,17 +72,23 @@ def _is_set(fields: Message, name: str) -> bool:
     return bool(getattr(fields, name))
 
 
-def get_response(standing: Standing) -> pb.GetConfigurationResponse:
+def get_response(standing: Standing, warnings: Iterable[str]) -> pb.GetConfigurationResponse:
     """Answer how a scope stands."""
     return pb.GetConfigurationResponse(
-        effective=effective_proto(standing.effective), own=own_proto(standing.own), etag=standing.etag
+        effective=effective_proto(standing.effective),
+        own=own_proto(standing.own),
+        etag=standing.etag,
+        warnings=warnings,
     )
 
 
-def set_response(standing: Standing) -> pb.SetConfigurationResponse:
+def set_response(standing: Standing, warnings: Iterable[str]) -> pb.SetConfigurationResponse:
     """Answer how a scope stands since the change."""
     return pb.SetConfigurationResponse(
-        effective=effective_proto(standing.effective), own=own_proto(standing.own), etag=standing.etag
+        effective=effective_proto(standing.effective),
+        own=own_proto(standing.own),
+        etag=standing.etag,
+        warnings=warnings,
     )
 
 

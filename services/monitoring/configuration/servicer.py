@@ -13,6 +13,7 @@ from services.common.server import Service
 from services.monitoring.checks import MAX_CHARS
 from services.monitoring.configuration import convert
 from services.monitoring.configuration.configurations import Configurations
+from services.monitoring.configuration.doubts import Doubts
 
 NAME = "penstock.api.monitoring.v1.ConfigurationService"
 ROLES = {
@@ -25,15 +26,17 @@ ROLES = {
 class ConfigurationServicer(configuration_pb2_grpc.ConfigurationServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, configurations: Configurations) -> None:
+    def __init__(self, configurations: Configurations, doubts: Doubts) -> None:
         self._configurations = configurations
+        self._doubts = doubts
 
     def GetConfiguration(
         self, request: pb.GetConfigurationRequest, context: grpc.ServicerContext
     ) -> pb.GetConfigurationResponse:
         """Say what holds, and what the scope says itself."""
         scope = convert.scope_from(request)
-        return convert.get_response(self._configurations.get(scope))
+        standing = self._configurations.get(scope)
+        return convert.get_response(standing, self._doubts.of(scope, standing.own))
 
     def SetConfiguration(
         self, request: pb.SetConfigurationRequest, context: grpc.ServicerContext
@@ -41,13 +44,15 @@ class ConfigurationServicer(configuration_pb2_grpc.ConfigurationServiceServicer)
         """Replace what a scope says itself."""
         scope, own = convert.scope_from(request), convert.own_from(request.configuration)
         note = convert.text("note", request.note, convert.MAX_NOTE_CHARS)
-        return convert.set_response(self._configurations.set(scope, own, etag=request.etag, note=note))
+        standing = self._configurations.set(scope, own, etag=request.etag, note=note)
+        return convert.set_response(standing, self._doubts.of(scope, standing.own))
 
     def ListConfigurationChanges(
         self, request: pb.ListConfigurationChangesRequest, context: grpc.ServicerContext
     ) -> pb.ListConfigurationChangesResponse:
         """Give a page of changes."""
         model = convert.text("model", request.model, MAX_CHARS["model"])
+        self._doubts.models.require(model)
         page = self._configurations.changes(model, size=request.page_size, token=request.page_token)
         return convert.changes_response(*page)
 

@@ -48,6 +48,18 @@ LIMIT %(limit)s
 """
 
 
+_FEATURES = """
+SELECT feature.name
+FROM monitoring.profiles AS profile
+JOIN monitoring.profile_features AS feature USING (profile_id)
+WHERE %(model)s = '' OR profile.model = %(model)s
+UNION
+SELECT jsonb_object_keys(unknown)
+FROM monitoring.live_profiles
+WHERE (%(model)s = '' OR model = %(model)s) AND start_time > now() - interval '1 day' AND unknown <> '{}'
+"""
+
+
 class ConfigurationStore:
     """What scopes say, and what they said."""
 
@@ -76,6 +88,18 @@ class ConfigurationStore:
         with self._db.transaction() as connection:
             rows = connection.execute(_CHANGES, {"model": model, "before": before, "limit": limit})
             return [_change(row) for row in rows]
+
+
+class FeatureStore:
+    """What features models are known to have."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+
+    def names(self, model: str) -> frozenset[str]:
+        """Give the features of a model's profiles, and those that came without being there; "" is all models."""
+        with self._db.transaction() as connection:
+            return frozenset(row["name"] for row in connection.execute(_FEATURES, {"model": model}))
 
 
 class Changing:

@@ -18,4 +18,4 @@ def assemble(parts: Parts) -> Sequence[Service]:
     events = EventExports(ExportStore(parts.database), parts.retention, parts.clock)
     sources = Sources(parts.totals, parts.drift, parts.quality, parts.alerts)
     parts.registry.register(ModelCollector(sources, parts.clock, max_versions=parts.settings.metrics_max_versions))
-    return (service(ExportServicer(events, MetricsExports(parts.metrics))),)
+    return (service(ExportServicer(events, MetricsExports(parts.metrics), parts.known_models)),)

@@ -15,6 +15,7 @@ from services.common.server import Service
 from services.monitoring.export import convert
 from services.monitoring.export.events import EventExports
 from services.monitoring.export.metrics import MetricsExports
+from services.monitoring.known_models import KnownModels
 
 NAME = "penstock.api.monitoring.v1.ExportService"
 ROLES = {"ExportEvents": Role.VIEWER, "ExportMetrics": Role.VIEWER}
@@ -23,15 +24,17 @@ ROLES = {"ExportEvents": Role.VIEWER, "ExportMetrics": Role.VIEWER}
 class ExportServicer(export_pb2_grpc.ExportServiceServicer):
     """Decode, call, encode. A chunk is made when the one before it is on the wire."""
 
-    def __init__(self, events: EventExports, metrics: MetricsExports) -> None:
+    def __init__(self, events: EventExports, metrics: MetricsExports, models: KnownModels) -> None:
         self._events = events
         self._metrics = metrics
+        self._models = models
 
     def ExportEvents(
         self, request: pb.ExportEventsRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.ExportEventsResponse]:
         """Give a file of events."""
         wanted = convert.events_from(request)
+        self._models.require(wanted.model)
         for chunk in self._events.export(wanted):
             yield pb.ExportEventsResponse(chunk=chunk)
 
@@ -40,6 +43,7 @@ class ExportServicer(export_pb2_grpc.ExportServiceServicer):
     ) -> Iterator[pb.ExportMetricsResponse]:
         """Give a file of metrics."""
         wanted = convert.metrics_from(request)
+        self._models.require(wanted.model)
         file = self._metrics.export(wanted)
         for chunk in file.chunks():
             yield pb.ExportMetricsResponse(chunk=chunk)

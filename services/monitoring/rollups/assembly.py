@@ -39,4 +39,4 @@ def assemble(parts: Parts) -> Sequence[Service]:
     keeper = RollupKeeper(days, DropStore(parts.database), parts.configurations, parts.retention)
     parts.chores.add(RECOUNT, recounts.work, interval_s=parts.settings.rollup_interval_ms / 1000)
     parts.chores.add(KEEP, keeper.work, interval_s=parts.settings.retention_interval_ms / 1000)
-    return (service(MetricsServicer(parts.metrics)),)
+    return (service(MetricsServicer(parts.metrics, parts.known_models)),)

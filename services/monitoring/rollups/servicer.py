@@ -13,6 +13,7 @@ from penstock.api.monitoring.v1 import metrics_pb2_grpc
 from services.common.keys import Role
 from services.common.server import Service
 from services.monitoring.convert import subject_from
+from services.monitoring.known_models import KnownModels
 from services.monitoring.rollups import convert
 from services.monitoring.rollups.metrics import MetricsReader
 
@@ -28,19 +29,23 @@ ENDLESS = frozenset({"WatchMetrics"})
 class MetricsServicer(metrics_pb2_grpc.MetricsServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, metrics: MetricsReader) -> None:
+    def __init__(self, metrics: MetricsReader, models: KnownModels) -> None:
         self._metrics = metrics
+        self._models = models
 
     def ListMetrics(self, request: pb.ListMetricsRequest, context: grpc.ServicerContext) -> pb.ListMetricsResponse:
         """Give series."""
         question = convert.question_from(request)
+        self._models.require(question.model)
         return convert.list_response(self._metrics.series(question), histograms=request.histograms)
 
     def GetRealtimeMetrics(
         self, request: pb.GetRealtimeMetricsRequest, context: grpc.ServicerContext
     ) -> pb.GetRealtimeMetricsResponse:
         """Give the last minutes."""
-        live = self._metrics.live(*subject_from(request))
+        subject = subject_from(request)
+        self._models.require(request.model)
+        live = self._metrics.live(*subject)
         return convert.realtime_response(live)
 
     def WatchMetrics(
@@ -48,6 +53,7 @@ class MetricsServicer(metrics_pb2_grpc.MetricsServiceServicer):
     ) -> Iterator[pb.WatchMetricsResponse]:
         """Give the last minutes again and again."""
         subject, interval_s = subject_from(request), convert.interval_s(request)
+        self._models.require(request.model)
         gone = threading.Event()
         if not context.add_callback(gone.set):
             return

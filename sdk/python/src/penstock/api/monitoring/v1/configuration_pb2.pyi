@@ -418,6 +418,7 @@ class GetConfigurationResponse(_message.Message):
     EFFECTIVE_FIELD_NUMBER: _builtins.int
     OWN_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     etag: _builtins.str
     """Of `own`; changes with it."""
     @_builtins.property
@@ -428,16 +429,21 @@ class GetConfigurationResponse(_message.Message):
     def own(self) -> Global___Configuration:
         """What the scope says itself."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What looks like a mistake in the scope, as in SetConfigurationResponse."""
+
     def __init__(
         self,
         *,
         effective: Global___Configuration | None = ...,
         own: Global___Configuration | None = ...,
         etag: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "own", b"own"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "etag", b"etag", "own", b"own"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "etag", b"etag", "own", b"own", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -492,6 +498,7 @@ class SetConfigurationResponse(_message.Message):
     EFFECTIVE_FIELD_NUMBER: _builtins.int
     OWN_FIELD_NUMBER: _builtins.int
     ETAG_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     etag: _builtins.str
     """Of `own`."""
     @_builtins.property
@@ -502,16 +509,23 @@ class SetConfigurationResponse(_message.Message):
     def own(self) -> Global___Configuration:
         """What the scope says itself."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What looks like a mistake, and holds all the same, as settings may come before what they are for: a model that
+        neither the registry nor monitoring knows, and ignored features that neither its profiles nor its traffic have.
+        """
+
     def __init__(
         self,
         *,
         effective: Global___Configuration | None = ...,
         own: Global___Configuration | None = ...,
         etag: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "own", b"own"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "etag", b"etag", "own", b"own"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effective", b"effective", "etag", b"etag", "own", b"own", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

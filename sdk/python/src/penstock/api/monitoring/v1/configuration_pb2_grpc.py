@@ -76,7 +76,7 @@ class ConfigurationServiceServicer(object):
 
     def ListConfigurationChanges(self, request, context):
         """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (neither the registry nor monitoring knows it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -50,7 +50,7 @@ class ConfigurationServiceStub:
     """
     ListConfigurationChanges: _grpc.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]
     """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (neither the registry nor monitoring knows it).
     """
 
 @_typing.type_check_only
@@ -69,7 +69,7 @@ class ConfigurationServiceAsyncStub(ConfigurationServiceStub):
     """
     ListConfigurationChanges: _aio.UnaryUnaryMultiCallable[_configuration_pb2.ListConfigurationChangesRequest, _configuration_pb2.ListConfigurationChangesResponse]  # type: ignore[assignment]
     """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (neither the registry nor monitoring knows it).
     """
 
 class ConfigurationServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -103,7 +103,7 @@ class ConfigurationServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_configuration_pb2.ListConfigurationChangesResponse, _abc.Awaitable[_configuration_pb2.ListConfigurationChangesResponse]]:
         """What was changed, by whom, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (neither the registry nor monitoring knows it).
         """
 
 def add_ConfigurationServiceServicer_to_server(servicer: ConfigurationServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

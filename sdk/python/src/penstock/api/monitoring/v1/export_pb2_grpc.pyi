@@ -4,7 +4,7 @@ isort:skip_file
 Export: events and metrics as files.
 
 Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, INVALID_ARGUMENT with a BadRequest
-naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
+naming the field, NOT_FOUND: MODEL_NOT_FOUND (neither the registry nor monitoring knows it), UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 """
 
 from collections import abc as _abc

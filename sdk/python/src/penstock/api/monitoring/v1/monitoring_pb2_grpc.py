@@ -94,7 +94,7 @@ class MonitoringServiceServicer(object):
 
     def ListInferences(self, request, context):
         """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a model that neither the registry nor monitoring knows).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -102,7 +102,7 @@ class MonitoringServiceServicer(object):
 
     def GetMetrics(self, request, context):
         """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
-        DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+        NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

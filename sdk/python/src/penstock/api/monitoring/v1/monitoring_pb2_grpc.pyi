@@ -52,11 +52,11 @@ class MonitoringServiceStub:
     """One inference with its feedback. Role: viewer. NOT_FOUND: INFERENCE_NOT_FOUND."""
     ListInferences: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListInferencesRequest, _monitoring_pb2.ListInferencesResponse]
     """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a model that neither the registry nor monitoring knows).
     """
     GetMetrics: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.GetMetricsRequest, _monitoring_pb2.GetMetricsResponse]
     """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
-    DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+    NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
     """
 
 @_typing.type_check_only
@@ -79,11 +79,11 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     """One inference with its feedback. Role: viewer. NOT_FOUND: INFERENCE_NOT_FOUND."""
     ListInferences: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListInferencesRequest, _monitoring_pb2.ListInferencesResponse]  # type: ignore[assignment]
     """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a model that neither the registry nor monitoring knows).
     """
     GetMetrics: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetMetricsRequest, _monitoring_pb2.GetMetricsResponse]  # type: ignore[assignment]
     """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
-    DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+    NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
     """
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -127,7 +127,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ListInferencesResponse, _abc.Awaitable[_monitoring_pb2.ListInferencesResponse]]:
         """Inferences, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_WINDOW, INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a model that neither the registry nor monitoring knows).
         """
 
     @_abc_1.abstractmethod
@@ -137,7 +137,7 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.GetMetricsResponse, _abc.Awaitable[_monitoring_pb2.GetMetricsResponse]]:
         """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
-        DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+        NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
         """
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -1,0 +1,38 @@
+"""What in a configuration looks like a mistake: said, and kept all the same, as it may come before what it is for."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+from services.monitoring.configuration.models import Own, Scope
+from services.monitoring.configuration.store import FeatureStore
+from services.monitoring.known_models import KnownModels, did_you_mean
+
+MAX_FEATURES = 10
+"""Of those that nobody knows, so many are named."""
+
+
+class Doubts:
+    """Holds what scopes say against what there is. Threads may share it."""
+
+    def __init__(self, models: KnownModels, features: FeatureStore) -> None:
+        self.models = models
+        self._features = features
+
+    def of(self, scope: Scope, own: Own) -> list[str]:
+        """Say what looks like a mistake: a model that nobody knows, and ignored features that no row has."""
+        doubt = self.models.doubt(scope.model)
+        return [doubt] if doubt else self._of_features(scope, own)
+
+    def _of_features(self, scope: Scope, own: Own) -> list[str]:
+        ignored = own.get("drift", {}).get("ignored_features", ())
+        known = self._features.names(scope.model) if ignored else frozenset()
+        if not known:
+            return []
+        whose = f"of {scope.model}" if scope.model else "of any model"
+        unknown = islice((name for name in ignored if name not in known), MAX_FEATURES)
+        return [
+            f"drift.ignored_features: no profile and no traffic {whose} has a feature {name!r}"
+            f"{did_you_mean(name, known)}"
+            for name in unknown
+        ]

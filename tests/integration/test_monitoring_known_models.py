@@ -1,0 +1,93 @@
+"""Models that nobody knows, over the socket: a real registry, a real PostgreSQL, and the SDK that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from penstock import Client
+from penstock.errors import NotFound
+from penstock.monitoring import MonitoringClient
+from tests import quick_registry
+from tests.monitoring import new_event, serve
+from tests.postgres import PostgresServer
+from tests.registry import settings_for
+
+
+@pytest.fixture(scope="module")
+def monitoring(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MonitoringClient]:
+    """Monitoring, which a prediction of iris has reached, beside a registry that knows churn alone."""
+    urls = [postgres_server.clone(service) for service in ("registry", "monitoring")]
+    with (
+        quick_registry.running(settings_for(urls[0], tmp_path_factory.mktemp("blobs"))) as registry,
+        serve(urls[1], registry_address=registry.address) as running,
+        Client(registry=registry.address, monitoring=running.address) as client,
+    ):
+        client.registry.create_model("churn")
+        assert running.record(new_event(model="iris")) == ["STORED"]
+        yield client.monitoring
+    for url in urls:
+        postgres_server.drop(url)
+
+
+Ask = Callable[[MonitoringClient, str, Path], Any]
+READING: dict[str, Ask] = {
+    "metrics": lambda monitoring, model, _: monitoring.get_metrics(model),
+    "series": lambda monitoring, model, _: monitoring.metrics.list(model),
+    "live": lambda monitoring, model, _: monitoring.metrics.realtime(model),
+    "watch": lambda monitoring, model, _: next(monitoring.metrics.watch(model)),
+    "events": lambda monitoring, model, _: list(monitoring.list_inferences(model=model)),
+    "export": lambda monitoring, model, folder: monitoring.exports.events(model, folder / "events.csv"),
+    "export of metrics": lambda monitoring, model, folder: monitoring.exports.metrics(model, folder / "metrics.csv"),
+    "changes": lambda monitoring, model, _: list(monitoring.configurations.changes(model)),
+}
+
+
+@pytest.mark.parametrize("ask", READING.values(), ids=READING)
+def test_who_misspells_a_model_hears_so_and_which_are_near(
+    monitoring: MonitoringClient, ask: Ask, tmp_path: Path
+) -> None:
+    with pytest.raises(NotFound, match=r"no model 'iriss' is registered, .*did you mean iris") as refused:
+        ask(monitoring, "iriss", tmp_path)
+    assert refused.value.reason == "MODEL_NOT_FOUND"
+    with pytest.raises(NotFound, match="did you mean churn"):
+        ask(monitoring, "chrun", tmp_path)
+    assert list(tmp_path.iterdir()) == [], "a file of nothing is left"
+    for known in ("iris", "churn"):
+        ask(monitoring, known, tmp_path)
+
+
+def test_what_is_set_for_a_model_that_is_still_to_come_holds_and_is_doubted(monitoring: MonitoringClient) -> None:
+    answer = monitoring.configurations.change({"drift": {"interval": "1h"}}, model="fraud")
+    assert answer.effective.drift.interval == "1h"
+    assert "no model 'fraud' is registered" in answer.warnings[0]
+    assert monitoring.get_metrics("fraud").inference_count == 0, "it was set on purpose"
+    assert list(monitoring.configurations.change({"drift": {"interval": "1h"}}, model="churn").warnings) == []
+    assert list(monitoring.configurations.get("iris").warnings) == []
+    assert list(monitoring.configurations.get().warnings) == []
+
+
+def test_a_feature_that_no_profile_has_is_ignored_with_a_warning_and_the_near_ones(
+    monitoring: MonitoringClient,
+) -> None:
+    def warnings(model: str, *names: str) -> list[str]:
+        return list(monitoring.configurations.change({"drift": {"ignored_features": names}}, model=model).warnings)
+
+    assert warnings("iris", "debtt") == [], "before there is a profile nobody can tell"
+    monitoring.profiles.create("iris", "1.0.0", {"age": range(200), "debt": range(200)})
+    assert warnings("iris", "age", "debt") == []
+    (warning,) = warnings("iris", "age", "debtt")
+    assert warning.startswith("drift.ignored_features: no profile and no traffic of iris has a feature 'debtt'")
+    assert warning.endswith("did you mean debt?")
+    assert "of any model" in warnings("", "[age]")[0]
+
+
+def test_an_outage_of_the_registry_hides_nothing(clone_database: Callable[[str], str]) -> None:
+    with (
+        serve(clone_database("monitoring"), registry_address="127.0.0.1:1") as running,
+        Client(monitoring=running.address) as client,
+    ):
+        assert client.monitoring.get_metrics("iriss").inference_count == 0
