@@ -15,6 +15,7 @@ from penstock.api.monitoring.v1 import alerts_pb2
 from penstock.cli.__main__ import run
 from penstock.cli.embedded.ports import free_port
 from penstock.monitoring import MonitoringClient
+from penstock.notification_channels import NotificationChannelsClient
 from tests.applying import Apply, apply, server, shelf
 from tests.monitoring import serve
 from tests.shelf import Shelf
@@ -100,6 +101,69 @@ def test_a_suite_brings_its_channels_rules_and_settings_and_then_there_is_nothin
     assert [change.note for change in monitoring.configurations.changes("iris")] == ["the suite testing"]
     for arguments in ((), ("--prune",), ("--dry-run",)):
         assert apply(SUITE, *arguments).startswith("nothing to do")
+
+
+def test_who_has_no_secrets_applies_the_rest_and_what_is_kept_stays(
+    monitoring: MonitoringClient, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPS_SECRET")
+    Path("hook.url").rename("elsewhere.url")
+    shown = apply(SUITE, "--dry-run")
+    assert "! channel ops: there is no file hook.url, and without it this can't be applied\n" in shown
+    assert "+ webhook: (its URL is not here)\n" in shown
+    said = apply(SUITE, "--yes", exit_code=2)
+    assert "suite.yaml:5: channels[0].webhook_file: there is no file hook.url, and the channel ops has none yet" in said
+    assert "suite.yaml:6: channels[0].secret_env: the variable OPS_SECRET is not set, or empty, and the channel" in said
+    assert monitoring.channels.list() == []
+    Path("elsewhere.url").rename("hook.url")
+    monkeypatch.setenv("OPS_SECRET", SECRET)
+    apply(SUITE, "--yes")
+    before = list(monitoring.channels.changes())
+    monkeypatch.delenv("OPS_SECRET")
+    slower = SUITE.replace("> 200", "> 300")
+    said = apply(slower, "--yes")
+    assert "! channel ops: secret unchanged, the variable OPS_SECRET is not set, or empty\n" in said
+    assert "0 to create, 1 to change, 0 to delete" in said
+    Path("hook.url").unlink()
+    assert "! channel ops: unchanged, there is no file hook.url\nnothing to do" in apply(
+        SUITE.replace("> 200", "> 300")
+    )
+    assert list(monitoring.channels.changes()) == before
+    monkeypatch.setenv("OPS_SECRET", SECRET)
+    Path("hook.url").write_text(f"http://127.0.0.1:9/{HOOK_PATH}\n")
+    assert apply(slower).startswith("nothing to do"), "it is still the secret that it was"
+
+
+def test_a_secret_that_became_another_is_set_and_neither_is_shown(
+    monitoring: MonitoringClient, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apply(SUITE, "--yes")
+    monkeypatch.setenv("OPS_SECRET", "another-secret-of-theirs")
+    said = apply(SUITE, "--yes")
+    assert "~ channel ops\n    ~ secrets: those kept → those given\n" in said
+    assert "✔ replace channel ops\n" in said
+    assert apply(SUITE).startswith("nothing to do")
+    Path("hook.url").write_text("http://127.0.0.1:9/another-path\n")
+    document = json.loads(apply(SUITE, "--dry-run", "--json"))
+    assert [step["action"] for step in document["steps"]] == ["replace_channel"]
+    for secret in (SECRET, "another-secret", "another-path", HOOK_PATH):
+        assert secret not in said + json.dumps(document)
+    monkeypatch.setenv("OPS_SECRET", "short")  # what is refused ends the rules that tell it, and no more
+    assert "[INVALID_CHANNEL]" in apply(SUITE.replace("which iris", "another iris"), "--yes", exit_code=1)
+    assert "0 to create, 1 to change" in apply(SUITE.replace("which iris", "another iris"), "--dry-run")
+
+
+def test_whose_key_may_not_set_channels_is_told_that_none_was_compared_and_applies_the_rest(
+    monitoring: MonitoringClient, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        raise sdk.PermissionDenied("it takes an admin's key", reason="ROLE_REQUIRED")
+
+    apply(SUITE, "--yes")
+    monkeypatch.setattr(NotificationChannelsClient, "differs_from_webhook", refuse)
+    said = apply(SUITE.replace("> 200", "> 300"), "--yes")
+    assert "! channel ops: its secrets were not compared, which takes an admin's key" in said
+    assert rules_of(monitoring, "")["slow"].threshold == 300
 
 
 def test_only_what_differs_is_changed_and_what_the_file_does_not_say_is_left_alone(

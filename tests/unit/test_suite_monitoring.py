@@ -44,8 +44,8 @@ def settings(fields: str) -> str:
         (channel("secret_env: A_SET_ONE"), "takes one of webhook, webhook_file"),
         (channel("apprise: mailtos://a"), "channels[0].apprise: is no field here"),
         (channel("webhook: https://a, secret: written here"), "channels[0].secret: is no field here"),
-        (channel("webhook_env: NOBODY_SET_IT"), "webhook_env: the variable NOBODY_SET_IT is not set, or empty"),
-        (channel("webhook_file: none.url"), "webhook_file: can't be read: No such file"),
+        (channel("webhook_env: A_SET_ONE, webhook_file: a.url"), "webhook_file: give one of webhook-file and"),
+        (channel("webhook_file: ."), "webhook_file: can't be read: Is a directory"),
         (channel("apprise_env: A_SET_ONE, secret_env: A_SET_ONE"), "a secret with a webhook, which it signs"),
         (channel("webhook: https://a}\n  - {name: ops, webhook: https://b"), "ops stands in line 4 already"),
         (channel("webhook: 'https://[::1/secret'"), "suite.yaml:4: channels[0]: has a webhook that is no URL"),
@@ -79,6 +79,21 @@ def test_a_webhook_is_compared_by_what_the_service_gives_out_of_it(host: str) ->
     endpoint = AddressRules().endpoint(f"https://{host}/a/secret")
     assert origin_of(f"https://{host}/a/secret") == f"{endpoint.scheme}://{endpoint.authority}"
     assert origin_of(f"https://{endpoint.authority}/***") == origin_of(f"https://{host}/a/secret")
+
+
+def test_a_secret_that_is_not_here_is_noted_with_its_place_and_read_by_who_has_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMPTY", "")  # as a pipeline sets those that it may not know
+    for fields, name, sentence in (
+        ("webhook_env: EMPTY", "webhook", "the variable EMPTY is not set, or empty"),
+        ("apprise_file: no.url", "apprise", "there is no file no.url"),
+        ("webhook: https://a, secret_env: NOBODY_SET_IT", "secret", "the variable NOBODY_SET_IT is not set, or empty"),
+    ):
+        (spec,) = read(tmp_path, channel(fields)).channels
+        (problem,) = spec.missing.values()
+        assert (list(spec.missing), problem.line, problem.sentence) == ([name], 4, sentence)
+        assert problem.field.startswith(f"channels[0].{name}_")
 
 
 def test_a_rule_of_a_version_stands_beside_its_models(tmp_path: Path) -> None:

@@ -29,16 +29,29 @@ class NotificationChannelsClient(MonitoringConnected):
             InvalidArgument: the URL leads where it may not (URL_NOT_ALLOWED), or is none (INVALID_CHANNEL).
             FailedPrecondition: the service has no key to keep secrets with (SECRETS_KEY_MISSING).
         """
-        channel = pb.Channel(name=name, webhook=pb.WebhookChannel(url=url, secret=secret))
-        return self._set(pb.SetChannelRequest(channel=channel, clear_secret=clear_secret))
+        return self._set(_webhook(name, url, secret, clear_secret=clear_secret)).channel
+
+    def differs_from_webhook(self, name: str, url: str, *, secret: str = "", clear_secret: bool = False) -> bool:
+        """Say whether `set_webhook` would make another of a channel, its secrets included; raises likewise.
+
+        Nothing is changed, and nothing secret comes out: the service compares.
+        """
+        request = _webhook(name, url, secret, clear_secret=clear_secret)
+        request.validate_only = True
+        return self._set(request).changed
 
     def set_apprise(self, name: str, url: str) -> pb.Channel:
         """Make or replace a channel as apprise writes it, such as `mailtos://…` or `slack://…`; raises likewise.
 
         The URL names one receiver.
         """
-        channel = pb.Channel(name=name, apprise=pb.AppriseChannel(url=url))
-        return self._set(pb.SetChannelRequest(channel=channel))
+        return self._set(_apprise(name, url)).channel
+
+    def differs_from_apprise(self, name: str, url: str) -> bool:
+        """Say whether `set_apprise` would make another of a channel; as `differs_from_webhook`."""
+        request = _apprise(name, url)
+        request.validate_only = True
+        return self._set(request).changed
 
     def delete(self, name: str) -> None:
         """Delete a channel; raises NotFound, and FailedPrecondition where rules name it (CHANNEL_IN_USE)."""
@@ -67,5 +80,14 @@ class NotificationChannelsClient(MonitoringConnected):
 
         return islice((change for page in pages(fetch) for change in page.changes), limit)
 
-    def _set(self, request: pb.SetChannelRequest) -> pb.Channel:
-        return self._connection.unary(self._connection.stub.SetChannel, request).channel
+    def _set(self, request: pb.SetChannelRequest) -> pb.SetChannelResponse:
+        return self._connection.unary(self._connection.stub.SetChannel, request)
+
+
+def _webhook(name: str, url: str, secret: str, *, clear_secret: bool) -> pb.SetChannelRequest:
+    channel = pb.Channel(name=name, webhook=pb.WebhookChannel(url=url, secret=secret))
+    return pb.SetChannelRequest(channel=channel, clear_secret=clear_secret)
+
+
+def _apprise(name: str, url: str) -> pb.SetChannelRequest:
+    return pb.SetChannelRequest(channel=pb.Channel(name=name, apprise=pb.AppriseChannel(url=url)))

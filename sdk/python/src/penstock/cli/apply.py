@@ -81,8 +81,9 @@ def apply(
             plan = Planner(suite, registry, prune, lambda: approver or login_name(), note).plan()
             if suite.is_watched:
                 monitoring = stack.enter_context(connect(Service.MONITORING, None, token)).monitoring
-                watching = WatchPlanner(suite, monitoring, plan.pruned, note).plan()
-                plan = replace(plan, steps=in_order((*plan.steps, *watching)))
+                watching = WatchPlanner(suite, monitoring, plan.pruned, note, dry_run)
+                steps = in_order((*plan.steps, *watching.plan()))
+                plan = replace(plan, steps=steps, kept=(*plan.kept, *watching.kept))
         _show(output, suite, plan)
         if not plan.steps or dry_run:
             output.answer(_document(suite, plan, dry_run=dry_run))

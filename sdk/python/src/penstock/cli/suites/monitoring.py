@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from penstock.cli.alert_conditions import default_window, parse_condition
 from penstock.cli.alert_rule import DriftType, MissingData
 from penstock.cli.monitoring import find_setting, read_setting
 from penstock.cli.options import Severity
-from penstock.cli.suites.reading import Fields
+from penstock.cli.suites.reading import Fields, Problem
 from penstock.durations import parse_duration, write_duration
 
 Settings = Mapping[str, Mapping[str, Any]]
@@ -30,13 +31,22 @@ _DURATIONS = ("window", "for", "repeat_interval")
 
 @dataclass(frozen=True, slots=True)
 class ChannelSpec:
-    """A channel as it should be: a webhook, signed where there is a secret, or one of apprise's."""
+    """A channel as it should be: a webhook, signed where there is a secret, or one of apprise's.
+
+    Attributes:
+        webhook: its URL; None where it is one of apprise's.
+        apprise: likewise.
+        secret: what a webhook is signed with; None where the file names none.
+        missing: what the file names and is not here: a file that does not exist, a variable that is not set. A channel
+            that exists keeps that, so that who has no secrets can still apply the rest.
+    """
 
     name: str
     line: int
-    webhook: str
-    secret: str
-    apprise: str
+    webhook: str | None
+    secret: str | None
+    apprise: str | None
+    missing: Mapping[str, Problem]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,18 +94,19 @@ def read_channels(root: Fields, folder: Path) -> tuple[ChannelSpec, ...]:
 def _channel(fields: Fields, folder: Path) -> ChannelSpec:
     name = fields.text("name", required=True, limit=100) or ""
     webhook = fields.text("webhook", limit=2_048) or ""
-    hidden = {each: _secret(fields, each, folder) for each in _SECRETS}
+    missing: dict[str, Problem] = {}
+    hidden = {each: _secret(fields, each, folder, missing) for each in _SECRETS}
     if sum(fields.has(way) for way in _KINDS) != 1:
         fields.complain("", f"takes one of {', '.join(_KINDS)}")
-    if hidden["apprise"] and (fields.has("secret_file") or fields.has("secret_env")):
+    if hidden["apprise"] is not None and hidden["secret"] is not None:
         fields.complain("", "takes a secret with a webhook, which it signs; apprise has it in its URL")
     webhook = webhook or hidden["webhook"]
     try:
-        origin_of(webhook)
+        origin_of(webhook or "")
     except ValueError:
         fields.complain("", "has a webhook that is no URL: https://host/path")
     fields.done()
-    return ChannelSpec(name, fields.line, webhook, hidden["secret"], hidden["apprise"])
+    return ChannelSpec(name, fields.line, webhook, hidden["secret"], hidden["apprise"], missing)
 
 
 def origin_of(url: str) -> str:
@@ -110,15 +121,28 @@ def origin_of(url: str) -> str:
     return f"{parts.scheme}://{host}" + (f":{parts.port}" if parts.port not in (None, _PORTS.get(parts.scheme)) else "")
 
 
-def _secret(fields: Fields, name: str, folder: Path) -> str:
-    """Read what must not stand in the file itself: from another file, or the environment."""
+def _secret(fields: Fields, name: str, folder: Path, missing: dict[str, Problem]) -> str | None:
+    """Read what must not stand in the file itself: from another file, or the environment.
+
+    None: the file names neither. What it names and is not there is empty, and noted.
+    """
     file, variable = fields.text(f"{name}_file") or "", fields.text(f"{name}_env") or ""
+    source = f"{name}_file" if file else f"{name}_env"
+    sentence = ""
+    if not file and not variable:
+        return None
     try:
-        return secret_of(str(folder / file) if file else "", variable, name)
+        if file or os.environ.get(variable, "").strip():
+            return secret_of(str(folder / file) if file else "", variable, name)
+        sentence = f"the variable {variable} is not set, or empty"
     except typer.BadParameter as error:
-        fields.complain(f"{name}_file" if file else f"{name}_env", error.message)
+        fields.complain(source, error.message)
+    except FileNotFoundError:
+        sentence = f"there is no file {file}"
     except OSError as error:
-        fields.complain(f"{name}_file", f"can't be read: {error.strerror}")
+        fields.complain(source, f"can't be read: {error.strerror}")
+    if sentence:
+        missing[name] = Problem(fields.line_of(source), f"{fields.path}.{source}", sentence)
     return ""
 
 

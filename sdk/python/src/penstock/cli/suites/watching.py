@@ -18,10 +18,12 @@ from penstock.cli.suites.schema import ModelSpec, Suite
 from penstock.cli.suites.steps import Action, Change, Run, Step, changed_meanwhile, differences
 from penstock.configurations import changed_configuration
 from penstock.durations import parse_duration
-from penstock.errors import PenstockError
+from penstock.errors import FailedPrecondition, InvalidArgument, PenstockError, PermissionDenied
 
 if TYPE_CHECKING:
     from penstock.monitoring import MonitoringClient
+
+_NOT_HERE = "(its URL is not here)"
 
 
 @dataclass(slots=True)
@@ -31,12 +33,16 @@ class WatchPlanner:
     Attributes:
         owned: models whose rules and settings the file alone decides on: what it no longer names is taken back.
         note: why, for the settings' history.
+        dry_run: nothing will be done, so that secrets which that would take may be missing.
+        kept: what stays as it is because a secret is not here, in sentences.
     """
 
     suite: Suite
     monitoring: MonitoringClient
     owned: Collection[str]
     note: str
+    dry_run: bool = False
+    kept: list[str] = field(default_factory=list)
     _steps: list[Step] = field(default_factory=list)
     _problems: Problems = field(init=False)
 
@@ -69,9 +75,35 @@ class WatchPlanner:
     def _channel(self, spec: ChannelSpec, found: channels_pb2.Channel | None) -> None:
         before = {} if found is None else _shown(found)
         changes = differences(before, _wanted(spec, before))
+        for name, problem in spec.missing.items():
+            if name in before:
+                self.kept.append(f"channel {spec.name}: unchanged, {problem.sentence}")
+                return
+            if name == "secret" and before.get("signed"):
+                self.kept.append(f"channel {spec.name}: secret unchanged, {problem.sentence}")
+            elif self.dry_run:
+                self.kept.append(f"channel {spec.name}: {problem.sentence}, and without it this can't be applied")
+            else:
+                sentence = f"{problem.sentence}, and the channel {spec.name} has none yet that it could keep"
+                self._problems.add(problem.line, problem.field, sentence)
+        if not changes and self._differs(spec):
+            changes = (Change("secrets", "those kept", "those given"),)
         if changes:
             action = Action.CREATE_CHANNEL if found is None else Action.REPLACE_CHANNEL
             self._steps.append(Step(action, "", lambda run: _set_channel(run, spec), name=spec.name, changes=changes))
+
+    def _differs(self, spec: ChannelSpec) -> bool:
+        """Have the service compare a channel that looks the same with what it keeps, its secrets included."""
+        channels = self.monitoring.channels
+        try:
+            if spec.webhook is None:
+                return channels.differs_from_apprise(spec.name, spec.apprise or "")
+            return channels.differs_from_webhook(spec.name, spec.webhook, secret=spec.secret or "")
+        except PermissionDenied:
+            self.kept.append(f"channel {spec.name}: its secrets were not compared, which takes an admin's key")
+            return False
+        except (InvalidArgument, FailedPrecondition):
+            return True  # what is refused is refused once more where it is set, and ends the rules that tell it alone
 
     def _rule_specs(self) -> list[RuleSpec]:
         """Give all rules, the narrower first: where one holds, the wider ones of its name need not."""
@@ -163,18 +195,19 @@ def _shown(channel: channels_pb2.Channel) -> dict[str, Any]:
 
 
 def _wanted(spec: ChannelSpec, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what a channel is to show: its secrets can't be compared, nor are they shown here."""
-    if spec.apprise:
-        return {"apprise": urlsplit(spec.apprise).scheme}
-    return {"webhook": origin_of(spec.webhook), "signed": bool(spec.secret) or before.get("signed", False)}
+    """Give what a channel is to show; what is not here stays as it is."""
+    if spec.webhook is None:
+        return {"apprise": urlsplit(spec.apprise).scheme if spec.apprise else before.get("apprise", _NOT_HERE)}
+    signed = spec.secret is not None or before.get("signed", False)
+    return {"webhook": origin_of(spec.webhook) if spec.webhook else before.get("webhook", _NOT_HERE), "signed": signed}
 
 
 def _set_channel(run: Run, spec: ChannelSpec) -> None:
     channels = run.watched().channels
-    if spec.apprise:
-        channels.set_apprise(spec.name, spec.apprise)
+    if spec.webhook is None:
+        channels.set_apprise(spec.name, spec.apprise or "")
     else:
-        channels.set_webhook(spec.name, spec.webhook, secret=spec.secret)
+        channels.set_webhook(spec.name, spec.webhook, secret=spec.secret or "")
 
 
 def _create_rule(spec: RuleSpec) -> Step:
