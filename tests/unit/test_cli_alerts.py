@@ -273,7 +273,7 @@ def test_channels_are_listed_tried_and_deleted(server: ScriptedServer, capsys: p
     ops.webhook.url = "https://example.org/…"
     server.on("ListChannels", answer(channels_pb2.ListChannelsResponse(channels=[ops])))
     text = said(capsys, "channel", "list")
-    for words in ("webhook", "https://example.org/…", "never", "503 from the receiver"):
+    for words in ("ops", "https://example.org/…", "never", "503 from the receiver"):
         assert words in text
     server.on("TestChannel", answer(channels_pb2.TestChannelResponse(duration_ms=1_200)))
     assert "ops took it, in 1,200 ms" in said(capsys, "channel", "test", "ops")

@@ -13,12 +13,11 @@ from rich.console import RenderableType
 from rich.text import Text
 
 from penstock.api.monitoring.v1 import channels_pb2 as pb
-from penstock.cli.alert_views import channels_table
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, NoColor, Token, Url, Yes
-from penstock.cli.output import Column, Output
+from penstock.cli.output import Column, Output, printable
 
 EXAMPLES = """Examples
 
@@ -91,7 +90,7 @@ def set_(
             made = channels.set_webhook(name, hook, secret=secret, clear_secret=no_secret)
         else:
             made = channels.set_apprise(name, apprise)
-    output.answer(document_of(made), channels_table(output, [made]))
+    output.answer(document_of(made), _channels_table(output, [made]))
     output.note(f"to see that it arrives: penstock alert channel test {name}")
 
 
@@ -101,7 +100,7 @@ def list_(url: Url = None, token: Token = None, as_json: Json = False, no_color:
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         found = client.monitoring.channels.list()
-    output.answer([document_of(each) for each in found], channels_table(output, found))
+    output.answer([document_of(each) for each in found], _channels_table(output, found))
 
 
 @app.command("test")
@@ -168,13 +167,31 @@ def secret_of(file: str, variable: str, option: str) -> str:
     return found.strip()
 
 
+def _channels_table(output: Output, channels: Sequence[pb.Channel]) -> RenderableType:
+    columns = (
+        Column("channel", give="cut", least_width=8),
+        Column("address", give="wrap", least_width=20),
+        Column("waiting", "right"),
+        Column("last arrived"),
+        Column("last error", give="wrap", least_width=20),
+    )
+    rows = []
+    for channel in channels:
+        arrived = output.time(time_of(channel.last_delivery_time)) or Text("never", style="dim")
+        waiting = Text(f"{channel.waiting_count:,}", style="yellow" if channel.waiting_count else "dim")
+        rows.append(
+            (channel.name, _address(channel), waiting, arrived, Text(printable(channel.last_error), style="red"))
+        )
+    return output.table(columns, rows, empty="no channels: `penstock alert channel set NAME --webhook URL` makes one")
+
+
 def _changes_table(output: Output, changes: Sequence[pb.ChannelChange]) -> RenderableType:
     columns = (
         Column("when"),
         Column("who", give="cut", least_width=8),
         Column("channel", give="cut", least_width=8),
         Column("what"),
-        Column("address", give="cut", optional=True, least_width=16),
+        Column("address", give="wrap", least_width=20),
     )
     rows = [(output.time(time_of(each.time)), each.changed_by, each.name, *_change(each)) for each in changes]
     return output.table(columns, rows, empty="nothing was done to channels")
@@ -183,6 +200,12 @@ def _changes_table(output: Output, changes: Sequence[pb.ChannelChange]) -> Rende
 def _change(change: pb.ChannelChange) -> tuple[str, str]:
     """Say what was done, and of which address."""
     said = change.after if change.HasField("after") else change.before
-    address = said.webhook.url + (", signed" if said.webhook.signed else "") if said.HasField("webhook") else ""
     changed = "replaced" if change.HasField("after") else "deleted"
-    return changed if change.HasField("before") else "made", address or said.apprise.url
+    return changed if change.HasField("before") else "made", _address(said)
+
+
+def _address(channel: pb.Channel) -> str:
+    """Say where it goes: webhooks are https as a rule, and all else is what apprise calls it."""
+    if channel.HasField("webhook"):
+        return channel.webhook.url + (", signed" if channel.webhook.signed else "")
+    return channel.apprise.url

@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
-from penstock.api.monitoring.v1 import channels_pb2, drift_pb2
+from penstock.api.monitoring.v1 import drift_pb2
 from penstock.cli.documents import document_of, enum_word
 from penstock.cli.formats import say_count, say_duration, say_number, say_time
 from penstock.cli.model_views import time_of
@@ -228,26 +228,6 @@ def silenced_words(silence: pb.Silence) -> str:
     of = f"of {silence.model} {silence.version}".rstrip() if silence.model else ""
     of += " as a whole" if silence.without_version else ""
     return " ".join(each for each in (severity, "alerts", of, rule) if each) if severity or of or rule else "all alerts"
-
-
-def channels_table(output: Output, channels: Sequence[channels_pb2.Channel]) -> RenderableType:
-    """Lay out channels, one a row."""
-    columns = (
-        Column("channel", give="cut", least_width=8),
-        Column("by"),
-        Column("address", give="cut", least_width=16),
-        Column("waiting", "right"),
-        Column("last arrived"),
-        Column("last error", give="cut", optional=True, least_width=16),
-    )
-    rows = []
-    for channel in channels:
-        kind = channel.WhichOneof("kind") or ""
-        address = channel.webhook.url if kind == "webhook" else channel.apprise.url
-        arrived = output.time(time_of(channel.last_delivery_time)) or Text("never", style="dim")
-        waiting = Text(f"{channel.waiting_count:,}", style="yellow" if channel.waiting_count else "dim")
-        rows.append((channel.name, kind, address, waiting, arrived, Text(printable(channel.last_error), style="red")))
-    return output.table(columns, rows, empty="no channels: `penstock alert channel set NAME --webhook URL` makes one")
 
 
 def _state(alert: pb.Alert) -> Text:
