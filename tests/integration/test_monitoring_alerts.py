@@ -129,7 +129,7 @@ def test_from_failing_predictions_to_an_alert_a_message_an_acknowledgement_and_i
         desk.monitoring.record(*good(10))
         receiver.wait()
         ended = desk.get(alert.id)
-        assert (ended.state, ended.value) == (pb.ALERT_STATE_RESOLVED, 0.3)
+        assert (ended.state, ended.value, ended.last_value) == (pb.ALERT_STATE_RESOLVED, 0.6, 0.3)
         assert ended.HasField("resolve_time")
         assert [(event.actor, event.message) for event in ended.history] == [
             ("", alert.message),

@@ -35,8 +35,8 @@ FOR_2M = rule(hold=2 * MINUTE)
 AT_ONCE = rule()
 
 
-def finding(verdict: Verdict, value: float | None = 0.2) -> Finding:
-    return Finding(verdict, value, verdict.value, UUID(int=7) if verdict is Verdict.HOLDS else None)
+def finding(verdict: Verdict, value: float | None = 0.2, check: int = 7) -> Finding:
+    return Finding(verdict, value, verdict.value, UUID(int=check) if verdict is Verdict.HOLDS else None)
 
 
 HOLDS, CLEAR, UNKNOWN = (finding(verdict) for verdict in Verdict)
@@ -54,7 +54,7 @@ def begun(by: Rule, *, recent_changes: int = 0) -> Alert:
 
 
 def judged(alert: Alert, by: Rule, seen: Finding, seconds: float, recent_changes: int = 0) -> Step:
-    step = go_on(alert, by, "condition", seen, at(seconds), recent_changes)
+    step = go_on(alert, by, seen, at(seconds), recent_changes)
     assert step is not None
     return step
 
@@ -106,7 +106,7 @@ def test_a_clock_that_jumps_back_stops_no_alert() -> None:
 
 
 def test_what_a_replica_a_little_ahead_has_judged_is_left_to_it() -> None:
-    assert go_on(begun(FOR_2M), FOR_2M, "condition", CLEAR, at(-30), 0) is None
+    assert go_on(begun(FOR_2M), FOR_2M, CLEAR, at(-30), 0) is None
 
 
 def test_no_value_leaves_an_alert_as_it_is() -> None:
@@ -117,33 +117,29 @@ def test_no_value_leaves_an_alert_as_it_is() -> None:
     assert kept(judged(firing, AT_ONCE, UNKNOWN, 60)).value == firing.value
 
 
-def test_a_firing_alert_keeps_up_with_its_value_and_is_resolved_when_its_condition_ends() -> None:
-    going = judged(begun(AT_ONCE), AT_ONCE, finding(Verdict.HOLDS, 0.7), 15)
-    assert (kept(going).value, going.events, going.fired) == (0.7, (), False)
+def test_a_firing_alert_keeps_what_it_fired_on_beside_what_is_seen_later() -> None:
+    going = judged(begun(AT_ONCE), AT_ONCE, finding(Verdict.HOLDS, 0.7, check=8), 15)
+    assert (kept(going).value, kept(going).last_value, going.events, going.fired) == (0.2, 0.7, (), False)
+    assert (kept(going).check_id, kept(going).last_check_id) == (UUID(int=7), UUID(int=8))
     over = judged(kept(going), AT_ONCE, finding(Verdict.CLEAR, 0.05), 30)
-    assert (kept(over).state, kept(over).resolve_time, kept(over).value) == (R, NOON + 30 * SECOND, 0.05)
-    assert [event.state for event in over.events] == [R]
+    assert (kept(over).state, kept(over).resolve_time, kept(over).value) == (R, NOON + 30 * SECOND, 0.2)
+    assert (kept(over).check_id, kept(over).last_check_id) == (UUID(int=7), UUID(int=8))
+    assert [(event.state, event.value) for event in over.events] == [(R, 0.05)]
+
+
+def test_an_alert_fires_on_the_value_that_it_had_then_and_not_on_that_it_began_with() -> None:
+    waiting = kept(judged(begun(FOR_2M), FOR_2M, finding(Verdict.HOLDS, 0.7, check=8), 60))
+    fired = kept(judged(waiting, FOR_2M, finding(Verdict.HOLDS, 0.9, check=9), 120))
+    assert (fired.state, fired.value, fired.check_id) == (F, 0.9, UUID(int=9))
 
 
 def test_a_resolved_alert_has_no_more_steps() -> None:
     over = kept(judged(begun(AT_ONCE), AT_ONCE, CLEAR, 15))
-    assert go_on(over, AT_ONCE, "condition", HOLDS, at(30), 0) is None
+    assert go_on(over, AT_ONCE, HOLDS, at(30), 0) is None
     assert end(over, "the rule was deleted", at(30)) is None
     with pytest.raises(FailedPrecondition, match="resolved") as refused:
         acknowledge(over, Acknowledgement(NOON, "ada", ""))
     assert refused.value.reason == "ALERT_RESOLVED"
-
-
-def test_a_changed_rule_judges_what_is_open_and_the_history_says_so() -> None:
-    changed = rule(revision=2, threshold=0.5, hold=2 * MINUTE, updated_by="bob")
-    going = judged(begun(AT_ONCE), changed, HOLDS, 15)
-    alert = kept(going)
-    assert (alert.state, alert.threshold, alert.rule_revision) == (F, 0.5, 2)  # it fires on, though it is to hold now
-    assert [(event.actor, event.message) for event in going.events] == [
-        ("bob", "the rule was changed by bob: condition")
-    ]
-    over = judged(begun(AT_ONCE), changed, CLEAR, 15)
-    assert [event.state for event in over.events] == [F, R]
 
 
 def test_a_rule_that_holds_no_longer_ends_its_alerts() -> None:
@@ -220,7 +216,7 @@ def test_whatever_is_seen_and_however_the_clock_goes(moves: list[tuple[Any, int,
             seconds = before_s  # nobody judged
             continue
         else:
-            step = go_on(alert, by, "c", finding(what), moment, recent)
+            step = go_on(alert, by, finding(what), moment, recent)
             if step is None:
                 assert 0 < before_s - seconds <= GAP.total_seconds()
                 seconds = before_s

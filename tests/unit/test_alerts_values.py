@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from services.monitoring.alerts.conditions import METRICS, Reading
+from services.monitoring.alerts.mistakes import CALLERS_MISTAKES
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, Target
 from services.monitoring.alerts.rulebook import RuleBook
 from services.monitoring.alerts.values import Values
@@ -27,7 +30,8 @@ from tests.alerting import (
     rule,
 )
 
-OLD, WINE = Target("iris", "0.9.0"), Target("wine", "1")
+OLD, WINE, WHOLE = Target("iris", "0.9.0"), Target("wine", "1"), Target("iris", "")
+ROOT = Path(__file__).parents[2]
 DRIFT: dict[str, Any] = {"type": AlertType.DRIFT, "metric": "effect", "window": 24 * HOUR}
 QUALITY: dict[str, Any] = {"type": AlertType.DATA_QUALITY, "metric": "violation_count", "window": 24 * HOUR}
 STOPPED: dict[str, Any] = {"metric": "inference_count", "operator": Operator.LESS, "threshold": 10.0}
@@ -49,19 +53,50 @@ def test_a_rule_is_judged_for_each_version_with_traffic_that_it_is_for() -> None
     assert targets(readings, model="unknown") == set()
 
 
-def test_what_failed_before_a_version_was_chosen_counts_as_errors_of_the_model() -> None:
-    readings = Readings({IRIS: counted(1), Target("iris", ""): counted(5)})
-    assert targets(readings) == {IRIS, Target("iris", "")}
-    assert targets(readings, type=AlertType.LATENCY, metric="p99_latency_ms") == {IRIS}
+@pytest.mark.parametrize("metric", METRICS)
+def test_one_fact_is_judged_once_of_each_version_or_of_the_model_as_a_whole(metric: str) -> None:
+    readings = Readings({IRIS: counted(1), OLD: counted(1), WHOLE: counted(5, of=5)})
+    about: dict[str, Any] = {"type": METRICS[metric].type, "metric": metric}
+    counts = {"error_count", "inference_count", "throughput_per_s", "feedback_count", "judged_count"}
+    calls = {WHOLE} if metric in ("error_rate", "server_error_rate") else set()
+    assert targets(readings, **about) == ({WHOLE} if metric in counts else {IRIS, OLD} | calls)
+    assert targets(readings, **about, model="iris", version="1.0.0") == {IRIS}
 
 
-@pytest.mark.parametrize("changes", [STOPPED, {"missing_data": MissingData.ALERT}], ids=str)
-def test_traffic_that_stops_is_missed_of_the_versions_that_answered_lately(changes: dict[str, Any]) -> None:
-    readings = Readings(lately={"iris": ("1.0.0",)})
+def test_calls_that_failed_before_a_version_was_chosen_are_held_against_all_calls() -> None:
+    """Neither does one such call make a rate of 100 %, nor are a version's errors told twice."""
+    early = replace(counted(30, of=30), errors={"NO_VERSION_READY": 20, "MODEL_NOT_FOUND": 10})
+    readings = Values(Readings({IRIS: counted(60, of=70), WHOLE: early}).sources, NOON)
+    assert readings.read(rule(), WHOLE) == Reading(0.3, cause="30 of 100 calls failed before a version was chosen")
+    assert readings.read(rule(metric="server_error_rate"), WHOLE).value == pytest.approx(20 / 90)
+    assert readings.read(rule(error_code="MODEL_NOT_FOUND"), WHOLE).value == 0.1
+    assert readings.read(rule(min_count=101), WHOLE).value is None
+    alone = Values(Readings({WHOLE: early}).sources, NOON)
+    assert alone.read(rule(), WHOLE).value == 1.0
+
+
+def test_a_count_of_the_whole_is_that_of_all_versions() -> None:
+    readings = Values(Readings({IRIS: counted(1), OLD: counted(2), WHOLE: counted(3, of=3)}).sources, NOON)
+    assert readings.read(rule(metric="inference_count"), WHOLE) == Reading(203.0)
+    assert readings.read(rule(metric="error_count"), WHOLE) == Reading(6.0)
+    assert readings.read(rule(metric="inference_count", model="iris", version="1.0.0"), IRIS) == Reading(100.0)
+
+
+def test_a_value_that_is_missing_is_missed_of_the_versions_that_answered_lately() -> None:
+    changes = {"missing_data": MissingData.ALERT}
+    readings = Readings(lately={"iris": ("1.0.0", "")})
     assert targets(readings, **changes) == {IRIS}
     assert targets(readings) == set()
     assert targets(Readings({OLD: counted(0)}, {"iris": ("1.0.0",)}), **changes) == {OLD}
     assert targets(Readings(), **changes, model="iris", version="1.0.0") == {IRIS}
+
+
+def test_traffic_that_stops_is_missed_of_the_model_and_not_of_a_version_that_was_replaced() -> None:
+    assert targets(Readings(lately={"iris": ("1.0.0", "0.9.0")}), **STOPPED) == {WHOLE}
+    assert targets(Readings({OLD: counted(0)}, {"iris": ("1.0.0",)}), **STOPPED) == {WHOLE}
+    assert targets(Readings(), **STOPPED) == set()
+    assert targets(Readings(), **STOPPED, model="iris") == {WHOLE}  # however long ago it stopped
+    assert targets(Readings(), **STOPPED, model="iris", version="1.0.0") == {IRIS}
 
 
 def over(readings: Readings, target: Target = IRIS, **changes: Any) -> str:
@@ -79,13 +114,20 @@ def test_a_version_in_whose_place_another_answers_is_not_missed() -> None:
 def test_calls_that_failed_before_a_version_was_chosen_answer_in_nobodys_place() -> None:
     readings = Readings({Target("iris", ""): counted(5)}, {"iris": ("1.0.0",)})
     assert over(readings) == ""
-    assert over(readings, Target("iris", "")) == ""
-    assert targets(readings, **STOPPED) == {IRIS, Target("iris", "")}
+    assert over(readings, WHOLE) == ""
 
 
 def test_a_model_as_a_whole_ends_with_what_failed_before_a_version_was_chosen_and_says_so() -> None:
-    whole = Target("iris", "")
-    assert over(Readings({IRIS: counted(1)}), whole) == "no call of iris failed before a version was chosen any more"
+    assert over(Readings({IRIS: counted(1)}), WHOLE) == "no call of iris failed before a version was chosen any more"
+
+
+def test_a_model_is_missed_until_the_registry_has_no_use_for_it() -> None:
+    assert over(Readings({OLD: counted(0)}), WHOLE, **STOPPED) == ""
+    assert over(Readings(), WHOLE, **STOPPED) == ""
+    archived = "iris no longer answers: every version of it was archived"
+    assert over(Readings(lately={"iris": ("1.0.0",)}, archived={WHOLE}), WHOLE, **STOPPED) == archived
+    forgotten = "iris has not answered for 24h, and the registry does not know it"
+    assert over(Readings(unknown={WHOLE}), WHOLE, **STOPPED) == forgotten
 
 
 def test_what_nobody_can_tell_of_any_more_is_over_and_what_is_missed_is_not() -> None:
@@ -93,17 +135,17 @@ def test_what_nobody_can_tell_of_any_more_is_over_and_what_is_missed_is_not() ->
     assert over(away) == "iris 1.0.0 has not answered for 24h: whether the condition still holds can't be told"
     assert over(away, window=48 * HOUR).startswith("iris 1.0.0 has not answered for 2d")
     assert over(Readings(lately={"iris": ("1.0.0",)})) == ""
-    for misses in (STOPPED, {"missing_data": MissingData.ALERT}):
-        assert over(away, **misses) == ""
+    assert over(away, missing_data=MissingData.ALERT) == ""
 
 
 def test_an_archived_version_and_one_that_the_registry_forgot_are_missed_by_nobody() -> None:
+    named: dict[str, Any] = {**STOPPED, "model": "iris", "version": "1.0.0"}
     archived = Readings(lately={"iris": ("1.0.0",)}, archived={IRIS})
-    assert over(archived, **STOPPED) == "iris 1.0.0 no longer answers: it was archived"
-    assert over(Readings({IRIS: counted(1)}, archived={IRIS}), **STOPPED) == ""
+    assert over(archived, **named) == "iris 1.0.0 no longer answers: it was archived"
+    assert over(Readings({IRIS: counted(1)}, archived={IRIS}), **named) == ""
     forgotten = "iris 1.0.0 has not answered for 24h, and the registry does not know it"
-    assert over(Readings(unknown={IRIS}), **STOPPED) == forgotten
-    assert over(Readings(lately={"iris": ("1.0.0",)}, unknown={IRIS}), **STOPPED) == ""
+    assert over(Readings(unknown={IRIS}), **named) == forgotten
+    assert over(Readings(lately={"iris": ("1.0.0",)}, unknown={IRIS}), **named) == ""
 
 
 def test_metrics_are_read_by_their_names() -> None:
@@ -187,6 +229,34 @@ def test_every_kind_of_bad_data_may_be_watched(issue: QualityIssue) -> None:
     metrics = [metric for metric, of in METRICS.items() if of.type is QUALITY["type"] and metric != "violation_count"]
     found = {metric: read(readings, **{**QUALITY, "metric": metric}).value for metric in metrics}
     assert sorted(value or 0.0 for value in found.values()) == [0.0] * 9 + [0.25]
+
+
+def test_callers_mistakes_are_errors_and_none_of_the_servers() -> None:
+    """A careless client neither fires the rule that comes with the service, nor hides an outage behind its mistakes."""
+    errors = {"MISSING_INPUT": 60, "MODEL_LOAD_FAILED": 20, "OTHER": 10}
+    readings = Readings({IRIS: replace(counted(90), errors=errors)})
+    assert read(readings).value == 0.9
+    assert read(readings, metric="server_error_rate").value == 30 / 40
+    assert read(readings, metric="server_error_rate", min_count=41).why.startswith("40 predictions came")
+    careless = Readings({IRIS: replace(counted(100), errors={"MISSING_INPUT": 100})})
+    assert read(careless, metric="server_error_rate") == Reading(None, "no prediction came over 5m")
+
+
+def test_all_that_the_inference_service_refuses_as_malformed_is_its_callers_mistake() -> None:
+    reasons = {
+        keyword.value.value
+        for path in ROOT.glob("services/inference/**/*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("InvalidArgument", "InvalidArgument.field")
+        for keyword in node.keywords
+        if keyword.arg == "reason" and isinstance(keyword.value, ast.Constant)
+    }
+    assert "MISSING_INPUT" in reasons
+    of_jobs_alone = {
+        "DIGEST_MISMATCH", "FORMAT_REQUIRED", "INCOMPLETE_UPLOAD", "INPUT_REQUIRED", "OUT_OF_BOUNDS", "URI_NOT_ALLOWED",
+    }  # fmt: skip
+    assert reasons - of_jobs_alone <= CALLERS_MISTAKES
+    assert not {"MODEL_LOAD_FAILED", "NO_VERSION_READY", "VERSION_NOT_READY", "QUEUE_FULL"} & CALLERS_MISTAKES
 
 
 def test_failures_of_one_code_and_feedback_may_be_watched() -> None:

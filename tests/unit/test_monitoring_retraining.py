@@ -144,6 +144,17 @@ def test_an_error_rate_is_one_of_enough_predictions(count: int, failed: int, rai
         assert (details["value"], details["error_count"]) == (failed / count, failed)
 
 
+def test_a_careless_client_asks_for_no_training_and_hides_no_errors() -> None:
+    def of(**errors: int) -> Totals:
+        counts = Counts(inference_count=1_000, error_count=sum(errors.values()), errors=errors)
+        return Totals(Window(NOW - timedelta(days=1), NOW), counts)
+
+    assert too_many_errors(of(MISSING_INPUT=900), EFFECTIVE) is None
+    details = too_many_errors(of(MISSING_INPUT=900, MODEL_FAILED=20), EFFECTIVE)
+    assert details is not None
+    assert (details["metric"], details["value"], details["inference_count"]) == ("server_error_rate", 0.2, 100)
+
+
 def test_input_drift_of_the_configured_effect_raises_a_request_that_says_what_drifted() -> None:
     found = drift_check(
         drift_result(DriftType.INPUT, 0.3, feature="b"), drift_result(DriftType.INPUT, 0.9, feature="a\0")
@@ -247,7 +258,7 @@ def alert(of: Rule, value: float | None) -> Alert:
     )
 
 
-ERRORS = rule("error_rate", AlertType.ERROR_RATE)
+ERRORS = rule("server_error_rate", AlertType.ERROR_RATE)
 ACCURACY = rule("accuracy", AlertType.ERROR_RATE, operator=Operator.LESS)
 INPUT = rule("effect", AlertType.DRIFT, drift_type=DriftType.INPUT)
 CONCEPT = rule("effect", AlertType.DRIFT, drift_type=DriftType.CONCEPT)
@@ -263,7 +274,7 @@ RAISED = [
     (rule("p95_latency_ms", AlertType.LATENCY), 9_000.0, None),
     (ERRORS, None, None),
     (ERRORS, float("nan"), None),
-    (replace(ERRORS, error_code="INVALID_ARGUMENT"), 0.5, None),
+    (replace(ERRORS, metric="error_rate"), 0.5, None),  # their callers' mistakes are among them
 ]
 
 

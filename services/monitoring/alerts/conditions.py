@@ -26,9 +26,11 @@ class Metric:
         least: no value is below this.
         most: no value is above this.
         unit: as it is written after a value.
-        always: it has a value also where there is no traffic.
+        adds_up: it is a count: the whole's is the sum of its parts', and 0 where there is no traffic. Of all others the
+            whole's lies between its parts'.
         by_feature: it can be asked of one feature.
         by_code: it can be asked of one error code.
+        of_calls: it is told of calls that failed before a version was chosen, too.
         min_window: over less it says nothing.
     """
 
@@ -36,16 +38,17 @@ class Metric:
     least: float = 0.0
     most: float = math.inf
     unit: str = ""
-    always: bool = False
+    adds_up: bool = False
     by_feature: bool = False
     by_code: bool = False
+    of_calls: bool = False
     min_window: timedelta = MIN_WINDOW
 
 
 _LATENCY = Metric(AlertType.LATENCY, unit=" ms")
 # Feedback comes later than its prediction, and is counted in buckets of the prediction's time.
 _JUDGED = Metric(AlertType.ERROR_RATE, most=1.0, min_window=_BUCKET)
-_FEEDBACK = Metric(AlertType.ERROR_RATE, always=True, min_window=_BUCKET)
+_FEEDBACK = Metric(AlertType.ERROR_RATE, adds_up=True, min_window=_BUCKET)
 _DRIFT = Metric(AlertType.DRIFT, by_feature=True, min_window=_BUCKET)
 _DRIFT_SHARE = replace(_DRIFT, most=1.0)
 _QUALITY = Metric(AlertType.DATA_QUALITY, most=1.0, by_feature=True, min_window=_BUCKET)
@@ -56,10 +59,11 @@ METRICS: Mapping[str, Metric] = {
     "p50_latency_ms": _LATENCY,
     "p95_latency_ms": _LATENCY,
     "p99_latency_ms": _LATENCY,
-    "error_rate": Metric(AlertType.ERROR_RATE, most=1.0, by_code=True),
-    "error_count": Metric(AlertType.ERROR_RATE, always=True, by_code=True),
-    "inference_count": Metric(AlertType.ERROR_RATE, always=True),
-    "throughput_per_s": Metric(AlertType.ERROR_RATE, unit=" per second", always=True),
+    "error_rate": Metric(AlertType.ERROR_RATE, most=1.0, by_code=True, of_calls=True),
+    "server_error_rate": Metric(AlertType.ERROR_RATE, most=1.0, of_calls=True),
+    "error_count": Metric(AlertType.ERROR_RATE, adds_up=True, by_code=True),
+    "inference_count": Metric(AlertType.ERROR_RATE, adds_up=True),
+    "throughput_per_s": Metric(AlertType.ERROR_RATE, unit=" per second", adds_up=True),
     "accuracy": _JUDGED,
     "average_confidence": Metric(AlertType.ERROR_RATE, most=1.0),
     "average_feedback_lag_s": Metric(AlertType.ERROR_RATE, unit=" s", min_window=_BUCKET),

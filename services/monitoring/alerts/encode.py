@@ -74,6 +74,8 @@ def alert_proto(shown: ShownAlert) -> pb.Alert:
         check_id=str(alert.check_id or ""),
         history=map(_event_proto, shown.history),
         told_channels=sorted(alert.told),
+        last_value=alert.last_value,
+        last_check_id=str(alert.last_check_id or ""),
     )
 
 

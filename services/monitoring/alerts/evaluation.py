@@ -22,7 +22,7 @@ from services.monitoring.alerts.models import Alert, Rule, Target
 from services.monitoring.alerts.rulebook import RuleBook
 from services.monitoring.alerts.sources import Sources
 from services.monitoring.alerts.store.transaction import AlertStore, Tables
-from services.monitoring.alerts.values import Values
+from services.monitoring.alerts.values import Values, of_whole
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 
@@ -125,6 +125,8 @@ class Evaluation:
         if holding is None or holding.id != rule.id:
             said = "the rule no longer holds for this version" if holding is None else f"{_named(holding)} holds now"
             return Over(said)
+        if of_whole(rule) and _replaced(rule, target, book, values):
+            return Over("each version that answers has a rule of this name of its own")
         if not self._configurations.effective(target.model, target.version).alerts.enabled:
             return Over(f"alerts of {target} are switched off")
         if over := values.over(rule, target):
@@ -192,6 +194,12 @@ def _holds(outcome: Outcome) -> bool:
     return isinstance(outcome, Finding) and outcome.verdict is Verdict.HOLDS
 
 
+def _replaced(rule: Rule, target: Target, book: RuleBook[Rule], values: Values) -> bool:
+    """Say whether rules of its name for versions leave a rule for the whole nothing to be judged for."""
+    own = [book.find(rule.name, Target(target.model, each)) for each in values.versions(rule, target.model)]
+    return bool(own) and all(each is not None and each.id != rule.id for each in own)
+
+
 def _named(rule: Rule) -> str:
     return f"the rule {rule.name!r} of {Target(rule.model, rule.version)}"
 
@@ -201,7 +209,6 @@ def _step(
 ) -> Step | None:
     if isinstance(outcome, Over):
         return None if alert is None else life.end(alert, outcome.message, moment)
-    condition = in_words(rule)
     if alert is None:
-        return life.begin(Birth(UUID(uuid7()), target, recent_changes), rule, condition, outcome, moment)
-    return life.go_on(alert, rule, condition, outcome, moment, recent_changes)
+        return life.begin(Birth(UUID(uuid7()), target, recent_changes), rule, in_words(rule), outcome, moment)
+    return life.go_on(alert, rule, outcome, moment, recent_changes)

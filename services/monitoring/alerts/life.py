@@ -91,38 +91,34 @@ def begin(birth: Birth, rule: Rule, condition: str, finding: Finding, moment: Mo
         judge_time=moment.time,
         change_time=moment.time,
         check_id=finding.check_id,
+        last_value=finding.value,
+        last_check_id=finding.check_id,
     )
     if not rule.hold:
-        return _fire(alert, birth.recent_changes, ())
+        return _fire(alert, birth.recent_changes)
     return Step(alert, (_event(alert, finding.message),))
 
 
-def go_on(
-    alert: Alert, rule: Rule, condition: str, finding: Finding, moment: Moment, recent_changes: int
-) -> Step | None:
-    """Judge an open alert by its rule as it stands; None: it has ended, or a replica that is ahead has judged it.
+def go_on(alert: Alert, rule: Rule, finding: Finding, moment: Moment, recent_changes: int) -> Step | None:
+    """Judge an open alert by its rule; None: it has ended, or a replica that is ahead has judged it.
 
-    An alert that fires goes on firing where its rule now asks for a longer time.
+    What it fired on stays, whatever is seen later.
     """
     ahead = alert.judge_time - moment.time
     if alert.state is AlertState.RESOLVED or timedelta() < ahead <= moment.longest_gap:
         return None
     gap = min(max(-ahead, timedelta()), moment.longest_gap)
     alert = replace(alert, judge_time=moment.time, change_time=max(alert.change_time, moment.time))
-    events: tuple[AlertEvent, ...] = ()
-    if alert.rule_revision != rule.revision:
-        alert = _ruled(alert, rule, condition)
-        events = (_event(alert, f"the rule was changed by {rule.updated_by}: {condition}", actor=rule.updated_by),)
     if finding.verdict is Verdict.UNKNOWN:
-        return Step(alert, events)
-    alert = replace(alert, value=finding.value)
+        return Step(alert)
+    alert = replace(alert, last_value=finding.value, last_check_id=finding.check_id or alert.last_check_id)
     if finding.verdict is Verdict.CLEAR:
-        return _away(alert, finding, gap, events)
-    alert = replace(alert, message=finding.message, check_id=finding.check_id or alert.check_id)
+        return _away(alert, finding, gap)
+    alert = replace(alert, message=finding.message)
     if alert.state is AlertState.FIRING:
-        return Step(replace(alert, held=timedelta()), events)
-    alert = replace(alert, held=alert.held + gap)
-    return _fire(alert, recent_changes, events) if alert.held >= rule.hold else Step(alert, events)
+        return Step(replace(alert, held=timedelta()))
+    alert = replace(alert, held=alert.held + gap, value=alert.last_value, check_id=alert.last_check_id)
+    return _fire(alert, recent_changes) if alert.held >= rule.hold else Step(alert)
 
 
 def end(alert: Alert, message: str, moment: Moment, *, actor: str = "") -> Step | None:
@@ -132,7 +128,7 @@ def end(alert: Alert, message: str, moment: Moment, *, actor: str = "") -> Step 
     if alert.state is AlertState.PENDING:
         return Step(None)
     alert = replace(alert, judge_time=moment.time, change_time=max(alert.change_time, moment.time))
-    return _resolve(alert, message, (), actor=actor)
+    return _resolve(alert, message, actor=actor)
 
 
 def acknowledge(alert: Alert, acknowledgement: Acknowledgement) -> tuple[Alert, AlertEvent]:
@@ -152,10 +148,10 @@ def acknowledge(alert: Alert, acknowledgement: Acknowledgement) -> tuple[Alert, 
     return alert, _event(alert, said, actor=acknowledgement.by)
 
 
-def _fire(alert: Alert, recent_changes: int, events: tuple[AlertEvent, ...]) -> Step:
+def _fire(alert: Alert, recent_changes: int) -> Step:
     flapping = recent_changes >= FLAPPING_CHANGES
     alert = replace(alert, state=AlertState.FIRING, fire_time=alert.change_time, held=timedelta(), flapping=flapping)
-    return Step(alert, (*events, _event(alert, alert.message + (_DAMPED if flapping else ""))), fired=True)
+    return Step(alert, (_event(alert, alert.message + (_DAMPED if flapping else "")),), fired=True)
 
 
 _DAMPED = (
@@ -164,29 +160,18 @@ _DAMPED = (
 )
 
 
-def _away(alert: Alert, finding: Finding, gap: timedelta, events: tuple[AlertEvent, ...]) -> Step:
+def _away(alert: Alert, finding: Finding, gap: timedelta) -> Step:
     if alert.state is AlertState.PENDING:
         return Step(None)
     if alert.flapping and alert.held + gap < FLAPPING_QUIET:
-        return Step(replace(alert, held=alert.held + gap), events)
-    return _resolve(alert, finding.message, events)
+        return Step(replace(alert, held=alert.held + gap))
+    return _resolve(alert, finding.message)
 
 
-def _resolve(alert: Alert, message: str, events: tuple[AlertEvent, ...], *, actor: str = "") -> Step:
+def _resolve(alert: Alert, message: str, *, actor: str = "") -> Step:
     alert = replace(alert, state=AlertState.RESOLVED, resolve_time=alert.change_time, message=message)
-    return Step(alert, (*events, _event(alert, message, actor=actor)))
-
-
-def _ruled(alert: Alert, rule: Rule, condition: str) -> Alert:
-    return replace(
-        alert,
-        rule_revision=rule.revision,
-        type=rule.type,
-        severity=rule.severity,
-        threshold=rule.threshold,
-        condition=condition,
-    )
+    return Step(alert, (_event(alert, message, actor=actor),))
 
 
 def _event(alert: Alert, message: str, *, actor: str = "") -> AlertEvent:
-    return AlertEvent(alert.change_time, alert.state, alert.value, actor, message)
+    return AlertEvent(alert.change_time, alert.state, alert.last_value, actor, message)

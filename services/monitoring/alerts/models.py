@@ -130,8 +130,12 @@ class Acknowledgement:
 class Alert:
     """One rule's condition holding for one version, from its beginning to its end.
 
+    It keeps what it fired on: a rule whose condition or severity is changed ends it, and may begin another.
+
     Attributes:
-        rule_revision: of the rule that it was last judged by.
+        rule_revision: of the rule when it began.
+        value, check_id: what it fired on; while it is pending, what it was last judged by.
+        last_value, last_check_id: what it was last judged by.
         held: while it is pending, how long the condition was seen to hold; while it flaps, to stay away.
         judge_time: when it was last judged, by the clock of whoever judged.
         change_time: of the newest entry of its history; it never goes back.
@@ -160,6 +164,8 @@ class Alert:
     acknowledgement: Acknowledgement | None = None
     flapping: bool = False
     check_id: UUID | None = None
+    last_value: float | None = None
+    last_check_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,14 +8,16 @@ from operator import attrgetter
 
 from penstock.durations import write_duration
 from services.monitoring.alerts.conditions import Reading
+from services.monitoring.alerts.mistakes import server_error_count, valid_count
 from services.monitoring.alerts.models import Rule
 from services.monitoring.drift.models import Distances, DriftCheck, DriftResult, DriftStatus
 from services.monitoring.quality.models import QualityCheck, QualityFinding, QualityIssue, QualityStatus
-from services.monitoring.rollups.models import Totals
+from services.monitoring.rollups.models import Counts, Totals
 
 _NAMED = 3
 _NAME_CHARS = 64
-_COUNTS = ("inference_count", "error_count", "feedback_count", "judged_count")
+_COUNTS = ("inference_count", "feedback_count", "judged_count")
+_RATES = ("error_rate", "server_error_rate")
 _OF_FEEDBACK = ("accuracy", "average_feedback_lag_s")
 _P_VALUES = ("p_value", "adjusted_p_value", "ks_p_value", "chi_square_p_value")
 """The smaller, the further from the reference; of all else, the larger."""
@@ -34,15 +36,24 @@ _ISSUES: Mapping[str, QualityIssue] = {
 }
 
 
-def of_totals(rule: Rule, totals: Totals) -> Reading:
-    """Read how a version did."""
+def of_totals(rule: Rule, totals: Totals, without_version: Counts | None = None) -> Reading:
+    """Read how a version did, or a model as a whole.
+
+    With `without_version`, the calls that failed before a version was chosen, their share of all is read: what versions
+    answered with errors is told of them.
+    """
     counted, what = _counted(rule, totals)
     if counted < rule.min_count:
         span = write_duration(rule.window)
         return Reading(None, f"{counted} {what} came over {span}, and min_count is {rule.min_count}")
-    value = _of_code(rule, totals) if rule.error_code else _whole(rule, totals)
+    if rule.metric not in _RATES:
+        value, cause = _number(rule, totals), ""
+    else:
+        failed, of = _failed(rule, without_version or totals.counts), _calls(rule, totals)
+        value = failed / of if of else None
+        cause = f"{failed} of {of} calls failed before a version was chosen" if without_version else ""
     if value is not None:
-        return Reading(float(value))
+        return Reading(float(value), cause=cause)
     return Reading(None, f"{_nothing(rule, totals)} over {write_duration(rule.window)}")
 
 
@@ -89,23 +100,30 @@ def _counted(rule: Rule, totals: Totals) -> tuple[int, str]:
         return totals.counts.judged_count, "judged rows"
     if rule.metric == "average_feedback_lag_s":
         return totals.counts.feedback_count, "rows with feedback"
-    return totals.counts.inference_count, "predictions"
+    return _calls(rule, totals), "predictions"
 
 
-def _whole(rule: Rule, totals: Totals) -> float | None:
+def _number(rule: Rule, totals: Totals) -> float | None:
+    if rule.metric == "error_count":
+        return _failed(rule, totals.counts)
     value: float | None = attrgetter(f"counts.{rule.metric}" if rule.metric in _COUNTS else rule.metric)(totals)
     return value
 
 
-def _of_code(rule: Rule, totals: Totals) -> float | None:
-    failed = totals.counts.errors.get(rule.error_code, 0)
-    if rule.metric == "error_count":
-        return failed
-    return failed / totals.counts.inference_count if totals.counts.inference_count else None
+def _failed(rule: Rule, counts: Counts) -> int:
+    """Count the failures that a rule is about."""
+    if rule.metric == "server_error_rate":
+        return server_error_count(counts)
+    return counts.errors.get(rule.error_code, 0) if rule.error_code else counts.error_count
+
+
+def _calls(rule: Rule, totals: Totals) -> int:
+    """Count the predictions that a rule is about: what its failures are a share of."""
+    return valid_count(totals.counts) if rule.metric == "server_error_rate" else totals.counts.inference_count
 
 
 def _nothing(rule: Rule, totals: Totals) -> str:
-    if not totals.counts.inference_count:
+    if not _calls(rule, totals):
         return "no prediction came"
     if rule.metric in _OF_FEEDBACK:
         return "no feedback came"

@@ -42,7 +42,9 @@ class Registered:
         self._known = {key: known for key, known in self._known.items() if known[0] > since_s}
 
     def standing(self, model: str, version: str) -> Standing:
-        """Say how the registry has a version; NOT_TOLD where it gives no answer, or enough was asked for now."""
+        """Say how the registry has a version, or a model (version ""), which is archived where all of its versions are.
+
+        NOT_TOLD where it gives no answer, or enough was asked for now."""
         known = self._known.get((model, version))
         if known is not None:
             return known[1]
@@ -50,13 +52,18 @@ class Registered:
             return Standing.NOT_TOLD
         self._left -= 1
         try:
-            stage = self._reader.version(model, version).stage
+            in_use = self._in_use(model, version)
         except MissingError as missing:
             if not missing.unknown:
                 self._left = 0
                 return Standing.NOT_TOLD
             found = Standing.UNKNOWN
         else:
-            found = Standing.ARCHIVED if stage == _ARCHIVED else Standing.IN_USE
+            found = Standing.IN_USE if in_use else Standing.ARCHIVED
         self._known[model, version] = (time.monotonic(), found)
         return found
+
+    def _in_use(self, model: str, version: str) -> bool:
+        if version:
+            return self._reader.version(model, version).stage != _ARCHIVED
+        return self._reader.in_use(model)

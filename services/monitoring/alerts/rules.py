@@ -14,6 +14,7 @@ from services.common import pages
 from services.common.errors import EtagMismatch, FieldViolation, NotFound, ResourceExhausted
 from services.common.keys import caller
 from services.monitoring.alerts import life
+from services.monitoring.alerts.conditions import in_words
 from services.monitoring.alerts.ledger import Change, Ledger
 from services.monitoring.alerts.life import Moment
 from services.monitoring.alerts.models import AlertType, RequestKey, Rule, RuleChange, RuleDraft
@@ -71,7 +72,10 @@ class Rules:
             return rule
 
     def update(self, rule_id: UUID, draft: RuleDraft, etag: str) -> Rule:
-        """Replace a rule whole. Switched off, its open alerts are resolved; else they are judged by it from now on.
+        """Replace a rule whole.
+
+        Switched off, or with another condition or severity, its open alerts are resolved: what they say stays as it
+        was. The next turn begins others where the new condition holds.
 
         Raises:
             NotFound: RULE_NOT_FOUND.
@@ -92,6 +96,9 @@ class Rules:
             tables.changes.append(found, rule, changed_by=rule.updated_by, time=now)
             if not rule.enabled:
                 self._end(tables, rule, f"the rule was switched off by {caller().name}", now)
+            elif _judged_by(rule) != _judged_by(found):
+                said = f"the rule was changed by {caller().name}: {rule.severity.name.lower()}, {in_words(rule)}"
+                self._end(tables, rule, said, now)
             return rule
 
     def delete(self, rule_id: UUID) -> None:
@@ -184,6 +191,11 @@ class Rules:
 
 def _fields(draft: RuleDraft) -> dict[str, Any]:
     return {**asdict(draft), "channels": draft.channels}
+
+
+def _judged_by(rule: Rule) -> tuple[Any, ...]:
+    """Give what of a rule its alerts say, or are judged by."""
+    return in_words(rule), rule.type, rule.severity, rule.missing_data
 
 
 def _by(now: datetime) -> dict[str, Any]:

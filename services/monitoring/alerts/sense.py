@@ -120,9 +120,9 @@ def _check_counts(rule: RuleDraft, metric: Metric) -> None:
         raise refused("min_count", f"got {rule.min_count}; 0 to {MAX_MIN_COUNT:,} are allowed")
     if rule.min_count and rule.type not in _COUNTED:
         raise refused("min_count", f"a rule of type {rule.type.name} has none: its checks have a least sample")
-    if rule.min_count and metric.always:
+    if rule.min_count and metric.adds_up:
         raise refused("min_count", f"{rule.metric} is a count itself; leave it 0")
-    if metric.always and rule.missing_data is not MissingData.IGNORE:
+    if metric.adds_up and rule.missing_data is not MissingData.IGNORE:
         raise refused(
             "missing_data",
             f"{rule.metric} has a value without traffic too, 0; compare with that, and leave it unset",

@@ -10,7 +10,7 @@ from typing import Any
 from penstock.durations import write_duration
 from services.common.errors import DomainError
 from services.monitoring.alerts import readings
-from services.monitoring.alerts.conditions import Reading
+from services.monitoring.alerts.conditions import METRICS, Reading
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, Rule, Target
 from services.monitoring.alerts.registered import Standing
 from services.monitoring.alerts.sources import Sources
@@ -31,6 +31,16 @@ def misses_traffic(rule: Rule) -> bool:
     return rule.missing_data is MissingData.ALERT or (rule.metric in _TRAFFIC and rule.operator in _BELOW)
 
 
+def of_whole(rule: Rule) -> bool:
+    """Say whether a rule is judged for a model as a whole, the empty version, and not for each of its versions.
+
+    What adds up is, unless the rule names a version: one that answers no more says nothing about its model. Of all else
+    the whole's value lies between those of its versions, so that these tell all that it could, and one fact is told
+    once.
+    """
+    return METRICS[rule.metric].adds_up and not rule.version
+
+
 class Values:
     """What rules see at one moment."""
 
@@ -41,45 +51,52 @@ class Values:
         self._checks: dict[AlertType, dict[tuple[str, str], Any]] = {AlertType.DRIFT: {}, AlertType.DATA_QUALITY: {}}
 
     def targets(self, rule: Rule) -> set[Target]:
-        """Name the versions that a rule is judged for: those with traffic in its window.
+        """Name what a rule is judged for: models as a whole (`of_whole`), or the versions with traffic in its window.
 
-        A rule about traffic that does not come is judged for the version that it names, or, of a model without any
-        traffic in the window, for those that had some within LOOK_BACK. Where predictions failed before a version was
-        chosen, errors are judged for the model as a whole too: the empty version.
+        A rule about traffic that does not come is judged for the version or the model that it names, whatever came;
+        else, where no version has any in the window, for those that had some within LOOK_BACK. The share of calls that
+        failed before a version was chosen is the model's: the empty version.
         """
-        if rule.version and misses_traffic(rule):
+        if misses_traffic(rule) and (rule.version or (rule.model and of_whole(rule))):
             return {Target(rule.model, rule.version)}
         span = max(rule.window, LOOK_BACK) if misses_traffic(rule) else rule.window
         lately, before = self._answering(rule.window), self._answering(span)
-        found = set()
-        for model in [rule.model] if rule.model else before:
-            versions = lately.get(model, ())
-            found |= {Target(model, each) for each in versions}
-            if not any(versions):
-                found |= {Target(model, each) for each in before.get(model, ())}
-        if rule.type is not AlertType.ERROR_RATE:
-            found = {target for target in found if target.version}
+        models = before.keys() & {rule.model} if rule.model else before.keys()
+        if of_whole(rule):
+            return {Target(model, "") for model in models}
+        found = {Target(model, each) for model in models for each in self.versions(rule, model)}
+        if METRICS[rule.metric].of_calls:
+            found |= {Target(model, "") for model in models if "" in lately.get(model, ())}
         return {target for target in found if rule.version in ("", target.version)}
 
+    def versions(self, rule: Rule, model: str) -> set[str]:
+        """Name a model's versions with traffic in a rule's window, or, of a rule that misses it, those before them."""
+        lately = {each for each in self._answering(rule.window).get(model, ()) if each}
+        if lately or not misses_traffic(rule):
+            return lately
+        return {each for each in self._answering(max(rule.window, LOOK_BACK)).get(model, ()) if each}
+
     def over(self, rule: Rule, target: Target) -> str:
-        """Say why a version is judged no longer, and missed by nobody; '' where it goes on.
+        """Say why a version or a model is judged no longer, and missed by nobody; '' where it goes on.
 
         Others answer in its place, it was archived, or nothing was heard of it for so long that nobody can tell
         whether the condition still holds.
         """
+        if of_whole(rule) and target.version:
+            return f"the rule names no version any more: {target.model} is judged as a whole"
         answering = self._answering(rule.window).get(target.model, ())
-        if target.version in answering:
+        if self._answers(rule, target, rule.window):
             return ""
         named = bool(rule.version) and misses_traffic(rule)
         if any(answering) and not named:  # the empty version answers in nobody's place
             if not target.version:
                 return f"no call of {target} failed before a version was chosen any more"
             return f"{target} no longer answers: another version does"
-        standing = self._standing(target)
+        standing = self._standing(rule, target)
         if standing is Standing.ARCHIVED:
-            return f"{target} no longer answers: it was archived"
+            return f"{target} no longer answers: {'it' if target.version else 'every version of it'} was archived"
         span = max(rule.window, LOOK_BACK)
-        if target.version in self._answering(span).get(target.model, ()):
+        if self._answers(rule, target, span):
             return ""
         silence = f"{target} has not answered for {write_duration(span)}"
         if not misses_traffic(rule):
@@ -87,14 +104,20 @@ class Values:
         return f"{silence}, and the registry does not know it" if standing is Standing.UNKNOWN else ""
 
     def read(self, rule: Rule, target: Target) -> Reading:
-        """Read a rule's metric for a version."""
+        """Read a rule's metric for a version, or for a model as a whole."""
         match rule.type:
             case AlertType.DRIFT:
                 return readings.of_drift(rule, self._check(rule, target), self._now)
             case AlertType.DATA_QUALITY:
                 return readings.of_quality(rule, self._check(rule, target), self._now)
             case _:
-                return readings.of_totals(rule, self._totals(rule).of(target.model, target.version))
+                totals = self._totals(rule)
+                without = totals.counts.get((target.model, "")) if not (target.version or of_whole(rule)) else None
+                return readings.of_totals(rule, totals.of(target.model, target.version), without)
+
+    def _answers(self, rule: Rule, target: Target, span: timedelta) -> bool:
+        answering = self._answering(span).get(target.model, ())
+        return bool(answering) if of_whole(rule) else target.version in answering
 
     def _totals(self, rule: Rule) -> EveryTotal:
         window, latencies = self._window(rule.window), rule.metric in _PERCENTILES
@@ -114,8 +137,8 @@ class Values:
             known.update({each: found.get(each) for each in unknown})
         return known[key]
 
-    def _standing(self, target: Target) -> Standing:
-        if not target.version:
+    def _standing(self, rule: Rule, target: Target) -> Standing:
+        if not (target.version or of_whole(rule)):
             return Standing.NOT_TOLD
         return self._sources.registered.standing(target.model, target.version)
 

@@ -96,7 +96,7 @@ def check_node(found: CheckFound) -> Node:
 
 def alert_node(found: AlertFound) -> Node:
     """Show an alert."""
-    title = f"The alert {found.rule_name} for {found.of.model} {found.of.version}"
+    title = f"The alert {found.rule_name} for {found.of.model} {found.of.version}".rstrip()
     return Node(Kind.ALERT, str(found.id), title, found.time, _filled(found.attributes))
 
 

@@ -16,8 +16,8 @@ from services.monitoring.quality.models import QualityStatus
 _DRIFT = "check_id, model, version, create_time, profile_id::text AS profile_id, status, overview"
 _QUALITY = "check_id, model, version, create_time, '' AS profile_id, status, overview"
 _ALERT = """
-alert_id, model, version, check_id, rule_name, type, severity, state, condition, value, threshold, message, begin_time,
-fire_time, resolve_time, acknowledged_by, acknowledge_note
+alert_id, model, version, check_id, rule_name, type, severity, state, condition, value, last_value, threshold, message,
+begin_time, fire_time, resolve_time, acknowledged_by, acknowledge_note
 """
 
 _FIND_DRIFT = f"SELECT {_DRIFT} FROM monitoring.drift_checks WHERE check_id = %(id)s"  # noqa: S608 - constants of ours
@@ -143,7 +143,8 @@ def _alert(row: Mapping[str, Any]) -> AlertFound:
         "severity": row["severity"],
         "state": row["state"],
         "condition": row["condition"],
-        "value": "" if row["value"] is None else f"{row['value']:.4g}",
+        "value": _number(row["value"]),
+        "last_value": "" if row["last_value"] == row["value"] else _number(row["last_value"]),
         "threshold": f"{row['threshold']:.4g}",
         "message": row["message"],
         "fire_time": _written(row["fire_time"]),
@@ -171,6 +172,10 @@ def _profile(row: Mapping[str, Any]) -> ProfileFound:
         "note": row["note"],
     }
     return ProfileFound(row["profile_id"], row["profile_number"], row["create_time"], attributes)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
 
 
 def _written(time: Any) -> str:

@@ -68,7 +68,9 @@ class Walk:
         place = self.graph.add(nodes.alert_node(alert))
         if place is None:
             return None
-        cause = self.version(alert.of, deep=False) if alert.check_id is None else self._find_check(alert.check_id)
+        cause = self._find_check(alert.check_id) if alert.check_id is not None else None
+        if cause is None and alert.of.version:  # an alert of a model as a whole came of no single version
+            cause = self.version(alert.of, deep=False)
         self.graph.link(cause, place, "raised" if alert.fired else "may raise")
         for request in self._related.of_alert(alert.id, limit=MAX_RELATED):
             self.graph.link(place, self.request(request), _relation(alert.id, request))

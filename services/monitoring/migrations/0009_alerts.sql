@@ -65,7 +65,8 @@ CREATE TABLE alerts (
     severity         text             NOT NULL,
     state            text             NOT NULL,
     condition        text             NOT NULL,
-    value            double precision,
+    value            double precision,           -- that it fired on; while it is pending, as last_value
+    last_value       double precision,           -- when it was last judged
     threshold        double precision NOT NULL,
     message          text             NOT NULL,
     begin_time       timestamptz      NOT NULL,
@@ -78,7 +79,8 @@ CREATE TABLE alerts (
     acknowledged_by  text,
     acknowledge_note text,
     flapping         boolean          NOT NULL,
-    check_id         uuid,
+    check_id         uuid,                       -- as value
+    last_check_id    uuid,                       -- as last_value
     told             jsonb            NOT NULL DEFAULT '{}',  -- by channel that heard of it, when it last did
     CONSTRAINT alerts_pkey PRIMARY KEY (alert_id),
     CONSTRAINT alerts_fired_check CHECK (state = 'PENDING' OR fire_time IS NOT NULL),
@@ -140,9 +142,9 @@ INSERT INTO alert_rules (
     update_time, updated_by
 )
 VALUES
-    ('01900000-0000-7000-8000-000000000001', 'errors', '', '', true, 'ERROR_RATE', 'CRITICAL', 'error_rate',
+    ('01900000-0000-7000-8000-000000000001', 'errors', '', '', true, 'ERROR_RATE', 'CRITICAL', 'server_error_rate',
      'GREATER', 0.1, '5 minutes', '2 minutes', NULL, '', '', 20, 'IGNORE', '4 hours',
-     'More than a tenth of the predictions fail.', 1, now(), now(), 'penstock'),
+     'More than a tenth of the predictions fail, their callers'' mistakes left out.', 1, now(), now(), 'penstock'),
     ('01900000-0000-7000-8000-000000000002', 'drift', '', '', true, 'DRIFT', 'WARNING', 'drifted_count',
      'GREATER_OR_EQUAL', 1, '24 hours', '0 seconds', NULL, '', '', 0, 'IGNORE', '24 hours',
      'Something has drifted from the reference profile.', 1, now(), now(), 'penstock'),

@@ -40,7 +40,6 @@ CREATE INDEX retraining_requests_check ON retraining_requests (check_id) WHERE c
 CREATE INDEX retraining_requests_run ON retraining_requests (training_run_id) WHERE training_run_id <> '';
 
 -- Which alerts a request answers: the one that raised it, and those that fired for the same reason while it was open.
--- An alert names the check that it was last judged by, so what it began with is kept here.
 CREATE TABLE retraining_alerts (
     retraining_id uuid NOT NULL,
     alert_id      uuid NOT NULL,

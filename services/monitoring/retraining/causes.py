@@ -35,13 +35,14 @@ def of_check(check: DriftCheck, effective: Effective) -> Cause | None:
 
 
 def of_alert(alert: Alert, rule: Rule, effective: Effective) -> Cause | None:
-    """Give the cause that lies in an alert: drift or an error rate of the configured size, or an accuracy too low.
+    """Give the cause that lies in an alert: drift or a rate of server errors of the configured size, or an accuracy
+    too low.
 
     Other alerts of drift raise nothing themselves, and belong to what their check raises. Calls that failed before a
-    version was chosen raise nothing, nor does a rate of one error: they are callers' mistakes as often as the model's.
+    version was chosen raise nothing, nor does a rate of all errors or of one: no training mends its callers' mistakes.
     """
     value = alert.value
-    if value is None or not math.isfinite(value) or not alert.target.version or rule.error_code:
+    if value is None or not math.isfinite(value) or not alert.target.version:
         return None
     reason = _reason(rule, value, effective)
     belongs = rule.type is AlertType.DRIFT and alert.check_id is not None
@@ -68,7 +69,7 @@ def of_alert(alert: Alert, rule: Rule, effective: Effective) -> Cause | None:
 def _reason(rule: Rule, value: float, effective: Effective) -> Reason | None:
     if rule.type is AlertType.DRIFT:
         return _reason_of_drift(rule, value, effective)
-    if rule.metric == "error_rate" and rule.operator not in _BELOW and value >= effective.retraining.error_rate:
+    if rule.metric == "server_error_rate" and rule.operator not in _BELOW and value >= effective.retraining.error_rate:
         return Reason.ERROR_RATE_THRESHOLD
     if rule.metric == "accuracy" and rule.operator in _BELOW:
         return Reason.ACCURACY_DROP

@@ -10,6 +10,7 @@ from itertools import chain
 import structlog
 
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
+from services.monitoring.alerts.mistakes import server_error_count, valid_count
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import Effective, RetrainingConfiguration
@@ -90,14 +91,16 @@ class Watch:
 def too_many_errors(totals: Totals, effective: Effective) -> Details | None:
     """Say what is wrong where predictions fail too often; None where they do not, or there are too few to say.
 
-    One failure of three predictions is no rate: as many as a drift check needs rows are wanted.
+    Callers' mistakes do not count. One failure of three predictions is no rate: as many as a drift check needs rows are
+    wanted.
     """
-    rate, least = totals.error_rate, effective.retraining.error_rate
-    count, failed = totals.counts.inference_count, totals.counts.error_count
-    if rate is None or rate < least or count < effective.drift.min_rows:
+    least = effective.retraining.error_rate
+    count, failed = valid_count(totals.counts), server_error_count(totals.counts)
+    if count < max(effective.drift.min_rows, 1) or failed / count < least:
         return None
+    rate = failed / count
     return {
-        "metric": "error_rate",
+        "metric": "server_error_rate",
         "value": rate,
         "threshold": least,
         "inference_count": count,

@@ -36,6 +36,7 @@ METRICS: dict[pb.AlertType.ValueType, tuple[str, ...]] = {
     ),
     pb.ALERT_TYPE_ERROR_RATE: (
         "error_rate",
+        "server_error_rate",
         "error_count",
         "inference_count",
         "throughput_per_s",
@@ -120,7 +121,7 @@ class AlertRulesClient(MonitoringConnected):
                 counts, if it is no older.
             severity: how bad it is.
             model: only this model; empty: every model, each by itself.
-            version: only this version; empty: every version with traffic, each by itself.
+            version: only this version; empty: counts of the model as a whole, all else of every version with traffic.
             alert_type: what it watches; None: what the metric says.
             for_: how long the condition must hold before the alert fires: up to 24 hours; None: no time.
             drift_type: of drift only: `input`, `prediction`, `concept` or `embedding`; None: any.

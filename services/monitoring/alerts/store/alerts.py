@@ -29,7 +29,7 @@ MAX_HISTORY = 1_000
 _COLUMNS = (
     "alert_id AS id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition, value, "
     "threshold, message, begin_time, judge_time, change_time, held, fire_time, resolve_time, "
-    "acknowledge_time, acknowledged_by, acknowledge_note, flapping, check_id, told"
+    "acknowledge_time, acknowledged_by, acknowledge_note, flapping, check_id, last_value, last_check_id, told"
 )
 _SELECT = f"SELECT {_COLUMNS} FROM monitoring.alerts"  # noqa: S608 - the braces are a constant of ours
 _FIND = f"{_SELECT} WHERE alert_id = %(alert_id)s"
@@ -65,22 +65,21 @@ _SAVE = """
 INSERT INTO monitoring.alerts (
     alert_id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition, value, threshold,
     message, begin_time, judge_time, change_time, held, fire_time, resolve_time, acknowledge_time,
-    acknowledged_by, acknowledge_note, flapping, check_id, told
+    acknowledged_by, acknowledge_note, flapping, check_id, last_value, last_check_id, told
 )
 VALUES (
     %(id)s, %(rule_id)s, %(rule_name)s, %(rule_revision)s, %(model)s, %(version)s, %(type)s, %(severity)s, %(state)s,
     %(condition)s, %(value)s, %(threshold)s, %(message)s, %(begin_time)s, %(judge_time)s, %(change_time)s, %(held)s,
     %(fire_time)s, %(resolve_time)s, %(acknowledge_time)s, %(acknowledged_by)s, %(acknowledge_note)s, %(flapping)s,
-    %(check_id)s, %(told)s
+    %(check_id)s, %(last_value)s, %(last_check_id)s, %(told)s
 )
 ON CONFLICT ON CONSTRAINT alerts_pkey DO UPDATE SET
-    rule_revision = excluded.rule_revision, type = excluded.type, severity = excluded.severity,
-    state = excluded.state, condition = excluded.condition, value = excluded.value, threshold = excluded.threshold,
-    message = excluded.message, judge_time = excluded.judge_time, change_time = excluded.change_time,
-    held = excluded.held, fire_time = excluded.fire_time, resolve_time = excluded.resolve_time,
-    acknowledge_time = excluded.acknowledge_time, acknowledged_by = excluded.acknowledged_by,
-    acknowledge_note = excluded.acknowledge_note, flapping = excluded.flapping, check_id = excluded.check_id,
-    told = excluded.told
+    state = excluded.state, value = excluded.value, message = excluded.message, judge_time = excluded.judge_time,
+    change_time = excluded.change_time, held = excluded.held, fire_time = excluded.fire_time,
+    resolve_time = excluded.resolve_time, acknowledge_time = excluded.acknowledge_time,
+    acknowledged_by = excluded.acknowledged_by, acknowledge_note = excluded.acknowledge_note,
+    flapping = excluded.flapping, check_id = excluded.check_id, last_value = excluded.last_value,
+    last_check_id = excluded.last_check_id, told = excluded.told
 """
 _FORGET = "DELETE FROM monitoring.alerts WHERE alert_id = %(alert_id)s"
 _APPEND = """

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 EXAMPLES = """Examples
 
   penstock alert rule create slow --when 'p95_latency_ms > 200' --for 5m
-  penstock alert rule create failing --when 'error_rate > 5%' --min-count 50
+  penstock alert rule create failing --when 'server_error_rate > 5%' --min-count 50
   penstock alert rule create far --when 'effect > 0.2' --drift-type input
   penstock alert rule create dirty --when 'missing_rate > 0.02' --feature age
   penstock alert rule create silent --when 'inference_count < 1' --window 1h
@@ -47,9 +47,10 @@ What can be watched
 
   latency       average_latency_ms max_latency_ms p50_latency_ms
                 p95_latency_ms p99_latency_ms
-  error_rate    error_rate error_count inference_count throughput_per_s
-                accuracy average_confidence average_feedback_lag_s
-                feedback_count judged_count
+  error_rate    error_rate server_error_rate error_count
+                inference_count throughput_per_s accuracy
+                average_confidence average_feedback_lag_s feedback_count
+                judged_count
   drift         effect drifted_count p_value adjusted_p_value psi
                 ks_statistic ks_p_value chi_square chi_square_p_value
                 wasserstein jensen_shannon

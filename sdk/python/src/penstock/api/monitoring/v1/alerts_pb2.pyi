@@ -219,6 +219,7 @@ class AlertRule(_message.Message):
     UPDATED_BY_FIELD_NUMBER: _builtins.int
     CONDITION_FIELD_NUMBER: _builtins.int
     ERROR_CODE_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     name: _builtins.str
@@ -234,17 +235,20 @@ class AlertRule(_message.Message):
     model: _builtins.str
     """Only this model; empty: every model, each by itself."""
     version: _builtins.str
-    """Only this version; empty: every version that had traffic in the window, each by itself. One that answers no more
-    while another version of its model does, or was archived, is not judged, and not missed: its alerts are resolved. A
-    rule about traffic that does not come (`missing_data` ALERT, or a count of predictions that is too low) looks for
-    versions back over the last 24 h, or the window where that is longer: made later than that after traffic stopped,
-    it sees nothing to miss unless it names the version.
+    """Only this version. Empty: what adds up (error_count, inference_count, throughput_per_s, feedback_count,
+    judged_count) is judged of a model as a whole, and all else of every version that had traffic in the window, each
+    by itself, so that one fact is one alert. Of rates of errors, the calls that failed before a version was chosen are
+    judged as a share of all calls of the model as a whole. A version that answers no more while another version of its
+    model does, or was archived, is not judged, and not missed: its alerts are resolved. A rule about traffic that does
+    not come (`missing_data` ALERT, or a count of predictions that is too low) looks back over the last 24 h, or the
+    window where that is longer: made later than that after traffic stopped, it sees nothing to miss unless it names
+    the version, or, of a count, the model.
     """
     metric: _builtins.str
     """What is compared; required. LATENCY: average_latency_ms, max_latency_ms, p50_latency_ms, p95_latency_ms,
-    p99_latency_ms. ERROR_RATE: error_rate, error_count, inference_count, throughput_per_s, accuracy,
-    average_confidence, average_feedback_lag_s, feedback_count (rows with feedback), judged_count (rows judged right or
-    wrong). DRIFT: effect (of what drifted, 0 where nothing has), drifted_count; and by their names in DriftResult, of
+    p99_latency_ms. ERROR_RATE: error_rate, server_error_rate (of the predictions that were no mistakes of their callers,
+    those that failed), error_count, inference_count, throughput_per_s, accuracy, average_confidence,
+    average_feedback_lag_s, feedback_count (rows with feedback), judged_count (rows judged right or wrong). DRIFT: effect (of what drifted, 0 where nothing has), drifted_count; and by their names in DriftResult, of
     all that was compared, the smallest p_value, adjusted_p_value, ks_p_value, chi_square_p_value, and the largest psi,
     ks_statistic, chi_square, wasserstein, jensen_shannon. DATA_QUALITY: violation_count; the worst feature's
     missing_rate, type_rate, schema_rate, range_rate, unknown_category_rate, outlier_rate, not_finite_rate,
@@ -266,7 +270,8 @@ class AlertRule(_message.Message):
     """Of DRIFT and DATA_QUALITY: only this feature; empty: any."""
     min_count: _builtins.int
     """Of LATENCY and ERROR_RATE: fewer predictions than this in the window are no value; of accuracy, fewer judged rows,
-    of average_feedback_lag_s, fewer rows with feedback. Not of counts.
+    of average_feedback_lag_s, fewer rows with feedback, of server_error_rate, fewer that were no mistakes of their
+    callers. Not of counts.
     """
     missing_data: Global___MissingData.ValueType
     """What no value means. Counts have one without traffic too: 0."""
@@ -296,6 +301,12 @@ class AlertRule(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may be a mistake, in sentences: nobody knows the model. In the answers to CreateAlertRule and UpdateAlertRule
+        alone.
+        """
+
     def __init__(
         self,
         *,
@@ -323,10 +334,11 @@ class AlertRule(_message.Message):
         updated_by: _builtins.str = ...,
         condition: _builtins.str = ...,
         error_code: _builtins.str = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "condition", b"condition", "create_time", b"create_time", "description", b"description", "drift_type", b"drift_type", "enabled", b"enabled", "error_code", b"error_code", "etag", b"etag", "feature", b"feature", "for", b"for", "id", b"id", "metric", b"metric", "min_count", b"min_count", "missing_data", b"missing_data", "model", b"model", "name", b"name", "operator", b"operator", "repeat_interval", b"repeat_interval", "severity", b"severity", "threshold", b"threshold", "type", b"type", "update_time", b"update_time", "updated_by", b"updated_by", "version", b"version", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channels", b"channels", "condition", b"condition", "create_time", b"create_time", "description", b"description", "drift_type", b"drift_type", "enabled", b"enabled", "error_code", b"error_code", "etag", b"etag", "feature", b"feature", "for", b"for", "id", b"id", "metric", b"metric", "min_count", b"min_count", "missing_data", b"missing_data", "model", b"model", "name", b"name", "operator", b"operator", "repeat_interval", b"repeat_interval", "severity", b"severity", "threshold", b"threshold", "type", b"type", "update_time", b"update_time", "updated_by", b"updated_by", "version", b"version", "warnings", b"warnings", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -376,7 +388,7 @@ Global___AlertEvent: _TypeAlias = AlertEvent  # noqa: Y015
 
 @_typing.final
 class Alert(_message.Message):
-    """Alert is one rule's condition holding for one version, from when it began to when it ended."""
+    """Alert is one rule's condition holding for one version, or a model as a whole, from when it began to when it ended."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -403,6 +415,8 @@ class Alert(_message.Message):
     CHECK_ID_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
     TOLD_CHANNELS_FIELD_NUMBER: _builtins.int
+    LAST_VALUE_FIELD_NUMBER: _builtins.int
+    LAST_CHECK_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     rule_id: _builtins.str
@@ -412,7 +426,7 @@ class Alert(_message.Message):
     model: _builtins.str
     """The model."""
     version: _builtins.str
-    """The version; empty: the model as a whole, some of whose predictions failed before a version was chosen."""
+    """The version; empty: the model as a whole; see AlertRule.version."""
     type: Global___AlertType.ValueType
     """What is watched."""
     severity: Global___Severity.ValueType
@@ -420,13 +434,13 @@ class Alert(_message.Message):
     state: Global___AlertState.ValueType
     """How far it has come."""
     condition: _builtins.str
-    """The condition in words."""
+    """The condition in words, as it was when the alert began."""
     value: _builtins.float
-    """The value when it was last judged; unset where there was none."""
+    """The value that it fired on; while it is pending, when it was last judged. Unset where there was none."""
     threshold: _builtins.float
     """The rule's."""
     message: _builtins.str
-    """What happened, in a sentence."""
+    """What was found when it was last judged, or why it ended, in a sentence; the history has what it fired on."""
     acknowledged_by: _builtins.str
     """By whom."""
     acknowledge_note: _builtins.str
@@ -438,7 +452,11 @@ class Alert(_message.Message):
     stays open until its condition has stayed away for 30 minutes.
     """
     check_id: _builtins.str
-    """The check that found it, of DRIFT and DATA_QUALITY."""
+    """The check that it fired on, of DRIFT and DATA_QUALITY; while it is pending, that it was last judged by."""
+    last_value: _builtins.float
+    """The value when it was last judged; unset where there was none."""
+    last_check_id: _builtins.str
+    """The check that it was last judged by, of DRIFT and DATA_QUALITY."""
     @_builtins.property
     def begin_time(self) -> _timestamp_pb2.Timestamp:
         """When the condition was first seen to hold."""
@@ -491,13 +509,20 @@ class Alert(_message.Message):
         check_id: _builtins.str = ...,
         history: _abc.Iterable[Global___AlertEvent] | None = ...,
         told_channels: _abc.Iterable[_builtins.str] | None = ...,
+        last_value: _builtins.float | None = ...,
+        last_check_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "acknowledge_time", b"acknowledge_time", "begin_time", b"begin_time", "fire_time", b"fire_time", "resolve_time", b"resolve_time", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_value", b"_last_value", "_value", b"_value", "acknowledge_time", b"acknowledge_time", "begin_time", b"begin_time", "fire_time", b"fire_time", "last_value", b"last_value", "resolve_time", b"resolve_time", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_value", b"_value", "acknowledge_note", b"acknowledge_note", "acknowledge_time", b"acknowledge_time", "acknowledged_by", b"acknowledged_by", "begin_time", b"begin_time", "check_id", b"check_id", "condition", b"condition", "fire_time", b"fire_time", "flapping", b"flapping", "history", b"history", "id", b"id", "message", b"message", "model", b"model", "resolve_time", b"resolve_time", "rule_id", b"rule_id", "rule_name", b"rule_name", "severity", b"severity", "silenced", b"silenced", "state", b"state", "threshold", b"threshold", "told_channels", b"told_channels", "type", b"type", "value", b"value", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_value", b"_last_value", "_value", b"_value", "acknowledge_note", b"acknowledge_note", "acknowledge_time", b"acknowledge_time", "acknowledged_by", b"acknowledged_by", "begin_time", b"begin_time", "check_id", b"check_id", "condition", b"condition", "fire_time", b"fire_time", "flapping", b"flapping", "history", b"history", "id", b"id", "last_check_id", b"last_check_id", "last_value", b"last_value", "message", b"message", "model", b"model", "resolve_time", b"resolve_time", "rule_id", b"rule_id", "rule_name", b"rule_name", "severity", b"severity", "silenced", b"silenced", "state", b"state", "threshold", b"threshold", "told_channels", b"told_channels", "type", b"type", "value", b"value", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__last_value: _TypeAlias = _typing.Literal["last_value"]  # noqa: Y015
+    _WhichOneofArgType__last_value: _TypeAlias = _typing.Literal["_last_value", b"_last_value"]  # noqa: Y015
     _WhichOneofReturnType__value: _TypeAlias = _typing.Literal["value"]  # noqa: Y015
     _WhichOneofArgType__value: _TypeAlias = _typing.Literal["_value", b"_value"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_value) -> _WhichOneofReturnType__last_value | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__value) -> _WhichOneofReturnType__value | None: ...
 
 Global___Alert: _TypeAlias = Alert  # noqa: Y015
@@ -518,6 +543,7 @@ class Silence(_message.Message):
     NOTE_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     WITHOUT_VERSION_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
@@ -542,6 +568,10 @@ class Silence(_message.Message):
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """Up to here; required, at most 30 days after its beginning."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What may be a mistake, in sentences: nobody knows the model. In the answer to CreateSilence alone."""
+
     def __init__(
         self,
         *,
@@ -555,10 +585,11 @@ class Silence(_message.Message):
         note: _builtins.str = ...,
         created_by: _builtins.str = ...,
         without_version: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "end_time", b"end_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "created_by", b"created_by", "end_time", b"end_time", "id", b"id", "model", b"model", "note", b"note", "rule_name", b"rule_name", "severity", b"severity", "version", b"version", "without_version", b"without_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["begin_time", b"begin_time", "created_by", b"created_by", "end_time", b"end_time", "id", b"id", "model", b"model", "note", b"note", "rule_name", b"rule_name", "severity", b"severity", "version", b"version", "warnings", b"warnings", "without_version", b"without_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -113,8 +113,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def UpdateAlertRule(self, request, context):
-        """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
-        resolved.
+        """Replaces a rule whole. Switched off, or with another condition, severity or `missing_data`, its open alerts are
+        resolved, and say so: an alert keeps what it fired under. Where the new condition holds, the next turn begins others.
         Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
         ETAG_MISMATCH.
         """

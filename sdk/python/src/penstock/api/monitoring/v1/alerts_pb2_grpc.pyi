@@ -52,8 +52,8 @@ class AlertServiceStub:
     NOT_FOUND: RULE_NOT_FOUND (the same request made it, and it was deleted since).
     """
     UpdateAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.UpdateAlertRuleRequest, _alerts_pb2.UpdateAlertRuleResponse]
-    """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
-    resolved.
+    """Replaces a rule whole. Switched off, or with another condition, severity or `missing_data`, its open alerts are
+    resolved, and say so: an alert keeps what it fired under. Where the new condition holds, the next turn begins others.
     Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
     ETAG_MISMATCH.
     """
@@ -106,8 +106,8 @@ class AlertServiceAsyncStub(AlertServiceStub):
     NOT_FOUND: RULE_NOT_FOUND (the same request made it, and it was deleted since).
     """
     UpdateAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.UpdateAlertRuleRequest, _alerts_pb2.UpdateAlertRuleResponse]  # type: ignore[assignment]
-    """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
-    resolved.
+    """Replaces a rule whole. Switched off, or with another condition, severity or `missing_data`, its open alerts are
+    resolved, and say so: an alert keeps what it fired under. Where the new condition holds, the next turn begins others.
     Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
     ETAG_MISMATCH.
     """
@@ -169,8 +169,8 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.UpdateAlertRuleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.UpdateAlertRuleResponse, _abc.Awaitable[_alerts_pb2.UpdateAlertRuleResponse]]:
-        """Replaces a rule whole. Alerts of it that are open are judged by the new one from then on; switched off, they are
-        resolved.
+        """Replaces a rule whole. Switched off, or with another condition, severity or `missing_data`, its open alerts are
+        resolved, and say so: an alert keeps what it fired under. Where the new condition holds, the next turn begins others.
         Role: operator. INVALID_ARGUMENT and ALREADY_EXISTS as CreateAlertRule. NOT_FOUND: RULE_NOT_FOUND. ABORTED:
         ETAG_MISMATCH.
         """
