@@ -81,13 +81,15 @@ def test_a_circle_is_drawn_once(server: ScriptedServer, capsys: pytest.CaptureFi
 
 
 def test_what_holds_is_shown_with_who_says_so(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    server.on("GetConfiguration", answer(configuration()))
+    of_all = configuration_pb2.GetConfigurationResponse()
+    of_all.own.drift.window = "24h"
+    server.on("GetConfiguration", answer(configuration()), answer(of_all))
     rows = {line.split()[0]: line.split()[1:] for line in said(capsys, "monitoring", "get", "iris").splitlines()[2:]}
     assert rows["drift.interval"] == ["1h", "iris"]
-    assert rows["drift.window"] == ["24h", "above"]
-    assert rows["retraining.enabled"] == ["false", "above"]
-    assert rows["drift.gate"] == ["psi_calibrated", "above"]
-    assert "built in" in said(capsys, "monitoring", "get")
+    assert rows["drift.window"] == ["24h", "all", "models"]
+    assert rows["retraining.enabled"] == ["false", "built", "in"]
+    assert rows["drift.gate"] == ["psi_calibrated", "built", "in"]
+    assert rows["drift.ignored_features"] == ["[]", "built", "in"]
 
 
 def test_settings_are_changed_by_their_names(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,9 +111,21 @@ def test_settings_are_changed_by_their_names(server: ScriptedServer, capsys: pyt
     assert request.configuration.retraining.enabled is False
 
 
+def test_what_looks_like_a_mistake_is_said_beside_the_answer(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("GetConfiguration", answer(configuration()))
+    warnings = ["no model 'iriss' is registered, and nothing of it is kept; did you mean iris?", "call ListModels"]
+    server.on("SetConfiguration", answer(configuration_pb2.SetConfigurationResponse(warnings=warnings)))
+    assert run(["monitoring", "set", "drift.window=6h", "--model", "iriss"]) == 0
+    told = capsys.readouterr()
+    assert "did you mean" not in told.out
+    assert told.err.splitlines() == [f"warning: {warnings[0]}", "warning: run `penstock model list`"]
+
+
 def test_values_are_read_as_their_settings_have_them() -> None:
     read = parse_changes(
-        ["drift.alpha=0.1", "drift.min_rows=100", "drift.ignored_features=id, at", "quality.tolerance="]
+        ["drift.alpha=0.1", "drift.min_rows=100", "drift.ignored_features=[id, at]", "quality.tolerance="]
     )
     assert read == {
         "drift": {"alpha": 0.1, "min_rows": 100, "ignored_features": ["id", "at"]},
@@ -124,6 +138,8 @@ def test_values_are_read_as_their_settings_have_them() -> None:
         ("drift.enabled=perhaps", "true or false"),
         ("drift.min_rows=few", "not a number"),
         ("drift.alpha", "NAME=VALUE"),
+        ("drift.ignored_features=debt, age", r"is no list: write \[debt,age\]"),
+        ("drift.ignored_features=[debt,age", r"is no list: write \[debt,age\]"),
     ):
         with pytest.raises(typer.BadParameter, match=words):
             parse_changes([text])

@@ -154,6 +154,16 @@ def test_followed_events_come_once_each_the_oldest_first_also_those_that_came_la
     assert NOW - requests[-1].from_time.ToDatetime(tzinfo=UTC) == timedelta(seconds=84 + 60)
 
 
+def test_who_follows_says_how_many_of_what_was_there_to_show(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events_views, "POLL_S", 0)
+    server.on("ListInferences", page(*range(1, 15)), fail(END))
+    assert run(["events", "--follow", "-n", "2", "--json"]) == 1
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["event"]["inference_id"] for line in lines] == ["id-13", "id-14"]
+
+
 def test_followed_events_are_lines_of_the_same_columns(
     server: ScriptedServer,
     terminal: pytest.MonkeyPatch,

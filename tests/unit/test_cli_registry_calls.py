@@ -63,6 +63,15 @@ def test_a_version_that_fails_validation_fails_the_command(
     assert "it is no ONNX file [NOT_ONNX]" in capsys.readouterr().err
 
 
+def test_a_version_that_failed_is_validated_again_and_waited_for(script: Script, answer: Callable[..., Any]) -> None:
+    validating = registry.ModelVersion(model="iris", version="1", state=registry.VERSION_STATE_VALIDATING)
+    ready = registry.ModelVersion(model="iris", version="1", state=registry.VERSION_STATE_READY)
+    script.answers["RevalidateVersion"] = registry.RevalidateVersionResponse(version=validating)
+    script.answers["GetVersion"] = registry.GetVersionResponse(version=ready)
+    assert answer("model", "revalidate", "iris", "1")["state"] == "ready"
+    assert answer("model", "revalidate", "iris", "1", "--no-wait")["state"] == "validating"
+
+
 def test_register_of_a_missing_file_is_a_usage_error(script: Script) -> None:
     assert run(["model", "register", "iris", "missing.onnx", "--version", "1"]) == 2
     assert script.asked == []

@@ -80,6 +80,10 @@ def test_a_wish_that_comes_too_soon_says_what_forces_it(
     soon = errors.FailedPrecondition("the last training began 2 days ago", reason="RETRAINING_TOO_SOON")
     server.on("CreateRetrainingRequest", fail(soon))
     assert "--force asks all the same [RETRAINING_TOO_SOON]" in said(capsys, "request", "iris", exit_code=1)
+    soon = errors.FailedPrecondition("wait until then, or ask with force", reason="RETRAINING_TOO_SOON")
+    server.on("CreateRetrainingRequest", fail(soon))
+    text = said(capsys, "request", "iris", exit_code=1)
+    assert "wait until then, or ask with --force [RETRAINING_TOO_SOON]" in text, "it is said once"
     made = pb.CreateRetrainingRequestResponse(retraining_request=retraining())
     server.on("CreateRetrainingRequest", answer(made))
     said(capsys, "request", "iris", "--version", "2.0.0", "--note", "a new season", "--force")

@@ -15,7 +15,16 @@ from penstock.api.registry.v1.registry_pb2 import STAGE_STAGING, ListModelsRespo
 from penstock.cli.connection import Service, address_of, connect, data_dir, running_addresses, surroundings
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.formats import parse_scalar, say_bytes, say_count, say_duration, say_iso, say_share
+from penstock.cli.formats import (
+    parse_names,
+    parse_scalar,
+    say_bytes,
+    say_count,
+    say_duration,
+    say_iso,
+    say_names,
+    say_share,
+)
 from penstock.cli.output import Column, Output, printable
 from penstock.cli.predict import parse_features, read_argument
 from penstock.durations import parse_duration
@@ -171,6 +180,35 @@ def test_an_outcome_is_json_or_else_a_text() -> None:
         "null",
         "[1]",
     ]
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("[]", []),
+        ("[debt]", ["debt"]),
+        ("[age, income]", ["age", "income"]),
+        ('["street, number",age]', ["street, number", "age"]),
+        ("[X[0],X[1]]", ["X[0]", "X[1]"]),
+    ],
+)
+def test_a_list_of_names_is_read_as_it_is_shown(text: str, names: list[str]) -> None:
+    assert parse_names(text) == names
+    assert parse_names(say_names(names)) == names
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("debt", r"no list: write \[debt\]"),
+        ("[age,income", r"no list: write \[age,income\]"),
+        ("[age,,income]", r"an empty name: write \[age,income\]"),
+        ('["age,income]', "a quote that does not end"),
+    ],
+)
+def test_a_malformed_list_is_refused_with_how_to_write_it(text: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        parse_names(text)
 
 
 def test_words_of_others_can_not_drive_the_terminal() -> None:

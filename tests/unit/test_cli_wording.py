@@ -20,8 +20,8 @@ from penstock.cli.wording import COMMANDS, OF_THE_CALLERS_DATA, at_the_command_l
 ROOT = Path(__file__).parents[2]
 RPC = re.compile(r"^  rpc (\w+)", re.MULTILINE)
 RPCS = frozenset(name for path in ROOT.glob("protos/penstock/**/*.proto") for name in RPC.findall(path.read_text()))
-# Parts of uploads are the SDK's matter; nothing at the command line validates anew; a list of TensorFlow's operations.
-NO_COMMAND = {"FinishUpload", "RevalidateVersion", "Rank"}
+# Parts of uploads are the SDK's matter; a list of TensorFlow's operations.
+NO_COMMAND = {"FinishUpload", "Rank"}
 
 
 def sentences(path: Path) -> Iterator[str]:
@@ -59,6 +59,9 @@ def test_the_commands_are_commands() -> None:
         ("is live; say `force` to delete it", "is live; say --force to delete it"),
         ("metadata.fields.pooling: 'x' came", "--field pooling: 'x' came"),
         ("metadata.fields: too long", "--field: too long"),
+        ("window.from_time: it is missing", "--from: it is missing"),
+        ("columns.kinds: 'age' has kind 9", "--kind: 'age' has kind 9"),
+        ("file.sha256: got 'x'", "--sha256: got 'x'"),
         (
             "no 'from_time' among the model's \"to_time x\", 'Embed a'; give an earlier from_time",
             "no 'from_time' among the model's \"to_time x\", 'Embed a'; give an earlier --from",

@@ -18,7 +18,6 @@ from penstock.cli.options import (
     Force,
     From,
     Json,
-    Limit,
     Model,
     ModelFilter,
     NoColor,
@@ -31,14 +30,27 @@ from penstock.cli.options import (
 )
 from penstock.cli.output import Output
 
-SHOWN_BEFORE = 10
-"""What `--follow` shows of what was there already, as `tail -f` does."""
+LISTED, SHOWN_BEFORE = 100, 10
+"""Without --limit; `--follow` shows the last of what was there already, as `tail -f` does."""
 EXAMPLES = """Examples
 
   penstock events --model iris --errors --since 24h
   penstock events --follow --model iris
   penstock events export iris --from 7d --out iris.parquet --payloads
 """
+_Limit = Annotated[
+    int | None,
+    typer.Option(
+        "--limit",
+        "-n",
+        metavar="N",
+        min=1,
+        max=100_000,
+        help=f"At most so many; with --follow so many of what was there already. Default: {LISTED}, "
+        f"with --follow {SHOWN_BEFORE}.",
+        show_default=False,
+    ),
+]
 app = typer.Typer(invoke_without_command=True, epilog=EXAMPLES)
 
 
@@ -51,7 +63,7 @@ def events(
     session: Annotated[str, typer.Option("--session", metavar="ID", help="Only this session.")] = "",
     since: Since = timedelta(hours=1),
     errors: Annotated[bool, typer.Option("--errors", help="Only failed predictions.")] = False,
-    limit: Limit = 100,
+    limit: _Limit = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with what is predicted, until Ctrl-C.")] = False,
     url: Url = None,
     token: Token = None,
@@ -81,9 +93,10 @@ def events(
 
         if follow:
             lines = EventLines(output)
-            for inference in new_ones(fetch, since=since, shown_before=SHOWN_BEFORE):
+            for inference in new_ones(fetch, since=since, shown_before=SHOWN_BEFORE if limit is None else limit):
                 output.item(document_of(inference), *lines.of(inference))
             return
+        limit = limit or LISTED
         found = fetch(datetime.now(UTC) - since, limit)
     output.answer([document_of(inference) for inference in found], events_table(output, found))
     if len(found) == limit:

@@ -56,7 +56,7 @@ def new_ones(
         shown_before: how many of those that are there already.
     """
     begin = datetime.now(UTC) - since
-    found = fetch(begin, AT_ONCE)
+    found = fetch(begin, max(AT_ONCE, shown_before))
     yield from reversed(found[:shown_before])
     while True:
         # Only what the next look can meet again need be remembered.

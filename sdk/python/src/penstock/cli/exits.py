@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 import sys
 
 from penstock.cli.embedded.errors import AlreadyRunningError, EmbeddedError, StopRequestedError
@@ -76,14 +77,13 @@ _HINTS = {
     "WRONG_MODE": "--chat sends the prompt as a message",
     "EVALUATION_REQUIRED": "`penstock model evaluate MODEL VERSION --metric NAME=X` records one",
     "JOB_NOT_FOUND": "`penstock job list` shows which there are",
-    "NO_REFERENCE": "`penstock profile create MODEL VERSION --file FILE` makes one of training data",
-    "DRIFT_OFF": "`penstock monitoring set drift.enabled=true` turns it on",
-    "QUALITY_OFF": "`penstock monitoring set quality.enabled=true` turns it on",
     "RETRAINING_OFF": "`penstock monitoring set retraining.enabled=true` turns it on",
     "RETRAINING_TOO_SOON": "--force asks all the same",
     "TOO_FEW_LABELS": "--force asks all the same",
     "UNAVAILABLE": "`penstock up` starts the suite",
 }
+
+_OPTION = re.compile(r"--[a-z-]+")
 
 
 def failure_of(error: Exception) -> CommandError:
@@ -93,10 +93,10 @@ def failure_of(error: Exception) -> CommandError:
     if sdk is not None and isinstance(error, sdk.PenstockError):
         usage = error.reason in _USAGE_REASONS
         exit_code = ExitCode.USAGE if usage else _BY_CODE.get(error.code.name, ExitCode.FAILED)
+        said = at_the_command_line(error.message.rstrip("."), error.reason)
         hints = [_HINTS[error.reason]] if error.reason in _HINTS else []
-        message = "; ".join(
-            (at_the_command_line(error.message.rstrip("."), error.reason), *hints, *getattr(error, "__notes__", ()))
-        )
+        hints = [hint for hint in hints if not _says_already(said, hint)]
+        message = "; ".join((said, *hints, *getattr(error, "__notes__", ())))
         return CommandError(message, reason=error.reason, exit_code=exit_code)
     match error:
         case CommandError():
@@ -120,6 +120,12 @@ def failure_of(error: Exception) -> CommandError:
     return CommandError(
         f"{type(error).__name__}: {error} (a defect of this command; PENSTOCK_DEBUG=1 shows where)", reason="INTERNAL"
     )
+
+
+def _says_already(sentence: str, hint: str) -> bool:
+    """Whether a sentence names every option that a hint would name."""
+    options = _OPTION.findall(hint)
+    return bool(options) and all(option in sentence for option in options)
 
 
 def _failure_of_system(error: OSError) -> CommandError:

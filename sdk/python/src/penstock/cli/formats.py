@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Mapping
@@ -31,6 +33,33 @@ def parse_pairs(texts: Iterable[str]) -> dict[str, str]:
             raise ValueError(f"{name.strip()!r} comes twice")
         pairs[name.strip()] = value.strip()
     return pairs
+
+
+def parse_names(text: str) -> list[str]:
+    """Read a list of names: `[age,income]`, one with a comma in quotes: `["a,b",c]`; `[]` is none.
+
+    Raises:
+        ValueError: it is not of this form; the sentence shows how to write it.
+    """
+    inner = text.strip()
+    if len(inner) < 2 or inner[0] != "[" or inner[-1] != "]":
+        meant = say_names(each.strip() for each in inner.strip("[] ").split(","))
+        raise ValueError(f"{text!r} is no list: write {meant}")
+    try:
+        rows = list(csv.reader([inner[1:-1]], skipinitialspace=True, strict=True))
+    except csv.Error as error:
+        raise ValueError(f'{text!r} has a quote that does not end: write ["a,b",c]') from error
+    names = [name.strip() for row in rows for name in row]
+    if not all(names):
+        raise ValueError(f"{text!r} has an empty name: write {say_names(filter(None, names))}")
+    return names
+
+
+def say_names(names: Iterable[str]) -> str:
+    """Write a list of names as `parse_names` reads it."""
+    line = io.StringIO()
+    csv.writer(line, lineterminator="").writerow(names)
+    return f"[{line.getvalue()}]"
 
 
 def parse_scalar(text: str) -> Any:

@@ -153,6 +153,7 @@ def _find(registry: RegistryClient, model: str, selector: str) -> pb.ModelVersio
 
 
 app.command(rich_help_panel=_FILES)(model_files.register)
+app.command(rich_help_panel=_FILES)(model_files.revalidate)
 app.command(rich_help_panel=_FILES)(model_files.download)
 app.command(rich_help_panel=_FILES)(model_files.url)
 app.command(rich_help_panel=_STAGES)(model_stages.promote)

@@ -1,4 +1,4 @@
-"""`penstock model register|download`: files into the registry and out of it."""
+"""`penstock model register|revalidate|download|url`: files into the registry and out of it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from penstock.cli.formats import parse_scalar, say_bytes, say_time
 from penstock.cli.model_stages import Approver, Note, login_name
 from penstock.cli.model_views import time_of, version_facts
 from penstock.cli.options import (
+    ExactVersion,
     Framework,
     Json,
     Model,
@@ -140,6 +141,25 @@ def register(
     output.answer(document_of(registered), version_facts(output, registered))
     if registered.stage != pb.STAGE_PRODUCTION:
         output.note(f"to make it live: penstock model promote {model} {version} --to production --note …")
+
+
+def revalidate(
+    model: Model,
+    version: ExactVersion,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is validated.")] = True,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Validate a FAILED version again, after what it failed for was mended: a runtime, its limits, Ollama."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.REGISTRY, url, token) as client:
+        found = client.registry.revalidate(model, version)
+        if wait:
+            with output.spinner(f"validating {model} {version}"):
+                found = client.registry.wait_until_ready(model, version)
+    output.answer(document_of(found), version_facts(output, found))
 
 
 def url(

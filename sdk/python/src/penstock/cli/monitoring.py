@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Sequence
 from itertools import islice
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 from google.protobuf.descriptor import FieldDescriptor
@@ -14,11 +14,14 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import configuration_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, flattened
-from penstock.cli.formats import say_value
+from penstock.cli.formats import parse_names, say_names, say_value
 from penstock.cli.model_audit import change_words
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, Limit, NoColor, Note, Token, Url, pairs
 from penstock.cli.output import Column, Output
+
+if TYPE_CHECKING:
+    from penstock.client import Client
 
 EXAMPLES = """Examples
 
@@ -26,6 +29,7 @@ EXAMPLES = """Examples
   penstock monitoring get iris
   penstock monitoring set drift.interval=1h drift.alpha=0.01 --model iris --note "a busy model"
   penstock monitoring set drift.alpha= --model iris             back to what holds for all
+  penstock monitoring set 'drift.ignored_features=[id,"street, number"]' --model iris
   penstock monitoring set retraining.enabled=false
 """
 app = typer.Typer(
@@ -33,7 +37,7 @@ app = typer.Typer(
 )
 UNSET: Container[Any] = (None, "", [])
 """What a setting is that says nothing; `false` and 0 say something."""
-_COLUMNS = (Column("setting"), Column("value", give="cut", least_width=12), Column("said by"))
+_COLUMNS = (Column("setting"), Column("value", give="wrap", least_width=20), Column("said by"))
 _CHANGES = (
     Column("when"),
     Column("who", give="cut", least_width=9),
@@ -43,6 +47,7 @@ _CHANGES = (
 )
 _TRUTHS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
 _REALS = (FieldDescriptor.CPPTYPE_DOUBLE, FieldDescriptor.CPPTYPE_FLOAT)
+_LISTS = ("ignored_features",)
 _INTEGERS = (FieldDescriptor.CPPTYPE_INT64, FieldDescriptor.CPPTYPE_INT32)
 
 ScopeModel = Annotated[
@@ -69,7 +74,9 @@ def get(
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         found = client.monitoring.configurations.get(model, version)
-    output.answer(document_of(found), _title(model, version), _settings(output, found, model, version))
+        table = _settings(output, client, found, Scope(model, version))
+    output.answer(document_of(found), _title(model, version), table)
+    output.warn(found.warnings)
     scope = f" --model {model}" if model else ""
     output.note(f"to change one: penstock monitoring set NAME=VALUE{scope} --note …")
 
@@ -80,7 +87,8 @@ def set_(
         list[str],
         typer.Argument(
             metavar="NAME=VALUE…",
-            help="Such as drift.window=6h; an empty value: back to what holds above; [] empties a list.",
+            help="Such as drift.window=6h, or drift.ignored_features=[age,income], a name with a comma in quotes; "
+            "an empty value: back to what holds above; [] empties a list.",
             show_default=False,
         ),
     ],
@@ -97,7 +105,9 @@ def set_(
     changes = parse_changes(settings)
     with connect(Service.MONITORING, url, token) as client:
         found = client.monitoring.configurations.change(changes, model=model, version=version, note=note)
-    output.answer(document_of(found), _title(model, version), _settings(output, found, model, version))
+        table = _settings(output, client, found, Scope(model, version))
+    output.answer(document_of(found), _title(model, version), table)
+    output.warn(found.warnings)
 
 
 @app.command("changes")
@@ -120,7 +130,7 @@ def list_changes(
             output.time(time_of(change.time)),
             change.changed_by,
             f"{change.model} {change.version}".strip() or "all",
-            change_words(document_of(change.before), document_of(change.after), nothing=UNSET),
+            change_words(_said(change.before), _said(change.after), nothing=UNSET),
             change.note,
         )
         for change in found
@@ -161,13 +171,13 @@ def read_setting(path: str, field: FieldDescriptor, text: str) -> Any:
             return float(text)
         if field.cpp_type in _INTEGERS:
             return int(text)
+        if field.name in _LISTS:
+            return parse_names(text)
     except (ValueError, KeyError) as error:
+        if field.name in _LISTS:
+            raise typer.BadParameter(f"{path}: {error}") from error
         kind = "true or false" if isinstance(error, KeyError) else "a number"
         raise typer.BadParameter(f"{text!r} is not {kind}, which {path} takes") from error
-    if field.name == "ignored_features":
-        if text == "[]":
-            return []
-        return [each.strip() for each in text.split(",") if each.strip()]
     return text
 
 
@@ -185,23 +195,55 @@ def _title(model: str, version: str) -> Text:
     return Text(f"how {whose} is watched" if whose else "how models are watched", style="bold")
 
 
+class Scope(NamedTuple):
+    """Whom settings are for: a version, a model (no version), or all (neither)."""
+
+    model: str
+    version: str
+
+    def above(self) -> list[Scope]:
+        """Give the scopes that say what this one leaves unset, the nearest first."""
+        wider = [Scope(self.model, ""), Scope("", "")]
+        return wider if self.version else wider[1:] if self.model else []
+
+    def __str__(self) -> str:
+        """Write it for people."""
+        return f"{self.model} {self.version}".strip() or "all models"
+
+
 def _settings(
-    output: Output, found: pb.GetConfigurationResponse | pb.SetConfigurationResponse, model: str, version: str
+    output: Output, client: Client, found: pb.GetConfigurationResponse | pb.SetConfigurationResponse, scope: Scope
 ) -> RenderableType:
-    effective, own = _said(found.effective), _said(found.own)
-    here = f"{model} {version}".strip() or "all models"
+    if output.as_json:
+        return Text()
+    above = [(each, _said(client.monitoring.configurations.get(*each).own)) for each in scope.above()]
+    own = _said(found.own)
+
+    def said_by(name: str) -> Text:
+        if name in own:
+            return Text(str(scope), style="cyan")
+        return Text(next((str(each) for each, said in above if name in said), "built in"), style="dim")
+
     rows = [
-        (
-            name,
-            Text(say_value(value) if value != [""] else "none", style="bold" if name in own else ""),
-            Text(here, style="cyan") if name in own else Text("above" if model else "built in", style="dim"),
-        )
-        for name, value in {**own, **effective}.items()
+        (name, Text(words, style="bold" if name in own else ""), said_by(name))
+        for name, words in _in_words(found.effective).items()
     ]
     return output.table(_COLUMNS, rows, empty="nothing is configured")
 
 
-def _said(configuration: pb.Configuration) -> Mapping[str, Any]:
-    """Give the settings that are there, by their paths; what a configuration leaves unset is not among them."""
-    documents = flattened(document_of(configuration))
-    return {name: value for name, value in documents.items() if value not in UNSET}
+def _in_words(configuration: pb.Configuration) -> dict[str, str]:
+    """Write the settings of a configuration, by their paths, as `set` takes them."""
+    return {
+        name: say_names(filter(None, value)) if isinstance(value, list) else say_value(value)
+        for name, value in flattened(document_of(configuration)).items()
+    }
+
+
+def _said(configuration: pb.Configuration) -> dict[str, Any]:
+    """Give the settings that are there, as above; what a configuration leaves unset is not among them."""
+    words = _in_words(configuration)
+    return {
+        name: words[name] if isinstance(value, list) else value
+        for name, value in flattened(document_of(configuration)).items()
+        if value not in UNSET
+    }

@@ -23,6 +23,7 @@ from rich.text import Text
 from penstock.cli.documents import json_value
 from penstock.cli.formats import say_bytes, say_duration, say_short_time, say_time
 from penstock.cli.ids import short_ids
+from penstock.cli.wording import at_the_command_line
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -107,6 +108,12 @@ class Output:
         """Say something beside the answer, on stderr: with `--json` nothing."""
         if not self.as_json:
             self.stderr.print(text, soft_wrap=not self.stderr.is_terminal)
+
+    def warn(self, sentences: Iterable[str]) -> None:
+        """Say on stderr what looks like a mistake in what was done all the same; with `--json` it is in the answer."""
+        for sentence in sentences:
+            words = at_the_command_line(sentence, reason="")
+            self.note(Text.assemble(("warning: ", "bold yellow"), printable(words)))
 
     def table(self, columns: Sequence[Column], rows: Sequence[Sequence[str | Text]], *, empty: str) -> RenderableType:
         """Build a table, or the sentence that stands for one without rows."""

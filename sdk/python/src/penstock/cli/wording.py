@@ -10,6 +10,7 @@ COMMANDS = {
     "RestoreModel": "penstock model restore",
     "RestoreVersion": "penstock model restore",
     "DeleteVersion": "penstock model delete",
+    "RevalidateVersion": "penstock model revalidate",
     "RollbackModel": "penstock model rollback",
     "RecordEvaluation": "penstock model evaluate",
     "UploadPredictionInput": "penstock job create",
@@ -19,6 +20,7 @@ COMMANDS = {
 """By the RPC that does the same; those that sentences name. A test holds the table to be complete."""
 _OPTIONS = {
     "`force`": "--force",
+    "ask with force": "ask with --force",
     "input_format": "--input-format",
     "row_format": "--format",
     "max_failed_rows": "--max-failed-rows",
@@ -30,6 +32,12 @@ _OPTIONS = {
     "from_time": "--from",
     "to_time": "--until",
     "as_scheduled": "--scheduled",
+    "window.from_time": "--from",
+    "window.to_time": "--until",
+    "columns.kinds": "--kind",
+    "file.uri": "--uri",
+    "file.sha256": "--sha256",
+    "header.sha256": "--sha256",
 }
 OF_THE_CALLERS_DATA = frozenset(
     {
