@@ -9,6 +9,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 import logging
 import signal
+from collections.abc import Iterator
 
 import pytest
 import structlog
@@ -25,6 +26,18 @@ pytest_plugins = ["tests.postgres", "tests.services"]
 def pytest_report_header() -> str:
     """Say which S3 server the contract suite speaks to."""
     return s3.describe()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def children_measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Measure no coverage in what whole suites start: it doubles what a start costs, and finds next to nothing.
+
+    The integration tests run the same services where they are measured, and `test_embedded.py` what is below `up`.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.parent.name in ("e2e", "faults") and request.path.name != "test_embedded.py":
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+        yield
 
 
 @pytest.fixture(autouse=True)
