@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from rich.text import Text
@@ -135,9 +136,35 @@ def test_checks_are_listed_and_lead_to_one(drifted: ScriptedServer, capsys: pyte
     assert drifted.calls["ListDriftChecks"][0].status == pb.DRIFT_STATUS_DRIFTED
 
 
-def test_a_version_without_a_reference_is_told_so(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    error = errors.FailedPrecondition("iris 2.0.0 has no profile", reason="NO_REFERENCE")
-    server.on("CheckDrift", fail(error))
+def test_a_window_that_was_widened_and_rows_that_wait_are_said_beside_the_check(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = drift_check()
+    check.from_time.FromDatetime(datetime(2026, 3, 1, 11, 0, tzinfo=UTC))
+    check.to_time.FromDatetime(datetime(2026, 3, 1, 12, 5, tzinfo=UTC))
+    server.on("CheckDrift", answer(pb.CheckDriftResponse(check=check)))
+    wide = ("--from", "2026-03-01T11:03:00+00:00", "--until", "2026-03-01T12:05:00+00:00")
+    assert "whole 5 minutes" in said(capsys, "check", "iris", *wide)
+    exact = ("--from", "2026-03-01T11:00:00+00:00", "--until", "2026-03-01T12:05:00+00:00")
+    assert "whole 5 minutes" not in said(capsys, "check", "iris", *exact)
+    assert "whole 5 minutes" not in said(capsys, "check", "iris"), "nobody asked for another"
+    assert "ask again" not in said(capsys, "check", "iris")
+    check.uncounted_bucket_count = 1
+    server.on("CheckDrift", answer(pb.CheckDriftResponse(check=check)))
+    assert "1 bucket of 5 minutes still to be counted: ask again in a minute" in said(capsys, "check", "iris")
+
+
+def test_what_a_service_advises_is_not_advised_twice(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sentence = "iris 2.0.0 has no reference profile; `penstock profile create iris 2.0.0` makes one"
+    server.on("CheckDrift", fail(errors.FailedPrecondition(sentence, reason="NO_REFERENCE")))
     text = said(capsys, "check", "iris", exit_code=1)
     assert "[NO_REFERENCE]" in text
-    assert "penstock profile create" in text
+    assert text.count("penstock profile create") == 1
+
+
+def test_an_option_is_named_as_it_was_given(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    sentence = "it has not come yet; give an earlier one"
+    server.on("CheckDrift", fail(errors.InvalidArgument.field("to_time", sentence, reason="INVALID_WINDOW")))
+    assert "penstock: --until: it has not come yet" in said(capsys, "check", "iris", exit_code=1)

@@ -122,3 +122,19 @@ def test_what_the_service_refuses_is_said(server: ScriptedServer, capsys: pytest
     assert "[TOO_FEW_ROWS]" in said(capsys, "create", "iris", "1", "--window", "1h", exit_code=1)
     server.on("GetProfile", fail(errors.NotFound("there is none", reason="PROFILE_NOT_FOUND")))
     said(capsys, "show", "iris", "1", exit_code=ExitCode.NOT_FOUND)
+
+
+def test_what_is_odd_about_a_profile_is_said_beside_it(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = profile()
+    odd.warnings.append("nothing will be compared with a, b of iris's profile; call ListModels")
+    server.on("CreateProfile", answer(pb.CreateProfileResponse(profile=odd)))
+    server.on("AttachProfile", answer(pb.AttachProfileResponse(profile=odd)))
+    warning = "warning: nothing will be compared with a, b of iris's profile; run `penstock model list`\n"
+    for arguments in (("create", "iris", "2.0.0", "--window", "7d"), ("attach", f"{ID}2", "2.0.1")):
+        assert run(["profile", *arguments]) == 0
+        captured = capsys.readouterr()
+        assert warning in captured.err
+        assert "nothing will be" not in captured.out
+    assert json.loads(said(capsys, "create", "iris", "2.0.0", "--window", "7d", "--json"))["warnings"]

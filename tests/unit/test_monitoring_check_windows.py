@@ -8,7 +8,7 @@ import pytest
 
 from services.common.errors import InvalidArgument
 from services.monitoring.models import Window
-from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness
+from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness, not_ahead
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -26,6 +26,31 @@ def test_a_window_is_of_whole_buckets() -> None:
 def test_a_window_beyond_the_calendar_is_refused(end: datetime) -> None:
     with pytest.raises(InvalidArgument):
         check_window(None, end, 60 * MINUTE)
+
+
+def test_a_window_that_is_too_long_blames_no_time_that_nobody_gave() -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        check_window(NOON - timedelta(days=90), NOON, MINUTE)
+    assert caught.value.message == "the window is 90.0 days long, and at most 30 days are checked; give a shorter one"
+    assert [violation.field for violation in caught.value.violations] == ["from_time"]
+
+
+@pytest.mark.parametrize(
+    ("begin", "end", "words"),
+    [
+        (NOON + 10 * MINUTE, None, "from_time: 2026-03-01T12:10:00.* has not come yet.* give an earlier one"),
+        (NOON - MINUTE, NOON + 6 * MINUTE, "to_time: .* leave it out for a window up to now"),
+    ],
+)
+def test_a_window_in_the_future_is_refused_with_what_to_do(begin: datetime, end: datetime | None, words: str) -> None:
+    with pytest.raises(InvalidArgument, match=words) as caught:
+        not_ahead(begin, end, NOON)
+    assert caught.value.reason == "INVALID_WINDOW"
+
+
+def test_a_clock_that_is_a_little_ahead_is_no_future() -> None:
+    not_ahead(NOON, NOON + 5 * MINUTE, NOON)
+    not_ahead(None, None, NOON)
 
 
 def test_a_check_says_from_when_on_rows_were_not_counted_yet() -> None:

@@ -25,10 +25,11 @@ from services.monitoring.rollups.models import FINEST_FIRST, Question
 from services.monitoring.window_checks.keeping import Form, Kept
 from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
-from services.monitoring.window_checks.window import Completeness, check_window, completeness
+from services.monitoring.window_checks.window import Completeness, check_window, completeness, not_ahead
 
 Clock = Callable[[], datetime]
 QUARTER = timedelta(days=91)
+_SHOWN_VERSIONS = 10
 
 
 class DriftChecks:
@@ -72,12 +73,13 @@ class DriftChecks:
 
         Raises:
             ResourceExhausted: too many checks are being made (TOO_MANY_CHECKS).
-            InvalidArgument: the window ends before it begins, or is longer than 30 days (INVALID_WINDOW).
+            InvalidArgument: the window ends before it begins or after now, or is longer than 30 days (INVALID_WINDOW).
             NotFound: no version is named, and none had traffic (VERSION_NOT_SEEN).
             FailedPrecondition: there is no reference (NO_REFERENCE), checks are off (DRIFT_OFF), or the check that is
                 next by schedule would not see what waits to be counted (BUCKETS_WAIT).
         """
         now = self._clock()
+        not_ahead(from_time, to_time, now)
         end = to_time or now
         window = check_window(from_time, end, self._configurations.effective(model, version).drift.window)
         version = version or busiest(self._metrics, model, window)
@@ -90,11 +92,7 @@ class DriftChecks:
             )
         reference = self._profiles.reference(model, version)
         if reference is None:
-            raise FailedPrecondition(
-                f"{model} {version} has no reference profile to compare with; "
-                f"`penstock profile create {model} {version}` makes one, `penstock profile attach` takes another's",
-                reason="NO_REFERENCE",
-            )
+            raise self._no_reference(model, version, window)
         if from_time is None:
             window = check_window(None, end, configuration.window)
         with one_of_few(self._places):
@@ -125,6 +123,16 @@ class DriftChecks:
     def check_due(self, turn: Turn) -> None:
         """Check, by schedule, each version that had traffic and has a reference, and drop what is past its time."""
         self._rounds.go(turn)
+
+    def _no_reference(self, model: str, version: str, window: Window) -> FailedPrecondition:
+        others = [each for each in self._metrics.versions(model, window) if each]
+        if others and version not in others:
+            listed = ", ".join(others[:_SHOWN_VERSIONS])
+            sentence = f"{model} {version} has no reference profile, and made no prediction in the window; {listed} did"
+        else:
+            made = f"`penstock profile create {model} {version}` makes one, `penstock profile attach` takes another's"
+            sentence = f"{model} {version} has no reference profile to compare with; {made}"
+        return FailedPrecondition(sentence, reason="NO_REFERENCE")
 
     def _check_if_due(self, model: str, version: str) -> None:
         configuration = self._configurations.effective(model, version).drift

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
+from threading import BoundedSemaphore
 
 from services.common.allowed_files import AllowedFiles
 from services.common.errors import DomainError, NotFound
@@ -14,9 +15,13 @@ from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.live import LiveProfiles, Recounts
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.profiles.references import References
+from services.monitoring.profiles.registrations import Registrations
 from services.monitoring.profiles.servicer import ProfileServicer, service
 from services.monitoring.profiles.store.live import LiveStore
 from services.monitoring.profiles.store.profiles import ProfileStore
+from services.monitoring.profiles.store.samples import SampleStore
+from services.monitoring.profiles.versions import Versions
+from services.monitoring.registry_reader import PLACES, RegistryReader
 from services.monitoring.retention import keep_days
 from services.monitoring.store.days import Days, by_time
 
@@ -46,6 +51,9 @@ def assemble(parts: Parts) -> Sequence[Service]:
     kept = timedelta(days=settings.profile_retention_days)
     parts.chores.add(KEEP_DAYS, lambda _: keep_days(days, kept), interval_s=settings.retention_interval_ms / 1000)
     attached = partial(parts.chores.wake, RECOUNT)
+    places = BoundedSemaphore(PLACES)
+    # The client comes with a part of its own, before the first question does.
+    registrations = Registrations(lambda: RegistryReader(parts.client, places, with_trainer=False))
     parts.live = LiveProfiles(live, recounts)
     parts.profiles = Profiles(
         store,
@@ -55,6 +63,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.metrics,
         parts.clock,
         attached,
+        Versions(registrations, SampleStore(parts.database), parts.known_models.doubt, parts.clock),
         require_sandbox=settings.profile_require_sandbox,
     )
     return (service(ProfileServicer(parts.profiles)),)

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
 from services.common import timestamps
-from services.common.errors import InvalidArgument
+from services.common.errors import FieldViolation, InvalidArgument
 from services.monitoring.checks import MAX_CHARS
 from services.monitoring.models import Window
 from services.monitoring.profiles.encode import profile_proto
@@ -199,10 +199,11 @@ def _window(window: pb.WindowSource) -> Window:
         sentence = f"{times[0].isoformat()} is not before to_time {times[1].isoformat()}; give an earlier one"
         raise InvalidArgument.field("window.from_time", sentence, reason="INVALID_WINDOW")
     if times[1] - times[0] > LONGEST_WINDOW:
-        sentence = (
-            f"the window is {times[1] - times[0]} long; at most {LONGEST_WINDOW.days} days are read: give a later one"
-        )
-        raise InvalidArgument.field("window.from_time", sentence, reason="INVALID_WINDOW")
+        days, most = (times[1] - times[0]) / timedelta(days=1), f"at most {LONGEST_WINDOW.days} days are read"
+        sentence = f"the window is {days:.1f} days long, and {most}; give a shorter one"
+        # The field is named to programs alone: who gave a length never said when it begins.
+        violations = (FieldViolation("window.from_time", most),)
+        raise InvalidArgument(sentence, reason="INVALID_WINDOW", violations=violations)
     return Window(*times)
 
 

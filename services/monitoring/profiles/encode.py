@@ -29,6 +29,7 @@ def profile_proto(profile: Profile) -> pb.Profile:
         created_by=reference.created_by,
         note=reference.note,
         attached_versions=profile.attached_versions,
+        warnings=profile.warnings,
     )
     message.create_time.FromDatetime(reference.create_time)
     return message

@@ -20,6 +20,7 @@ from services.monitoring.models import Window
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.layouts import ANY_NAMES, Layout
 from services.monitoring.profiles.models import FeatureKind, Reference
+from services.monitoring.profiles.naming import in_order_of, layout_of
 from services.monitoring.profiles.reference import MAX_FEATURES, Columns, Description, build_reference
 from services.monitoring.profiles.references import References, no_profile
 from services.monitoring.profiles.rows import read_rows
@@ -37,6 +38,7 @@ from services.monitoring.profiles.sources import (
 from services.monitoring.profiles.store.live import LiveStore
 from services.monitoring.profiles.store.profiles import ProfileStore
 from services.monitoring.profiles.traffic import read_traffic
+from services.monitoring.profiles.versions import KnownVersion, Versions
 from services.monitoring.rollups.metrics import MetricsReader
 
 Clock = Callable[[], datetime]
@@ -59,6 +61,7 @@ class Profiles:
         metrics: MetricsReader,
         clock: Clock,
         attached: Callable[[], None],
+        versions: Versions,
         *,
         require_sandbox: bool,
     ) -> None:
@@ -70,6 +73,7 @@ class Profiles:
         self._metrics = metrics
         self._clock = clock
         self._attached = attached
+        self._versions = versions
         self._require_sandbox = require_sandbox
         self._making = threading.BoundedSemaphore(MAX_MAKING)
         self._receiving = threading.BoundedSemaphore(MAX_RECEIVING)
@@ -84,37 +88,40 @@ class Profiles:
         Raises:
             InvalidArgument: TOO_LARGE, TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, DIGEST_MISMATCH, MALFORMED_FILE,
                 UNKNOWN_COLUMN.
+            NotFound: the registry knows the model, and no such version (VERSION_NOT_FOUND).
             FailedPrecondition: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE.
             ResourceExhausted: others are sent or made just now (TOO_MANY_PROFILES).
             Unavailable: there is no room for the file (SCRATCH_FULL).
         """
+        known = self._versions.look_up(new.model, new.version)
         with _place(self._receiving, MAX_RECEIVING), self._files.sent(chunks, sha256=sha256) as (path, digest):
             new = replace(new, body_sha256=hashlib.sha256(new.body_sha256 + bytes.fromhex(digest)).digest())
             made = self._store.find_made(new, caller().name)
             if made is not None:
-                return self.get(made)
+                return self._warned(made, known)
             description = self._describe_file(path, row_format, new.columns)
-        return self._keep(new, description, UploadSource(digest))
+        return self._keep(new, description, UploadSource(digest), known)
 
     def create(self, new: NewProfile, source: FileSource | WindowSource) -> Profile:
         """Make a profile of a file in a blob store, or of live traffic, and attach it.
 
         Raises:
             InvalidArgument: as `upload`; URI_NOT_ALLOWED, INVALID_WINDOW.
-            NotFound: there is no such file (INPUT_NOT_FOUND).
+            NotFound: there is no such file (INPUT_NOT_FOUND), or version (VERSION_NOT_FOUND).
             FailedPrecondition: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE.
             ResourceExhausted: TOO_MANY_PROFILES.
             Unavailable: INPUT_UNAVAILABLE, SCRATCH_FULL.
         """
+        known = self._versions.look_up(new.model, new.version)
         made = self._store.find_made(new, caller().name)
         if made is not None:
-            return self.get(made)
+            return self._warned(made, known)
         if isinstance(source, FileSource):
             with _place(self._receiving, MAX_RECEIVING), self._files.brought(source) as path:
                 description = self._describe_file(path, source.row_format, new.columns)
         else:
             description = self._describe_window(new, source.window)
-        return self._keep(new, description, source)
+        return self._keep(new, description, source, known)
 
     def get(self, profile_id: UUID) -> Profile:
         """Give a profile with its features; raises NotFound (PROFILE_NOT_FOUND)."""
@@ -151,14 +158,27 @@ class Profiles:
         It is given without its features.
 
         Raises:
-            NotFound: PROFILE_NOT_FOUND.
+            NotFound: PROFILE_NOT_FOUND, VERSION_NOT_FOUND.
         """
         reference = self._references.get(profile_id)
+        known = self._versions.look_up(reference.model, version)
         attachment = Attachment(reference.model, version, profile_id, self._clock(), caller().name)
         self._store.attach(attachment)
         self._attached()
-        found = self.get(profile_id)
+        found = self._warned(profile_id, known)
         return replace(found, reference=replace(found.reference, features={}))
+
+    def layout(self, model: str, version: str) -> Layout:
+        """Say how the version's columns are called, since a tensor's have no names of their own: as in what it is
+        compared with, or as they were declared, or else as in the model's last profile."""
+        profile_id = self._store.find_attached(model, version)
+        if profile_id is None:
+            declared = layout_of(self._versions.inputs(model, version))
+            if declared is not None:
+                return declared
+            newest = self._store.page(model, "", before=None, limit=1)
+            profile_id = newest[0].id if newest else None
+        return Layout.named_by(self._references.get(profile_id)) if profile_id else ANY_NAMES
 
     def _describe_file(self, path: Path, row_format: RowFormat, columns: Columns) -> Description:
         with _place(self._making, MAX_MAKING):
@@ -168,7 +188,7 @@ class Profiles:
     def _describe_window(self, new: NewProfile, window: Window) -> Description:
         with _place(self._making, MAX_MAKING):
             payloads = self._live.payloads(new.model, new.version, window, columns=MAX_FEATURES)
-            traffic = read_traffic(payloads.slices, new.columns, window, self._layout(new.model, new.version))
+            traffic = read_traffic(payloads.slices, new.columns, window, self.layout(new.model, new.version))
             columns = Columns(kinds=new.columns.kinds, predictions=traffic.predictions)
             found = build_reference(traffic.frame, columns, traffic.clusterings, traffic.users)
         outputs = [feature for feature in found.features.values() if feature.is_prediction]
@@ -177,20 +197,16 @@ class Profiles:
         totals = self._metrics.total(new.model, new.version, window)
         return replace(found, accuracy=totals.accuracy, judged_count=totals.counts.judged_count)
 
-    def _layout(self, model: str, version: str) -> Layout:
-        """Take the names of the version's columns from what it is compared with, or else from the model's last profile:
-        a tensor has none of its own."""
-        profile_id = self._store.find_attached(model, version)
-        if profile_id is None:
-            newest = self._store.page(model, "", before=None, limit=1)
-            profile_id = newest[0].id if newest else None
-        return Layout.named_by(self._references.get(profile_id)) if profile_id else ANY_NAMES
-
-    def _keep(self, new: NewProfile, description: Description, source: Source) -> Profile:
+    def _keep(self, new: NewProfile, description: Description, source: Source, known: KnownVersion) -> Profile:
         attachment = Attachment(new.model, new.version, UUID(uuid7()), self._clock(), caller().name)
-        profile_id = self._store.add(new, description, source, attachment)
+        profile_id = self._store.add(new, in_order_of(known.inputs, description), source, attachment)
         self._attached()
-        return self.get(profile_id)
+        return self._warned(profile_id, known)
+
+    def _warned(self, profile_id: UUID, known: KnownVersion) -> Profile:
+        """Give a profile, with what is odd about comparing a version with it."""
+        found = self.get(profile_id)
+        return replace(found, warnings=known.warnings(found.reference))
 
 
 @contextmanager

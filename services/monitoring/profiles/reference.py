@@ -24,6 +24,7 @@ from services.monitoring.profiles.overdispersion import (
 )
 
 MIN_ROWS = 50
+_SHOWN_NAMES = 20
 MAX_FEATURES = 2_000
 MAX_CATEGORIES = 50
 MAX_WHOLE_CATEGORIES = 20
@@ -151,9 +152,11 @@ def _check(frame: Frame, columns: Columns) -> None:
         raise too_many_features()
     unknown = sorted(columns.named - frame.columns.keys() - {PREDICTION})
     if unknown:
-        raise InvalidArgument.field(
-            "columns", f"there is no column {unknown[0][:128]!r}; look at the names", reason="UNKNOWN_COLUMN"
-        )
+        there = list(frame.columns)
+        more = f" and {len(there) - _SHOWN_NAMES:,} more" if len(there) > _SHOWN_NAMES else ""
+        names = ", ".join(repr(name[:128]) for name in there[:_SHOWN_NAMES])
+        sentence = f"there is no column {unknown[0][:128]!r}; there are {names}{more}"
+        raise InvalidArgument.field("columns", sentence, reason="UNKNOWN_COLUMN")
 
 
 def too_many_features() -> InvalidArgument:

@@ -61,12 +61,16 @@ class NewProfile:
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A reference as it is kept. In lists it comes without its features: `reference.features` is empty then."""
+    """A reference as it is kept. In lists it comes without its features: `reference.features` is empty then.
+
+    `warnings` say what is odd about the version that it was just attached to; they are not kept.
+    """
 
     reference: Reference
     source: Source
     feature_count: int
     attached_versions: Sequence[str]
+    warnings: Sequence[str] = ()
 
     @property
     def id(self) -> UUID:

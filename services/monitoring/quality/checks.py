@@ -25,7 +25,7 @@ from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import Form, Kept
 from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Version
-from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness
+from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness, not_ahead
 
 Clock = Callable[[], datetime]
 
@@ -71,7 +71,9 @@ class QualityChecks:
                 see what waits to be counted (BUCKETS_WAIT).
             NotFound: no version was named, and none had traffic (VERSION_NOT_SEEN).
         """
-        configurations, end = self._sources.configurations, to_time or self._clock()
+        now, configurations = self._clock(), self._sources.configurations
+        not_ahead(from_time, to_time, now)
+        end = to_time or now
         window = check_window(from_time, end, configurations.effective(model, version).quality.window)
         version = version or busiest(self._sources.metrics, model, window)
         configuration = configurations.effective(model, version).quality

@@ -5,7 +5,7 @@ Without a reference nothing is counted beforehand, so the newest events of the w
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -15,13 +15,13 @@ from services.monitoring.configuration.models import QualityConfiguration
 from services.monitoring.ids import time_ms_of
 from services.monitoring.models import Window
 from services.monitoring.profiles.frames import Column, Tag
-from services.monitoring.profiles.layouts import ANY_NAMES
+from services.monitoring.profiles.layouts import ANY_NAMES, Layout
+from services.monitoring.profiles.store.samples import SampleStore
 from services.monitoring.profiles.values import LiveRow, decode_features
 from services.monitoring.quality import sentences
 from services.monitoring.quality.features import Suspicion
 from services.monitoring.quality.findings import insufficient, judge, report
 from services.monitoring.quality.models import QualityFinding, QualityIssue, QualityReport
-from services.monitoring.quality.store import SampleStore
 
 _CERTAIN = 1e12
 """Rows of a reference that leaves no doubt: what is asked for is wrong in any share beyond the tolerance."""
@@ -30,17 +30,21 @@ _CERTAIN = 1e12
 class Unreferenced:
     """Looks windows over that have no reference."""
 
-    def __init__(self, store: SampleStore) -> None:
+    def __init__(self, store: SampleStore, layout: Callable[[str, str], Layout]) -> None:
+        """`layout` says of a model and a version how its columns are called."""
         self._store = store
+        self._layout = layout
 
     def examine(self, model: str, version: str, window: Window, configuration: QualityConfiguration) -> QualityReport:
         """Say what is wrong with the newest rows of a window; INSUFFICIENT_DATA below the least number of rows."""
-        return examine_rows(self._store.sample(model, version, window), configuration)
+        return examine_rows(self._store.sample(model, version, window), configuration, self._layout(model, version))
 
 
-def examine_rows(events: list[LiveRow], configuration: QualityConfiguration) -> QualityReport:
+def examine_rows(
+    events: list[LiveRow], configuration: QualityConfiguration, layout: Layout = ANY_NAMES
+) -> QualityReport:
     """Say what is wrong with these events, the oldest first."""
-    decoded = decode_features(events, ANY_NAMES)
+    decoded = decode_features(events, layout)
     rows, columns = decoded.frame.row_count, decoded.frame.columns
     if rows < max(configuration.min_rows, 1):
         return insufficient(rows, configuration.min_rows)

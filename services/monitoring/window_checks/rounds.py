@@ -132,7 +132,7 @@ def busiest(metrics: MetricsReader, model: str, window: Window) -> str:
     if not counts:
         raise NotFound(
             f"no version of {model} answered between {window.from_time.isoformat()} and "
-            f"{window.to_time.isoformat()}; name a version, or take another window (--version, --window, --from)",
+            f"{window.to_time.isoformat()}; take another window, or name a version",
             reason="VERSION_NOT_SEEN",
         )
     return max(counts, key=lambda version: counts[version])

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from services.common.errors import InvalidArgument
-from services.monitoring.models import Window
+from services.common.errors import FieldViolation, InvalidArgument
+from services.monitoring.models import FUTURE_TOLERANCE, Window
 from services.monitoring.profiles.models import BUCKET
 
 LONGEST_WINDOW: Final = timedelta(days=30)
+_DAY = timedelta(days=1)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -26,14 +27,38 @@ def check_window(from_time: datetime | None, end: datetime, length: timedelta) -
         begin = to_time - length if from_time is None else from_time - (from_time - _EPOCH) % BUCKET
     except OverflowError as error:
         raise InvalidArgument.field("to_time", "it is beyond the calendar", reason="INVALID_WINDOW") from error
-    if begin >= to_time or to_time - begin > LONGEST_WINDOW + BUCKET:
+    if begin >= to_time:
         raise InvalidArgument.field(
             "from_time",
-            f"that is {begin.isoformat()} to {to_time.isoformat()}; a window ends after it begins, and is at most "
-            f"{LONGEST_WINDOW.days} days long",
+            f"{begin.isoformat()} is not before {to_time.isoformat()}, where the window ends; give an earlier one",
             reason="INVALID_WINDOW",
         )
+    if to_time - begin > LONGEST_WINDOW + BUCKET:
+        asked = end - (from_time or begin)
+        # Of several fields that say it one is named for programs, none to people.
+        violation = FieldViolation(
+            "from_time", f"at most {LONGEST_WINDOW.days} days before the window's end are allowed"
+        )
+        raise InvalidArgument(
+            f"the window is {asked / _DAY:.1f} days long, and at most {LONGEST_WINDOW.days} days are checked; give a "
+            "shorter one",
+            reason="INVALID_WINDOW",
+            violations=(violation,),
+        )
     return Window(begin, to_time)
+
+
+def not_ahead(from_time: datetime | None, to_time: datetime | None, now: datetime) -> None:
+    """Refuse times that have not come yet; clocks may differ a little.
+
+    Raises:
+        InvalidArgument: one is ahead (INVALID_WINDOW).
+    """
+    for name, time in (("from_time", from_time), ("to_time", to_time)):
+        if time is not None and time > now + FUTURE_TOLERANCE:
+            what = "give an earlier one" if name == "from_time" else "leave it out for a window up to now"
+            sentence = f"{time.isoformat(timespec='seconds')} has not come yet, and nothing came after now; {what}"
+            raise InvalidArgument.field(name, sentence, reason="INVALID_WINDOW")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import drift_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.drift_views import check_facts, checks_table, comparison, results_table
+from penstock.cli.drift_views import check_facts, checks_table, comparison, note_window, results_table
 from penstock.cli.exits import CommandError
 from penstock.cli.ids import whole_id
 from penstock.cli.options import (
@@ -88,6 +88,7 @@ def check(
             model, version, from_time=begin, to_time=until, window=window, as_scheduled=scheduled
         )
     _answer(output, found, feature or [], every=every)
+    note_window(output, found, since=begin, until=until, length=window)
     if fail and found.status == pb.DRIFT_STATUS_DRIFTED:
         raise CommandError(f"{found.model} {found.version} has drifted", reason="DRIFTED")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 
 from rich.console import Group, RenderableType
 from rich.padding import Padding
@@ -10,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from penstock.api.monitoring.v1 import drift_pb2 as pb
+from penstock.api.monitoring.v1 import quality_pb2
 from penstock.cli.charts import bar
 from penstock.cli.documents import enum_word
 from penstock.cli.formats import say_count, say_share, say_time
@@ -90,6 +92,25 @@ def check_facts(check: pb.DriftCheck) -> Text:
         style="dim",
     )
     return lines
+
+
+def note_window(
+    output: Output,
+    check: pb.DriftCheck | quality_pb2.QualityCheck,
+    *,
+    since: datetime | None,
+    until: datetime | None,
+    length: timedelta | None,
+) -> None:
+    """Say beside a check what differs from what was asked for: a wider window, or rows that still wait."""
+    begin, end = time_of(check.from_time), time_of(check.to_time)
+    if length is not None:
+        since = (until or datetime.now(UTC)) - length
+    if begin and end and ((since and begin < since) or (until and end > until)):
+        output.note(f"the window is of whole 5 minutes: {say_time(begin)} to {say_time(end)}")
+    if check.uncounted_bucket_count:
+        still = say_count(check.uncounted_bucket_count, "bucket")
+        output.note(f"{still} of 5 minutes still to be counted: ask again in a minute for what came in them")
 
 
 def comparison(output: Output, result: pb.DriftResult) -> RenderableType:

@@ -15,7 +15,7 @@ from penstock.api.monitoring.v1 import quality_pb2 as pb
 from penstock.cli.charts import bar
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
-from penstock.cli.drift_views import trigger_word
+from penstock.cli.drift_views import note_window, trigger_word
 from penstock.cli.exits import CommandError
 from penstock.cli.formats import say_count, say_duration, say_share, say_time
 from penstock.cli.ids import whole_id
@@ -101,6 +101,7 @@ def check(
             model, version, from_time=begin, to_time=until, window=window, as_scheduled=scheduled
         )
     _answer(output, found)
+    note_window(output, found, since=begin, until=until, length=window)
     if fail and found.status == pb.QUALITY_STATUS_VIOLATED:
         raise CommandError(f"the data of {found.model} {found.version} are bad", reason="QUALITY_VIOLATED")
 

@@ -1,4 +1,4 @@
-"""Reading a sample of raw events, where there is no reference to count them against."""
+"""Reading the newest raw events, where there is no reference yet to count them against."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ WITH found AS (
     WHERE inference_id >= %(first_id)s AND inference_id < %(end_id)s
       AND model = %(model)s AND version = %(version)s AND features IS NOT NULL
     ORDER BY inference_id DESC
-    LIMIT {SAMPLE_EVENTS}
+    LIMIT %(limit)s
 ),
 measured AS (
     SELECT found.*, sum(size_bytes) OVER (ORDER BY inference_id DESC) - size_bytes AS before_bytes FROM found
@@ -37,9 +37,10 @@ class SampleStore:
     def __init__(self, database: Database) -> None:
         self._db = database
 
-    def sample(self, model: str, version: str, window: Window) -> list[LiveRow]:
+    def sample(self, model: str, version: str, window: Window, *, limit: int = SAMPLE_EVENTS) -> list[LiveRow]:
         """Give the newest events of a window that have features, the oldest first; a few thousand at most."""
         values = {
+            "limit": limit,
             "model": model,
             "version": version,
             "first_id": first_id(window.from_time),
