@@ -14,6 +14,7 @@ from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from services.common import timestamps
 from services.common.errors import InvalidArgument
 from services.monitoring.checks import MAX_CHARS, event_from
+from services.monitoring.feedback import Standing
 from services.monitoring.ids import get_id
 from services.monitoring.models import (
     Accepted,
@@ -167,6 +168,13 @@ def _time(name: str, request: AsksOfWindow) -> datetime | None:
     if not request.HasField(name):  # type: ignore[arg-type] # each caller names a field of its request
         return None
     return timestamps.read(name, getattr(request, name))
+
+
+def feedback_response(standing: Standing) -> pb.RecordFeedbackResponse:
+    """Encode what stands since a report."""
+    return pb.RecordFeedbackResponse(
+        feedback=feedback_proto(standing.feedback), matched=standing.matched, warnings=standing.warnings
+    )
 
 
 def feedback_proto(feedback: Feedback) -> pb.Feedback:

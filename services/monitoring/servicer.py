@@ -62,8 +62,7 @@ class MonitoringServicer(MonitoringServiceServicer):
     ) -> pb.RecordFeedbackResponse:
         """Record what really happened."""
         report = convert.report_from(request)
-        standing, matched = self._feedback.record(report)
-        return pb.RecordFeedbackResponse(feedback=convert.feedback_proto(standing), matched=matched)
+        return convert.feedback_response(self._feedback.record(report))
 
     def GetInference(
         self,

@@ -49,6 +49,29 @@ def test_early_feedback_waits_for_its_event(monitoring: Monitoring) -> None:
     assert again.feedback.correct
 
 
+def test_an_outcome_that_no_prediction_can_equal_is_taken_with_the_values_that_they_have(
+    monitoring: Monitoring,
+) -> None:
+    def warnings(event: pb.InferenceEvent, **fields: Any) -> list[str]:
+        return list(monitoring.feedback(event.inference_id, **fields).warnings)
+
+    def said(model: str, value: str) -> pb.InferenceEvent:
+        return new_event(model=model, prediction=pb.Payload(fields={"label": value}))
+
+    numbers, texts = new_event(prediction=labels(0, 1), row_count=2), said("sentiment", "yes")
+    unlabelled = new_event(model="embedder")
+    monitoring.record(numbers, texts, said("sentiment", "no"), unlabelled)
+    sentence = '"yes" is a text, and predictions of iris are numbers, such as 0, 1: it counts as wrong'
+    assert warnings(numbers, actual="yes", row=1) == [sentence]
+    (otherwise,) = warnings(texts, actual="Yes")
+    assert 'predictions of sentiment are written otherwise, such as "no", "yes"' in otherwise
+    assert "has no label to compare with" in warnings(unlabelled, actual="yes")[0]
+    assert warnings(numbers, actual=1) == [], "another label is no mistake"
+    assert warnings(texts, actual="no") == []
+    assert warnings(numbers, actual="yes", correct=True) == []
+    assert warnings(new_event(), actual="yes") == [], "nobody knows before it comes"
+
+
 def test_the_latest_feedback_time_wins_and_the_history_stays(monitoring: Monitoring) -> None:
     event = new_event(prediction=labels(1))
     monitoring.record(event)

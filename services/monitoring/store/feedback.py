@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from uuid import UUID
 
 from psycopg import Connection
@@ -19,7 +20,25 @@ from services.monitoring.store.marks import mark_feedback
 # Two reports on one row at once are taken one after the other: a repeat must see what it repeats.
 _LOCK_ROW = "SELECT pg_advisory_xact_lock(hashtextextended(%(inference_id)s::text || '/' || %(row)s::text, 0))"
 
-_ROW_COUNT = "SELECT row_count FROM monitoring.inferences WHERE inference_id = %(inference_id)s"
+_EVENT = """
+SELECT model, row_count, outcomes[%(row)s + 1] AS outcome
+FROM monitoring.inferences
+WHERE inference_id = %(inference_id)s
+"""
+
+_SAID_LATELY = """
+SELECT DISTINCT outcome
+FROM (
+    SELECT outcomes[1:10] AS outcomes
+    FROM monitoring.inferences
+    WHERE model = %(model)s AND error_code = ''
+    ORDER BY inference_id DESC
+    LIMIT 100
+) AS newest, unnest(outcomes) AS outcome
+WHERE outcome IS NOT NULL
+ORDER BY outcome
+LIMIT %(most)s
+"""
 
 # The same again adds nothing: said of the same time, or of no time and standing already.
 _APPEND = """
@@ -58,6 +77,15 @@ LIMIT 1
 """  # noqa: S608 - the braces are a constant of ours
 
 
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """What was predicted of a row: `outcome` as a literal, None where it is no label or there is no such row."""
+
+    model: str
+    row_count: int
+    outcome: str | None
+
+
 class FeedbackStore:
     """What really happened, as it was reported."""
 
@@ -65,11 +93,16 @@ class FeedbackStore:
         self._db = database
         self._days = days
 
-    def find_row_count(self, inference_id: UUID) -> int | None:
-        """Find how many rows an inference has; None where it is not known (yet)."""
+    def find(self, inference_id: UUID, row: int) -> Predicted | None:
+        """Find what was predicted of a row; None where the inference is not known (yet)."""
         with self._db.transaction() as connection:
-            found = connection.execute(_ROW_COUNT, {"inference_id": inference_id}).fetchone()
-        return None if found is None else int(found["row_count"])
+            found = connection.execute(_EVENT, {"inference_id": inference_id, "row": row}).fetchone()
+        return None if found is None else Predicted(**found)
+
+    def said_lately(self, model: str, *, most: int) -> list[str]:
+        """Give literals that the newest predictions of a model had, each once."""
+        with self._db.transaction() as connection:
+            return [row["outcome"] for row in connection.execute(_SAID_LATELY, {"model": model, "most": most})]
 
     def append(self, entry: Feedback, *, literal: str | None, timed: bool) -> Feedback:
         """Append to the history of a row, unless the very same stands there, and give what stands then.

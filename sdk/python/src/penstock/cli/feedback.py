@@ -47,4 +47,5 @@ def feedback(
     judged = "right" if answer.feedback.correct else "wrong"
     verdict = f"the prediction was {judged}" if answer.feedback.HasField("correct") else "not judged (yet)"
     known = "" if answer.matched else "; the inference is not known yet, they are joined when it comes"
+    output.warn(answer.warnings)
     output.answer(document_of(answer), Text(f"recorded for row {answer.feedback.row}: {verdict}{known}"))

@@ -304,21 +304,29 @@ class RecordFeedbackResponse(_message.Message):
 
     FEEDBACK_FIELD_NUMBER: _builtins.int
     MATCHED_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     matched: _builtins.bool
     """The inference is known already; if not, the two are joined when it comes."""
     @_builtins.property
     def feedback(self) -> Global___Feedback:
         """The feedback that stands for the row now: the one recorded, unless one with a later feedback_time was there."""
 
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What looks like a mistake, and is recorded all the same: an outcome that no prediction of the model can equal, such
+        as a text where they are numbers, with values that predictions had; and one that there is no label to compare with.
+        """
+
     def __init__(
         self,
         *,
         feedback: Global___Feedback | None = ...,
         matched: _builtins.bool = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "matched", b"matched"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feedback", b"feedback", "matched", b"matched", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
