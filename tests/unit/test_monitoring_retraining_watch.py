@@ -13,7 +13,7 @@ from services.common.errors import Aborted, DeadlineExceeded, DomainError, Faile
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.models import Effective
 from services.monitoring.models import Retention
-from services.monitoring.retraining.models import Cause, Past, Reason
+from services.monitoring.retraining.models import Cause, Past, Reason, Request
 from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.retraining.upkeep import Upkeep
 from services.monitoring.retraining.watch import Watch
@@ -56,6 +56,9 @@ class Models:
 
     def past(self, model: str) -> Past:
         return Past()
+
+    def last_version(self, model: str) -> str:
+        return "1"
 
     def standing(self, model: str) -> list[Cause]:
         return [cause for cause in self._standing if cause.model == model]
@@ -141,6 +144,9 @@ class Labels:
         self.counted.append(model)
         return 0
 
+    def last_version(self, model: str) -> str:
+        return "1"
+
 
 def test_labels_of_a_model_are_counted_once_a_turn_however_much_is_found_of_it() -> None:
     found = [Cause("b", str(version), Reason.DRIFT_DETECTED, {}) for version in range(5)]
@@ -151,3 +157,36 @@ def test_labels_of_a_model_are_counted_once_a_turn_however_much_is_found_of_it()
     assert labels.counted == ["a", "b", "c"]
     Upkeep(requests, kept, cast("Any", queue), clock).work(Going())
     assert (labels.counted[3:], queue.causes) == (["b"], [])
+
+
+class Versions(Models):
+    """Models whose last version, 1, says other things of retraining than they do."""
+
+    def __init__(self, of_model: dict[str, Any], of_version: dict[str, Any]) -> None:
+        super().__init__(TOO_LONG)
+        self._said = {"": of_model, "1": {**of_model, **of_version}}
+        self.raised: list[tuple[str, str, Reason]] = []
+
+    def effective(self, model: str, version: str = "") -> Effective:
+        return Effective().overlaid({"retraining": {"min_labels": 0, **self._said[version]}})
+
+    def add(self, request: Request) -> None:
+        self.raised.append((request.model, request.version, request.reason))
+
+
+@pytest.mark.parametrize(
+    ("of_model", "of_version", "raised"),
+    [
+        ({}, {"schedule_interval": timedelta(days=30)}, ["a", "b", "c"]),
+        ({"schedule_interval": timedelta(days=30)}, {"schedule_interval": timedelta()}, []),
+        ({"schedule_interval": timedelta(days=30)}, {"enabled": False}, []),
+    ],
+    ids=["scheduled by the version", "not scheduled by the version", "switched off by the version"],
+)
+def test_the_calendar_goes_by_what_the_last_version_itself_is_set_to(
+    of_model: dict[str, Any], of_version: dict[str, Any], raised: list[str]
+) -> None:
+    here = cast("Any", Versions(of_model, of_version))
+    requests = RetrainingRequests(here, here, here, cast("Any", Labels()), here, Retention(30), clock, lambda: None)
+    Watch(requests, here, here, here, Retention(30), clock).work(Going())
+    assert here.raised == [(model, "1", Reason.SCHEDULED) for model in raised]

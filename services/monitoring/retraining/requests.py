@@ -211,7 +211,7 @@ class RetrainingRequests:
         request = Request(
             id=UUID(uuid7()),
             model=cause.model,
-            version=cause.version or self._labels.last_version(cause.model),
+            version=cause.version,
             state=State.PENDING,
             reason=cause.reason,
             details=cause.details,
@@ -236,6 +236,10 @@ class RetrainingRequests:
             found = [standing]
         for request in found:
             self._join(request, cause)
+
+    def last_version(self, model: str) -> str:
+        """Name the version that answered last, which a retraining of the model as a whole is for; empty: none has."""
+        return self._labels.last_version(model)
 
     def past(self, model: str) -> Past:
         """Say what a model's retrainings so far mean for another."""

@@ -1,4 +1,4 @@
-"""What raises requests as time goes by: what still stands, the calendar, and how often predictions fail."""
+"""What raises requests as time goes by: what still stands, how often predictions fail, and the calendar."""
 
 from __future__ import annotations
 
@@ -71,15 +71,17 @@ class Watch:
             self._requests.join(cause)
 
     def _causes(self, model: str, past: Past, now: datetime) -> Iterator[Cause]:
-        effective = self._configurations.effective(model)
-        if is_due(effective.retraining, past, now):
-            details = {"schedule_interval_s": effective.retraining.schedule_interval.total_seconds()}
-            yield Cause(model, "", Reason.SCHEDULED, details)
-        for version in self._metrics.versions(model, Window(now - effective.drift.window, now)):
+        window = self._configurations.effective(model).drift.window
+        for version in self._metrics.versions(model, Window(now - window, now)):
             # What failed before a version was chosen has none, and no training would help.
             cause = self._error_rate(model, version, now) if version else None
             if cause is not None:
                 yield cause
+        last = self._requests.last_version(model)
+        configuration = self._configurations.effective(model, last).retraining
+        if is_due(configuration, past, now):
+            details = {"schedule_interval_s": configuration.schedule_interval.total_seconds()}
+            yield Cause(model, last, Reason.SCHEDULED, details)
 
     def _error_rate(self, model: str, version: str, now: datetime) -> Cause | None:
         effective = self._configurations.effective(model, version)
