@@ -237,7 +237,7 @@ def test_callers_mistakes_are_errors_and_none_of_the_servers() -> None:
     readings = Readings({IRIS: replace(counted(90), errors=errors)})
     assert read(readings).value == 0.9
     assert read(readings, metric="server_error_rate").value == 30 / 40
-    assert read(readings, metric="server_error_rate", min_count=41).why.startswith("40 predictions came")
+    assert read(readings, metric="server_error_rate", min_count=41).why.startswith("40 valid predictions came")
     careless = Readings({IRIS: replace(counted(100), errors={"MISSING_INPUT": 100})})
     assert read(careless, metric="server_error_rate") == Reading(None, "no prediction came over 5m")
 

@@ -49,16 +49,23 @@ def test_a_list_has_what_is_not_over_unless_all_is_asked_for(
     assert "nothing is wrong that a rule watches" in said(capsys, "list")
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_a_list_keeps_its_ids_whole(
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_list_says_on_a_narrow_terminal_what_matters(
     server: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
     terminal.setenv("COLUMNS", str(width))
-    server.on("ListAlerts", answer(pb.ListAlertsResponse(alerts=[alert(), alert()])))
-    lines = said(capsys, "list").splitlines()
-    assert [line.split()[0] for line in lines[2:4]] == [f"{ID}4"] * 2
+    long = alert(model="churn-of-the-north", rule_name="too-many-errors", acknowledged_by="ada")
+    server.on(
+        "ListAlerts",
+        answer(pb.ListAlertsResponse(alerts=[long, alert(id="019b9c5f-0000-7000-8000-000000000007", silenced=True)])),
+    )
+    text = said(capsys, "list")
+    lines = text.splitlines()
     assert max(len(line.rstrip()) for line in lines) <= width
-    assert "critical" in lines[2]
+    assert lines[2].split()[0] == f"{ID}4"[:13], "as much as commands need"
+    for words in ("critical", "firing", "too-many-errors of", "churn-of-the-north", "ada", "silenced"):
+        assert words in text
+    assert ("no room here for: condition" in text) == (width == 80)
 
 
 def test_an_alert_shows_how_it_went_on_and_what_to_do(
@@ -71,6 +78,15 @@ def test_an_alert_shows_how_it_went_on_and_what_to_do(
     assert "queued for" in text, "whether it arrived, the channel says"
     assert f"penstock drift show {ID}1" in text
     assert f"penstock alert ack {ID}4" in text
+    assert "newest check" not in text
+    later = alert(last_value=0.4, last_check_id=f"{ID}9")
+    server.on("GetAlert", answer(pb.GetAlertResponse(alert=later)))
+    text = said(capsys, "show", f"{ID}4")
+    assert f"penstock drift show {ID}1" in text, "a later check did not raise it"
+    assert [line.split()[-1] for line in text.splitlines() if "newest check" in line or "  now " in line] == [
+        "0.4",
+        f"{ID}9",
+    ]
     taken = alert(acknowledged_by="ada", acknowledge_note="rolling back", type=pb.ALERT_TYPE_DATA_QUALITY)
     taken.acknowledge_time.CopyFrom(taken.fire_time)
     server.on("GetAlert", answer(pb.GetAlertResponse(alert=taken)))
@@ -122,12 +138,43 @@ def test_silences_are_listed_and_ended(server: ScriptedServer, capsys: pytest.Ca
     on.end_time.FromDatetime(datetime.now(UTC) + timedelta(hours=2, minutes=1))
     server.on("ListSilences", answer(pb.ListSilencesResponse(silences=[on, over])))
     text = said(capsys, "silences", "--all")
-    assert "2h 0m left" in text
+    assert "2h 0m" in text
     assert "alerts rule slow" in text
     assert "over" in text
     assert server.calls["ListSilences"][0].ended
     server.on("EndSilence", answer(pb.EndSilenceResponse(silence=over)))
     assert "are sent again" in said(capsys, "unsilence", "s1")
+
+
+def test_silences_say_on_a_narrow_terminal_why_and_of_what(
+    server: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal.setenv("COLUMNS", "80")
+    silence = pb.Silence(id=f"{ID}8", model="churn", version="1.0.0", rule_name="errors", created_by="ada")
+    silence.note = "the database is moved to another machine, and comes back slowly"
+    silence.end_time.FromDatetime(datetime.now(UTC) + timedelta(hours=2, minutes=1))
+    server.on("ListSilences", answer(pb.ListSilencesResponse(silences=[silence])))
+    text = said(capsys, "silences")
+    assert max(len(line.rstrip()) for line in text.splitlines()) <= 80
+    assert "…" not in text
+    for word in ("churn", "1.0.0", "errors", "2h", "slowly", "ada"):
+        assert word in text
+
+
+def test_what_nobody_knows_is_said_beside_the_answer(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    doubt = "no model 'iriss' is registered, and nothing of it is kept; did you mean iris?"
+    server.on("CreateAlertRule", answer(pb.CreateAlertRuleResponse(rule=rule(model="iriss", warnings=[doubt]))))
+    server.on("CreateSilence", answer(pb.CreateSilenceResponse(silence=pb.Silence(model="iriss", warnings=[doubt]))))
+    for command in (
+        ["rule", "create", "slow", "--when", "p95_latency_ms > 200", "--model", "iriss"],
+        ["silence", "--model", "iriss", "--for", "2h", "--note", "why"],
+    ):
+        assert run(["alert", *command]) == 0
+        told = capsys.readouterr()
+        assert doubt not in told.out
+        assert f"warning: {doubt}" in told.err
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,13 @@ from rich.text import Text
 
 from penstock.api.monitoring.v1 import configuration_pb2, drift_pb2
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
+from penstock.api.monitoring.v1.alerts_pb2 import ListAlertsResponse
+from penstock.api.monitoring.v1.retraining_pb2 import ListRetrainingRequestsResponse
 from penstock.cli.__main__ import run
 from penstock.cli.exits import ExitCode
 from penstock.cli.monitoring import parse_changes
 from services.common import errors
-from tests.monitoring_answers import ID, configuration, lineage, server, stamp, terminal
+from tests.monitoring_answers import ID, alert, configuration, lineage, retraining, server, stamp, terminal
 from tests.sdk import ScriptedServer, answer, fail
 
 __all__ = ["server", "terminal"]
@@ -56,6 +58,24 @@ def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: py
     server.on("GetLineage", answer(lineage()))
     assert json.loads(said(capsys, "lineage", "iris/2.0.0", "--json"))["nodes"][0]["kind"] == "alert"
     assert server.calls["GetLineage"][-1].version == "iris/2.0.0"
+
+
+def test_the_beginning_of_an_id_finds_an_alert_or_a_request(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("ListAlerts", answer(ListAlertsResponse(alerts=[alert(id="019b0000-0000-7000-8000-000000000001")])))
+    found = ListRetrainingRequestsResponse(retraining_requests=[retraining(id="019c0000-0000-7000-8000-000000000002")])
+    server.on("ListRetrainingRequests", answer(found))
+    server.on("GetLineage", answer(lineage()))
+    said(capsys, "lineage", "019b0000", "--kind", "alert")
+    said(capsys, "lineage", "019c", "--kind", "request")
+    server.on("GetLineage", UNKNOWN, answer(lineage()))
+    said(capsys, "lineage", "019b0")
+    assert [request.alert_id or request.retraining_request_id for request in server.calls["GetLineage"]][:2] == [
+        "019b0000-0000-7000-8000-000000000001",
+        "019c0000-0000-7000-8000-000000000002",
+    ]
+    assert server.calls["GetLineage"][-1].alert_id == "019b0000-0000-7000-8000-000000000001"
 
 
 def test_times_are_as_people_read_them(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,16 +33,22 @@ def test_requests_are_listed_and_lead_to_a_decision(server: ScriptedServer, caps
     assert "no retraining was asked for" in said(capsys, "list")
 
 
-@pytest.mark.parametrize("width", [80, 140])
-def test_a_list_keeps_its_ids_whole(
+@pytest.mark.parametrize("width", [80, 120])
+def test_a_list_says_on_a_narrow_terminal_what_matters(
     server: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
     terminal.setenv("COLUMNS", str(width))
-    found = pb.ListRetrainingRequestsResponse(retraining_requests=[retraining()])
+    message = "it waits for a trainer: none is configured"
+    long = retraining(model="churn-of-the-north", reason=pb.RETRAINING_REASON_ERROR_RATE_THRESHOLD, message=message)
+    found = pb.ListRetrainingRequestsResponse(retraining_requests=[long])
     server.on("ListRetrainingRequests", answer(found))
-    lines = said(capsys, "list").splitlines()
-    assert lines[2].split()[0] == f"{ID}6"
+    text = said(capsys, "list")
+    lines = text.splitlines()
+    assert f"{ID}6".startswith(lines[2].split()[0])
     assert max(len(line.rstrip()) for line in lines) <= width
+    for words in ("pending", "churn-of-the-north", "error rate threshold"):
+        assert words in text
+    assert ("no room here for:" in text) == (width == 80)
 
 
 def test_a_request_says_what_was_found_a_line_each(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,6 +73,7 @@ def test_a_decision_is_sent_with_its_reason(server: ScriptedServer, capsys: pyte
     assert "it waits for the trainer" in text
     assert server.calls["ApproveRetrainingRequest"][0].note == "yes"
     assert "say why" in said(capsys, "reject", f"{ID}6", exit_code=2)
+    assert "Why; required" in said(capsys, "reject", "--help")
     rejected = retraining(state=pb.RETRAINING_STATE_REJECTED)
     server.on("RejectRetrainingRequest", answer(pb.RejectRetrainingRequestResponse(retraining_request=rejected)))
     assert json.loads(said(capsys, "reject", f"{ID}6", "--note", "no", "--json"))["state"] == "rejected"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -11,7 +12,7 @@ from services.common import pages
 from services.common.errors import NotFound
 from services.common.keys import caller
 from services.monitoring.alerts import life
-from services.monitoring.alerts.models import Acknowledgement, Alert, AlertEvent, AlertFilters, OpenCount
+from services.monitoring.alerts.models import Acknowledgement, Alert, AlertEvent, AlertFilters, OpenCount, Severity
 from services.monitoring.alerts.silences import position_of
 from services.monitoring.alerts.store.transaction import AlertStore, Tables
 
@@ -43,7 +44,12 @@ class Alerts:
     def open_counts(self) -> list[OpenCount]:
         """Count the alerts that fire, by model and severity."""
         with self._store.read() as tables:
-            return tables.alerts.firing_counts()
+            shown = self._shown(tables, tables.alerts.firing())
+        counts: defaultdict[tuple[str, Severity], list[bool]] = defaultdict(list)
+        for each in shown:
+            attended = each.silenced or each.alert.acknowledgement is not None
+            counts[each.alert.target.model, each.alert.severity].append(not attended)
+        return [OpenCount(*key, len(unattended), sum(unattended)) for key, unattended in counts.items()]
 
     def get(self, alert_id: UUID) -> ShownAlert:
         """Give an alert with its history; raises NotFound (ALERT_NOT_FOUND)."""

@@ -45,4 +45,4 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.chores.add("alerts", evaluation.take, interval_s=interval.total_seconds())
     keeping = Keeping(store, clock, kept=timedelta(days=settings.alert_retention_days))
     parts.chores.add("alerts.keeping", keeping.take, interval_s=KEEPING_INTERVAL_S)
-    return (service(rules, parts.alerts, Silences(store, clock)),)
+    return (service(rules, parts.alerts, Silences(store, clock), parts.known_models),)

@@ -105,6 +105,11 @@ SIGNS: Mapping[Operator, str] = {
     Operator.LESS: "<",
     Operator.LESS_OR_EQUAL: "<=",
 }
+_COUNTED: Mapping[str, tuple[str, str]] = {
+    "accuracy": ("judged row", "judged rows"),
+    "average_feedback_lag_s": ("row with feedback", "rows with feedback"),
+    "server_error_rate": ("valid prediction", "valid predictions"),
+}
 _CHECKED = (AlertType.DRIFT, AlertType.DATA_QUALITY)
 
 
@@ -138,8 +143,14 @@ def in_words(rule: RuleDraft) -> str:
     span = f"in a check of the last {write_duration(rule.window)}" if rule.type in _CHECKED else _over(rule)
     limit = f"{SIGNS[rule.operator]} {written(rule.metric, rule.threshold)}"
     hold = f" for {write_duration(rule.hold)}" if rule.hold else ""
-    count = f", from {rule.min_count:,} predictions on" if rule.min_count else ""
+    count = f", from {how_many(rule.metric, rule.min_count)} on" if rule.min_count else ""
     return f"{rule.metric}{of}{kind} {span} {limit}{hold}{count}"
+
+
+def how_many(metric: str, count: int) -> str:
+    """Write how many there are of what a metric is taken over, which `min_count` counts: `1 prediction`."""
+    one, many = _COUNTED.get(metric, ("prediction", "predictions"))
+    return f"{count:,} {one if count == 1 else many}"
 
 
 def judge(rule: RuleDraft, target: Target, reading: Reading) -> Finding:

@@ -236,11 +236,12 @@ class AlertFilters:
 
 @dataclass(frozen=True, slots=True)
 class OpenCount:
-    """How many alerts of a model and a severity fire."""
+    """How many alerts of a model and a severity fire; `unattended`: those neither acknowledged nor silenced."""
 
     model: str
     severity: Severity
     count: int
+    unattended: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from datetime import datetime
 from operator import attrgetter
 
 from penstock.durations import write_duration
-from services.monitoring.alerts.conditions import Reading
+from services.monitoring.alerts.conditions import Reading, how_many
 from services.monitoring.alerts.mistakes import server_error_count, valid_count
 from services.monitoring.alerts.models import Rule
 from services.monitoring.drift.models import Distances, DriftCheck, DriftResult, DriftStatus
@@ -42,10 +42,10 @@ def of_totals(rule: Rule, totals: Totals, without_version: Counts | None = None)
     With `without_version`, the calls that failed before a version was chosen, their share of all is read: what versions
     answered with errors is told of them.
     """
-    counted, what = _counted(rule, totals)
+    counted = _counted(rule, totals)
     if counted < rule.min_count:
-        span = write_duration(rule.window)
-        return Reading(None, f"{counted} {what} came over {span}, and min_count is {rule.min_count}")
+        came = f"{how_many(rule.metric, counted)} came over {write_duration(rule.window)}"
+        return Reading(None, f"{came}, and min_count is {rule.min_count}")
     if rule.metric not in _RATES:
         value, cause = _number(rule, totals), ""
     else:
@@ -94,13 +94,13 @@ def of_quality(rule: Rule, check: QualityCheck | None, now: datetime) -> Reading
     return Reading(worst.value, cause=_shown(worst.feature), check_id=check.id)
 
 
-def _counted(rule: Rule, totals: Totals) -> tuple[int, str]:
+def _counted(rule: Rule, totals: Totals) -> int:
     """Give what `min_count` is compared with: what the metric is an average over."""
     if rule.metric == "accuracy":
-        return totals.counts.judged_count, "judged rows"
+        return totals.counts.judged_count
     if rule.metric == "average_feedback_lag_s":
-        return totals.counts.feedback_count, "rows with feedback"
-    return _calls(rule, totals), "predictions"
+        return totals.counts.feedback_count
+    return _calls(rule, totals)
 
 
 def _number(rule: Rule, totals: Totals) -> float | None:

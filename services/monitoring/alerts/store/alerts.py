@@ -20,7 +20,6 @@ from services.monitoring.alerts.models import (
     AlertFilters,
     AlertState,
     AlertType,
-    OpenCount,
     Severity,
     Target,
 )
@@ -57,10 +56,7 @@ FROM monitoring.alerts
 WHERE rule_id = %(rule_id)s AND (resolve_time IS NULL OR resolve_time > %(since)s)
 GROUP BY model, version
 """
-_COUNTS = """
-SELECT model, severity, count(*) AS count FROM monitoring.alerts WHERE state = 'FIRING'
-GROUP BY model, severity ORDER BY model, severity
-"""
+_FIRING = f"{_SELECT} WHERE state = 'FIRING' ORDER BY model, severity"
 _SAVE = """
 INSERT INTO monitoring.alerts (
     alert_id, rule_id, rule_name, rule_revision, model, version, type, severity, state, condition, value, threshold,
@@ -140,10 +136,9 @@ class AlertTable:
         rows = self._connection.execute(_RECENT, {"rule_id": rule_id, "since": since})
         return {Target(row["model"], row["version"]): int(row["change_count"]) for row in rows}
 
-    def firing_counts(self) -> list[OpenCount]:
-        """Count those that fire, by model and severity."""
-        rows = self._connection.execute(_COUNTS)
-        return [OpenCount(row["model"], Severity[row["severity"]], int(row["count"])) for row in rows]
+    def firing(self) -> list[Alert]:
+        """Give those that fire, by model and severity."""
+        return [_alert(row) for row in self._connection.execute(_FIRING)]
 
     def save(self, alerts: Iterable[tuple[Alert, Collection[AlertEvent]]]) -> None:
         """Write alerts as they now are, and append to their histories; see `CONSTRAINTS` for what is raised."""

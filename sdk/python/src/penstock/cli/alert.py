@@ -53,6 +53,9 @@ class State(enum.StrEnum):
     RESOLVED = "resolved"
 
 
+SilenceNote = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Why; required, for those who wonder why it is silent.")
+]
 Alert = Annotated[str, typer.Argument(metavar="ALERT", help="The alert's id, or how it begins.", show_default=False)]
 
 
@@ -128,7 +131,7 @@ def ack(
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         found = client.monitoring.alerts.acknowledge(whole_id(alert, client.monitoring.alerts.list), note=note)
-    said = Text.assemble((found.rule_name, "bold"), f" of {found.model} {found.version} is in ")
+    said = Text.assemble((found.rule_name, "bold"), f" of {found.model} {found.version}".rstrip(), " is in ")
     output.answer(document_of(found), said.append(f"{found.acknowledged_by}'s hands; it is not sent again"))
     output.note(f"what led here, and what comes of it: penstock lineage {found.id}")
 
@@ -160,7 +163,7 @@ def silence(
             show_default=False,
         ),
     ] = None,
-    note: Note = "",
+    note: SilenceNote = "",
     model: ModelFilter = "",
     version: VersionFilter = "",
     rule: Annotated[str, typer.Option("--rule", metavar="NAME", help="Only the rule of this name.")] = "",
@@ -199,6 +202,7 @@ def silence(
         )
     said = f"{silenced_words(made)} are sent to nobody until {say_time(time_of(made.end_time))}"
     output.answer(document_of(made), Text(said))
+    output.warn(made.warnings)
     output.note(f"to end it sooner: penstock alert unsilence {made.id}")
 
 

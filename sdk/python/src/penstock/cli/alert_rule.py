@@ -208,6 +208,7 @@ def create(
             request_id=request_id,
         )
     output.answer(document_of(made), rule_facts(output, made))
+    output.warn(made.warnings)
     if not made.channels:
         whose = f" --model {made.model}" if made.model else ""
         output.note(f"nobody is told: penstock alert rule update {made.name}{whose} --channel NAME changes that")
@@ -239,7 +240,10 @@ def update(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Change what is named of a rule, and leave the rest; --channel gives all of them."""
+    """Change what is named of a rule, and leave the rest; --channel gives all of them.
+
+    With another condition or severity the rule's open alerts are resolved, and others begin where it holds.
+    """
     output = Output(as_json=as_json, no_color=no_color)
     said: dict[str, Any] = {
         "severity": severity and severity.value,
@@ -264,6 +268,7 @@ def update(
         found = find_rule(client, rule, model, version)
         changed = client.monitoring.alert_rules.update(found.id, **changes)
     output.answer(document_of(changed), rule_facts(output, changed))
+    output.warn(changed.warnings)
 
 
 @app.command("list")

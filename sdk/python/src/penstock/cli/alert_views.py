@@ -11,23 +11,21 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import alerts_pb2 as pb
 from penstock.api.monitoring.v1 import drift_pb2
 from penstock.cli.documents import document_of, enum_word
-from penstock.cli.formats import say_count, say_duration, say_number, say_time
+from penstock.cli.formats import say_duration, say_number, say_time
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output, printable, styled
 
 SEVERITY_STYLES = {"critical": "bold red", "warning": "yellow", "info": "blue"}
 STATE_STYLES = {"firing": "bold red", "pending": "yellow", "resolved": "green"}
 _ALERTS = (
-    Column("alert"),
+    Column("alert", give="id"),
     Column("severity"),
     Column("state"),
-    Column("model", give="cut"),
-    Column("rule", give="cut"),
+    Column("what", give="wrap", least_width=20),
     Column("since", "right", optional=True),
+    Column("in hand", optional=True),
     Column("value", "right", optional=True),
-    Column("in hand", give="cut", optional=True),
-    Column("", optional=True),
-    Column("condition", give="cut", optional=True, least_width=20),
+    Column("condition", give="wrap", optional=True, least_width=20),
 )
 _RULES = (
     Column("rule", give="cut", least_width=8),
@@ -39,12 +37,12 @@ _RULES = (
     Column("id", optional=True),
 )
 _SILENCES = (
-    Column("silence"),
-    Column("silences", give="cut", least_width=12),
-    Column("until"),
-    Column("why", give="cut", optional=True, least_width=12),
+    Column("silence", give="id"),
+    Column("silences", give="wrap", least_width=20),
+    Column("left"),
+    Column("why", give="wrap", least_width=20),
     Column("by", give="cut", optional=True),
-    Column(""),
+    Column("until", optional=True),
 )
 
 _CHANGES = (
@@ -75,12 +73,10 @@ def alerts_table(output: Output, alerts: Sequence[pb.Alert], *, empty: str) -> R
             alert.id,
             styled(severity_word(alert.severity), SEVERITY_STYLES),
             styled(state_word(alert.state), STATE_STYLES),
-            f"{alert.model} {alert.version}".rstrip(),
-            alert.rule_name,
+            f"{alert.rule_name} of {_whose(alert)}",
             output.age(time_of(alert.begin_time)),
+            ", ".join(filter(None, (alert.acknowledged_by, *_flags(alert)))),
             say_number(alert.value) if alert.HasField("value") else "",
-            alert.acknowledged_by,
-            Text(", ".join(_flags(alert)), style="dim"),
             alert.condition,
         )
         for alert in alerts
@@ -90,9 +86,10 @@ def alerts_table(output: Output, alerts: Sequence[pb.Alert], *, empty: str) -> R
 
 def alert_facts(output: Output, alert: pb.Alert) -> RenderableType:
     """Lay out what there is to know of an alert, and how it went on."""
-    title = Text.assemble((f"{alert.rule_name}  ", "bold"), (f"{alert.model} {alert.version}  ", "bold"))
+    title = Text.assemble((f"{alert.rule_name}  ", "bold"), (f"{_whose(alert)}  ", "bold"))
     title.append_text(styled(severity_word(alert.severity), SEVERITY_STYLES)).append("  ").append_text(_state(alert))
     value = f"{say_number(alert.value)}, threshold {say_number(alert.threshold)}" if alert.HasField("value") else ""
+    at_last = "at last" if alert.state == pb.ALERT_STATE_RESOLVED else "now"
     acknowledged = _by(alert.acknowledge_time, alert.acknowledged_by)
     if alert.acknowledge_note:
         acknowledged += f": {alert.acknowledge_note}"
@@ -104,12 +101,19 @@ def alert_facts(output: Output, alert: pb.Alert) -> RenderableType:
             [
                 ("condition", alert.condition),
                 ("value", value),
+                (
+                    at_last,
+                    say_number(alert.last_value)
+                    if alert.HasField("last_value") and alert.last_value != alert.value
+                    else "",
+                ),
                 ("began", say_time(time_of(alert.begin_time))),
                 ("fired", say_time(time_of(alert.fire_time))),
                 ("resolved", say_time(time_of(alert.resolve_time))),
                 ("in hand", acknowledged),
                 ("queued for", ", ".join(alert.told_channels) or "nobody"),
                 ("check", alert.check_id),
+                ("newest check", alert.last_check_id if alert.last_check_id != alert.check_id else ""),
                 ("rule", alert.rule_id),
             ],
         ),
@@ -148,14 +152,13 @@ def rule_facts(output: Output, rule: pb.AlertRule) -> RenderableType:
         title,
         [
             ("condition", condition_of(rule)),
-            ("watches", str(enum_word(pb.AlertType.DESCRIPTOR, rule.type) or "").replace("_", " ")),
+            ("watches", rule.metric),
             ("holds for", f"{rule.model} {rule.version}".strip() or "every model"),
             ("window", rule.window),
             ("fires after", "at once" if getattr(rule, "for") in ("", "0s") else getattr(rule, "for")),
             ("drift", drift),
             ("feature", rule.feature),
             ("error code", rule.error_code),
-            ("at least", say_count(rule.min_count, "prediction") if rule.min_count else ""),
             (
                 "no value",
                 {"ignore": "changes nothing", "alert": "is an alert", "resolve": "is no alert"}.get(missing, ""),
@@ -216,8 +219,8 @@ def silences_table(output: Output, silences: Sequence[pb.Silence]) -> Renderable
     for silence in silences:
         end = time_of(silence.end_time)
         left = (end - now).total_seconds() if end else 0.0
-        state = Text(f"{say_duration(left)} left", style="yellow") if left > 0 else Text("over", style="dim")
-        rows.append((silence.id, silenced_words(silence), output.time(end), silence.note, silence.created_by, state))
+        said = Text(say_duration(left), style="yellow") if left > 0 else Text("over", style="dim")
+        rows.append((silence.id, silenced_words(silence), said, silence.note, silence.created_by, output.time(end)))
     return output.table(_SILENCES, rows, empty="no silences")
 
 
@@ -228,6 +231,10 @@ def silenced_words(silence: pb.Silence) -> str:
     of = f"of {silence.model} {silence.version}".rstrip() if silence.model else ""
     of += " as a whole" if silence.without_version else ""
     return " ".join(each for each in (severity, "alerts", of, rule) if each) if severity or of or rule else "all alerts"
+
+
+def _whose(alert: pb.Alert) -> str:
+    return f"{alert.model} {alert.version}".rstrip()
 
 
 def _state(alert: pb.Alert) -> Text:

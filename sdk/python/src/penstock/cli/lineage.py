@@ -16,11 +16,16 @@ from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
 from penstock.cli.formats import say_pairs, say_time, say_value
+from penstock.cli.ids import LOOKED_THROUGH, whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, NoColor, Token, Url
 from penstock.cli.output import Output, printable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from penstock.api.monitoring.v1.alerts_pb2 import Alert
+    from penstock.api.monitoring.v1.retraining_pb2 import RetrainingRequest
     from penstock.client import Client
 
 EXAMPLES = """Examples
@@ -53,7 +58,7 @@ def lineage(
         str,
         typer.Argument(
             metavar="ID | MODEL/VERSION",
-            help="A prediction's, an alert's or a retraining request's id, or a version.",
+            help="A prediction's id, an alert's or a retraining request's or how it begins, or a version.",
             show_default=False,
         ),
     ],
@@ -131,6 +136,15 @@ def _in_short(sentence: str) -> str:
     return sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"
 
 
+def _newest(client: Client, kind: Kind | None) -> Iterator[Alert | RetrainingRequest]:
+    """List what an id's beginning may mean: predictions are too many to look through."""
+    most = LOOKED_THROUGH if kind is not None else LOOKED_THROUGH // 2
+    if kind is not Kind.REQUEST:
+        yield from client.monitoring.alerts.list(limit=most)
+    if kind is not Kind.ALERT:
+        yield from client.monitoring.retraining.list(limit=most)
+
+
 def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageResponse:
     """Ask for a version by its name, and for an id as each kind of thing until one has it."""
     from penstock.errors import NotFound
@@ -144,6 +158,8 @@ def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageRespo
         Kind.ALERT: lineage.of_alert,
         Kind.REQUEST: lineage.of_retraining_request,
     }
+    if kind is not Kind.PREDICTION:
+        subject = whole_id(subject, lambda: _newest(client, kind))
     if kind is not None:
         return asks[kind](subject)
     for ask in (lineage.of_inference, lineage.of_alert):

@@ -37,14 +37,14 @@ STATE_STYLES = {
     "failed": "bold red",
 }
 _COLUMNS = (
-    Column("request"),
+    Column("request", give="id"),
     Column("state"),
-    Column("model", give="cut"),
-    Column("reason", give="cut", least_width=10),
-    Column("asked", optional=True),
+    Column("model", give="wrap", least_width=20),
+    Column("reason"),
+    Column("asked", "right", optional=True),
     Column("labels", "right", optional=True),
-    Column("by", give="cut", optional=True),
-    Column("what goes on", give="cut", optional=True, least_width=16),
+    Column("by", optional=True),
+    Column("what goes on", give="wrap", optional=True, least_width=20),
 )
 _HISTORY = (Column("when"), Column("state"), Column("by", give="cut"), Column("why", give="wrap"))
 
@@ -62,6 +62,9 @@ class State(enum.StrEnum):
 
 
 _EXPIRING = (pb.RETRAINING_STATE_PENDING, pb.RETRAINING_STATE_APPROVED)
+RejectNote = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Why; required, for those who asked. Kept with who and when.")
+]
 Request = Annotated[
     str, typer.Argument(metavar="REQUEST", help="The request's id, or how it begins.", show_default=False)
 ]
@@ -154,7 +157,7 @@ def approve(
 @app.command()
 def reject(
     request: Request,
-    note: Note = "",
+    note: RejectNote = "",
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -222,7 +225,7 @@ def _row(output: Output, found: pb.RetrainingRequest) -> tuple[str | Text, ...]:
         _state(found),
         f"{found.model} {found.version}".rstrip(),
         _reason(found),
-        output.time(time_of(found.create_time)),
+        output.age(time_of(found.create_time)),
         f"{found.label_count:,}",
         found.requested_by,
         found.message,
