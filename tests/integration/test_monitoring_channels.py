@@ -284,6 +284,17 @@ def test_what_waits_for_a_deleted_channel_is_given_up(running: Running, receiver
     assert len(receiver.posts) == 1
 
 
+def test_a_message_that_was_given_up_is_counted_after_others_arrived(running: Running, receiver: Receiver) -> None:
+    receiver.script = [answers(400)]
+    running.webhook("team", receiver.url)
+    running.notify("team")
+    eventually(lambda: running.listed()[0].failed_count == 1)
+    assert "400 Bad Request: it does not take this message" in running.listed()[0].last_error
+    running.notify("team")
+    eventually(lambda: running.listed()[0].HasField("last_delivery_time"))
+    assert (running.listed()[0].failed_count, running.listed()[0].last_error) == (1, "")
+
+
 def test_a_service_that_ended_before_it_sent_sends_when_it_is_back(
     clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver, key_file: Path
 ) -> None:

@@ -44,12 +44,14 @@ class Destination:
 
     Attributes:
         waiting_count: messages that wait for it.
+        failed_count: messages that were given up.
         last_delivery_time: when something last arrived; None where nothing has.
         last_attempt_time: when the latest attempt began; None where there was none.
         last_error: why the latest attempt failed, in a sentence; empty where it did not.
     """
 
     waiting_count: int = 0
+    failed_count: int = 0
     last_delivery_time: datetime | None = None
     last_attempt_time: datetime | None = None
     last_error: str = ""

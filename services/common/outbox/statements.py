@@ -148,6 +148,8 @@ DESTINATIONS: LiteralString = """
 SELECT each.destination,
     (SELECT count(*) FROM {table} box WHERE box.destination = each.destination AND box.state = 'WAITING')
         AS waiting_count,
+    (SELECT count(*) FROM {table} box WHERE box.destination = each.destination AND box.state = 'FAILED')
+        AS failed_count,
     (SELECT max(end_time) FROM {table} box WHERE box.destination = each.destination AND box.state = 'DELIVERED')
         AS last_delivery_time,
     latest.attempt_time AS last_attempt_time, coalesce(latest.error_message, '') AS last_error

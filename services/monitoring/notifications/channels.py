@@ -303,6 +303,7 @@ def _channel(stored: StoredChannel, standing: Destination) -> Channel:
         updated_by=stored.updated_by,
         last_delivery_time=max((time for time in arrived if time is not None), default=None),
         waiting_count=standing.waiting_count,
+        failed_count=standing.failed_count,
         last_error=stored.test_error if tested_last else standing.last_error,
     )
 

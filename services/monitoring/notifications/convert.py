@@ -57,6 +57,7 @@ def channel_proto(channel: Channel) -> pb.Channel:
         name=channel.name,
         updated_by=channel.updated_by,
         waiting_count=channel.waiting_count,
+        failed_count=channel.failed_count,
         last_error=channel.last_error,
     )
     _show(message, channel)

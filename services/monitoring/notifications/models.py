@@ -97,6 +97,7 @@ class Channel:
     updated_by: str
     last_delivery_time: datetime | None = None
     waiting_count: int = 0
+    failed_count: int = 0
     last_error: str = ""
 
 

@@ -173,15 +173,15 @@ def _channels_table(output: Output, channels: Sequence[pb.Channel]) -> Renderabl
         Column("address", give="wrap", least_width=20),
         Column("waiting", "right"),
         Column("last arrived"),
-        Column("last error", give="wrap", least_width=20),
+        Column("trouble", give="wrap", least_width=20),
     )
     rows = []
     for channel in channels:
         arrived = output.time(time_of(channel.last_delivery_time)) or Text("never", style="dim")
         waiting = Text(f"{channel.waiting_count:,}", style="yellow" if channel.waiting_count else "dim")
-        rows.append(
-            (channel.name, _address(channel), waiting, arrived, Text(printable(channel.last_error), style="red"))
-        )
+        lost = f"{channel.failed_count:,} given up" if channel.failed_count else ""
+        trouble = Text(printable("; ".join(filter(None, (lost, channel.last_error)))), style="red")
+        rows.append((channel.name, _address(channel), waiting, arrived, trouble))
     return output.table(columns, rows, empty="no channels: `penstock alert channel set NAME --webhook URL` makes one")
 
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)penstock/api/monitoring/v1/channels.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x0eWebhookChannel\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0e\n\x06signed\x18\x03 \x01(\x08\"\x1d\n\x0e\x41ppriseChannel\x12\x0b\n\x03url\x18\x01 \x01(\t\"\xc5\x02\n\x07\x43hannel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12=\n\x07webhook\x18\x02 \x01(\x0b\x32*.penstock.api.monitoring.v1.WebhookChannelH\x00\x12=\n\x07\x61pprise\x18\x03 \x01(\x0b\x32*.penstock.api.monitoring.v1.AppriseChannelH\x00\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x05 \x01(\t\x12\x36\n\x12last_delivery_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rwaiting_count\x18\x07 \x01(\x03\x12\x12\n\nlast_error\x18\x08 \x01(\tB\x06\n\x04kind\"v\n\x11SetChannelRequest\x12\x34\n\x07\x63hannel\x18\x01 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x14\n\x0c\x63lear_secret\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"[\n\x12SetChannelResponse\x12\x34\n\x07\x63hannel\x18\x01 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"$\n\x14\x44\x65leteChannelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteChannelResponse\"\x15\n\x13ListChannelsRequest\"M\n\x14ListChannelsResponse\x12\x35\n\x08\x63hannels\x18\x01 \x03(\x0b\x32#.penstock.api.monitoring.v1.Channel\"\"\n\x12TestChannelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"*\n\x13TestChannelResponse\x12\x13\n\x0b\x64uration_ms\x18\x01 \x01(\x03\"\xc4\x01\n\rChannelChange\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x32\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x12\n\nchanged_by\x18\x05 \x01(\t\"P\n\x19ListChannelChangesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x1aListChannelChangesResponse\x12:\n\x07\x63hanges\x18\x01 \x03(\x0b\x32).penstock.api.monitoring.v1.ChannelChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xdc\x04\n\x0e\x43hannelService\x12k\n\nSetChannel\x12-.penstock.api.monitoring.v1.SetChannelRequest\x1a..penstock.api.monitoring.v1.SetChannelResponse\x12t\n\rDeleteChannel\x12\x30.penstock.api.monitoring.v1.DeleteChannelRequest\x1a\x31.penstock.api.monitoring.v1.DeleteChannelResponse\x12q\n\x0cListChannels\x12/.penstock.api.monitoring.v1.ListChannelsRequest\x1a\x30.penstock.api.monitoring.v1.ListChannelsResponse\x12n\n\x0bTestChannel\x12..penstock.api.monitoring.v1.TestChannelRequest\x1a/.penstock.api.monitoring.v1.TestChannelResponse\x12\x83\x01\n\x12ListChannelChanges\x12\x35.penstock.api.monitoring.v1.ListChannelChangesRequest\x1a\x36.penstock.api.monitoring.v1.ListChannelChangesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)penstock/api/monitoring/v1/channels.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"=\n\x0eWebhookChannel\x12\x0b\n\x03url\x18\x01 \x01(\t\x12\x0e\n\x06secret\x18\x02 \x01(\t\x12\x0e\n\x06signed\x18\x03 \x01(\x08\"\x1d\n\x0e\x41ppriseChannel\x12\x0b\n\x03url\x18\x01 \x01(\t\"\xdb\x02\n\x07\x43hannel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12=\n\x07webhook\x18\x02 \x01(\x0b\x32*.penstock.api.monitoring.v1.WebhookChannelH\x00\x12=\n\x07\x61pprise\x18\x03 \x01(\x0b\x32*.penstock.api.monitoring.v1.AppriseChannelH\x00\x12/\n\x0bupdate_time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x05 \x01(\t\x12\x36\n\x12last_delivery_time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rwaiting_count\x18\x07 \x01(\x03\x12\x12\n\nlast_error\x18\x08 \x01(\t\x12\x14\n\x0c\x66\x61iled_count\x18\t \x01(\x03\x42\x06\n\x04kind\"v\n\x11SetChannelRequest\x12\x34\n\x07\x63hannel\x18\x01 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x14\n\x0c\x63lear_secret\x18\x02 \x01(\x08\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"[\n\x12SetChannelResponse\x12\x34\n\x07\x63hannel\x18\x01 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x0f\n\x07\x63hanged\x18\x02 \x01(\x08\"$\n\x14\x44\x65leteChannelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"\x17\n\x15\x44\x65leteChannelResponse\"\x15\n\x13ListChannelsRequest\"M\n\x14ListChannelsResponse\x12\x35\n\x08\x63hannels\x18\x01 \x03(\x0b\x32#.penstock.api.monitoring.v1.Channel\"\"\n\x12TestChannelRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"*\n\x13TestChannelResponse\x12\x13\n\x0b\x64uration_ms\x18\x01 \x01(\x03\"\xc4\x01\n\rChannelChange\x12(\n\x04time\x18\x01 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x33\n\x06\x62\x65\x66ore\x18\x03 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x32\n\x05\x61\x66ter\x18\x04 \x01(\x0b\x32#.penstock.api.monitoring.v1.Channel\x12\x12\n\nchanged_by\x18\x05 \x01(\t\"P\n\x19ListChannelChangesRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"q\n\x1aListChannelChangesResponse\x12:\n\x07\x63hanges\x18\x01 \x03(\x0b\x32).penstock.api.monitoring.v1.ChannelChange\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xdc\x04\n\x0e\x43hannelService\x12k\n\nSetChannel\x12-.penstock.api.monitoring.v1.SetChannelRequest\x1a..penstock.api.monitoring.v1.SetChannelResponse\x12t\n\rDeleteChannel\x12\x30.penstock.api.monitoring.v1.DeleteChannelRequest\x1a\x31.penstock.api.monitoring.v1.DeleteChannelResponse\x12q\n\x0cListChannels\x12/.penstock.api.monitoring.v1.ListChannelsRequest\x1a\x30.penstock.api.monitoring.v1.ListChannelsResponse\x12n\n\x0bTestChannel\x12..penstock.api.monitoring.v1.TestChannelRequest\x1a/.penstock.api.monitoring.v1.TestChannelResponse\x12\x83\x01\n\x12ListChannelChanges\x12\x35.penstock.api.monitoring.v1.ListChannelChangesRequest\x1a\x36.penstock.api.monitoring.v1.ListChannelChangesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,29 +37,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_APPRISECHANNEL']._serialized_start=169
   _globals['_APPRISECHANNEL']._serialized_end=198
   _globals['_CHANNEL']._serialized_start=201
-  _globals['_CHANNEL']._serialized_end=526
-  _globals['_SETCHANNELREQUEST']._serialized_start=528
-  _globals['_SETCHANNELREQUEST']._serialized_end=646
-  _globals['_SETCHANNELRESPONSE']._serialized_start=648
-  _globals['_SETCHANNELRESPONSE']._serialized_end=739
-  _globals['_DELETECHANNELREQUEST']._serialized_start=741
-  _globals['_DELETECHANNELREQUEST']._serialized_end=777
-  _globals['_DELETECHANNELRESPONSE']._serialized_start=779
-  _globals['_DELETECHANNELRESPONSE']._serialized_end=802
-  _globals['_LISTCHANNELSREQUEST']._serialized_start=804
-  _globals['_LISTCHANNELSREQUEST']._serialized_end=825
-  _globals['_LISTCHANNELSRESPONSE']._serialized_start=827
-  _globals['_LISTCHANNELSRESPONSE']._serialized_end=904
-  _globals['_TESTCHANNELREQUEST']._serialized_start=906
-  _globals['_TESTCHANNELREQUEST']._serialized_end=940
-  _globals['_TESTCHANNELRESPONSE']._serialized_start=942
-  _globals['_TESTCHANNELRESPONSE']._serialized_end=984
-  _globals['_CHANNELCHANGE']._serialized_start=987
-  _globals['_CHANNELCHANGE']._serialized_end=1183
-  _globals['_LISTCHANNELCHANGESREQUEST']._serialized_start=1185
-  _globals['_LISTCHANNELCHANGESREQUEST']._serialized_end=1265
-  _globals['_LISTCHANNELCHANGESRESPONSE']._serialized_start=1267
-  _globals['_LISTCHANNELCHANGESRESPONSE']._serialized_end=1380
-  _globals['_CHANNELSERVICE']._serialized_start=1383
-  _globals['_CHANNELSERVICE']._serialized_end=1987
+  _globals['_CHANNEL']._serialized_end=548
+  _globals['_SETCHANNELREQUEST']._serialized_start=550
+  _globals['_SETCHANNELREQUEST']._serialized_end=668
+  _globals['_SETCHANNELRESPONSE']._serialized_start=670
+  _globals['_SETCHANNELRESPONSE']._serialized_end=761
+  _globals['_DELETECHANNELREQUEST']._serialized_start=763
+  _globals['_DELETECHANNELREQUEST']._serialized_end=799
+  _globals['_DELETECHANNELRESPONSE']._serialized_start=801
+  _globals['_DELETECHANNELRESPONSE']._serialized_end=824
+  _globals['_LISTCHANNELSREQUEST']._serialized_start=826
+  _globals['_LISTCHANNELSREQUEST']._serialized_end=847
+  _globals['_LISTCHANNELSRESPONSE']._serialized_start=849
+  _globals['_LISTCHANNELSRESPONSE']._serialized_end=926
+  _globals['_TESTCHANNELREQUEST']._serialized_start=928
+  _globals['_TESTCHANNELREQUEST']._serialized_end=962
+  _globals['_TESTCHANNELRESPONSE']._serialized_start=964
+  _globals['_TESTCHANNELRESPONSE']._serialized_end=1006
+  _globals['_CHANNELCHANGE']._serialized_start=1009
+  _globals['_CHANNELCHANGE']._serialized_end=1205
+  _globals['_LISTCHANNELCHANGESREQUEST']._serialized_start=1207
+  _globals['_LISTCHANNELCHANGESREQUEST']._serialized_end=1287
+  _globals['_LISTCHANNELCHANGESRESPONSE']._serialized_start=1289
+  _globals['_LISTCHANNELCHANGESRESPONSE']._serialized_end=1402
+  _globals['_CHANNELSERVICE']._serialized_start=1405
+  _globals['_CHANNELSERVICE']._serialized_end=2009
 # @@protoc_insertion_point(module_scope)

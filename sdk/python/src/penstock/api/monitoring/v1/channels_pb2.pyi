@@ -110,6 +110,7 @@ class Channel(_message.Message):
     LAST_DELIVERY_TIME_FIELD_NUMBER: _builtins.int
     WAITING_COUNT_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
+    FAILED_COUNT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 100 characters: letters, digits, and . _ - within."""
     updated_by: _builtins.str
@@ -118,6 +119,8 @@ class Channel(_message.Message):
     """Messages that wait for it."""
     last_error: _builtins.str
     """Why the last attempt failed, a test's included; empty where it did not."""
+    failed_count: _builtins.int
+    """Messages that were given up, of those of the last 30 days: refused for good, or not taken for a day."""
     @_builtins.property
     def webhook(self) -> Global___WebhookChannel:
         """By a webhook."""
@@ -145,10 +148,11 @@ class Channel(_message.Message):
         last_delivery_time: _timestamp_pb2.Timestamp | None = ...,
         waiting_count: _builtins.int = ...,
         last_error: _builtins.str = ...,
+        failed_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["apprise", b"apprise", "kind", b"kind", "last_delivery_time", b"last_delivery_time", "update_time", b"update_time", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["apprise", b"apprise", "kind", b"kind", "last_delivery_time", b"last_delivery_time", "last_error", b"last_error", "name", b"name", "update_time", b"update_time", "updated_by", b"updated_by", "waiting_count", b"waiting_count", "webhook", b"webhook"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["apprise", b"apprise", "failed_count", b"failed_count", "kind", b"kind", "last_delivery_time", b"last_delivery_time", "last_error", b"last_error", "name", b"name", "update_time", b"update_time", "updated_by", b"updated_by", "waiting_count", b"waiting_count", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["webhook", "apprise"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
