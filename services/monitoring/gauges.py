@@ -258,11 +258,16 @@ def _gauge(name: str, documentation: str) -> GaugeMetricFamily:
 
 
 def _alerts(view: View) -> Iterator[Metric]:
-    alerts = GaugeMetricFamily(
-        "penstock_model_open_alerts", "Alerts that fire, acknowledged ones too.", labels=("model", "severity")
+    labels = ("model", "severity")
+    fire = GaugeMetricFamily("penstock_model_open_alerts", "Alerts that fire.", labels=labels)
+    unattended = GaugeMetricFamily(
+        "penstock_model_unattended_alerts", "Alerts that fire, neither acknowledged nor silenced.", labels=labels
     )
-    counts = {(model, severity): 0 for model in sorted({model for model, _ in view.versions}) for severity in Severity}
-    counts.update({(one.model, one.severity): one.count for one in view.alerts})
+    models = sorted({model for model, _ in view.versions})
+    counts = {(model, severity): OpenCount(model, severity, 0, 0) for model in models for severity in Severity}
+    counts.update({(one.model, one.severity): one for one in view.alerts})
     for (model, severity), count in counts.items():
-        alerts.add_metric((model, severity.name.lower()), count)
-    yield alerts
+        key = (model, severity.name.lower())
+        fire.add_metric(key, count.count)
+        unattended.add_metric(key, count.unattended)
+    yield from (fire, unattended)

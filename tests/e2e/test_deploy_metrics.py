@@ -120,6 +120,12 @@ def test_each_alert_says_how_urgent_it_is_and_what_to_do() -> None:
         assert rule["annotations"].keys() == {"summary", "description"}
 
 
+def test_nobody_is_paged_for_an_alert_that_is_acknowledged_or_silenced() -> None:
+    paging = [rule["expr"] for rule in RULES if rule["labels"]["severity"] == "page"]
+    assert [expression for expression in paging if "penstock_model_unattended_alerts" in expression]
+    assert [expression for expression in paging if "penstock_model_open_alerts" in expression] == []
+
+
 @pytest.mark.parametrize("name", DASHBOARDS)
 def test_each_dashboard_is_one_that_grafana_can_draw(name: str) -> None:
     panels = DASHBOARDS[name]["panels"]

@@ -13,7 +13,7 @@ import pytest
 
 from services.common.errors import Aborted, DeadlineExceeded, FailedPrecondition, InvalidArgument, Unavailable
 from services.common.postgres import Database
-from services.monitoring.alerts.models import Alert, AlertState, AlertType, MissingData, Operator, Target
+from services.monitoring.alerts.models import Alert, AlertState, AlertType, MissingData, Operator, Severity, Target
 from services.monitoring.models import Window
 from services.monitoring.retraining.requests import RetrainingRequests
 from services.monitoring.rollups.totals import EveryTotal
@@ -125,6 +125,7 @@ def test_it_is_told_again_after_a_while_until_somebody_acknowledges_it(replica: 
     replica.readings.counts[IRIS] = BAD
     for elapsed in (timedelta(), 59 * MINUTE, MINUTE, 30 * MINUTE):
         replica.turn(elapsed)
+        replica.deliver()
     assert [told for _, told in replica.sent()] == [[("iris 1.0.0", "FIRING")], [("iris 1.0.0", "REPEATED")]]
     (alert,) = replica.listed()
     shown = replica.alerts.acknowledge(alert.id, "a bad deployment")
@@ -346,5 +347,26 @@ def test_firing_alerts_are_counted_by_model_and_severity(replica: Replica) -> No
     replica.create(draft(name="waits", hold=HOUR))
     replica.readings.counts = {IRIS: BAD, OLD: GOOD, WINE: BAD}
     replica.turn()
-    counts = {(each.model, each.severity.name): each.count for each in replica.alerts.open_counts()}
-    assert counts == {("iris", "CRITICAL"): 2, ("wine", "CRITICAL"): 2}
+    assert counts_of(replica) == {("iris", "CRITICAL"): (2, 2), ("wine", "CRITICAL"): (2, 2)}
+
+
+def test_what_is_acknowledged_or_silenced_is_counted_as_attended_and_again_when_the_silence_is_over(
+    replica: Replica,
+) -> None:
+    replica.create(draft())
+    replica.create(draft(name="other", severity=Severity.WARNING))
+    replica.readings.counts = {IRIS: BAD, WINE: BAD}
+    replica.turn()
+    replica.silence(HOUR, model="iris", severity=Severity.CRITICAL)
+    for alert in replica.listed():
+        if alert.target == WINE:
+            replica.alerts.acknowledge(alert.id, "on it")
+    attended = {("wine", "CRITICAL"): (1, 0), ("wine", "WARNING"): (1, 0), ("iris", "WARNING"): (1, 1)}
+    assert counts_of(replica) == {**attended, ("iris", "CRITICAL"): (1, 0)}
+    replica.clock.forward(HOUR)
+    assert counts_of(replica) == {**attended, ("iris", "CRITICAL"): (1, 1)}
+
+
+def counts_of(replica: Replica) -> dict[tuple[str, str], tuple[int, int]]:
+    """Of each model and severity, how many fire, and how many of those nobody attends to."""
+    return {(each.model, each.severity.name): (each.count, each.unattended) for each in replica.alerts.open_counts()}

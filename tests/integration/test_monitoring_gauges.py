@@ -123,8 +123,15 @@ def test_alerts_and_checks_are_told(url: str) -> None:
         eventually(lambda: service.page()["open_alerts"]["iris", "critical"] == 1)
         eventually(lambda: "quality_violations" in service.page())
         page = service.page()
+        for alert in AlertServiceStub(channel).ListAlerts(alerts_pb2.ListAlertsRequest(), timeout=TIMEOUT_S).alerts:
+            acknowledgement = alerts_pb2.AcknowledgeAlertRequest(id=alert.id, note="on it")
+            AlertServiceStub(channel).AcknowledgeAlert(acknowledgement, timeout=TIMEOUT_S)
+        attended = service.page()
     assert page["open_alerts"].keys() == {("iris", severity) for severity in ("critical", "info", "warning")}
     assert page["open_alerts"]["iris", "info"] == 0, "none is a value, too"
+    assert page["unattended_alerts"]["iris", "critical"] == 1
+    assert attended["open_alerts"]["iris", "critical"] == 1, "acknowledged, it fires on"
+    assert attended["unattended_alerts"]["iris", "critical"] == 0, "and pages nobody"
     assert page["quality_violations"] == {("iris", "1.0.0"): 1}
     assert page["quality_check_timestamp_seconds"].keys() == {("iris", "1.0.0")}
     assert "drift_effect" not in page, "no check, no value"

@@ -77,6 +77,7 @@ ON CONFLICT ON CONSTRAINT alerts_pkey DO UPDATE SET
     flapping = excluded.flapping, check_id = excluded.check_id, last_value = excluded.last_value,
     last_check_id = excluded.last_check_id, told = excluded.told
 """
+_WAITING = "SELECT DISTINCT ordering_key, destination FROM monitoring.outbox WHERE state = 'WAITING'"
 _FORGET = "DELETE FROM monitoring.alerts WHERE alert_id = %(alert_id)s"
 _APPEND = """
 INSERT INTO monitoring.alert_events (alert_id, event_time, state, value, actor, message)
@@ -139,6 +140,11 @@ class AlertTable:
     def firing(self) -> list[Alert]:
         """Give those that fire, by model and severity."""
         return [_alert(row) for row in self._connection.execute(_FIRING)]
+
+    def waiting(self) -> frozenset[tuple[str, str]]:
+        """Say of which models messages wait, and for which channels."""
+        rows = self._connection.execute(_WAITING)
+        return frozenset((row["ordering_key"], row["destination"]) for row in rows)
 
     def save(self, alerts: Iterable[tuple[Alert, Collection[AlertEvent]]]) -> None:
         """Write alerts as they now are, and append to their histories; see `CONSTRAINTS` for what is raised."""
