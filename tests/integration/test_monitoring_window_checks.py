@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -21,7 +21,7 @@ from services.monitoring.drift.models import BinComparison, DriftCheck, DriftRes
 from services.monitoring.window_checks import keeping
 from services.monitoring.window_checks.keeping import Kept
 from services.monitoring.window_checks.rounds import Rounds, await_counts, one_of_few
-from services.monitoring.window_checks.store import CheckStore
+from services.monitoring.window_checks.store import CheckStore, Version
 from services.monitoring.window_checks.window import Completeness
 from tests.alerting import drift_check, drift_result
 from tests.postgres import PostgresServer
@@ -63,6 +63,10 @@ def made(model: str = "iris", *results: DriftResult, age: timedelta = timedelta(
     return replace(drift_check(*results, to_time=now), id=UUID(uuid7(now)), model=model, version="1", **changes)
 
 
+def is_due(store: CheckStore, interval: timedelta) -> bool:
+    return store.due({("iris", "1"): interval}) == [("iris", "1")]
+
+
 def pass_time(database: Database, model: str, time: timedelta) -> None:
     """Let a version's next check come nearer."""
     with database.transaction() as connection:
@@ -72,26 +76,26 @@ def pass_time(database: Database, model: str, time: timedelta) -> None:
 
 def test_of_two_replicas_that_check_at_once_one_keeps_its_check(store: Reads, database: Database) -> None:
     kept = Kept(store, FORM)
-    assert store.is_due("iris", "1", HOUR)
+    assert is_due(store, HOUR)
     checks = [made() for _ in range(4)]
     with ThreadPoolExecutor(4) as replicas:
         first = list(replicas.map(lambda check: kept.add_due(check, HOUR), checks))
     assert sorted(first) == [False, False, False, True]
     assert [bool(store.documents([check.id])) for check in checks] == first
     pass_time(database, "iris", HOUR / 2)
-    assert not store.is_due("iris", "1", HOUR)
+    assert not is_due(store, HOUR)
     assert not kept.add_due(made(), HOUR)
     pass_time(database, "iris", HOUR / 2)
-    assert store.is_due("iris", "1", HOUR)
+    assert is_due(store, HOUR)
     assert kept.add_due(made(), HOUR)
-    assert store.is_due("iris", "1", HOUR / 2), "a shorter interval holds at once"
+    assert is_due(store, HOUR / 2), "a shorter interval holds at once"
 
 
 def test_a_replica_whose_clock_is_a_day_ahead_checks_no_sooner_than_the_others(store: Reads) -> None:
     kept = Kept(store, FORM)
     assert kept.add_due(made(), HOUR)
     assert not kept.add_due(made(age=timedelta(days=-1)), HOUR)
-    assert not store.is_due("iris", "1", HOUR)
+    assert not is_due(store, HOUR)
 
 
 def test_rules_judge_the_last_check_by_schedule_whatever_was_asked_for_since(store: Reads, database: Database) -> None:
@@ -158,7 +162,7 @@ def test_a_check_that_waits_for_counts_is_no_last_check_and_waits_from_its_first
     with database.transaction() as connection:
         connection.execute("UPDATE monitoring.drift_schedule SET wait_time = wait_time - interval '10 minutes'")
     assert store.wait("iris", "1") > timedelta(minutes=10)
-    assert store.is_due("iris", "1", HOUR)
+    assert is_due(store, HOUR)
     assert not kept.latest_of([("iris", "1")])
     check = made()
     assert kept.add_due(check, HOUR)
@@ -200,7 +204,7 @@ def test_what_belongs_to_a_check_is_kept_with_it_or_neither_is(store: Reads, dat
     with pytest.raises(psycopg.errors.DivisionByZero):
         kept.add_due(check, HOUR, broken)
     assert not store.documents([check.id])
-    assert store.is_due("iris", "1", HOUR)
+    assert is_due(store, HOUR)
 
 
 def test_checks_past_their_time_are_dropped(store: Reads) -> None:
@@ -212,20 +216,6 @@ def test_checks_past_their_time_are_dropped(store: Reads) -> None:
     assert [bool(store.documents([check.id])) for check in checks] == [False, False, True]
 
 
-class Traffic:
-    """Three models, of which one cannot be counted."""
-
-    def models(self, window: object) -> list[str]:
-        """Name them."""
-        return ["a", "b", "c"]
-
-    def versions(self, model: str, window: object) -> list[str]:
-        """Name their versions."""
-        if model == "b":
-            raise DeadlineExceeded("it takes too long", reason="STATEMENT_TIMEOUT")
-        return ["1", "", "2"]
-
-
 class Turn:
     """A turn that lasts."""
 
@@ -234,9 +224,14 @@ class Turn:
         return True
 
 
-def rounds(store: CheckStore, check_if_due: Callable[[str, str], None]) -> Rounds:
-    traffic: Any = Traffic()
-    return Rounds(store, traffic, lambda: datetime.now(UTC), check_if_due)
+def rounds(store: CheckStore, check: Callable[[str, str], None], **off: bool) -> Rounds:
+    """Go round two versions of one model and one of another; those of `off` are not checked."""
+    seen = [("a", "1"), ("a", ""), ("a", "2"), ("c", "1")]
+
+    def intervals(versions: Collection[Version]) -> dict[Version, timedelta]:
+        return {(model, version): HOUR for model, version in versions if model not in off}
+
+    return Rounds(store, lambda window: seen, lambda: datetime.now(UTC), intervals, check)
 
 
 @pytest.mark.parametrize("error", [DeadlineExceeded("too long", reason="STATEMENT_TIMEOUT"), ValueError("odd data")])
@@ -250,7 +245,15 @@ def test_what_goes_wrong_with_one_version_keeps_no_other_from_being_checked(stor
 
     turn: Any = Turn()
     rounds(store, check).go(turn)
-    assert seen == [("a", "1"), ("a", "2"), ("c", "1"), ("c", "2")]
+    assert seen == [("a", "1"), ("a", "2"), ("c", "1")]
+
+
+def test_what_is_switched_off_or_was_checked_lately_is_not_looked_at(store: Reads, database: Database) -> None:
+    seen: list[tuple[str, str]] = []
+    turn: Any = Turn()
+    assert Kept(store, FORM).add_due(made("a"), HOUR)
+    rounds(store, lambda *version: seen.append(version), c=True).go(turn)
+    assert seen == [("a", "2")]
 
 
 def test_a_database_that_is_away_is_asked_no_more_in_the_turn(store: Reads) -> None:

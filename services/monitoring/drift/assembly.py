@@ -20,6 +20,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.metrics,
         parts.configurations,
         parts.clock,
+        seen=parts.totals.seen,
         # Built after drift, and there before anything is served.
         tell=lambda transaction, check: parts.retraining.consider_check(transaction, check),
     )

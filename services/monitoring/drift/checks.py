@@ -44,12 +44,13 @@ class DriftChecks:
         configurations: Configurations,
         clock: Clock,
         *,
+        seen: Callable[[Window], Collection[Version]],
         tell: Callable[[Transaction, DriftCheck], None],
     ) -> None:
-        """`tell` is called with each check by schedule, in the transaction that keeps it."""
-        self._store = store
+        """`seen` lists the versions with traffic; `tell` is called with each check by schedule, in the transaction that
+        keeps it."""
         self._kept = Kept(store, FORM)
-        self._rounds = Rounds(store, metrics, clock, self._check_if_due)
+        self._rounds = Rounds(store, seen, clock, self._intervals, self._check_due)
         self._profiles = profiles
         self._live = live
         self._metrics = metrics
@@ -134,10 +135,12 @@ class DriftChecks:
             sentence = f"{model} {version} has no reference profile to compare with; {made}"
         return FailedPrecondition(sentence, reason="NO_REFERENCE")
 
-    def _check_if_due(self, model: str, version: str) -> None:
+    def _intervals(self, versions: Collection[Version]) -> Mapping[Version, timedelta]:
+        wanted = {each: self._configurations.effective(*each).drift for each in self._profiles.compared(versions)}
+        return {each: configuration.interval for each, configuration in wanted.items() if configuration.enabled}
+
+    def _check_due(self, model: str, version: str) -> None:
         configuration = self._configurations.effective(model, version).drift
-        if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
-            return
         reference = self._profiles.reference(model, version)
         if reference is None:
             return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
@@ -81,6 +81,10 @@ class Profiles:
     def reference(self, model: str, version: str) -> Reference | None:
         """Give what a version is compared with now; None where it is with nothing."""
         return self._references.find_attached(model, version)
+
+    def compared(self, versions: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
+        """Say which of these models' versions are compared with something."""
+        return self._store.attached_of(versions)
 
     def upload(self, new: NewProfile, row_format: RowFormat, chunks: Iterable[bytes], *, sha256: str) -> Profile:
         """Make a profile of a file that is sent, and attach it.

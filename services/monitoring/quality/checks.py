@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from penstock.ids import uuid7
@@ -39,15 +39,16 @@ class Sources:
     profiles: Profiles
     live: LiveProfiles
     unreferenced: Unreferenced
+    seen: Callable[[Window], Collection[Version]]
+    """Lists the versions with traffic."""
 
 
 class QualityChecks:
     """Makes checks, and keeps them."""
 
     def __init__(self, store: CheckStore, sources: Sources, clock: Clock) -> None:
-        self._store = store
         self._kept = Kept(store, FORM)
-        self._rounds = Rounds(store, sources.metrics, clock, self._check_if_due)
+        self._rounds = Rounds(store, sources.seen, clock, self._intervals, self._check_due)
         self._sources = sources
         self._clock = clock
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
@@ -111,10 +112,12 @@ class QualityChecks:
         """Look at each version whose time has come, once over all replicas, and drop checks past their time."""
         self._rounds.go(turn)
 
-    def _check_if_due(self, model: str, version: str) -> None:
+    def _intervals(self, versions: Collection[Version]) -> Mapping[Version, timedelta]:
+        wanted = {each: self._sources.configurations.effective(*each).quality for each in versions}
+        return {each: configuration.interval for each, configuration in wanted.items() if configuration.enabled}
+
+    def _check_due(self, model: str, version: str) -> None:
         configuration = self._sources.configurations.effective(model, version).quality
-        if not configuration.enabled or not self._store.is_due(model, version, configuration.interval):
-            return
         complete = self._completeness(model, version, configuration, ())
         if not self._rounds.waits(model, version, complete, configuration.interval):
             self._by_schedule(model, version, configuration, (), before_time=False)

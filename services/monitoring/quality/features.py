@@ -97,12 +97,11 @@ class FeatureLook:
         yield self._missing()
         if self.never_came:
             yield self._absence()
-            return
-        yield from self._bad_values()
-        yield from self._far_values()
-        yield from self._constant()
-        if newest is not None:
-            yield from self._stale(newest, stale_after)
+        else:
+            yield from self._bad_values()
+            yield from self._far_values()
+            yield from self._constant()
+        yield from self._stale(newest, stale_after)
 
     def _ask(self, issue: QualityIssue, count: int, reference_share: float, sentence: str) -> Suspicion:
         return Suspicion(
@@ -218,15 +217,19 @@ class FeatureLook:
             rows += min(int(self._live.counts[first - 1, _MISSING]), int(rest * totals[first - 1]))
         return rows
 
-    def _stale(self, newest: datetime, limit: timedelta) -> Iterator[Suspicion]:
-        """Ask about a feature that stopped coming while others went on: all rows since are without it."""
+    def _stale(self, newest: datetime | None, limit: timedelta) -> Iterator[Suspicion]:
+        """Ask about a feature that stopped coming while others went on: all rows since are without it.
+
+        Of one that came at no time in the window, that is all that is known: it is that long ago at least.
+        """
         last = self._live.last_time
-        if last is None or newest - last <= limit:
-            return
-        rows = self._rows_since(last)
-        if rows:
-            age = newest - last
+        if last is None or newest is None:
+            age, rows = self._window.to_time - self._window.from_time, self.rows
+            sentence = sentences.gone(self._name, age, rows, limit)
+        else:
+            age, rows = newest - last, self._rows_since(last)
             sentence = sentences.stale(self._name, age, rows, limit)
+        if rows and age > limit:
             found = self._ask(QualityIssue.STALE, rows, self._missing_share(), sentence)
             seconds, at_most = age.total_seconds(), limit.total_seconds()
             yield replace(found, rows=rows, tolerance=0.0, shown_value=seconds, shown_limit=at_most)

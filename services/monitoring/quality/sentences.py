@@ -126,6 +126,12 @@ def stale(name: str, age: timedelta, rows: int, limit: timedelta) -> str:
     return f"{shown(name)} came in none of the last {_rows(rows)}: {since}, and {write_duration(limit)} is let pass"
 
 
+def gone(name: str, window: timedelta, rows: int, limit: timedelta) -> str:
+    """Say that a feature had stopped coming before the window began."""
+    since = f"its last value is {write_duration(window)} old or older"
+    return f"{shown(name)} came in none of {_rows(rows)}: {since}, and {write_duration(limit)} is let pass"
+
+
 def too_few(rows: int, wanted: int) -> str:
     """Say that nothing can be said."""
     if rows == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from typing import Final
@@ -17,7 +17,7 @@ from services.monitoring.models import Window
 from services.monitoring.profiles.models import BUCKET
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import KEPT
-from services.monitoring.window_checks.store import CheckStore
+from services.monitoring.window_checks.store import CheckStore, Version
 from services.monitoring.window_checks.window import Completeness
 
 _log = structlog.get_logger(__name__)
@@ -40,25 +40,30 @@ class Rounds:
     """A chore: each version is looked at, and what is past its time is dropped."""
 
     def __init__(
-        self, store: CheckStore, metrics: MetricsReader, clock: Clock, check_if_due: Callable[[str, str], None]
+        self,
+        store: CheckStore,
+        seen: Callable[[Window], Collection[Version]],
+        clock: Clock,
+        intervals: Callable[[Collection[Version]], Mapping[Version, timedelta]],
+        check: Callable[[str, str], None],
     ) -> None:
+        """`seen` lists what had traffic, `intervals` says how often each of it is checked and leaves out what is not,
+        and `check` makes the check of one whose time has come."""
         self._store = store
-        self._metrics = metrics
+        self._seen = seen
         self._clock = clock
-        self._check_if_due = check_if_due
+        self._intervals = intervals
+        self._check = check
 
     def go(self, turn: Turn) -> None:
-        """Look at each model's versions. What goes wrong with one is logged, and tried again in the next turn."""
+        """Look at each version with traffic. What goes wrong with one is logged, and tried again in the next turn."""
         now = self._clock()
-        lately = Window(now - LATELY, now)
-        for model in self._metrics.models(lately):
-            with _by_itself(model=model):
-                versions = [version for version in self._metrics.versions(model, lately) if version]
-                for version in versions:
-                    if not turn.renew():
-                        return
-                    with _by_itself(model=model, version=version):
-                        self._check_if_due(model, version)
+        versions = [(model, version) for model, version in self._seen(Window(now - LATELY, now)) if version]
+        for model, version in self._store.due(self._intervals(versions)):
+            if not turn.renew():
+                return
+            with _by_itself(model=model, version=version):
+                self._check(model, version)
         while turn.renew() and self._store.drop_older(KEPT, limit=_DROPPED_AT_ONCE):
             pass
 

@@ -49,9 +49,11 @@ WHERE check_id IN (
 # The times are the database's: clocks of replicas differ. What is due later than a whole interval from now was set by a
 # longer interval.
 _DUE = """
-SELECT due_time > now() AND due_time <= now() + %(interval)s AS waits
-FROM {schedule}
-WHERE model = %(model)s AND version = %(version)s
+SELECT model, version
+FROM unnest(%(models)s::text[], %(versions)s::text[], %(intervals)s::interval[]) AS asked (model, version, span)
+LEFT JOIN {schedule} AS known USING (model, version)
+WHERE known.due_time IS NULL OR known.due_time <= now() OR known.due_time > now() + span
+ORDER BY model, version
 """
 # now() is when a transaction began: of two that meet here the one that waits began before the other moved the time on.
 _MOVE_ON = """
@@ -140,12 +142,15 @@ class CheckStore:
                 also(connection)
         return is_last
 
-    def is_due(self, model: str, version: str, interval: timedelta) -> bool:
-        """Say whether a version is to be looked at by schedule."""
-        values = {"model": model, "version": version, "interval": interval}
+    def due(self, intervals: Mapping[Version, timedelta]) -> list[Version]:
+        """Say which of these versions are to be looked at by schedule, each at its interval."""
+        values = {
+            "models": [model for model, _ in intervals],
+            "versions": [version for _, version in intervals],
+            "intervals": list(intervals.values()),
+        }
         with self._db.transaction() as connection:
-            row = connection.execute(self._sql(_DUE), values).fetchone()
-        return row is None or not row["waits"]
+            return [(row["model"], row["version"]) for row in connection.execute(self._sql(_DUE), values)]
 
     def wait(self, model: str, version: str) -> timedelta:
         """Note that a check that is due waits, and say for how long it has."""

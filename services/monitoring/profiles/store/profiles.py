@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -97,6 +97,11 @@ LIMIT %(limit)s
 _FIND_ATTACHED = """
 SELECT profile_id FROM monitoring.profile_attachments WHERE model = %(model)s AND version = %(version)s
 """
+_ATTACHED_OF = """
+SELECT model, version
+FROM monitoring.profile_attachments
+JOIN unnest(%(models)s::text[], %(versions)s::text[]) AS asked (model, version) USING (model, version)
+"""
 
 _FIND_REQUEST = """
 SELECT body_sha256, profile_id FROM monitoring.profile_requests
@@ -164,6 +169,12 @@ class ProfileStore:
         with self._db.transaction() as connection:
             row = connection.execute(_FIND_ATTACHED, {"model": model, "version": version}).fetchone()
         return None if row is None else row["profile_id"]
+
+    def attached_of(self, versions: Collection[tuple[str, str]]) -> list[tuple[str, str]]:
+        """Say which of these models' versions are compared with a profile."""
+        values = {"models": [model for model, _ in versions], "versions": [version for _, version in versions]}
+        with self._db.transaction() as connection:
+            return [(row["model"], row["version"]) for row in connection.execute(_ATTACHED_OF, values)]
 
     def page(self, model: str, version: str, *, before: UUID | None, limit: int) -> list[Profile]:
         """List profiles without their features, the newest first, those before the id `before` where one is given."""
