@@ -77,6 +77,24 @@ def test_all_that_a_channel_is_to_hear_of_a_model_is_one_message(replica: Replic
     assert sorted(replica.sent()[4:]) == [("ops", [old, old, RESOLVED, RESOLVED]), ("slack", [old, RESOLVED])]
 
 
+def test_a_receiver_that_was_away_hears_no_repeats_of_that_time_and_then_the_newest(replica: Replica) -> None:
+    replica.create(draft(channels=("ops",), repeat_interval=HOUR))
+    replica.create(draft(name="later", channels=("ops",), threshold=0.7))
+    replica.readings.counts[IRIS] = BAD
+    for _ in range(5):
+        replica.turn(HOUR)
+    assert replica.sent() == [("ops", [FIRING])], "the first still waits"
+    replica.readings.counts[IRIS] = counted(80)
+    replica.turn(TURN)
+    assert replica.sent()[1:] == [("ops", [FIRING])], "what is new is told at once"
+    replica.deliver()
+    replica.turn(TURN)
+    assert replica.sent()[2:] == [("ops", [("iris 1.0.0", "REPEATED")])]
+    replica.turn(TURN)
+    ends(replica)
+    assert replica.sent()[3:] == [("ops", [RESOLVED, RESOLVED])]
+
+
 def test_the_end_of_an_alert_waits_for_its_beginning(replica: Replica) -> None:
     outbox = Outbox(replica.database, "monitoring")
     replica.readings.counts[WINE] = GOOD
@@ -182,10 +200,13 @@ def test_an_alert_of_a_version_that_is_gone_for_good_does_not_fire_for_ever(repl
     replica.turn(timedelta(days=1))
     found = {alert.rule_name: alert.state.name for alert in replica.listed()}
     assert found == {"errors": "RESOLVED", "stopped": "FIRING"}  # an outage is no less one after a day
-    replica.readings.archived = {IRIS}
+    replica.readings.archived = {Target("iris", "")}
     replica.turn(TURN)
     (stopped,) = [alert for alert in replica.listed() if alert.rule_name == "stopped"]
-    assert (stopped.state.name, stopped.message) == ("RESOLVED", "iris 1.0.0 no longer answers: it was archived")
+    assert (stopped.state.name, stopped.message) == (
+        "RESOLVED",
+        "iris no longer answers: every version of it was archived",
+    )
 
 
 def test_what_was_done_to_rules_is_kept_with_who_did_it(replica: Replica) -> None:

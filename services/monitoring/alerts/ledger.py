@@ -9,7 +9,7 @@ from datetime import datetime
 
 from services.monitoring.alerts.life import Step
 from services.monitoring.alerts.models import Alert, AlertState, Rule
-from services.monitoring.alerts.notices import due_channels, news_of
+from services.monitoring.alerts.notices import due_channels, is_repeat, news_of
 from services.monitoring.alerts.store.transaction import Tables
 from services.monitoring.notifications.channels import Channels
 from services.monitoring.notifications.models import Notification
@@ -42,13 +42,19 @@ class Ledger:
         fired: list[Alert] = []
         saved: list[tuple[Alert, Step]] = []
         told: defaultdict[tuple[str, str], list[Alert]] = defaultdict(list)
+        behind = _Behind(tables)
         for change in changes:
             alert = change.step.alert
             if alert is None:
                 if change.before is not None:
                     tables.alerts.forget(change.before.id)
                 continue
-            for channel in (due := due_channels(alert, change.rule, silences, now)):
+            due = [
+                channel
+                for channel in due_channels(alert, change.rule, silences, now)
+                if not (is_repeat(alert, channel) and behind.is_of(alert.target.model, channel))
+            ]
+            for channel in due:
                 told[alert.target.model, channel].append(alert)
             alert = replace(alert, told={**alert.told, **dict.fromkeys(due, now)}) if due else alert
             saved.append((alert, change.step))
@@ -67,3 +73,20 @@ class Ledger:
                 alerts.sort(key=lambda each: (each.state is not AlertState.FIRING, -each.severity.value))
                 news = [news_of(alert, channel) for alert in alerts]
                 self._channels.notify(tables.connection, [channel], Notification(news))
+
+
+class _Behind:
+    """Which channels have not heard yet what was put before, asked for once and only where something is to be repeated.
+
+    A receiver that was away for a day is not to hear a day of repeats: the newest follows once the first has arrived.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._waiting: frozenset[tuple[str, str]] | None = None
+
+    def is_of(self, model: str, channel: str) -> bool:
+        """Say whether something of a model waits for a channel."""
+        if self._waiting is None:
+            self._waiting = self._tables.alerts.waiting()
+        return (model, channel) in self._waiting

@@ -32,6 +32,11 @@ def _is_due(told: datetime | None, rule: Rule, now: datetime) -> bool:
     return told is None or abs(now - told) >= rule.repeat_interval
 
 
+def is_repeat(alert: Alert, channel: str) -> bool:
+    """Say whether a channel was told before that an alert fires, and hears it again."""
+    return alert.state is AlertState.FIRING and channel in alert.told
+
+
 def news_of(alert: Alert, channel: str) -> AlertNews:
     """Say of an alert what goes to a channel; `alert` as it stands before this is sent."""
     return AlertNews(
@@ -50,7 +55,7 @@ def news_of(alert: Alert, channel: str) -> AlertNews:
         begin_time=alert.begin_time,
         fire_time=alert.fire_time,
         resolve_time=alert.resolve_time,
-        repeated=alert.state is AlertState.FIRING and channel in alert.told,
+        repeated=is_repeat(alert, channel),
         flapping=alert.flapping,
         check_id=str(alert.check_id or ""),
     )
