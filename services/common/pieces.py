@@ -7,6 +7,8 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
+
 
 class Pieces(io.RawIOBase):
     """A file whose bytes are taken away as they come: what writes whole files never holds one."""
@@ -38,7 +40,11 @@ class Pieces(io.RawIOBase):
 
 
 class CsvPieces:
-    """Rows as CSV, whose bytes are taken away as they come. A line ends in a line feed."""
+    """Rows as CSV, whose bytes are taken away as they come. A line ends in a line feed.
+
+    A text that begins like a formula, and may be anybody's, has an apostrophe before it, so that no spreadsheet runs
+    it; numbers are as they are. See https://owasp.org/www-community/attacks/CSV_Injection.
+    """
 
     def __init__(self) -> None:
         self._text = io.StringIO()
@@ -47,7 +53,7 @@ class CsvPieces:
 
     def write_rows(self, rows: Iterable[Sequence[Any]]) -> None:
         """Write rows."""
-        self._writer.writerows(rows)
+        self._writer.writerows([_harmless(cell) for cell in row] for row in rows)
 
     def write(self, line: str) -> int:
         """Take a line of the writer's."""
@@ -59,3 +65,7 @@ class CsvPieces:
         self._text.seek(0)
         self._text.truncate()
         return text.encode(errors="replace")
+
+
+def _harmless(cell: Any) -> Any:
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(_FORMULA_BEGINS) else cell

@@ -117,7 +117,7 @@ def test_metrics_and_events_are_written_to_files(
     server.on("ExportMetrics", stream(export_pb2.ExportMetricsResponse(chunk=b"PAR1")))
     out = tmp_path / "iris.parquet"
     document = json.loads(said(capsys, "metrics", "iris", "-g", "1d", "--out", str(out), "--json"))
-    assert document == {"file": str(out), "size_bytes": 4}
+    assert document == {"file": str(out), "size_bytes": 4, "complete_until": None}
     assert "--force" in said(capsys, "metrics", "iris", "--out", str(out), exit_code=4)
     server.on("ExportEvents", stream(export_pb2.ExportEventsResponse(chunk=b"a,b\n")))
     said(capsys, "events", "export", "iris", "--out", str(tmp_path / "e.csv"), "--from", "7d", "--payloads")

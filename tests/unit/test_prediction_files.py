@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -260,9 +261,9 @@ ROWS = [
 ]
 
 
-def composed(file_format: FileFormat) -> bytes:
+def composed(file_format: FileFormat, rows: Sequence[RowResult] = ROWS) -> bytes:
     schema = results.schema_of(VERSION)
-    chunks = [results.chunk_bytes(schema, 0, ROWS[:2]), results.chunk_bytes(schema, 2, ROWS[2:])]
+    chunks = [results.chunk_bytes(schema, 0, rows[:2]), results.chunk_bytes(schema, 2, rows[2:])]
     return b"".join(results.compose(chunks, schema, file_format))
 
 
@@ -296,6 +297,13 @@ def test_a_result_in_csv_has_lists_as_json() -> None:
     assert [row["row_index"] for row in rows] == ["0", "1", "2"]
     assert json.loads(rows[0]["output.y"]) == [1.5, "NaN"]
     assert rows[1]["error_message"] == 'it said "no",\nlouder'
+
+
+def test_a_label_that_a_spreadsheet_would_run_is_made_harmless_in_csv_as_in_exports() -> None:
+    told = [RowResult({"y": [1.0], "label": label, "n": -1}) for label in ("=1+1", "-1", "a=1")]
+    rows = list(csv.DictReader(io.StringIO(composed(FileFormat.CSV, told).decode(), newline="")))
+    assert [row["output.label"] for row in rows] == ["'=1+1", "'-1", "a=1"]
+    assert {row["output.n"] for row in rows} == {"-1"}
 
 
 def test_outputs_that_are_not_what_the_signature_says_fail_the_job_with_a_reason() -> None:

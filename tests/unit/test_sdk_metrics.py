@@ -113,9 +113,19 @@ def test_events_are_written_to_a_file_in_one_move(server: ScriptedServer, client
 def test_an_export_that_broke_half_way_begins_anew(server: ScriptedServer, client: Client, tmp_path: Path) -> None:
     half, whole = export_pb2.ExportMetricsResponse(chunk=b"PAR1-half"), export_pb2.ExportMetricsResponse(chunk=b"PAR1")
     server.on("ExportMetrics", stream(half, then=errors.Unavailable("the database is gone")), stream(whole))
-    target = client.monitoring.exports.metrics("iris", tmp_path / "iris.parquet", granularity="1d")
-    assert target.read_bytes() == b"PAR1"
+    told = client.monitoring.exports.metrics("iris", tmp_path / "iris.parquet", granularity="1d")
+    assert (told.path.read_bytes(), told.complete_until) == (b"PAR1", None)
     assert server.calls["ExportMetrics"][0].granularity == metrics_pb2.GRANULARITY_DAY
+
+
+def test_an_export_says_up_to_when_its_counts_are_complete(
+    server: ScriptedServer, client: Client, tmp_path: Path
+) -> None:
+    last = export_pb2.ExportMetricsResponse()
+    last.complete_until.FromJsonString("2026-01-31T12:00:00Z")
+    server.on("ExportMetrics", stream(export_pb2.ExportMetricsResponse(chunk=b"PAR1"), last))
+    told = client.monitoring.exports.metrics("iris", tmp_path / "iris.parquet")
+    assert (told.path.read_bytes(), told.complete_until) == (b"PAR1", datetime(2026, 1, 31, 12, tzinfo=UTC))
 
 
 def test_an_export_that_fails_leaves_what_was_there(server: ScriptedServer, client: Client, tmp_path: Path) -> None:

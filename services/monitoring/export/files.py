@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -10,7 +10,6 @@ from services.common.pieces import CsvPieces, Pieces
 from services.monitoring.export.models import Column, ExportFormat, Row
 
 MAX_CHUNK_BYTES = 1024 * 1024
-_FORMULA_BEGINS = ("=", "+", "-", "@", "\t", "\r")
 GROUP_ROWS = 10_000
 """Rows of a Parquet row group: it is held in memory until it is written."""
 GROUP_BYTES = 16 * 1024 * 1024
@@ -28,28 +27,19 @@ def file_chunks(slices: Iterable[Sequence[Row]], columns: Sequence[Column], form
 def _csv(slices: Iterable[Sequence[Row]], columns: Sequence[Column]) -> Iterator[bytes]:
     pieces = CsvPieces()
     pieces.write_rows([[column.name for column in columns]])
-    write_as: Mapping[str, Callable[[Any], str]] = {"text": _harmless, "time": _written}
-    ways = [(place, write_as[column.kind]) for place, column in enumerate(columns) if column.kind in write_as]
+    times = [place for place, column in enumerate(columns) if column.kind == "time"]
     for rows in slices:
-        pieces.write_rows(_with_texts(row, ways) for row in rows)
+        pieces.write_rows(_with_texts(row, times) for row in rows)
         yield pieces.taken()
     yield pieces.taken()
 
 
-def _with_texts(row: Row, ways: Sequence[tuple[int, Callable[[Any], str]]]) -> list[Any]:
+def _with_texts(row: Row, times: Sequence[int]) -> list[Any]:
     cells = list(row)
-    for place, write in ways:
+    for place in times:
         if cells[place] is not None:
-            cells[place] = write(cells[place])
+            cells[place] = _written(cells[place])
     return cells
-
-
-def _harmless(text: str) -> str:
-    """Keep a spreadsheet from taking a text, which may be anybody's, for a formula: an apostrophe goes before it.
-
-    See https://owasp.org/www-community/attacks/CSV_Injection.
-    """
-    return f"'{text}" if text.startswith(_FORMULA_BEGINS) else text
 
 
 def _written(time: datetime) -> str:

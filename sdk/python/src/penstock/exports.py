@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator
 from contextlib import closing
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -22,6 +23,19 @@ Format: TypeAlias = "pb.ExportFormat.ValueType | str | None"
 Written = Callable[[int], None]
 """Called with the bytes written so far; again from 0 where a broken export begins anew."""
 _Chunks: TypeAlias = Generator[bytes, None, None]
+
+
+@dataclass(frozen=True, slots=True)
+class MetricsFile:
+    """A file of metrics that was written.
+
+    Attributes:
+        path: where it lies.
+        complete_until: up to here its counts are complete, events since then may not be in them; None: they all are.
+    """
+
+    path: Path
+    complete_until: datetime | None
 
 
 class ExportsClient(MonitoringConnected):
@@ -84,7 +98,7 @@ class ExportsClient(MonitoringConnected):
         granularity: Granularity = None,
         file_format: Format = None,
         progress: Written | None = None,
-    ) -> Path:
+    ) -> MetricsFile:
         """Write the points of a model's metrics to a file, a row each, every version by itself; see `events`."""
         number = _format_number(file_format, Path(destination))
         since, until = to_window(from_time, to_time, window)
@@ -97,12 +111,19 @@ class ExportsClient(MonitoringConnected):
             format=number,
         )
 
+        complete_until: datetime | None = None
+
         def chunks() -> _Chunks:
+            nonlocal complete_until
+            complete_until = None
             with closing(self._connection.stream(self._connection.stub.ExportMetrics, request)) as answers:
                 for answer in answers:
+                    if answer.HasField("complete_until"):
+                        complete_until = answer.complete_until.ToDatetime(UTC)
                     yield answer.chunk
 
-        return self._write(destination, chunks, progress)
+        path = self._write(destination, chunks, progress)
+        return MetricsFile(path, complete_until)
 
     def event_chunks(
         self,

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.formats import say_bytes, say_time
+from penstock.cli.formats import say_bytes, say_iso, say_time
 from penstock.cli.metrics_views import live_line, live_view, series_table, step_words, totals, versions_table
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Force, Json, Model, NoColor, Token, Url, VersionFilter, duration, refuse_to_replace
@@ -132,11 +132,14 @@ def _show(output: Output, name: str, found: pb.ListMetricsResponse, *, steps: bo
 
 def _say_completeness(output: Output, found: pb.ListMetricsResponse | GetMetricsResponse) -> None:
     if found.HasField("complete_until"):
-        upto = output.time(time_of(found.complete_until))
-        output.note(f"complete up to {upto}; what came since is counted within minutes")
+        output.note(_complete_up_to(output, time_of(found.complete_until)))
     if found.HasField("feedback_complete_until"):
         upto = output.time(time_of(found.feedback_complete_until))
         output.note(f"feedback on predictions after {upto} may wait to be counted, for seconds")
+
+
+def _complete_up_to(output: Output, time: datetime | None) -> str:
+    return f"complete up to {output.time(time)}; what came since is counted within minutes"
 
 
 def _watch(client: Client, output: Output, model: str, version: str, interval: timedelta) -> None:
@@ -157,7 +160,7 @@ def _export(
     client: Client, output: Output, out: Path, model: str, version: str, granularity: Step | None, back: timedelta
 ) -> None:
     with output.transfer(f"writing {out.name}") as bar:
-        client.monitoring.exports.metrics(
+        written = client.monitoring.exports.metrics(
             model,
             out,
             version=version,
@@ -165,5 +168,8 @@ def _export(
             granularity=granularity and granularity.value,
             progress=bar.reach,
         )
-    size_bytes = out.stat().st_size
-    output.answer({"file": str(out.absolute()), "size_bytes": size_bytes}, Text(f"{out}  {say_bytes(size_bytes)}"))
+    size_bytes, until = out.stat().st_size, written.complete_until
+    document = {"file": str(out.absolute()), "size_bytes": size_bytes, "complete_until": until and say_iso(until)}
+    output.answer(document, Text(f"{out}  {say_bytes(size_bytes)}"))
+    if until:
+        output.note(_complete_up_to(output, until))

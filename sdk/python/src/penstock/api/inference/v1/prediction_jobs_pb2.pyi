@@ -81,7 +81,8 @@ class _FileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FileFormat
     """Apache Parquet. In: a column a feature."""
     FILE_FORMAT_CSV: _FileFormat.ValueType  # 3
     """Comma-separated, UTF-8, the first line names the columns. In: an empty cell is null; numbers and true or false are
-    read as the model's datatype wants. Out: lists are JSON within their cell.
+    read as the model's datatype wants. Out: lists are JSON within their cell; a text that begins with =, +, -, @, a tab
+    or a carriage return has an apostrophe before it, so that no spreadsheet takes it for a formula.
     """
 
 class FileFormat(_FileFormat, metaclass=_FileFormatEnumTypeWrapper):
@@ -95,7 +96,8 @@ FILE_FORMAT_PARQUET: FileFormat.ValueType  # 2
 """Apache Parquet. In: a column a feature."""
 FILE_FORMAT_CSV: FileFormat.ValueType  # 3
 """Comma-separated, UTF-8, the first line names the columns. In: an empty cell is null; numbers and true or false are
-read as the model's datatype wants. Out: lists are JSON within their cell.
+read as the model's datatype wants. Out: lists are JSON within their cell; a text that begins with =, +, -, @, a tab
+or a carriage return has an apostrophe before it, so that no spreadsheet takes it for a formula.
 """
 Global___FileFormat: _TypeAlias = FileFormat  # noqa: Y015
 
