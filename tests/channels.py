@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import base64
+import os
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -18,8 +21,10 @@ from services.monitoring.__main__ import build
 from services.monitoring.notifications.models import AlertNews, Notification
 from services.monitoring.parts import Parts
 from services.monitoring.settings import MonitoringSettings
+from tests.receivers import Receiver, receiving
 
 TIMEOUT_S = 60
+SECRET = "a-secret-that-nobody-sees"
 NEWS = Notification(
     [
         AlertNews(
@@ -90,3 +95,22 @@ def serving(url: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Itera
         stack.callback(server.close)
         channel = stack.enter_context(grpc.insecure_channel(f"127.0.0.1:{port}"))
         yield Running(ChannelServiceStub(channel), kept[-1], url)
+
+
+@pytest.fixture
+def key_file(tmp_path: Path) -> Path:
+    path = tmp_path / "secrets.key"
+    path.write_bytes(base64.b64encode(os.urandom(32)))
+    return path
+
+
+@pytest.fixture
+def running(clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, key_file: Path) -> Iterator[Running]:
+    with serving(clone_database("monitoring"), monkeypatch, secrets_key_file=key_file) as served:
+        yield served
+
+
+@pytest.fixture
+def receiver() -> Iterator[Receiver]:
+    with receiving() as listening:
+        yield listening

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
@@ -17,35 +17,14 @@ from penstock.api.monitoring.v1 import channels_pb2 as pb
 from services.common.errors import InvalidArgument
 from services.common.outbox.webhooks import signature
 from services.common.postgres import Database
-from services.monitoring.notifications.assembly import REQUEST_CHILDREN
 from services.monitoring.notifications.channels import MAX_REQUESTS
-from tests.channels import NEWS, Running, serving
+from tests.channels import NEWS, SECRET, Running, key_file, receiver, running, serving
 from tests.monitoring import eventually, reason
 from tests.receivers import Receiver, answers, hangs, receiving
-from tests.smtp import receiving_mail
 
+__all__ = ["key_file", "receiver", "running"]
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 REFUSED = grpc.StatusCode.FAILED_PRECONDITION
-SECRET = "a-secret-that-nobody-sees"
-
-
-@pytest.fixture
-def key_file(tmp_path: Path) -> Path:
-    path = tmp_path / "secrets.key"
-    path.write_bytes(base64.b64encode(os.urandom(32)))
-    return path
-
-
-@pytest.fixture
-def running(clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, key_file: Path) -> Iterator[Running]:
-    with serving(clone_database("monitoring"), monkeypatch, secrets_key_file=key_file) as served:
-        yield served
-
-
-@pytest.fixture
-def receiver() -> Iterator[Receiver]:
-    with receiving() as listening:
-        yield listening
 
 
 def test_a_webhook_is_set_shown_without_its_secrets_tested_and_told(running: Running, receiver: Receiver) -> None:
@@ -356,25 +335,6 @@ def test_a_lost_key_is_told_and_the_channel_can_be_set_again(
         running.test("team")
 
 
-@pytest.mark.slow  # each message loads apprise in a process of its own
-def test_mail_is_sent_by_apprise_to_whom_the_operator_allows(running: Running) -> None:
-    with receiving_mail() as mailbox:
-        shown = running.apprise(
-            "mail", f"mailto://127.0.0.1:{mailbox.port}/?from=penstock@example.com&to=ann@example.com"
-        )
-        assert shown.apprise.url == "mailto://***"
-        running.test("mail")
-        for _ in range(REQUEST_CHILDREN):  # as if tests of channels were under way that hang
-            assert running.parts.channels._senders._apprise._places.acquire(timeout=0)
-        (message_id,) = running.notify("mail")
-        eventually(lambda: len(mailbox.messages) == 2)
-    tested, told = mailbox.messages
-    assert "a test of mail" in tested
-    assert "CRITICAL: errors, iris 1.0.0" in told
-    assert "error_rate is 0.4, > 0.1" in told
-    assert told.rstrip().endswith(f"Message: {message_id}")
-
-
 @pytest.mark.slow
 def test_apprise_reaches_no_private_address_and_no_file(
     clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, key_file: Path
@@ -388,16 +348,3 @@ def test_apprise_reaches_no_private_address_and_no_file(
                 running.test(name)
         assert receiver.posts == []
         assert reason(lambda: running.apprise("slack", "slack://nonsense")) == (INVALID, "INVALID_CHANNEL")
-
-
-@pytest.mark.slow
-def test_a_refusal_by_apprises_receiver_says_its_status_and_no_secret(
-    clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, receiver: Receiver, key_file: Path
-) -> None:
-    receiver.otherwise = answers(401)
-    options = {"secrets_key_file": key_file, "apprise_schemes": "gotify"}
-    with serving(clone_database("monitoring"), monkeypatch, **options) as running:
-        running.apprise("gotify", f"gotify://127.0.0.1:{receiver.port}/{SECRET}")
-        with pytest.raises(grpc.RpcError, match="401") as caught:
-            running.test("gotify")
-        assert SECRET not in str(caught.value)
