@@ -64,7 +64,11 @@ class Rollups:
         while self._more:
             self._more = False
             self._recounts._done.clear()
-            self._recounts.work(self.turn())
+            self.work()
+
+    def work(self) -> None:
+        """Take one turn as the service does: hours and days when their interval has come."""
+        self._recounts.work(self.turn())
 
     def keep(self) -> None:
         """Look after the retention once."""
