@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -91,3 +92,22 @@ def test_an_outage_of_the_registry_hides_nothing(clone_database: Callable[[str],
         Client(monitoring=running.address) as client,
     ):
         assert client.monitoring.get_metrics("iriss").inference_count == 0
+
+
+def test_a_rule_and_a_silence_for_a_model_that_nobody_knows_are_made_with_a_warning(
+    monitoring: MonitoringClient,
+) -> None:
+    rules, silences = monitoring.alert_rules, monitoring.silences
+
+    def warnings(model: str) -> list[str]:
+        made = rules.create("slow", "p95_latency_ms", ">", 200, window="15m", severity="info", model=model)
+        changed = rules.update(made.id, threshold=300)
+        assert list(rules.get(made.id).warnings) == [], "what was said when it was made is no part of it"
+        silenced = silences.create(timedelta(hours=1), note="a migration", model=model)
+        assert made.warnings == changed.warnings == silenced.warnings
+        return list(made.warnings)
+
+    (doubt,) = warnings("iriss")
+    assert doubt.startswith("no model 'iriss' is registered")
+    assert "did you mean iris?" in doubt
+    assert [warnings(model) for model in ("iris", "churn", "")] == [[], [], []]
