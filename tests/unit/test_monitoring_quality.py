@@ -238,8 +238,22 @@ def test_a_feature_that_stops_within_the_last_step_of_a_month_is_stale(reference
 def test_a_rare_feature_is_not_stale() -> None:
     rows = [{**row, "age": row["age"] if n % 100 == 0 else None} for n, row in enumerate(good_rows(3_000))]
     live = [{**row, "age": row["age"] if n == 0 else None} for n, row in enumerate(good_rows(100, seed=9))]
-    report = look(reference_of(rows), live, every=timedelta(minutes=2))
-    assert report.status is QualityStatus.OK
+    for sent in (live, [{**row, "age": None} for row in live]):
+        report = look(reference_of(rows), sent, every=timedelta(minutes=2))
+        assert report.status is QualityStatus.OK
+        assert {one.issue for one in report.findings} == {QualityIssue.MISSING}, "no rule is to wake anybody for it"
+
+
+@pytest.mark.parametrize("value", [None, ..., math.nan], ids=["null", "left out", "NaN"])
+def test_a_feature_that_has_been_gone_for_the_whole_window_stays_stale(reference: Reference, value: object) -> None:
+    """An alert on stale_s that fired when it stopped is not told a day later that it is 0 s old."""
+    rows = changed(good_rows(300, seed=8), 1.0, age=value)
+    report = look(reference, rows, every=timedelta(minutes=2))
+    finding = violations(report)[QualityIssue.STALE, "age"]
+    assert (finding.value, finding.threshold) == (10 * 3600, 3600)
+    assert finding.summary == "age came in none of 300 rows: its last value is 10h old or older, and 1h is let pass"
+    short = look(reference, rows, every=timedelta(seconds=10))
+    assert (QualityIssue.STALE, "age") not in violations(short), "of less than stale_after it cannot be told"
 
 
 def test_repeats_are_found_where_the_reference_has_none(reference: Reference) -> None:

@@ -80,7 +80,7 @@ def _finding(one: Suspicion, allowed: float, compared: Compared) -> QualityFindi
     if one.shown_value is not None and one.shown_limit is not None:
         violated = violated and one.shown_value > one.shown_limit
         # What chance explains is no value that a rule should compare: a rare feature is always some hours old.
-        value, threshold, summary = one.shown_value, one.shown_limit, one.sentence
+        value, threshold, summary = one.shown_value * violated, one.shown_limit, one.sentence
     else:
         value, threshold = one.share, allowed
         summary = f"{one.sentence}; {compared(one.reference_share, allowed)}"

@@ -252,7 +252,8 @@ class AlertRule(_message.Message):
     all that was compared, the smallest p_value, adjusted_p_value, ks_p_value, chi_square_p_value, and the largest psi,
     ks_statistic, chi_square, wasserstein, jensen_shannon. DATA_QUALITY: violation_count; the worst feature's
     missing_rate, type_rate, schema_rate, range_rate, unknown_category_rate, outlier_rate, not_finite_rate,
-    constant_rate, and stale_s, how long it has not come; duplicate_rate.
+    constant_rate, and stale_s, how long it has not come: 0 up to quality.stale_after, and at most the checks' window,
+    quality.window, however long ago it was; duplicate_rate.
     """
     operator: Global___Operator.ValueType
     """Required."""

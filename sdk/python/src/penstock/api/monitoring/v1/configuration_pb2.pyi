@@ -231,7 +231,9 @@ class RetrainingConfiguration(_message.Message):
     min_labels: _builtins.int
     """At least so many labelled rows since then; default 500, 0 to 1,000,000,000."""
     drift_effect: _builtins.float
-    """Input or concept drift with at least this effect raises one; default 0.3; above 0, at most 10."""
+    """Input drift with at least this effect, a PSI, raises one; of embeddings, whose effect is another, what a shift of this
+    PSI comes to, erf(√PSI / 2). Default 0.3; above 0, at most 10. Concept drift raises one from drift.accuracy_drop on.
+    """
     error_rate: _builtins.float
     """So does an error rate of at least this over the drift window, of as many predictions as a drift check needs rows;
     default 0.1; above 0, at most 1.

@@ -38,7 +38,9 @@ class LineageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LineageServiceAsyncStub: ...
     GetLineage: _grpc.UnaryUnaryMultiCallable[_lineage_pb2.GetLineageRequest, _lineage_pb2.GetLineageResponse]
-    """From a prediction, an alert or a retraining request to all that it hangs together with, as far as it is known.
+    """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
+    known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
+    a version's or a request's lineage has them.
     Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
     REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
     """
@@ -49,7 +51,9 @@ class LineageServiceAsyncStub(LineageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLineage: _aio.UnaryUnaryMultiCallable[_lineage_pb2.GetLineageRequest, _lineage_pb2.GetLineageResponse]  # type: ignore[assignment]
-    """From a prediction, an alert or a retraining request to all that it hangs together with, as far as it is known.
+    """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
+    known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
+    a version's or a request's lineage has them.
     Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
     REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
     """
@@ -63,7 +67,9 @@ class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lineage_pb2.GetLineageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lineage_pb2.GetLineageResponse, _abc.Awaitable[_lineage_pb2.GetLineageResponse]]:
-        """From a prediction, an alert or a retraining request to all that it hangs together with, as far as it is known.
+        """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
+        known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
+        a version's or a request's lineage has them.
         Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
         REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
         """

@@ -52,7 +52,9 @@ class _QualityIssueEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QualityI
     QUALITY_ISSUE_CONSTANT: _QualityIssue.ValueType  # 8
     """One value only, where the reference has several."""
     QUALITY_ISSUE_STALE: _QualityIssue.ValueType  # 9
-    """The feature has stopped coming while others go on."""
+    """The feature has stopped coming while others go on, or came at no time in the window. Without a reference only the
+    newest rows are looked at: of a feature that is in none of them nobody knows that it ever came.
+    """
     QUALITY_ISSUE_NOT_FINITE: _QualityIssue.ValueType  # 10
     """NaN or infinite values."""
 
@@ -80,7 +82,9 @@ QUALITY_ISSUE_DUPLICATE: QualityIssue.ValueType  # 7
 QUALITY_ISSUE_CONSTANT: QualityIssue.ValueType  # 8
 """One value only, where the reference has several."""
 QUALITY_ISSUE_STALE: QualityIssue.ValueType  # 9
-"""The feature has stopped coming while others go on."""
+"""The feature has stopped coming while others go on, or came at no time in the window. Without a reference only the
+newest rows are looked at: of a feature that is in none of them nobody knows that it ever came.
+"""
 QUALITY_ISSUE_NOT_FINITE: QualityIssue.ValueType  # 10
 """NaN or infinite values."""
 Global___QualityIssue: _TypeAlias = QualityIssue  # noqa: Y015
@@ -132,7 +136,10 @@ class QualityFinding(_message.Message):
     feature: _builtins.str
     """The feature; empty: whole rows."""
     value: _builtins.float
-    """The share of rows that have it, or, of STALE, the age of the last value in seconds."""
+    """The share of rows that have it, or, of STALE, the age of the last value in seconds: the window's length of a feature
+    of the reference that came at no time in it. 0 of STALE and CONSTANT, and of a feature that never came, where it is
+    no violation.
+    """
     reference_value: _builtins.float
     """What the share is in the reference; of STALE, how much of it is missing there."""
     threshold: _builtins.float
