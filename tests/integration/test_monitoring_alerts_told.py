@@ -205,7 +205,7 @@ def test_an_alert_of_a_version_that_is_gone_for_good_does_not_fire_for_ever(repl
     (stopped,) = [alert for alert in replica.listed() if alert.rule_name == "stopped"]
     assert (stopped.state.name, stopped.message) == (
         "RESOLVED",
-        "iris no longer answers: every version of it was archived",
+        "iris no longer answers: all of it was deleted or archived",
     )
 
 

@@ -124,7 +124,7 @@ def test_a_model_as_a_whole_ends_with_what_failed_before_a_version_was_chosen_an
 def test_a_model_is_missed_until_the_registry_has_no_use_for_it() -> None:
     assert over(Readings({OLD: counted(0)}), WHOLE, **STOPPED) == ""
     assert over(Readings(), WHOLE, **STOPPED) == ""
-    archived = "iris no longer answers: every version of it was archived"
+    archived = "iris no longer answers: all of it was deleted or archived"
     assert over(Readings(lately={"iris": ("1.0.0",)}, archived={WHOLE}), WHOLE, **STOPPED) == archived
     forgotten = "iris has not answered for 24h, and the registry does not know it"
     assert over(Readings(unknown={WHOLE}), WHOLE, **STOPPED) == forgotten

@@ -94,7 +94,7 @@ class Values:
             return f"{target} no longer answers: another version does"
         standing = self._standing(rule, target)
         if standing is Standing.ARCHIVED:
-            return f"{target} no longer answers: {'it' if target.version else 'every version of it'} was archived"
+            return f"{target} no longer answers: {'it was' if target.version else 'all of it was deleted or'} archived"
         span = max(rule.window, LOOK_BACK)
         if self._answers(rule, target, span):
             return ""
