@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,10 +25,10 @@ from penstock.cli.embedded.health import is_serving
 from penstock.cli.embedded.ports import Ports
 from penstock.cli.embedded.postgres import PostgresCluster
 from penstock.cli.embedded.processes import is_alive
+from tests.commands import run_penstock, run_process
 from tests.embedded import DEADLINE_S, all_gone, eventually
 from tests.testdata import models
 
-PENSTOCK = (sys.executable, "-m", "penstock.cli")
 FREE_PORTS = {f"PENSTOCK_{field.name.upper()}_PORT": "0" for field in fields(Ports)}
 FLOWER = {"X": [5.1, 3.5, 1.4, 0.2]}
 
@@ -42,16 +41,16 @@ class RunningSuite:
         self.started: list[psutil.Process] = []
 
     def run(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        """Run a `penstock` command; whatever its exit code."""
-        return subprocess.run(
-            [*PENSTOCK, *map(str, arguments)],
-            env={**os.environ, **FREE_PORTS, "PENSTOCK_DATA_DIR": str(self.folder.path), **environment},
-            cwd=self.folder.path.parent,
-            capture_output=True,
-            text=True,
-            timeout=2 * DEADLINE_S,
-            check=False,
-        )
+        """Run a `penstock` command, in this process where it can be; whatever its exit code."""
+        return run_penstock([*map(str, arguments)], **self._surroundings(environment))
+
+    def run_process(self, *arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+        """Run a `penstock` command as a process of its own; whatever its exit code."""
+        return run_process([*map(str, arguments)], **self._surroundings(environment))
+
+    def _surroundings(self, said: dict[str, str]) -> dict[str, Any]:
+        environment = {**os.environ, **FREE_PORTS, "PENSTOCK_DATA_DIR": str(self.folder.path), **said}
+        return {"folder": self.folder.path.parent, "environment": environment, "timeout_s": 2 * DEADLINE_S}
 
     def json(self, *arguments: str | Path, **environment: str) -> Any:
         """Run a `penstock` command that must succeed, and give the document that it prints."""

@@ -7,7 +7,6 @@ import os
 import pty
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from penstock.cli.embedded.folder import DataFolder
+from tests.commands import PENSTOCK, run_penstock
 from tests.embedded import all_gone
 from tests.suite import FREE_PORTS
 from tests.testdata.models import linear
@@ -36,13 +36,8 @@ class Terminal:
 
     def run(self, *arguments: str, exit_code: int = 0, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run a command, and see that it ends as it should."""
-        result = subprocess.run(
-            [sys.executable, "-m", "penstock.cli", *arguments],
-            cwd=self.folder,
-            env={**self.environment, **environment},
-            capture_output=True,
-            text=True,
-            timeout=DEADLINE_S,
+        result = run_penstock(
+            arguments, folder=self.folder, environment={**self.environment, **environment}, timeout_s=DEADLINE_S
         )
         assert result.returncode == exit_code, result.stdout + result.stderr
         return result
@@ -126,7 +121,7 @@ def test_a_key_locks_the_suite_and_opens_it(terminal: Terminal) -> None:
 def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Terminal) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "penstock.cli", "up"],
+        [*PENSTOCK, "up"],
         cwd=terminal.folder,
         env={**terminal.environment, "TERM": "xterm", "COLUMNS": "80"},
         stdin=theirs,
@@ -150,13 +145,8 @@ def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Termi
 
 
 def _exit_code(terminal: Terminal, *arguments: str) -> int:
-    return subprocess.run(
-        [sys.executable, "-m", "penstock.cli", *arguments],
-        cwd=terminal.folder,
-        env=terminal.environment,
-        capture_output=True,
-        timeout=DEADLINE_S,
-    ).returncode
+    environment = terminal.environment
+    return run_penstock(arguments, folder=terminal.folder, environment=environment, timeout_s=DEADLINE_S).returncode
 
 
 def _read_until(screen: Any, word: bytes) -> bytes:

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,11 @@ import pytest
 from penstock.cli.embedded.detached import start_detached
 from penstock.cli.embedded.folder import DataFolder, State
 from penstock.cli.embedded.health import is_serving
+from tests.commands import PENSTOCK
 from tests.embedded import DEADLINE_S, all_gone, eventually
 from tests.suite import FREE_PORTS
 
 pytestmark = pytest.mark.slow
-PENSTOCK = (sys.executable, "-m", "penstock.cli")
 
 
 @pytest.fixture

@@ -155,12 +155,12 @@ def test_no_secret_is_in_logs_errors_process_lists_metrics_files_or_the_database
                 inference_id = client.inference.predict("tiny", FLOWER, user_id="ada").inference_id
                 client.monitoring.record_feedback(inference_id, actual_outcome="0")
             refusals(suite, token, seen)
-            seen.add("output", suite.run("key", "revoke", "vic").stdout)
+            seen.add("output", suite.run_process("key", "revoke", "vic").stdout)
             for key in (token, revoked):  # `refusals` has the wrong one; each command takes a second
-                done = suite.run("model", "get", "none", PENSTOCK_TOKEN=key, PENSTOCK_DEBUG="1")
+                done = suite.run_process("model", "get", "none", PENSTOCK_TOKEN=key, PENSTOCK_DEBUG="1")
                 seen.add("output of the command", done.stdout + done.stderr)
             for command in (["key", "list", "--json"], ["status", "--json"]):
-                done = suite.run(*command)
+                done = suite.run_process(*command)
                 seen.add(f"output of {command}", done.stdout + done.stderr)
             with suite.client(token=token, retry=penstock.NO_RETRIES) as client:
                 with suite.unsupervised():  # back before the call, it would not be missed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import stat
 import subprocess
-import sys
 from pathlib import Path
 
 import grpc
@@ -14,12 +13,12 @@ from penstock.api.monitoring.v1 import channels_pb2 as pb
 from penstock.api.monitoring.v1.channels_pb2_grpc import ChannelServiceStub
 from penstock.cli.embedded.detached import start_detached
 from penstock.cli.embedded.folder import DataFolder
+from tests.commands import PENSTOCK
 from tests.embedded import DEADLINE_S
 from tests.receivers import receiving
 from tests.suite import FREE_PORTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
-PENSTOCK = (sys.executable, "-m", "penstock.cli")
 SECRET = "a-secret-that-nobody-sees"
 
 
