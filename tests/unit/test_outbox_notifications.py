@@ -6,9 +6,11 @@ import base64
 import json
 import math
 import os
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID
 
 import pytest
@@ -16,6 +18,7 @@ from pydantic import SecretStr, ValidationError
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.outbox import MAX_BODY_BYTES
+from services.common.outbox.webhooks import signature
 from services.monitoring.notifications.apprise_urls import DEFAULT_SCHEMES, NEVER, read_schemes, scheme_of
 from services.monitoring.notifications.models import (
     AlertNews,
@@ -86,6 +89,58 @@ def test_the_document_is_what_receivers_were_told() -> None:
             }
         ],
     }
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
+JSON_TYPES = {str: "string", int: "number", float: "number", bool: "boolean", list: "array", type(None): "null"}
+
+
+def section(title: str) -> str:
+    """Give a part of the page that receivers are written by."""
+    return PAGE.partition(f"{title}\n")[2].partition("\n## ")[0]
+
+
+def told_types(text: str) -> list[dict[str, set[str]]]:
+    """Read the page's tables of fields: the types that each may have."""
+    tables: list[dict[str, set[str]]] = []
+    for line in text.splitlines():
+        if line == "| field | type | what |":
+            tables.append({})
+        elif found := re.match(r"\| `(\w+)` \| ([a-z ]+) \|", line):
+            tables[-1][found[1]] = set(found[2].split(" or "))
+    return tables
+
+
+def types_of(documents: list[dict[str, Any]]) -> dict[str, set[str]]:
+    return {name: {JSON_TYPES[type(each[name])] for each in documents} for name in documents[0]}
+
+
+def test_the_page_for_receivers_says_of_each_field_the_type_that_is_sent() -> None:
+    bare = replace(FIRING, value=None, threshold=math.nan, fire_time=None)
+    full = replace(RESOLVED, check_id="c1")
+    notifications = [Notification([each]) for each in (bare, full)]
+    sent = [json.loads(alerts_document(each, MESSAGE_ID, "team", NOW)) for each in notifications]
+    trial = json.loads(trial_document(MESSAGE_ID, "team", "ann", NOW))
+    example = json.loads(section("## An example").partition("```json\n")[2].partition("```")[0])
+    message, alert = told_types(section("## The message"))
+    assert types_of([*sent, trial]) == message
+    assert types_of([alert for each in sent for alert in each["alerts"]]) == alert
+    assert list(example) == list(sent[0]) == list(trial), "the example is whole, and in order"
+    assert list(example["alerts"][0]) == list(sent[0]["alerts"][0])
+    for name, types in [*types_of([example]).items(), *types_of(example["alerts"]).items()]:
+        assert types <= (message.get(name, set()) | alert.get(name, set()))
+    assert example["version"] == sent[0]["version"] == 1
+
+
+def test_the_page_for_receivers_checks_signatures_as_they_are_made() -> None:
+    names: dict[str, Any] = {}
+    exec(section("## What a receiver does").partition("```python\n")[2].partition("```")[0], names)
+    is_ours, secret, body = names["is_ours"], "a-secret-of-the-team", b'{"a":1}'
+    header = signature(secret, body, 1_790_000_000)
+    assert is_ours(header, body, f"{secret}\n", 1_790_000_060.5)
+    assert not is_ours(header, body + b" ", secret, 1_790_000_060.5)
+    assert not is_ours(header, body, "another-secret-of-theirs", 1_790_000_060.5)
+    assert not is_ours(header, body, secret, 1_790_000_400.0)
 
 
 @pytest.mark.parametrize("value", [None, math.nan, math.inf, -math.inf])
