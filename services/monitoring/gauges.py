@@ -232,7 +232,11 @@ def _traffic(view: View) -> Iterator[Metric]:
 def _truth(view: View) -> Iterator[Metric]:
     judged = _gauge("judged_rows", "Rows judged right or wrong, of the predictions of the last 24 hours.")
     accuracy = _gauge("accuracy", "Rows judged right of those judged, of the predictions of the last 24 hours.")
-    effect = _gauge("drift_effect", "The largest effect that the last drift check by schedule found.")
+    effect = _gauge(
+        "drift_effect",
+        "The largest effect of what drifted, else of all, in the last drift check by schedule: a PSI; of embeddings, "
+        "the AUC above 0.5, twice; of concept drift, the accuracy's drop.",
+    )
     drifted = _gauge("drifted", "Whether the last drift check by schedule found drift.")
     drift_time = _gauge("drift_check_timestamp_seconds", "When the last drift check by schedule was made.")
     violations = _gauge("quality_violations", "Violations that the last quality check by schedule found.")

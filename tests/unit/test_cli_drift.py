@@ -61,6 +61,19 @@ def test_what_drifted_is_drawn_and_the_rest_is_counted(
     assert "these were: petal_length" in " ".join(refused.replace("│", " ").split())
 
 
+@pytest.mark.parametrize("kind", [pb.DRIFT_TYPE_EMBEDDING, pb.DRIFT_TYPE_CONCEPT], ids=["vectors", "accuracy"])
+def test_what_is_no_psi_is_not_called_large_by_that_of_psi(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str], kind: pb.DriftType.ValueType
+) -> None:
+    result = drift_result("scent", 0.2, 0.31)
+    result.type = kind
+    check = drift_check()
+    check.results.insert(0, result)
+    server.on("GetDriftCheck", answer(pb.GetDriftCheckResponse(check=check)))
+    text = said(capsys, "show", f"{ID}1", "--feature", "scent")
+    assert "effect 0.310\n" in text
+
+
 def test_what_is_piped_is_not_padded(drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["drift", "check", "iris"]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line != line.rstrip()] == []

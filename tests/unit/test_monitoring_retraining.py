@@ -176,10 +176,18 @@ def test_a_fallen_accuracy_goes_before_drifted_features() -> None:
     assert (cause.details["value"], cause.details["threshold"]) == (0.05, 0.05), "points, and no PSI"
 
 
-def test_drifted_vectors_are_drifted_input() -> None:
-    cause = causes.of_check(drift_check(drift_result(DriftType.EMBEDDING, 0.5)), EFFECTIVE)
+def test_drifted_vectors_are_drifted_input_by_what_a_psi_means_for_them() -> None:
+    """A shift by one σ has a PSI of 1, and vectors of an effect of 0.52; one of 1 and more they cannot have."""
+    effective = EFFECTIVE.overlaid({"retraining": {"drift_effect": 1.0}})
+    input_, vectors = drift_result(DriftType.INPUT, 0.7), drift_result(DriftType.EMBEDDING, 0.6)
+    assert causes.of_check(drift_check(input_), effective) is None
+    cause = causes.of_check(drift_check(vectors), effective)
     assert cause is not None
     assert cause.reason is Reason.DRIFT_DETECTED
+    assert (cause.details["value"], cause.details["threshold"]) == (0.6, pytest.approx(0.5205, abs=1e-4))
+    told = replace(INPUT, drift_type=DriftType.EMBEDDING)
+    found = [causes.of_alert(alert(told, effect), told, effective) for effect in (0.5, 0.6)]
+    assert [each is not None and each.raises for each in found] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -269,7 +277,7 @@ RAISED = [
     (ACCURACY, 0.05, Reason.ACCURACY_DROP),
     (replace(ACCURACY, operator=Operator.GREATER), 0.9, None),
     (INPUT, 0.3, Reason.DRIFT_DETECTED),
-    (replace(INPUT, drift_type=DriftType.EMBEDDING), 0.3, Reason.DRIFT_DETECTED),
+    (replace(INPUT, drift_type=DriftType.EMBEDDING), 0.31, Reason.DRIFT_DETECTED),
     (CONCEPT, 0.05, Reason.ACCURACY_DROP),
     (rule("p95_latency_ms", AlertType.LATENCY), 9_000.0, None),
     (ERRORS, None, None),

@@ -22,6 +22,7 @@ from services.monitoring.drift.models import (
     DriftType,
     Labels,
     Rules,
+    effect_of_psi,
 )
 from services.monitoring.profiles.models import FeatureKind, FeatureReference, LiveFeature, LiveWindow, Reference
 
@@ -161,7 +162,7 @@ def _embedding(view: _View, name: str) -> DriftResult:
         gate=view.rules.gate,
         statistic=0.0,
         effect=0.0,
-        effect_floor=_auc_floor(view.rules.effect_floor),
+        effect_floor=effect_of_psi(view.rules.effect_floor, DriftType.EMBEDDING),
         reference_count=0 if reference.sample is None else len(reference.sample),
         live_count=0 if live.sample is None else len(live.sample),
     )
@@ -185,13 +186,6 @@ def _embedding(view: _View, name: str) -> DriftResult:
         effect=effect,
         overdispersion=found.overdispersion,
     )
-
-
-def _auc_floor(psi: float) -> float:
-    """Give what PSI's floor means for 2 (AUC - 0.5): a shift by δ σ has a PSI of δ² and an AUC of Φ(δ / √2)."""
-    from scipy import special
-
-    return float(2 * special.ndtr(np.sqrt(psi / 2)) - 1)
 
 
 def _concept(view: _View, labels: Labels) -> list[DriftResult]:

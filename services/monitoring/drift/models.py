@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -21,6 +22,14 @@ class DriftType(enum.Enum):
     PREDICTION = 2
     CONCEPT = 3
     EMBEDDING = 4
+
+
+def effect_of_psi(psi: float, type_: DriftType) -> float:
+    """Give the effect of a shift of this PSI: the PSI itself, but 2 (AUC - 0.5) of embeddings.
+
+    A shift by δ σ has a PSI of δ² and an AUC of Φ(δ / √2), which makes 2 (AUC - 0.5) erf(δ / 2).
+    """
+    return math.erf(math.sqrt(psi) / 2) if type_ is DriftType.EMBEDDING else psi
 
 
 class DriftStatus(enum.Enum):

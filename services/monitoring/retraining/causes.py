@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from services.monitoring.alerts.models import Alert, AlertType, Operator, Rule
 from services.monitoring.configuration.models import Effective
-from services.monitoring.drift.models import DriftCheck, DriftResult, DriftType
+from services.monitoring.drift.models import DriftCheck, DriftResult, DriftType, effect_of_psi
 from services.monitoring.retraining.models import Cause, Reason
 
 MAX_FEATURES_NAMED = 20
@@ -21,16 +21,17 @@ def of_check(check: DriftCheck, effective: Effective) -> Cause | None:
     Concept drift's effect is the fall of the accuracy, held against `drift.accuracy_drop`. What the model says may
     drift because the world does, and be right: prediction drift alone raises nothing.
     """
-    drop, effect = effective.drift.accuracy_drop, effective.retraining.drift_effect
+    drop, psi = effective.drift.accuracy_drop, effective.retraining.drift_effect
     found = sorted(
         (result for result in check.results if result.drifted), key=lambda result: result.effect, reverse=True
     )
     fallen = [result for result in found if result.type is DriftType.CONCEPT and result.effect >= drop]
-    drifted = [result for result in found if result.type in _INPUT and result.effect >= effect]
+    drifted = [result for result in found if result.type in _INPUT and result.effect >= effect_of_psi(psi, result.type)]
     if fallen:
         return _cause(check, Reason.ACCURACY_DROP, "accuracy_drop", drop, fallen, effective)
     if drifted:
-        return _cause(check, Reason.DRIFT_DETECTED, "drift_effect", effect, drifted, effective)
+        least = effect_of_psi(psi, drifted[0].type)
+        return _cause(check, Reason.DRIFT_DETECTED, "drift_effect", least, drifted, effective)
     return None
 
 
@@ -81,7 +82,9 @@ def _reason_of_drift(rule: Rule, value: float, effective: Effective) -> Reason |
         return None
     if rule.drift_type is DriftType.CONCEPT:
         return Reason.ACCURACY_DROP if value >= effective.drift.accuracy_drop else None
-    large = rule.drift_type in _INPUT and value >= effective.retraining.drift_effect
+    if rule.drift_type not in _INPUT:
+        return None
+    large = value >= effect_of_psi(effective.retraining.drift_effect, rule.drift_type)
     return Reason.DRIFT_DETECTED if large else None
 
 

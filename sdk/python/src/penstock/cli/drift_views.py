@@ -21,6 +21,8 @@ from penstock.cli.profile_views import kind_word
 
 STATUS_STYLES = {"ok": "green", "drifted": "bold red", "insufficient data": "yellow"}
 LARGE_PSI = 0.2
+_BY_PSI = (pb.DRIFT_TYPE_INPUT, pb.DRIFT_TYPE_PREDICTION)
+"""Whose effect is a PSI: others have no custom for what is large."""
 MAX_BARS = 14
 MAX_BAR_CELLS = 36
 _LABEL_CELLS = 24
@@ -107,7 +109,7 @@ def note_window(
     if length is not None:
         since = (until or datetime.now(UTC)) - length
     if begin and end and ((since and begin < since) or (until and end > until)):
-        output.note(f"the window is of whole 5 minutes: {say_time(begin)} to {say_time(end)}")
+        output.note(f"the window was widened to whole 5 minutes: {say_time(begin)} to {say_time(end)}")
     if check.uncounted_bucket_count:
         still = say_count(check.uncounted_bucket_count, "bucket")
         output.note(f"{still} of 5 minutes still to be counted: ask again in a minute for what came in them")
@@ -117,7 +119,7 @@ def comparison(output: Output, result: pb.DriftResult) -> RenderableType:
     """Draw both distributions of a feature side by side, below what happened to it."""
     heading = Text.assemble((printable(result.feature), "bold"), (f"  {_what(result)}  ", "dim"))
     heading.append_text(styled(status_word(result.status), STATUS_STYLES))
-    large = ", large" if result.type != pb.DRIFT_TYPE_CONCEPT and result.effect >= LARGE_PSI else ""
+    large = ", large" if result.type in _BY_PSI and result.effect >= LARGE_PSI else ""
     heading.append(f"  effect {result.effect:.3f}{large}", style="bold" if large else "")
     parts: list[RenderableType] = [heading]
     if result.summary:
