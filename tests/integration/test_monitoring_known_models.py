@@ -83,6 +83,7 @@ def test_a_feature_that_no_profile_has_is_ignored_with_a_warning_and_the_near_on
     (warning,) = warnings("iris", "age", "debtt")
     assert warning.startswith("drift.ignored_features: no profile and no traffic of iris has a feature 'debtt'")
     assert warning.endswith("did you mean debt?")
+    assert warnings("iris", "zip")[0].endswith("; there are age, debt")
     assert "of any model" in warnings("", "[age]")[0]
 
 

@@ -119,12 +119,16 @@ def test_settings_are_changed_by_their_names(server: ScriptedServer, capsys: pyt
         "SetConfiguration",
         answer(configuration_pb2.SetConfigurationResponse(effective=changed.effective, own=changed.own)),
     )
-    said(
+    told = said(
         capsys, "monitoring", "set", "drift.window=6h", "drift.alpha=", "retraining.enabled=off", "drift.gate=ks",
         "--model", "iris", "--version", "2.0.0", "--note", "a busy model",
     )  # fmt: skip
     (request,) = server.calls["SetConfiguration"]
     assert (request.model, request.version, request.note, request.etag) == ("iris", "2.0.0", "a busy model", "e")
+    names = {line.split()[0] for line in told.splitlines()[2:]}
+    assert names == {"drift.window", "drift.alpha", "drift.gate", "retraining.enabled"}, (
+        "what was set, not all there is"
+    )
     drift = request.configuration.drift
     assert (drift.window, drift.interval, drift.gate) == ("6h", "1h", drift_pb2.DRIFT_GATE_KS)
     assert not drift.HasField("alpha")

@@ -78,6 +78,18 @@ def test_a_narrow_terminal_leaves_optional_columns_out_the_last_first(
     assert below[140] == ""
 
 
+def test_a_picture_goes_before_any_number_and_without_a_word(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = (Column("from"), Column("", optional=True), Column("p95"), Column("p99", optional=True))
+    terminal.setenv("COLUMNS", "40")
+    output = Output(as_json=False, no_color=True)
+    output.answer([], output.table(columns, [("01-31 12:00", "█" * 12, "10.91 ms", "16.79 ms")], empty=""))
+    lines = [Text.from_ansi(line).plain.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["from", "p95", "p99"]
+    assert len(lines) == 3
+
+
 def test_what_must_be_read_is_kept_and_optional_columns_go_instead(
     terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

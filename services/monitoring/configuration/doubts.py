@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import islice
 
 from services.monitoring.configuration.models import Own, Scope
@@ -10,6 +11,12 @@ from services.monitoring.known_models import KnownModels, did_you_mean
 
 MAX_FEATURES = 10
 """Of those that nobody knows, so many are named."""
+
+
+def there_are(names: Collection[str]) -> str:
+    """Name some of what there is."""
+    more = f" and {len(names) - MAX_FEATURES:,} more" if len(names) > MAX_FEATURES else ""
+    return f"; there are {', '.join(sorted(names)[:MAX_FEATURES])}{more}"
 
 
 class Doubts:
@@ -33,6 +40,6 @@ class Doubts:
         unknown = islice((name for name in ignored if name not in known), MAX_FEATURES)
         return [
             f"drift.ignored_features: no profile and no traffic {whose} has a feature {name!r}"
-            f"{did_you_mean(name, known)}"
+            f"{did_you_mean(name, known) or there_are(known)}"
             for name in unknown
         ]

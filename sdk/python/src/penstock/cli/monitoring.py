@@ -29,7 +29,7 @@ EXAMPLES = """Examples
   penstock monitoring get iris
   penstock monitoring set drift.interval=1h drift.alpha=0.01 --model iris --note "a busy model"
   penstock monitoring set drift.alpha= --model iris             back to what holds for all
-  penstock monitoring set 'drift.ignored_features=[id,"street, number"]' --model iris
+  penstock monitoring set 'drift.ignored_features=\\[id,"street, number"]' --model iris
   penstock monitoring set retraining.enabled=false
 """
 app = typer.Typer(
@@ -87,8 +87,10 @@ def set_(
         list[str],
         typer.Argument(
             metavar="NAME=VALUE…",
-            help="Such as drift.window=6h, or drift.ignored_features=[age,income], a name with a comma in quotes; "
-            "an empty value: back to what holds above; [] empties a list.",
+            help="Such as drift.window=6h, quality.tolerance=0.02, retraining.min_labels=2000, alerts.enabled=false, or "
+            "drift.ignored_features=\\[age,income], a name with a comma in quotes; an empty value: back to what holds "
+            "above; [] empties a list. `penstock monitoring get` lists all there are, docs/monitoring-settings.md says "
+            "what each means.",
             show_default=False,
         ),
     ],
@@ -105,7 +107,8 @@ def set_(
     changes = parse_changes(settings)
     with connect(Service.MONITORING, url, token) as client:
         found = client.monitoring.configurations.change(changes, model=model, version=version, note=note)
-        table = _settings(output, client, found, Scope(model, version))
+        names = {f"{part}.{name}" for part, said in changes.items() for name in said}
+        table = _settings(output, client, found, Scope(model, version), names)
     output.answer(document_of(found), _title(model, version), table)
     output.warn(found.warnings)
 
@@ -212,8 +215,13 @@ class Scope(NamedTuple):
 
 
 def _settings(
-    output: Output, client: Client, found: pb.GetConfigurationResponse | pb.SetConfigurationResponse, scope: Scope
+    output: Output,
+    client: Client,
+    found: pb.GetConfigurationResponse | pb.SetConfigurationResponse,
+    scope: Scope,
+    names: Container[str] | None = None,
 ) -> RenderableType:
+    """Lay out what holds and who says it, all or of some names."""
     if output.as_json:
         return Text()
     above = [(each, _said(client.monitoring.configurations.get(*each).own)) for each in scope.above()]
@@ -227,6 +235,7 @@ def _settings(
     rows = [
         (name, Text(words, style="bold" if name in own else ""), said_by(name))
         for name, words in _in_words(found.effective).items()
+        if names is None or name in names
     ]
     return output.table(_COLUMNS, rows, empty="nothing is configured")
 

@@ -142,7 +142,7 @@ class Output:
             table.add_row(*row)
         if not hidden:
             return table
-        said = f"no room here for: {', '.join(hidden)}; a wider terminal shows them, and --json has all"
+        said = f"no room here for: {', '.join(hidden)}; a wider terminal shows all, and so does --json"
         return Group(table, Text(said, style="dim"))
 
     def time(self, time: datetime | None) -> str:
@@ -257,9 +257,9 @@ def _least_width(column: Column, natural: int) -> int:
 
 
 def _shown(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
-    """Choose the columns that there is room for."""
+    """Choose the columns that there is room for. Pictures, which have no title, go first."""
     shown = list(range(len(columns)))
-    for index in reversed(range(len(columns))):
+    for index in sorted(shown, key=lambda index: (columns[index].title != "", -index)):
         least = sum(_least_width(columns[each], widths[each]) for each in shown)
         if least + _gaps([columns[each] for each in shown]) <= available:
             break

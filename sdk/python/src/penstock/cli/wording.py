@@ -32,6 +32,7 @@ _OPTIONS = {
     "from_time": "--from",
     "to_time": "--until",
     "as_scheduled": "--scheduled",
+    "configuration.": "",
     "window.from_time": "--from",
     "window.to_time": "--until",
     "columns.kinds": "--kind",
