@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 import typer.main
+from rich.text import Text
 
 from penstock.api.inference.v1 import inference_pb2
 from penstock.api.monitoring.v1 import monitoring_pb2
 from penstock.api.registry.v1 import registry_pb2
 from penstock.cli.__main__ import app
+from penstock.cli.monitoring import find_setting
 from services.inference.oip import open_inference_pb2
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,6 +69,30 @@ def test_a_command_that_is_named_exists_with_its_options(path: str, line: str) -
         command = found
     options = {name for parameter in command.params for name in parameter.opts}
     assert [word for word in words if word.startswith("-") and word.partition("=")[0] not in options] == []
+
+
+def helps(command: Any = None, path: str = "penstock") -> Iterator[tuple[str, str]]:
+    """Give every text of the help of every command, as it is written."""
+    command = command or tree()
+    texts = [command.help, command.epilog, *(getattr(parameter, "help", None) for parameter in command.params)]
+    yield from ((path, text) for text in texts if text)
+    for name, inner in getattr(command, "commands", {}).items():
+        yield from helps(inner, f"{path} {name}")
+
+
+def test_no_help_loses_what_stands_in_brackets() -> None:
+    """They are shown by rich, which takes `[age,income]` for a style, and shows nothing of it."""
+    lost = [(path, text) for path, text in helps() if Text.from_markup(text).plain != text.replace("\\[", "[")]
+    assert lost == []
+
+
+def test_the_help_of_settings_names_some_of_each_kind_and_the_page_that_has_all() -> None:
+    text = " ".join(text for path, text in helps() if path == "penstock monitoring set")
+    named = re.findall(r"\b(\w+)\.(\w+)=", text)
+    assert {"drift", "quality", "retraining", "alerts"} <= {part for part, _ in named}
+    assert all(find_setting(".".join(name)) for name in named)
+    (page,) = re.findall(r"docs/[\w-]+\.md", text)
+    assert (ROOT / page).exists()
 
 
 def test_every_rpc_of_the_grpcurl_page_exists() -> None:

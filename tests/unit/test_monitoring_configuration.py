@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from penstock.api.monitoring.v1 import configuration_pb2 as pb
 from penstock.api.monitoring.v1 import drift_pb2
+from penstock.cli.documents import document_of, flattened
+from penstock.cli.formats import say_names, say_value
+from penstock.durations import write_duration
 from services.common.errors import InvalidArgument
 from services.monitoring.configuration import convert, rules
 from services.monitoring.configuration.models import DriftGate, Effective, Scope
@@ -63,6 +68,33 @@ def test_every_field_of_the_contract_has_its_rule_and_its_default() -> None:
     }
     own = {part: vars_of(getattr(Effective(), part)) for part in parts}
     assert rules.load(rules.dump(own)) == own
+
+
+def test_the_page_of_settings_has_each_with_its_default_and_what_is_allowed() -> None:
+    row = re.compile(r"^\| `(\w+\.\w+)` \| (.+?) \| (.+?) \| .+ \|$", re.MULTILINE)
+    page = (Path(__file__).parents[2] / "docs/monitoring-settings.md").read_text()
+    defaults = flattened(document_of(convert.effective_proto(Effective()))).items()
+    said = {name: say_names(value) if isinstance(value, list) else say_value(value) for name, value in defaults}
+    assert row.findall(page) == [
+        (f"{part}.{field}", said[f"{part}.{field}"], allowed(rule))
+        for part, fields in rules.RULES.items()
+        for field, rule in fields.items()
+    ]
+
+
+def allowed(rule: rules.Rule) -> str:
+    """Say what a setting may be, as the page does."""
+    match rule:
+        case rules.Span(least, most):
+            return f"{write_duration(least)} to {write_duration(most)}"
+        case rules.Number(least, most, above):
+            return f"above {least:,}, at most {most:,}" if above else f"{least:,} to {most:,}"
+        case rules.Flag():
+            return "true or false"
+        case rules.Gate():
+            return ", ".join(gate.name.lower() for gate in DriftGate)
+        case rules.Names():
+            return f"up to {rules.MAX_IGNORED_FEATURES:,} names"
 
 
 def vars_of(configuration: Any) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def set_(
         list[str],
         typer.Argument(
             metavar="NAME=VALUE…",
-            help="Such as drift.window=6h, quality.tolerance=0.02, retraining.min_labels=2000, alerts.enabled=false, or "
+            help="Such as drift.window=6h, quality.tolerance=0.02, retraining.min_labels=2000, alerts.enabled=false or "
             "drift.ignored_features=\\[age,income], a name with a comma in quotes; an empty value: back to what holds "
             "above; [] empties a list. `penstock monitoring get` lists all there are, docs/monitoring-settings.md says "
             "what each means.",
