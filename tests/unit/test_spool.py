@@ -1,105 +1,36 @@
+"""The spool of events: what is flushed reaches the receiver, in order, and what does not is counted."""
+
 from __future__ import annotations
 
 import base64
 import itertools
-import json
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from services.common.errors import InvalidArgument, Unavailable
-from services.inference.events.delivery import DeliverySettings, Result, Verdict
-from services.inference.events.segments import cut_torn_tail, encode_record, parse
-from services.inference.events.spool import Spool, SpoolSettings
+from services.inference.events.delivery import Result
+from services.inference.events.segments import parse
+from services.inference.events.spool import Spool
 from tests.serving import wait_until
-
-QUICK = SpoolSettings(
-    gather_s=0.001,
-    fsync="never",
-    retry_s=0.01,
-    delivery=DeliverySettings(linger_s=0.001, backoff_s=0.001, max_backoff_s=0.01),
+from tests.spool import (
+    QUICK,
+    STORED,
+    Opener,
+    Receiver,
+    append_all,
+    encode,
+    events,
+    lines,
+    open_spool,
+    receiver,
+    segments,
 )
-STORED = Result(Verdict.STORED)
 
-
-class Receiver:
-    """The other side: stores each record once, rejects what it is told to, and can be down or refuse."""
-
-    def __init__(self) -> None:
-        self.stored: list[bytes] = []
-        self.batches: list[int] = []
-        self.rejects: dict[bytes, str] = {}
-        self.poison: set[bytes] = set()
-        self.up = threading.Event()
-        self.up.set()
-        self.failure: Exception = Unavailable("monitoring is down")
-
-    def deliver(self, batch: list[bytes]) -> Sequence[Result]:
-        if not self.up.is_set():
-            raise self.failure
-        if self.poison & set(batch):
-            raise InvalidArgument("the batch cannot be read")
-        self.batches.append(len(batch))
-        return [self._result(record) for record in batch]
-
-    def _result(self, record: bytes) -> Result:
-        if record in self.rejects:
-            return Result(Verdict.REJECTED, self.rejects[record])
-        if record in self.stored:
-            return Result(Verdict.DUPLICATE)
-        self.stored.append(record)
-        return STORED
-
-
-@pytest.fixture
-def receiver() -> Receiver:
-    return Receiver()
-
-
-Opener = Callable[..., Spool[int]]
-
-
-@pytest.fixture
-def open_spool(tmp_path: Path, receiver: Receiver) -> Iterator[Opener]:
-    spools: list[Spool[int]] = []
-
-    def open_(**settings: Any) -> Spool[int]:
-        spool: Spool[int] = Spool(tmp_path, encode, receiver.deliver, replace(QUICK, **settings))
-        spool.open()
-        spools.append(spool)
-        return spool
-
-    yield open_
-    receiver.up.set()
-    for spool in spools:
-        if spool._accepting:
-            spool.close(5)
-
-
-def encode(number: int) -> bytes:
-    return b"event %d" % number
-
-
-def events(*numbers: int) -> list[bytes]:
-    return [encode(number) for number in numbers]
-
-
-def append_all(spool: Spool[int], numbers: Iterable[int]) -> None:
-    for number in numbers:
-        spool.append(number)
-
-
-def segments(folder: Path) -> list[Path]:
-    return sorted(folder.rglob("*.seg"))
-
-
-def lines(folder: Path, name: str) -> list[dict[str, str]]:
-    return [json.loads(line) for path in folder.rglob(name) for line in path.read_text().splitlines()]
+__all__ = ["open_spool", "receiver"]
 
 
 def test_events_are_delivered_in_order_and_their_segments_deleted(
@@ -314,78 +245,6 @@ def test_an_event_that_cannot_be_encoded_is_dropped_and_the_next_goes_on(tmp_pat
     assert spool.close(5)
     assert receiver.stored == events(1)
     assert spool.status.dropped == 1
-
-
-def left_behind(folder: Path, *contents: bytes) -> list[Path]:
-    """Write segments as a dead worker may have left them."""
-    slot = folder / "slot-000"
-    slot.mkdir(parents=True)
-    paths = [slot / f"{number:016d}.seg" for number in range(len(contents))]
-    for path, content in zip(paths, contents, strict=True):
-        path.write_bytes(content)
-    return paths
-
-
-A, B, C = (encode_record(encode(number)) for number in (1, 2, 3))
-
-
-@pytest.mark.parametrize("torn_bytes", range(1, len(B)))
-def test_a_tail_torn_anywhere_is_cut_off(tmp_path: Path, torn_bytes: int) -> None:
-    (path,) = left_behind(tmp_path, A + B[:torn_bytes])
-    assert cut_torn_tail(path) == torn_bytes
-    assert path.read_bytes() == A
-    assert cut_torn_tail(path) == 0
-
-
-def test_after_a_torn_tail_everything_whole_is_delivered(
-    open_spool: Opener, receiver: Receiver, tmp_path: Path
-) -> None:
-    left_behind(tmp_path, b"", A, B + C[:-1])
-    spool = open_spool()
-    spool.append(4)
-    assert spool.close(5)
-    assert receiver.stored == events(1, 2, 4)
-    assert spool.status.delivery.corrupt == 0
-    assert segments(tmp_path) == []
-
-
-@pytest.mark.parametrize(
-    "damaged",
-    [B[:-1] + b"!", b"\0" * len(B), B[:4] + b"\xff\xff\xff\x7f" + B[8:], B[:5] + b"\1" + B[6:]],
-    ids=["payload", "zeros", "length", "small length"],
-)
-def test_a_corrupt_record_in_the_middle_goes_to_quarantine_alone(
-    open_spool: Opener, receiver: Receiver, tmp_path: Path, damaged: bytes
-) -> None:
-    left_behind(tmp_path, A + damaged + C)
-    spool = open_spool()
-    assert spool.close(5)
-    assert receiver.stored == events(1, 3)
-    (letter,) = lines(tmp_path, "quarantine.jsonl")
-    assert base64.b64decode(letter["record"]) == damaged
-    assert letter["reason"] == f"0000000000000000.seg at {len(A)}"
-    assert spool.status.delivery.corrupt == 1
-
-
-def test_a_segment_torn_before_the_last_is_quarantined_not_forgotten(
-    open_spool: Opener, receiver: Receiver, tmp_path: Path
-) -> None:
-    left_behind(tmp_path, A[:-1], B)
-    assert open_spool().close(5)
-    assert receiver.stored == events(2)
-    assert len(lines(tmp_path, "quarantine.jsonl")) == 1
-
-
-def test_a_segment_that_somebody_deletes_stops_nothing(open_spool: Opener, receiver: Receiver, tmp_path: Path) -> None:
-    receiver.up.clear()
-    spool = open_spool(segment_bytes=20)
-    for number in range(5):
-        spool.append(number)
-        assert spool.flush(5)
-    segments(tmp_path)[2].unlink()
-    receiver.up.set()
-    assert spool.close(5)
-    assert receiver.stored == events(0, 1, 3, 4)
 
 
 def test_a_receiver_that_never_returns_does_not_hold_up_the_end(tmp_path: Path) -> None:
