@@ -158,3 +158,10 @@ def test_a_count_that_is_no_longer_of_one_version_is_of_the_model_alone(replica:
     found = {alert.target: (alert.state.name, alert.message) for alert in replica.listed()}
     assert found[IRIS] == ("RESOLVED", "the rule names no version any more: iris is judged as a whole")
     assert found[WHOLE][0] == "FIRING"
+
+
+def test_alerts_of_one_turn_are_told_apart_by_how_their_ids_begin(replica: Replica) -> None:
+    replica.create(draft())
+    replica.readings.counts = {Target("iris", f"{number}"): BAD for number in range(40)}
+    replica.turn()
+    assert len({str(alert.id)[:23] for alert in replica.listed()}) == 40

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from uuid import UUID
 
@@ -210,5 +210,7 @@ def _step(
     if isinstance(outcome, Over):
         return None if alert is None else life.end(alert, outcome.message, moment)
     if alert is None:
-        return life.begin(Birth(UUID(uuid7()), target, recent_changes), rule, in_words(rule), outcome, moment)
+        # Not one after the other: people name those of one turn by how their ids begin.
+        birth = Birth(UUID(uuid7(datetime.now(UTC))), target, recent_changes)
+        return life.begin(birth, rule, in_words(rule), outcome, moment)
     return life.go_on(alert, rule, outcome, moment, recent_changes)

@@ -158,7 +158,9 @@ class Rules:
         """
         of, known = Scope(draft.model, draft.version), self._configurations.hold(tables.connection)
         watched = known.effective(of)
-        check_rule(draft, {AlertType.DRIFT: watched.drift.interval, AlertType.DATA_QUALITY: watched.quality.interval})
+        intervals = {AlertType.DRIFT: watched.drift.interval, AlertType.DATA_QUALITY: watched.quality.interval}
+        windows = (known.effective(scope).quality.window for scope in (of, *known.scopes_below(of)))
+        check_rule(draft, intervals, max(windows))
         others = [rule for rule in tables.rules.all() if rule.id != instead_of]
         for scope, rule in RuleBook([*others, draft]).blind(known.scopes_below(of), known.effective):
             if rule is draft:

@@ -10,7 +10,8 @@ from penstock.durations import write_duration
 from services.common.errors import InvalidArgument
 from services.monitoring.alerts.conditions import MAX_WINDOW, METRICS, SIGNS, Metric, written
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, RuleDraft
-from services.monitoring.drift.models import DriftType
+from services.monitoring.drift.models import Distances, DriftType
+from services.monitoring.window_checks.window import LONGEST_WINDOW
 
 MAX_HOLD = timedelta(hours=24)
 MIN_REPEAT, MAX_REPEAT = timedelta(minutes=5), timedelta(days=7)
@@ -21,16 +22,23 @@ _COUNTED = (AlertType.LATENCY, AlertType.ERROR_RATE)
 MADE_LATE = timedelta(minutes=10)
 """How much older than their interval the last checks may be for a moment: made in a round, each takes a while."""
 
+_NO_PSI = (DriftType.CONCEPT, DriftType.EMBEDDING)
+"""Whose effect is 1 at most, and which have none of the distances."""
+_DISTANCES = frozenset(Distances.__dataclass_fields__)
+
 Intervals = Mapping[AlertType, timedelta]
 """How often checks of a type are made by schedule."""
 
 
-def check_rule(rule: RuleDraft, intervals: Intervals) -> None:
-    """See that a rule makes sense; raises InvalidArgument naming the field, and saying why (INVALID_RULE)."""
+def check_rule(rule: RuleDraft, intervals: Intervals, quality_window: timedelta = LONGEST_WINDOW) -> None:
+    """See that a rule makes sense; raises InvalidArgument naming the field, and saying why (INVALID_RULE).
+
+    `quality_window` is the longest that quality checks of its models and versions look at.
+    """
     if rule.version and not rule.model:
         raise refused("version", f"got {rule.version!r} without a model; name the model that it is a version of")
     metric = _check_metric(rule)
-    _check_threshold(rule, metric)
+    _check_threshold(rule, metric, _most(rule, metric, quality_window))
     _check_window(rule, metric, intervals)
     _check_narrowing(rule, metric)
     _check_counts(rule, metric)
@@ -60,21 +68,28 @@ def _check_metric(rule: RuleDraft) -> Metric:
     return metric
 
 
-def _check_threshold(rule: RuleDraft, metric: Metric) -> None:
+def _most(rule: RuleDraft, metric: Metric, quality_window: timedelta) -> float:
+    """Give what no value of a metric is above, as far as the rule asks for it."""
+    if rule.metric == "stale_s":
+        return quality_window.total_seconds()
+    of_one = rule.metric == "drifted_count" and (rule.feature or rule.drift_type is DriftType.CONCEPT)
+    return 1.0 if of_one or (rule.metric == "effect" and rule.drift_type in _NO_PSI) else metric.most
+
+
+def _check_threshold(rule: RuleDraft, metric: Metric, most: float) -> None:
     if not math.isfinite(rule.threshold):
         raise refused("threshold", f"got {rule.threshold}; a finite number is allowed")
     if metric.most == 1 and not 0 <= rule.threshold <= 1:
         raise refused("threshold", f"got {rule.threshold:g}; {rule.metric} is 0 to 1: write 0.05 for 5 %")
-    sense = _never_or_always(rule.operator, rule.threshold, metric)
+    sense = _never_or_always(rule.operator, rule.threshold, metric.least, most)
     if sense:
-        span = f"at least {metric.least:g}" if math.isinf(metric.most) else f"{metric.least:g} to {metric.most:g}"
+        span = f"at least {metric.least:g}" if math.isinf(most) else f"{metric.least:g} to {most:g}"
         condition = f"{rule.metric} {SIGNS[rule.operator]} {written(rule.metric, rule.threshold)}"
         raise refused("threshold", f"{condition} {sense} holds, since it is {span}; choose another threshold")
 
 
-def _never_or_always(operator: Operator, threshold: float, metric: Metric) -> str:
+def _never_or_always(operator: Operator, threshold: float, least: float, most: float) -> str:
     """Say whether the condition holds for no value that the metric can have, or for each."""
-    least, most = metric.least, metric.most
     match operator:
         case Operator.GREATER:
             never, always = threshold >= most, threshold < least
@@ -111,6 +126,9 @@ def _check_narrowing(rule: RuleDraft, metric: Metric) -> None:
         raise refused("feature", f"{rule.metric} is not counted by feature; leave it empty")
     if rule.error_code and not metric.by_code:
         raise refused("error_code", f"{rule.metric} is not counted by error code; leave it empty")
+    if rule.metric in _DISTANCES and rule.drift_type in _NO_PSI:
+        kind = rule.drift_type.name
+        raise refused("drift_type", f"{rule.metric} compares bins, and {kind} drift has none; name INPUT or PREDICTION")
     if rule.drift_type is DriftType.CONCEPT and rule.feature not in ("", "accuracy"):
         raise refused("feature", f"got {rule.feature!r}; concept drift is of the accuracy, not of a feature")
 
