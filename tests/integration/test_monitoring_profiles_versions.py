@@ -21,6 +21,7 @@ from tests.quick_registry import Registry
 from tests.registry import settings_for
 
 UNKNOWN = (grpc.StatusCode.NOT_FOUND, "VERSION_NOT_FOUND")
+NO_MODEL = (grpc.StatusCode.NOT_FOUND, "MODEL_NOT_FOUND")
 LETTERS = ("b", "a", "d", "c")
 
 
@@ -69,6 +70,8 @@ def test_a_model_that_is_misspelt_is_doubted_and_one_that_others_serve_is_taken(
     (warning,) = service.upload(iris_csv(), model="irsi").warnings
     assert "no model 'irsi' is registered" in warning
     assert "did you mean iris?" in warning
+    listed = pb.ListProfilesRequest(model="iriss")
+    assert reason(lambda: service.stub.ListProfiles(listed, timeout=TIMEOUT_S)) == NO_MODEL
     service.record(new_event(model="foreign", features=fields({"age": 1.0, "city": "x"})))
     assert list(service.upload(csv("age"), model="foreign").warnings) == []
     (warning,) = service.upload(csv("age", "income"), model="foreign").warnings
@@ -100,6 +103,9 @@ def test_quality_names_columns_as_they_were_declared(service: Service, registry:
     service.record(*(new_event(features=tensors(x=row[None, :])) for row in rows))
     with grpc.insecure_channel(service.monitoring.address) as channel:
         request = quality_pb2.CheckQualityRequest(model="iris", version="1.0.0")
-        check = QualityServiceStub(channel).CheckQuality(request, timeout=TIMEOUT_S).check
+        stub = QualityServiceStub(channel)
+        check = stub.CheckQuality(request, timeout=TIMEOUT_S).check
+        misspelt = quality_pb2.CheckQualityRequest(model="irsi")
+        assert reason(lambda: stub.CheckQuality(misspelt, timeout=TIMEOUT_S)) == NO_MODEL
     assert {finding.feature for finding in check.findings if finding.violated} == {"d"}
     assert "x[" not in check.summary

@@ -66,7 +66,7 @@ def test_without_a_reference_it_is_said_how_to_get_one(
     check = pb.QualityCheck(model="iris", version="1", status=pb.QUALITY_STATUS_OK)
     server.on("CheckQuality", answer(pb.CheckQualityResponse(check=check)))
     text = said(capsys, "check", "iris")
-    assert "nothing is worse" in text
+    assert "no findings" in text
     assert "penstock profile create iris 1" in text
 
 

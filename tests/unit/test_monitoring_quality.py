@@ -156,7 +156,7 @@ BAD: dict[str, tuple[dict[str, Any], float, tuple[QualityIssue, str], str]] = {
     "constant number": ({"age": 40.0}, 1.0, (QualityIssue.CONSTANT, "age"), "age is 40 in all 1,000 rows"),
     "constant category": ({"plan": "firm"}, 1.0, (QualityIssue.CONSTANT, "plan"), "plan is firm in all 1,000 rows"),
     "constant boolean": ({"member": True}, 1.0, (QualityIssue.CONSTANT, "member"), "member is true in all 1,000"),
-    "constant length": ({"note": "abc"}, 1.0, (QualityIssue.CONSTANT, "note"), "note is as long as 3 characters"),
+    "constant length": ({"note": "abc"}, 1.0, (QualityIssue.CONSTANT, "note"), "note is 3 characters long"),
 }
 
 

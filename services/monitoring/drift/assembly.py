@@ -25,4 +25,4 @@ def assemble(parts: Parts) -> Sequence[Service]:
         tell=lambda transaction, check: parts.retraining.consider_check(transaction, check),
     )
     parts.chores.add("drift", parts.drift.check_due, interval_s=parts.settings.drift_interval_ms / 1000)
-    return (service(DriftServicer(parts.drift)),)
+    return (service(DriftServicer(parts.drift, parts.known_models)),)

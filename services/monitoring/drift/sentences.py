@@ -58,12 +58,12 @@ def of_result(result: DriftResult, compared: int) -> str:
 def _too_little(result: DriftResult) -> str:
     if result.type is DriftType.EMBEDDING:
         return (
-            f"Too little data to say whether {result.feature} has drifted: {result.live_count:,} vectors came, "
+            f"Too little data to say whether {result.feature} has drifted: {_count(result.live_count, 'vector')} came, "
             f"{result.reference_count:,} of the reference. Both sides must name their users, some dozens of them: "
             "send user_id, and name the group column when you make the profile."
         )
-    rows = "labelled rows" if result.type is DriftType.CONCEPT else "rows"
-    return f"Too little data to say whether {result.feature} has drifted: {result.live_count:,} {rows}."
+    rows = _count(result.live_count, "labelled row" if result.type is DriftType.CONCEPT else "row")
+    return f"Too little data to say whether {result.feature} has drifted: {rows}."
 
 
 def _moved(result: DriftResult) -> str:
@@ -101,7 +101,7 @@ def _accuracy(result: DriftResult, compared: int) -> str:
     if result.effect_low is not None and result.effect_high is not None:
         low, high = _points(result.effect_low), _points(result.effect_high)
         span = f", a drop of {_points(result.effect)} (between {low} and {high})"
-    now_of = f"{_percent(now)} of {result.live_count:,} labelled rows"
+    now_of = f"{_percent(now)} of {_count(result.live_count, 'labelled row')}"
     told = f"the model was right in {_percent(before)} and is in {now_of}{span}"
     if result.drifted:
         return f"Accuracy has dropped: {told}, p = {_p(result)} with {_comparisons(compared)} allowed for."
@@ -152,7 +152,11 @@ def _comparisons(count: int) -> str:
 
 
 def _rows(count: int) -> str:
-    return "1 row" if count == 1 else f"{count:,} rows"
+    return _count(count, "row")
+
+
+def _count(count: int, noun: str) -> str:
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
 def _p(result: DriftResult) -> str:

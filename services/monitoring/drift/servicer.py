@@ -12,6 +12,7 @@ from services.common.keys import Role
 from services.common.server import Service
 from services.monitoring.drift import convert
 from services.monitoring.drift.checks import DriftChecks
+from services.monitoring.known_models import KnownModels
 from services.monitoring.window_checks.requests import asked_from
 
 NAME = "penstock.api.monitoring.v1.DriftService"
@@ -25,12 +26,15 @@ ROLES = {
 class DriftServicer(drift_pb2_grpc.DriftServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, checks: DriftChecks) -> None:
+    def __init__(self, checks: DriftChecks, models: KnownModels) -> None:
         self._checks = checks
+        self._models = models
 
     def CheckDrift(self, request: pb.CheckDriftRequest, context: grpc.ServicerContext) -> pb.CheckDriftResponse:
         """Check now."""
-        check = self._checks.check(*asked_from(request))
+        asked = asked_from(request)
+        self._models.require(request.model)
+        check = self._checks.check(*asked)
         return pb.CheckDriftResponse(check=convert.check_proto(check))
 
     def GetDriftCheck(
@@ -45,6 +49,7 @@ class DriftServicer(drift_pb2_grpc.DriftServiceServicer):
     ) -> pb.ListDriftChecksResponse:
         """Give a page of checks."""
         filters = convert.filters_from(request)
+        self._models.require(filters.model)
         page = self._checks.page(filters, size=request.page_size, token=request.page_token)
         return convert.list_response(*page)
 

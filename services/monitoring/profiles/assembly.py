@@ -66,7 +66,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         Versions(registrations, SampleStore(parts.database), parts.known_models.doubt, parts.clock),
         require_sandbox=settings.profile_require_sandbox,
     )
-    return (service(ProfileServicer(parts.profiles)),)
+    return (service(ProfileServicer(parts.profiles, parts.known_models)),)
 
 
 def _unreadable(sentence: str) -> DomainError:

@@ -41,8 +41,9 @@ def strange_to_inputs(reference: Reference, inputs: Inputs) -> str:
         return _sentence(reference, strange, called, "no input of the version is called so")
     (sole,) = inputs
     if sole.width not in (0, len(features)):
-        why = f"the version's only input has {sole.width:,} columns, the profile {len(features):,}"
-        return _sentence(reference, features, sole.columns or called, f"{why}, and they are told by their place")
+        columns = "1 column" if sole.width == 1 else f"{sole.width:,} columns"
+        why = f"the version's only input has {columns}, told by place: a profile needs all of them"
+        return _sentence(reference, features, sole.columns or called, why)
     strange = [name for name in features if name not in sole.columns]
     if not sole.columns or not strange:
         return ""  # the profile names the input's columns, or they were put in order

@@ -146,7 +146,8 @@ def _kind_of_numbers(column: Column) -> FeatureKind:
 
 def _check(frame: Frame, columns: Columns) -> None:
     if frame.row_count < MIN_ROWS:
-        sentence = f"{frame.row_count} rows came; a profile needs {MIN_ROWS} at least, and thousands to be of use"
+        came = "1 row" if frame.row_count == 1 else f"{frame.row_count} rows"
+        sentence = f"{came} came; a profile needs {MIN_ROWS} at least, and thousands to be of use"
         raise InvalidArgument(sentence, reason="TOO_FEW_ROWS")
     if len(frame.columns) > MAX_FEATURES + len(columns.ignored):
         raise too_many_features()

@@ -124,7 +124,7 @@ def _csv(path: Path) -> Iterator[tuple[int, Record]]:
             raise malformed(f"{sentence}, at most {MAX_COLUMNS:,}")
         for number, cells in zip(count(2), records, strict=False):
             if len(cells) != len(header):
-                raise malformed(f"record {number} has {len(cells)} cells; the first line names {len(header)} columns")
+                raise malformed(f"record {number} is of length {len(cells)}; the first line names {len(header)}")
             values = {name: _cell(text) for name, text in zip_longest(header, cells)}
             yield sum(map(len, cells)) + 16 * len(cells), values
 

@@ -11,6 +11,7 @@ from penstock.api.monitoring.v1 import profiles_pb2 as pb
 from penstock.api.monitoring.v1 import profiles_pb2_grpc
 from services.common.keys import Role
 from services.common.server import Service
+from services.monitoring.known_models import KnownModels
 from services.monitoring.profiles import convert
 from services.monitoring.profiles.encode import profile_proto
 from services.monitoring.profiles.profiles import Profiles
@@ -28,8 +29,9 @@ ROLES = {
 class ProfileServicer(profiles_pb2_grpc.ProfileServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, profiles: Profiles) -> None:
+    def __init__(self, profiles: Profiles, models: KnownModels) -> None:
         self._profiles = profiles
+        self._models = models
 
     def UploadProfile(
         self, request_iterator: Iterator[pb.UploadProfileRequest], context: grpc.ServicerContext
@@ -56,6 +58,7 @@ class ProfileServicer(profiles_pb2_grpc.ProfileServiceServicer):
     def ListProfiles(self, request: pb.ListProfilesRequest, context: grpc.ServicerContext) -> pb.ListProfilesResponse:
         """Give a page of profiles."""
         filters = convert.filters_from(request)
+        self._models.require(filters[0])
         page = self._profiles.page(*filters, size=request.page_size, token=request.page_token)
         return convert.list_response(page)
 

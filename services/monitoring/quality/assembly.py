@@ -19,4 +19,4 @@ def assemble(parts: Parts) -> Sequence[Service]:
     sources = Sources(parts.configurations, parts.metrics, parts.profiles, parts.live, unreferenced, parts.totals.seen)
     parts.quality = QualityChecks(CheckStore(parts.database, "quality"), sources, parts.clock)
     parts.chores.add("quality", parts.quality.check_due, interval_s=parts.settings.quality_interval_ms / 1000)
-    return (service(QualityServicer(parts.quality)),)
+    return (service(QualityServicer(parts.quality, parts.known_models)),)

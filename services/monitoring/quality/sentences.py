@@ -113,7 +113,7 @@ def unknown_feature(name: str, share: float, rows: int) -> str:
 
 def constant(kind: FeatureKind, name: str, value: str, rows: int, reference_share: float) -> str:
     """Say that a feature has one value only."""
-    what = f"as long as {shown(value)} characters" if kind is FeatureKind.TEXT_LENGTH else shown(value)
+    what = f"{shown(value)} character{'s' * (value != '1')} long" if kind is FeatureKind.TEXT_LENGTH else shown(value)
     of_reference = f"in the reference at most {percent(reference_share)} of them are so"
     return f"{shown(name)} is {what} in all {_rows(rows)} that have it; {of_reference}"
 

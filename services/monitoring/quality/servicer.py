@@ -10,6 +10,7 @@ from penstock.api.monitoring.v1 import quality_pb2 as pb
 from penstock.api.monitoring.v1 import quality_pb2_grpc
 from services.common.keys import Role
 from services.common.server import Service
+from services.monitoring.known_models import KnownModels
 from services.monitoring.quality import convert
 from services.monitoring.quality.checks import QualityChecks
 from services.monitoring.window_checks.requests import asked_from
@@ -25,12 +26,15 @@ ROLES = {
 class QualityServicer(quality_pb2_grpc.QualityServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, checks: QualityChecks) -> None:
+    def __init__(self, checks: QualityChecks, models: KnownModels) -> None:
         self._checks = checks
+        self._models = models
 
     def CheckQuality(self, request: pb.CheckQualityRequest, context: grpc.ServicerContext) -> pb.CheckQualityResponse:
         """Look now."""
-        check = self._checks.check(*asked_from(request))
+        asked = asked_from(request)
+        self._models.require(request.model)
+        check = self._checks.check(*asked)
         return pb.CheckQualityResponse(check=convert.check_proto(check))
 
     def GetQualityCheck(
@@ -45,6 +49,7 @@ class QualityServicer(quality_pb2_grpc.QualityServiceServicer):
     ) -> pb.ListQualityChecksResponse:
         """Give a page of checks."""
         filters = convert.filters_from(request)
+        self._models.require(filters.model)
         page = self._checks.page(filters, size=request.page_size, token=request.page_token)
         return convert.list_response(*page)
 

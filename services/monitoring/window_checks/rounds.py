@@ -103,9 +103,11 @@ def await_counts(look: Callable[[], Completeness], clock: Clock) -> None:
         if not complete.uncounted_bucket_count or until >= clock() - BUCKET - _USUAL_LAG:
             return
         time.sleep(_PAUSE_S)
+    count = complete.uncounted_bucket_count
+    buckets = "1 bucket" if count == 1 else f"{count:,} buckets"
     raise FailedPrecondition(
-        f"{complete.uncounted_bucket_count:,} buckets of 5 minutes of the window wait to be counted, the first of "
-        f"{until.isoformat()}; ask again in a minute, and if that goes on look at the monitoring service's log",
+        f"{buckets} of 5 minutes of the window still to be counted, the first of {until.isoformat()}; ask again in a "
+        "minute, and if that goes on look at the monitoring service's log",
         reason="BUCKETS_WAIT",
     )
 

@@ -82,6 +82,8 @@ class ProfilesClient(MonitoringConnected):
     ) -> pb.Profile:
         """Make a profile of rows, those that the version was trained on for example, and attach it.
 
+        What is odd about it, such as columns that no input of the version is called as, stands in its `warnings`.
+
         Args:
             model: the model.
             version: the version that is compared with it from now on.
@@ -93,6 +95,7 @@ class ProfilesClient(MonitoringConnected):
             request_id: the same again, with the same bytes, gives the first result for 7 days; empty: a new one.
 
         Raises:
+            NotFound: the registry knows the model, and no such version; nor did one predict (VERSION_NOT_FOUND).
             InvalidArgument: the suffix says no format, and none was given (FORMAT_REQUIRED); the table is none
                 (MALFORMED_TABLE); or the service refuses it (TOO_FEW_ROWS, NO_FEATURES, MALFORMED_FILE and others).
             OSError: the file can't be read.

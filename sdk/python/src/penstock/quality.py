@@ -44,7 +44,8 @@ class QualityClient(MonitoringConnected):
             FailedPrecondition: quality checks are off (QUALITY_OFF), or what the schedule's next would look at is still
                 being counted (BUCKETS_WAIT).
             ResourceExhausted: two checks are being made already (TOO_MANY_CHECKS).
-            NotFound: nothing answered in the window, and no version was named (VERSION_NOT_SEEN).
+            NotFound: nothing answered in the window, and no version was named (VERSION_NOT_SEEN), or nobody knows the
+                model (MODEL_NOT_FOUND).
         """
         since, until = to_window(from_time, to_time, window)
         request = pb.CheckQualityRequest(

@@ -177,7 +177,7 @@ def _findings(output: Output, findings: Sequence[pb.QualityFinding]) -> Renderab
                 finding.summary,
             )
         )
-    return output.table(_FINDING_COLUMNS, rows, empty="nothing is worse than the reference allows for")
+    return output.table(_FINDING_COLUMNS, rows, empty="no findings")
 
 
 def _row(output: Output, check: pb.QualityCheck) -> tuple[str | Text, ...]:

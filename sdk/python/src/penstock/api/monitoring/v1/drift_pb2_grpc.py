@@ -62,7 +62,8 @@ class DriftServiceServicer(object):
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
         has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
         wait to be counted).
-        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+        MODEL_NOT_FOUND (nobody knows it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -77,7 +78,7 @@ class DriftServiceServicer(object):
 
     def ListDriftChecks(self, request, context):
         """Checks without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -43,13 +43,14 @@ class DriftServiceStub:
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
     has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
     wait to be counted).
-    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+    MODEL_NOT_FOUND (nobody knows it).
     """
     GetDriftCheck: _grpc.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
     ListDriftChecks: _grpc.UnaryUnaryMultiCallable[_drift_pb2.ListDriftChecksRequest, _drift_pb2.ListDriftChecksResponse]
     """Checks without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -63,13 +64,14 @@ class DriftServiceAsyncStub(DriftServiceStub):
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
     has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
     wait to be counted).
-    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+    MODEL_NOT_FOUND (nobody knows it).
     """
     GetDriftCheck: _aio.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]  # type: ignore[assignment]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
     ListDriftChecks: _aio.UnaryUnaryMultiCallable[_drift_pb2.ListDriftChecksRequest, _drift_pb2.ListDriftChecksResponse]  # type: ignore[assignment]
     """Checks without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
     """
 
 class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -86,7 +88,8 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: NO_REFERENCE (the version
         has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
         wait to be counted).
-        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+        MODEL_NOT_FOUND (nobody knows it).
         """
 
     @_abc_1.abstractmethod
@@ -104,7 +107,7 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_drift_pb2.ListDriftChecksResponse, _abc.Awaitable[_drift_pb2.ListDriftChecksResponse]]:
         """Checks without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
         """
 
 def add_DriftServiceServicer_to_server(servicer: DriftServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

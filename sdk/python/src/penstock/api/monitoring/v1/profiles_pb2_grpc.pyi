@@ -56,7 +56,7 @@ class ProfileServiceStub:
     """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
     ListProfiles: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.ListProfilesRequest, _profiles_pb2.ListProfilesResponse]
     """Profiles without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (nobody knows it).
     """
     AttachProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.AttachProfileRequest, _profiles_pb2.AttachProfileResponse]
     """Has a version compared with a profile of the same model from now on. Live data is counted anew against it, as far
@@ -88,7 +88,7 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
     ListProfiles: _aio.UnaryUnaryMultiCallable[_profiles_pb2.ListProfilesRequest, _profiles_pb2.ListProfilesResponse]  # type: ignore[assignment]
     """Profiles without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (nobody knows it).
     """
     AttachProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.AttachProfileRequest, _profiles_pb2.AttachProfileResponse]  # type: ignore[assignment]
     """Has a version compared with a profile of the same model from now on. Live data is counted anew against it, as far
@@ -141,7 +141,7 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.ListProfilesResponse, _abc.Awaitable[_profiles_pb2.ListProfilesResponse]]:
         """Profiles without their features, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (nobody knows it).
         """
 
     @_abc_1.abstractmethod

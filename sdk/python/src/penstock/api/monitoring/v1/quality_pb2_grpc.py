@@ -63,7 +63,8 @@ class QualityServiceServicer(object):
         finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
         BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
-        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+        MODEL_NOT_FOUND (nobody knows it).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -78,7 +79,7 @@ class QualityServiceServicer(object):
 
     def ListQualityChecks(self, request, context):
         """Quality checks without their findings, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

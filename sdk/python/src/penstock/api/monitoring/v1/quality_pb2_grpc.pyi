@@ -44,13 +44,14 @@ class QualityServiceStub:
     finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
     BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
-    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+    MODEL_NOT_FOUND (nobody knows it).
     """
     GetQualityCheck: _grpc.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]
     """One quality check. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
     ListQualityChecks: _grpc.UnaryUnaryMultiCallable[_quality_pb2.ListQualityChecksRequest, _quality_pb2.ListQualityChecksResponse]
     """Quality checks without their findings, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -65,13 +66,14 @@ class QualityServiceAsyncStub(QualityServiceStub):
     finite, of two types, or that have stopped coming.
     Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
     BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
-    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+    RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+    MODEL_NOT_FOUND (nobody knows it).
     """
     GetQualityCheck: _aio.UnaryUnaryMultiCallable[_quality_pb2.GetQualityCheckRequest, _quality_pb2.GetQualityCheckResponse]  # type: ignore[assignment]
     """One quality check. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
     ListQualityChecks: _aio.UnaryUnaryMultiCallable[_quality_pb2.ListQualityChecksRequest, _quality_pb2.ListQualityChecksResponse]  # type: ignore[assignment]
     """Quality checks without their findings, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-    INVALID_PAGE_TOKEN.
+    INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
     """
 
 class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -89,7 +91,8 @@ class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
         finite, of two types, or that have stopped coming.
         Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW. FAILED_PRECONDITION: QUALITY_OFF,
         BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago wait to be counted).
-        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named).
+        RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
+        MODEL_NOT_FOUND (nobody knows it).
         """
 
     @_abc_1.abstractmethod
@@ -107,7 +110,7 @@ class QualityServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_quality_pb2.ListQualityChecksResponse, _abc.Awaitable[_quality_pb2.ListQualityChecksResponse]]:
         """Quality checks without their findings, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE,
-        INVALID_PAGE_TOKEN.
+        INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND.
         """
 
 def add_QualityServiceServicer_to_server(servicer: QualityServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
