@@ -110,6 +110,16 @@ def test_a_rule_that_would_not_see_the_checks_of_some_model_is_refused(replica: 
     replica.rules.update(everywhere.id, draft(**DRIFT, feature="age"), "")
 
 
+def test_a_rule_that_waits_for_what_is_older_than_any_window_of_its_models_is_refused(replica: Replica) -> None:
+    of = {"type": AlertType.DATA_QUALITY, "metric": "stale_s", "window": timedelta(days=1), "threshold": 86_400.0}
+    with pytest.raises(InvalidArgument, match="never holds"):
+        replica.create(draft(**of))
+    configure(replica, Scope("iris", "1.0.0"), {"quality": {"window": timedelta(days=7)}})
+    replica.create(draft(**of))
+    with pytest.raises(InvalidArgument, match="never holds"):
+        replica.create(draft(**of, model="wine"))
+
+
 @pytest.mark.parametrize("scope", [Scope(), Scope("iris")], ids=str)
 def test_an_interval_as_long_as_the_window_of_a_rule_that_misses_checks_is_refused(
     replica: Replica, scope: Scope

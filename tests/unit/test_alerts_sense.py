@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,39 @@ NONSENSE: dict[str, tuple[dict[str, Any], str, str]] = {
         "feature",
         "of the accuracy",
     ),
+    "a distance of concept drift": (
+        {**DRIFT, "metric": "ks_statistic", "drift_type": DriftType.CONCEPT},
+        "drift_type",
+        "CONCEPT drift has none",
+    ),
+    "a PSI of concept drift": ({**DRIFT, "metric": "psi", "drift_type": DriftType.CONCEPT}, "drift_type", "has none"),
+    "a distance of embeddings": (
+        {**DRIFT, "metric": "wasserstein", "drift_type": DriftType.EMBEDDING},
+        "drift_type",
+        "EMBEDDING drift has none",
+    ),
+    "two features that are one": (
+        {**DRIFT, "metric": "drifted_count", "operator": Operator.GREATER_OR_EQUAL, "threshold": 2.0, "feature": "age"},
+        "threshold",
+        "never holds.*0 to 1",
+    ),
+    "two accuracies": (
+        {**DRIFT, "metric": "drifted_count", "threshold": 1.0, "drift_type": DriftType.CONCEPT},
+        "threshold",
+        "never holds.*0 to 1",
+    ),
+    "an accuracy that falls by more than all": (
+        {**DRIFT, "threshold": 1.0, "drift_type": DriftType.CONCEPT},
+        "threshold",
+        "never holds.*0 to 1",
+    ),
+    "vectors that are told apart better than always": (
+        {**DRIFT, "threshold": 2.0, "drift_type": DriftType.EMBEDDING},
+        "threshold",
+        "never holds.*0 to 1",
+    ),
+    "older than any window": ({**QUALITY, "metric": "stale_s", "threshold": 31 * 86400.0}, "threshold", "never holds"),
+    "an error code of latencies": ({**LATENCY, "error_code": "MODEL_FAILED"}, "error_code", "by error code"),
     "a negative count": ({"min_count": -1}, "min_count", "0 to"),
     "a least count of drift": ({**DRIFT, "min_count": 5}, "min_count", "has none"),
     "a least count of a count": ({**COUNT, "min_count": 5}, "min_count", "is a count itself"),
@@ -97,6 +131,10 @@ SENSE: list[dict[str, Any]] = [
     {**LATENCY, "model": "iris", "version": "1", "min_count": 20, "missing_data": MissingData.ALERT},
     {**DRIFT, "drift_type": DriftType.INPUT, "feature": "age"},
     {**DRIFT, "drift_type": DriftType.CONCEPT, "feature": "accuracy"},
+    {**DRIFT, "threshold": 0.99, "drift_type": DriftType.CONCEPT},
+    {**DRIFT, "metric": "drifted_count", "threshold": 0.0, "feature": "age"},
+    {**DRIFT, "metric": "psi", "threshold": 2.0, "drift_type": DriftType.PREDICTION},
+    {**QUALITY, "metric": "stale_s", "threshold": 29 * 86400.0},
     {**QUALITY, "feature": "age", "missing_data": MissingData.RESOLVE},
     {"hold": 24 * HOUR, "window": MINUTE, "repeat_interval": 5 * MINUTE, "channels": ("ops", "slack")},
 ]
@@ -105,6 +143,14 @@ SENSE: list[dict[str, Any]] = [
 @pytest.mark.parametrize("changes", SENSE, ids=str)
 def test_what_makes_sense_passes(changes: dict[str, Any]) -> None:
     check_rule(draft(**changes), INTERVALS)
+
+
+def test_a_feature_is_seen_to_be_as_old_as_the_window_of_its_checks() -> None:
+    stale = draft(**{**QUALITY, "metric": "stale_s", "threshold": 86_400.0})
+    check_rule(replace(stale, operator=Operator.GREATER_OR_EQUAL), INTERVALS, 24 * HOUR)
+    check_rule(stale, INTERVALS, 48 * HOUR)
+    with pytest.raises(InvalidArgument, match="stale_s > 86400 s never holds, since it is 0 to 86400"):
+        check_rule(stale, INTERVALS, 24 * HOUR)
 
 
 def test_checks_that_come_seldom_leave_a_window_that_is_allowed() -> None:
