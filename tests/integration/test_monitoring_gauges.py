@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
 import grpc
 import pytest
+from prometheus_client.core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from penstock.api.monitoring.v1 import alerts_pb2, monitoring_pb2
@@ -20,6 +24,7 @@ from tests.services import running_monitoring
 
 pytestmark = pytest.mark.slow
 Labels = tuple[str, ...]
+PAGE = Path(__file__).parents[2] / "docs/monitoring.md"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +36,17 @@ class Scraped:
 
     def page(self) -> dict[str, dict[Labels, float]]:
         """Give every sample of models by name and label values, those in the order of the labels' names."""
+        found: dict[str, dict[Labels, float]] = {}
+        for sample in chain.from_iterable(family.samples for family in self.families()):
+            values = tuple(value for _, value in sorted(sample.labels.items()))
+            found.setdefault(sample.name.removeprefix("penstock_model_"), {})[values] = sample.value
+        return found
+
+    def families(self) -> list[Metric]:
+        """Give all that is told of models, what has no value among it."""
         with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=TIMEOUT_S) as page:
             text = page.read().decode()
-        found: dict[str, dict[Labels, float]] = {}
-        for family in text_string_to_metric_families(text):
-            for sample in family.samples:
-                if sample.name.startswith("penstock_model_"):
-                    values = tuple(value for _, value in sorted(sample.labels.items()))
-                    found.setdefault(sample.name.removeprefix("penstock_model_"), {})[values] = sample.value
-        return found
+        return [family for family in text_string_to_metric_families(text) if family.name.startswith("penstock_model_")]
 
 
 @contextmanager
@@ -135,6 +142,21 @@ def test_alerts_and_checks_are_told(url: str) -> None:
     assert page["quality_violations"] == {("iris", "1.0.0"): 1}
     assert page["quality_check_timestamp_seconds"].keys() == {("iris", "1.0.0")}
     assert "drift_effect" not in page, "no check, no value"
+
+
+def test_the_page_of_monitoring_names_each_series_that_is_told_with_its_type_and_labels(url: str) -> None:
+    rows = re.findall(r"^\| `(penstock_model_\w+)` \| (\w+) \| (.+?) \| .+ \|$", PAGE.read_text(), re.MULTILINE)
+    with scraped(url) as service:
+        service.monitoring.record(new_event())
+        families = service.families()
+    assert sorted((name.removesuffix("_total"), kind) for name, kind, _ in rows) == sorted(
+        (family.name, family.type) for family in families
+    )
+    assert all(name.endswith("_total") == (kind == "counter") for name, kind, _ in rows)
+    labels_of = {name.removesuffix("_total"): labels for name, _, labels in rows}
+    for family in families:
+        told = {name for sample in family.samples for name in sample.labels} - {"le"}
+        assert not family.samples or labels_of[family.name] == (", ".join(sorted(told)) or "none"), family.name
 
 
 def test_the_busiest_versions_are_told_and_how_many_are_not(url: str) -> None:
