@@ -8,6 +8,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from penstock.api.monitoring.v1 import channels_pb2 as pb
 from services.monitoring.notifications.assembly import REQUEST_CHILDREN
 from tests.channels import SECRET, Running, key_file, receiver, running, serving
 from tests.monitoring import eventually
@@ -20,10 +21,12 @@ __all__ = ["key_file", "receiver", "running"]
 @pytest.mark.slow  # each message loads apprise in a process of its own
 def test_mail_is_sent_by_apprise_to_whom_the_operator_allows(running: Running) -> None:
     with receiving_mail() as mailbox:
-        shown = running.apprise(
-            "mail", f"mailto://127.0.0.1:{mailbox.port}/?from=penstock@example.com&to=ann@example.com"
-        )
+        url = f"mailto://127.0.0.1:{mailbox.port}/?from=penstock@example.com&to=ann@example.com"
+        shown = running.apprise("mail", url)
         assert shown.apprise.url == "mailto://***"
+        same = pb.SetChannelRequest(channel=pb.Channel(name="mail", apprise=pb.AppriseChannel(url=url)))
+        same.validate_only = True
+        assert not running.stub.SetChannel(same, timeout=60).changed
         running.test("mail")
         for _ in range(REQUEST_CHILDREN):  # as if tests of channels were under way that hang
             assert running.parts.channels._senders._apprise._places.acquire(timeout=0)

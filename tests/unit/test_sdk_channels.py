@@ -52,3 +52,15 @@ def test_a_channel_is_tried_once_and_says_how_long_it_took(server: ScriptedServe
     with pytest.raises(sdk.Unavailable):
         client.monitoring.channels.test("ops")
     assert len(server.calls["TestChannel"]) == 2
+
+
+def test_channels_are_compared_by_the_service_and_nothing_is_set(server: ScriptedServer, client: Client) -> None:
+    changed = [True, False]
+    server.on("SetChannel", lambda request, context: pb.SetChannelResponse(changed=changed.pop(0)))
+    channels = client.monitoring.channels
+    assert channels.differs_from_webhook("ops", "https://example.org/hook", secret="s" * 16, clear_secret=False)
+    assert not channels.differs_from_apprise("mail", "mailtos://a:b@c")
+    hook, mail = server.calls["SetChannel"]
+    assert (hook.validate_only, mail.validate_only) == (True, True)
+    assert (hook.channel.webhook.url, hook.channel.webhook.secret) == ("https://example.org/hook", "s" * 16)
+    assert (mail.channel.name, mail.channel.apprise.url) == ("mail", "mailtos://a:b@c")
