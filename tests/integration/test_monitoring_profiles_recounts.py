@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Collection
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +12,6 @@ import pytest
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
 from services.common.errors import Aborted
 from services.common.postgres import Database
-from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import Scope
 from services.monitoring.configuration.store import ConfigurationStore
@@ -96,6 +96,8 @@ def test_a_model_whose_live_profiles_are_off_is_counted_when_they_are_on_again(c
             service.record(*iris_events(age_s=AGE_S))
             start = floor(datetime.now(UTC) - timedelta(seconds=AGE_S))
             execute(service, "INSERT INTO monitoring.profile_marks VALUES ('iris', '1.0.0', %s)", start)
+            asked = recounts_of(service, store).count_now("iris", "1.0.0", [start], within_s=TIMEOUT_S)
+            assert (asked, marks(service)) == (set(), 1), "nor by who asks for a check"
             recounts_of(service, store).recount(turn())
             assert (rows(service, made), marks(service)) == (0, 0)
             assert start in service.live(made.id).uncounted_buckets
@@ -176,10 +178,10 @@ def test_a_bucket_that_cannot_be_counted_holds_up_no_other(
         recounts = recounts_of(service, store, now=now)
         count = Recounts._count
 
-        def fail_once(self: Recounts, mark: Mark, turn: Turn, present: datetime) -> None:
+        def fail_once(self: Recounts, mark: Mark, goes_on: Callable[[], bool], present: datetime) -> None:
             if mark.start_time == floor(now) - 3 * BUCKET:
                 raise ValueError("a defect that this bucket's events bring about")
-            count(self, mark, turn, present)
+            count(self, mark, goes_on, present)
 
         monkeypatch.setattr(Recounts, "_count", fail_once)
         recounts.recount(turn())
@@ -229,6 +231,29 @@ def test_of_two_replicas_that_count_a_bucket_at_once_one_tries_again(clone_datab
             eventually(lambda: waiting(service) == 1)
         thread.join(TIMEOUT_S)
         assert outcomes == ["TRANSACTION_CONFLICT"]
+
+
+def test_who_asks_for_a_check_counts_anew_what_the_chore_was_counting(clone_database: CloneDatabase) -> None:
+    with serving(clone_database("monitoring"), **NEVER) as service, store_of(service) as store:
+        profile = iris(service)
+        eventually(lambda: settled(service))
+        service.record(*iris_events(age_s=AGE_S))
+        start = floor(datetime.now(UTC) - timedelta(seconds=AGE_S))
+        execute(service, "INSERT INTO monitoring.profile_marks VALUES ('iris', '1.0.0', %s)", start)
+        recounts, counted = recounts_of(service, store), list[Collection[datetime]]()
+
+        def ask() -> None:
+            counted.append(recounts.count_now("iris", "1.0.0", [start], within_s=TIMEOUT_S))
+
+        with store.counting(Mark("iris", "1.0.0", start), FIRST_DAY) as bucket:
+            assert bucket is not None
+            thread = threading.Thread(target=ask)
+            thread.start()
+            eventually(lambda: waiting(service) == 1)
+        thread.join(TIMEOUT_S)
+        assert counted == [{start}]
+        assert rows(service, profile) == 150
+        assert recounts.count_now("iris", "1.0.0", [start], within_s=0) == set(), "time was up"
 
 
 def waiting(service: Service) -> int:
