@@ -21,6 +21,7 @@ from tests.monitoring_answers import listed, live, server, terminal
 from tests.sdk import ScriptedServer, answer, fail, stream
 
 __all__ = ["server", "terminal"]
+ID = "01934a1e-7c00-7000-8000-000000000001"
 NOW = datetime.now(UTC)
 END = errors.InvalidArgument("the test is over", reason="OVER")
 
@@ -179,6 +180,12 @@ def test_followed_events_are_lines_of_the_same_columns(
     assert head.index("inference id") == first.index("id-2") == second.index("id-3")
     assert "WRONG_SHAPE" in second
     assert max(map(len, lines[:3])) <= 140
+    terminal.setenv("COLUMNS", "80")
+    server.on("ListInferences", page(2), fail(END))
+    without, head, line = Text.from_ansi(said(capsys, "events", "-f", exit_code=1)).plain.splitlines()[:3]
+    assert without.startswith("no room here for: feedback, latency;")
+    assert head.index("inference id") + len(ID) <= 80
+    assert line[head.index("inference id") :] == "id-2"
 
 
 def test_events_are_listed_without_a_word_before_their_options(

@@ -14,7 +14,7 @@ from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.documents import document_of
 from penstock.cli.formats import say_ms, say_number, say_share
 from penstock.cli.model_views import time_of
-from penstock.cli.output import Column, Output, printable
+from penstock.cli.output import Column, Output, no_room, printable
 
 _COLUMNS = (
     Column("time"),
@@ -33,8 +33,11 @@ POLL_S = 1.0
 OVERLAP = timedelta(seconds=60)
 """So far back each look goes: events arrive a little after their time, and not in its order."""
 AT_ONCE = 1_000
-_LINE_WIDTHS = (19, 24, 28, 8, 14)
-_NARROW_WIDTHS = (8, 16, 16, 8, 12)
+_LINE_TITLES = ("time", "model", "outcome", "feedback", "latency", "inference id")
+_LINE_WIDTHS = (19, 24, 28, 8, 14, 36)
+_NARROW_WIDTHS = (8, 16, 16, 8, 12, 36)
+_NARROWEST_WIDTHS = (8, 14, 12, 0, 0, 36)
+"""Of 0 is what there is no room for on 80 columns."""
 
 
 def events_table(output: Output, found: Sequence[pb.Inference]) -> RenderableType:
@@ -74,14 +77,21 @@ class EventLines:
 
     def __init__(self, output: Output) -> None:
         self._output = output
-        self._wide = not output.stdout.is_terminal or output.stdout.width >= 136
+        room = output.stdout.width
+        self._widths = next(
+            (each for each in (_LINE_WIDTHS, _NARROW_WIDTHS) if sum(each) + 2 * (len(each) - 1) <= room),
+            _NARROWEST_WIDTHS,
+        )
         self._begun = False
 
     def of(self, inference: pb.Inference) -> Iterator[Text]:
         """Write one, below the titles where it is the first."""
         if not self._begun:
             self._begun = True
-            yield self._line(("time", "model", "outcome", "feedback", "latency", "inference id"), style="bold")
+            hidden = [title for title, width in zip(_LINE_TITLES, self._widths, strict=True) if not width]
+            if hidden:
+                yield no_room(hidden)
+            yield self._line(_LINE_TITLES, style="bold")
         event = inference.event
         outcome = Text(event.error_code, style="bold red") if event.error_code else Text(_outcomes(inference))
         name = f"{event.model} {event.version}".rstrip()
@@ -90,15 +100,16 @@ class EventLines:
 
     def _line(self, cells: Sequence[str | Text], style: str = "") -> Text:
         line = Text(style=style)
-        for place, cell in enumerate(cells):
+        for title, width, cell in zip(_LINE_TITLES, self._widths, cells, strict=True):
+            if not width:
+                continue
             text = Text(printable(cell)) if isinstance(cell, str) else cell.copy()
-            widths = _LINE_WIDTHS if self._wide else _NARROW_WIDTHS
-            if place < len(widths):
-                text.truncate(widths[place], overflow="ellipsis", pad=True)
-                if place == len(widths) - 1:
-                    text = Text(text.plain.strip().rjust(widths[place]))
-                text.append("  ")
-            line.append_text(text)
+            if title == _LINE_TITLES[-1]:
+                return line.append_text(text)
+            text.truncate(width, overflow="ellipsis", pad=True)
+            if title == "latency":
+                text = Text(text.plain.strip().rjust(width))
+            line.append_text(text).append("  ")
         return line
 
 

@@ -15,7 +15,7 @@ from penstock.cli.output import Column, Output, styled
 from penstock.cli.wording import at_the_command_line
 
 _COLUMNS = (
-    Column("job"),
+    Column("job", give="id"),
     Column("state"),
     Column("model", give="cut"),
     Column("version", give="cut", optional=True),

@@ -140,10 +140,7 @@ class Output:
             table.add_column(column.title, justify=column.justify, width=width, no_wrap=not wraps, overflow=overflow)
         for row in cells:
             table.add_row(*row)
-        if not hidden:
-            return table
-        said = f"no room here for: {', '.join(hidden)}; a wider terminal shows all, and so does --json"
-        return Group(table, Text(said, style="dim"))
+        return Group(table, no_room(hidden)) if hidden else table
 
     def time(self, time: datetime | None) -> str:
         """Write a time: in full where it is piped, in short where a person looks."""
@@ -214,6 +211,11 @@ def complain(sentence: str) -> None:
     """Print an error to stderr: whole lines where it is piped, wrapped between words on a terminal."""
     stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
     stderr.print(Text("\n".join(map(printable, sentence.split("\n")))), soft_wrap=not stderr.is_terminal)
+
+
+def no_room(titles: Iterable[str]) -> Text:
+    """Name the columns that a narrow terminal leaves out."""
+    return Text(f"no room here for: {', '.join(titles)}; a wider terminal or --json has all", style="dim")
 
 
 def printable(text: str) -> str:
