@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import pytest
-
 from rich.text import Text
 
 from penstock.api.inference.v1 import prediction_jobs_pb2 as jobs
