@@ -11,8 +11,10 @@ import pytest
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.ids import uuid7
 from services.monitoring.lineage.graph import Graph
-from services.monitoring.lineage.models import MAX_NODES, AlertFound, Edge, Kind, Node, VersionName
+from services.monitoring.lineage.lineages import Lineages
+from services.monitoring.lineage.models import MAX_NODES, AlertFound, Edge, Kind, Node, Thing, VersionName
 from services.monitoring.lineage.walk import Walk
+from services.monitoring.models import Event, Inference
 from services.monitoring.registry_reader import MissingError
 from services.monitoring.retraining.models import Reason, Request, State
 
@@ -101,6 +103,45 @@ def test_an_alert_that_is_pending_was_raised_by_nothing_yet(fired: bool, relatio
     walk = Walk(nothing, nothing, nothing)
     walk.alert(AlertFound(UUID(uuid7()), VersionName("iris", "1"), None, "a rule", fired, NOW, {}))
     assert [edge.relation for edge in walk.graph.edges] == [relation]
+
+
+class OfNoVersion(Nothing):
+    """A prediction that failed before a version was chosen, an alert of the model as a whole, and no other thing."""
+
+    def get(self, inference_id: UUID) -> Inference:
+        event = Event(
+            inference_id=inference_id,
+            model="iris",
+            version="",
+            framework="",
+            request_id="",
+            user_id="",
+            session_id="",
+            features=None,
+            prediction=None,
+            outcomes=None,
+            confidence=None,
+            latency_ms=1.0,
+            error_code="ALIAS_NOT_FOUND",
+            row_count=1,
+            trace_id="",
+        )
+        return Inference(event, NOW, ())
+
+    def find_alert(self, alert_id: UUID) -> AlertFound:
+        return AlertFound(alert_id, VersionName("iris", ""), None, "a rule", True, NOW, {})
+
+    def version(self, model: str, version: str) -> Any:
+        raise AssertionError("nobody is asked for a version without a name")
+
+
+@pytest.mark.parametrize(
+    ("kind", "title"), [(Kind.INFERENCE, "A prediction by iris"), (Kind.ALERT, "The alert a rule for iris")]
+)
+def test_what_no_version_had_a_part_in_is_shown_without_one(kind: Kind, title: str) -> None:
+    here: Any = OfNoVersion()
+    (only,) = Lineages(here, here, here, here, lambda: here).of(Thing(kind, UUID(uuid7()))).nodes
+    assert (only.kind, only.title) == (kind, title)
 
 
 @pytest.mark.parametrize("kind", list(Kind))

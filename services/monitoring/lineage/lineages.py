@@ -51,8 +51,9 @@ class Lineages:
         walk = self._walk()
         place = walk.graph.add(inference_node(inference))
         version = VersionName(inference.event.model, inference.event.version)
-        walk.graph.link(walk.version(version), place, "answered")
-        walk.life(version)
+        if version.version:  # what failed before one was chosen came of none
+            walk.graph.link(walk.version(version), place, "answered")
+            walk.life(version)
         return walk.graph
 
     def of_alert(self, alert_id: UUID) -> Graph:

@@ -27,7 +27,7 @@ def inference_node(inference: Inference) -> Node:
         "trace_id": event.trace_id,
         "judged_right": f"{sum(judged)} of {len(judged)}" if judged else "",
     }
-    title = f"A prediction by {event.model} {event.version}"
+    title = f"A prediction by {event.model} {event.version}".rstrip()
     return Node(Kind.INFERENCE, str(event.inference_id), title, inference.time, _filled(attributes))
 
 
