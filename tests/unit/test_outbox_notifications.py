@@ -254,10 +254,10 @@ def test_a_scheme_is_read_whatever_its_case() -> None:
 
 def test_settings_that_make_no_sense_are_refused_at_the_start() -> None:
     url = SecretStr("postgresql://localhost/x")
-    one_sender = {"notification_senders": 1}  # there is no second half of it for those that are well
-    for wrong in ({"apprise_schemes": "slack,syslog"}, {"notification_allowed_hosts": "http://x"}, one_sender):
+    one_sender: dict[str, Any] = {"notification_senders": 1}  # there is no second half of it for those that are well
+    for wrong in (one_sender, {"apprise_schemes": "slack,syslog"}, {"notification_allowed_hosts": "http://x"}):
         with pytest.raises(ValidationError):
-            MonitoringSettings(database_url=url, **wrong)  # type: ignore[arg-type] # wrong on purpose
+            MonitoringSettings(database_url=url, **wrong)
 
 
 def key_file(folder: Path, *keys: bytes) -> Path:

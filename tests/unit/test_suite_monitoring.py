@@ -48,6 +48,7 @@ def settings(fields: str) -> str:
         (channel("webhook_file: ."), "webhook_file: can't be read: Is a directory"),
         (channel("apprise_env: A_SET_ONE, secret_env: A_SET_ONE"), "a secret with a webhook, which it signs"),
         (channel("webhook: https://a}\n  - {name: ops, webhook: https://b"), "ops stands in line 4 already"),
+        (channel("webhook: ''"), "channels[0]: has a webhook that is no URL"),
         (channel("webhook: 'https://[::1/secret'"), "suite.yaml:4: channels[0]: has a webhook that is no URL"),
         (channel("webhook: 'https://example.org:https/secret'"), "has a webhook that is no URL"),
         (rule("severity: warning"), "alert_rules[0]: needs 'when'"),

@@ -93,17 +93,20 @@ def read_channels(root: Fields, folder: Path) -> tuple[ChannelSpec, ...]:
 
 def _channel(fields: Fields, folder: Path) -> ChannelSpec:
     name = fields.text("name", required=True, limit=100) or ""
-    webhook = fields.text("webhook", limit=2_048) or ""
+    written = fields.text("webhook", limit=2_048)
     missing: dict[str, Problem] = {}
     hidden = {each: _secret(fields, each, folder, missing) for each in _SECRETS}
     if sum(fields.has(way) for way in _KINDS) != 1:
         fields.complain("", f"takes one of {', '.join(_KINDS)}")
     if hidden["apprise"] is not None and hidden["secret"] is not None:
         fields.complain("", "takes a secret with a webhook, which it signs; apprise has it in its URL")
-    webhook = webhook or hidden["webhook"]
+    webhook = hidden["webhook"] if written is None else written
     try:
         origin_of(webhook or "")
+        is_url = written != ""
     except ValueError:
+        is_url = False
+    if not is_url:
         fields.complain("", "has a webhook that is no URL: https://host/path")
     fields.done()
     return ChannelSpec(name, fields.line, webhook, hidden["secret"], hidden["apprise"], missing)
