@@ -73,6 +73,7 @@ def test_a_window_or_a_uri_makes_one_too(server: ScriptedServer, capsys: pytest.
     [
         ((), "give one of --file"),
         (("--window", "1d", "--uri", "s3://a/b.csv"), "give one of --file"),
+        (("--window", "1d", "--from", "2d"), "not both"),
         (("--uri", "s3://a/b.csv"), "needs --sha256"),
         (("--window", "1d", "--kind", "age"), "NAME=VALUE"),
         (("--window", "soon"), "is no duration"),

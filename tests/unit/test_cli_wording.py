@@ -60,6 +60,7 @@ def test_the_commands_are_commands() -> None:
         ("metadata.fields.pooling: 'x' came", "--field pooling: 'x' came"),
         ("metadata.fields: too long", "--field: too long"),
         ("configuration.drift.alpha: got 7", "drift.alpha: got 7"),
+        ("window: give from_time or window, not both", "window: give --from or --window, not both"),
         ("window.from_time: it is missing", "--from: it is missing"),
         ("columns.kinds: 'age' has kind 9", "--kind: 'age' has kind 9"),
         ("file.sha256: got 'x'", "--sha256: got 'x'"),

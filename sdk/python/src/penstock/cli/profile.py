@@ -126,6 +126,8 @@ def create(
     live = bool(window or begin)
     if (file is not None) + bool(uri) + live != 1:
         raise typer.BadParameter("give one of --file, --uri, and --window (or --from): what the profile is made of")
+    if window and begin:
+        raise typer.BadParameter("give --window or --from, not both")
     if uri and not sha256:
         raise typer.BadParameter("a URI needs --sha256: the service makes sure of what it reads", param_hint="--uri")
     columns = Columns(

@@ -29,6 +29,7 @@ _OPTIONS = {
     "metadata.fields.": "--field ",
     "metadata.fields": "--field",
     "approved_by": "--approver",
+    "from_time or window": "--from or --window",
     "from_time": "--from",
     "to_time": "--until",
     "as_scheduled": "--scheduled",
