@@ -48,13 +48,16 @@ def test_a_tree_has_causes_and_effects_each_once(server: ScriptedServer, capsys:
 
 
 def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    server.on("GetLineage", UNKNOWN, UNKNOWN, answer(lineage()))
+    server.on("GetLineage", *[UNKNOWN] * 4, answer(lineage()))
     said(capsys, "lineage", f"{ID}6")
     asked = [request.WhichOneof("subject") for request in server.calls["GetLineage"]]
-    assert asked == ["inference_id", "alert_id", "retraining_request_id"]
+    assert asked == ["inference_id", "alert_id", "retraining_request_id", "check_id", "training_run_id"]
+    server.on("GetLineage", answer(lineage()))
+    said(capsys, "lineage", f"{ID}6", "--kind", "check")
+    assert server.calls["GetLineage"][-1].check_id == f"{ID}6"
     server.on("GetLineage", UNKNOWN)
     text = said(capsys, "lineage", f"{ID}6", exit_code=ExitCode.NOT_FOUND)
-    assert "is no prediction's, no alert's and no retraining request's id [SUBJECT_NOT_FOUND]" in text
+    assert "is the id of no prediction, alert, retraining request, check or training run [SUBJECT_NOT_FOUND]" in text
     server.on("GetLineage", answer(lineage()))
     assert json.loads(said(capsys, "lineage", "iris/2.0.0", "--json"))["nodes"][0]["kind"] == "alert"
     assert server.calls["GetLineage"][-1].version == "iris/2.0.0"
@@ -85,6 +88,14 @@ def test_times_are_as_people_read_them(server: ScriptedServer, capsys: pytest.Ca
     server.on("GetLineage", answer(pb.GetLineageResponse(nodes=[node])))
     text = said(capsys, "lineage", "m/a")
     assert f"fire_time={time.astimezone():%Y-%m-%d %H:%M:%S}, resolve_time=soon" in text
+
+
+def test_what_could_not_be_looked_up_says_which_command_helps(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = pb.LineageNode(kind=pb.LINEAGE_KIND_VERSION, id="m/a", title="A version", missing="ListModels shows all")
+    server.on("GetLineage", answer(pb.GetLineageResponse(nodes=[node])))
+    assert "not looked up: `penstock model list` shows all" in said(capsys, "lineage", "m/a")
 
 
 def test_a_circle_is_drawn_once(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:

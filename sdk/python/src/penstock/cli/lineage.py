@@ -20,6 +20,7 @@ from penstock.cli.ids import LOOKED_THROUGH, whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, NoColor, Token, Url
 from penstock.cli.output import Output, printable
+from penstock.cli.wording import at_the_command_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = """Examples
 
-  penstock lineage 0193…                 a prediction, an alert or a retraining request, by its id
+  penstock lineage 0193…                 a prediction, alert, retraining request, check or training run, by its id
   penstock lineage iris/2.0.0            a version
 """
 _SENTENCES = ("message", "summary")
@@ -51,6 +52,8 @@ class Kind(enum.StrEnum):
     PREDICTION = "prediction"
     ALERT = "alert"
     REQUEST = "request"
+    CHECK = "check"
+    RUN = "run"
 
 
 def lineage(
@@ -58,14 +61,17 @@ def lineage(
         str,
         typer.Argument(
             metavar="ID | MODEL/VERSION",
-            help="A prediction's id, an alert's or a retraining request's or how it begins, or a version.",
+            help="An id, of an alert or a retraining request how it begins will do, or a version.",
             show_default=False,
         ),
     ],
     kind: Annotated[
         Kind | None,
         typer.Option(
-            "--kind", metavar="K", help="prediction, alert or request. Default: they are tried.", show_default=False
+            "--kind",
+            metavar="K",
+            help="prediction, alert, request, check or run. Default: they are tried.",
+            show_default=False,
         ),
     ] = None,
     url: Url = None,
@@ -120,7 +126,7 @@ def _words(node: pb.LineageNode) -> Text:
             f"\n{printable(say_pairs({name: _said(name, value) for name, value in attributes.items()}))}", style="dim"
         )
     if node.missing:
-        said.append(f"\nnot looked up: {printable(node.missing)}", style="yellow")
+        said.append(f"\nnot looked up: {printable(at_the_command_line(node.missing, reason=''))}", style="yellow")
     return said
 
 
@@ -157,19 +163,17 @@ def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageRespo
         Kind.PREDICTION: lineage.of_inference,
         Kind.ALERT: lineage.of_alert,
         Kind.REQUEST: lineage.of_retraining_request,
+        Kind.CHECK: lineage.of_check,
+        Kind.RUN: lineage.of_training_run,
     }
-    if kind is not Kind.PREDICTION:
+    if kind in (None, Kind.ALERT, Kind.REQUEST):
         subject = whole_id(subject, lambda: _newest(client, kind))
     if kind is not None:
         return asks[kind](subject)
-    for ask in (lineage.of_inference, lineage.of_alert):
-        try:
+    for ask in asks.values():
+        with suppress(NotFound):
             return ask(subject)
-        except NotFound:
-            continue
-    try:
-        return lineage.of_retraining_request(subject)
-    except NotFound as error:
-        raise NotFound(
-            f"{subject} is no prediction's, no alert's and no retraining request's id", reason="SUBJECT_NOT_FOUND"
-        ) from error
+    raise NotFound(
+        f"{subject} is the id of no prediction, alert, retraining request, check or training run",
+        reason="SUBJECT_NOT_FOUND",
+    )
