@@ -121,9 +121,15 @@ def test_from_a_prediction_back_to_the_data_that_its_version_learned_from(suite:
     assert {node.missing for node in (*found.of("ALERT"), *found.of("CHECK"))} == {"it is no longer kept"}
 
 
-def test_from_a_request_and_from_either_version_the_same_story_is_told(suite: Suite) -> None:
+def test_from_a_request_a_run_and_from_either_version_the_same_story_is_told(suite: Suite) -> None:
     request_id, run_id, _, _ = retrained(suite)
-    for subject in ({"retraining_request_id": request_id}, {"version": "iris/1"}, {"version": "iris/2"}):
+    subjects = (
+        {"retraining_request_id": request_id},
+        {"version": "iris/1"},
+        {"version": "iris/2"},
+        {"training_run_id": run_id},
+    )
+    for subject in subjects:
         found = ask(suite.monitoring, **subject)
         assert found.nodes[0].id == next(iter(subject.values()))
         assert {
@@ -151,7 +157,7 @@ def test_from_an_alert_to_the_version_that_answered_it_and_back(
             enabled=True,
             type=alerts.ALERT_TYPE_ERROR_RATE,
             severity=alerts.SEVERITY_CRITICAL,
-            metric="error_rate",
+            metric="server_error_rate",
             operator=alerts.OPERATOR_GREATER,
             threshold=0.5,
             window="5m",
@@ -248,6 +254,16 @@ def test_drift_in_real_events_is_found_alerted_of_and_answered_by_a_new_version(
         assert "The alert drift for iris 1" in alert.title
         found = ask(here, alert_id=alert.id)
         assert {(alert.id, "is answered by", raised.id), (run_id, "trained", "iris/2")} <= found.said
+        found = ask(here, check_id=raised.check_id)
+        assert found.nodes[0].id == raised.check_id
+        assert {(raised.check_id, "raised", alert.id), (raised.check_id, "raised", raised.id)} <= found.said
+
+
+def test_a_run_that_no_request_led_to_leads_to_the_version_that_it_made(suite: Suite) -> None:
+    run_id = new_id()
+    suite.trainer.runs[run_id] = training.TrainingRun(id=run_id, model="iris", dataset="iris-rows/3", new_version="7")
+    found = ask(suite.monitoring, training_run_id=run_id)
+    assert found.said == {("iris-rows/3", "fed", run_id), (run_id, "trained", "iris/7")}
 
 
 def test_what_cannot_be_asked_is_missing_and_says_why(clone_database: Callable[[str], str]) -> None:
@@ -334,6 +350,8 @@ SUBJECTS: dict[str, tuple[dict[str, str], tuple[grpc.StatusCode, str]]] = {
     "a long version": ({"version": "iris/" + "1" * 129}, (INVALID, "INVALID_ID")),
     "an unknown prediction": ({"inference_id": new_id()}, (MISSING, "INFERENCE_NOT_FOUND")),
     "an unknown alert": ({"alert_id": new_id()}, (MISSING, "ALERT_NOT_FOUND")),
+    "an unknown check": ({"check_id": new_id()}, (MISSING, "CHECK_NOT_FOUND")),
+    "an unknown run": ({"training_run_id": new_id()}, (MISSING, "RUN_NOT_FOUND")),
     "an unknown request": ({"retraining_request_id": new_id()}, (MISSING, "REQUEST_NOT_FOUND")),
 }
 
