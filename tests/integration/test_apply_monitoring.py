@@ -6,7 +6,9 @@ import base64
 import json
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,8 @@ from penstock.api.monitoring.v1 import alerts_pb2
 from penstock.cli.__main__ import run
 from penstock.cli.embedded.ports import free_port
 from penstock.monitoring import MonitoringClient
-from penstock.notification_channels import NotificationChannelsClient
 from tests.applying import Apply, apply, server, shelf
+from tests.kit import write_keys
 from tests.monitoring import serve
 from tests.shelf import Shelf
 
@@ -50,20 +52,26 @@ models:
 """
 
 
+@contextmanager
+def watched(
+    url: str, monkeypatch: pytest.MonkeyPatch, folder: Path, token: str = "", **settings: Any
+) -> Iterator[sdk.Client]:
+    """A monitoring service that the command finds, and what the suite's file names beside it."""
+    key = folder / "secrets.key"
+    key.write_bytes(base64.b64encode(os.urandom(32)))
+    (folder / "hook.url").write_text(f"http://127.0.0.1:9/{HOOK_PATH}\n")
+    monkeypatch.setenv("OPS_SECRET", SECRET)
+    settings |= {"secrets_key_file": key, "notification_allowed_hosts": "127.0.0.1"}
+    with serve(url, **settings) as running, sdk.Client(monitoring=running.address, token=token or None) as client:
+        monkeypatch.setenv("PENSTOCK_MONITORING_ADDRESS", running.address)
+        yield client
+
+
 @pytest.fixture
 def monitoring(
     clone_database: Callable[[str], str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[MonitoringClient]:
-    """A monitoring service that the command finds, and what the suite's file names beside it."""
-    key = tmp_path / "secrets.key"
-    key.write_bytes(base64.b64encode(os.urandom(32)))
-    (tmp_path / "hook.url").write_text(f"http://127.0.0.1:9/{HOOK_PATH}\n")
-    monkeypatch.setenv("OPS_SECRET", SECRET)
-    with (
-        serve(clone_database("monitoring"), secrets_key_file=key, notification_allowed_hosts="127.0.0.1") as running,
-        sdk.Client(monitoring=running.address) as client,
-    ):
-        monkeypatch.setenv("PENSTOCK_MONITORING_ADDRESS", running.address)
+    with watched(clone_database("monitoring"), monkeypatch, tmp_path) as client:
         yield client.monitoring
 
 
@@ -154,16 +162,17 @@ def test_a_secret_that_became_another_is_set_and_neither_is_shown(
 
 
 def test_whose_key_may_not_set_channels_is_told_that_none_was_compared_and_applies_the_rest(
-    monitoring: MonitoringClient, apply: Apply, monkeypatch: pytest.MonkeyPatch
+    clone_database: Callable[[str], str], apply: Apply, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    def refuse(*_: object, **__: object) -> bool:
-        raise sdk.PermissionDenied("it takes an admin's key", reason="ROLE_REQUIRED")
-
-    apply(SUITE, "--yes")
-    monkeypatch.setattr(NotificationChannelsClient, "differs_from_webhook", refuse)
-    said = apply(SUITE.replace("> 200", "> 300"), "--yes")
-    assert "! channel ops: its secrets were not compared, which takes an admin's key" in said
-    assert rules_of(monitoring, "")["slow"].threshold == 300
+    keys = tmp_path / "keys.json"
+    write_keys(keys, ada="admin", bob="operator")
+    with watched(clone_database("monitoring"), monkeypatch, tmp_path, "ada", keys_file=keys) as client:
+        monkeypatch.setenv("PENSTOCK_TOKEN", "ada")
+        apply(SUITE, "--yes")
+        monkeypatch.setenv("PENSTOCK_TOKEN", "bob")
+        said = apply(SUITE.replace("> 200", "> 300"), "--yes")
+        assert "! channel ops: its secrets were not compared, which takes an admin's key\n" in said
+        assert rules_of(client.monitoring, "")["slow"].threshold == 300
 
 
 def test_only_what_differs_is_changed_and_what_the_file_does_not_say_is_left_alone(

@@ -1,12 +1,7 @@
 """What a notification says: one JSON document, which webhooks get as it is and people as its title and text.
 
-Receivers rely on the document: fields are added, none changes its meaning. Times are ISO 8601 in UTC, what is not known
-is null.
-
-    {"type": "alerts", "version": 1, "id": "…", "time": "…", "channel": "…", "title": "…", "text": "…",
-     "severity": "CRITICAL", "state": "FIRING", "left_out_count": 0,
-     "alerts": [{"id", "rule_id", "rule_name", "type", "severity", "state", "model", "version", "condition", "message",
-                 "value", "threshold", "begin_time", "fire_time", "resolve_time", "repeated", "flapping", "check_id"}]}
+Receivers rely on the document, which docs/webhooks.md describes: fields are added, none changes its meaning. Times are
+ISO 8601 in UTC, what is not known is null.
 """
 
 from __future__ import annotations
