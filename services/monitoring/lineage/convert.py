@@ -14,6 +14,8 @@ _KINDS = {
     "inference_id": Kind.INFERENCE,
     "alert_id": Kind.ALERT,
     "retraining_request_id": Kind.RETRAINING_REQUEST,
+    "check_id": Kind.CHECK,
+    "training_run_id": Kind.TRAINING_RUN,
 }
 _EXAMPLE = "019a3f5e-7c00-7abc-8def-0123456789ab"
 
@@ -28,7 +30,7 @@ def subject_from(request: pb.GetLineageRequest) -> Subject:
     if field is None or not getattr(request, field):
         raise InvalidArgument.field(
             field or "subject",
-            "nothing is named; give an inference_id, an alert_id, a retraining_request_id or a version",
+            f"nothing is named; give a version, or one of {', '.join(_KINDS)}",
             reason="SUBJECT_REQUIRED",
         )
     if field == "version":

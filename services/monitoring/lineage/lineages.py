@@ -43,6 +43,10 @@ class Lineages:
                 return self.of_alert(subject.id)
             case Kind.RETRAINING_REQUEST:
                 return self.of_request(subject.id)
+            case Kind.CHECK:
+                return self.of_check(subject.id)
+            case Kind.TRAINING_RUN:
+                return self.of_run(subject.id)
         return self.of_inference(subject.id)
 
     def of_inference(self, inference_id: UUID) -> Graph:
@@ -73,6 +77,30 @@ class Lineages:
         request, _ = self._requests.get(retraining_id)
         walk = self._walk()
         walk.request(request)
+        return walk.graph
+
+    def of_check(self, check_id: UUID) -> Graph:
+        """Begin at a drift check or a quality check; raises NotFound (CHECK_NOT_FOUND)."""
+        check = self._store.find_check(check_id)
+        if check is None:
+            raise NotFound(
+                f"check {check_id} is not known, or no longer kept; `penstock drift list` and `penstock quality list` "
+                "show those that are",
+                reason="CHECK_NOT_FOUND",
+            )
+        walk = self._walk()
+        walk.check(check)
+        for alert in self._store.alerts_on(check_id):
+            walk.alert(alert)
+        return walk.graph
+
+    def of_run(self, run_id: UUID) -> Graph:
+        """Begin at a training run; raises NotFound where nobody can tell anything of it (RUN_NOT_FOUND)."""
+        walk = self._walk()
+        walk.run(str(run_id))
+        missing = walk.graph.nodes[0].missing
+        if missing and not walk.graph.edges:
+            raise NotFound(f"no retraining request names run {run_id}, and {missing}", reason="RUN_NOT_FOUND")
         return walk.graph
 
     def of_version(self, name: VersionName) -> Graph:

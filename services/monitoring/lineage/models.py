@@ -59,7 +59,7 @@ class VersionName(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Thing:
-    """An inference, an alert or a retraining request, by its id."""
+    """What has an id."""
 
     kind: Kind
     id: UUID

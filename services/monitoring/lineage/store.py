@@ -43,6 +43,12 @@ WHERE model = %(model)s AND version = %(version)s AND fire_time IS NOT NULL
 ORDER BY alert_id DESC LIMIT %(limit)s
 """  # noqa: S608 - as above
 
+_ALERTS_ON = f"""
+SELECT {_ALERT} FROM monitoring.alerts
+WHERE check_id = %(check_id)s AND fire_time IS NOT NULL
+ORDER BY alert_id DESC LIMIT %(limit)s
+"""  # noqa: S608 - as above
+
 _PROFILE = """
 SELECT profile_id, profile_number, create_time, created_by, row_count, accuracy, version, note
 FROM monitoring.profiles
@@ -91,6 +97,12 @@ class LineageStore:
         """Give the newest alerts of a version that fired."""
         with self._db.transaction() as connection:
             return [_alert(row) for row in connection.execute(_ALERTS, {**of._asdict(), "limit": MAX_RELATED})]
+
+    def alerts_on(self, check_id: UUID) -> list[AlertFound]:
+        """Give the newest alerts that fired on a check."""
+        with self._db.transaction() as connection:
+            values = {"check_id": check_id, "limit": MAX_RELATED}
+            return [_alert(row) for row in connection.execute(_ALERTS_ON, values)]
 
     def profile_of(self, of: VersionName) -> ProfileFound | None:
         """Find the profile that a version is compared with now."""

@@ -54,7 +54,7 @@ class Walk:
         if profile is not None:
             self.graph.link(version, self.graph.add(nodes.profile_node(profile)), "is compared with")
         for check in self._store.checks_of(name):
-            self._check(check)
+            self.check(check)
         for alert in self._store.alerts_of(name):
             self.alert(alert)
         for request in self._related.of_version(*name, limit=MAX_RELATED):
@@ -98,6 +98,13 @@ class Walk:
             self.graph.link(run, new, "trained")
         return place
 
+    def run(self, run_id: str) -> int | None:
+        """Add a training run, with what led to it and the version that came of it."""
+        place = self._run(run_id, deep=True)
+        for request in self._related.of_run(run_id, limit=MAX_RELATED):
+            self.request(request)
+        return place
+
     def _parent(self, found: RegisteredVersion, place: int | None) -> None:
         """Add what was live when a version was registered."""
         if not found.parent_deployment_number or found.create_time is None:
@@ -111,7 +118,7 @@ class Walk:
         parent = self.graph.add(nodes.version_node(VersionName(live.model, live.version), live))
         self.graph.link(parent, place, "was live before")
 
-    def _run(self, run_id: str) -> int | None:
+    def _run(self, run_id: str, *, deep: bool = False) -> int | None:
         known = self.graph.place_of(Kind.TRAINING_RUN, run_id)
         if known is not None:
             return known
@@ -122,9 +129,12 @@ class Walk:
         place = self.graph.add(nodes.run_node(run_id, run))
         if run.dataset:
             self.graph.link(self.graph.add(nodes.dataset_node(run.dataset)), place, "fed")
+        if deep and run.new_version:
+            self.graph.link(place, self.version(VersionName(run.model, run.new_version), deep=False), "trained")
         return place
 
-    def _check(self, check: CheckFound) -> int | None:
+    def check(self, check: CheckFound) -> int | None:
+        """Add a check, with what it compared and the requests that it raised."""
         known = self.graph.place_of(Kind.CHECK, str(check.id))
         if known is not None:
             return known
@@ -141,9 +151,7 @@ class Walk:
 
     def _find_check(self, check_id: UUID) -> int | None:
         found = self._store.find_check(check_id)
-        return (
-            self.graph.add(nodes.gone_node(Kind.CHECK, str(check_id), "A check")) if not found else self._check(found)
-        )
+        return self.graph.add(nodes.gone_node(Kind.CHECK, str(check_id), "A check")) if not found else self.check(found)
 
     def _find_alert(self, alert_id: UUID) -> int | None:
         found = self._store.find_alert(alert_id)

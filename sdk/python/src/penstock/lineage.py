@@ -28,5 +28,13 @@ class LineageClient(MonitoringConnected):
         """From a version to all that it hangs together with; raises NotFound."""
         return self._get(pb.GetLineageRequest(version=f"{model}/{version}"))
 
+    def of_check(self, check_id: str) -> pb.GetLineageResponse:
+        """From a drift check or a quality check to what it compared, and to what came of it; raises NotFound."""
+        return self._get(pb.GetLineageRequest(check_id=check_id))
+
+    def of_training_run(self, training_run_id: str) -> pb.GetLineageResponse:
+        """From a run of the trainer to what led to it, and to the version that it made; raises NotFound."""
+        return self._get(pb.GetLineageRequest(training_run_id=training_run_id))
+
     def _get(self, request: pb.GetLineageRequest) -> pb.GetLineageResponse:
         return self._connection.unary(self._connection.stub.GetLineage, request)

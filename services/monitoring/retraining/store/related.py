@@ -29,6 +29,8 @@ model = %(model)s
 AND (new_version = %(version)s OR (training_run_id = %(training_run_id)s AND training_run_id <> ''))
 """
 
+_OF_RUN = "training_run_id = %(training_run_id)s AND training_run_id <> ''"
+
 _ALERTS = """
 SELECT alert_id FROM monitoring.retraining_alerts
 WHERE retraining_id = %(retraining_id)s
@@ -64,6 +66,10 @@ class RelatedRequests:
     def that_made(self, model: str, version: str, training_run_id: str, *, limit: int) -> list[Request]:
         """Give those that a version came of, by itself or by its training run."""
         return self._select(_THAT_MADE, limit, model=model, version=version, training_run_id=training_run_id)
+
+    def of_run(self, training_run_id: str, *, limit: int) -> list[Request]:
+        """Give those that led to a training run."""
+        return self._select(_OF_RUN, limit, training_run_id=training_run_id)
 
     def _select(self, condition: LiteralString, limit: int, **values: Any) -> list[Request]:
         statement = sql.SQL(_SELECT).format(condition=sql.SQL(condition))

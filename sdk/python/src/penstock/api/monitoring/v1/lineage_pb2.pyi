@@ -184,6 +184,8 @@ class GetLineageRequest(_message.Message):
     ALERT_ID_FIELD_NUMBER: _builtins.int
     RETRAINING_REQUEST_ID_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    CHECK_ID_FIELD_NUMBER: _builtins.int
+    TRAINING_RUN_ID_FIELD_NUMBER: _builtins.int
     inference_id: _builtins.str
     """A prediction."""
     alert_id: _builtins.str
@@ -192,6 +194,10 @@ class GetLineageRequest(_message.Message):
     """A retraining request."""
     version: _builtins.str
     """A version, as MODEL/VERSION."""
+    check_id: _builtins.str
+    """A drift check or a quality check."""
+    training_run_id: _builtins.str
+    """A run of the trainer: one that it still knows, or that a retraining request names."""
     def __init__(
         self,
         *,
@@ -199,12 +205,14 @@ class GetLineageRequest(_message.Message):
         alert_id: _builtins.str = ...,
         retraining_request_id: _builtins.str = ...,
         version: _builtins.str = ...,
+        check_id: _builtins.str = ...,
+        training_run_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "inference_id", b"inference_id", "retraining_request_id", b"retraining_request_id", "subject", b"subject", "version", b"version"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "check_id", b"check_id", "inference_id", b"inference_id", "retraining_request_id", b"retraining_request_id", "subject", b"subject", "training_run_id", b"training_run_id", "version", b"version"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "inference_id", b"inference_id", "retraining_request_id", b"retraining_request_id", "subject", b"subject", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["alert_id", b"alert_id", "check_id", b"check_id", "inference_id", b"inference_id", "retraining_request_id", b"retraining_request_id", "subject", b"subject", "training_run_id", b"training_run_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["inference_id", "alert_id", "retraining_request_id", "version"]  # noqa: Y015
+    _WhichOneofReturnType_subject: _TypeAlias = _typing.Literal["inference_id", "alert_id", "retraining_request_id", "version", "check_id", "training_run_id"]  # noqa: Y015
     _WhichOneofArgType_subject: _TypeAlias = _typing.Literal["subject", b"subject"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_subject) -> _WhichOneofReturnType_subject | None: ...
 

@@ -47,11 +47,10 @@ class LineageServiceServicer(object):
     """
 
     def GetLineage(self, request, context):
-        """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
-        known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
-        a version's or a request's lineage has them.
-        Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
-        REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
+        """From a prediction, an alert, a retraining request, a version, a check or a training run to all that it hangs together
+        with, as far as it is known; of a version, its predictions are not listed. Role: viewer. INVALID_ARGUMENT:
+        SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND, REQUEST_NOT_FOUND, VERSION_NOT_FOUND,
+        CHECK_NOT_FOUND, RUN_NOT_FOUND.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

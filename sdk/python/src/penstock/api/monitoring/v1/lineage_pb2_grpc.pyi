@@ -38,11 +38,10 @@ class LineageServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> LineageServiceAsyncStub: ...
     GetLineage: _grpc.UnaryUnaryMultiCallable[_lineage_pb2.GetLineageRequest, _lineage_pb2.GetLineageResponse]
-    """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
-    known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
-    a version's or a request's lineage has them.
-    Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
-    REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
+    """From a prediction, an alert, a retraining request, a version, a check or a training run to all that it hangs together
+    with, as far as it is known; of a version, its predictions are not listed. Role: viewer. INVALID_ARGUMENT:
+    SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND, REQUEST_NOT_FOUND, VERSION_NOT_FOUND,
+    CHECK_NOT_FOUND, RUN_NOT_FOUND.
     """
 
 @_typing.type_check_only
@@ -51,11 +50,10 @@ class LineageServiceAsyncStub(LineageServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetLineage: _aio.UnaryUnaryMultiCallable[_lineage_pb2.GetLineageRequest, _lineage_pb2.GetLineageResponse]  # type: ignore[assignment]
-    """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
-    known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
-    a version's or a request's lineage has them.
-    Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
-    REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
+    """From a prediction, an alert, a retraining request, a version, a check or a training run to all that it hangs together
+    with, as far as it is known; of a version, its predictions are not listed. Role: viewer. INVALID_ARGUMENT:
+    SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND, REQUEST_NOT_FOUND, VERSION_NOT_FOUND,
+    CHECK_NOT_FOUND, RUN_NOT_FOUND.
     """
 
 class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -67,11 +65,10 @@ class LineageServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _lineage_pb2.GetLineageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_lineage_pb2.GetLineageResponse, _abc.Awaitable[_lineage_pb2.GetLineageResponse]]:
-        """From a prediction, an alert, a retraining request or a version to all that it hangs together with, as far as it is
-        known. Of a version, its predictions are not listed. A training run, a dataset, a profile or a check is no beginning:
-        a version's or a request's lineage has them.
-        Role: viewer. INVALID_ARGUMENT: SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND,
-        REQUEST_NOT_FOUND, VERSION_NOT_FOUND.
+        """From a prediction, an alert, a retraining request, a version, a check or a training run to all that it hangs together
+        with, as far as it is known; of a version, its predictions are not listed. Role: viewer. INVALID_ARGUMENT:
+        SUBJECT_REQUIRED, INVALID_ID. NOT_FOUND: INFERENCE_NOT_FOUND, ALERT_NOT_FOUND, REQUEST_NOT_FOUND, VERSION_NOT_FOUND,
+        CHECK_NOT_FOUND, RUN_NOT_FOUND.
         """
 
 def add_LineageServiceServicer_to_server(servicer: LineageServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
