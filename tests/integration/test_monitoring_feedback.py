@@ -56,7 +56,9 @@ def test_an_outcome_that_no_prediction_can_equal_is_taken_with_the_values_that_t
         return list(monitoring.feedback(event.inference_id, **fields).warnings)
 
     def said(model: str, value: str) -> pb.InferenceEvent:
-        return new_event(model=model, prediction=pb.Payload(fields={"label": value}))
+        prediction = pb.Payload()
+        prediction.fields["label"] = value
+        return new_event(model=model, prediction=prediction)
 
     numbers, texts = new_event(prediction=labels(0, 1), row_count=2), said("sentiment", "yes")
     unlabelled = new_event(model="embedder")
