@@ -12,7 +12,7 @@ from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.ids import uuid7
 from services.monitoring.lineage.graph import Graph
 from services.monitoring.lineage.lineages import Lineages
-from services.monitoring.lineage.models import MAX_NODES, AlertFound, Edge, Kind, Node, Thing, VersionName
+from services.monitoring.lineage.models import MAX_NODES, AlertFound, CheckFound, Edge, Kind, Node, Thing, VersionName
 from services.monitoring.lineage.walk import Walk
 from services.monitoring.models import Event, Inference
 from services.monitoring.registry_reader import MissingError
@@ -142,6 +142,26 @@ def test_what_no_version_had_a_part_in_is_shown_without_one(kind: Kind, title: s
     here: Any = OfNoVersion()
     (only,) = Lineages(here, here, here, here, lambda: here).of(Thing(kind, UUID(uuid7()))).nodes
     assert (only.kind, only.title) == (kind, title)
+
+
+class OneCheck(Nothing):
+    """A check of bad data, which asks for no retraining, and the alert that fired on it."""
+
+    def find_check(self, check_id: UUID) -> CheckFound:
+        return CheckFound(check_id, VersionName("iris", "1"), False, "", NOW, {})
+
+    def alerts_on(self, check_id: UUID) -> list[AlertFound]:
+        return [AlertFound(UUID(uuid7()), VersionName("iris", "1"), check_id, "a rule", True, NOW, {})]
+
+    def of_check(self, _: UUID, *, limit: int) -> list[Request]:
+        return []
+
+
+def test_from_a_check_to_the_alert_that_it_raised_without_a_retraining() -> None:
+    here: Any = OneCheck()
+    found = Lineages(here, here, here, here, lambda: here).of(Thing(Kind.CHECK, UUID(uuid7())))
+    said = {(found.nodes[edge.cause].kind, edge.relation, found.nodes[edge.effect].kind) for edge in found.edges}
+    assert said == {(Kind.VERSION, "was checked", Kind.CHECK), (Kind.CHECK, "raised", Kind.ALERT)}
 
 
 @pytest.mark.parametrize("kind", list(Kind))
