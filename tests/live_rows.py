@@ -82,8 +82,10 @@ def event(features: Payload, prediction: Payload | None = None, *, rows: int = 1
     )
 
 
-def counted(events: Sequence[LiveRow], against: Reference, *, at_once: int = 10_000) -> BucketCounts:
-    counter = BucketCounter(against)
+def counted(
+    events: Sequence[LiveRow], against: Reference, columns: Sequence[str] = (), *, at_once: int = 10_000
+) -> BucketCounts:
+    counter = BucketCounter(against, columns)
     for start in range(0, len(events), at_once):
         counter.add(events[start : start + at_once])
     return counter.result()

@@ -9,8 +9,9 @@ import grpc
 import numpy as np
 import pytest
 
+from penstock.api.monitoring.v1 import drift_pb2, quality_pb2
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
-from penstock.api.monitoring.v1 import quality_pb2
+from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
 from penstock.api.monitoring.v1.quality_pb2_grpc import QualityServiceStub
 from penstock.api.tensors.v1.tensors_pb2 import Signature, TensorSpec
 from tests import quick_registry
@@ -75,25 +76,31 @@ def test_a_model_that_is_misspelt_is_doubted_and_one_that_others_serve_is_taken(
     service.record(new_event(model="foreign", features=fields({"age": 1.0, "city": "x"})))
     assert list(service.upload(csv("age"), model="foreign").warnings) == []
     (warning,) = service.upload(csv("age", "income"), model="foreign").warnings
-    assert "income of foreign's profile: the newest prediction had none called so; the names are age, city" in warning
+    assert warning.startswith("income of foreign's profile will be missing in every row: the newest prediction had")
+    assert warning.endswith("; the names are age, city")
 
 
 def test_columns_that_no_input_has_are_named(service: Service, registry: Registry) -> None:
     quick_registry.register(registry, "1.0.0")
     (warning,) = service.upload(csv("a", "b"), request_id="once").warnings
-    assert "nothing will be compared with a, b of iris's profile" in warning
+    assert "a, b of iris's profile will be missing in every row" in warning
     assert "the names are x[0], x[1], x[2], x[3]" in warning
     assert list(service.upload(csv("a", "b"), request_id="once").warnings) == [warning]
     assert list(service.get(model="iris", version="1.0.0").warnings) == []
 
 
-def test_a_files_columns_in_another_order_are_compared_with_the_inputs_of_their_names(
-    service: Service, registry: Registry
-) -> None:
+def test_a_file_in_another_order_and_without_a_column_is_compared_by_name(service: Service, registry: Registry) -> None:
     declare(registry, "1.0.0", LETTERS)
-    made = service.upload(csv(*sorted(LETTERS)))
-    assert [feature.name for feature in made.features] == list(LETTERS)
+    made = service.upload(csv("a", "b", "c"))
     assert list(made.warnings) == []
+    row = np.array([[-9.0, 0.0, np.nan, 9.0]], np.float32)
+    service.record(*(new_event(features=tensors(x=row)) for _ in range(60)))
+    with grpc.insecure_channel(service.monitoring.address) as channel:
+        request = drift_pb2.CheckDriftRequest(model="iris", version="1.0.0")
+        check = DriftServiceStub(channel).CheckDrift(request, timeout=TIMEOUT_S).check
+    found = {result.feature: {one.label.split()[0]: one.live_count for one in result.bins} for result in check.results}
+    assert (found["b"]["up"], found["c"]["above"]) == (60, 60)
+    assert "missing" not in found["a"]
 
 
 def test_quality_names_columns_as_they_were_declared(service: Service, registry: Registry) -> None:

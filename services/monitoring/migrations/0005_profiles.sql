@@ -43,6 +43,7 @@ CREATE TABLE profile_attachments (
     profile_id    uuid        NOT NULL,
     attach_time   timestamptz NOT NULL,
     attached_by   text        NOT NULL,
+    columns       text[]      NOT NULL DEFAULT '{}',  -- what those of the version's only input were declared to be called
     recount_day   date,                          -- the next day, going back, whose buckets are to be counted anew
     recount_first_day date,                      -- the last one to be; null: the first day with events
     CONSTRAINT profile_attachments_pkey PRIMARY KEY (model, version),

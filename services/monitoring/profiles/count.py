@@ -91,9 +91,10 @@ def bin_slices(reference: Reference) -> list[slice]:
 class BucketCounter:
     """Counts the events of one bucket, some at a time."""
 
-    def __init__(self, reference: Reference) -> None:
+    def __init__(self, reference: Reference, columns: Sequence[str] = ()) -> None:
+        """`columns` are what those of the version's only input were declared to be called."""
         self._reference = reference
-        self._layout = Layout.of(reference)
+        self._layout = Layout.of(reference, columns)
         self._slices = bin_slices(reference)
         features, bins = len(self._slices), self._slices[-1].stop if self._slices else 0
         self._row_count = 0

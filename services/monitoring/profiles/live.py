@@ -186,7 +186,10 @@ class Recounts:
                 bucket.put_off()
                 return
             reference = self._references.get(bucket.profile_id)
-            counter, payloads = BucketCounter(reference), bucket.payloads(columns=len(reference.features))
+            counter, payloads = (
+                BucketCounter(reference, bucket.columns),
+                bucket.payloads(columns=len(reference.features)),
+            )
             for events in payloads.slices:
                 counter.add(events)
                 if not goes_on():

@@ -1,55 +1,42 @@
-"""Whether a reference's features are called as what comes is: one that nothing fits is compared with nothing."""
+"""Whether a reference's features are called as what comes is: one that nothing fits is missing in every row."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 
 from services.monitoring.profiles.layouts import EMBEDDING_DIMENSIONS, Layout
 from services.monitoring.profiles.models import Reference
-from services.monitoring.profiles.reference import Description
 from services.monitoring.profiles.registrations import Inputs
 from services.monitoring.profiles.values import LiveRow, decode_features
 
 _SHOWN = 10
 
 
-def layout_of(inputs: Inputs) -> Layout | None:
-    """Take the names of the columns that were declared of a version's only input; None where none were."""
-    names = _declared(inputs)
-    if not names:
-        return None
-    known = frozenset(names)
-    return Layout(tuple(names), known, frozenset(), {}, outcome=False, open=True)
-
-
-def in_order_of(inputs: Inputs, description: Description) -> Description:
-    """Put features into the order of the columns that were declared: a tensor's are told by their place alone."""
-    places = {name: place for place, name in enumerate(_declared(inputs))}
-    features = sorted(description.features.items(), key=lambda one: places.get(one[0], len(places)))
-    return replace(description, features=dict(features))
+def declared(inputs: Inputs) -> tuple[str, ...]:
+    """Give what the columns of a version's only input were declared to be called; empty where nobody said."""
+    return inputs[0].columns if len(inputs) == 1 else ()
 
 
 def strange_to_inputs(reference: Reference, inputs: Inputs) -> str:
     """Say which features no input of a version has, and what its inputs are called; empty: all is well."""
-    features, called = Layout.of(reference).features, _names(inputs)
+    layout = Layout.of(reference, declared(inputs))
+    called = list(layout.columns) or _names(inputs)
     open_names = {each.name for each in inputs if not each.width}
-    strange = [name for name in features if name not in called and name.split("[")[0] not in open_names]
+    strange = [name for name in layout.features if name not in called and name.split("[")[0] not in open_names]
     if not strange:
         return ""
-    if len(inputs) > 1:
-        return _sentence(reference, strange, called, "no input of the version is called so")
+    if len(inputs) > 1 or layout.columns:
+        return _sentence(reference, strange, called, "no input of the version has one called so")
     (sole,) = inputs
-    if sole.width not in (0, len(features)):
+    if sole.width not in (0, len(layout.features)):
         columns = "1 column" if sole.width == 1 else f"{sole.width:,} columns"
         why = f"the version's only input has {columns}, told by place: a profile needs all of them"
-        return _sentence(reference, features, sole.columns or called, why)
-    strange = [name for name in features if name not in sole.columns]
-    if not sole.columns or not strange:
-        return ""  # the profile names the input's columns, or they were put in order
+        return _sentence(reference, layout.features, sole.columns or called, why)
+    if not sole.columns:
+        return ""  # the profile names the input's columns
     return (
-        f"{_listed(features)} of {reference.model}'s profile will be compared with {_listed(sole.columns)} of the "
-        "version, one by one in this order: their names differ"
+        f"{_listed(layout.features)} of {reference.model}'s profile will be compared with {_listed(sole.columns)} of "
+        "the version, one by one in this order: their names differ"
     )
 
 
@@ -64,10 +51,6 @@ def strange_to_events(reference: Reference, events: Sequence[LiveRow]) -> str:
     return _sentence(reference, strange, came, f"{newest} had none called so")
 
 
-def _declared(inputs: Inputs) -> tuple[str, ...]:
-    return inputs[0].columns if len(inputs) == 1 else ()
-
-
 def _names(inputs: Inputs) -> list[str]:
     """Name the columns of inputs as they are captured."""
     found: list[str] = []
@@ -79,7 +62,7 @@ def _names(inputs: Inputs) -> list[str]:
 
 def _sentence(reference: Reference, strange: Sequence[str], called: Sequence[str], why: str) -> str:
     return (
-        f"nothing will be compared with {_listed(strange)} of {reference.model}'s profile: {why}; "
+        f"{_listed(strange)} of {reference.model}'s profile will be missing in every row: {why}; "
         f"the names are {_listed(called)}"
     )
 

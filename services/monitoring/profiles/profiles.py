@@ -20,7 +20,7 @@ from services.monitoring.models import Window
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.layouts import ANY_NAMES, Layout
 from services.monitoring.profiles.models import FeatureKind, Reference
-from services.monitoring.profiles.naming import in_order_of, layout_of
+from services.monitoring.profiles.naming import declared
 from services.monitoring.profiles.reference import MAX_FEATURES, Columns, Description, build_reference
 from services.monitoring.profiles.references import References, no_profile
 from services.monitoring.profiles.rows import read_rows
@@ -166,7 +166,7 @@ class Profiles:
         """
         reference = self._references.get(profile_id)
         known = self._versions.look_up(reference.model, version)
-        attachment = Attachment(reference.model, version, profile_id, self._clock(), caller().name)
+        attachment = Attachment(reference.model, version, profile_id, self._clock(), caller().name, known.columns)
         self._store.attach(attachment)
         self._attached()
         found = self._warned(profile_id, known)
@@ -174,15 +174,15 @@ class Profiles:
 
     def layout(self, model: str, version: str) -> Layout:
         """Say how the version's columns are called, since a tensor's have no names of their own: as in what it is
-        compared with, or as they were declared, or else as in the model's last profile."""
+        compared with, as they were declared, or else as in the model's last profile."""
+        columns = declared(self._versions.inputs(model, version))
         profile_id = self._store.find_attached(model, version)
+        if profile_id is None and columns:
+            return replace(ANY_NAMES, columns=columns)
         if profile_id is None:
-            declared = layout_of(self._versions.inputs(model, version))
-            if declared is not None:
-                return declared
             newest = self._store.page(model, "", before=None, limit=1)
             profile_id = newest[0].id if newest else None
-        return Layout.named_by(self._references.get(profile_id)) if profile_id else ANY_NAMES
+        return Layout.named_by(self._references.get(profile_id), columns) if profile_id else ANY_NAMES
 
     def _describe_file(self, path: Path, row_format: RowFormat, columns: Columns) -> Description:
         with _place(self._making, MAX_MAKING):
@@ -202,8 +202,8 @@ class Profiles:
         return replace(found, accuracy=totals.accuracy, judged_count=totals.counts.judged_count)
 
     def _keep(self, new: NewProfile, description: Description, source: Source, known: KnownVersion) -> Profile:
-        attachment = Attachment(new.model, new.version, UUID(uuid7()), self._clock(), caller().name)
-        profile_id = self._store.add(new, in_order_of(known.inputs, description), source, attachment)
+        attachment = Attachment(new.model, new.version, UUID(uuid7()), self._clock(), caller().name, known.columns)
+        profile_id = self._store.add(new, description, source, attachment)
         self._attached()
         return self._warned(profile_id, known)
 

@@ -88,10 +88,14 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Attachment:
-    """What a version is compared with from now on, and the newest day whose buckets are counted anew for it."""
+    """What a version is compared with from now on.
+
+    `columns` are what those of its only input were declared to be called; empty where nobody said.
+    """
 
     model: str
     version: str
     profile_id: UUID
     time: datetime
     attached_by: str
+    columns: Sequence[str]

@@ -122,7 +122,7 @@ def _put_numbers(key: TensorRows, rows: Rows, raws: Sequence[bytes], layout: Lay
         return
     tag = Tag.BOOLEAN if key.datatype == DataType.DATA_TYPE_BOOL else Tag.NUMBER
     for name, column in zip(names, values.T, strict=True):
-        builder = find(name, rows.size)
+        builder = None if layout.leaves_out(name) else find(name, rows.size)
         if builder is not None:
             builder.put_numbers(rows, column, tag)
 
@@ -135,7 +135,7 @@ def _put_texts(
     for count, raw in zip(counts, raws, strict=True):
         texts.extend(_texts(raw, count * key.width))
     for number, name in enumerate(names):
-        builder = find(name, rows.size)
+        builder = None if layout.leaves_out(name) else find(name, rows.size)
         if builder is not None:
             some = texts[number :: key.width]
             builder.put_values(rows, [object() if text is None else text for text in some])
@@ -151,6 +151,8 @@ def _names(key: TensorRows, layout: Layout) -> Sequence[str] | None:
     if columns[0] in layout.known or columns[0] in layout.predictions:
         return columns
     is_input = not (key.name == PREDICTION or key.name.startswith(f"{PREDICTION}."))
+    if is_input and key.sole and len(layout.columns) == key.width:
+        return layout.columns
     if is_input and key.sole and len(layout.features) == key.width and not layout.known.intersection(columns):
         return layout.features
     return None if key.width >= EMBEDDING_DIMENSIONS and key.datatype != _BYTES else columns

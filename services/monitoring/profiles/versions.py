@@ -10,7 +10,7 @@ from typing import Final
 from services.common.errors import NotFound
 from services.monitoring.models import Window
 from services.monitoring.profiles.models import Reference
-from services.monitoring.profiles.naming import strange_to_events, strange_to_inputs
+from services.monitoring.profiles.naming import declared, strange_to_events, strange_to_inputs
 from services.monitoring.profiles.registrations import Inputs, Registrations
 from services.monitoring.profiles.store.samples import SampleStore
 from services.monitoring.profiles.values import LiveRow
@@ -28,6 +28,11 @@ class KnownVersion:
     inputs: Inputs
     events: Sequence[LiveRow] = ()
     doubt: str = ""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """What those of its only input were declared to be called; empty where nobody said."""
+        return declared(self.inputs)
 
     def warnings(self, reference: Reference) -> Sequence[str]:
         """Say what is odd about comparing it with a reference: names that do not fit, a model that nobody knows."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
@@ -86,7 +86,9 @@ WHERE model = %(model)s AND version = %(version)s
 """
 _WAITING = "SELECT count(*) AS marks FROM (SELECT FROM monitoring.profile_marks LIMIT %(limit)s) AS waiting"
 
-_ATTACHED = "SELECT profile_id FROM monitoring.profile_attachments WHERE model = %(model)s AND version = %(version)s"
+_ATTACHED = """
+SELECT profile_id, columns FROM monitoring.profile_attachments WHERE model = %(model)s AND version = %(version)s
+"""
 _GONE = "SELECT EXISTS (SELECT FROM monitoring.dropped_days WHERE table_name = 'inferences' AND day >= %s) AS gone"
 _HOLD = "LOCK TABLE monitoring.{table} IN ACCESS SHARE MODE"
 _ONE_SNAPSHOT = "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"
@@ -225,7 +227,7 @@ class LiveStore:
                 gone = connection.execute(_GONE, [day]).fetchone()
                 attached = connection.execute(_ATTACHED, values).fetchone()
                 whole = there and gone is not None and not gone["gone"]
-                yield Bucket(connection, mark, attached["profile_id"]) if whole and attached is not None else None
+                yield Bucket(connection, mark, **attached) if whole and attached is not None else None
         except errors.CheckViolation as error:
             self._days.forget()
             message = "The day's partition was dropped just now; count it again."
@@ -265,10 +267,11 @@ class LiveStore:
 class Bucket:
     """The events of a bucket, and where their counts go."""
 
-    def __init__(self, connection: Connection[DictRow], mark: Mark, profile_id: UUID) -> None:
+    def __init__(self, connection: Connection[DictRow], mark: Mark, profile_id: UUID, columns: Sequence[str]) -> None:
         self._connection = connection
         self._mark = mark
         self.profile_id = profile_id
+        self.columns = columns
 
     def payloads(self, *, columns: int) -> Payloads:
         """Give the events with captured features, some at a time."""

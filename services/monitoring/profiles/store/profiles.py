@@ -62,14 +62,16 @@ VALUES (
 """
 # Newest days first; the day that is yet to come may have events already.
 _ATTACH = """
-INSERT INTO monitoring.profile_attachments (model, version, profile_id, attach_time, attached_by, recount_day)
+INSERT INTO monitoring.profile_attachments (
+    model, version, profile_id, attach_time, attached_by, columns, recount_day
+)
 VALUES (
-    %(model)s, %(version)s, %(profile_id)s, %(time)s, %(attached_by)s,
+    %(model)s, %(version)s, %(profile_id)s, %(time)s, %(attached_by)s, %(columns)s,
     ((%(time)s + interval '5 minutes') AT TIME ZONE 'UTC')::date
 )
 ON CONFLICT ON CONSTRAINT profile_attachments_pkey DO UPDATE
 SET profile_id = excluded.profile_id, attach_time = excluded.attach_time, attached_by = excluded.attached_by,
-    recount_day = excluded.recount_day, recount_first_day = NULL
+    columns = excluded.columns, recount_day = excluded.recount_day, recount_first_day = NULL
 """
 
 _PROFILE = """
@@ -294,7 +296,8 @@ def _source_from(values: Mapping[str, Any]) -> Source:
 
 
 def _attachment_values(attachment: Attachment) -> dict[str, object]:
-    return {name: getattr(attachment, name) for name in Attachment.__slots__}
+    values = {name: getattr(attachment, name) for name in Attachment.__slots__}
+    return {**values, "columns": list(attachment.columns)}
 
 
 def _request_values(new: NewProfile, caller: str) -> dict[str, object]:
