@@ -6,6 +6,7 @@ import contextlib
 import csv
 import io
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -164,6 +165,8 @@ def test_what_was_found_becomes_an_alert_and_a_retraining(terminal: Terminal) ->
     nodes = terminal.read("lineage", request["id"])["nodes"]
     assert nodes[0]["kind"] == "retraining_request"
     assert {node["kind"] for node in nodes} >= {"retraining_request", "version", "check"}
+    withdrawn = terminal.read("retraining", "reject", request["id"], "--note", "the campaign is over")
+    assert (withdrawn["state"], withdrawn["decision_note"]) == ("rejected", "the campaign is over")
 
 
 def test_rules_channels_and_settings_are_kept(terminal: Terminal) -> None:
@@ -193,7 +196,7 @@ def test_rules_channels_and_settings_are_kept(terminal: Terminal) -> None:
 
     changed = terminal.read("monitoring", "set", "quality.interval=30m", "-m", "churn", "--note", "a busy model")
     assert changed["effective"]["quality"]["interval"] == "30m"
-    assert "above" in terminal.run("monitoring", "get", "churn").stdout
+    assert re.search(r"quality\.interval +30m +churn", terminal.run("monitoring", "get", "churn").stdout)
     change, _ = terminal.read("monitoring", "changes", "churn")
     assert change["note"] == "a busy model"
     assert "[INVALID_CONFIGURATION]" in terminal.run("monitoring", "set", "drift.alpha=3", exit_code=1).stderr
