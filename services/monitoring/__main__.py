@@ -32,6 +32,7 @@ from services.monitoring.store.days import Days
 from services.monitoring.store.events import EventStore
 from services.monitoring.store.feedback import FeedbackStore
 from services.monitoring.store.inferences import InferenceStore
+from services.monitoring.store.present import DatabaseClock
 
 SCHEMA = "monitoring"
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -57,9 +58,10 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
     chores.open()
     stack.callback(chores.close)
     events = EventStore(database, days, quarantine_max_events=settings.quarantine_max_events)
+    present = DatabaseClock(database)
     servicer = MonitoringServicer(
-        EventLog(events, retention, IngestCounters(metrics.registry), utc_now),
-        FeedbackLog(FeedbackStore(database, days), retention, utc_now),
+        EventLog(events, retention, IngestCounters(metrics.registry), present),
+        FeedbackLog(FeedbackStore(database, days), retention, present),
         Inferences(InferenceStore(database), parts.metrics, retention, utc_now),
         parts.known_models,
     )

@@ -53,16 +53,8 @@ class FeedbackLog:
                 f"got {report.row}; inference {report.inference_id} has {rows}, counted from 0",
                 reason="ROW_OUT_OF_RANGE",
             )
-        entry = Feedback(
-            inference_id=report.inference_id,
-            row=report.row,
-            actual_outcome=report.actual_outcome,
-            correct=report.correct,
-            feedback_time=report.feedback_time or now,
-            recorded_by=caller().name,
-        )
         literal = literal_of(report.actual_outcome)
-        standing = self._store.append(entry, literal=literal, timed=report.feedback_time is not None)
+        standing = self._store.append(report, literal=literal, recorded_by=caller().name)
         return Standing(standing, predicted is not None, self._doubts(predicted, report, literal))
 
     def _doubts(self, predicted: Predicted | None, report: FeedbackReport, literal: str | None) -> list[str]:

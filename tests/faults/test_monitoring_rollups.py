@@ -22,7 +22,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.ids import time_of
 from services.common.errors import Unavailable
-from services.monitoring.models import Feedback
+from services.monitoring.models import FeedbackReport
 from services.monitoring.retention import keep_days
 from services.monitoring.rollups.models import FINEST_FIRST
 from services.monitoring.store import days
@@ -143,10 +143,10 @@ def test_feedback_and_its_event_that_are_stored_at_once_are_counted_together(
     monitoring: Monitoring, rolled: Rollups
 ) -> None:
     event = new_event(age_s=7_200, prediction=labels(1))
-    told = Feedback(UUID(event.inference_id), 0, 1, None, datetime.now(UTC), "someone")
+    told = FeedbackReport(UUID(event.inference_id), 0, 1, None, datetime.now(UTC))
     Days(rolled.database).ensure([time_of(event.inference_id).date()])
     with rolled.database.transaction() as connection:
-        _append(connection, told, "1", timed=True)  # it sees no event …
+        _append(connection, told, "1", "someone")  # it sees no event …
         monitoring.record(event)  # … which comes, …
         rolled.recount()  # … and whose mark is gone before the feedback is there
         assert [row["feedback_count"] for row in rolled.rows(FIVE)] == [0]

@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from services.common.postgres import Database
 from services.monitoring.ids import time_of
-from services.monitoring.models import Feedback
+from services.monitoring.models import Feedback, FeedbackReport
 from services.monitoring.store.days import Days
 from services.monitoring.store.durability import make_durable
 from services.monitoring.store.inferences import JUDGED, feedback_from
@@ -40,14 +40,15 @@ ORDER BY outcome
 LIMIT %(most)s
 """
 
-# The same again adds nothing: said of the same time, or of no time and standing already.
+# The same again adds nothing: said of the same time, or of no time and standing already. Of no time is now, by the one
+# clock that all replicas have, and read while the row is locked: so of two reports the later one stands.
 _APPEND = """
 INSERT INTO monitoring.feedback (
     inference_id, row_index, feedback_time, actual_outcome, outcome_literal, correct, recorded_by
 )
 SELECT
-    %(inference_id)s, %(row)s, %(feedback_time)s, %(actual_outcome)s, %(outcome_literal)s, %(correct)s,
-    %(recorded_by)s
+    %(inference_id)s, %(row)s, coalesce(%(feedback_time)s::timestamptz, clock_timestamp()), %(actual_outcome)s,
+    %(outcome_literal)s, %(correct)s, %(recorded_by)s
 WHERE NOT EXISTS (
     SELECT
     FROM monitoring.feedback AS known
@@ -104,34 +105,34 @@ class FeedbackStore:
         with self._db.transaction() as connection:
             return [row["outcome"] for row in connection.execute(_SAID_LATELY, {"model": model, "most": most})]
 
-    def append(self, entry: Feedback, *, literal: str | None, timed: bool) -> Feedback:
+    def append(self, report: FeedbackReport, *, literal: str | None, recorded_by: str) -> Feedback:
         """Append to the history of a row, unless the very same stands there, and give what stands then.
 
         Args:
-            entry: the report, with the time that it counts from.
+            report: what was said; an untimed repeat of what stands is no news.
             literal: its outcome as it is compared.
-            timed: the caller gave the time; an untimed repeat of what stands is no news.
+            recorded_by: who said so.
         """
-        self._days.ensure([time_of(entry.inference_id).date()])
+        self._days.ensure([time_of(report.inference_id).date()])
         with self._db.transaction() as connection:
             make_durable(connection)
-            return _append(connection, entry, literal, timed=timed)
+            return _append(connection, report, literal, recorded_by)
 
 
-def _append(connection: Connection[DictRow], entry: Feedback, literal: str | None, *, timed: bool) -> Feedback:
+def _append(connection: Connection[DictRow], report: FeedbackReport, literal: str | None, recorded_by: str) -> Feedback:
     values = {
-        "inference_id": entry.inference_id,
-        "row": entry.row,
-        "feedback_time": entry.feedback_time,
-        "actual_outcome": None if entry.actual_outcome is None else Jsonb(entry.actual_outcome),
+        "inference_id": report.inference_id,
+        "row": report.row,
+        "feedback_time": report.feedback_time,
+        "timed": report.feedback_time is not None,
+        "actual_outcome": None if report.actual_outcome is None else Jsonb(report.actual_outcome),
         "outcome_literal": literal,
-        "correct": entry.correct,
-        "recorded_by": entry.recorded_by,
-        "timed": timed,
+        "correct": report.correct,
+        "recorded_by": recorded_by,
     }
     connection.execute(_LOCK_ROW, values)
     if connection.execute(_APPEND, values).rowcount:
-        mark_feedback(connection, entry.inference_id)
+        mark_feedback(connection, report.inference_id)
     standing = connection.execute(_STANDING, values).fetchone()
     if standing is None:
         raise AssertionError("feedback is never deleted but with its day")
