@@ -90,7 +90,7 @@ def test_a_watch_that_is_piped_gives_a_line_or_a_document_each(
     server.on("WatchMetrics", stream(live(0), live(1), then=END))
     text = said(capsys, "metrics", "iris", "--watch", "--version", "2.0.0", exit_code=1)
     assert text.count("iris 2.0.0  ") == 2
-    assert "2.5 per second" in text
+    assert "2.5 per second  1 error  " in text
     assert server.calls["WatchMetrics"][0].interval_ms == 2_000
     assert run(["metrics", "iris", "--watch", "--json"]) == 1
     lines = capsys.readouterr().out.splitlines()

@@ -143,16 +143,18 @@ def test_a_word_wider_than_its_folded_column_goes_on_in_the_next_line(
     assert word in "".join(line[len(ID) :].strip() for line in printed.splitlines()[2:])
 
 
-def test_a_long_note_is_wrapped_where_there_is_room_and_cut_where_not(
-    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("width", [80, 160])
+def test_a_long_note_is_folded_and_never_cut(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
 ) -> None:
     note = "the first version that beats the old rules on every one of the held-out weeks"
-    terminal.setenv("COLUMNS", "160")
-    assert len(shown(capsys, note=note)) > 4
-    terminal.setenv("COLUMNS", "80")
+    terminal.setenv("COLUMNS", str(width))
     lines = shown(capsys, note=note)
-    assert all(line.endswith(ID) for line in lines[2:4])
-    assert "…" in lines[2]
+    begin, end = lines[0].index("note"), lines[0].index("id")
+    first = lines[2 : next(place for place in range(3, len(lines)) if lines[place].endswith(ID))]
+    assert len(first) > 1
+    assert " ".join(line[begin:end].strip() for line in first) == note
+    assert max(map(len, lines)) <= width
 
 
 def test_colours_can_be_turned_off(terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

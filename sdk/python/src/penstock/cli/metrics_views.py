@@ -115,7 +115,7 @@ def live_line(title: str, total: pb.MetricsPoint) -> Text:
     """Write the last five minutes on a line, where nobody sees a picture."""
     said = f"{title}  {say_count(total.inference_count, 'prediction')}  {total.throughput_per_s:.3g} per second"
     p95 = f"  p95 {say_ms(total.p95_latency_ms)}" if total.HasField("p95_latency_ms") else ""
-    return Text(f"{say_time(time_of(total.to_time))}  {said}  {total.error_count:,} errors{p95}".strip())
+    return Text(f"{say_time(time_of(total.to_time))}  {said}  {say_count(total.error_count, 'error')}{p95}".strip())
 
 
 def _numbers(point: pb.MetricsPoint) -> tuple[str | Text, ...]:

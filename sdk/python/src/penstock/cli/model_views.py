@@ -43,9 +43,9 @@ _TRANSITION_COLUMNS = (
     Column("when"),
     Column("version", give="cut"),
     Column("from → to"),
-    Column("kind"),
     Column("by", give="cut"),
-    Column("approved by", give="cut"),
+    Column("approved by", give="cut", optional=True),
+    Column("kind", optional=True),
     Column("note", give="wrap"),
 )
 
@@ -101,9 +101,9 @@ def transitions_table(output: Output, transitions: Sequence[pb.Transition]) -> R
                 output.time(time_of(move.promoted_time)),
                 move.version,
                 move_words(move.from_stage, move.to_stage),
-                pb.TransitionKind.Name(move.kind).removeprefix("TRANSITION_KIND_").lower(),
                 move.promoted_by,
                 move.approved_by,
+                pb.TransitionKind.Name(move.kind).removeprefix("TRANSITION_KIND_").lower(),
                 move.note,
             )
             for move in transitions

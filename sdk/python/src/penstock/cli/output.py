@@ -255,7 +255,9 @@ def _gaps(columns: Sequence[Column]) -> int:
 
 
 def _least_width(column: Column, natural: int) -> int:
-    return min(natural, column.least_width) if column.give in ("cut", "wrap") else natural
+    if column.give not in ("cut", "wrap"):
+        return natural
+    return min(natural, max(column.least_width, MIN_WRAP_WIDTH if column.give == "wrap" else 0))
 
 
 def _shown(columns: Sequence[Column], widths: Sequence[int], available: int) -> list[int]:
