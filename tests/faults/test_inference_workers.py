@@ -53,6 +53,13 @@ def service(backends: tuple[Running, Running], tmp_path: Path) -> Iterator[Worke
         yield running
 
 
+@pytest.fixture(scope="module")
+def lasting(backends: tuple[Running, Running], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkersService]:
+    """Two workers that outlive a test: after each there are two again, and a follower."""
+    with running_workers(tmp_path_factory.mktemp("lasting"), *backends, PENSTOCK_WORKER_SILENCE_MS="1500") as running:
+        yield running
+
+
 class Traffic:
     """Connections that predict without pause, each call once."""
 
@@ -141,62 +148,65 @@ def test_a_hung_worker_is_replaced(service: WorkersService) -> None:
         assert client.inference.predict("linear", tensors={"x": ROW}).outputs
 
 
-def test_what_all_were_told_holds_for_the_worker_that_comes_later(service: WorkersService) -> None:
+def test_what_all_were_told_holds_for_the_worker_that_comes_later(lasting: WorkersService) -> None:
+    before = lasting.metrics()[DEATHS]
     level = oip.LogSettingsRequest.SettingValue
-    with service.stubs(1) as (stub,):
+    with lasting.stubs(1) as (stub,):
         stub.LogSettings(oip.LogSettingsRequest(settings={"log_info": level(bool_param=False)}), timeout=20)
-    for victim in service.children():
+    for victim in lasting.children():
         victim.kill()
-    wait_until(lambda: service.metrics()[DEATHS] == 2 or None)
-    service.until_serving(2)
-    with service.stubs(CONNECTIONS) as stubs:
+    wait_until(lambda: lasting.metrics()[DEATHS] == before + 2 or None)
+    lasting.until_serving(2)
+    with lasting.stubs(CONNECTIONS) as stubs:
         for stub in stubs:
             settings = stub.LogSettings(oip.LogSettingsRequest(), timeout=20).settings
             assert (settings["log_info"].bool_param, settings["log_warning"].bool_param) == (False, True)
 
 
-def test_a_pinned_model_is_loaded_and_pinned_by_the_worker_that_comes_later(service: WorkersService) -> None:
+def test_a_pinned_model_is_loaded_and_pinned_by_the_worker_that_comes_later(lasting: WorkersService) -> None:
+    before = lasting.metrics()[DEATHS]
+
     def pinned(count: int) -> bool:
-        with service.connect() as client:
+        with lasting.connect() as client:
             sessions = client.inference.sessions("linear").sessions
         return [each.pinned for each in sessions] == [True] * count
 
-    with service.connect() as client:
+    with lasting.connect() as client:
         client.inference.load_model("linear", pin=True)
     assert pinned(2)
-    for victim in service.children():
+    for victim in lasting.children():
         victim.kill()
-    wait_until(lambda: service.metrics()[DEATHS] == 2 or None)
-    service.until_serving(2)
+    wait_until(lambda: lasting.metrics()[DEATHS] == before + 2 or None)
+    lasting.until_serving(2)
     wait_until(lambda: pinned(2) or None)
-    with service.connect() as client:
+    with lasting.connect() as client:
         client.inference.unload_model("linear")
-    service.children()[0].kill()
-    wait_until(lambda: service.metrics()[DEATHS] == 3 or None)
-    service.until_serving(2)
+    lasting.children()[0].kill()
+    wait_until(lambda: lasting.metrics()[DEATHS] == before + 3 or None)
+    lasting.until_serving(2)
     assert pinned(0)
 
 
-def test_a_killed_follower_comes_back_and_misses_nothing(service: WorkersService) -> None:
-    (follower,) = service.children(FOLLOWER)
+def test_a_killed_follower_comes_back_and_misses_nothing(lasting: WorkersService) -> None:
+    (follower,) = lasting.children(FOLLOWER)
     follower.kill()
-    service.client.registry.register_version("late", "1", models.linear(), framework="onnx")
-    clients = [service.connect() for _ in range(CONNECTIONS)]
+    lasting.client.registry.register_version("late", "1", models.linear(), framework="onnx")
+    clients = [lasting.connect() for _ in range(CONNECTIONS)]
     for client in clients:
         wait_until(lambda client=client: predicts(client, "late") or None)  # type: ignore[misc] # each its own
         client.close()
 
 
-def test_a_hung_follower_is_replaced_and_nothing_is_missed(service: WorkersService) -> None:
-    (hung,) = service.children(FOLLOWER)
+def test_a_hung_follower_is_replaced_and_nothing_is_missed(lasting: WorkersService) -> None:
+    (hung,) = lasting.children(FOLLOWER)
     hung.send_signal(signal.SIGSTOP)
-    service.client.registry.register_version("unheard", "1", models.linear(), framework="onnx")
+    lasting.client.registry.register_version("unheard", "1", models.linear(), framework="onnx")
     wait_until(lambda: not hung.is_running() or None)
-    (line,) = wait_until(lambda: service.lines("the follower is replaced") or None)
+    (line,) = wait_until(lambda: lasting.lines("the follower is replaced") or None)
     assert line["why"] == "it says nothing"
-    with service.connect() as client:
+    with lasting.connect() as client:
         wait_until(lambda: predicts(client, "unheard") or None)
-    assert service.lines("a worker is replaced") == []
+    assert lasting.lines("a worker is replaced") == []
 
 
 def predicts(client: penstock.Client, model: str) -> bool:

@@ -132,6 +132,9 @@ def test_an_inference_service_whose_own_key_is_unknown_never_becomes_ready(guard
 
 def assert_not_ready(suite: Suite) -> None:
     assert not suite.oip.ServerReady(oip.ServerReadyRequest(), timeout=inference.DEADLINE_S).ready
-    with pytest.raises(penstock.Unavailable) as caught:
-        suite.client.inference.predict("linear", tensors=ROW)
+    with (
+        penstock.Client(inference=suite.inference.address, retry=penstock.NO_RETRIES) as client,
+        pytest.raises(penstock.Unavailable) as caught,
+    ):
+        client.inference.predict("linear", tensors=ROW)
     assert caught.value.reason == "REGISTRY_NOT_HEARD"

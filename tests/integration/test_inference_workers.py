@@ -25,6 +25,7 @@ from tests.workers import FOLLOWER, WorkersService, command_of, running_backends
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 ROW = {"x": fp32([[1, 2, 3, 4]])}
+QUICK = {**ROW, "turns": np.array([1])}
 SLOW = {**ROW, "turns": np.array([1_000_000])}
 """Takes the model `slow` about a second."""
 MANY = 16
@@ -189,7 +190,7 @@ def test_a_drain_answers_what_is_in_flight(backends: tuple[Running, Running], tm
         with service.stubs(4) as stubs:
             for stub in stubs:
                 until_known(stub, "slow")
-                stub.ModelInfer(infer_request("slow", SLOW), timeout=60)
+                stub.ModelInfer(infer_request("slow", QUICK), timeout=60)
             calls = [stub.ModelInfer.future(infer_request("slow", SLOW), timeout=60) for stub in stubs]
             wait_until(lambda: service.metrics().get("nv_inference_pending_request_count") == 4 or None)
             service.process.send_signal(signal.SIGTERM)

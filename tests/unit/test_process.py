@@ -26,6 +26,8 @@ from services.registry.settings import RegistrySettings
 
 SERVICES = ("registry", "monitoring", "inference", "inference.jobs")
 ROOT = Path(__file__).resolve().parents[2]
+ALONE = ("--port", "0", "--metrics-port", "0", "--inference-workers", "1")
+"""Inference without a supervisor, which would start each worker six times before it passed its words on."""
 
 
 def run(service: str, *arguments: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -64,9 +66,7 @@ def test_a_missing_setting_is_named_and_no_value_is_shown(service: str, tmp_path
 @pytest.mark.slow
 def test_a_service_that_cannot_begin_says_why_in_one_line_of_json(tmp_path: Path) -> None:
     (tmp_path / "keys.json").write_text("{")
-    done = run(
-        "inference", folder=tmp_path, PENSTOCK_KEYS_FILE="keys.json", PENSTOCK_PORT="0", PENSTOCK_METRICS_PORT="0"
-    )
+    done = run("inference", *ALONE, folder=tmp_path, PENSTOCK_KEYS_FILE="keys.json")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
     last = json.loads(done.stderr.splitlines()[-1])
@@ -164,10 +164,9 @@ def test_a_key_in_plain_text_takes_a_word_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_an_open_address_needs_keys_or_the_word(tmp_path: Path) -> None:
-    ports = ("--port", "0", "--metrics-port", "0")
-    done = run("inference", "--host", "0.0.0.0", "--insecure-token", *ports, folder=tmp_path)
+    done = run("inference", "--host", "0.0.0.0", "--insecure-token", *ALONE, folder=tmp_path)
     assert done.returncode == 1
     assert json.loads(done.stderr.splitlines()[-1])["reason"] == "INSECURE_ADDRESS"
     half = ("--tls-cert-file", "cert.pem")  # so that it ends there as well, one step later
-    done = run("inference", "--host", "0.0.0.0", "--insecure", *ports, *half, folder=tmp_path)
+    done = run("inference", "--host", "0.0.0.0", "--insecure", *ALONE, *half, folder=tmp_path)
     assert json.loads(done.stderr.splitlines()[-1])["reason"] == "TLS_INCOMPLETE"
