@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from threading import BoundedSemaphore
 from typing import Any
 from uuid import UUID
 
@@ -15,17 +16,19 @@ import grpc
 import numpy as np
 import pytest
 
+from penstock import Client
 from penstock.api.monitoring.v1 import alerts_pb2 as alerts
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.api.monitoring.v1 import profiles_pb2
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
 from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
+from penstock.api.registry.v1.registry_pb2 import STAGE_ARCHIVED
 from penstock.api.trainer.v1 import training_pb2 as training
-from services.monitoring.registry_reader import PLACES
+from services.monitoring.registry_reader import PLACES, MissingError, RegistryReader
 from tests import quick_registry
 from tests.monitoring import TIMEOUT_S, eventually, labels, new_event, new_id, reason
 from tests.quick_registry import Registry
-from tests.registry import go_live, settings_for
+from tests.registry import go_live, promote, settings_for
 from tests.retraining import Retraining, new_uuid, reason_of, serve_retraining
 from tests.trainer import ScriptedTrainer, serve_trainer
 
@@ -362,3 +365,17 @@ def test_a_subject_that_is_none_is_refused(suite: Suite) -> None:
         for name, (subject, _) in SUBJECTS.items()
     }
     assert refused == {name: expected for name, (_, expected) in SUBJECTS.items()}
+
+
+def test_a_model_is_in_use_until_each_of_its_versions_was_archived_or_deleted(suite: Suite) -> None:
+    with Client(registry=suite.registry.address) as client:
+        reader = RegistryReader(client, BoundedSemaphore(1), with_trainer=False)
+        with pytest.raises(MissingError) as missing:
+            reader.in_use("iris")
+        assert missing.value.unknown
+        for version in ("1", "2"):
+            quick_registry.register(suite.registry, version)
+        promote(suite.registry.models, "1", STAGE_ARCHIVED)
+        assert reader.in_use("iris")
+        quick_registry.delete(suite.registry, "2")
+        assert not reader.in_use("iris")

@@ -26,6 +26,12 @@ class Registry:
             raise found
         return SimpleNamespace(stage=found)
 
+    def in_use(self, model: str) -> bool:
+        """Say whether one of its versions, which are those that `says` names, is not archived."""
+        if model != "iris":
+            raise MissingError("there is none", unknown=True)
+        return any(stage != "ARCHIVED" for stage in self.says.values())
+
 
 @pytest.fixture
 def registry() -> Registry:
@@ -42,6 +48,15 @@ def test_archived_and_unknown_versions_are_told_from_those_in_use(registry: Regi
     registry.says = {"2": "ARCHIVED", "3": MissingError("there is none", unknown=True)}
     found = {version: known.standing("iris", version) for version in "123"}
     assert found == {"1": Standing.IN_USE, "2": Standing.ARCHIVED, "3": Standing.UNKNOWN}
+
+
+def test_a_model_is_archived_where_all_of_its_versions_are(registry: Registry, known: Registered) -> None:
+    registry.says = {"1": "ARCHIVED", "2": "STAGING"}
+    assert known.standing("iris", "") is Standing.IN_USE
+    registry.says["2"] = "ARCHIVED"
+    assert known.standing("iris", "") is Standing.IN_USE, "an answer holds for minutes"
+    assert Registered(lambda: registry).standing("iris", "") is Standing.ARCHIVED  # type: ignore[arg-type, return-value] # a stand-in
+    assert known.standing("wine", "") is Standing.UNKNOWN
 
 
 def test_a_registry_that_is_away_is_asked_once_a_turn_and_tells_nothing(registry: Registry, known: Registered) -> None:
