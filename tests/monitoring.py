@@ -117,7 +117,9 @@ class Monitoring:
 @contextmanager
 def serve(database_url: str, **settings: Any) -> Iterator[Monitoring]:
     """Serve on free ports, and connect."""
-    given: dict[str, Any] = {"_env_file": None, "port": 0, "metrics_port": 0, "health_interval_ms": 50, **settings}
+    # No registry, also where somebody's own suite runs on the usual port.
+    own = {"_env_file": None, "port": 0, "metrics_port": 0, "health_interval_ms": 50, "registry_address": "127.0.0.1:1"}
+    given: dict[str, Any] = {**own, **settings}
     with ExitStack() as stack:
         server = build(MonitoringSettings(database_url=SecretStr(database_url), **given), stack)
         port = server.open()
