@@ -54,13 +54,15 @@ class Drift:
         parts = (profiles_pb2.UploadProfileRequest(header=header), profiles_pb2.UploadProfileRequest(chunk=text))
         return self.profiles.UploadProfile(iter(parts), timeout=TIMEOUT_S).profile.id
 
-    def send(self, rows: list[dict[str, Any]], *, at: datetime | None = None, **fields: Any) -> list[str]:
+    def send(
+        self, rows: list[dict[str, Any]], *, at: datetime | None = None, users: int = 10_000, **fields: Any
+    ) -> list[str]:
         """Record an event a row, spread over the last two hours, or all `at` a time; gives their ids."""
         ages = np.linspace(SPAN_S, 400, len(rows))
         if at is not None:
             ages[:] = (datetime.now(UTC) - at).total_seconds()
         events = [
-            new_event(age_s=float(age), features=payload(row), user_id=f"user {number}", **fields)
+            new_event(age_s=float(age), features=payload(row), user_id=f"user {number % users}", **fields)
             for number, (age, row) in enumerate(zip(ages, rows, strict=True))
         ]
         for start in range(0, len(events), 500):
@@ -237,6 +239,19 @@ def test_an_accuracy_that_falls_is_concept_drift_from_enough_labels_on(drift: Dr
     long = partial(drift.check, from_time=begin - timedelta(hours=1))
     eventually(lambda: by_name(long())["accuracy"].live_count == 151)
     assert by_name(drift.check(from_time=begin))["accuracy"].live_count == 150
+
+
+def test_labels_are_judged_by_their_users(drift: Drift) -> None:
+    known = [{"said": "yes", "truth": "yes"}] * 95 + [{"said": "yes", "truth": "no"}] * 5
+    drift.profile(known, predictions=["said"], label="truth")
+    prediction = monitoring_pb2.Payload()
+    prediction.fields.update({"prediction": "yes"})
+    for number, inference_id in enumerate(drift.send(rows(120, 2), users=3, prediction=prediction)):
+        drift.monitoring.feedback(inference_id, actual="no" if number % 3 == 1 else "yes")
+    eventually(lambda: by_name(drift.check())["accuracy"].live_count == 120)
+    found = by_name(drift.check())["accuracy"]
+    assert found.status == TOO_LITTLE, "one of three users for whom it is always wrong says nothing of the rest"
+    assert "so few users that they are worth about" in found.summary
 
 
 def test_another_gate_decides_and_says_how_often_it_is_wrong(drift: Drift) -> None:

@@ -246,6 +246,17 @@ def test_an_accuracy_is_compared_from_enough_labels_on() -> None:
     assert "accuracy" not in by_name(compare(reference(feature("a")), rows, Rules(), Labels([10] * 30, [1] * 30)))
 
 
+def test_labels_of_a_few_users_say_nothing() -> None:
+    judged, rows = reference(feature("a"), accuracy=0.9), window(a=live(drawn(500, EVEN)))
+    groups = [100, 100, 100, *[0] * (GROUPS - 3)]
+    few = Labels([10] * 30, [7] * 30, groups, [80, 30, 100, *[0] * (GROUPS - 3)])
+    found = by_name(compare(judged, rows, Rules(), few))["accuracy"]
+    assert (found.status, found.p_value) == (DriftStatus.INSUFFICIENT_DATA, None)
+    assert "so few users that they are worth about 3" in found.summary
+    nameless = Labels([100] * 30, [70] * 30, groups, [80, 30, 100, *[0] * (GROUPS - 3)])
+    assert by_name(compare(judged, rows, Rules(), nameless))["accuracy"].drifted, "who of the most is not known"
+
+
 def vectors(
     users: int, seed: int, *, rows: int = 1, icc: float = 0.5, shift: float = 0.0, spread: float = 1.0
 ) -> VectorSample:

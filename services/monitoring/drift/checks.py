@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import accumulate
 from uuid import UUID
 
 from penstock.ids import uuid7
@@ -18,10 +19,10 @@ from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.models import DriftCheck, DriftFilters, Labels, Rules, Trigger
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
-from services.monitoring.profiles.models import Reference
+from services.monitoring.profiles.models import GROUPS, Reference
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.rollups.metrics import MetricsReader
-from services.monitoring.rollups.models import FINEST_FIRST, Question
+from services.monitoring.rollups.models import FINEST_FIRST, Question, Totals
 from services.monitoring.window_checks.keeping import Form, Kept
 from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
@@ -30,6 +31,8 @@ from services.monitoring.window_checks.window import Completeness, check_window,
 Clock = Callable[[], datetime]
 QUARTER = timedelta(days=91)
 _SHOWN_VERSIONS = 10
+MOST_LABELS = 100_000
+"""Labels that one check reads with their users; of more, the newest steps of the window are judged."""
 
 
 class DriftChecks:
@@ -229,8 +232,25 @@ class DriftChecks:
                 reference.model, version, window.from_time, window.to_time, finest, by_version=False, latencies=False
             )
         )
-        points = [point.counts for series in answer.series for point in series.points]
-        return Labels([point.judged_count for point in points], [point.correct_count for point in points])
+        judged = [point for series in answer.series for point in series.points if point.counts.judged_count]
+        points = newest(judged)
+        if not points:
+            return Labels()
+        span = Window(points[0].window.from_time, points[-1].window.to_time)
+        by_group = self._metrics.judged_of_users(reference.model, version, span, GROUPS, few=MOST_LABELS)
+        of_users = [by_group.get(group, (0, 0)) for group in range(GROUPS)]
+        return Labels(
+            judged=[point.counts.judged_count for point in points],
+            correct=[point.counts.correct_count for point in points],
+            judged_of_users=[judged_count for judged_count, _ in of_users],
+            correct_of_users=[correct_count for _, correct_count in of_users],
+        )
+
+
+def newest(points: Sequence[Totals]) -> Sequence[Totals]:
+    """Leave out the oldest steps of time where all together have more labels than MOST_LABELS."""
+    counts = accumulate(point.counts.judged_count for point in reversed(points))
+    return points[len(points) - max(1, sum(count <= MOST_LABELS for count in counts)) :]
 
 
 def scheduled_alpha(configuration: DriftConfiguration) -> float:

@@ -42,7 +42,10 @@ def compare(reference: Reference, window: LiveWindow, rules: Rules, labels: Labe
     results += [_embedding(view, name) for name in view.embeddings]
     results += _concept(view, labels or Labels())
     decided = _adjusted(results, rules) if rules.gate is DriftGate.PSI_CALIBRATED else results
-    told = [replace(result, summary=sentences.of_result(result, len(decided))) for result in decided]
+    told = [
+        replace(result, summary=result.summary or sentences.of_result(result, len(decided), rules.alpha))
+        for result in decided
+    ]
     found = Comparison(
         status=_status(told),
         results=_bounded(sorted(told, key=_order)),
@@ -81,12 +84,12 @@ def _view(reference: Reference, window: LiveWindow, rules: Rules) -> _View:
     vectors = [name for name in names if reference.features[name].kind is FeatureKind.EMBEDDING]
     rows = window.row_count
     if rows < max(rules.min_rows, 1):
-        nothing = features.likeness_of([], window)
+        nothing = features.likeness_of([], window.row_counts, window.group_row_counts)
         return _View(
             reference, window, rules, binned, vectors, nothing, {}, sentences.too_few_rows(rows, rules.min_rows)
         )
     tables = [features.table_of(reference.features[name], window.features[name]) for name in binned]
-    likeness = features.likeness_of(tables, window)
+    likeness = features.likeness_of(tables, window.row_counts, window.group_row_counts)
     wanting = _wanting(likeness, rows, rules)
     measured = features.measure(tables, likeness, exactly=not wanting)
     return _View(reference, window, rules, binned, vectors, likeness, measured, wanting)
@@ -209,14 +212,11 @@ def _concept(view: _View, labels: Labels) -> list[DriftResult]:
     if judged < rules.min_labels:
         return [result]
     predictions = [each.overdispersion for each in reference.features.values() if each.is_prediction]
-    drop = concept.accuracy_drop(
-        reference.accuracy,
-        reference.judged_count,
-        max([1.0, *predictions]),
-        labels,
-        alpha=rules.alpha,
-        users=view.overdispersion,
-    )
+    table = concept.table_of(reference.accuracy, reference.judged_count, max([1.0, *predictions]), labels)
+    likeness = concept.likeness_of(table)
+    if wanting := _wanting(likeness, judged, rules):
+        return [replace(result, summary=sentences.too_little_of(ACCURACY, wanting))]
+    drop = concept.accuracy_drop(reference.accuracy, table, likeness, alpha=rules.alpha)
     status = DriftStatus.OK
     if rules.gate is not DriftGate.PSI_CALIBRATED and drop.p_value < rules.alpha and drop.value > rules.accuracy_drop:
         status = DriftStatus.DRIFTED
@@ -284,6 +284,7 @@ def _order(result: DriftResult) -> tuple[bool, bool, float, str]:
 def _false_alarm_rate(view: _View, results: Sequence[DriftResult]) -> float:
     if view.rules.gate is DriftGate.PSI_CALIBRATED:
         return view.rules.alpha
+    decided = [result for result in results if result.status is not DriftStatus.INSUFFICIENT_DATA]
     compared = [
         gates.Compared(
             reference=view.reference.features[result.feature],
@@ -291,7 +292,13 @@ def _false_alarm_rate(view: _View, results: Sequence[DriftResult]) -> float:
             reference_rows=result.reference_count / max(1.0, view.reference.features[result.feature].overdispersion),
             live_rows=result.live_count / view.overdispersion,
         )
-        for result in results
-        if result.type in (DriftType.INPUT, DriftType.PREDICTION) and result.status is not DriftStatus.INSUFFICIENT_DATA
+        for result in decided
+        if result.type in (DriftType.INPUT, DriftType.PREDICTION)
     ]
-    return gates.false_alarm_rate(compared, view.rules.alpha)
+    none = 1 - gates.false_alarm_rate(compared, view.rules.alpha)
+    for result in decided:
+        if result.type is DriftType.CONCEPT:
+            none *= 1 - concept.false_alarm_rate(result, view.rules.alpha)
+        elif result.type is DriftType.EMBEDDING:
+            none *= 1 - view.rules.alpha
+    return 1 - none

@@ -1,20 +1,29 @@
 """Whether the model is right as often as it was: the drop of its accuracy, with its interval.
 
+Its p is that of a feature of two bins, right and wrong: see `features`. Labels of one user resemble each other, and so
+do those of one hour; how much, the labels alone say: a model may be wrong for a user always, however much her rows
+differ from each other.
+
 The interval of a difference of two shares is Newcombe's hybrid score interval, method 10 of his Interval estimation for
 the difference between independent proportions, Statistics in Medicine 17 (1998), p. 873, of Wilson's intervals (J.
-American Statistical Association 22, 1927, p. 209). Where labels resemble their neighbours, it is of as many rows as
-they are worth: n over the overdispersion (Kish's effective sample size).
+American Statistical Association 22, 1927, p. 209). It is of as many rows as they are worth: n over the overdispersion
+(Kish's effective sample size).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from services.monitoring.drift import replicates, rotation
-from services.monitoring.drift.independence import asymptotic_chance, pearson
-from services.monitoring.drift.models import Labels
+from services.monitoring.drift import features
+from services.monitoring.drift.features import Counts, Likeness, Table
+from services.monitoring.drift.models import DriftResult, Labels
+from services.monitoring.profiles.models import GROUPS
+
+_NAME = "accuracy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,40 +60,60 @@ def newcombe(first: tuple[float, float], second: tuple[float, float], alpha: flo
     return float(difference - below), float(difference + above)
 
 
-def accuracy_drop(
-    accuracy: float, judged: int, reference_overdispersion: float, labels: Labels, *, alpha: float, users: float
-) -> Drop:
-    """Compare labelled rows with the reference's accuracy over its `judged` rows; both sides have some.
+def table_of(accuracy: float, judged: int, reference_overdispersion: float, labels: Labels) -> Table:
+    """Lay out how often the model was right and wrong, as a feature's counts.
 
     Args:
         accuracy: the reference's.
         judged: rows that it is of.
         reference_overdispersion: at least 1.
-        labels: the window's, by steps of time.
-        alpha: the interval's level is 1 - alpha.
-        users: how many rows one that says something new stands for, as users show it; at least 1.
+        labels: the window's; some rows of it are judged.
     """
-    steps = np.asarray([labels.judged, labels.correct], dtype=np.int64)
-    in_time = np.stack((steps[1], steps[0] - steps[1]), axis=1)
-    live = in_time.sum(axis=0)
     right = round(accuracy * judged)
-    reference = np.asarray([right, judged - right], dtype=np.int64)
-    count = int(live.sum())
-    if not (reference + live).all():
-        return Drop(0.0, *newcombe((right, judged), (int(live[0]), count), alpha), 1.0, 0.0, 1.0)
-    shares, weights = reference / judged, (judged + count) / (reference + live)
-    waves = replicates.waves_in_time(steps[0])
-    waves = waves.first(replicates.wave_count(count, users))
-    deviations = waves.deviations(in_time, shares)
-    spread = max(1.0, users, replicates.overdispersion(deviations, weights))
-    square = float(pearson(reference, live)) * (1 / judged + 1 / count)
-    statistic = square / (reference_overdispersion / judged + spread / count)
-    chance = asymptotic_chance(statistic, 2)
-    if len(waves) >= replicates.FEWEST:
-        shrunk = np.sqrt(count / (1 + reference_overdispersion * count / judged / spread))
-        form = rotation.form_of((live / count - shares) * shrunk, deviations, weights)
-        chance = max(chance, float(rotation.chances(form[None, :])[0]))
-    before = (right / reference_overdispersion, judged / reference_overdispersion)
-    now = (int(live[0]) / spread, count / spread)
+    in_time = _right_and_wrong(labels.judged, labels.correct)
+    of_users = _right_and_wrong(labels.judged_of_users, labels.correct_of_users)
+    return Table(
+        name=_NAME,
+        reference=np.asarray([right, judged - right], dtype=np.int64),
+        live=in_time.sum(axis=0),
+        in_time=in_time,
+        of_users=of_users if len(of_users) else np.zeros((GROUPS, 2), dtype=np.int64),
+        reference_overdispersion=reference_overdispersion,
+    )
+
+
+def _right_and_wrong(judged: Sequence[int], correct: Sequence[int]) -> Counts:
+    counts = np.asarray([judged, correct], dtype=np.int64)
+    return np.stack((counts[1], counts[0] - counts[1]), axis=1)
+
+
+def likeness_of(table: Table) -> Likeness:
+    """See how much labels resemble each other."""
+    told = [table] if (table.reference + table.live).all() else []
+    return features.likeness_of(told, table.in_time.sum(axis=1), table.of_users.sum(axis=1))
+
+
+def accuracy_drop(accuracy: float, table: Table, likeness: Likeness, *, alpha: float) -> Drop:
+    """Compare labelled rows with the reference's `accuracy`; the interval's level is 1 - alpha."""
+    (right, judged), (correct, count) = ((int(side[0]), int(side.sum())) for side in (table.reference, table.live))
+    if not (table.reference + table.live).all():
+        return Drop(0.0, *newcombe((right, judged), (correct, count), alpha), 1.0, 0.0, 1.0)
+    spread = features.measure([table], likeness, exactly=False)[_NAME].overdispersion
+    # A profile knows how alike its predictions are, and not how alike their being right is: as live, at least.
+    of_reference = max(table.reference_overdispersion, spread)
+    found = features.measure([replace(table, reference_overdispersion=of_reference)], likeness)[_NAME]
+    before, now = (right / of_reference, judged / of_reference), (correct / spread, count / spread)
     low, high = newcombe(before, now, alpha)
-    return Drop(accuracy - int(live[0]) / count, low, high, chance, statistic, spread)
+    return Drop(accuracy - correct / count, low, high, found.p_value, found.statistic, spread)
+
+
+def false_alarm_rate(result: DriftResult, alpha: float) -> float:
+    """Give the chance, about, that a comparison like this finds a drop where there is none: half of α, or less where
+    the drop must be larger to matter."""
+    from scipy import special
+
+    before = result.bins[0].reference_share
+    rows = (result.reference_count / result.overdispersion, result.live_count / result.overdispersion)
+    error = math.sqrt(before * (1 - before) * sum(1 / count for count in rows))
+    least = -float(special.ndtri(alpha / 2))
+    return float(special.ndtr(-max(least, result.effect_floor / error))) if error > 0 else 0.0

@@ -19,7 +19,7 @@ from services.monitoring.drift import replicates, rotation
 from services.monitoring.drift.distances import psi
 from services.monitoring.drift.independence import asymptotic_chance, drawn_chance, pearson
 from services.monitoring.drift.replicates import Waves
-from services.monitoring.profiles.models import FeatureReference, LiveFeature, LiveWindow
+from services.monitoring.profiles.models import FeatureReference, LiveFeature
 
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
@@ -124,14 +124,17 @@ def _merge(both: Counts, smaller: Counts) -> Counts:
     return merge
 
 
-def likeness_of(tables: Sequence[Table], window: LiveWindow) -> Likeness:
+def likeness_of(tables: Sequence[Table], in_time: Counts, of_users: Counts) -> Likeness:
     """See how much rows resemble each other in time, by the median of the features, and take as many waves as fit.
+
+    `in_time` and `of_users` are the window's rows: [T], and [GROUPS] of those that name a user.
 
     Slow changes of one feature among many are its own; where most features go up and down together, waves must be
     long beside the time that takes.
     """
-    time, users = replicates.waves_in_time(window.row_counts), replicates.waves_of_users(window.group_row_counts)
-    if users.rows < _LEAST_NAMED * window.row_count:
+    rows = int(in_time.sum())
+    time, users = replicates.waves_in_time(in_time), replicates.waves_of_users(of_users)
+    if users.rows < _LEAST_NAMED * rows:
         users = users.first(0)
     few = time.first(replicates.FEW)
     found = [
@@ -140,8 +143,8 @@ def likeness_of(tables: Sequence[Table], window: LiveWindow) -> Likeness:
         if table.degrees > 0
     ]
     factor = median(found) if found and len(few) else 1.0
-    fitting = time.first(replicates.wave_count(window.row_count, max(1.0, factor)))
-    return Likeness(fitting, users, replicates.effective_parts(window.group_row_counts), factor)
+    fitting = time.first(replicates.wave_count(rows, max(1.0, factor)))
+    return Likeness(fitting, users, replicates.effective_parts(of_users), factor)
 
 
 def measure(tables: Sequence[Table], likeness: Likeness, *, exactly: bool = True) -> Mapping[str, Measured]:

@@ -62,10 +62,16 @@ class Rules:
 
 @dataclass(frozen=True, slots=True)
 class Labels:
-    """Judged rows of the window, by steps of time, the oldest first: how many, and how many of them were right."""
+    """Judged rows of the window, by steps of time, the oldest first: how many, and how many of them were right.
+
+    `judged_of_users` and `correct_of_users` are [GROUPS], of the rows that name a user: users are put into groups by
+    hash. Empty: none does.
+    """
 
     judged: Sequence[int] = ()
     correct: Sequence[int] = ()
+    judged_of_users: Sequence[int] = ()
+    correct_of_users: Sequence[int] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,27 +43,32 @@ def too_alike(rows: int, effective: float) -> str:
     )
 
 
-def of_result(result: DriftResult, compared: int) -> str:
-    """Say what one comparison came to."""
+def too_little_of(feature: str, wanting: str) -> str:
+    """Say of one comparison what is wanting."""
+    return f"Too little data to say whether {feature} has drifted: {wanting}."
+
+
+def of_result(result: DriftResult, compared: int, alpha: float) -> str:
+    """Say what one comparison came to, at the level of its check."""
     if result.status is DriftStatus.INSUFFICIENT_DATA:
         return _too_little(result)
     if result.type is DriftType.CONCEPT:
-        return _accuracy(result, compared)
+        return _accuracy(result, compared, alpha)
     if result.type is DriftType.EMBEDDING:
-        return _vectors(result, compared)
+        return _vectors(result, compared, alpha)
     verdict = "has drifted" if result.drifted else "has not drifted as far as can be told"
-    return f"{result.feature} {verdict}: {_moved(result)}{_why(result, compared)}."
+    return f"{result.feature} {verdict}: {_moved(result)}{_why(result, compared, alpha)}."
 
 
 def _too_little(result: DriftResult) -> str:
     if result.type is DriftType.EMBEDDING:
-        return (
-            f"Too little data to say whether {result.feature} has drifted: {_count(result.live_count, 'vector')} came, "
-            f"{result.reference_count:,} of the reference. Both sides must name their users, some dozens of them: "
-            "send user_id, and name the group column when you make the profile."
+        return too_little_of(
+            result.feature,
+            f"{_count(result.live_count, 'vector')} came, {result.reference_count:,} of the reference. Both sides must "
+            "name their users, some dozens of them: send user_id, and name the group column when you make the profile",
         )
     rows = _count(result.live_count, "labelled row" if result.type is DriftType.CONCEPT else "row")
-    return f"Too little data to say whether {result.feature} has drifted: {rows}."
+    return too_little_of(result.feature, rows)
 
 
 def _moved(result: DriftResult) -> str:
@@ -82,7 +87,7 @@ def _bin(moved: BinComparison) -> str:
     )
 
 
-def _why(result: DriftResult, compared: int) -> str:
+def _why(result: DriftResult, compared: int, alpha: float) -> str:
     if result.gate is not DriftGate.PSI_CALIBRATED:
         name, limit = _GATES[result.gate]
         shown = result.statistic if result.p_value is None else result.p_value
@@ -90,12 +95,18 @@ def _why(result: DriftResult, compared: int) -> str:
     size = f"PSI beyond chance is {result.effect:.3f} (0.2 is the custom for a large shift)"
     if result.drifted:
         return f"{size}, p = {_p(result)} with {_comparisons(compared)} allowed for"
-    if _significant_but_small(result):
-        return f"{size}, which is real (p = {_p(result)}) and below the {result.effect_floor:g} that matter"
-    return f"{size}, which chance explains (p = {_p(result)})"
+    return f"{size}, {_kept_from(result, alpha, f'below the {result.effect_floor:g} that matter')}"
 
 
-def _accuracy(result: DriftResult, compared: int) -> str:
+def _kept_from(result: DriftResult, alpha: float, small: str) -> str:
+    """Say why it is no drift: its p, or its effect."""
+    p_value = _decisive(result)
+    if p_value is not None and p_value < alpha:
+        return f"which is real (p = {_p(result)}) and {small}"
+    return f"which chance explains at the level {alpha:.3g} (p = {_p(result)})"
+
+
+def _accuracy(result: DriftResult, compared: int, alpha: float) -> str:
     before, now = (result.bins[0].reference_share, result.bins[0].live_share) if result.bins else (0.0, 0.0)
     span = ""
     if result.effect_low is not None and result.effect_high is not None:
@@ -105,14 +116,17 @@ def _accuracy(result: DriftResult, compared: int) -> str:
     told = f"the model was right in {_percent(before)} and is in {now_of}{span}"
     if result.drifted:
         return f"Accuracy has dropped: {told}, p = {_p(result)} with {_comparisons(compared)} allowed for."
-    return f"Accuracy has not dropped by more than {_points(result.effect_floor)} as far as can be told: {told}."
+    if result.effect <= result.effect_floor:
+        return f"Accuracy has not dropped by more than {_points(result.effect_floor)} as far as can be told: {told}."
+    return f"Accuracy has not dropped as far as can be told: {told}, {_kept_from(result, alpha, 'small')}."
 
 
-def _vectors(result: DriftResult, compared: int) -> str:
+def _vectors(result: DriftResult, compared: int, alpha: float) -> str:
     told = f"a classifier tells old from new vectors with an AUC of {result.statistic:.2f} (0.5 is by chance)"
     if result.drifted:
         return f"{result.feature} has drifted: {told}, p = {_p(result)} with {_comparisons(compared)} allowed for."
-    return f"{result.feature} has not drifted as far as can be told: {told}, p = {_p(result)}."
+    small = f"an effect of {result.effect:.2f}, below the {result.effect_floor:.2f} that matter"
+    return f"{result.feature} has not drifted as far as can be told: {told}, {_kept_from(result, alpha, small)}."
 
 
 def of_comparison(comparison: Comparison, wanting: str) -> str:
@@ -141,12 +155,6 @@ def _false(comparison: Comparison) -> str:
     return f"{most}{_percent(comparison.false_alarm_rate)} of cases"
 
 
-def _significant_but_small(result: DriftResult) -> bool:
-    return (
-        result.adjusted_p_value is not None and result.adjusted_p_value < 0.01 and result.effect <= result.effect_floor
-    )
-
-
 def _comparisons(count: int) -> str:
     return "this one comparison" if count == 1 else f"{count} comparisons"
 
@@ -159,8 +167,12 @@ def _count(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
+def _decisive(result: DriftResult) -> float | None:
+    return result.p_value if result.adjusted_p_value is None else result.adjusted_p_value
+
+
 def _p(result: DriftResult) -> str:
-    value = result.p_value if result.adjusted_p_value is None else result.adjusted_p_value
+    value = _decisive(result)
     return "none" if value is None else f"{value:.2g}" if value >= 1e-6 else "under 0.000001"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, time, timedelta
 
 from services.monitoring.configuration.configurations import Configurations
@@ -105,6 +105,16 @@ class MetricsReader:
             for version, found in points.items()
         ]
         return Answer(granularity, plan.window, series, plan.complete_until, plan.feedback_complete_until)
+
+    def judged_of_users(
+        self, model: str, version: str, window: Window, groups: int, *, few: int
+    ) -> Mapping[int, tuple[int, int]]:
+        """Count judged rows, and those that were right, by random groups of users, of what is stored now; -1: no user.
+
+        Nothing of it is kept ready: up to `few` rows of feedback look for their events, and of more the model's events
+        of the whole window are read. So let a window be one of few labels.
+        """
+        return self._store.judged_of_users(model, version, window, groups, few)
 
     def live(self, model: str, version: str) -> Live:
         """Count the last 5 minutes in steps of 10 s, the oldest first, the last one under way; and all of them."""

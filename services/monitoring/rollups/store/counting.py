@@ -83,7 +83,8 @@ GROUP BY {{place}}
 _FEEDBACK = f"""
 WITH standing AS (
     SELECT DISTINCT ON (said.inference_id, said.row_index)
-        inference.model, inference.version, inference.event_time, said.feedback_time, {JUDGED} AS correct
+        inference.model, inference.version, inference.user_id, inference.event_time, said.feedback_time,
+        {JUDGED} AS correct
     FROM {{joined}}
     WHERE said.inference_id >= %(first_id)s AND said.inference_id < %(end_id)s
       AND said.row_index < inference.row_count
@@ -109,7 +110,7 @@ FROM (
 """
 FEW = 1_000
 """So much feedback looks for its events one by one; more of it is met by all the events of its span."""
-_NAMES = "model, version, event_time, row_count, outcomes"
+_NAMES = "model, version, user_id, event_time, row_count, outcomes"
 _EACH = f"""
 monitoring.feedback AS said
 CROSS JOIN LATERAL (
@@ -127,6 +128,9 @@ _HASH = "SET LOCAL enable_sort = off; SET LOCAL enable_nestloop = off"
 _AS_USUAL = "SET LOCAL enable_sort TO DEFAULT; SET LOCAL enable_nestloop TO DEFAULT"
 
 _BY_STEP = {"place": "version, start_time", "reckoned": f"version, {_START}", "events": _OF_MODEL}
+# A group is a random one: what a user is called has nothing to do with who is in it.
+_GROUP = "CASE user_id WHEN '' THEN -1 ELSE get_byte(sha256(convert_to(user_id, 'UTF8')), 0) %% %(groups)s END"
+_BY_USERS = {**_BY_STEP, "reckoned": f"version, {_GROUP} AS user_group"}
 _BY_VERSION = {"place": "model, version", "reckoned": "model, version", "events": _EVENTS}
 
 
@@ -151,6 +155,17 @@ def count_feedback(
     return _feedback(connection, _BY_STEP, values)
 
 
+def count_feedback_of_users(
+    connection: Connection[DictRow], model: str, version: str, window: Window, *, groups: int, few: int
+) -> Sequence[Mapping[str, Any]]:
+    """Count likewise by groups that users are put into by hash, up to 256: `user_group`, -1 of rows that name none.
+
+    Up to `few` rows of feedback in the window, of whatever model, look for their events one by one; see FEW.
+    """
+    values = {"model": model, "version": version, "groups": groups, **_ids(window)}
+    return _feedback(connection, _BY_USERS, values, limit=few)
+
+
 def _ids(window: Window) -> dict[str, UUID]:
     return {"first_id": first_id(window.from_time), "end_id": first_id(window.to_time)}
 
@@ -172,11 +187,13 @@ def _found(
     return found
 
 
-def _feedback(connection: Connection[DictRow], by: Mapping[str, str], values: Mapping[str, Any]) -> list[DictRow]:
-    said = connection.execute(_SAID, {**values, "few": FEW}).fetchone()
+def _feedback(
+    connection: Connection[DictRow], by: Mapping[str, str], values: Mapping[str, Any], *, limit: int = FEW
+) -> list[DictRow]:
+    said = connection.execute(_SAID, {**values, "few": limit}).fetchone()
     if said is None or not said["number"]:
         return []
-    few = said["number"] <= FEW
+    few = said["number"] <= limit
     statement = _FEEDBACK.format(joined=(_EACH if few else _ALL).format(**by), **by).encode()
     with nullcontext() if few else _hashing(connection):
         return connection.execute(statement, values).fetchall()

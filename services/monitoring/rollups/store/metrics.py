@@ -16,7 +16,7 @@ from services.monitoring.models import Window
 from services.monitoring.rollups.models import Counts, Granularity
 from services.monitoring.rollups.plan import Kept, Plan, Starts, open_since
 from services.monitoring.rollups.store import rows
-from services.monitoring.rollups.store.counting import Place, count
+from services.monitoring.rollups.store.counting import Place, count, count_feedback_of_users
 from services.monitoring.rollups.store.drops import read_kept
 
 Planner = Callable[[Starts, Kept], Plan]
@@ -142,6 +142,14 @@ class MetricsStore:
         with self._db.transaction() as connection:
             connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             return count(connection, model, version, window, step)
+
+    def judged_of_users(
+        self, model: str, version: str, window: Window, groups: int, few: int
+    ) -> Mapping[int, tuple[int, int]]:
+        """Count judged rows, and those of them that were right, by groups of users; see `count_feedback_of_users`."""
+        with self._db.transaction() as connection:
+            found = count_feedback_of_users(connection, model, version, window, groups=groups, few=few)
+            return {row["user_group"]: (row["judged_count"], row["correct_count"]) for row in found}
 
     def versions(self, model: str, window: Window) -> tuple[str, ...]:
         """List the versions of a model that predicted in a window."""
