@@ -110,7 +110,7 @@ class AlertRulesClient(MonitoringConnected):
         enabled: bool = True,
         request_id: str = "",
     ) -> pb.AlertRule:
-        """Make a rule.
+        """Make a rule; where nobody knows its model, its `warnings` say so.
 
         Args:
             name: 1 to 100 characters.
@@ -167,7 +167,8 @@ class AlertRulesClient(MonitoringConnected):
         """Change what is named of a rule, and leave the rest: `update(id, threshold=250, channels=["ops"])`.
 
         The names are those of `create` (and `alert_type` for `type`, `for_` for `for`). Somebody else's change in
-        between is not overwritten.
+        between is not overwritten. With another condition or severity its open alerts are resolved: each keeps what it
+        fired under, and others begin where the new condition holds.
 
         Raises:
             NotFound: there is no such rule (RULE_NOT_FOUND).

@@ -93,7 +93,7 @@ class SilencesClient(MonitoringConnected):
         begin_time: datetime | None = None,
         request_id: str = "",
     ) -> pb.Silence:
-        """Silence alerts that are all of what is given.
+        """Silence alerts that are all of what is given; where nobody knows the model, its `warnings` say so.
 
         Args:
             until: up to then, or for so long; at most 30 days.
