@@ -27,7 +27,10 @@ class ConfigurationsClient(MonitoringConnected):
     """Configurations. What one leaves unset, the one above says: version, model, all, built in."""
 
     def get(self, model: str = "", version: str = "") -> pb.GetConfigurationResponse:
-        """Give what holds (`effective`) and what the scope says itself (`own`); without a model: the defaults."""
+        """Give what holds (`effective`) and what the scope says itself (`own`); without a model: the defaults.
+
+        `warnings` say what looks like a mistake: a model that nobody knows, an ignored feature that no row has.
+        """
         request = pb.GetConfigurationRequest(model=model, version=version)
         return self._connection.unary(self._connection.stub.GetConfiguration, request)
 
@@ -36,7 +39,7 @@ class ConfigurationsClient(MonitoringConnected):
     ) -> pb.SetConfigurationResponse:
         """Change what is named, and leave the rest: None takes back what the scope said, so that what is above holds.
 
-        Somebody else's change in between is not overwritten.
+        Somebody else's change in between is not overwritten. `warnings` say what looks like a mistake, as in `get`.
 
         Args:
             changes: see `Changes`; durations as timedelta or text, enums by name.
@@ -63,7 +66,11 @@ class ConfigurationsClient(MonitoringConnected):
         return self._connection.unary(self._connection.stub.SetConfiguration, request)
 
     def changes(self, model: str = "", *, limit: int | None = None) -> Iterator[pb.ConfigurationChange]:
-        """List what was changed, by whom and why, the newest first; with a model: only of its scopes."""
+        """List what was changed, by whom and why, the newest first; with a model: only of its scopes.
+
+        Raises:
+            NotFound: nobody knows the model (MODEL_NOT_FOUND).
+        """
 
         def fetch(token: str) -> pb.ListConfigurationChangesResponse:
             request = pb.ListConfigurationChangesRequest(model=model, page_size=page_size_of(limit), page_token=token)

@@ -69,6 +69,7 @@ class ExportsClient(MonitoringConnected):
 
         Raises:
             InvalidArgument: neither the suffix nor `file_format` says how (FORMAT_REQUIRED), or the window is none.
+            NotFound: neither the registry nor monitoring knows the model (MODEL_NOT_FOUND).
             OSError: the destination can't be written. Nothing is left behind, whatever breaks.
         """
         number = _format_number(file_format, Path(destination))

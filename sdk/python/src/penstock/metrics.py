@@ -52,6 +52,7 @@ class MetricsClient(MonitoringConnected):
 
         Raises:
             InvalidArgument: the window is none (INVALID_WINDOW), or has over 10,000 steps (TOO_MANY_POINTS).
+            NotFound: neither the registry nor monitoring knows the model (MODEL_NOT_FOUND); it names those near it.
         """
         since, until = to_window(from_time, to_time, window)
         request = pb.ListMetricsRequest(
@@ -66,7 +67,11 @@ class MetricsClient(MonitoringConnected):
         return self._connection.unary(self._connection.stub.ListMetrics, request)
 
     def realtime(self, model: str, version: str = "") -> pb.GetRealtimeMetricsResponse:
-        """Give the last 5 minutes in 30 steps of 10 s, the oldest first; the last one is under way."""
+        """Give the last 5 minutes in 30 steps of 10 s, the oldest first; the last one is under way.
+
+        Raises:
+            NotFound: as `list`.
+        """
         request = pb.GetRealtimeMetricsRequest(model=model, version=version)
         return self._connection.unary(self._connection.stub.GetRealtimeMetrics, request)
 
@@ -76,6 +81,9 @@ class MetricsClient(MonitoringConnected):
         """Give the last 5 minutes again and again, every 1 to 60 s, without end; a break is mended.
 
         Leaving the iterator ends the watch.
+
+        Raises:
+            NotFound: as `list`.
         """
         interval_ms = round(interval.total_seconds() * 1000)
         request = pb.WatchMetricsRequest(model=model, version=version, interval_ms=interval_ms)
