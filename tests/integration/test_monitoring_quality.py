@@ -133,6 +133,17 @@ def test_bad_data_is_found_kept_and_told_in_words(quality: Quality) -> None:
     assert again == check
 
 
+def test_who_checks_right_after_traffic_has_every_row_looked_at(clone_database: Callable[[str], str]) -> None:
+    with quality_of(
+        clone_database("monitoring"), rollup_interval_ms=3_600_000, profile_interval_ms=3_600_000
+    ) as quality:
+        quality.profile(rows(1_000))
+        quality.send(rows(60, seed=2))
+        quality.send(rows(40, seed=3), age_s=0)
+        check = quality.check()
+        assert (check.row_count, check.uncounted_bucket_count) == (100, 0)
+
+
 def test_all_sorts_of_payloads_are_looked_over_and_none_breaks_it(quality: Quality) -> None:
     quality.profile(rows(1_000))
     odd: list[dict[str, Any]] = [
