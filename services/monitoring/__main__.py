@@ -24,6 +24,7 @@ from services.monitoring.feedback import FeedbackLog
 from services.monitoring.inferences import Inferences
 from services.monitoring.models import Retention
 from services.monitoring.parts import Parts
+from services.monitoring.quarantine import Quarantine
 from services.monitoring.retention import KEEP, keep_days
 from services.monitoring.servicer import ENDLESS, NAME, ROLES, MonitoringServicer
 from services.monitoring.settings import MonitoringSettings
@@ -33,6 +34,7 @@ from services.monitoring.store.events import EventStore
 from services.monitoring.store.feedback import FeedbackStore
 from services.monitoring.store.inferences import InferenceStore
 from services.monitoring.store.present import DatabaseClock
+from services.monitoring.store.quarantine import QuarantineStore
 
 SCHEMA = "monitoring"
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -64,6 +66,7 @@ def build(settings: MonitoringSettings, stack: ExitStack) -> Server:
         FeedbackLog(FeedbackStore(database, days), retention, present),
         Inferences(InferenceStore(database), parts.metrics, retention, utc_now),
         parts.known_models,
+        Quarantine(QuarantineStore(database)),
     )
     service = Service(
         name=NAME,

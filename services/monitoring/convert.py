@@ -31,6 +31,7 @@ from services.monitoring.models import (
     Result,
 )
 from services.monitoring.outcomes import MAX_OUTCOME_CHARS, value_of
+from services.monitoring.quarantine import Refused, RefusedPage
 
 MAX_BATCH_EVENTS = 1_000
 MAX_ROW = 1_000_000
@@ -233,6 +234,33 @@ def page_response(page: Page) -> pb.ListInferencesResponse:
     return pb.ListInferencesResponse(
         inferences=map(inference_proto, page.inferences), next_page_token=page.next_page_token
     )
+
+
+def refused_model_from(request: pb.ListQuarantinedEventsRequest) -> str:
+    """Read whose refused events are asked for, empty for all; raises InvalidArgument naming the field."""
+    _check_filter("model", request.model)
+    return request.model
+
+
+def refused_response(page: RefusedPage) -> pb.ListQuarantinedEventsResponse:
+    """Encode a page of refused events."""
+    return pb.ListQuarantinedEventsResponse(
+        events=map(_refused_proto, page.events), next_page_token=page.next_page_token
+    )
+
+
+def _refused_proto(refused: Refused) -> pb.QuarantinedEvent:
+    message = pb.QuarantinedEvent(
+        sent_by=refused.sent_by,
+        reason=refused.reason,
+        message=refused.message,
+        inference_id=refused.inference_id,
+        model=refused.model,
+        version=refused.version,
+        excerpt=refused.excerpt,
+    )
+    message.received_time.FromDatetime(refused.received_time)
+    return message
 
 
 def metrics_response(metrics: Metrics) -> pb.GetMetricsResponse:

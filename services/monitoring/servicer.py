@@ -17,6 +17,7 @@ from services.monitoring.in_order import in_order
 from services.monitoring.inferences import Inferences
 from services.monitoring.known_models import KnownModels
 from services.monitoring.models import Event, Rejection
+from services.monitoring.quarantine import Quarantine
 
 NAME = "penstock.api.monitoring.v1.MonitoringService"
 ROLES = {
@@ -25,6 +26,7 @@ ROLES = {
     "GetInference": Role.VIEWER,
     "ListInferences": Role.VIEWER,
     "GetMetrics": Role.VIEWER,
+    "ListQuarantinedEvents": Role.OPERATOR,
 }
 BATCHES_AT_ONCE = 2
 """Of one stream: while PostgreSQL stores a batch, another is made ready, and a third decoded."""
@@ -34,11 +36,19 @@ ENDLESS = frozenset({"RecordEvents"})
 class MonitoringServicer(MonitoringServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, events: EventLog, feedback: FeedbackLog, inferences: Inferences, models: KnownModels) -> None:
+    def __init__(
+        self,
+        events: EventLog,
+        feedback: FeedbackLog,
+        inferences: Inferences,
+        models: KnownModels,
+        quarantine: Quarantine,
+    ) -> None:
         self._events = events
         self._feedback = feedback
         self._inferences = inferences
         self._models = models
+        self._quarantine = quarantine
 
     def RecordEvents(
         self,
@@ -95,3 +105,13 @@ class MonitoringServicer(MonitoringServiceServicer):
         self._models.require(request.model)
         metrics = self._inferences.measure(*question)
         return convert.metrics_response(metrics)
+
+    def ListQuarantinedEvents(
+        self,
+        request: pb.ListQuarantinedEventsRequest,
+        context: grpc.ServicerContext,
+    ) -> pb.ListQuarantinedEventsResponse:
+        """Give a page of what was refused."""
+        model = convert.refused_model_from(request)
+        page = self._quarantine.page(model, size=request.page_size, token=request.page_token)
+        return convert.refused_response(page)

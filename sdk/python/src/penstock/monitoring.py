@@ -253,6 +253,20 @@ class MonitoringClient:
 
         return islice((inference for page in pages(fetch) for inference in page.inferences), limit)
 
+    def list_quarantined_events(self, *, model: str = "", limit: int | None = 100) -> Iterator[pb.QuarantinedEvent]:
+        """List events that monitoring refused, and why, the newest first, fetched as they are iterated.
+
+        Args:
+            model: only those that name this model.
+            limit: so many at most; None: all that are kept.
+        """
+
+        def fetch(token: str) -> pb.ListQuarantinedEventsResponse:
+            request = pb.ListQuarantinedEventsRequest(model=model, page_size=page_size_of(limit), page_token=token)
+            return self._connection.unary(self._connection.stub.ListQuarantinedEvents, request)
+
+        return islice((event for page in pages(fetch) for event in page.events), limit)
+
     def get_metrics(
         self,
         model: str,

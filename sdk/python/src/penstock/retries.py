@@ -96,6 +96,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "GetInference": Safety.ALWAYS,
         "ListInferences": Safety.ALWAYS,
         "GetMetrics": Safety.ALWAYS,
+        "ListQuarantinedEvents": Safety.ALWAYS,
         "ListMetrics": Safety.ALWAYS,
         "GetRealtimeMetrics": Safety.ALWAYS,
         "WatchMetrics": Safety.ALWAYS,

@@ -12,12 +12,13 @@ from rich.text import Text
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
-from penstock.cli.events_views import EventLines, events_table, new_ones
+from penstock.cli.events_views import EventLines, events_table, new_ones, rejected_table
 from penstock.cli.formats import say_bytes
 from penstock.cli.options import (
     Force,
     From,
     Json,
+    Limit,
     Model,
     ModelFilter,
     NoColor,
@@ -37,6 +38,7 @@ EXAMPLES = """Examples
   penstock events --model iris --errors --since 24h
   penstock events --follow --model iris
   penstock events export iris --from 7d --out iris.parquet --payloads
+  penstock events rejected --model iris
 """
 _Limit = Annotated[
     int | None,
@@ -70,7 +72,7 @@ def events(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """List predictions, the newest first; follow them as they come; or export them to a file.
+    """List predictions, the newest first; follow them as they come; export them to a file; see those refused.
 
     With --follow the newest stand at the end, and --json prints a document a line.
     """
@@ -130,3 +132,24 @@ def export(
         )
     size_bytes = out.stat().st_size
     output.answer({"file": str(out.absolute()), "size_bytes": size_bytes}, Text(f"{out}  {say_bytes(size_bytes)}"))
+
+
+@app.command()
+def rejected(
+    model: ModelFilter = "",
+    limit: Limit = LISTED,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """List predictions that monitoring refused, and why, the newest first.
+
+    Their senders have them as dead letters as well. With --json each has an excerpt of what came. Role: operator.
+    """
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.MONITORING, url, token) as client:
+        found = list(client.monitoring.list_quarantined_events(model=model, limit=limit))
+    output.answer([document_of(event) for event in found], rejected_table(output, found))
+    if len(found) == limit:
+        output.note(f"the newest {limit}; --limit shows more")

@@ -28,6 +28,15 @@ _COLUMNS = (
     Column("inference id"),
 )
 _TRACE = Column("trace", give="cut", optional=True)
+_REJECTED = (
+    Column("came"),
+    Column("model", give="cut"),
+    Column("version", give="cut", optional=True),
+    Column("reason"),
+    Column("message", give="wrap", least_width=24),
+    Column("sent by", give="cut", optional=True),
+    Column("inference id", give="cut", optional=True),
+)
 SHOWN_OUTCOMES = 5
 POLL_S = 1.0
 OVERLAP = timedelta(seconds=60)
@@ -46,6 +55,23 @@ def events_table(output: Output, found: Sequence[pb.Inference]) -> RenderableTyp
     columns = (*_COLUMNS, _TRACE) if traced else _COLUMNS
     rows = [_row(output, inference, traced=traced) for inference in found]
     return output.table(columns, rows, empty="no predictions match")
+
+
+def rejected_table(output: Output, found: Sequence[pb.QuarantinedEvent]) -> RenderableType:
+    """Lay out refused events, one a row."""
+    rows = [
+        (
+            output.time(time_of(each.received_time)),
+            each.model,
+            each.version,
+            Text(each.reason, style="bold red"),
+            each.message,
+            each.sent_by,
+            each.inference_id,
+        )
+        for each in found
+    ]
+    return output.table(_REJECTED, rows, empty="none was refused, or none is kept any more")
 
 
 def new_ones(

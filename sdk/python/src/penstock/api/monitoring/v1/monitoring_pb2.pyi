@@ -726,3 +726,113 @@ class GetMetricsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__p99_latency_ms) -> _WhichOneofReturnType__p99_latency_ms | None: ...
 
 Global___GetMetricsResponse: _TypeAlias = GetMetricsResponse  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedEventsRequest(_message.Message):
+    """ListQuarantinedEventsRequest filters and pages."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only those that name this model; at most 128 characters."""
+    page_size: _builtins.int
+    """1 to 1,000; 0: 100."""
+    page_token: _builtins.str
+    """The `next_page_token` of the page before, with the same filter."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedEventsRequest: _TypeAlias = ListQuarantinedEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListQuarantinedEventsResponse(_message.Message):
+    """ListQuarantinedEventsResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there are no more."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___QuarantinedEvent]:
+        """The newest first; fewer than asked for, or none, where few of those looked at are of the model."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___QuarantinedEvent] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListQuarantinedEventsResponse: _TypeAlias = ListQuarantinedEventsResponse  # noqa: Y015
+
+@_typing.final
+class QuarantinedEvent(_message.Message):
+    """QuarantinedEvent is an event that was refused. What its sender wrote is shown as it came, cut."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECEIVED_TIME_FIELD_NUMBER: _builtins.int
+    SENT_BY_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    INFERENCE_ID_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    EXCERPT_FIELD_NUMBER: _builtins.int
+    sent_by: _builtins.str
+    """The name of the key that sent it."""
+    reason: _builtins.str
+    """Why: INVALID_ID, EVENT_TOO_OLD, EVENT_IN_FUTURE, PAYLOAD_TOO_LARGE, INVALID_FIELD."""
+    message: _builtins.str
+    """A sentence."""
+    inference_id: _builtins.str
+    """What it gave as its id, the first 128 characters; empty where it was too large to be kept."""
+    model: _builtins.str
+    """The model that it names, likewise."""
+    version: _builtins.str
+    """The version that it names, likewise."""
+    excerpt: _builtins.str
+    """The event in protobuf's text format, the first 1,000 characters; without its payloads where it is over 2,000 bytes."""
+    @_builtins.property
+    def received_time(self) -> _timestamp_pb2.Timestamp:
+        """When it came."""
+
+    def __init__(
+        self,
+        *,
+        received_time: _timestamp_pb2.Timestamp | None = ...,
+        sent_by: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        message: _builtins.str = ...,
+        inference_id: _builtins.str = ...,
+        model: _builtins.str = ...,
+        version: _builtins.str = ...,
+        excerpt: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["received_time", b"received_time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["excerpt", b"excerpt", "inference_id", b"inference_id", "message", b"message", "model", b"model", "reason", b"reason", "received_time", b"received_time", "sent_by", b"sent_by", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___QuarantinedEvent: _TypeAlias = QuarantinedEvent  # noqa: Y015

@@ -60,6 +60,11 @@ class MonitoringServiceStub(object):
                 request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.GetMetricsRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.GetMetricsResponse.FromString,
                 _registered_method=True)
+        self.ListQuarantinedEvents = channel.unary_unary(
+                '/penstock.api.monitoring.v1.MonitoringService/ListQuarantinedEvents',
+                request_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.ListQuarantinedEventsRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.ListQuarantinedEventsResponse.FromString,
+                _registered_method=True)
 
 
 class MonitoringServiceServicer(object):
@@ -108,6 +113,14 @@ class MonitoringServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListQuarantinedEvents(self, request, context):
+        """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
+        is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MonitoringServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -135,6 +148,11 @@ def add_MonitoringServiceServicer_to_server(servicer, server):
                     servicer.GetMetrics,
                     request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.GetMetricsRequest.FromString,
                     response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.GetMetricsResponse.SerializeToString,
+            ),
+            'ListQuarantinedEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListQuarantinedEvents,
+                    request_deserializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.ListQuarantinedEventsRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.ListQuarantinedEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -273,6 +291,33 @@ class MonitoringService(object):
             '/penstock.api.monitoring.v1.MonitoringService/GetMetrics',
             penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.GetMetricsRequest.SerializeToString,
             penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.GetMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListQuarantinedEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.monitoring.v1.MonitoringService/ListQuarantinedEvents',
+            penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.ListQuarantinedEventsRequest.SerializeToString,
+            penstock_dot_api_dot_monitoring_dot_v1_dot_monitoring__pb2.ListQuarantinedEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -58,6 +58,10 @@ class MonitoringServiceStub:
     """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
     NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
     """
+    ListQuarantinedEvents: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListQuarantinedEventsRequest, _monitoring_pb2.ListQuarantinedEventsResponse]
+    """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
+    is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    """
 
 @_typing.type_check_only
 class MonitoringServiceAsyncStub(MonitoringServiceStub):
@@ -84,6 +88,10 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     GetMetrics: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.GetMetricsRequest, _monitoring_pb2.GetMetricsResponse]  # type: ignore[assignment]
     """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
     NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+    """
+    ListQuarantinedEvents: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListQuarantinedEventsRequest, _monitoring_pb2.ListQuarantinedEventsResponse]  # type: ignore[assignment]
+    """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
+    is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
     """
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -138,6 +146,16 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_monitoring_pb2.GetMetricsResponse, _abc.Awaitable[_monitoring_pb2.GetMetricsResponse]]:
         """Counts, latencies and accuracy over a window. Role: viewer. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_WINDOW.
         NOT_FOUND: MODEL_NOT_FOUND (as above). DEADLINE_EXCEEDED: DATABASE_TIMEOUT (ask for a shorter window).
+        """
+
+    @_abc_1.abstractmethod
+    def ListQuarantinedEvents(
+        self,
+        request: _monitoring_pb2.ListQuarantinedEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_monitoring_pb2.ListQuarantinedEventsResponse, _abc.Awaitable[_monitoring_pb2.ListQuarantinedEventsResponse]]:
+        """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
+        is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
         """
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
