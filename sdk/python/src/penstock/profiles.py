@@ -144,7 +144,7 @@ class ProfilesClient(MonitoringConnected):
             request_id: the same again gives the first result for 7 days; empty: a new one.
 
         Raises:
-            NotFound: there is no such file (INPUT_NOT_FOUND).
+            NotFound: there is no such file (INPUT_NOT_FOUND), or version (VERSION_NOT_FOUND).
             InvalidArgument: as `create`, URI_NOT_ALLOWED, or other bytes than the digest's (DIGEST_MISMATCH).
         """
         source = pb.FileSource(uri=uri, sha256=sha256, format=_format_number(row_format, uri))
@@ -227,7 +227,7 @@ class ProfilesClient(MonitoringConnected):
         """Have a version of the same model compared with a profile from now on; live data is counted anew against it.
 
         Raises:
-            NotFound: there is no such profile (PROFILE_NOT_FOUND).
+            NotFound: there is no such profile (PROFILE_NOT_FOUND), or version (VERSION_NOT_FOUND).
         """
         request = pb.AttachProfileRequest(id=profile_id, version=version)
         return self._connection.unary(self._connection.stub.AttachProfile, request).profile
