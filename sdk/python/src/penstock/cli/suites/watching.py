@@ -159,7 +159,7 @@ class WatchPlanner:
             now = configurations.get(model)
             if _said(now.own) != old:
                 raise changed_meanwhile(f"how {model} is watched was changed")
-            configurations.set(after, model=model, note=note, etag=now.etag)
+            run.output.warn(configurations.set(after, model=model, note=note, etag=now.etag).warnings)
 
         if changes:
             needs = frozenset({("model", model)}) if late else frozenset()
