@@ -189,6 +189,8 @@ class MonitoringClient:
     ) -> pb.RecordFeedbackResponse:
         """Say what really happened to one row of an inference; also early, and again: the latest time wins.
 
+        `warnings` say what looks like a mistake: an outcome that no prediction of the model can equal.
+
         Args:
             inference_id: the prediction's.
             actual_outcome: a string, a number or a boolean; give it, or `correct`, or both.
@@ -234,6 +236,9 @@ class MonitoringClient:
             to_time: up to here, exclusive; None: now.
             errors_only: only failed ones.
             limit: so many at most; None: all.
+
+        Raises:
+            NotFound: neither the registry nor monitoring knows the model (MODEL_NOT_FOUND); it names those near it.
         """
         since, until = to_timestamp("from_time", from_time), to_timestamp("to_time", to_time)
 
@@ -279,6 +284,9 @@ class MonitoringClient:
 
         What can't be told is unset, not 0: test `HasField("accuracy")`. Where `complete_until` is set, counts of what
         came since may be too low, and feedback of predictions after `feedback_complete_until`.
+
+        Raises:
+            NotFound: as `list_inferences`.
         """
         request = pb.GetMetricsRequest(
             model=model,
