@@ -189,6 +189,8 @@ def test_changes_are_listed_from_what_to_what(server: ScriptedServer, capsys: py
     text = said(capsys, "monitoring", "changes", "iris")
     assert "drift.interval: 1h → 30m" in text
     assert "a busy model" in text
+    assert run(["monitoring", "changes", "iris", "-n", "1"]) == 0
+    assert "the newest 1; --limit shows more" in capsys.readouterr().err
 
 
 def test_a_switch_that_was_turned_off_is_in_the_list(

@@ -140,6 +140,8 @@ def list_changes(
     ]
     table = output.table(_CHANGES, rows, empty="nothing was changed: what is built in holds")
     output.answer([document_of(change) for change in found], table)
+    if len(found) == limit:
+        output.note(f"the newest {limit}; --limit shows more")
 
 
 def parse_changes(settings: Sequence[str]) -> dict[str, dict[str, Any]]:
