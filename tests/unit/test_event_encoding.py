@@ -91,6 +91,7 @@ def message_of(event: Event) -> pb.InferenceEvent:
     return message
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(events())
 def test_an_event_is_what_protobuf_writes(event: Event) -> None:

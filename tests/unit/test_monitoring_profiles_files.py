@@ -184,6 +184,7 @@ def test_more_rows_than_anybody_sends_are_refused(tmp_path: Path, monkeypatch: p
     assert caught.value.reason == "TOO_LARGE"
 
 
+@pytest.mark.slow
 def test_a_long_text_that_is_repeated_is_shortened_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 

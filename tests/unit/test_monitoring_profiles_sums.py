@@ -86,6 +86,7 @@ def test_a_window_without_rows_has_every_feature() -> None:
     assert (empty.row_count, empty.features["x"].counts.shape) == (0, (0, 4))
 
 
+@pytest.mark.slow
 def test_the_sample_of_a_window_is_uniform_over_its_rows() -> None:
     against = reference(VECTOR)
     busy = [event(fields({"x": [1.0, 0.0, 0.0]})) for _ in range(3_000)]

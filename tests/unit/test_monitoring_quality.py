@@ -229,6 +229,7 @@ def test_a_feature_that_stops_is_stale(reference: Reference) -> None:
     assert (QualityIssue.STALE, "plan") not in violations(within)
 
 
+@pytest.mark.slow
 def test_a_feature_that_stops_within_the_last_step_of_a_month_is_stale(reference: Reference) -> None:
     rows = [row if n < 2_993 else {**row, "plan": None} for n, row in enumerate(good_rows(3_000, seed=8))]
     report = look(reference, rows, every=timedelta(minutes=14.4))

@@ -45,7 +45,7 @@ def store(**how: object) -> Iterator[tuple[str, list[str]]]:
     asked: list[str] = []
     handler = type("ThisStore", (Store,), {**how, "asked": asked})
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/bucket/m.onnx?signature=x", asked
         server.shutdown()
 
