@@ -384,6 +384,9 @@ def test_the_next_check_by_schedule_may_be_made_before_its_time(clone_database: 
         drift.profile(rows(2_000, 1))
         eventually(lambda: drift.counted(300).status == DRIFTED)
         eventually(lambda: monitoring.query("SELECT count(*) FROM monitoring.drift_schedule") == [(1,)])
+        waiting = "SELECT FROM monitoring.rollup_marks WHERE granularity = 1"
+        waiting += " UNION ALL SELECT FROM monitoring.profile_marks"
+        eventually(lambda: monitoring.query(waiting) == [])
         check = drift.check(as_scheduled=True)
         assert (check.trigger, check.status) == (pb.TRIGGER_SCHEDULE, DRIFTED)
         assert check.alpha == pytest.approx(0.25 / 91)
