@@ -22,6 +22,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.drift_labels import show_labels
 from benchmarks.drift_streams import (
     DAY_MINUTES,
     NUMERIC,
@@ -44,6 +45,7 @@ from services.monitoring.profiles.models import Reference
 
 SIZES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 BELOW_MINIMUM = 30
+PARTS = ("false-alarms", "power", "quarters", "vectors", "labels")
 CHECKS_A_REFERENCE = 20
 QUARTER_SIZES = (50, 200, 2_000)
 STEP_MINUTES = 360
@@ -96,6 +98,8 @@ def main() -> None:
         _show_quarters(options)
     if "vectors" in options.parts:
         show_vectors(console, options.vector_sizes, options.runs, options.seed)
+    if "labels" in options.parts:
+        show_labels(console, options.label_sizes, options.runs, options.seed, options.reference_rows)
 
 
 def _options() -> argparse.Namespace:
@@ -109,14 +113,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--power-references", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--power-sizes", type=int, nargs="+", default=[500, 1_000, 2_000, 10_000])
     parser.add_argument("--vector-sizes", type=int, nargs="+", default=[500, 1_000, 2_000, 10_000])
+    parser.add_argument("--label-sizes", type=int, nargs="+", default=[100, 200, 500, 2_000, 10_000])
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--others", action="store_true", help="Evidently's and NannyML's defaults on the same streams")
     parser.add_argument("--who", nargs="+", default=["evidently", "nannyml"], help="of the others")
     parser.add_argument(
         "--parts",
         nargs="+",
-        choices=("false-alarms", "power", "quarters", "vectors"),
-        default=["false-alarms", "power", "quarters", "vectors"],
+        choices=PARTS,
+        default=list(PARTS),
     )
     return parser.parse_args()
 

@@ -224,7 +224,7 @@ def test_slow_changes_of_which_a_few_waves_show_a_part_are_taken_for_more() -> N
 
 def dropped(accuracy: float, judged: int, labels: Labels, *, alike: float = 1.0, alpha: float = 0.05) -> concept.Drop:
     table = concept.table_of(accuracy, judged, alike, labels)
-    return concept.accuracy_drop(accuracy, table, concept.likeness_of(table), alpha=alpha)
+    return concept.accuracy_drop(accuracy, table, concept.likeness_of(table, 1.0), alpha=alpha)
 
 
 def of_users(seed: int, *, users: int, rows: int, icc: float, accuracy: float = 0.9) -> Labels:
@@ -265,6 +265,12 @@ def test_labels_of_users_who_are_alike_still_show_a_drop() -> None:
     found = [dropped(0.9, 10_000, of_users(seed, users=300, rows=20, icc=0.2, accuracy=0.75)) for seed in range(5)]
     assert max(each.p_value for each in found) < 0.003
     assert min(each.low for each in found) > 0.05
+
+
+def test_an_accuracy_that_breaks_in_mid_window_is_found_before_the_window_is_full_of_it() -> None:
+    for broken, right in ((12, 0), (72, 0), (144, 6)):
+        drop = dropped(0.9, 10_000, Labels([10] * 288, [9] * (288 - broken) + [right] * broken))
+        assert (drop.p_value < 0.003) == (broken > 12)
 
 
 def test_a_reference_whose_labels_resemble_each_other_says_less() -> None:

@@ -95,9 +95,14 @@ def _view(reference: Reference, window: LiveWindow, rules: Rules) -> _View:
     return _View(reference, window, rules, binned, vectors, likeness, measured, wanting)
 
 
+def _wanting_users(likeness: Likeness, rows: int) -> str:
+    few = len(likeness.users) and likeness.user_parts < FEWEST_USERS
+    return sentences.too_few_users(rows, likeness.user_parts) if few else ""
+
+
 def _wanting(likeness: Likeness, rows: int, rules: Rules) -> str:
-    if len(likeness.users) and likeness.user_parts < FEWEST_USERS:
-        return sentences.too_few_users(rows, likeness.user_parts)
+    if few_users := _wanting_users(likeness, rows):
+        return few_users
     effective = rows / likeness.in_time
     # Whoever asks for checks of fewer rows than by default gets them, where rows do not resemble each other.
     fewest = FEWEST_EFFECTIVE_ROWS * min(1.0, rules.min_rows / DEFAULT_MIN_ROWS)
@@ -213,8 +218,10 @@ def _concept(view: _View, labels: Labels) -> list[DriftResult]:
         return [result]
     predictions = [each.overdispersion for each in reference.features.values() if each.is_prediction]
     table = concept.table_of(reference.accuracy, reference.judged_count, max([1.0, *predictions]), labels)
-    likeness = concept.likeness_of(table)
-    if wanting := _wanting(likeness, judged, rules):
+    # Of rows that are alike few are judged, and a few of them are less alike.
+    share = min(1.0, judged / max(view.window.row_count, 1))
+    likeness = concept.likeness_of(table, 1 + (max(1.0, view.likeness.factor) - 1) * share)
+    if wanting := _wanting_users(likeness, judged):
         return [replace(result, summary=sentences.too_little_of(ACCURACY, wanting))]
     drop = concept.accuracy_drop(reference.accuracy, table, likeness, alpha=rules.alpha)
     status = DriftStatus.OK

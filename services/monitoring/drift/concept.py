@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from services.monitoring.drift import features
+from services.monitoring.drift import features, replicates
 from services.monitoring.drift.features import Counts, Likeness, Table
 from services.monitoring.drift.models import DriftResult, Labels
 from services.monitoring.profiles.models import GROUPS
@@ -87,10 +87,15 @@ def _right_and_wrong(judged: Sequence[int], correct: Sequence[int]) -> Counts:
     return np.stack((counts[1], counts[0] - counts[1]), axis=1)
 
 
-def likeness_of(table: Table) -> Likeness:
-    """See how much labels resemble each other."""
-    told = [table] if (table.reference + table.live).all() else []
-    return features.likeness_of(told, table.in_time.sum(axis=1), table.of_users.sum(axis=1))
+def likeness_of(table: Table, alike: float) -> Likeness:
+    """Take the waves that show how much labels resemble each other; in time they are taken to be `alike` at least.
+
+    One share alone that goes up and down slowly looks like one that broke in mid-window: its waves are as short as the
+    features let them be.
+    """
+    in_time, of_users = table.in_time.sum(axis=1), table.of_users.sum(axis=1)
+    found = features.likeness_of([], in_time, of_users)
+    return replace(found, time=found.time.first(replicates.wave_count(int(in_time.sum()), alike)))
 
 
 def accuracy_drop(accuracy: float, table: Table, likeness: Likeness, *, alpha: float) -> Drop:
