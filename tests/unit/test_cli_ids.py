@@ -10,6 +10,8 @@ from rich.text import Text
 from penstock.api.inference.v1 import prediction_jobs_pb2 as jobs
 from penstock.api.monitoring.v1 import monitoring_pb2 as monitoring
 from penstock.api.monitoring.v1.alerts_pb2 import Alert
+from penstock.api.monitoring.v1.drift_pb2 import DRIFT_STATUS_DRIFTED, TRIGGER_SCHEDULE, DriftCheck
+from penstock.cli.drift_views import checks_table
 from penstock.cli.events_views import events_table
 from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.ids import whole_id
@@ -64,6 +66,21 @@ def test_events_show_their_ids_whole_on_80_columns(
     found.time.FromJsonString("2026-01-31T12:00:00Z")
     output.answer([], events_table(output, [found]))
     assert ONE in capsys.readouterr().out
+
+
+def test_drift_checks_show_all_there_is_of_them_on_80_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = terminal(monkeypatch)
+    check = DriftCheck(
+        id=ONE, model="churn", version="1.0.0", status=DRIFT_STATUS_DRIFTED, effect=0.247, drifted_count=2,
+        compared_count=5, live_count=1_200, trigger=TRIGGER_SCHEDULE,
+    )  # fmt: skip
+    output.answer([], checks_table(output, [check]))
+    head, _, row, *more = Text.from_ansi(capsys.readouterr().out).plain.splitlines()
+    assert head.split() == ["check", "model", "status", "effect", "drifted", "made", "rows", "by"]
+    assert whole_id(row.split()[0], lambda: [Alert(id=ONE)]) == ONE
+    assert more == []
 
 
 def test_jobs_show_as_much_of_their_ids_as_commands_need(

@@ -28,7 +28,7 @@ MAX_BAR_CELLS = 36
 _LABEL_CELLS = 24
 _SHARE_CELLS = 7
 _COLUMNS = (
-    Column("check"),
+    Column("check", give="id"),
     Column("model", give="cut", least_width=10),
     Column("status", give="cut", least_width=12),
     Column("effect", "right"),

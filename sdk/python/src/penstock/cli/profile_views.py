@@ -16,7 +16,7 @@ from penstock.cli.output import Column, Output, printable
 from penstock.cli.wording import at_the_command_line
 
 _COLUMNS = (
-    Column("profile"),
+    Column("profile", give="id"),
     Column("model", give="cut"),
     Column("number", "right"),
     Column("versions", give="cut"),

@@ -49,7 +49,7 @@ app = typer.Typer(
 STATUS_STYLES = {"ok": "green", "violated": "bold red", "insufficient data": "yellow"}
 BAR_CELLS = 10
 _COLUMNS = (
-    Column("check"),
+    Column("check", give="id"),
     Column("model", give="cut", least_width=10),
     Column("status", give="cut", least_width=12),
     Column("violations", "right"),
