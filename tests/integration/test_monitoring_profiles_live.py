@@ -18,7 +18,7 @@ from services.monitoring.profiles.store import payloads
 from services.monitoring.profiles.store.profiles import ProfileStore
 from services.monitoring.store.days import Days, by_time
 from tests.live_profiles import AGE_S, execute, iris, mark_all, marks, rows, settled
-from tests.monitoring import eventually, new_event
+from tests.monitoring import TIMEOUT_S, eventually, new_event
 from tests.profiles import CloneDatabase, Service, fields, iris_csv, iris_events, serving
 
 
@@ -68,6 +68,37 @@ def test_another_profile_has_all_that_is_kept_counted_anew(service: Service) -> 
     assert list(live.features) == ["sepal_length", "petal_length", "petal_width"]
     assert live.unknown_features == {"sepal_width": 150}
     assert rows(service, first) == 150
+
+
+def test_a_profile_stays_as_it_was_made_whatever_is_counted_attached_or_made_after_it(service: Service) -> None:
+    def kept(profile: pb.Profile) -> list[str]:
+        whole = [("profiles", "profile_id"), ("profile_features", "position")]
+        statements = [
+            f"SELECT kept::text FROM monitoring.{table} AS kept WHERE profile_id = '{profile.id}' ORDER BY {order}"
+            for table, order in whole
+        ]
+        return [text for statement in statements for (text,) in service.monitoring.query(statement)]
+
+    def shown(profile: pb.Profile) -> pb.Profile:
+        found = service.get(id=profile.id)
+        found.ClearField("attached_versions")
+        return found
+
+    first = iris(service)
+    before, shown_before = kept(first), shown(first)
+    assert len(before) == 1 + first.feature_count
+    for version in ("1.0.0", "2.0.0"):
+        service.record(*iris_events(age_s=AGE_S, version=version))
+        service.stub.AttachProfile(pb.AttachProfileRequest(id=first.id, version=version), timeout=TIMEOUT_S)
+    eventually(lambda: rows(service, first) == 150)
+    second = service.upload(iris_csv(), columns=pb.Columns(ignored=["predicted", "species"]))
+    mark_all(service)
+    eventually(lambda: rows(service, second) == 150 and settled(service))
+    service.stub.AttachProfile(pb.AttachProfileRequest(id=first.id, version="1.0.0"), timeout=TIMEOUT_S)
+    service.record(*iris_events(age_s=AGE_S))
+    eventually(lambda: rows(service, first) == 300)
+    assert kept(first) == before
+    assert shown(first) == shown_before
 
 
 def test_whatever_an_event_holds_is_counted_beside_the_others(service: Service) -> None:
