@@ -7,8 +7,6 @@ import re
 from functools import cache
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs/promises.md").read_text()
 ROWS = [line for line in PAGE.splitlines() if line.startswith("| ") and not line.startswith(("| promise", "|-"))]
@@ -21,16 +19,13 @@ def names_in(path: str) -> set[str]:
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
 
 
-@pytest.mark.parametrize(("path", "name"), sorted(set(POINTERS)))
-def test_the_test_that_proves_a_promise_is_there(path: str, name: str) -> None:
-    assert name in names_in(path)
+def test_the_tests_that_prove_promises_are_there() -> None:
+    assert [(path, name) for path, name in sorted(set(POINTERS)) if name not in names_in(path)] == []
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_each_promise_has_a_test(row: str) -> None:
-    promise, proof = (cell.strip() for cell in row.strip("|").split("|"))
-    assert promise
-    assert "::test_" in proof
+def test_each_promise_has_a_test() -> None:
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in ROWS]
+    assert [each for each in cells if len(each) != 2 or not each[0] or "::test_" not in each[1]] == []
 
 
 def test_the_page_was_read() -> None:
