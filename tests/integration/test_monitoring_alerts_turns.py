@@ -241,11 +241,18 @@ def test_without_any_traffic_an_alert_stays_or_goes_as_its_rule_says(replica: Re
     replica.turn()
     replica.readings.counts, replica.readings.lately = {}, {"iris": ("1.0.0",)}
     replica.turn(TURN)
-    assert {alert.rule_name: (alert.state.name, alert.value) for alert in replica.listed()} == {
-        "stays": ("FIRING", 0.5),
-        "goes": ("RESOLVED", 0.5),
-        "misses": ("FIRING", 0.5),
-        "stopped": ("FIRING", 0.0),
+    assert {(alert.rule_name, str(alert.target)): (alert.state.name, alert.value) for alert in replica.listed()} == {
+        ("stays", "iris 1.0.0"): ("FIRING", 0.5),
+        ("goes", "iris 1.0.0"): ("RESOLVED", 0.5),
+        ("misses", "iris 1.0.0"): ("RESOLVED", 0.5),
+        ("misses", "iris"): ("FIRING", None),
+        ("stopped", "iris"): ("FIRING", 0.0),
+    }
+    replica.readings.counts[IRIS] = GOOD
+    replica.turn(TURN)
+    assert {alert.rule_name: alert.message for alert in replica.listed() if alert.target.version == ""} == {
+        "misses": "versions of iris answer, and no call failed before one was chosen any more",
+        "stopped": "iris: inference_count over 5m is 100, no longer < 10",
     }
 
 

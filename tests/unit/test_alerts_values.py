@@ -82,10 +82,12 @@ def test_a_count_of_the_whole_is_that_of_all_versions() -> None:
     assert readings.read(rule(metric="inference_count", model="iris", version="1.0.0"), IRIS) == Reading(100.0)
 
 
-def test_a_value_that_is_missing_is_missed_of_the_versions_that_answered_lately() -> None:
+def test_a_value_that_is_missing_is_missed_of_the_model_and_a_check_of_the_versions_that_answered_lately() -> None:
     changes = {"missing_data": MissingData.ALERT}
-    readings = Readings(lately={"iris": ("1.0.0", "")})
-    assert targets(readings, **changes) == {IRIS}
+    readings = Readings(lately={"iris": ("1.0.0", "0.9.0", "")})
+    assert targets(readings, **changes) == {WHOLE}
+    assert Values(readings.sources, NOON).read(rule(**changes), WHOLE).why == "no prediction came over 5m"
+    assert targets(readings, **{**DRIFT, "window": HOUR}, **changes) == {IRIS, OLD}
     assert targets(readings) == set()
     assert targets(Readings({OLD: counted(0)}, {"iris": ("1.0.0",)}), **changes) == {OLD}
     assert targets(Readings(), **changes, model="iris", version="1.0.0") == {IRIS}
@@ -118,7 +120,9 @@ def test_calls_that_failed_before_a_version_was_chosen_answer_in_nobodys_place()
 
 
 def test_a_model_as_a_whole_ends_with_what_failed_before_a_version_was_chosen_and_says_so() -> None:
-    assert over(Readings({IRIS: counted(1)}), WHOLE) == "no call of iris failed before a version was chosen any more"
+    assert over(Readings({IRIS: counted(1)}), WHOLE) == (
+        "versions of iris answer, and no call failed before one was chosen any more"
+    )
 
 
 def test_a_model_is_missed_until_the_registry_has_no_use_for_it() -> None:
@@ -135,7 +139,11 @@ def test_what_nobody_can_tell_of_any_more_is_over_and_what_is_missed_is_not() ->
     assert over(away) == "iris 1.0.0 has not answered for 24h: whether the condition still holds can't be told"
     assert over(away, window=48 * HOUR).startswith("iris 1.0.0 has not answered for 2d")
     assert over(Readings(lately={"iris": ("1.0.0",)})) == ""
-    assert over(away, missing_data=MissingData.ALERT) == ""
+    missed = "no version of iris answers any more, which is judged of the model as a whole"
+    assert over(away, missing_data=MissingData.ALERT) == missed
+    assert over(away, WHOLE, missing_data=MissingData.ALERT) == ""
+    gone = Readings(unknown={WHOLE})
+    assert over(gone, WHOLE, missing_data=MissingData.ALERT).endswith("the registry does not know it")
 
 
 def test_an_archived_version_and_one_that_the_registry_forgot_are_missed_by_nobody() -> None:

@@ -22,6 +22,7 @@ LOOK_BACK = timedelta(hours=24)
 _TRAFFIC = ("inference_count", "throughput_per_s")
 _PERCENTILES = ("p50_latency_ms", "p95_latency_ms", "p99_latency_ms")
 _BELOW = (Operator.LESS, Operator.LESS_OR_EQUAL)
+_CHECKED = (AlertType.DRIFT, AlertType.DATA_QUALITY)
 Answering = Mapping[str, Collection[str]]
 """By model, the versions that had traffic; the empty one: some calls failed before a version was chosen."""
 
@@ -29,6 +30,14 @@ Answering = Mapping[str, Collection[str]]
 def misses_traffic(rule: Rule) -> bool:
     """Say whether a rule is about traffic that does not come."""
     return rule.missing_data is MissingData.ALERT or (rule.metric in _TRAFFIC and rule.operator in _BELOW)
+
+
+def _misses_any(rule: Rule) -> bool:
+    """Say whether it is one alert of the model as a whole where none of its versions has predictions to be judged by.
+
+    A version that was replaced, and one that nobody asks, are missed by nobody.
+    """
+    return rule.missing_data is MissingData.ALERT and not rule.version and rule.type not in _CHECKED
 
 
 def of_whole(rule: Rule) -> bool:
@@ -54,8 +63,8 @@ class Values:
         """Name what a rule is judged for: models as a whole (`of_whole`), or the versions with traffic in its window.
 
         A rule about traffic that does not come is judged for the version or the model that it names, whatever came;
-        else, where no version has any in the window, for those that had some within LOOK_BACK. The share of calls that
-        failed before a version was chosen is the model's: the empty version.
+        else, where no version has any in the window, for models that had some within LOOK_BACK, and of checks for their
+        versions. The share of calls that failed before a version was chosen is the model's: the empty version.
         """
         if misses_traffic(rule) and (rule.version or (rule.model and of_whole(rule))):
             return {Target(rule.model, rule.version)}
@@ -67,12 +76,14 @@ class Values:
         found = {Target(model, each) for model in models for each in self.versions(rule, model)}
         if METRICS[rule.metric].of_calls:
             found |= {Target(model, "") for model in models if "" in lately.get(model, ())}
+        if _misses_any(rule):
+            found |= {Target(model, "") for model in models if not any(lately.get(model, ()))}
         return {target for target in found if rule.version in ("", target.version)}
 
     def versions(self, rule: Rule, model: str) -> set[str]:
-        """Name a model's versions with traffic in a rule's window, or, of a rule that misses it, those before them."""
+        """Name a model's versions with traffic in a rule's window, or, of one that misses them, those before them."""
         lately = {each for each in self._answering(rule.window).get(model, ()) if each}
-        if lately or not misses_traffic(rule):
+        if lately or not misses_traffic(rule) or _misses_any(rule):
             return lately
         return {each for each in self._answering(max(rule.window, LOOK_BACK)).get(model, ()) if each}
 
@@ -90,13 +101,16 @@ class Values:
         named = bool(rule.version) and misses_traffic(rule)
         if any(answering) and not named:  # the empty version answers in nobody's place
             if not target.version:
-                return f"no call of {target} failed before a version was chosen any more"
+                return f"versions of {target} answer, and no call failed before one was chosen any more"
             return f"{target} no longer answers: another version does"
+        if target.version and _misses_any(rule):
+            return f"no version of {target.model} answers any more, which is judged of the model as a whole"
         standing = self._standing(rule, target)
         if standing is Standing.ARCHIVED:
             return f"{target} no longer answers: {'it was' if target.version else 'all of it was deleted or'} archived"
         span = max(rule.window, LOOK_BACK)
-        if self._answers(rule, target, span):
+        heard = self._answering(span).get(target.model, ()) if _misses_any(rule) else ()
+        if heard or self._answers(rule, target, span):
             return ""
         silence = f"{target} has not answered for {write_duration(span)}"
         if not misses_traffic(rule):
@@ -138,7 +152,7 @@ class Values:
         return known[key]
 
     def _standing(self, rule: Rule, target: Target) -> Standing:
-        if not (target.version or of_whole(rule)):
+        if not (target.version or of_whole(rule) or _misses_any(rule)):
             return Standing.NOT_TOLD
         return self._sources.registered.standing(target.model, target.version)
 

@@ -137,8 +137,9 @@ class _MissingDataEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissingDa
     it is resolved, since nobody can tell any more.
     """
     MISSING_DATA_ALERT: _MissingData.ValueType  # 2
-    """It counts as if the condition held. Without any traffic of the version it fires until there is some, the version is
-    archived, or it has been away for 24 h and the registry does not know it.
+    """It counts as if the condition held. Where no version of a model answers any more this is one alert of the model as a
+    whole, but of DRIFT and DATA_QUALITY, and of a rule that names its version. It fires until one answers, the model's
+    versions are all archived, or it has been away for 24 h and the registry does not know it.
     """
     MISSING_DATA_RESOLVE: _MissingData.ValueType  # 3
     """It counts as if the condition did not hold."""
@@ -153,8 +154,9 @@ MISSING_DATA_IGNORE: MissingData.ValueType  # 1
 it is resolved, since nobody can tell any more.
 """
 MISSING_DATA_ALERT: MissingData.ValueType  # 2
-"""It counts as if the condition held. Without any traffic of the version it fires until there is some, the version is
-archived, or it has been away for 24 h and the registry does not know it.
+"""It counts as if the condition held. Where no version of a model answers any more this is one alert of the model as a
+whole, but of DRIFT and DATA_QUALITY, and of a rule that names its version. It fires until one answers, the model's
+versions are all archived, or it has been away for 24 h and the registry does not know it.
 """
 MISSING_DATA_RESOLVE: MissingData.ValueType  # 3
 """It counts as if the condition did not hold."""
