@@ -9,7 +9,6 @@ import pytest
 from scipy import stats
 
 from services.monitoring.quality.bounds import (
-    LEVEL,
     Numbers,
     Questions,
     design_effect,
@@ -35,8 +34,8 @@ def test_upper_limits_are_those_of_clopper_and_pearson() -> None:
 
 def test_the_largest_share_is_the_binomial_quantile_above_the_limit_and_what_is_tolerated() -> None:
     asked = Questions(numbers(2_000), numbers(0.01), numbers(10_000), numbers(0.01), numbers(1))
-    limit = stats.binomtest(100, 10_000, alternative="less").proportion_ci(1 - LEVEL / 2, method="exact").high + 0.01
-    expected = stats.binom.isf(LEVEL / 2, 2_000, limit) / 2_000
+    limit = stats.binomtest(100, 10_000, alternative="less").proportion_ci(0.995, method="exact").high + 0.01
+    expected = stats.binom.isf(0.005, 2_000, limit) / 2_000
     assert largest_shares(asked)[0] == pytest.approx(expected)
     assert 0.025 < expected < 0.035
 
