@@ -41,7 +41,7 @@ up: setup ## Run the whole suite here, embedded, until Ctrl-C
 	@$(BIN)/penstock up
 
 .PHONY: demo
-demo: setup $(VENV)/.demo ## Train, register, serve, predict, score, roll out and back: the main job in one go
+demo: setup $(VENV)/.demo ## Train, serve, predict, roll out and back; then data drifts, an alert fires, a retraining is asked for
 	@$(BIN)/python -m examples.demo
 
 .PHONY: minilm
