@@ -139,3 +139,12 @@ def test_what_is_odd_about_a_profile_is_said_beside_it(
         assert warning in captured.err
         assert "nothing will be" not in captured.out
     assert json.loads(said(capsys, "create", "iris", "2.0.0", "--window", "7d", "--json"))["warnings"]
+
+
+def test_the_help_of_a_profiles_window_speaks_of_no_default_that_there_is_not(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["profile", "create", "--help"]) == 0
+    words = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "Live traffic of so long" in words
+    assert "as configured" not in words

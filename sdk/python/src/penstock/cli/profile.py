@@ -26,7 +26,7 @@ from penstock.cli.options import (
     Until,
     Url,
     VersionFilter,
-    Window,
+    duration,
     moment,
     pairs,
 )
@@ -78,7 +78,17 @@ def create(
     uri: Annotated[
         str, typer.Option("--uri", metavar="URI", help="The same in a blob store, file:// or s3:// (with --sha256).")
     ] = "",
-    window: Window = None,
+    window: Annotated[
+        timedelta | None,
+        typer.Option(
+            "--window",
+            "-w",
+            metavar="DURATION",
+            parser=duration,
+            help="Live traffic of so long, up to now: 1h, 24h, 7d; 14d at most.",
+            show_default=False,
+        ),
+    ] = None,
     begin: Annotated[
         datetime | None,
         typer.Option("--from", metavar="TIME", parser=moment, help="Live traffic from then on.", show_default=False),
