@@ -105,19 +105,6 @@ def test_a_newcomer_registers_serves_scores_and_rolls_back(terminal: Terminal) -
     assert "nothing runs" in terminal.run("down").stdout
 
 
-def test_a_key_locks_the_suite_and_opens_it(terminal: Terminal) -> None:
-    terminal.run("up", "--detach")
-    assert terminal.read("model", "list") == []
-    viewer = terminal.run("key", "create", "ada", "--role", "viewer").stdout.strip()
-    eventually(lambda: _exit_code(terminal, "model", "list") == 5)
-    terminal.run("model", "list", "--token", viewer)
-    terminal.run("model", "list", PENSTOCK_TOKEN=viewer)
-    (terminal.folder / "linear.onnx").write_bytes(linear())
-    register = ("model", "register", "linear", "linear.onnx", "--version", "1")
-    assert "[ROLE_TOO_WEAK]" in terminal.run(*register, "--token", viewer, exit_code=5).stderr
-    terminal.run("key", "revoke", "ada")
-
-
 def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Terminal) -> None:
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -142,11 +129,6 @@ def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Termi
     assert process.wait(DEADLINE_S) == 0
     assert all_gone(below)
     assert DataFolder(terminal.folder / ".penstock").find_running() is None
-
-
-def _exit_code(terminal: Terminal, *arguments: str) -> int:
-    environment = terminal.environment
-    return run_penstock(arguments, folder=terminal.folder, environment=environment, timeout_s=DEADLINE_S).returncode
 
 
 def _read_until(screen: Any, word: bytes) -> bytes:

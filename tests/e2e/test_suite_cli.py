@@ -71,12 +71,17 @@ def test_keys_are_made_needed_weighed_and_revoked_while_the_suite_runs(
     tokens = {
         role: suite.json("key", "create", role, "--role", role)["token"] for role in ("admin", "viewer", "operator")
     }
+    plain = suite.run("key", "create", "ada", "--role", "viewer").stdout.strip()
     as_role = {role: {"PENSTOCK_TOKEN": token} for role, token in tokens.items()}
-    eventually(lambda: refusal(suite, "model", "list") == (5, "MISSING_KEY"))
-    for command in (["events"], ["metrics", "iris"]):
-        assert refusal(suite, *command) == (5, "MISSING_KEY")
+    for command in (["model", "list"], ["events"], ["metrics", "iris"]):  # each service looks by itself
+        eventually(lambda command=command: refusal(suite, *command) == (5, "MISSING_KEY"))  # type: ignore[misc]
+    eventually(lambda: refusal(suite, "model", "list", "--token", plain) == (0, ""))  # the last that was made
 
-    suite.json("model", "register", "iris", "iris.onnx", "--version", "1", **as_role["operator"])
+    assert suite.json("model", "list", "--token", plain) == suite.json("model", "list", PENSTOCK_TOKEN=plain) == []
+    register = ("model", "register", "iris", "iris.onnx", "--version", "1")
+    assert refusal(suite, *register, "--token", plain) == (5, "ROLE_TOO_WEAK")
+    suite.json("key", "revoke", "ada")
+    suite.json(*register, **as_role["operator"])
     promote = ("model", "promote", "iris", "1")
     assert refusal(suite, *promote, **as_role["viewer"]) == (5, "ROLE_TOO_WEAK")
     assert suite.json("model", "get", "iris", "1", **as_role["viewer"])["stage"] == "development"
