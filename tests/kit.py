@@ -35,6 +35,7 @@ ROLES = {
     "GetInference": Role.VIEWER,
     "ListInferences": Role.VIEWER,
     "GetMetrics": Role.VIEWER,
+    "ListQuarantinedEvents": Role.OPERATOR,
 }
 
 
@@ -61,6 +62,9 @@ class Scripted(pb_grpc.MonitoringServiceServicer):
         raise NotImplementedError
 
     def ListInferences(self, request: pb.ListInferencesRequest, context: grpc.ServicerContext) -> Never:
+        raise NotImplementedError
+
+    def ListQuarantinedEvents(self, request: pb.ListQuarantinedEventsRequest, context: grpc.ServicerContext) -> Never:
         raise NotImplementedError
 
     def RecordEvents(

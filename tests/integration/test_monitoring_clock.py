@@ -46,8 +46,8 @@ def test_a_replica_with_a_wrong_clock_takes_feedback_and_gives_it_the_right_time
     assert reason(lambda: monitoring.feedback(new_id(age_s=31 * DAY_S), correct=True)) == (INVALID, "EVENT_TOO_OLD")
     assert reason(lambda: monitoring.feedback(new_id(age_s=-3_600), correct=True)) == (INVALID, "EVENT_IN_FUTURE")
     later = datetime.now(UTC) + timedelta(hours=1)
-    told = partial(monitoring.feedback, known.inference_id, correct=True, feedback_time=later)
-    assert reason(told) == (INVALID, "FEEDBACK_IN_FUTURE")
+    ahead = partial(monitoring.feedback, known.inference_id, correct=True, feedback_time=later)
+    assert reason(ahead) == (INVALID, "FEEDBACK_IN_FUTURE")
 
 
 def test_the_databases_clock_is_read_now_and_then_and_followed(
