@@ -26,6 +26,7 @@ from benchmarks.drift_labels import show_labels
 from benchmarks.drift_streams import (
     DAY_MINUTES,
     NUMERIC,
+    SCHEDULED_LEVEL,
     STREAMS,
     Counted,
     Rows,
@@ -36,12 +37,11 @@ from benchmarks.drift_streams import (
     window_of,
 )
 from benchmarks.drift_vectors import show_vectors
-from services.monitoring.configuration.models import DriftConfiguration
-from services.monitoring.drift.checks import QUARTER, scheduled_alpha
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.concept import wilson
 from services.monitoring.drift.models import Comparison, DriftStatus, Rules
 from services.monitoring.profiles.models import Reference
+from services.monitoring.window_checks.rounds import QUARTER
 
 SIZES = (50, 100, 200, 500, 1_000, 2_000, 5_000, 10_000)
 BELOW_MINIMUM = 30
@@ -224,10 +224,9 @@ def new_category(counted: Counted, bins: int, share: float, generator: np.random
 def _show_power(options: argparse.Namespace) -> None:
     independent = STREAMS[0]
     table = Table("reference", "rows", "drift in one of 50 features", "α", "found", title="drift that is there")
-    scheduled = scheduled_alpha(DriftConfiguration())
     for rows in options.power_references:
         for size in options.power_sizes:
-            for alpha in (0.05, scheduled):
+            for alpha in (0.05, SCHEDULED_LEVEL):
                 for name, tally in _found(independent, rows, size, options, Rules(alpha=alpha)):
                     _add(table, f"{rows:,}", f"{size:,}", name, f"{alpha:.3g}", tally.said)
     console.print(table)
@@ -284,7 +283,7 @@ def _show_quarters(options: argparse.Namespace) -> None:
 def _quarter(reference: Reference, stream: Stream, rows_a_day: int, seed: list[int]) -> tuple[list[bool], int]:
     """Give whether each check of a quarter raised an alarm, and how many had too little data."""
     generator = np.random.default_rng(seed)
-    source, rules = Source(stream, generator), Rules(alpha=scheduled_alpha(DriftConfiguration()))
+    source, rules = Source(stream, generator), Rules(alpha=SCHEDULED_LEVEL)
     parts: deque[Counted] = deque(maxlen=DAY_MINUTES // STEP_MINUTES)
     alarms: list[bool] = []
     insufficient = 0

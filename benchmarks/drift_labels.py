@@ -14,9 +14,7 @@ from rich.table import Table
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
-from benchmarks.drift_streams import BUCKETS, DAY_MINUTES, ROWS_PER_USER
-from services.monitoring.configuration.models import DriftConfiguration
-from services.monitoring.drift.checks import scheduled_alpha
+from benchmarks.drift_streams import BUCKETS, DAY_MINUTES, ROWS_PER_USER, SCHEDULED_LEVEL
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.concept import wilson
 from services.monitoring.drift.models import DriftStatus, Labels, Rules
@@ -79,12 +77,11 @@ STREAMS = (
 
 def show_labels(console: Console, sizes: Sequence[int], runs: int, seed: int, reference_rows: int) -> None:
     """Check windows of so many labelled rows."""
-    scheduled = scheduled_alpha(DriftConfiguration())
     title = f"accuracy {ACCURACY}, {reference_rows:,} rows of reference, {runs} checks each"
-    table = Table("stream", "labels", "accuracy", "α = 0.05", f"{scheduled:.3g}", "too little data", title=title)
+    table = Table("stream", "labels", "accuracy", "α = 0.05", f"{SCHEDULED_LEVEL:.3g}", "too little data", title=title)
     for stream in STREAMS:
         for size in sizes:
-            levels = (Rules(alpha=0.05), Rules(alpha=scheduled))
+            levels = (Rules(alpha=0.05), Rules(alpha=SCHEDULED_LEVEL))
             for accuracy in (ACCURACY, DROPPED):
                 told = list(_checks(stream, size, accuracy, levels, runs, seed, reference_rows))
                 few = sum(usual is DriftStatus.INSUFFICIENT_DATA for usual, _ in told)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from scipy.signal import lfilter
 from scipy.special import ndtri
 
+from services.monitoring.configuration.models import DriftConfiguration
 from services.monitoring.profiles.frames import Column, ColumnBuilder, Frame, numbers_column
 from services.monitoring.profiles.models import (
     GROUPS,
@@ -27,6 +28,7 @@ from services.monitoring.profiles.models import (
 )
 from services.monitoring.profiles.overdispersion import groups_of, user_number
 from services.monitoring.profiles.reference import Columns, build_reference
+from services.monitoring.window_checks.rounds import scheduled_level
 
 Numbers = NDArray[np.float64]
 Places = NDArray[np.int64]
@@ -37,6 +39,7 @@ MISSING_SHARE = 0.01
 ROWS_PER_USER = 20
 DAY_MINUTES = 1_440
 BUCKETS = DAY_MINUTES // 5
+SCHEDULED_LEVEL = scheduled_level(DriftConfiguration().alpha, DriftConfiguration().interval)
 CATEGORIES = ("a", "b", "c", "d", "e")
 _CATEGORY_CUTS = ndtri(np.cumsum((0.5, 0.25, 0.15, 0.07)))
 _BOOLEAN_CUT = ndtri(np.asarray([0.9]))

@@ -11,8 +11,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from services.monitoring.configuration.models import DriftConfiguration
-from services.monitoring.drift.checks import scheduled_alpha
+from benchmarks.drift_streams import SCHEDULED_LEVEL
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.concept import wilson
 from services.monitoring.drift.models import DriftStatus, Rules
@@ -45,9 +44,8 @@ STREAMS = (
 
 def show_vectors(console: Console, sizes: list[int], runs: int, seed: int) -> None:
     """Draw, check, and show the table."""
-    scheduled = scheduled_alpha(DriftConfiguration())
     table = Table(
-        "stream", "rows", "alarms at 0.05", f"at {scheduled:.3g}", "too little data", "shift found", "at 0.003"
+        "stream", "rows", "alarms at 0.05", f"at {SCHEDULED_LEVEL:.3g}", "too little data", "shift found", "at 0.003"
     )
     for name, rows_per_user, icc in STREAMS:
         for size in sizes:
@@ -60,7 +58,7 @@ def show_vectors(console: Console, sizes: list[int], runs: int, seed: int) -> No
                 a, b, c, d = (
                     compare(reference, window_of(rows, generator), Rules(alpha=alpha)).status
                     for rows in (calm, moved)
-                    for alpha in (0.05, scheduled)
+                    for alpha in (0.05, SCHEDULED_LEVEL)
                 )
                 told.append((a, b, c, d))
             alarms, strict, found, strictly = (

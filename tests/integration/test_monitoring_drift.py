@@ -396,3 +396,6 @@ def test_the_next_check_by_schedule_may_be_made_before_its_time(clone_database: 
             window: dict[str, Any] = {end: datetime.now(UTC)}
             asked = partial(drift.check, as_scheduled=True, **window)
             assert reason(asked) == (INVALID, "INVALID_WINDOW")
+        drift.send(rows(60, 4), version="2.0.0")
+        drift.profiles.AttachProfile(profiles_pb2.AttachProfileRequest(id=check.profile_id, version="2.0.0"))
+        eventually(lambda: drift.check(as_scheduled=True).alpha == pytest.approx(0.125 / 91))

@@ -128,6 +128,10 @@ def test_bad_data_is_found_kept_and_told_in_words(quality: Quality) -> None:
     assert (finding.issue, finding.feature, finding.count) == (pb.QUALITY_ISSUE_MISSING, "length", 50)
     assert (finding.value, finding.reference_value) == (0.25, 0)
     assert check.summary.startswith(finding.summary)
+    scheduled = quality.check(as_scheduled=True)
+    (strict,) = [finding for finding in scheduled.findings if finding.violated]
+    assert (strict.feature, strict.count) == ("length", 50)
+    assert strict.threshold > finding.threshold, "2,184 checks a quarter: each is made at a stricter level"
     assert finding.summary.startswith("length is missing in 25 % of 200 rows; in the reference it is 0 %, and up to ")
     again = quality.stub.GetQualityCheck(pb.GetQualityCheckRequest(id=check.id), timeout=TIMEOUT_S).check
     assert again == check

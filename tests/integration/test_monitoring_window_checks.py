@@ -256,6 +256,11 @@ def test_what_is_switched_off_or_was_checked_lately_is_not_looked_at(store: Read
     assert seen == [("a", "2")]
 
 
+def test_versions_of_a_model_that_are_checked_share_its_false_alarms(store: Reads) -> None:
+    assert rounds(store, print).versions_checked("a") == 2
+    assert rounds(store, print, a=True).versions_checked("a") == 0
+
+
 def test_a_database_that_is_away_is_asked_no_more_in_the_turn(store: Reads) -> None:
     seen: list[str] = []
 

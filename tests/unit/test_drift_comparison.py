@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from services.monitoring.configuration.models import DriftConfiguration, DriftGate
+from services.monitoring.configuration.models import DriftGate
 from services.monitoring.drift import convert, embeddings, gates, sentences
-from services.monitoring.drift.checks import scheduled_alpha
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.labels import labels_of
 from services.monitoring.drift.models import (
@@ -38,6 +37,7 @@ from services.monitoring.profiles.models import (
     VectorSample,
 )
 from services.monitoring.profiles.overdispersion import user_number
+from services.monitoring.window_checks.rounds import scheduled_level
 from services.monitoring.window_checks.window import Completeness
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -191,15 +191,16 @@ def test_a_feature_that_breaks_in_mid_window_is_found_among_others_that_do_not()
     broken[216:] = [0, 0, 0, 0, 7, 0]
     features["f0"] = broken
     windows = window(**{name: live(counts) for name, counts in features.items()})
-    found = compare(reference(*map(feature, names)), windows, Rules(alpha=scheduled_alpha(DriftConfiguration())))
+    found = compare(reference(*map(feature, names)), windows, Rules(alpha=0.25 / 91))
     assert [result.feature for result in found.results if result.drifted] == ["f0"]
     assert "missing values were 0 % of the rows and are 25 % now" in found.summary
 
 
-def test_the_levels_of_a_quarters_checks_add_up_to_one_false_alarm() -> None:
-    configuration = DriftConfiguration()
-    assert scheduled_alpha(configuration) == pytest.approx(0.25 / 91)
-    assert scheduled_alpha(replace(configuration, interval=timedelta(days=30))) == configuration.alpha
+def test_the_levels_of_a_quarters_checks_of_a_model_add_up_to_one_false_alarm() -> None:
+    assert scheduled_level(0.05, timedelta(hours=6)) == pytest.approx(0.25 / 91)
+    assert scheduled_level(0.05, timedelta(hours=6), versions=5) == pytest.approx(0.05 / 91)
+    assert scheduled_level(0.01, timedelta(hours=1)) == pytest.approx(1 / 2_184)
+    assert scheduled_level(0.05, timedelta(days=30)) == 0.05
 
 
 @pytest.mark.slow

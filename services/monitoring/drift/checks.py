@@ -24,12 +24,18 @@ from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.rollups.models import FINEST_FIRST, Question, Totals
 from services.monitoring.window_checks.keeping import Form, Kept
-from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
+from services.monitoring.window_checks.rounds import (
+    MOST_AT_ONCE,
+    Rounds,
+    await_counts,
+    busiest,
+    one_of_few,
+    scheduled_level,
+)
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
 from services.monitoring.window_checks.window import Completeness, check_window, completeness, not_ahead
 
 Clock = Callable[[], datetime]
-QUARTER = timedelta(days=91)
 _SHOWN_VERSIONS = 10
 MOST_LABELS = 100_000
 """Labels that one check reads with their users; of more, the newest steps of the window are judged."""
@@ -168,7 +174,9 @@ class DriftChecks:
         before_time: bool,
     ) -> DriftCheck:
         window = check_window(None, self._clock(), configuration.window)
-        alpha = scheduled_alpha(configuration)
+        alpha = scheduled_level(
+            configuration.alpha, configuration.interval, self._rounds.versions_checked(reference.model)
+        )
         check = self._compared(reference, version, window, configuration, alpha, Trigger.SCHEDULE, counted)
         self._kept.add_due(
             check, configuration.interval, lambda transaction: self._tell(transaction, check), before_time=before_time
@@ -251,11 +259,6 @@ def newest(points: Sequence[Totals]) -> Sequence[Totals]:
     """Leave out the oldest steps of time where all together have more labels than MOST_LABELS."""
     counts = accumulate(point.counts.judged_count for point in reversed(points))
     return points[len(points) - max(1, sum(count <= MOST_LABELS for count in counts)) :]
-
-
-def scheduled_alpha(configuration: DriftConfiguration) -> float:
-    """Give the level of each check by schedule: so many are made that at most one a quarter is wrong on average."""
-    return min(configuration.alpha, configuration.interval / QUARTER)
 
 
 def _stored(check: DriftCheck) -> StoredCheck:

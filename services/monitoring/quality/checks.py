@@ -18,12 +18,20 @@ from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.profiles import Profiles
 from services.monitoring.quality import convert
+from services.monitoring.quality.bounds import LEVEL
 from services.monitoring.quality.findings import examine
 from services.monitoring.quality.models import QualityCheck, QualityFilters
 from services.monitoring.quality.unreferenced import Unreferenced
 from services.monitoring.rollups.metrics import MetricsReader
 from services.monitoring.window_checks.keeping import Form, Kept
-from services.monitoring.window_checks.rounds import MOST_AT_ONCE, Rounds, await_counts, busiest, one_of_few
+from services.monitoring.window_checks.rounds import (
+    MOST_AT_ONCE,
+    Rounds,
+    await_counts,
+    busiest,
+    one_of_few,
+    scheduled_level,
+)
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Version
 from services.monitoring.window_checks.window import ALL_THERE, Completeness, check_window, completeness, not_ahead
 
@@ -92,7 +100,7 @@ class QualityChecks:
             if as_scheduled:
                 await_counts(lambda: self._completeness(model, version, configuration, counted), self._clock)
                 return self._by_schedule(model, version, configuration, counted, before_time=True)
-            check = self._look(model, version, window, configuration, Trigger.REQUEST, counted)
+            check = self._look(model, version, window, configuration, LEVEL, Trigger.REQUEST, counted)
         self._kept.add(check)
         return check
 
@@ -142,7 +150,8 @@ class QualityChecks:
         before_time: bool,
     ) -> QualityCheck:
         window = check_window(None, self._clock(), configuration.window)
-        check = self._look(model, version, window, configuration, Trigger.SCHEDULE, counted)
+        level = scheduled_level(LEVEL, configuration.interval, self._rounds.versions_checked(model))
+        check = self._look(model, version, window, configuration, level, Trigger.SCHEDULE, counted)
         self._kept.add_due(check, configuration.interval, before_time=before_time)
         return check
 
@@ -152,17 +161,18 @@ class QualityChecks:
         version: str,
         window: Window,
         configuration: QualityConfiguration,
+        level: float,
         trigger: Trigger,
         counted: Collection[datetime],
     ) -> QualityCheck:
         now, complete = self._clock(), ALL_THERE
         reference = self._sources.profiles.reference(model, version)
         if reference is None:
-            report = self._sources.unreferenced.examine(model, version, window, configuration)
+            report = self._sources.unreferenced.examine(model, version, window, configuration, level)
         else:
             live = self._sources.live.window(reference, version, window.from_time, window.to_time, counted=counted)
             complete = completeness(window, live.uncounted_buckets, now, under_way=trigger is Trigger.REQUEST)
-            report = examine(reference, live, configuration)
+            report = examine(reference, live, configuration, level)
         return QualityCheck(
             id=UUID(uuid7(now)),
             model=model,

@@ -14,7 +14,7 @@ import numpy as np
 from services.monitoring.configuration.models import QualityConfiguration
 from services.monitoring.profiles.models import LiveWindow, Reference
 from services.monitoring.quality import sentences
-from services.monitoring.quality.bounds import Numbers, Questions, largest_shares
+from services.monitoring.quality.bounds import LEVEL, Numbers, Questions, largest_shares
 from services.monitoring.quality.features import FeatureLook, Suspicion
 from services.monitoring.quality.models import QualityFinding, QualityIssue, QualityReport, QualityStatus
 
@@ -26,13 +26,15 @@ Compared = Callable[[float, float], str]
 """Says what a share is compared with: that of the reference, and what is let pass."""
 
 
-def examine(reference: Reference, window: LiveWindow, configuration: QualityConfiguration) -> QualityReport:
-    """Say what is wrong with a window; INSUFFICIENT_DATA below the least number of rows."""
+def examine(
+    reference: Reference, window: LiveWindow, configuration: QualityConfiguration, level: float = LEVEL
+) -> QualityReport:
+    """Say what is wrong with a window, wrongly in `level` of all cases; INSUFFICIENT_DATA below the least rows."""
     rows = window.row_count
     if rows < max(configuration.min_rows, 1):
         return insufficient(rows, configuration.min_rows)
     suspicions = list(_suspicions(reference, window, configuration))
-    return report(rows, judge(suspicions), sentences.well(rows, len(reference.features)))
+    return report(rows, judge(suspicions, level=level), sentences.well(rows, len(reference.features)))
 
 
 def insufficient(rows: int, wanted: int) -> QualityReport:
@@ -57,7 +59,9 @@ def _size(finding: QualityFinding) -> float:
     return finding.value
 
 
-def judge(suspicions: Sequence[Suspicion], compared: Compared = sentences.compared) -> list[QualityFinding]:
+def judge(
+    suspicions: Sequence[Suspicion], compared: Compared = sentences.compared, *, level: float = LEVEL
+) -> list[QualityFinding]:
     """Answer the questions of one check together; `compared` says what shares are compared with."""
     allowed = largest_shares(
         Questions(
@@ -66,7 +70,8 @@ def judge(suspicions: Sequence[Suspicion], compared: Compared = sentences.compar
             reference_rows=_numbers(each.reference_rows for each in suspicions),
             tolerance=_numbers(each.tolerance for each in suspicions),
             growth=_numbers(each.growth for each in suspicions),
-        )
+        ),
+        level=level,
     )
     return [_finding(one, float(limit), compared) for one, limit in zip(suspicions, allowed, strict=True)]
 

@@ -19,6 +19,7 @@ from services.monitoring.profiles.layouts import ANY_NAMES, Layout
 from services.monitoring.profiles.store.samples import SampleStore
 from services.monitoring.profiles.values import LiveRow, decode_features
 from services.monitoring.quality import sentences
+from services.monitoring.quality.bounds import LEVEL
 from services.monitoring.quality.features import Suspicion
 from services.monitoring.quality.findings import insufficient, judge, report
 from services.monitoring.quality.models import QualityFinding, QualityIssue, QualityReport
@@ -35,13 +36,16 @@ class Unreferenced:
         self._store = store
         self._layout = layout
 
-    def examine(self, model: str, version: str, window: Window, configuration: QualityConfiguration) -> QualityReport:
+    def examine(
+        self, model: str, version: str, window: Window, configuration: QualityConfiguration, level: float
+    ) -> QualityReport:
         """Say what is wrong with the newest rows of a window; INSUFFICIENT_DATA below the least number of rows."""
-        return examine_rows(self._store.sample(model, version, window), configuration, self._layout(model, version))
+        events = self._store.sample(model, version, window)
+        return examine_rows(events, configuration, self._layout(model, version), level)
 
 
 def examine_rows(
-    events: list[LiveRow], configuration: QualityConfiguration, layout: Layout = ANY_NAMES
+    events: list[LiveRow], configuration: QualityConfiguration, layout: Layout = ANY_NAMES, level: float = LEVEL
 ) -> QualityReport:
     """Say what is wrong with these events, the oldest first."""
     decoded = decode_features(events, layout)
@@ -56,7 +60,7 @@ def examine_rows(
         suspicions.extend(_bad_values(name, column, configuration.tolerance))
         suspicions.extend(_stale(name, column, times_ms, configuration.stale_after))
         shown.append(_missing(name, column))
-    findings = [*judge(suspicions, sentences.by_itself), *shown]
+    findings = [*judge(suspicions, sentences.by_itself, level=level), *shown]
     return report(rows, findings, sentences.well_by_itself(rows, len(columns)))
 
 

@@ -24,6 +24,7 @@ _log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
 LATELY: Final = timedelta(days=1)
 """Versions with traffic within this long are looked at."""
+QUARTER: Final = timedelta(days=91)
 MOST_WAIT: Final = timedelta(hours=1)
 """A check that is due waits so long at most for buckets that are over to be counted."""
 MOST_AT_ONCE: Final = 2
@@ -34,6 +35,14 @@ _PAUSE_S = 0.5
 _USUAL_LAG = timedelta(minutes=1)
 """A bucket that is over is counted within this long, and was counted while it was open."""
 _DROPPED_AT_ONCE = 1_000
+
+
+def scheduled_level(level: float, interval: timedelta, versions: int = 1) -> float:
+    """Give the level of each check by schedule: all those of a model's versions are wrong once a quarter at most.
+
+    That is an average, where as many `versions` are checked at this interval, all the while.
+    """
+    return min(level, interval / QUARTER / max(versions, 1))
 
 
 class Rounds:
@@ -57,15 +66,21 @@ class Rounds:
 
     def go(self, turn: Turn) -> None:
         """Look at each version with traffic. What goes wrong with one is logged, and tried again in the next turn."""
-        now = self._clock()
-        versions = [(model, version) for model, version in self._seen(Window(now - LATELY, now)) if version]
-        for model, version in self._store.due(self._intervals(versions)):
+        for model, version in self._store.due(self._intervals(self._seen_lately())):
             if not turn.renew():
                 return
             with _by_itself(model=model, version=version):
                 self._check(model, version)
         while turn.renew() and self._store.drop_older(KEPT, limit=_DROPPED_AT_ONCE):
             pass
+
+    def versions_checked(self, model: str) -> int:
+        """Say how many versions of a model are checked by schedule now."""
+        return len(self._intervals([each for each in self._seen_lately() if each[0] == model]))
+
+    def _seen_lately(self) -> list[Version]:
+        now = self._clock()
+        return [(model, version) for model, version in self._seen(Window(now - LATELY, now)) if version]
 
     def waits(self, model: str, version: str, complete: Completeness, interval: timedelta) -> bool:
         """Say whether a check that is due comes again in the next turn: a whole interval is not spent on half the data.

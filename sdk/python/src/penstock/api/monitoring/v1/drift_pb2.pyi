@@ -396,8 +396,8 @@ class DriftCheck(_message.Message):
     live_count: _builtins.int
     """Rows of the window with features."""
     alpha: _builtins.float
-    """The level of the test: the configured one; by schedule at most interval / 91 days, so that a version has at most
-    one false alarm a quarter on average.
+    """The level of the test: the configured one; by schedule at most interval / 91 days over the number of the model's
+    versions that are checked, so that a model has at most one false alarm a quarter on average.
     """
     gate: Global___DriftGate.ValueType
     """What decided."""
