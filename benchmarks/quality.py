@@ -22,6 +22,7 @@ from benchmarks.drift_streams import NUMERIC, STREAMS, Rows, Stream, count, fram
 from services.monitoring.configuration.models import QualityConfiguration
 from services.monitoring.profiles.bins import place
 from services.monitoring.profiles.models import QUALITY_COUNTS, LiveWindow, Reference
+from services.monitoring.quality.bounds import LEVEL
 from services.monitoring.quality.findings import examine
 from services.monitoring.quality.models import QualityStatus
 
@@ -37,6 +38,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=list(SIZES))
     parser.add_argument("--streams", nargs="+", default=[stream.name for stream in (*STREAMS, HEAVY)])
     parser.add_argument("--reference-rows", type=int, default=10_000)
+    parser.add_argument("--level", type=float, default=LEVEL, help="of a check; hourly by schedule 1/2184")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
     clean = Table("stream", "rows", "checks that told a violation", title="nothing is wrong")
@@ -63,7 +65,8 @@ def _violated(stream: Stream, size: int, options: argparse.Namespace, fault: Fau
     for number, drawn in by_reference(windows(stream, size, options.runs, options.seed)):
         reference = reference_for(stream, options.reference_rows, options.seed, number)
         for rows in drawn:
-            look = examine(reference, looked_at(reference, fault(rows, generator)), QualityConfiguration())
+            window = looked_at(reference, fault(rows, generator))
+            look = examine(reference, window, QualityConfiguration(), options.level)
             found += look.status is QualityStatus.VIOLATED
     return found
 

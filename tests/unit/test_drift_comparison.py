@@ -320,6 +320,8 @@ def test_embedding_drift_is_one_of_the_comparisons() -> None:
     assert found.drifted_types == (DriftType.EMBEDDING,)
     assert found.results[0].effect == pytest.approx(2 * (found.results[0].statistic - 0.5))
     assert "a classifier tells old from new vectors with an AUC of" in found.results[0].summary
+    fixed = compare(reference(described), window(a=rows, e=moved), Rules(gate=DriftGate.PSI_FIXED))
+    assert fixed.false_alarm_rate == pytest.approx(0.05), "it keeps its p beside another gate"
     nameless = live(counts, moved.groups, sample=VectorSample(vectors(200, 2).vectors, np.zeros(200, np.uint32)))
     unknown = by_name(compare(reference(described), window(a=rows, e=nameless), Rules()))["e"]
     assert unknown.status is DriftStatus.INSUFFICIENT_DATA
