@@ -62,7 +62,9 @@ class Drift:
         if at is not None:
             ages[:] = (datetime.now(UTC) - at).total_seconds()
         events = [
-            new_event(age_s=float(age), features=payload(row), user_id=f"user {number % users}", **fields)
+            new_event(
+                age_s=float(age), features=payload(row), user_id=f"user {number % users}" if users else "", **fields
+            )
             for number, (age, row) in enumerate(zip(ages, rows, strict=True))
         ]
         for start in range(0, len(events), 500):
@@ -252,6 +254,10 @@ def test_labels_are_judged_by_their_users(drift: Drift) -> None:
     found = by_name(drift.check())["accuracy"]
     assert found.status == TOO_LITTLE, "one of three users for whom it is always wrong says nothing of the rest"
     assert "so few users that they are worth about" in found.summary
+    for inference_id in drift.send(rows(400, 3), users=0, prediction=prediction):
+        drift.monitoring.feedback(inference_id, actual="yes")
+    eventually(lambda: by_name(drift.check())["accuracy"].live_count == 520)
+    assert by_name(drift.check())["accuracy"].status == OK, "of most it is not known whose they are"
 
 
 def test_another_gate_decides_and_says_how_often_it_is_wrong(drift: Drift) -> None:
