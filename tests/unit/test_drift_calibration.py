@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from services.common.errors import DeadlineExceeded
 from services.monitoring.configuration.models import DriftGate
 from services.monitoring.drift import concept, features, gates, sentences
-from services.monitoring.drift.checks import newest
+from services.monitoring.drift.checks import labels_of, newest
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.features import Measured, Table
 from services.monitoring.drift.models import Comparison, Distances, DriftResult, Labels, Rules
@@ -154,6 +155,20 @@ def test_of_very_many_labels_the_newest_are_judged(monkeypatch: pytest.MonkeyPat
     many = [Totals(Window(NOW, NOW + STEP), Counts(judged_count=101))]
     assert newest(many) == many, "one step is judged in any case"
     assert newest([]) == []
+
+
+def test_labels_that_cannot_be_read_in_time_are_judged_for_their_newest_eighth() -> None:
+    steps = [Totals(Window(NOW + n * STEP, NOW + (n + 1) * STEP), Counts(judged_count=n)) for n in range(1, 17)]
+
+    def read(span: Window) -> dict[int, tuple[int, int]]:
+        if span.to_time - span.from_time > 2 * STEP:
+            raise DeadlineExceeded("too long", reason="STATEMENT_TIMEOUT")
+        return {-1: (1, 0), 3: (30, 20)}
+
+    found = labels_of(steps, read)
+    assert (found.judged, found.judged_of_users[3], found.correct_of_users[3]) == ([15, 16], 30, 20)
+    assert sum(found.judged_of_users) == 30
+    assert labels_of(steps[:1], lambda span: read(Window(NOW, NOW + 3 * STEP))) == Labels(), "and none where none can"
 
 
 def test_a_psi_of_a_fifth_is_the_customs_large_one() -> None:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from uuid import UUID
 
 from penstock.ids import uuid7
-from services.common.errors import FailedPrecondition
+from services.common.errors import DeadlineExceeded, FailedPrecondition
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import DriftConfiguration
@@ -241,11 +241,21 @@ class DriftChecks:
             )
         )
         judged = [point for series in answer.series for point in series.points if point.counts.judged_count]
-        points = newest(judged)
-        if not points:
-            return Labels()
-        span = Window(points[0].window.from_time, points[-1].window.to_time)
-        by_group = self._metrics.judged_of_users(reference.model, version, span, GROUPS, few=MOST_LABELS)
+        return labels_of(
+            judged,
+            lambda span: self._metrics.judged_of_users(reference.model, version, span, GROUPS, few=MOST_LABELS),
+        )
+
+
+def labels_of(steps: Sequence[Totals], judged_of_users: Callable[[Window], Mapping[int, tuple[int, int]]]) -> Labels:
+    """Give the labels of the newest steps, with their users: as many as can be read in a statement's time."""
+    points = newest(steps)
+    while points:
+        try:
+            by_group = judged_of_users(Window(points[0].window.from_time, points[-1].window.to_time))
+        except DeadlineExceeded:
+            points = points[len(points) - len(points) // 8 :]
+            continue
         of_users = [by_group.get(group, (0, 0)) for group in range(GROUPS)]
         return Labels(
             judged=[point.counts.judged_count for point in points],
@@ -253,6 +263,7 @@ class DriftChecks:
             judged_of_users=[judged_count for judged_count, _ in of_users],
             correct_of_users=[correct_count for _, correct_count in of_users],
         )
+    return Labels()
 
 
 def newest(points: Sequence[Totals]) -> Sequence[Totals]:
