@@ -112,7 +112,7 @@ def test_whatever_an_event_holds_is_counted_beside_the_others(service: Service) 
     eventually(lambda: rows(service, made) == 150 + len(bad))
     live = service.live(made.id).features["sepal_length"]
     assert live.counts.sum(axis=0)[-2:].tolist() == [2, 5]
-    assert live.quality.sum(axis=0).tolist()[:3] == [4, 2, 1]
+    assert live.quality.sum(axis=0).tolist()[:3] == [4, 1, 1]
     assert live.min == -1e300
     assert service.live(made.id).features["prediction"].counts.sum(axis=0)[-1] == len(bad)
 

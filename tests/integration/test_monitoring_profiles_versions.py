@@ -106,7 +106,7 @@ def test_a_file_in_another_order_and_without_a_column_is_compared_by_name(servic
 def test_quality_names_columns_as_they_were_declared(service: Service, registry: Registry) -> None:
     declare(registry, "1.0.0", LETTERS)
     rows = np.ones((60, 4), np.float32)
-    rows[:, 2] = np.nan
+    rows[:, 2] = np.inf
     service.record(*(new_event(features=tensors(x=row[None, :])) for row in rows))
     with grpc.insecure_channel(service.monitoring.address) as channel:
         request = quality_pb2.CheckQualityRequest(model="iris", version="1.0.0")

@@ -63,7 +63,7 @@ def texts(column: Column) -> list[str]:
 def test_cells_of_a_csv_are_what_they_look_like(tmp_path: Path) -> None:
     frame = read(tmp_path, '\ufeffa,b\n1,x\n-2.5e3,TRUE\n,"two\nlines"\n"",[1; 2]\nnan,"[1, 2]"\n1_0,00:1\n', CSV)
     a, b = frame.columns["a"], frame.columns["b"]
-    assert tags(a) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING, Tag.MISSING, Tag.NUMBER, Tag.TEXT]
+    assert tags(a) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING, Tag.MISSING, Tag.MISSING, Tag.TEXT]
     assert a.numbers is not None
     assert a.numbers[:2].tolist() == [1, -2500]
     assert tags(b) == [Tag.TEXT, Tag.BOOLEAN, Tag.TEXT, Tag.TEXT, Tag.VECTOR, Tag.TEXT]
@@ -105,7 +105,7 @@ def test_rows_of_jsonl_may_have_what_they_like(tmp_path: Path) -> None:
     frame = read(tmp_path, data, JSONL)
     assert frame.row_count == 7
     a = frame.columns["a"]
-    assert tags(a) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING, Tag.NESTED, Tag.VECTOR, Tag.NESTED, Tag.NUMBER]
+    assert tags(a) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING, Tag.NESTED, Tag.VECTOR, Tag.NESTED, Tag.MISSING]
     assert a.numbers is not None
     assert a.numbers[1] == np.inf
     assert tags(frame.columns["c"])[:3] == [Tag.MISSING, Tag.BOOLEAN, Tag.MISSING]
@@ -138,7 +138,7 @@ def test_every_type_of_parquet_that_is_a_feature_is_read(tmp_path: Path) -> None
     }
     columns = table(tmp_path, values).columns
     assert tags(columns["int"]) == [Tag.NUMBER, Tag.MISSING, Tag.NUMBER]
-    assert tags(columns["half"]) == [Tag.NUMBER] * 3
+    assert tags(columns["half"]) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING]
     assert tags(columns["decimal"]) == [Tag.NUMBER, Tag.NUMBER, Tag.MISSING]
     assert tags(columns["flag"]) == [Tag.BOOLEAN, Tag.MISSING, Tag.BOOLEAN]
     assert tags(columns["text"]) == [Tag.TEXT, Tag.MISSING, Tag.TEXT]

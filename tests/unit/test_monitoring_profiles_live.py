@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from google.protobuf.struct_pb2 import Struct
+from pyarrow import parquet
 
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
 from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor
 from penstock.tensors import to_tensor
-from services.monitoring.profiles.frames import ColumnBuilder, Frame
+from services.monitoring.profiles.frames import ColumnBuilder, Frame, numbers_column
 from services.monitoring.profiles.live import floor
 from services.monitoring.profiles.models import (
     QUALITY_COUNTS,
     FeatureKind,
     FeatureReference,
 )
+from services.monitoring.profiles.parquet import parquet_frames
 from services.monitoring.profiles.reference import Columns, build_reference
+from services.monitoring.profiles.rows import read_rows
+from services.monitoring.profiles.sources import RowFormat
 from services.monitoring.profiles.values import MAX_UNKNOWN
 from tests.live_rows import (
     AT,
@@ -53,7 +60,7 @@ def test_a_number_has_a_bin_whatever_comes_in_its_place() -> None:
     values = [-1.0, 0.0, 0.5, None, NAN, INF, -INF, "5", True, {"a": {"b": 1}}, [[1]], [1.0, 2.0], [0.25]]
     found, bad = of_values(values, NUMBER)
     assert found == [2, 2, 2, 7]
-    assert bad == {"wrong_type": 5, "not_finite": 3}
+    assert bad == {"wrong_type": 5, "not_finite": 2}
 
 
 def test_numbers_beyond_the_reference_are_out_of_range_and_far_ones_outliers() -> None:
@@ -68,13 +75,13 @@ def test_a_category_that_nobody_knows_is_other() -> None:
     values = ["red", 2, 2.0, "2", True, "blue", "x" * 1_000_000, 2.5, None, NAN, INF, [1.0, 2.0], {"a": 1}, "nul\0"]
     found, bad = of_values(values, COLOUR)
     assert found == [1, 3, 1, 2, 7]
-    assert bad == {"unknown_category": 4, "not_finite": 2, "wrong_type": 2}
+    assert bad == {"unknown_category": 4, "not_finite": 1, "wrong_type": 2}
 
 
 def test_booleans_are_also_zero_and_one() -> None:
     found, bad = of_values([True, False, 1, 0, 2, "true", None, NAN, INF], FLAG)
     assert found == [2, 2, 2, 3]
-    assert bad == {"wrong_type": 2, "not_finite": 2}
+    assert bad == {"wrong_type": 2, "not_finite": 1}
 
 
 def test_a_text_counts_by_its_length() -> None:
@@ -84,9 +91,11 @@ def test_a_text_counts_by_its_length() -> None:
 
 
 def test_a_vector_that_is_good_is_in_no_bin() -> None:
-    values = [[1.0, 2.0, 3.0], [1.0, 2.0], [1.0, NAN, 3.0], [1.0, "a", 3.0], "text", None]
+    values = [
+        [1.0, 2.0, 3.0], [1.0, 2.0], [1.0, NAN, 3.0], [1.0, None, 3.0], [1.0, INF, 3.0], [1.0, "a", 3.0], "text", None,
+    ]  # fmt: skip
     live = window([event(fields({"x": value})) for value in values], reference(VECTOR))
-    assert bins(live.features["x"]) == [1, 4]
+    assert bins(live.features["x"]) == [3, 4]
     assert faults(live.features["x"]) == {"wrong_type": 3, "not_finite": 1}
     assert live.features["x"].sample is not None
     assert live.features["x"].sample.vectors.tolist() == [[1.0, 2.0, 3.0]]
@@ -254,6 +263,39 @@ def test_a_reference_of_rows_counts_them_as_live_ones() -> None:
         assert bins(live) == list(feature.counts), kind
         shares = live.quality.sum(axis=0) / len(values)
         assert dict(zip(QUALITY_COUNTS, shares.tolist(), strict=True)) == pytest.approx(dict(feature.quality)), kind
+
+
+def test_a_missing_number_is_no_alarm_however_the_profile_and_the_traffic_wrote_it(tmp_path: Path) -> None:
+    """An empty cell, a null and a NaN are one thing: clients and files turn each into another."""
+    numbers = np.random.default_rng(3).normal(size=200)
+    numbers[:12], numbers[12:14] = np.nan, np.inf
+    values = [None if np.isnan(number) else float(number) for number in numbers]
+    (tmp_path / "csv").write_text("x\n" + "\n".join('""' if value is None else str(value) for value in values) + "\n")
+    (tmp_path / "jsonl").write_text("\n".join(json.dumps({"x": value}) for value in values))
+    parquet.write_table(pa.table({"x": pa.array(values, pa.float64())}), tmp_path / "nulls")
+    parquet.write_table(
+        pa.table({"x": numbers}), tmp_path / "arrays of a file"
+    )  # as pandas and the client write a column
+    frames = {
+        "arrays": Frame(200, {"x": numbers_column(numbers)}),
+        "csv": read_rows(tmp_path / "csv", RowFormat.CSV, Columns()),
+        "jsonl": read_rows(tmp_path / "jsonl", RowFormat.JSONL, Columns()),
+        **{name: next(iter(parquet_frames(memoryview((tmp_path / name).read_bytes()), (), 9)))
+           for name in ("nulls", "arrays of a file")},
+    }  # fmt: skip
+    found = {name: build_reference(frame, Columns()).features["x"] for name, frame in frames.items()}
+    shares = {name: (feature.counts[-2:], feature.quality["not_finite"]) for name, feature in found.items()}
+    assert shares == dict.fromkeys(shares, ((12, 2), 0.01))
+    against = reference(found["csv"])
+    live = {
+        "values": [event(fields({"x": value})) for value in values],
+        "NaN": [event(fields({"x": number})) for number in numbers.tolist()],
+        "tensors": [event(tensors(x=numbers.astype(np.float32)), rows=200)],
+    }
+    for name, events in live.items():
+        counted = window(events, against).features["x"]
+        assert bins(counted) == list(found["csv"].counts), name
+        assert faults(counted)["not_finite"] == 2, name
 
 
 def test_a_struct_is_read_as_it_is_sent() -> None:

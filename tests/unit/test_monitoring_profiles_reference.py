@@ -166,7 +166,7 @@ def test_what_is_bad_has_its_place_and_its_share() -> None:
     assert found.counts[-2:] == (2, 5)
     assert sum(found.counts) == 100
     assert found.quality["wrong_type"] == 0.04
-    assert found.quality["not_finite"] == 0.02
+    assert found.quality["not_finite"] == 0.01
     assert found.quality["outlier"] >= 0.02
     assert found.quality["out_of_range"] == 0
 

@@ -146,8 +146,8 @@ BAD: dict[str, tuple[dict[str, Any], float, tuple[QualityIssue, str], str]] = {
     "text": ({"age": "forty"}, 0.05, (QualityIssue.TYPE, "age"), "age is not a number in 5 % of 1,000 rows"),
     "list": ({"age": [1, [2]]}, 0.05, (QualityIssue.TYPE, "age"), "age is not a number in 5 % of 1,000 rows"),
     "object": ({"plan": {"a": 1}}, 0.05, (QualityIssue.TYPE, "plan"), "plan is not a category in 5 % of 1,000 rows"),
-    "infinite": ({"age": math.inf}, 0.05, (QualityIssue.NOT_FINITE, "age"), "age is NaN or infinite in 5 % of 1,000"),
-    "nan": ({"age": math.nan}, 0.05, (QualityIssue.NOT_FINITE, "age"), "age is NaN or infinite in 5 % of 1,000"),
+    "infinite": ({"age": math.inf}, 0.05, (QualityIssue.NOT_FINITE, "age"), "age is infinite in 5 % of 1,000 rows"),
+    "nan": ({"age": math.nan}, 0.05, (QualityIssue.MISSING, "age"), "age is missing in 5 % of 1,000 rows"),
     "range": ({"age": -1.0}, 0.05, (QualityIssue.RANGE, "age"), "and went from -1 to "),
     "outlier": ({"age": 1e6}, 0.05, (QualityIssue.OUTLIER, "age"), "robust σ"),
     "category": ({"plan": "trial"}, 0.05, (QualityIssue.UNKNOWN_CATEGORY, "plan"), "plan has categories that the"),
@@ -324,7 +324,7 @@ def look_alone(rows: Sequence[Row], **options: Any) -> QualityReport:
 
 
 def test_without_a_reference_what_needs_none_is_found() -> None:
-    rows = changed(good_rows(500, seed=16), 0.1, age=math.nan, member="yes", note=None)
+    rows = changed(good_rows(500, seed=16), 0.1, age=math.inf, member="yes", note=math.nan)
     report = look_alone(rows)
     assert violations(report).keys() == {(QualityIssue.NOT_FINITE, "age"), (QualityIssue.TYPE, "member")}
     assert "there is no reference" in report.findings[0].summary

@@ -4,9 +4,8 @@ Each value has one bin, whatever it is:
 
 | value | bin | counted beside |
 |---|---|---|
-| none, null | missing | |
-| NaN | missing | not_finite |
-| ±Inf | other | not_finite |
+| none, null, NaN; a vector with one of these in it | missing | |
+| ±Inf; a vector with one in it | other | not_finite |
 | of another kind: a text or a boolean for a number, a list, something nested | other | wrong_type |
 | a category that the reference does not have | other | unknown_category |
 | a number beyond the reference's least or greatest | an outer bin | out_of_range |
@@ -98,7 +97,6 @@ def _place_numbers(column: Column, feature: FeatureReference, bins: NDArray[np.i
     rows = np.flatnonzero(good)
     finite = np.isfinite(values)
     faults.add("not_finite", ~finite)
-    bins[rows[np.isnan(values)]] = len(feature.counts) - 2
     rows, values = rows[finite], values[finite]
     bins[rows] = np.searchsorted(np.array(feature.edges), values, side="left")
     if feature.moments is not None and feature.moments.count:
@@ -111,7 +109,7 @@ def _place_numbers(column: Column, feature: FeatureReference, bins: NDArray[np.i
 
 
 def numbers_of(column: Column, kind: FeatureKind) -> tuple[NDArray[np.bool_], Floats]:
-    """Find which rows [N] have a number, or a text's length, and these, in order; they may be NaN or infinite.
+    """Find which rows [N] have a number, or a text's length, and these, in order; they may be infinite.
 
     They may be the column's own array.
     """
@@ -145,10 +143,18 @@ def _place_vectors(
     if vectors is None or not fits:
         return None
     finite: NDArray[np.bool_] = np.logical_and.reduce(np.isfinite(vectors), axis=1)
-    faults.add("not_finite", ~finite)
+    missing = lacking(vectors)
+    faults.add("not_finite", ~finite & ~missing)
+    bins[rows[missing]] = len(feature.counts) - 2
     rows = rows[finite]
     bins[rows] = len(feature.counts)
     return rows, vectors[finite]
+
+
+def lacking(vectors: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Say which vectors [N, dimensions] lack a value: they are missing."""
+    found: NDArray[np.bool_] = np.logical_or.reduce(np.isnan(vectors), axis=1)
+    return found
 
 
 def _place_categories(column: Column, feature: FeatureReference, bins: NDArray[np.intp], faults: _Faults) -> None:
@@ -156,7 +162,6 @@ def _place_categories(column: Column, feature: FeatureReference, bins: NDArray[n
     if column.numbers is not None:
         is_number = column.has(Tag.NUMBER)
         faults.add("not_finite", is_number & ~np.isfinite(column.numbers))
-        bins[is_number & np.isnan(column.numbers)] = len(feature.counts) - 2
     known = {category: number for number, category in enumerate(feature.categories)}
     name = boolean_of if feature.kind is FeatureKind.BOOLEAN else category_of
     unknown, wrong, place_of_unknown = -2, -3, len(feature.counts) - 1

@@ -62,7 +62,7 @@ class Column:
     """One feature over N rows.
 
     Attributes:
-        tags: [N], what each row has.
+        tags: [N], what each row has; NaN is MISSING, as null is: files and tensors write one for the other.
         numbers: [N], of NUMBER, and of BOOLEAN as 0 and 1; NaN elsewhere. None: no row has any.
         texts: of TEXT. None: no row has any.
         vectors: [n, dimensions], of the n rows that are VECTOR, in their order. None: no row has any.
@@ -139,9 +139,10 @@ class Frame:
 
 
 def numbers_column(values: NDArray[np.generic]) -> Column:
-    """Take an array [N] of numbers or booleans; NaN stays a number that is none."""
+    """Take an array [N] of numbers or booleans; NaN is missing."""
     tag = Tag.BOOLEAN if values.dtype == np.bool_ else Tag.NUMBER
-    return Column(np.full(values.shape[0], tag, np.uint8), values.astype(np.float64, copy=False))
+    numbers = values.astype(np.float64, copy=False)
+    return Column(np.where(np.isnan(numbers), np.uint8(Tag.MISSING), np.uint8(tag)), numbers)
 
 
 def shortened(text: str) -> str:
@@ -213,7 +214,7 @@ class ColumnBuilder:
         self._tags[rows] = tag
 
     def put_values(self, rows: Rows, values: Sequence[object]) -> None:
-        """Put values as Python has them: numbers, booleans, texts, lists of numbers; None is missing."""
+        """Put values as Python has them: numbers, booleans, texts, lists of numbers; None and NaN are missing."""
         kinds = set(map(type, values))
         if kinds == {float}:
             self.put_numbers(rows, np.fromiter(values, np.float64, len(values)), Tag.NUMBER)
@@ -238,6 +239,8 @@ class ColumnBuilder:
     def build(self) -> Column:
         """Give the column."""
         vectors = self._built_vectors()
+        if self._numbers is not None:
+            self._tags[np.isnan(self._numbers) & (self._tags == int(Tag.NUMBER))] = Tag.MISSING
         texts = None
         if self._codes is not None:
             texts = Texts(self._codes, list(self._known), np.array(self._lengths, np.int64))
@@ -273,7 +276,7 @@ class ColumnBuilder:
 
     def _put_list(self, row: Rows, value: object) -> None:
         fits = isinstance(value, list) and 0 < len(value) <= MAX_DIMENSIONS
-        if fits and all(type(number) in (int, float) for number in value):  # type: ignore[attr-defined]
+        if fits and all(type(number) in (int, float, type(None)) for number in value):  # type: ignore[attr-defined]
             self.put_vectors(row, np.array([[_float(number) for number in value]]))  # type: ignore[attr-defined]
         else:
             self.put_tag(row, Tag.NESTED)
@@ -295,6 +298,8 @@ class ColumnBuilder:
 
 
 def _float(value: object) -> float:
+    if value is None:  # in a list, where NaN stands for it
+        return float("nan")
     try:
         return float(value)  # type: ignore[arg-type] # a number, as its caller found
     except OverflowError:  # an integer of hundreds of digits
@@ -302,13 +307,13 @@ def _float(value: object) -> float:
 
 
 def distinct(column: Column) -> tuple[NDArray[np.intp], list[bool | float | str]]:
-    """Find the distinct values that are no vectors: [N] indices into them, -1 where a row has none or NaN."""
+    """Find the distinct values that are no vectors: [N] indices into them, -1 where a row has none."""
     codes = np.full(column.tags.size, -1, np.intp)
     values: list[bool | float | str] = []
     for tag, as_value in ((Tag.NUMBER, float), (Tag.BOOLEAN, bool)):
         if column.numbers is None:
             break
-        rows = np.flatnonzero((column.has(tag)) & ~np.isnan(column.numbers))
+        rows = np.flatnonzero(column.has(tag))
         found, inverse = np.unique(column.numbers[rows], return_inverse=True)
         codes[rows] = inverse + len(values)
         values.extend(as_value(value) for value in found.tolist())

@@ -182,7 +182,7 @@ def _put_lists(builder: ColumnBuilder, rows: NDArray[np.intp], lists: Any) -> No
     fits = lengths == dimensions if 0 < dimensions <= MAX_DIMENSIONS else np.zeros(lengths.size, np.bool_)
     builder.put_tag(rows[~fits], Tag.NESTED)
     if fits.any():
-        values = _floats(lists.filter(fits).flatten())  # a null in a list is NaN, which is not finite
+        values = _floats(lists.filter(fits).flatten())  # a null in a list is NaN, and the vector missing
         builder.put_vectors(rows[fits], values.reshape(-1, dimensions))
 
 

@@ -225,14 +225,13 @@ def _of_numbers(empty: FeatureReference, column: Column) -> FeatureReference:
     _, values = numbers_of(column, empty.kind)
     missing = int(np.count_nonzero(column.has(Tag.MISSING)))
     finite = values[np.isfinite(values)] if values.size and not np.isfinite(values.sum()) else values
-    nan_count = int(np.count_nonzero(np.isnan(values))) if finite.size < values.size else 0
     not_finite = values.size - finite.size
     wrong = row_count - values.size - missing
     numbers = describe(finite)
     quality = {"wrong_type": wrong, "not_finite": not_finite, "outlier": numbers.outlier_count}
     return replace(
         empty,
-        counts=(*numbers.counts, missing + nan_count, wrong + not_finite - nan_count),
+        counts=(*numbers.counts, missing, wrong + not_finite),
         edges=numbers.edges,
         moments=numbers.moments,
         quality={name: quality.get(name, 0) / row_count for name in QUALITY_COUNTS},

@@ -74,6 +74,7 @@ class _Reader:
         tags = self._array(np.uint8, row_count)
         _check(tags, {Tag.NUMBER: numbers, Tag.BOOLEAN: numbers, Tag.TEXT: codes, Tag.VECTOR: vectors})
         _see(vectors is None or int(np.count_nonzero(tags == Tag.VECTOR)) == len(vectors))
+        _see(numbers is None or not np.isnan(numbers[(tags == Tag.NUMBER) | (tags == Tag.BOOLEAN)]).any())
         texts = None
         if codes is not None and lengths is not None and sizes is not None:
             _see(row_count == 0 or (int(codes.min()) >= -1 and int(codes.max()) < lengths.size))

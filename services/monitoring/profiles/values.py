@@ -177,6 +177,7 @@ def _add_fields(
 
 
 _DEEP = frozenset({"list_value", "struct_value"})
+_NUMBERS = frozenset({"number_value", "null_value"})
 
 
 def _one(value: Value) -> object:
@@ -212,9 +213,9 @@ def _scalar(value: Value) -> object:
 def _vector(items: Sequence[Value]) -> object:
     if not 0 < len(items) <= MAX_DIMENSIONS:
         return NESTED
-    if any(item.WhichOneof("kind") != "number_value" for item in items):
+    if any(item.WhichOneof("kind") not in _NUMBERS for item in items):
         return NESTED
-    return [item.number_value for item in items]
+    return [item.number_value if item.HasField("number_value") else None for item in items]
 
 
 def _add_outcomes(cells: dict[str, tuple[list[int], list[object]]], start: int, outcomes: Iterable[str | None]) -> None:

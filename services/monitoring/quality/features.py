@@ -87,8 +87,8 @@ class FeatureLook:
 
     @property
     def never_came(self) -> bool:
-        """Whether it is missing in all rows; NaN is missing too, and yet something that came."""
-        return self._counts[_MISSING] == self.rows and not any(self._bad.values())
+        """Whether it is missing in all rows."""
+        return self._counts[_MISSING] == self.rows
 
     def questions(self, newest: datetime | None, stale_after: timedelta) -> Iterator[Suspicion]:
         """Ask all; `newest` is when any feature came last."""
@@ -146,7 +146,7 @@ class FeatureLook:
         yield self._of_bad(QualityIssue.TYPE, "wrong_type", sentence, _OTHER)
         if kind in _NUMBERS or kind is FeatureKind.EMBEDDING:
             sentence = sentences.not_finite(self._name, self._share("not_finite"), self.rows)
-            yield self._of_bad(QualityIssue.NOT_FINITE, "not_finite", sentence, _MISSING, _OTHER)
+            yield self._of_bad(QualityIssue.NOT_FINITE, "not_finite", sentence, _OTHER)
         if kind is FeatureKind.CATEGORICAL:
             sentence = sentences.unknown_category(self._name, self._share("unknown_category"), self.rows)
             yield self._of_bad(QualityIssue.UNKNOWN_CATEGORY, "unknown_category", sentence, _OTHER)

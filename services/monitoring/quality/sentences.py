@@ -73,8 +73,8 @@ def missing_unjudged(name: str, share: float, rows: int) -> str:
 
 
 def not_finite(name: str, share: float, rows: int) -> str:
-    """Say that values are not finite."""
-    return f"{shown(name)} is NaN or infinite in {percent(share)} of {_rows(rows)}"
+    """Say that values are infinite."""
+    return f"{shown(name)} is infinite in {percent(share)} of {_rows(rows)}"
 
 
 def out_of_range(name: str, share: float, rows: int, moments: Moments, least: float, greatest: float) -> str:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from services.monitoring.configuration.models import QualityConfiguration
 from services.monitoring.ids import time_ms_of
 from services.monitoring.models import Window
+from services.monitoring.profiles.bins import lacking
 from services.monitoring.profiles.frames import Column, Tag
 from services.monitoring.profiles.layouts import ANY_NAMES, Layout
 from services.monitoring.profiles.store.samples import SampleStore
@@ -74,7 +75,7 @@ def _bad_values(name: str, column: Column, tolerance: float) -> Iterator[Suspici
     if column.numbers is not None:
         bad += int(np.count_nonzero((column.tags == Tag.NUMBER) & ~np.isfinite(column.numbers)))
     if column.vectors is not None:
-        bad += int(np.count_nonzero(~np.isfinite(column.vectors).all(axis=1)))
+        bad += int(np.count_nonzero(np.isinf(column.vectors).any(axis=1) & ~lacking(column.vectors)))
     sentence = sentences.not_finite(name, bad / rows, rows)
     yield Suspicion(QualityIssue.NOT_FINITE, name, bad, rows, 0.0, _CERTAIN, sentence, tolerance=tolerance)
 
@@ -110,6 +111,8 @@ def _missing(name: str, column: Column) -> QualityFinding:
     """Show how much is missing, without a judgement."""
     rows = column.tags.size
     count = int(np.count_nonzero(column.tags == Tag.MISSING))
+    if column.vectors is not None:
+        count += int(np.count_nonzero(lacking(column.vectors)))
     share = count / rows
     summary = sentences.missing_unjudged(name, share, rows)
     return QualityFinding(QualityIssue.MISSING, name, share, 0.0, 1.0, violated=False, count=count, summary=summary)

@@ -56,7 +56,7 @@ class _QualityIssueEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_QualityI
     newest rows are looked at: of a feature that is in none of them nobody knows that it ever came.
     """
     QUALITY_ISSUE_NOT_FINITE: _QualityIssue.ValueType  # 10
-    """NaN or infinite values."""
+    """Infinite values. NaN is missing, as null is."""
 
 class QualityIssue(_QualityIssue, metaclass=_QualityIssueEnumTypeWrapper):
     """QualityIssue is a kind of bad data."""
@@ -86,7 +86,7 @@ QUALITY_ISSUE_STALE: QualityIssue.ValueType  # 9
 newest rows are looked at: of a feature that is in none of them nobody knows that it ever came.
 """
 QUALITY_ISSUE_NOT_FINITE: QualityIssue.ValueType  # 10
-"""NaN or infinite values."""
+"""Infinite values. NaN is missing, as null is."""
 Global___QualityIssue: _TypeAlias = QualityIssue  # noqa: Y015
 
 class _QualityStatus:
