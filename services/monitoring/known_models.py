@@ -23,8 +23,9 @@ NEAR: Final = 3
 class KnownModels:
     """Asks what monitoring has, and then the registry. Threads may share it.
 
-    A model is known if it is registered, or if predictions or profiles of it are kept. Where the registry gives no
-    answer every name is taken for one: an outage must not hide what monitoring has.
+    A model is known if it is registered, or has answered predictions. What people made for it makes it no better known:
+    a name may be misspelt there too. Where the registry gives no answer every name is taken for one: an outage must not
+    hide what monitoring has.
     """
 
     def __init__(self, store: KnownModelStore, reader: Callable[[], RegistryReader]) -> None:
@@ -35,13 +36,19 @@ class KnownModels:
         self._silent_until_s = 0.0
 
     def require(self, model: str) -> None:
-        """Raise NotFound for a model that nobody knows and nothing was ever set for, with the names near it.
+        """Raise NotFound for a model that nobody knows and nothing was made for, with the names near it.
 
         Raises:
             NotFound: MODEL_NOT_FOUND.
         """
         doubt = self.doubt(model)
         if doubt and not self._store.is_set(model):
+            raise NotFound(doubt, reason="MODEL_NOT_FOUND")
+
+    def require_existing(self, model: str) -> None:
+        """Raise NotFound for a model that nobody knows, whatever was made for it; raises as `require`."""
+        doubt = self.doubt(model)
+        if doubt:
             raise NotFound(doubt, reason="MODEL_NOT_FOUND")
 
     def doubt(self, model: str) -> str:
@@ -52,28 +59,35 @@ class KnownModels:
             candidates = self._candidates(model)
             if candidates is None:
                 return ""
-            if model not in candidates:
-                meant = did_you_mean(model, candidates) or "; call ListModels for those that are"
-                return f"no model {model!r} is registered, and nothing of it is kept{meant}"
+            if candidates:
+                meant = did_you_mean(model, *candidates) or "; call ListModels for those that are"
+                return f"no model {model!r} is registered, and none of that name has answered{meant}"
         if len(self._known) < REMEMBERED:
             self._known.add(model)
         return ""
 
-    def _candidates(self, model: str) -> set[str] | None:
-        """Give names to choose near ones from, or its own where the registry knows it; None where it can't be told."""
+    def _candidates(self, model: str) -> tuple[list[str], ...] | None:
+        """Give names to choose near ones from, the registry's first; none where the registry knows it.
+
+        None where that can't be told.
+        """
         if time.monotonic() < self._silent_until_s:
             return None
         reader = self._new_reader()
         try:
             if reader.knows(model):
-                return {model}
-            return {*reader.model_names(LOOKED_THROUGH), *self._store.names(LOOKED_THROUGH)} - {model}
+                return ()
+            kept = [name for name in self._store.names(LOOKED_THROUGH) if name != model]
+            return reader.model_names(LOOKED_THROUGH), kept
         except MissingError:
             self._silent_until_s = time.monotonic() + SILENT_S
             return None
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Ask for the names near one: `; did you mean debt?`; empty where none is near."""
-    near = difflib.get_close_matches(name, sorted(names), n=NEAR)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
+def did_you_mean(name: str, *groups: Iterable[str]) -> str:
+    """Ask for the names near one: `; did you mean debt?`; empty where none is near.
+
+    Those of an earlier group come first, and of each the likeliest.
+    """
+    near = dict.fromkeys(each for names in groups for each in difflib.get_close_matches(name, sorted(names), n=NEAR))
+    return f"; did you mean {' or '.join([*near][:NEAR])}?" if near else ""

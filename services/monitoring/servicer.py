@@ -114,4 +114,6 @@ class MonitoringServicer(MonitoringServiceServicer):
         """Give a page of what was refused."""
         model = convert.refused_model_from(request)
         page = self._quarantine.page(model, size=request.page_size, token=request.page_token)
+        if not page.events:  # what was refused may be all that there is of a model
+            self._models.require(model)
         return convert.refused_response(page)

@@ -13,25 +13,31 @@ from penstock import Client
 from penstock.errors import NotFound
 from penstock.monitoring import MonitoringClient
 from tests import quick_registry
-from tests.monitoring import new_event, serve
+from tests.monitoring import Monitoring, new_event, serve
 from tests.postgres import PostgresServer
 from tests.registry import settings_for
 
 
 @pytest.fixture(scope="module")
-def monitoring(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[MonitoringClient]:
+def running(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Monitoring]:
     """Monitoring, which a prediction of iris has reached, beside a registry that knows churn alone."""
     urls = [postgres_server.clone(service) for service in ("registry", "monitoring")]
     with (
         quick_registry.running(settings_for(urls[0], tmp_path_factory.mktemp("blobs"))) as registry,
         serve(urls[1], registry_address=registry.address) as running,
-        Client(registry=registry.address, monitoring=running.address) as client,
     ):
-        client.registry.create_model("churn")
+        with Client(registry=registry.address) as client:
+            client.registry.create_model("churn")
         assert running.record(new_event(model="iris")) == ["STORED"]
-        yield client.monitoring
+        yield running
     for url in urls:
         postgres_server.drop(url)
+
+
+@pytest.fixture(scope="module")
+def monitoring(running: Monitoring) -> Iterator[MonitoringClient]:
+    with Client(monitoring=running.address) as client:
+        yield client.monitoring
 
 
 Ask = Callable[[MonitoringClient, str, Path], Any]
@@ -44,6 +50,11 @@ READING: dict[str, Ask] = {
     "export": lambda monitoring, model, folder: monitoring.exports.events(model, folder / "events.csv"),
     "export of metrics": lambda monitoring, model, folder: monitoring.exports.metrics(model, folder / "metrics.csv"),
     "changes": lambda monitoring, model, _: list(monitoring.configurations.changes(model)),
+    "alerts": lambda monitoring, model, _: list(monitoring.alerts.list(model=model)),
+    "rules": lambda monitoring, model, _: list(monitoring.alert_rules.list(model=model)),
+    "changes of rules": lambda monitoring, model, _: list(monitoring.alert_rules.changes(model=model)),
+    "refused events": lambda monitoring, model, _: list(monitoring.list_quarantined_events(model=model)),
+    "retrainings": lambda monitoring, model, _: list(monitoring.retraining.list(model=model)),
 }
 
 
@@ -69,6 +80,38 @@ def test_what_is_set_for_a_model_that_is_still_to_come_holds_and_is_doubted(moni
     assert list(monitoring.configurations.change({"drift": {"interval": "1h"}}, model="churn").warnings) == []
     assert list(monitoring.configurations.get("iris").warnings) == []
     assert list(monitoring.configurations.get().warnings) == []
+
+
+def test_a_call_of_a_misspelt_model_does_not_make_it_one(
+    monitoring: MonitoringClient, running: Monitoring, tmp_path: Path
+) -> None:
+    assert running.record(new_event(model="irisx", version="", error_code="MODEL_NOT_FOUND")) == ["STORED"]
+    with pytest.raises(NotFound, match=r"no model 'irisx'.*; did you mean iris\?"):
+        monitoring.get_metrics("irisx")
+    with pytest.raises(NotFound, match="no model 'irisx'"):
+        monitoring.exports.events("irisx", tmp_path / "events.csv")
+    with pytest.raises(NotFound, match=r"no model 'irisxx'.*; did you mean iris\?"):  # and not: or irisx
+        monitoring.get_metrics("irisxx")
+
+
+def test_what_people_made_for_a_misspelt_model_is_read_and_stays_doubted(monitoring: MonitoringClient) -> None:
+    monitoring.profiles.create("chum", "1.0.0", {"age": range(200)})
+    monitoring.alert_rules.create("slow", "p95_latency_ms", ">", 200, window="15m", severity="info", model="chum")
+    assert list(monitoring.alerts.list(model="chum")) == []
+    (warning,) = monitoring.configurations.change({"drift": {"interval": "1h"}}, model="chum").warnings
+    assert "no model 'chum' is registered" in warning
+    assert "churn" in warning
+
+
+@pytest.mark.parametrize("force", [True, False])
+def test_no_retraining_is_asked_for_of_a_model_that_does_not_exist(monitoring: MonitoringClient, force: bool) -> None:
+    monitoring.configurations.change({"drift": {"interval": "1h"}}, model="chnur")
+    with pytest.raises(NotFound, match=r"no model 'chnur'.*did you mean churn") as refused:
+        monitoring.retraining.create("chnur", force=force)
+    assert refused.value.reason == "MODEL_NOT_FOUND"
+    with pytest.raises(NotFound):
+        monitoring.retraining.create("chrun", force=force)
+    assert list(monitoring.retraining.list()) == []
 
 
 def test_a_feature_that_no_profile_has_is_ignored_with_a_warning_and_the_near_ones(

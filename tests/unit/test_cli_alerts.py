@@ -164,7 +164,7 @@ def test_silences_say_on_a_narrow_terminal_why_and_of_what(
 def test_what_nobody_knows_is_said_beside_the_answer(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    doubt = "no model 'iriss' is registered, and nothing of it is kept; did you mean iris?"
+    doubt = "no model 'iriss' is registered, and none of that name has answered; did you mean iris?"
     server.on("CreateAlertRule", answer(pb.CreateAlertRuleResponse(rule=rule(model="iriss", warnings=[doubt]))))
     server.on("CreateSilence", answer(pb.CreateSilenceResponse(silence=pb.Silence(model="iriss", warnings=[doubt]))))
     for command in (

@@ -150,7 +150,10 @@ def test_what_looks_like_a_mistake_is_said_beside_the_answer(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.on("GetConfiguration", answer(configuration()))
-    warnings = ["no model 'iriss' is registered, and nothing of it is kept; did you mean iris?", "call ListModels"]
+    warnings = [
+        "no model 'iriss' is registered, and none of that name has answered; did you mean iris?",
+        "call ListModels",
+    ]
     server.on("SetConfiguration", answer(configuration_pb2.SetConfigurationResponse(warnings=warnings)))
     assert run(["monitoring", "set", "drift.window=6h", "--model", "iriss"]) == 0
     told = capsys.readouterr()

@@ -65,10 +65,15 @@ def test_a_model_of_settings_alone_is_read_about_and_doubted() -> None:
     known = models(Registry("iris"), Nothing("fraud"))
     known.require("fraud")
     assert known.doubt("fraud") == (
-        "no model 'fraud' is registered, and nothing of it is kept; call ListModels for those that are"
+        "no model 'fraud' is registered, and none of that name has answered; call ListModels for those that are"
     )
     with pytest.raises(NotFound, match="did you mean fraud"):
         known.require("frauds")
+
+
+def test_of_near_names_those_of_the_registry_come_first_and_of_those_the_likeliest() -> None:
+    known = models(Registry("renewal", "renew"), Nothing("rennex"))
+    assert known.doubt("rennew").endswith("; did you mean renew or renewal or rennex?")
 
 
 def test_a_registry_that_gives_no_answer_is_left_alone_for_a_while() -> None:

@@ -74,6 +74,7 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
     ) -> pb.ListAlertRulesResponse:
         """Give a page of rules."""
         model, version = convert.scope_from(request)
+        self._models.require(model)
         return encode.rules_response(
             *self._rules.page(model, version, size=request.page_size, token=request.page_token)
         )
@@ -83,9 +84,10 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
     ) -> pb.ListAlertRuleChangesResponse:
         """Give a page of what was done to rules."""
         model, rule_id = convert.changes_from(request)
-        return encode.changes_response(
-            *self._rules.changes(model, rule_id, size=request.page_size, token=request.page_token)
-        )
+        changes, next_page = self._rules.changes(model, rule_id, size=request.page_size, token=request.page_token)
+        if not changes:
+            self._models.require(model)
+        return encode.changes_response(changes, next_page)
 
     def GetAlert(self, request: pb.GetAlertRequest, context: grpc.ServicerContext) -> pb.GetAlertResponse:
         """Give an alert with its history."""
@@ -95,7 +97,10 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
     def ListAlerts(self, request: pb.ListAlertsRequest, context: grpc.ServicerContext) -> pb.ListAlertsResponse:
         """Give a page of alerts."""
         filters = convert.filters_from(request)
-        return encode.alerts_response(*self._alerts.page(filters, size=request.page_size, token=request.page_token))
+        alerts, next_page = self._alerts.page(filters, size=request.page_size, token=request.page_token)
+        if not alerts:  # of a misspelt model, that must not be read as all is well
+            self._models.require(filters.model)
+        return encode.alerts_response(alerts, next_page)
 
     def AcknowledgeAlert(
         self, request: pb.AcknowledgeAlertRequest, context: grpc.ServicerContext

@@ -43,4 +43,4 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.chores.add(TRAININGS, Trainings(store, trainer, parts.clock).work, interval_s=interval_s)
     watch = Watch(parts.retraining, queue, parts.configurations, parts.metrics, parts.retention, parts.clock)
     parts.chores.add(WATCH, watch.work, interval_s=WATCH_EVERY * interval_s)
-    return (service(RetrainingServicer(parts.retraining)),)
+    return (service(RetrainingServicer(parts.retraining, parts.known_models)),)

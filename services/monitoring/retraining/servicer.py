@@ -10,6 +10,7 @@ from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.api.monitoring.v1 import retraining_pb2_grpc
 from services.common.keys import Role
 from services.common.server import Service
+from services.monitoring.known_models import KnownModels
 from services.monitoring.retraining import convert
 from services.monitoring.retraining.requests import RetrainingRequests
 
@@ -26,14 +27,17 @@ ROLES = {
 class RetrainingServicer(retraining_pb2_grpc.RetrainingServiceServicer):
     """Decode, call, encode."""
 
-    def __init__(self, requests: RetrainingRequests) -> None:
+    def __init__(self, requests: RetrainingRequests, models: KnownModels) -> None:
         self._requests = requests
+        self._models = models
 
     def CreateRetrainingRequest(
         self, request: pb.CreateRetrainingRequestRequest, context: grpc.ServicerContext
     ) -> pb.CreateRetrainingRequestResponse:
         """Ask for a retraining by hand."""
-        created = self._requests.create(convert.draft_from(request))
+        draft = convert.draft_from(request)
+        self._models.require_existing(draft.model)
+        created = self._requests.create(draft)
         return pb.CreateRetrainingRequestResponse(retraining_request=convert.request_proto(created))
 
     def GetRetrainingRequest(
@@ -48,8 +52,10 @@ class RetrainingServicer(retraining_pb2_grpc.RetrainingServiceServicer):
     ) -> pb.ListRetrainingRequestsResponse:
         """Give a page of requests."""
         filters = convert.filters_from(request)
-        page = self._requests.page(filters, size=request.page_size, token=request.page_token)
-        return convert.page_response(*page)
+        requests, next_page = self._requests.page(filters, size=request.page_size, token=request.page_token)
+        if not requests:
+            self._models.require(filters.model)
+        return convert.page_response(requests, next_page)
 
     def ApproveRetrainingRequest(
         self, request: pb.ApproveRetrainingRequestRequest, context: grpc.ServicerContext

@@ -1,4 +1,4 @@
-"""Which models monitoring has anything of."""
+"""Which models monitoring has predictions of, and which people made something for."""
 
 from __future__ import annotations
 
@@ -6,17 +6,31 @@ from typing import LiteralString
 
 from services.common.postgres import Database
 
+# A call of a model that is not there leaves events too, without a version, and there may be many of them.
 _KNOWS = """
-SELECT EXISTS (SELECT FROM monitoring.inferences WHERE model = %(model)s)
-    OR EXISTS (SELECT FROM monitoring.rollups_days WHERE model = %(model)s)
-    OR EXISTS (SELECT FROM monitoring.profiles WHERE model = %(model)s) AS known
+SELECT EXISTS (
+        SELECT FROM (
+            SELECT version, error_code FROM monitoring.inferences
+            WHERE model = %(model)s ORDER BY inference_id DESC LIMIT 10000
+        ) AS newest
+        WHERE version <> '' OR error_code = ''
+    )
+    OR EXISTS (
+        SELECT FROM monitoring.rollups_days
+        WHERE model = %(model)s AND (version <> '' OR error_count < inference_count)
+    ) AS known
 """
-_IS_SET = "SELECT EXISTS (SELECT FROM monitoring.configuration_changes WHERE model = %(model)s) AS known"
+_IS_SET = """
+SELECT EXISTS (SELECT FROM monitoring.configuration_changes WHERE model = %(model)s)
+    OR EXISTS (SELECT FROM monitoring.profiles WHERE model = %(model)s)
+    OR EXISTS (SELECT FROM monitoring.alert_rules WHERE model = %(model)s) AS known
+"""
 
 _NAMES = """
-SELECT model FROM monitoring.rollup_marks
+SELECT model FROM monitoring.rollup_marks WHERE version <> ''
 UNION
-SELECT model FROM monitoring.rollups_hours WHERE start_time > now() - interval '7 days'
+SELECT model FROM monitoring.rollups_hours
+WHERE start_time > now() - interval '7 days' AND (version <> '' OR error_count < inference_count)
 UNION
 SELECT model FROM monitoring.configurations WHERE model <> ''
 ORDER BY model
@@ -31,11 +45,11 @@ class KnownModelStore:
         self._db = database
 
     def knows(self, model: str) -> bool:
-        """Say whether there is anything of a model: predictions, counts of them, or profiles."""
+        """Say whether a model has answered, or a version of it was asked for: calls of a name prove nothing."""
         return self._is(_KNOWS, model)
 
     def is_set(self, model: str) -> bool:
-        """Say whether anything is set for a model, or was."""
+        """Say whether people made anything for a model: settings, even if since undone, profiles or rules."""
         return self._is(_IS_SET, model)
 
     def names(self, most: int) -> list[str]:

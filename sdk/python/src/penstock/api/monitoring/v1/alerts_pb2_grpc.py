@@ -139,7 +139,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAlertRules(self, request, context):
-        """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a
+        model that neither the registry nor monitoring knows).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -163,7 +164,8 @@ class AlertServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListAlerts(self, request, context):
-        """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

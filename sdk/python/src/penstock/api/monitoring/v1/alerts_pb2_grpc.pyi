@@ -65,7 +65,9 @@ class AlertServiceStub:
     GetAlertRule: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRuleRequest, _alerts_pb2.GetAlertRuleResponse]
     """One rule. Role: viewer. NOT_FOUND: RULE_NOT_FOUND."""
     ListAlertRules: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]
-    """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a
+    model that neither the registry nor monitoring knows).
+    """
     ListAlertRuleChanges: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRuleChangesRequest, _alerts_pb2.ListAlertRuleChangesResponse]
     """What was done to rules, by whom, the newest first; kept as long as alerts are, 365 days
     (PENSTOCK_ALERT_RETENTION_DAYS). Role: viewer. NOT_FOUND: RULE_NOT_FOUND (no id of any rule; one that was deleted
@@ -76,7 +78,9 @@ class AlertServiceStub:
     before it fired: it is forgotten).
     """
     ListAlerts: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]
-    """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
+    """
     AcknowledgeAlert: _grpc.UnaryUnaryMultiCallable[_alerts_pb2.AcknowledgeAlertRequest, _alerts_pb2.AcknowledgeAlertResponse]
     """Says that somebody has taken an alert in hand: it is not sent again until it is resolved. Twice: the last counts.
     Role: operator. NOT_FOUND: ALERT_NOT_FOUND. FAILED_PRECONDITION: ALERT_RESOLVED.
@@ -119,7 +123,9 @@ class AlertServiceAsyncStub(AlertServiceStub):
     GetAlertRule: _aio.UnaryUnaryMultiCallable[_alerts_pb2.GetAlertRuleRequest, _alerts_pb2.GetAlertRuleResponse]  # type: ignore[assignment]
     """One rule. Role: viewer. NOT_FOUND: RULE_NOT_FOUND."""
     ListAlertRules: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRulesRequest, _alerts_pb2.ListAlertRulesResponse]  # type: ignore[assignment]
-    """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a
+    model that neither the registry nor monitoring knows).
+    """
     ListAlertRuleChanges: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertRuleChangesRequest, _alerts_pb2.ListAlertRuleChangesResponse]  # type: ignore[assignment]
     """What was done to rules, by whom, the newest first; kept as long as alerts are, 365 days
     (PENSTOCK_ALERT_RETENTION_DAYS). Role: viewer. NOT_FOUND: RULE_NOT_FOUND (no id of any rule; one that was deleted
@@ -130,7 +136,9 @@ class AlertServiceAsyncStub(AlertServiceStub):
     before it fired: it is forgotten).
     """
     ListAlerts: _aio.UnaryUnaryMultiCallable[_alerts_pb2.ListAlertsRequest, _alerts_pb2.ListAlertsResponse]  # type: ignore[assignment]
-    """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
+    """
     AcknowledgeAlert: _aio.UnaryUnaryMultiCallable[_alerts_pb2.AcknowledgeAlertRequest, _alerts_pb2.AcknowledgeAlertResponse]  # type: ignore[assignment]
     """Says that somebody has taken an alert in hand: it is not sent again until it is resolved. Twice: the last counts.
     Role: operator. NOT_FOUND: ALERT_NOT_FOUND. FAILED_PRECONDITION: ALERT_RESOLVED.
@@ -200,7 +208,9 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.ListAlertRulesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.ListAlertRulesResponse, _abc.Awaitable[_alerts_pb2.ListAlertRulesResponse]]:
-        """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+        """Rules by name. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND: MODEL_NOT_FOUND (a
+        model that neither the registry nor monitoring knows).
+        """
 
     @_abc_1.abstractmethod
     def ListAlertRuleChanges(
@@ -229,7 +239,9 @@ class AlertServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _alerts_pb2.ListAlertsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_alerts_pb2.ListAlertsResponse, _abc.Awaitable[_alerts_pb2.ListAlertsResponse]]:
-        """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+        """Alerts, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
+        """
 
     @_abc_1.abstractmethod
     def AcknowledgeAlert(

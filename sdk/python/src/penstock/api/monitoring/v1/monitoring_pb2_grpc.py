@@ -115,7 +115,8 @@ class MonitoringServiceServicer(object):
 
     def ListQuarantinedEvents(self, request, context):
         """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
-        is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

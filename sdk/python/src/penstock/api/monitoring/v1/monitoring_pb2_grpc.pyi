@@ -60,7 +60,8 @@ class MonitoringServiceStub:
     """
     ListQuarantinedEvents: _grpc.UnaryUnaryMultiCallable[_monitoring_pb2.ListQuarantinedEventsRequest, _monitoring_pb2.ListQuarantinedEventsResponse]
     """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
-    is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
     """
 
 @_typing.type_check_only
@@ -91,7 +92,8 @@ class MonitoringServiceAsyncStub(MonitoringServiceStub):
     """
     ListQuarantinedEvents: _aio.UnaryUnaryMultiCallable[_monitoring_pb2.ListQuarantinedEventsRequest, _monitoring_pb2.ListQuarantinedEventsResponse]  # type: ignore[assignment]
     """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
-    is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
     """
 
 class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -155,7 +157,8 @@ class MonitoringServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_monitoring_pb2.ListQuarantinedEventsResponse, _abc.Awaitable[_monitoring_pb2.ListQuarantinedEventsResponse]]:
         """Events that were refused and are kept for a look, the newest first; of those, the newest 10,000 unless the service
-        is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        is set otherwise. Role: operator. INVALID_ARGUMENT: INVALID_TEXT, INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
         """
 
 def add_MonitoringServiceServicer_to_server(servicer: MonitoringServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

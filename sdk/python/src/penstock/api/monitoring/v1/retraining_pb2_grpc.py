@@ -77,7 +77,8 @@ class RetrainingServiceServicer(object):
     def CreateRetrainingRequest(self, request, context):
         """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
         FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
-        `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
+        `force`), RETRAINING_OFF, REQUEST_ID_REUSED. NOT_FOUND: MODEL_NOT_FOUND (it is not registered, and has answered
+        nothing).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -91,7 +92,8 @@ class RetrainingServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListRetrainingRequests(self, request, context):
-        """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

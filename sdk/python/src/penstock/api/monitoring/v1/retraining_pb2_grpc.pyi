@@ -45,12 +45,15 @@ class RetrainingServiceStub:
     CreateRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.CreateRetrainingRequestRequest, _retraining_pb2.CreateRetrainingRequestResponse]
     """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
     FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
-    `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
+    `force`), RETRAINING_OFF, REQUEST_ID_REUSED. NOT_FOUND: MODEL_NOT_FOUND (it is not registered, and has answered
+    nothing).
     """
     GetRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.GetRetrainingRequestRequest, _retraining_pb2.GetRetrainingRequestResponse]
     """One request with its history. Role: viewer. NOT_FOUND: REQUEST_NOT_FOUND."""
     ListRetrainingRequests: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.ListRetrainingRequestsRequest, _retraining_pb2.ListRetrainingRequestsResponse]
-    """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
+    """
     ApproveRetrainingRequest: _grpc.UnaryUnaryMultiCallable[_retraining_pb2.ApproveRetrainingRequestRequest, _retraining_pb2.ApproveRetrainingRequestResponse]
     """Has the model trained: the trainer is asked for a run with the model's training config, as soon as there is one.
     Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
@@ -74,12 +77,15 @@ class RetrainingServiceAsyncStub(RetrainingServiceStub):
     CreateRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.CreateRetrainingRequestRequest, _retraining_pb2.CreateRetrainingRequestResponse]  # type: ignore[assignment]
     """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
     FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
-    `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
+    `force`), RETRAINING_OFF, REQUEST_ID_REUSED. NOT_FOUND: MODEL_NOT_FOUND (it is not registered, and has answered
+    nothing).
     """
     GetRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.GetRetrainingRequestRequest, _retraining_pb2.GetRetrainingRequestResponse]  # type: ignore[assignment]
     """One request with its history. Role: viewer. NOT_FOUND: REQUEST_NOT_FOUND."""
     ListRetrainingRequests: _aio.UnaryUnaryMultiCallable[_retraining_pb2.ListRetrainingRequestsRequest, _retraining_pb2.ListRetrainingRequestsResponse]  # type: ignore[assignment]
-    """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
+    """
     ApproveRetrainingRequest: _aio.UnaryUnaryMultiCallable[_retraining_pb2.ApproveRetrainingRequestRequest, _retraining_pb2.ApproveRetrainingRequestResponse]  # type: ignore[assignment]
     """Has the model trained: the trainer is asked for a run with the model's training config, as soon as there is one.
     Role: admin. NOT_FOUND: REQUEST_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE.
@@ -106,7 +112,8 @@ class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_retraining_pb2.CreateRetrainingRequestResponse, _abc.Awaitable[_retraining_pb2.CreateRetrainingRequestResponse]]:
         """Asks for a retraining by hand. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, INVALID_TEXT.
         FAILED_PRECONDITION: RETRAINING_OPEN (another of the model's is), RETRAINING_TOO_SOON, TOO_FEW_LABELS (both not with
-        `force`), RETRAINING_OFF, REQUEST_ID_REUSED.
+        `force`), RETRAINING_OFF, REQUEST_ID_REUSED. NOT_FOUND: MODEL_NOT_FOUND (it is not registered, and has answered
+        nothing).
         """
 
     @_abc_1.abstractmethod
@@ -123,7 +130,9 @@ class RetrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _retraining_pb2.ListRetrainingRequestsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_retraining_pb2.ListRetrainingRequestsResponse, _abc.Awaitable[_retraining_pb2.ListRetrainingRequestsResponse]]:
-        """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+        """Requests, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        MODEL_NOT_FOUND (none is found, and it is of a model that neither the registry nor monitoring knows).
+        """
 
     @_abc_1.abstractmethod
     def ApproveRetrainingRequest(
