@@ -18,14 +18,18 @@ from pyarrow import parquet
 
 from services.common.allowed_files import AllowedFiles
 from services.common.errors import DomainError, InvalidArgument, NotFound
+from services.monitoring.models import Window
 from services.monitoring.profiles import frames
 from services.monitoring.profiles import parquet as reading
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.frames import Column, Frame, Tag, numbers_column
+from services.monitoring.profiles.models import BUCKET
 from services.monitoring.profiles.reference import MAX_FEATURES, Columns
 from services.monitoring.profiles.rows import MAX_LINE_BYTES, read_rows
 from services.monitoring.profiles.sampling import RowSample
 from services.monitoring.profiles.sources import FileSource, RowFormat
+from services.monitoring.profiles.traffic import read_traffic
+from tests.live_rows import AT, event, fields
 
 CSV, JSONL, PARQUET = RowFormat.CSV, RowFormat.JSONL, RowFormat.PARQUET
 
@@ -95,6 +99,25 @@ def test_a_csv_with_as_many_features_as_nobody_needs_is_refused(tmp_path: Path) 
     data = ",".join(names) + "\n" + ",".join("1" for _ in names)
     assert refusal(tmp_path, data, CSV) == "TOO_MANY_FEATURES"
     assert len(read(tmp_path, data, CSV, ignored=frozenset({"c7"})).columns) == 2_000
+
+
+def test_a_column_to_ignore_that_is_not_there_is_refused_and_not_swallowed(tmp_path: Path) -> None:
+    """Who mistypes the id's name has an id among the features, and is told of drift for ever."""
+    misspelt = frozenset({"rwo"})
+    for data, row_format in (("a,row\n1,2\n", CSV), ('{"a": 1, "row": 2}', JSONL)):
+        with pytest.raises(InvalidArgument, match="there is no column 'rwo'; there are 'a', 'row'") as caught:
+            read(tmp_path, data, row_format, ignored=misspelt)
+        assert caught.value.reason == "UNKNOWN_COLUMN"
+        assert list(read(tmp_path, data, row_format, ignored=frozenset({"row"})).columns) == ["a"]
+    with pytest.raises(InvalidArgument, match="there is no column 'rwo'; there are 'a', 'row'") as caught:
+        table(tmp_path, {"a": [1], "row": [2]}, ignored=misspelt)
+    assert caught.value.reason == "UNKNOWN_COLUMN"
+    events = [event(fields({"a": 1.0, "row": 2.0}))]
+    with pytest.raises(InvalidArgument, match="there is no column 'rwo'; there are 'a', 'row'") as caught:
+        read_traffic([events], Columns(ignored=misspelt), Window(AT, AT + BUCKET))
+    assert list(read_traffic([events], Columns(ignored=frozenset({"row"})), Window(AT, AT + BUCKET)).frame.columns) == [
+        "a"
+    ]
 
 
 def test_rows_of_jsonl_may_have_what_they_like(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgument
 from services.monitoring.profiles.frames import MAX_DIMENSIONS, ColumnBuilder, Frame, Tag, shortened
-from services.monitoring.profiles.reference import too_many_features
+from services.monitoring.profiles.reference import check_there, too_many_features
 
 MAX_UNPACKED_BYTES = 512 * 1024 * 1024
 MAX_FILE_ROWS = 100_000_000
@@ -29,7 +29,7 @@ def parquet_frames(data: memoryview, ignored: Collection[str], most_columns: int
     """Give the rows of a file in their order, without the ignored columns.
 
     Raises:
-        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE, UNKNOWN_COLUMN (an ignored one is not there).
         MemoryError: it unpacks to more than this process may have.
     """
     import pyarrow as pa
@@ -70,6 +70,7 @@ def _opened(data: memoryview, ignored: Collection[str], most_columns: int) -> tu
         source, read_dictionary=texts, page_checksum_verification=True, pre_buffer=False, metadata=metadata, **bounds
     )
     schema = file.schema_arrow
+    check_there(frozenset(ignored), schema.names)
     names = [name for name in schema.names if name not in ignored]
     if len({*schema.names}) != len(schema.names):
         raise _malformed("two columns have the same name")

@@ -36,9 +36,9 @@ MEMORY_LIMIT_BYTES = 1536 * 1024 * 1024
 """For a row group, and the rows that are kept while they are put together."""
 TIMEOUT_S = 300.0
 _CHILD = "services.monitoring.profiles.parquet_child"
-_REASONS = frozenset({"MALFORMED_FILE", "TOO_MANY_FEATURES", "TOO_LARGE"})
+_REASONS = frozenset({"MALFORMED_FILE", "TOO_MANY_FEATURES", "TOO_LARGE", "UNKNOWN_COLUMN"})
 _DIAGNOSTICS_BYTES = 4096
-_MAX_SENTENCE_CHARS = 2_000
+_MAX_SENTENCE_CHARS = 4_000
 
 
 def read_parquet(
@@ -52,7 +52,7 @@ def read_parquet(
     """Read a file's rows, or a uniform sample where they are too many.
 
     Raises:
-        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE, UNKNOWN_COLUMN (an ignored one is not there).
         FailedPrecondition: with `require_sandbox`, where the kernel gives no seccomp (SANDBOX_UNAVAILABLE).
     """
     most_columns = MAX_FEATURES + len(columns.named)

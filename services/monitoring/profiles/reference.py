@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -151,9 +152,17 @@ def _check(frame: Frame, columns: Columns) -> None:
         raise InvalidArgument(sentence, reason="TOO_FEW_ROWS")
     if len(frame.columns) > MAX_FEATURES + len(columns.ignored):
         raise too_many_features()
-    unknown = sorted(columns.named - frame.columns.keys() - {PREDICTION})
+    check_there(columns.named - {PREDICTION}, list(frame.columns))
+
+
+def check_there(named: AbstractSet[str], there: Sequence[str]) -> None:
+    """Refuse names that no column has. The ignored are looked for where rows are read: a frame has them no more.
+
+    Raises:
+        InvalidArgument: UNKNOWN_COLUMN.
+    """
+    unknown = sorted(named.difference(there))
     if unknown:
-        there = list(frame.columns)
         more = f" and {len(there) - _SHOWN_NAMES:,} more" if len(there) > _SHOWN_NAMES else ""
         names = ", ".join(repr(name[:128]) for name in there[:_SHOWN_NAMES])
         sentence = f"there is no column {unknown[0][:128]!r}; there are {names}{more}"

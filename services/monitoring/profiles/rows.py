@@ -17,7 +17,7 @@ import numpy as np
 from services.common.errors import InvalidArgument
 from services.monitoring.profiles.frames import ColumnBuilder, Frame, shortened
 from services.monitoring.profiles.parquet_reader import read_parquet
-from services.monitoring.profiles.reference import MAX_FEATURES, Columns, too_many_features
+from services.monitoring.profiles.reference import MAX_FEATURES, Columns, check_there, too_many_features
 from services.monitoring.profiles.sampling import RowSample
 from services.monitoring.profiles.sources import RowFormat
 
@@ -35,18 +35,20 @@ def read_rows(path: Path, row_format: RowFormat, columns: Columns, *, require_sa
     With `require_sandbox` Parquet is read with all the protection that there is, or not at all.
 
     Raises:
-        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE.
+        InvalidArgument: MALFORMED_FILE, TOO_MANY_FEATURES, TOO_LARGE, UNKNOWN_COLUMN (an ignored one is not there).
         FailedPrecondition: SANDBOX_UNAVAILABLE.
     """
     if row_format is RowFormat.PARQUET:
         return read_parquet(path, columns, require_sandbox=require_sandbox)
     records = _jsonl(path) if row_format is RowFormat.JSONL else _csv(path)
-    sample, names = RowSample(), set[str]()
-    for frame in _frames(records, columns):
-        names.update(frame.columns)
+    sample, names, left_out = RowSample(), dict[str, None](), dict[str, None]()
+    for frame in _frames(records, columns, left_out):
+        names.update(dict.fromkeys(frame.columns))
         if len(names) > MAX_FEATURES + len(columns.named):
             raise too_many_features()
         sample.add(frame)
+    if names or left_out:  # of a file without rows that is said instead
+        check_there(columns.ignored, [*names, *left_out])
     return sample.frame()
 
 
@@ -55,13 +57,14 @@ def malformed(sentence: str) -> InvalidArgument:
     return InvalidArgument(sentence, reason="MALFORMED_FILE")
 
 
-def _frames(records: Iterator[tuple[int, Record]], columns: Columns) -> Iterator[Frame]:
-    """Put records together, up to a number of them and a size."""
+def _frames(records: Iterator[tuple[int, Record]], columns: Columns, left_out: dict[str, None]) -> Iterator[Frame]:
+    """Put records together, up to a number of them and a size; `left_out` gets the names that are ignored."""
     cells: dict[str, tuple[list[int], list[object]]] = {}
     rows = size_bytes = 0
     for size, record in records:
         for name, value in record.items():
             if name in columns.ignored:
+                left_out[name] = None
                 continue
             found = cells.get(name)
             if found is None:

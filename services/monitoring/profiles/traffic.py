@@ -16,7 +16,7 @@ from services.monitoring.profiles.frames import Frame, numbers_column
 from services.monitoring.profiles.layouts import ANY_NAMES, Layout
 from services.monitoring.profiles.models import BUCKET
 from services.monitoring.profiles.overdispersion import user_number
-from services.monitoring.profiles.reference import MAX_FEATURES, Clusters, Columns, too_many_features
+from services.monitoring.profiles.reference import MAX_FEATURES, Clusters, Columns, check_there, too_many_features
 from services.monitoring.profiles.sampling import RowSample
 from services.monitoring.profiles.values import LiveRow, decode_features, decode_predictions
 
@@ -45,11 +45,11 @@ def read_traffic(
     """Decode the events of a window.
 
     Raises:
-        InvalidArgument: they have too many columns (TOO_MANY_FEATURES).
+        InvalidArgument: they have too many columns (TOO_MANY_FEATURES), or no such column to ignore (UNKNOWN_COLUMN).
     """
-    sample, predictions = RowSample(), dict[str, None]()
+    sample, predictions, left_out = RowSample(), dict[str, None](), dict[str, None]()
     for events in batches:
-        frame, names = _decoded(events, columns, layout)
+        frame, names = _decoded(events, columns, layout, left_out)
         predictions.update(dict.fromkeys(names))
         if len(frame.columns) > MAX_FEATURES + len(columns.ignored):
             raise too_many_features()
@@ -63,11 +63,17 @@ def read_traffic(
     users = frame.columns[_USER].numbers
     numbers = np.zeros(frame.row_count, np.uint32) if users is None else users.astype(np.uint32)
     kept = {name: column for name, column in frame.columns.items() if name not in (_TIME, _USER)}
+    check_there(columns.ignored, [*kept, *left_out])
     return Traffic(Frame(frame.row_count, kept), tuple(predictions), clusterings, numbers)
 
 
-def _decoded(events: Sequence[LiveRow], columns: Columns, layout: Layout) -> tuple[Frame, Sequence[str]]:
-    """Put each row's inputs, outputs, time and user side by side. What failed is no example of good data."""
+def _decoded(
+    events: Sequence[LiveRow], columns: Columns, layout: Layout, left_out: dict[str, None]
+) -> tuple[Frame, Sequence[str]]:
+    """Put each row's inputs, outputs, time and user side by side; `left_out` gets the names that are ignored.
+
+    What failed is no example of good data.
+    """
     events = [event for event in events if not event.error_code]
     inputs = decode_features(events, layout)
     outputs = decode_predictions(events, layout)
@@ -75,6 +81,7 @@ def _decoded(events: Sequence[LiveRow], columns: Columns, layout: Layout) -> tup
     found = dict(inputs.frame.columns)
     aligned = _aligned(outputs.frame, outputs.events, inputs.events, rows)
     found.update(aligned.columns)
+    left_out.update(dict.fromkeys(name for name in found if name in columns.ignored))
     names = [name for name in aligned.columns if name not in columns.ignored]
     found = {name: column for name, column in found.items() if name not in columns.ignored}
     times = np.array([time_ms_of(event.inference_id) for event in events], np.float64)
