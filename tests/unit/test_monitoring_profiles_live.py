@@ -253,10 +253,17 @@ def test_buckets_begin_at_every_fifth_minute() -> None:
 
 def test_a_reference_of_rows_counts_them_as_live_ones() -> None:
     """What a profile says of rows is what is counted when the same rows come live."""
-    values: list[object] = [*np.random.default_rng(1).normal(size=200).tolist(), None, NAN, INF, "a", True, "a"]
-    builder = ColumnBuilder(len(values))
-    builder.put_values(np.arange(len(values)), values)
-    for kind in (FeatureKind.NUMERIC, FeatureKind.CATEGORICAL, FeatureKind.BOOLEAN, FeatureKind.TEXT_LENGTH):
+    odd: list[object] = [*np.random.default_rng(1).normal(size=50).tolist(), None, NAN, INF, "a", True, "a"]
+    usual = {
+        FeatureKind.NUMERIC: 2.5,
+        FeatureKind.CATEGORICAL: "b",
+        FeatureKind.BOOLEAN: False,
+        FeatureKind.TEXT_LENGTH: "b",
+    }
+    for kind, value in usual.items():
+        values = [*odd, *[value] * 50]
+        builder = ColumnBuilder(len(values))
+        builder.put_values(np.arange(len(values)), values)
         frame = Frame(len(values), {"x": builder.build()})
         feature = build_reference(frame, Columns(kinds={"x": kind})).features["x"]
         live = window([event(fields({"x": value})) for value in values], reference(feature)).features["x"]

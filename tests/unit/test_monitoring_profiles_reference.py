@@ -150,6 +150,20 @@ def test_a_kind_that_is_told_goes_before() -> None:
     assert (words.moments.min, words.moments.max) == (3, 5)
 
 
+@pytest.mark.parametrize("kind", [FeatureKind.NUMERIC, FeatureKind.BOOLEAN, FeatureKind.EMBEDDING])
+def test_a_kind_that_hardly_any_value_is_of_makes_no_profile_of_nothing(kind: FeatureKind) -> None:
+    """A text that is told to be numeric had a median of 0, and nothing said that no value was a number."""
+    few: list[object] = [1, True, [1.0, 2.0]]
+    with pytest.raises(
+        InvalidArgument, match=rf"'x' is told to be {kind.name}, and \d of its 100 .* CATEGORICAL"
+    ) as caught:
+        feature(column(*["free", "team"] * 48, "firm", *few, None), kind)
+    assert caught.value.reason == "INVALID_COLUMNS"
+    visible = feature(column(*["free"] * 80, *np.linspace(0, 1, 20).tolist()), FeatureKind.NUMERIC)
+    assert visible.quality["wrong_type"] == 0.8
+    assert feature(column(*[None] * 60), kind).counts[-2] == 60, "nothing came, and nothing is told of it"
+
+
 def test_the_fifty_most_frequent_categories_are_kept_and_the_rest_are_other() -> None:
     values = [f"c{number:02}" for number in range(60) for _ in range(60 - number)]
     found = feature(column(*values))

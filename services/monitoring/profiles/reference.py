@@ -30,6 +30,8 @@ MAX_FEATURES = 2_000
 MAX_CATEGORIES = 50
 MAX_WHOLE_CATEGORIES = 20
 """Whole numbers of more kinds are NUMERIC."""
+_FITTING_SHARE = 0.1
+"""Of a column's values that are there, so many at least are of the kind that is told."""
 SAMPLE_SIZE = 500
 """Vectors of an embedding that are kept."""
 _SEED = 20_240_229
@@ -87,7 +89,8 @@ def build_reference(
         users: the number [N] of each row's user, 0 where none is named; a group column goes before it.
 
     Raises:
-        InvalidArgument: TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, UNKNOWN_COLUMN.
+        InvalidArgument: TOO_FEW_ROWS, NO_FEATURES, TOO_MANY_FEATURES, UNKNOWN_COLUMN, INVALID_COLUMNS (hardly any
+            value is of the kind that is told).
     """
     _check(frame, columns)
     if columns.group:
@@ -222,10 +225,24 @@ def _feature(
             quality=dict(zip(QUALITY_COUNTS, quality.tolist(), strict=True)),
             sample=_sample(placed, users),
         )
+    if kind is not None:
+        _check_kind(column, found)
     placed = placed or place(column, found, row_count)
     tables = [grouped_counts(placed.bins, placed.bin_count, each.of_row, each.count) for each in clusterings]
     spread = max(greatest_overdispersion(tables), overdispersion_in_order(placed.bins, placed.bin_count))
     return replace(found, overdispersion=spread)
+
+
+def _check_kind(column: Column, found: FeatureReference) -> None:
+    """Refuse a kind that a column is not of: its moments and bins would describe next to nothing."""
+    present = int(np.count_nonzero(~column.has(Tag.MISSING)))
+    fitting = present - round(found.quality["wrong_type"] * column.tags.size)
+    if fitting < _FITTING_SHARE * present:
+        sentence = (
+            f"column {found.name[:128]!r} is told to be {found.kind.name}, and {fitting:,} of its {present:,} values "
+            f"fit; by its values it is {kind_of(column).name}: leave its kind out, or correct the column"
+        )
+        raise InvalidArgument.field("columns.kinds", sentence, reason="INVALID_COLUMNS")
 
 
 def _of_numbers(empty: FeatureReference, column: Column) -> FeatureReference:
