@@ -206,6 +206,7 @@ def test_a_call_that_went_on_for_long_and_then_says_that_it_waits_gives_away_one
         assert first.begun.wait(TIMEOUT_S)
         assert done(one.submit(int)).wait(TIMEOUT_S)
         eventually(lambda: one._awake == 0)  # it is excused
+        eventually(lambda: not one._sentry.awake)  # and is not looked at once more after it came back
         first.open.set()
         assert inner.begun.wait(TIMEOUT_S)
         assert one._awake == 0
