@@ -111,7 +111,7 @@ def test_a_suite_brings_its_channels_rules_and_settings_and_then_there_is_nothin
         assert apply(SUITE, *arguments).startswith("nothing to do")
 
 
-def test_a_feature_to_ignore_that_no_row_has_is_set_and_said(
+def test_a_feature_that_no_row_has_is_set_and_said(
     monitoring: MonitoringClient, apply: Apply, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monitoring.profiles.create("iris", "1.0.0", {"petal": range(100), "sepal": range(100)})
@@ -120,6 +120,12 @@ def test_a_feature_to_ignore_that_no_row_has_is_set_and_said(
     warning = "warning: drift.ignored_features: no profile and no traffic of iris has a feature 'petals'"
     assert warning in capsys.readouterr().err
     assert list(monitoring.configurations.get("iris").own.drift.ignored_features) == ["petals"]
+    for feature in ("sepall", "seppal"):
+        rule = f"- {{name: dirty, when: missing_rate > 0.02, feature: {feature}}}"
+        suite = SUITE.replace("    alert_rules:\n", f"    alert_rules:\n      {rule}\n")
+        apply(suite, "--dry-run")
+        assert run(["apply", "-f", "suite.yaml", "--yes"]) == 0
+        assert f"has a feature '{feature}'; did you mean sepal?" in capsys.readouterr().err
 
 
 def test_who_has_no_secrets_applies_the_rest_and_what_is_kept_stays(

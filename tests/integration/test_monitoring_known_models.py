@@ -130,6 +130,27 @@ def test_a_feature_that_no_profile_has_is_ignored_with_a_warning_and_the_near_on
     assert "of any model" in warnings("", "[age]")[0]
 
 
+def test_a_rule_for_a_feature_and_a_silence_for_a_rule_that_there_is_not_are_made_with_a_warning(
+    monitoring: MonitoringClient,
+) -> None:
+    def warnings(feature: str) -> list[str]:
+        made = monitoring.alert_rules.create(
+            feature, "missing_rate", ">", 0.1, window="24h", severity="info", model="iris", feature=feature
+        )
+        return list(made.warnings)
+
+    monitoring.profiles.create("iris", "1.0.0", {"age": range(200), "debt": range(200)})
+    assert warnings("age") == []
+    assert warnings("aeg") == ["no profile and no traffic of iris has a feature 'aeg'; did you mean age?"]
+
+    def silenced(rule: str) -> list[str]:
+        return list(monitoring.silences.create(timedelta(hours=1), note="a migration", rule_name=rule).warnings)
+
+    assert silenced("age") == silenced("") == []
+    (warning,) = silenced("agee")
+    assert warning.startswith("there is no alert rule 'agee'; did you mean age")
+
+
 def test_an_outage_of_the_registry_hides_nothing(clone_database: Callable[[str], str]) -> None:
     with (
         serve(clone_database("monitoring"), registry_address="127.0.0.1:1") as running,

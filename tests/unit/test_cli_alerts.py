@@ -197,6 +197,8 @@ def test_a_condition_is_read_as_it_is_said(text: str, read: tuple[str, str, floa
         ("p95 > 200", "these can: average_latency_ms"),
         ("error_rate = 1", "is no condition"),
         ("error_rate > much", "is no number"),
+        ("p95_latency > 200", "did you mean p95_latency_ms or"),
+        ("p95_latency_ms > 200ms", "is no number; write 200"),
     ],
 )
 def test_a_condition_that_is_none_says_what_is(text: str, words: str) -> None:

@@ -9,7 +9,7 @@ import pytest
 import typer
 from rich.text import Text
 
-from penstock.api.monitoring.v1 import configuration_pb2, drift_pb2
+from penstock.api.monitoring.v1 import configuration_pb2, drift_pb2, quality_pb2
 from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.api.monitoring.v1.alerts_pb2 import ListAlertsResponse
 from penstock.api.monitoring.v1.retraining_pb2 import ListRetrainingRequestsResponse
@@ -63,9 +63,14 @@ def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: py
     assert server.calls["GetLineage"][-1].version == "iris/2.0.0"
 
 
-def test_the_beginning_of_an_id_finds_an_alert_or_a_request(
+def test_the_beginning_of_an_id_finds_an_alert_a_request_or_a_check(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    check_ids = [f"019{letter}0000-0000-7000-8000-000000000003" for letter in "de"]
+    drift = drift_pb2.ListDriftChecksResponse(checks=[drift_pb2.DriftCheck(id=check_ids[0])])
+    server.on("ListDriftChecks", answer(drift))
+    quality = quality_pb2.ListQualityChecksResponse(checks=[quality_pb2.QualityCheck(id=check_ids[1])])
+    server.on("ListQualityChecks", answer(quality))
     server.on("ListAlerts", answer(ListAlertsResponse(alerts=[alert(id="019b0000-0000-7000-8000-000000000001")])))
     found = ListRetrainingRequestsResponse(retraining_requests=[retraining(id="019c0000-0000-7000-8000-000000000002")])
     server.on("ListRetrainingRequests", answer(found))
@@ -79,6 +84,14 @@ def test_the_beginning_of_an_id_finds_an_alert_or_a_request(
         "019c0000-0000-7000-8000-000000000002",
     ]
     assert server.calls["GetLineage"][-1].alert_id == "019b0000-0000-7000-8000-000000000001"
+    server.on("GetLineage", answer(lineage()))
+    for check_id in check_ids:
+        said(capsys, "lineage", check_id[:6], "--kind", "check")
+        assert server.calls["GetLineage"][-1].check_id == check_id
+    asked = len(server.calls["GetLineage"])
+    text = " ".join(said(capsys, "lineage", "019f", exit_code=ExitCode.NOT_FOUND).split())
+    assert "none of the newest alerts, retraining requests and checks has an id that begins with 019f" in text
+    assert len(server.calls["GetLineage"]) == asked
 
 
 def test_times_are_as_people_read_them(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,6 +172,16 @@ def test_what_looks_like_a_mistake_is_said_beside_the_answer(
     told = capsys.readouterr()
     assert "did you mean" not in told.out
     assert told.err.splitlines() == [f"warning: {warnings[0]}", "warning: run `penstock model list`"]
+
+
+def test_a_change_repeats_no_warning_about_another_setting(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("GetConfiguration", answer(configuration()))
+    old = "drift.ignored_features: no profile and no traffic of iris has a feature 'debtt'; did you mean debt?"
+    server.on("SetConfiguration", answer(configuration_pb2.SetConfigurationResponse(warnings=[old])))
+    assert "debtt" not in said(capsys, "monitoring", "set", "drift.window=6h", "--model", "iris")
+    assert "debtt" in said(capsys, "monitoring", "set", "drift.ignored_features=[debtt]", "--model", "iris")
 
 
 def test_values_are_read_as_their_settings_have_them() -> None:

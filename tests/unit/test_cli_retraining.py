@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from rich.text import Text
 
 from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.cli.__main__ import run
+from penstock.cli.formats import say_time
 from services.common import errors
 from tests.monitoring_answers import ID, retraining, server, terminal
 from tests.sdk import ScriptedServer, answer, fail
@@ -60,6 +62,19 @@ def test_a_request_says_what_was_found_a_line_each(server: ScriptedServer, capsy
     ]
     assert "812 rows since the last training" in text
     assert f"penstock retraining approve {ID}6" in text
+
+
+def test_what_was_found_is_said_whole_and_as_people_say_it(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = retraining()
+    summary = f"{'petal_length, ' * 20}and 1 more drifted"
+    found.details.update({"feature_count": 21, "from_time": "2026-01-31T12:00:00+00:00", "summary": summary})
+    server.on("GetRetrainingRequest", answer(pb.GetRetrainingRequestResponse(retraining_request=found)))
+    text = " ".join(said(capsys, "show", f"{ID}6").split())
+    assert "features drifted: 21" in text
+    assert f"from: {say_time(datetime(2026, 1, 31, 12, tzinfo=UTC))}" in text
+    assert summary in text
 
 
 def test_a_decision_is_sent_with_its_reason(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:

@@ -86,6 +86,12 @@ def test_no_help_loses_what_stands_in_brackets() -> None:
     assert lost == []
 
 
+def test_no_help_shows_a_condition_as_a_placeholder() -> None:
+    """Terminals show `<name>` in bold, and take what stands between `< 1` and a later `>` for a name, too."""
+    taken = [(path, found) for path, text in helps() for found in re.findall(r"<[^>]+>", text) if " " in found]
+    assert taken == []
+
+
 def test_the_help_of_settings_names_some_of_each_kind_and_the_page_that_has_all() -> None:
     text = " ".join(text for path, text in helps() if path == "penstock monitoring set")
     named = re.findall(r"\b(\w+)\.(\w+)=", text)

@@ -57,6 +57,7 @@ def test_a_request_moves_as_the_table_says_and_not_otherwise(before: State, afte
         check_move(before, after)
     assert caught.value.reason == "WRONG_STATE"
     assert before.name in caught.value.message
+    assert ("already" in caught.value.message) == (before is after)
 
 
 def test_every_state_has_its_row_and_those_with_a_way_out_are_open() -> None:
@@ -91,9 +92,11 @@ def refusal_of(check: Any, *given: Any) -> str:
 
 
 def test_one_request_of_a_model_is_open_at_a_time_and_none_where_retraining_is_off() -> None:
-    assert refusal_of(safety.check_open, CONFIGURATION, Past()) == ""
-    assert refusal_of(safety.check_open, CONFIGURATION, Past(open_request=request())) == "RETRAINING_OPEN"
-    assert refusal_of(safety.check_open, replace(CONFIGURATION, enabled=False), Past()) == "RETRAINING_OFF"
+    assert refusal_of(safety.check_open, CONFIGURATION, Past(), "iris") == ""
+    assert refusal_of(safety.check_open, CONFIGURATION, Past(open_request=request()), "iris") == "RETRAINING_OPEN"
+    with pytest.raises(FailedPrecondition, match=r"set retraining\.enabled=true --model iris`") as off:
+        safety.check_open(replace(CONFIGURATION, enabled=False), Past(), "iris")
+    assert off.value.reason == "RETRAINING_OFF"
 
 
 @pytest.mark.parametrize(
@@ -113,6 +116,8 @@ def test_who_has_said_no_is_not_asked_again_for_as_long() -> None:
 
 def test_there_must_be_enough_to_learn_from() -> None:
     assert refusal_of(safety.check_labels, CONFIGURATION, 499) == "TOO_FEW_LABELS"
+    with pytest.raises(FailedPrecondition, match=r"^1 labelled row came"):
+        safety.check_labels(CONFIGURATION, 1)
     assert refusal_of(safety.check_labels, CONFIGURATION, 500) == ""
     assert refusal_of(safety.check_labels, replace(CONFIGURATION, min_labels=0), 0) == ""
 

@@ -9,6 +9,7 @@ from threading import BoundedSemaphore
 
 from services.common.server import Service
 from services.monitoring.alerts.alerts import Alerts
+from services.monitoring.alerts.doubts import AlertDoubts
 from services.monitoring.alerts.evaluation import Evaluation
 from services.monitoring.alerts.keeping import Keeping
 from services.monitoring.alerts.ledger import Ledger
@@ -19,6 +20,8 @@ from services.monitoring.alerts.servicer import service
 from services.monitoring.alerts.silences import Silences
 from services.monitoring.alerts.sources import Sources
 from services.monitoring.alerts.store.transaction import AlertStore
+from services.monitoring.configuration.doubts import Doubts
+from services.monitoring.configuration.store import FeatureStore
 from services.monitoring.parts import Parts
 from services.monitoring.registry_reader import RegistryReader
 
@@ -45,4 +48,5 @@ def assemble(parts: Parts) -> Sequence[Service]:
     parts.chores.add("alerts", evaluation.take, interval_s=interval.total_seconds())
     keeping = Keeping(store, clock, kept=timedelta(days=settings.alert_retention_days))
     parts.chores.add("alerts.keeping", keeping.take, interval_s=KEEPING_INTERVAL_S)
-    return (service(rules, parts.alerts, Silences(store, clock), parts.known_models),)
+    doubts = AlertDoubts(Doubts(parts.known_models, FeatureStore(parts.database)), rules)
+    return (service(rules, parts.alerts, Silences(store, clock), doubts),)

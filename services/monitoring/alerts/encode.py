@@ -15,8 +15,8 @@ from services.monitoring.alerts.conditions import in_words
 from services.monitoring.alerts.models import AlertEvent, Rule, RuleChange, Silence
 
 
-def rule_proto(rule: Rule, doubt: str = "") -> pb.AlertRule:
-    """Encode a rule, with its condition in words; `doubt` is what may be a mistake of it."""
+def rule_proto(rule: Rule, doubts: Sequence[str] = ()) -> pb.AlertRule:
+    """Encode a rule, with its condition in words; `doubts` are what may be a mistake of it."""
     message = pb.AlertRule(
         id=str(rule.id),
         name=rule.name,
@@ -42,7 +42,7 @@ def rule_proto(rule: Rule, doubt: str = "") -> pb.AlertRule:
         update_time=_time(rule.update_time),
         updated_by=rule.updated_by,
         condition=in_words(rule),
-        warnings=[doubt] if doubt else (),
+        warnings=doubts,
     )
     setattr(message, "for", write_duration(rule.hold))
     return message
@@ -90,8 +90,8 @@ def _event_proto(event: AlertEvent) -> pb.AlertEvent:
     )
 
 
-def silence_proto(silence: Silence, doubt: str = "") -> pb.Silence:
-    """Encode a silence; `doubt` is what may be a mistake of it."""
+def silence_proto(silence: Silence, doubts: Sequence[str] = ()) -> pb.Silence:
+    """Encode a silence; `doubts` are what may be a mistake of it."""
     return pb.Silence(
         id=str(silence.id),
         model=silence.model,
@@ -103,7 +103,7 @@ def silence_proto(silence: Silence, doubt: str = "") -> pb.Silence:
         note=silence.note,
         created_by=silence.created_by,
         without_version=silence.without_version,
-        warnings=[doubt] if doubt else (),
+        warnings=doubts,
     )
 
 

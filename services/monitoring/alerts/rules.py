@@ -110,6 +110,11 @@ class Rules:
             tables.rules.delete(rule_id)
             tables.changes.append(rule, None, changed_by=caller().name, time=now)
 
+    def names(self) -> set[str]:
+        """Give the names of all rules."""
+        with self._store.read() as tables:
+            return {rule.name for rule in tables.rules.all()}
+
     def get(self, rule_id: UUID) -> Rule:
         """Give a rule; raises NotFound (RULE_NOT_FOUND)."""
         with self._store.read() as tables:

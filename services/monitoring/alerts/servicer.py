@@ -12,9 +12,9 @@ from services.common.keys import Role
 from services.common.server import Service
 from services.monitoring.alerts import convert, encode
 from services.monitoring.alerts.alerts import Alerts
+from services.monitoring.alerts.doubts import AlertDoubts
 from services.monitoring.alerts.rules import Rules
 from services.monitoring.alerts.silences import Silences
-from services.monitoring.known_models import KnownModels
 
 NAME = "penstock.api.monitoring.v1.AlertService"
 ROLES = {
@@ -36,18 +36,19 @@ ROLES = {
 class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
     """See alerts.proto for what each RPC promises."""
 
-    def __init__(self, rules: Rules, alerts: Alerts, silences: Silences, models: KnownModels) -> None:
+    def __init__(self, rules: Rules, alerts: Alerts, silences: Silences, doubts: AlertDoubts) -> None:
         self._rules = rules
         self._alerts = alerts
         self._silences = silences
-        self._models = models
+        self._doubts = doubts
+        self._models = doubts.models
 
     def CreateAlertRule(
         self, request: pb.CreateAlertRuleRequest, context: grpc.ServicerContext
     ) -> pb.CreateAlertRuleResponse:
         """Make a rule."""
         rule = self._rules.create(convert.draft_from(request.rule), convert.key_of("CreateAlertRule", request))
-        return pb.CreateAlertRuleResponse(rule=encode.rule_proto(rule, self._models.doubt(rule.model)))
+        return pb.CreateAlertRuleResponse(rule=encode.rule_proto(rule, self._doubts.of_rule(rule)))
 
     def UpdateAlertRule(
         self, request: pb.UpdateAlertRuleRequest, context: grpc.ServicerContext
@@ -55,7 +56,7 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
         """Replace a rule."""
         rule_id = convert.id_from("rule", request.rule.id)
         rule = self._rules.update(rule_id, convert.draft_from(request.rule), request.rule.etag)
-        return pb.UpdateAlertRuleResponse(rule=encode.rule_proto(rule, self._models.doubt(rule.model)))
+        return pb.UpdateAlertRuleResponse(rule=encode.rule_proto(rule, self._doubts.of_rule(rule)))
 
     def DeleteAlertRule(
         self, request: pb.DeleteAlertRuleRequest, context: grpc.ServicerContext
@@ -115,7 +116,7 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
         """Make a silence."""
         draft = convert.silence_from(request.silence)
         silence = self._silences.create(draft, convert.key_of("CreateSilence", request))
-        return pb.CreateSilenceResponse(silence=encode.silence_proto(silence, self._models.doubt(silence.model)))
+        return pb.CreateSilenceResponse(silence=encode.silence_proto(silence, self._doubts.of_silence(silence)))
 
     def EndSilence(self, request: pb.EndSilenceRequest, context: grpc.ServicerContext) -> pb.EndSilenceResponse:
         """End a silence."""
@@ -128,8 +129,8 @@ class AlertServicer(alerts_pb2_grpc.AlertServiceServicer):
         return encode.silences_response(*page)
 
 
-def service(rules: Rules, alerts: Alerts, silences: Silences, models: KnownModels) -> Service:
+def service(rules: Rules, alerts: Alerts, silences: Silences, doubts: AlertDoubts) -> Service:
     """Describe the service to the kit."""
-    servicer = AlertServicer(rules, alerts, silences, models)
+    servicer = AlertServicer(rules, alerts, silences, doubts)
     register = partial(alerts_pb2_grpc.add_AlertServiceServicer_to_server, servicer)
     return Service(name=NAME, register=register, roles=ROLES)

@@ -29,17 +29,23 @@ class Doubts:
     def of(self, scope: Scope, own: Own) -> list[str]:
         """Say what looks like a mistake: a model that nobody knows, and ignored features that no row has."""
         doubt = self.models.doubt(scope.model)
-        return [doubt] if doubt else self._of_features(scope, own)
+        return [doubt] if doubt else self._of_ignored(scope, own)
 
-    def _of_features(self, scope: Scope, own: Own) -> list[str]:
+    def _of_ignored(self, scope: Scope, own: Own) -> list[str]:
         ignored = own.get("drift", {}).get("ignored_features", ())
-        known = self._features.names(scope.model) if ignored else frozenset()
+        return [f"drift.ignored_features: {doubt}" for doubt in self.of_features(scope.model, ignored)]
+
+    def of_features(self, model: str, names: Collection[str]) -> list[str]:
+        """Say of each name that no profile and no traffic of a model has such a feature; "" is any model.
+
+        Nothing where there is neither as yet: then nobody can tell.
+        """
+        known = self._features.names(model) if names else frozenset()
         if not known:
             return []
-        whose = f"of {scope.model}" if scope.model else "of any model"
-        unknown = islice((name for name in ignored if name not in known), MAX_FEATURES)
+        whose = f"of {model}" if model else "of any model"
+        unknown = islice((name for name in names if name not in known), MAX_FEATURES)
         return [
-            f"drift.ignored_features: no profile and no traffic {whose} has a feature {name!r}"
-            f"{did_you_mean(name, known) or there_are(known)}"
+            f"no profile and no traffic {whose} has a feature {name!r}{did_you_mean(name, known) or there_are(known)}"
             for name in unknown
         ]

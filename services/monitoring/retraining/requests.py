@@ -80,7 +80,7 @@ class RetrainingRequests:
         now, past = self._clock(), self._store.past(draft.model)
         version = draft.version or self._labels.last_version(draft.model)
         configuration = self._configurations.effective(draft.model, version).retraining
-        safety.check_open(configuration, past)
+        safety.check_open(configuration, past, draft.model)
         if not draft.force:
             safety.check_interval(configuration, past, now)
         label_count = self._count_labels(draft.model, past, now, enough=configuration.min_labels)
@@ -200,7 +200,7 @@ class RetrainingRequests:
         standing = past.open_request
         if standing is not None and _is_for(standing, cause):
             self._join(standing, cause)
-        safety.check_open(configuration, past)
+        safety.check_open(configuration, past, cause.model)
         safety.check_interval(configuration, past, now)
         safety.check_declined(configuration, past, now)
         key = (cause.model, past.train_time, configuration.min_labels)

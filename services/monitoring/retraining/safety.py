@@ -10,7 +10,7 @@ from services.monitoring.configuration.models import RetrainingConfiguration
 from services.monitoring.retraining.models import Past
 
 
-def check_open(configuration: RetrainingConfiguration, past: Past) -> None:
+def check_open(configuration: RetrainingConfiguration, past: Past, model: str) -> None:
     """Let a request pass where retraining is on, and no other of the model's is open.
 
     Raises:
@@ -18,7 +18,8 @@ def check_open(configuration: RetrainingConfiguration, past: Past) -> None:
     """
     if not configuration.enabled:
         raise FailedPrecondition(
-            "retraining is switched off for this model; set retraining.enabled in its configuration",
+            f"retraining of {model} is switched off; "
+            f"`penstock monitoring set retraining.enabled=true --model {model}` switches it on",
             reason="RETRAINING_OFF",
         )
     if past.open_request is not None:
@@ -72,7 +73,8 @@ def check_labels(configuration: RetrainingConfiguration, label_count: int) -> No
     """
     if label_count < configuration.min_labels:
         raise FailedPrecondition(
-            f"{label_count} labelled rows came since the last training, and retraining.min_labels is "
-            f"{configuration.min_labels}; record feedback for more predictions, or ask with force",
+            f"{label_count:,} labelled row{'s' * (label_count != 1)} came since the last training, and "
+            f"retraining.min_labels is {configuration.min_labels:,}; record feedback for more predictions, or ask with "
+            "force",
             reason="TOO_FEW_LABELS",
         )

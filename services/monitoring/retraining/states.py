@@ -30,6 +30,9 @@ def check_move(from_state: State, to_state: State) -> None:
     if to_state in MOVES[from_state]:
         return
     ways_out = " or ".join(state.name for state in MOVES[from_state])
+    if from_state is to_state:
+        then = f"; from here it becomes {ways_out}" if ways_out else ""
+        raise FailedPrecondition(f"the request is {from_state.name} already{then}", reason="WRONG_STATE")
     raise FailedPrecondition(
         f"the request is {from_state.name} and cannot become {to_state.name}; "
         + (f"from here it becomes {ways_out}" if ways_out else "it is over: ask for another retraining"),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from datetime import timedelta
 
 import typer
 
 CONDITION = re.compile(r"\s*(?P<metric>[a-z0-9_]+)\s*(?P<sign>>=|<=|>|<)\s*(?P<threshold>\S+)\s*")
+_WITH_UNIT = re.compile(r"([+-]?\d+(?:\.\d+)?)[a-zA-Z]+")
 _CHECKED_WINDOW = timedelta(hours=24)
 _WINDOW = timedelta(minutes=15)
 
@@ -23,14 +25,16 @@ def parse_condition(text: str) -> tuple[str, str, float]:
         )
     known = [metric for metrics in METRICS.values() for metric in metrics]
     if found["metric"] not in known:
-        raise typer.BadParameter(
-            f"{found['metric']!r} can't be watched; these can: {', '.join(known)}", param_hint="--when"
-        )
+        near = difflib.get_close_matches(found["metric"], known)
+        meant = f"did you mean {' or '.join(near)}?" if near else f"these can: {', '.join(known)}"
+        raise typer.BadParameter(f"{found['metric']!r} can't be watched; {meant}", param_hint="--when")
     number, percent = found["threshold"].removesuffix("%"), found["threshold"].endswith("%")
     try:
         threshold = float(number)
     except ValueError as error:
-        raise typer.BadParameter(f"{found['threshold']!r} is no number", param_hint="--when") from error
+        bare = _WITH_UNIT.fullmatch(number)
+        meant = f"; write {bare[1]}: the metric's name says the unit" if bare else ""
+        raise typer.BadParameter(f"{found['threshold']!r} is no number{meant}", param_hint="--when") from error
     return found["metric"], found["sign"], threshold / 100 if percent else threshold
 
 

@@ -40,8 +40,8 @@ EXAMPLES = """Examples
   penstock alert rule create failing --when 'server_error_rate > 5%' --min-count 50
   penstock alert rule create far --when 'effect > 0.2' --drift-type input
   penstock alert rule create dirty --when 'missing_rate > 0.02' --feature age
-  penstock alert rule create silent --when 'inference_count < 1' --window 1h
   penstock alert rule create late --when 'error_rate > 1%' --error-code DEADLINE_EXCEEDED
+  penstock alert rule create silent --when 'inference_count < 1' --window 1h
 
 What can be watched
 

@@ -22,6 +22,11 @@ class _Identified(Protocol):
     def id(self) -> str: ...
 
 
+def is_beginning(said: str) -> bool:
+    """Say whether that can be the beginning of an id, and no whole one."""
+    return bool(_BEGINNING.fullmatch(said))
+
+
 def whole_id(said: str, newest: Callable[[], Iterable[_Identified]]) -> str:
     """Give the id that begins as was said; what is whole, or begins none, as it is, for the service to judge.
 
@@ -32,7 +37,7 @@ def whole_id(said: str, newest: Callable[[], Iterable[_Identified]]) -> str:
     Raises:
         CommandError: several begin so (AMBIGUOUS_ID); the sentence names them.
     """
-    if not _BEGINNING.fullmatch(said):
+    if not is_beginning(said):
         return said
     found = [each.id for each in islice(newest(), LOOKED_THROUGH) if each.id.startswith(said)]
     if len(found) > 1:

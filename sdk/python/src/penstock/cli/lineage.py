@@ -16,7 +16,7 @@ from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
 from penstock.cli.formats import say_pairs, say_time, say_value
-from penstock.cli.ids import LOOKED_THROUGH, whole_id
+from penstock.cli.ids import LOOKED_THROUGH, is_beginning, whole_id
 from penstock.cli.model_views import time_of
 from penstock.cli.options import Json, NoColor, Token, Url
 from penstock.cli.output import Output, printable
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from penstock.api.monitoring.v1.alerts_pb2 import Alert
+    from penstock.api.monitoring.v1.drift_pb2 import DriftCheck
+    from penstock.api.monitoring.v1.quality_pb2 import QualityCheck
     from penstock.api.monitoring.v1.retraining_pb2 import RetrainingRequest
     from penstock.client import Client
 
@@ -61,7 +63,7 @@ def lineage(
         str,
         typer.Argument(
             metavar="ID | MODEL/VERSION",
-            help="An id, of an alert or a retraining request how it begins will do, or a version.",
+            help="An id, of an alert, a check or a retraining request how it begins will do, or a version.",
             show_default=False,
         ),
     ],
@@ -142,13 +144,17 @@ def _in_short(sentence: str) -> str:
     return sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"
 
 
-def _newest(client: Client, kind: Kind | None) -> Iterator[Alert | RetrainingRequest]:
-    """List what an id's beginning may mean: predictions are too many to look through."""
-    most = LOOKED_THROUGH if kind is not None else LOOKED_THROUGH // 2
-    if kind is not Kind.REQUEST:
-        yield from client.monitoring.alerts.list(limit=most)
-    if kind is not Kind.ALERT:
-        yield from client.monitoring.retraining.list(limit=most)
+def _newest(client: Client, kind: Kind | None) -> Iterator[Alert | RetrainingRequest | DriftCheck | QualityCheck]:
+    """List what an id's beginning may mean: predictions are too many to look through, and nobody lists runs."""
+    lists = [
+        (Kind.ALERT, client.monitoring.alerts.list),
+        (Kind.REQUEST, client.monitoring.retraining.list),
+        (Kind.CHECK, client.monitoring.drift.list),
+        (Kind.CHECK, client.monitoring.quality.list),
+    ]
+    asked = [newest for of, newest in lists if kind in (None, of)]
+    for newest in asked:
+        yield from newest(limit=LOOKED_THROUGH // len(asked))
 
 
 def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageResponse:
@@ -166,8 +172,14 @@ def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageRespo
         Kind.CHECK: lineage.of_check,
         Kind.RUN: lineage.of_training_run,
     }
-    if kind in (None, Kind.ALERT, Kind.REQUEST):
-        subject = whole_id(subject, lambda: _newest(client, kind))
+    if kind in (None, Kind.ALERT, Kind.REQUEST, Kind.CHECK):
+        begins, subject = subject, whole_id(subject, lambda: _newest(client, kind))
+        if subject == begins and is_beginning(begins):
+            raise NotFound(
+                f"none of the newest {'alerts, retraining requests and checks' if kind is None else f'{kind}s'} has an "
+                f"id that begins with {begins}; give all of it, of a prediction or a training run in any case",
+                reason="SUBJECT_NOT_FOUND",
+            )
     if kind is not None:
         return asks[kind](subject)
     for ask in asks.values():

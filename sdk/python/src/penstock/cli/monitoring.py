@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -110,7 +111,13 @@ def set_(
         names = {f"{part}.{name}" for part, said in changes.items() for name in said}
         table = _settings(output, client, found, Scope(model, version), names)
     output.answer(document_of(found), _title(model, version), table)
-    output.warn(found.warnings)
+    output.warn([each for each in found.warnings if _setting_of(each) in ("", *names)])
+
+
+def _setting_of(warning: str) -> str:
+    """Name the setting that a warning is about; empty: it is about none."""
+    found = re.match(r"([a-z_]+\.[a-z_]+): ", warning)
+    return found[1] if found else ""
 
 
 @app.command("changes")

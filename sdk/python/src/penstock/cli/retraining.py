@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
 from itertools import islice
 from typing import Annotated
 
@@ -61,6 +63,8 @@ class State(enum.StrEnum):
     FAILED = "failed"
 
 
+_NAMES = {"feature_count": "features drifted", "from_time": "from", "to_time": "until", "summary": "in short"}
+"""Details that people call something else."""
 _EXPIRING = (pb.RETRAINING_STATE_PENDING, pb.RETRAINING_STATE_APPROVED)
 RejectNote = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Why; required, for those who asked. Kept with who and when.")
@@ -250,7 +254,20 @@ def _reason(found: pb.RetrainingRequest) -> str:
 
 def _details(found: pb.RetrainingRequest) -> Text:
     details = flattened(document_of(found.details))
-    return lines(f"{name.replace('_', ' ')}: {say_value(value)}" for name, value in details.items())
+    named = ((_NAMES.get(name) or name.replace("_", " "), _said(name, value)) for name, value in details.items())
+    return lines(f"{name}: {said}" for name, said in named)
+
+
+def _said(name: str, value: object) -> str:
+    """Write a detail whole; a time as people read it here."""
+    if isinstance(value, list):
+        return ", ".join(map(str, value))
+    if not isinstance(value, str):
+        return say_value(value)
+    if name.endswith("_time"):
+        with suppress(ValueError):  # a later service's word for it, which is shown as it came
+            return say_time(datetime.fromisoformat(value))
+    return value
 
 
 def _decision(found: pb.RetrainingRequest) -> str:

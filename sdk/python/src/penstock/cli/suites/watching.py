@@ -126,7 +126,7 @@ class WatchPlanner:
                 Step(
                     Action.CHANGE_RULE,
                     rule.model,
-                    lambda run: run.watched().alert_rules.replace(rule),
+                    lambda run: run.output.warn(run.watched().alert_rules.replace(rule).warnings),
                     name=_named(rule),
                     changes=changes,
                     needs=needs,
@@ -216,7 +216,8 @@ def _create_rule(spec: RuleSpec) -> Step:
     fields = {"for_" if name == "for" else name: value for name, value in said.items()}
 
     def do(run: Run) -> None:
-        run.watched().alert_rules.create(spec.name, model=spec.model, version=spec.version, **fields)
+        made = run.watched().alert_rules.create(spec.name, model=spec.model, version=spec.version, **fields)
+        run.output.warn(made.warnings)
 
     changes = differences({}, document_of(rule))
     return Step(Action.CREATE_RULE, spec.model, do, name=spec.title, changes=changes)

@@ -306,8 +306,8 @@ class AlertRule(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What may be a mistake, in sentences: nobody knows the model. In the answers to CreateAlertRule and UpdateAlertRule
-        alone.
+        """What may be a mistake, in sentences: nobody knows the model, or it has no such feature. In the answers to
+        CreateAlertRule and UpdateAlertRule alone.
         """
 
     def __init__(
@@ -573,7 +573,9 @@ class Silence(_message.Message):
 
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What may be a mistake, in sentences: nobody knows the model. In the answer to CreateSilence alone."""
+        """What may be a mistake, in sentences: nobody knows the model, or there is no such rule. In the answer to
+        CreateSilence alone.
+        """
 
     def __init__(
         self,
