@@ -37,7 +37,7 @@ def test_a_check_says_what_happened_before_anything_else(
     lines = said(capsys, "check", "iris", "--window", "6h").splitlines()
     assert lines[0] == "iris 2.0.0  drifted"
     assert lines[1].startswith("1 of 3 features has drifted: petal_length")
-    assert "by psi calibrated, α 0.05: false alarms in at most 5.00% of such checks" in lines[2]
+    assert "by psi calibrated, α 0.05: false alarms in at most 5% of such checks" in lines[2]
     (request,) = drifted.calls["CheckDrift"]
     assert request.HasField("from_time")
 
@@ -72,6 +72,17 @@ def test_what_is_no_psi_is_not_called_large_by_that_of_psi(
     server.on("GetDriftCheck", answer(pb.GetDriftCheckResponse(check=check)))
     text = said(capsys, "show", f"{ID}1", "--feature", "scent")
     assert "effect 0.310\n" in text
+
+
+def test_what_the_sentence_on_top_says_of_the_worst_feature_is_not_said_again_below(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = drift_check(alpha=0.00274725, false_alarm_rate=0.00274725)
+    check.summary = f"Drift of input: petal_length. {check.results[0].summary}"
+    server.on("CheckDrift", answer(pb.CheckDriftResponse(check=check)))
+    text = said(capsys, "check", "iris")
+    assert text.count(check.results[0].summary) == 1
+    assert "α 0.00275: false alarms in at most 0.275% of such checks" in text
 
 
 def test_what_is_piped_is_not_padded(drifted: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
@@ -147,6 +158,9 @@ def test_checks_are_listed_and_lead_to_one(drifted: ScriptedServer, capsys: pyte
     assert "1 of 3" in text
     assert f"penstock drift show {ID}1" in text
     assert drifted.calls["ListDriftChecks"][0].status == pb.DRIFT_STATUS_DRIFTED
+    said(capsys, "list", "iris")
+    assert [request.model for request in drifted.calls["ListDriftChecks"]] == ["iris", "iris"]
+    assert "name one" in said(capsys, "list", "iris", "--model", "churn", exit_code=2)
 
 
 def test_a_window_that_was_widened_and_rows_that_wait_are_said_beside_the_check(

@@ -71,6 +71,7 @@ def test_without_a_reference_it_is_said_how_to_get_one(
 
 
 def test_checks_are_listed(violated: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
-    text = said(capsys, "list", "--status", "violated")
+    text = said(capsys, "list", "iris", "--status", "violated")
+    assert violated.calls["ListQualityChecks"][0].model == "iris"
     assert "schedule" in text
     assert f"penstock quality show {ID}3" in text

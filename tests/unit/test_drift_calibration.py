@@ -16,7 +16,15 @@ from services.monitoring.drift import concept, features, gates, sentences
 from services.monitoring.drift.checks import labels_of, newest
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.features import Measured, Table
-from services.monitoring.drift.models import Comparison, Distances, DriftResult, Labels, Rules
+from services.monitoring.drift.models import (
+    BinComparison,
+    Comparison,
+    Distances,
+    DriftResult,
+    DriftStatus,
+    Labels,
+    Rules,
+)
 from services.monitoring.models import Window
 from services.monitoring.profiles.models import (
     GROUPS,
@@ -204,3 +212,19 @@ def test_what_kept_an_accuracy_from_being_a_drop_is_said() -> None:
     assert "chance explains at the level 1e-06" in found.summary
     small = replace(found, effect=0.01)
     assert "by more than 5.0 points" in sentences.of_result(small, 1, 0.05)
+
+
+def test_a_sentence_speaks_of_one_value_as_one_and_writes_a_tiny_p_as_less() -> None:
+    moved = BinComparison("1", reference_share=0.542, live_share=0.1, live_count=100)
+    category = replace(
+        compared(SHIFTED, Rules())[1]["a"],
+        kind=FeatureKind.CATEGORICAL,
+        bins=[moved],
+        status=DriftStatus.DRIFTED,
+        adjusted_p_value=1e-9,
+    )
+    said = sentences.of_result(category, 3, 0.05)
+    assert 'the value "1" was 54.2 % of the rows and is 10 % now' in said
+    assert ", p < 0.000001 with 3 comparisons" in said
+    numbers = replace(category, kind=FeatureKind.NUMERIC, bins=[replace(moved, label="1 to 2")])
+    assert "values 1 to 2 were 54.2 % of the rows and are 10 % now" in sentences.of_result(numbers, 3, 0.05)

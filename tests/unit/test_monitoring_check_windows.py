@@ -39,6 +39,7 @@ def test_a_window_that_is_too_long_blames_no_time_that_nobody_gave() -> None:
     ("begin", "end", "words"),
     [
         (NOON + 10 * MINUTE, None, "from_time: 2026-03-01T12:10:00.* has not come yet.* give an earlier one"),
+        (NOON + 60 * MINUTE, NOON + 120 * MINUTE, "^to_time: 2026-03-01T14:00:00"),
         (NOON - MINUTE, NOON + 6 * MINUTE, "to_time: .* leave it out for a window up to now"),
     ],
 )

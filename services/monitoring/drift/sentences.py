@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.monitoring.configuration.models import DriftGate
 from services.monitoring.drift.models import BinComparison, Comparison, DriftResult, DriftStatus, DriftType
+from services.monitoring.profiles.models import FeatureKind
 
 _NAMED = 3
 _GATES = {
@@ -13,6 +14,7 @@ _GATES = {
     DriftGate.WASSERSTEIN: ("Wasserstein's distance over σ", "at least 0.1"),
     DriftGate.JENSEN_SHANNON: ("Jensen and Shannon's distance", "at least 0.1"),
 }
+_BINS = {"missing": "missing values", "other": "values that the reference does not know"}
 _WHAT = {
     DriftType.INPUT: "input",
     DriftType.PREDICTION: "predictions",
@@ -75,16 +77,19 @@ def _moved(result: DriftResult) -> str:
     moved = max(result.bins, key=lambda each: abs(each.live_share - each.reference_share), default=None)
     if moved is None:
         return ""
-    verb = "were" if result.drifted else "are"
-    return (
-        f"{_bin(moved)} {verb} {_percent(moved.reference_share)} of the rows and are {_percent(moved.live_share)} now; "
-    )
+    what, one = _bin(moved, result.kind)
+    was, now = ("was", "is") if one else ("were", "are")
+    before, after = _percent(moved.reference_share), _percent(moved.live_share)
+    return f"{what} {was if result.drifted else now} {before} of the rows and {now} {after} now; "
 
 
-def _bin(moved: BinComparison) -> str:
-    return {"missing": "missing values", "other": "values that the reference does not know"}.get(
-        moved.label, f"values {moved.label}" if moved.label[:1].isdigit() or " " in moved.label else f'"{moved.label}"'
-    )
+def _bin(moved: BinComparison, kind: FeatureKind | None) -> tuple[str, bool]:
+    """Name the values of a bin, and say whether they are one."""
+    if moved.label in _BINS:
+        return _BINS[moved.label], False
+    if kind in (FeatureKind.CATEGORICAL, FeatureKind.BOOLEAN):
+        return f'the value "{moved.label}"', True
+    return f"values {moved.label}", False
 
 
 def _why(result: DriftResult, compared: int, alpha: float) -> str:
@@ -94,7 +99,7 @@ def _why(result: DriftResult, compared: int, alpha: float) -> str:
         return f"{name} is {shown:.3g}, and {limit} is drift"
     size = f"PSI beyond chance is {result.effect:.3f} (0.2 is the custom for a large shift)"
     if result.drifted:
-        return f"{size}, p = {_p(result)} with {_comparisons(compared)} allowed for"
+        return f"{size}, {_p(result)} with {_comparisons(compared)} allowed for"
     return f"{size}, {_kept_from(result, alpha, f'below the {result.effect_floor:g} that matter')}"
 
 
@@ -102,8 +107,8 @@ def _kept_from(result: DriftResult, alpha: float, small: str) -> str:
     """Say why it is no drift: its p, or its effect."""
     p_value = _decisive(result)
     if p_value is not None and p_value < alpha:
-        return f"which is real (p = {_p(result)}) and {small}"
-    return f"which chance explains at the level {alpha:.3g} (p = {_p(result)})"
+        return f"which is real ({_p(result)}) and {small}"
+    return f"which chance explains at the level {alpha:.3g} ({_p(result)})"
 
 
 def _accuracy(result: DriftResult, compared: int, alpha: float) -> str:
@@ -115,7 +120,7 @@ def _accuracy(result: DriftResult, compared: int, alpha: float) -> str:
     now_of = f"{_percent(now)} of {_count(result.live_count, 'labelled row')}"
     told = f"the model was right in {_percent(before)} and is in {now_of}{span}"
     if result.drifted:
-        return f"Accuracy has dropped: {told}, p = {_p(result)} with {_comparisons(compared)} allowed for."
+        return f"Accuracy has dropped: {told}, {_p(result)} with {_comparisons(compared)} allowed for."
     if result.effect <= result.effect_floor:
         return f"Accuracy has not dropped by more than {_points(result.effect_floor)} as far as can be told: {told}."
     return f"Accuracy has not dropped as far as can be told: {told}, {_kept_from(result, alpha, 'small')}."
@@ -124,7 +129,7 @@ def _accuracy(result: DriftResult, compared: int, alpha: float) -> str:
 def _vectors(result: DriftResult, compared: int, alpha: float) -> str:
     told = f"a classifier tells old from new vectors with an AUC of {result.statistic:.2f} (0.5 is by chance)"
     if result.drifted:
-        return f"{result.feature} has drifted: {told}, p = {_p(result)} with {_comparisons(compared)} allowed for."
+        return f"{result.feature} has drifted: {told}, {_p(result)} with {_comparisons(compared)} allowed for."
     small = f"an effect of {result.effect:.2f}, below the {result.effect_floor:.2f} that matter"
     return f"{result.feature} has not drifted as far as can be told: {told}, {_kept_from(result, alpha, small)}."
 
@@ -173,7 +178,7 @@ def _decisive(result: DriftResult) -> float | None:
 
 def _p(result: DriftResult) -> str:
     value = _decisive(result)
-    return "none" if value is None else f"{value:.2g}" if value >= 1e-6 else "under 0.000001"
+    return "p = none" if value is None else f"p = {value:.2g}" if value >= 1e-6 else "p < 0.000001"
 
 
 def _percent(share: float) -> str:

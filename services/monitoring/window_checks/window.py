@@ -51,10 +51,12 @@ def check_window(from_time: datetime | None, end: datetime, length: timedelta) -
 def not_ahead(from_time: datetime | None, to_time: datetime | None, now: datetime) -> None:
     """Refuse times that have not come yet; clocks may differ a little.
 
+    The end goes first: where a client reckoned the beginning from it, that is what somebody gave.
+
     Raises:
         InvalidArgument: one is ahead (INVALID_WINDOW).
     """
-    for name, time in (("from_time", from_time), ("to_time", to_time)):
+    for name, time in (("to_time", to_time), ("from_time", from_time)):
         if time is not None and time > now + FUTURE_TOLERANCE:
             what = "give an earlier one" if name == "from_time" else "leave it out for a window up to now"
             sentence = f"{time.isoformat(timespec='seconds')} has not come yet, and nothing came after now; {what}"

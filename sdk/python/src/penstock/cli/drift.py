@@ -24,6 +24,7 @@ from penstock.cli.options import (
     Limit,
     Model,
     ModelFilter,
+    ModelOrAll,
     NoColor,
     Scheduled,
     Token,
@@ -31,6 +32,7 @@ from penstock.cli.options import (
     Url,
     VersionFilter,
     Window,
+    one_model,
 )
 from penstock.cli.output import Output
 
@@ -38,7 +40,7 @@ EXAMPLES = """Examples
 
   penstock drift check iris                        the last 24 hours, or what is configured
   penstock drift check iris --window 1h --feature petal_length
-  penstock drift list --model iris --status drifted
+  penstock drift list iris --status drifted
 """
 app = typer.Typer(
     no_args_is_help=True, help="Compare live data with the reference: what has drifted, and how far.", epilog=EXAMPLES
@@ -95,6 +97,7 @@ def check(
 
 @app.command("list")
 def list_(
+    name: ModelOrAll = "",
     model: ModelFilter = "",
     version: VersionFilter = "",
     status: Annotated[
@@ -108,6 +111,7 @@ def list_(
     no_color: NoColor = False,
 ) -> None:
     """List drift checks, by schedule and on demand, the newest first."""
+    model = one_model(name, model)
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         checks = client.monitoring.drift.list(model=model, version=version, status=status and status.value, limit=limit)
@@ -147,7 +151,7 @@ def _answer(output: Output, check: pb.DriftCheck, features: list[str], *, every:
     shown = drawn if every or features else drawn[:SHOWN_FEATURES]
     parts: list[RenderableType] = [check_facts(check)]
     for result in shown:
-        parts += [Text(""), comparison(output, result)]
+        parts += [Text(""), comparison(output, result, said=check.summary)]
     counted = check.results if every else check.results[:SHOWN_RESULTS]
     output.answer(document_of(check), *parts, Text(""), results_table(output, counted))
     if len(counted) < len(check.results):

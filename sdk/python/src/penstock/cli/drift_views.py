@@ -89,8 +89,8 @@ def check_facts(check: pb.DriftCheck) -> Text:
     lines = Text.assemble((f"{check.model} {check.version}  ", "bold"), styled(status, STATUS_STYLES), "\n")
     lines.append(f"{printable(check.summary)}\n")
     lines.append(
-        f"{say_count(check.live_count, 'row')}, {say_time(begin)} to {say_time(end)}; by {gate}, α {check.alpha:g}: "
-        f"{alarms}{say_share(check.false_alarm_rate)} of such checks",
+        f"{say_count(check.live_count, 'row')}, {say_time(begin)} to {say_time(end)}; by {gate}, α {check.alpha:.3g}: "
+        f"{alarms}{100 * check.false_alarm_rate:.3g}% of such checks",
         style="dim",
     )
     return lines
@@ -115,14 +115,14 @@ def note_window(
         output.note(f"{still} of 5 minutes still to be counted: ask again in a minute for what came in them")
 
 
-def comparison(output: Output, result: pb.DriftResult) -> RenderableType:
-    """Draw both distributions of a feature side by side, below what happened to it."""
+def comparison(output: Output, result: pb.DriftResult, *, said: str = "") -> RenderableType:
+    """Draw both distributions of a feature side by side, below what happened to it, unless that was `said` above."""
     heading = Text.assemble((printable(result.feature), "bold"), (f"  {_what(result)}  ", "dim"))
     heading.append_text(styled(status_word(result.status), STATUS_STYLES))
     large = ", large" if result.type in _BY_PSI and result.effect >= LARGE_PSI else ""
     heading.append(f"  effect {result.effect:.3f}{large}", style="bold" if large else "")
     parts: list[RenderableType] = [heading]
-    if result.summary:
+    if result.summary and result.summary not in said:
         parts.append(Text(printable(result.summary)))
     counts = f"{say_count(result.reference_count, 'row')} against {result.live_count:,}"
     parts.append(Text(f"floor {result.effect_floor:g}{_p_words(result)}; {counts}", style="dim"))

@@ -93,6 +93,13 @@ def pairs(texts: list[str] | None, option: str) -> dict[str, str]:
         raise typer.BadParameter(str(error), param_hint=option) from error
 
 
+def one_model(named: str, filtered: str) -> str:
+    """Take a model that is named by an argument or by --model; raises BadParameter where they differ."""
+    if named and filtered and named != filtered:
+        raise typer.BadParameter(f"{named!r} and --model {filtered!r} are two models; name one")
+    return named or filtered
+
+
 def refuse_to_replace(path: Path, *, force: bool) -> None:
     """Leave a file alone that is there already, unless told otherwise."""
     if path.exists() and not force:
@@ -149,6 +156,9 @@ Since = Annotated[
     ),
 ]
 ModelFilter = Annotated[str, typer.Option("--model", "-m", metavar="MODEL", help="Only this model.")]
+ModelOrAll = Annotated[
+    str, typer.Argument(metavar="MODEL", help="Only this model's. Default: all.", show_default=False)
+]
 VersionFilter = Annotated[str, typer.Option("--version", "-v", metavar="V", help="Only this version.")]
 Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; kept with who and when.")]
 Window = Annotated[

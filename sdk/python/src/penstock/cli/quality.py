@@ -28,6 +28,7 @@ from penstock.cli.options import (
     Limit,
     Model,
     ModelFilter,
+    ModelOrAll,
     NoColor,
     Scheduled,
     Token,
@@ -35,13 +36,14 @@ from penstock.cli.options import (
     Url,
     VersionFilter,
     Window,
+    one_model,
 )
 from penstock.cli.output import Column, Output, printable, styled
 
 EXAMPLES = """Examples
 
   penstock quality check iris --window 1h
-  penstock quality list --model iris --status violated
+  penstock quality list iris --status violated
 """
 app = typer.Typer(
     no_args_is_help=True, help="Look for bad data: missing, of a wrong type, out of range, stale.", epilog=EXAMPLES
@@ -108,6 +110,7 @@ def check(
 
 @app.command("list")
 def list_(
+    name: ModelOrAll = "",
     model: ModelFilter = "",
     version: VersionFilter = "",
     status: Annotated[
@@ -121,6 +124,7 @@ def list_(
     no_color: NoColor = False,
 ) -> None:
     """List quality checks, by schedule and on demand, the newest first."""
+    model = one_model(name, model)
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         checks = client.monitoring.quality.list(
