@@ -18,7 +18,7 @@ from penstock.cli.documents import document_of, flattened
 from penstock.cli.formats import parse_names, say_names, say_value
 from penstock.cli.model_audit import change_words
 from penstock.cli.model_views import time_of
-from penstock.cli.options import Json, Limit, NoColor, Note, Token, Url, pairs
+from penstock.cli.options import Json, Limit, ModelOrAll, NoColor, Note, Token, Url, pairs
 from penstock.cli.output import Column, Output
 
 if TYPE_CHECKING:
@@ -122,9 +122,7 @@ def _setting_of(warning: str) -> str:
 
 @app.command("changes")
 def list_changes(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Only this model's. Default: all.", show_default=False)
-    ] = "",
+    model: ModelOrAll = "",
     limit: Limit = 50,
     url: Url = None,
     token: Token = None,

@@ -21,6 +21,7 @@ from penstock.cli.options import (
     Json,
     Limit,
     Model,
+    ModelOrAll,
     NoColor,
     Token,
     Until,
@@ -173,9 +174,7 @@ def create(
 
 @app.command("list")
 def list_(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Only this model's. Default: all.", show_default=False)
-    ] = "",
+    model: ModelOrAll = "",
     version: VersionFilter = "",
     limit: Limit = 50,
     url: Url = None,
