@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -158,7 +157,7 @@ def _check(frame: Frame, columns: Columns) -> None:
     check_there(columns.named - {PREDICTION}, list(frame.columns))
 
 
-def check_there(named: AbstractSet[str], there: Sequence[str]) -> None:
+def check_there(named: frozenset[str], there: Sequence[str]) -> None:
     """Refuse names that no column has. The ignored are looked for where rows are read: a frame has them no more.
 
     Raises:
