@@ -327,6 +327,7 @@ def test_a_version_that_the_registry_does_not_know_is_shown_as_that(suite: Suite
 
 def test_a_lineage_is_bounded(suite: Suite) -> None:
     here = suite.monitoring
+    assert here.monitoring.record(new_event(version="1")) == ["STORED"]
     here.reject(here.create(version="1", force=True).id)
     for _ in range(30):
         here.monitoring.query(f"""

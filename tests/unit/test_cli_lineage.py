@@ -47,6 +47,25 @@ def test_a_tree_has_causes_and_effects_each_once(server: ScriptedServer, capsys:
     assert "promoted_by=ada, stage=production" in "\n".join(lines)
 
 
+def test_the_lineage_of_a_prediction_is_what_led_to_it_and_not_all_that_its_version_came_to(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = lineage()
+    prediction = pb.LineageNode(kind=pb.LINEAGE_KIND_INFERENCE, id=f"{ID}9", title="A prediction by iris 2.0.0")
+    edges = [
+        pb.LineageEdge(from_node=edge.from_node + 1, to_node=edge.to_node + 1, relation=edge.relation)
+        for edge in found.edges
+    ]
+    answered = pb.LineageEdge(from_node=3, to_node=0, relation="answered")
+    server.on("GetLineage", answer(pb.GetLineageResponse(nodes=[prediction, *found.nodes], edges=[answered, *edges])))
+    text = said(capsys, "lineage", f"{ID}9", "--kind", "prediction")
+    assert [words in text for words in ("Version 2.0.0 of iris", "A run of the trainer", "alert drift")] == [1, 1, 0]
+    assert "6 more of its version, such as checks and alerts: penstock lineage iris/2.0.0" in " ".join(text.split())
+    assert "alert drift" in said(capsys, "lineage", f"{ID}9", "--kind", "prediction", "--all")
+    whole = json.loads(said(capsys, "lineage", f"{ID}9", "--kind", "prediction", "--json").partition("\nnote")[0])
+    assert len(whole["nodes"]) == 9
+
+
 def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
     server.on("GetLineage", *[UNKNOWN] * 4, answer(lineage()))
     said(capsys, "lineage", f"{ID}6")

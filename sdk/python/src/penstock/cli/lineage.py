@@ -23,13 +23,15 @@ from penstock.cli.output import Output, printable
 from penstock.cli.wording import at_the_command_line
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from penstock.api.monitoring.v1.alerts_pb2 import Alert
     from penstock.api.monitoring.v1.drift_pb2 import DriftCheck
     from penstock.api.monitoring.v1.quality_pb2 import QualityCheck
     from penstock.api.monitoring.v1.retraining_pb2 import RetrainingRequest
     from penstock.client import Client
+
+    _Listed = Alert | RetrainingRequest | DriftCheck | QualityCheck
 
 EXAMPLES = """Examples
 
@@ -76,6 +78,9 @@ def lineage(
             show_default=False,
         ),
     ] = None,
+    every: Annotated[
+        bool, typer.Option("--all", help="Of a prediction also what came of its version: checks, alerts, requests.")
+    ] = False,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -85,7 +90,30 @@ def lineage(
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.MONITORING, url, token) as client:
         found = _find(client, subject, kind)
-    output.answer(document_of(found), tree_of(found))
+    of_prediction = bool(found.nodes) and found.nodes[0].kind == pb.LINEAGE_KIND_INFERENCE
+    shown = found if every or not of_prediction else what_led_to_it(found)
+    output.answer(document_of(found), tree_of(shown))
+    if len(shown.nodes) < len(found.nodes):
+        more = len(found.nodes) - len(shown.nodes)
+        version = next((node.id for node in shown.nodes if node.kind == pb.LINEAGE_KIND_VERSION), "")
+        output.note(f"{more} more of its version, such as checks and alerts: penstock lineage {version}, or --all")
+
+
+def what_led_to_it(found: pb.GetLineageResponse) -> pb.GetLineageResponse:
+    """Keep of a graph its first node, and what led there: causes, and theirs."""
+    kept = [0]
+    for here in kept:
+        causes = dict.fromkeys(edge.from_node for edge in found.edges if edge.to_node == here)
+        kept += [cause for cause in causes if cause not in kept]
+    places = {number: place for place, number in enumerate(kept)}
+    return pb.GetLineageResponse(
+        nodes=[found.nodes[number] for number in kept],
+        edges=[
+            pb.LineageEdge(from_node=places[edge.from_node], to_node=places[edge.to_node], relation=edge.relation)
+            for edge in found.edges
+            if edge.from_node in places and edge.to_node in places
+        ],
+    )
 
 
 def tree_of(found: pb.GetLineageResponse) -> Tree:
@@ -144,9 +172,9 @@ def _in_short(sentence: str) -> str:
     return sentence if len(sentence) <= MAX_SENTENCE else sentence[: MAX_SENTENCE - 1] + "…"
 
 
-def _newest(client: Client, kind: Kind | None) -> Iterator[Alert | RetrainingRequest | DriftCheck | QualityCheck]:
+def _newest(client: Client, kind: Kind | None) -> Iterator[_Listed]:
     """List what an id's beginning may mean: predictions are too many to look through, and nobody lists runs."""
-    lists = [
+    lists: list[tuple[Kind, Callable[..., Iterator[_Listed]]]] = [
         (Kind.ALERT, client.monitoring.alerts.list),
         (Kind.REQUEST, client.monitoring.retraining.list),
         (Kind.CHECK, client.monitoring.drift.list),
