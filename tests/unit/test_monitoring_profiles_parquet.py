@@ -65,6 +65,14 @@ def test_a_frame_comes_back_as_it_was() -> None:
     np.testing.assert_array_equal(found.columns["vector"].vectors, [[1, 2], [3, 4]])
 
 
+def test_of_a_number_that_is_none_no_frame_is_made() -> None:
+    """What is built in this process says of NaN that it is missing, and all that counts relies on it."""
+    for tag in (Tag.NUMBER, Tag.BOOLEAN):
+        lying = Frame(2, {"x": Column(np.array([Tag.NUMBER, tag], np.uint8), np.array([1.0, np.nan]))})
+        with pytest.raises(Unsound):
+            frame_from(as_bytes(lying), 1)
+
+
 def test_of_bytes_that_are_none_no_frame_is_made() -> None:
     data, random = as_bytes(frame()), np.random.default_rng(3)
     for end in range(0, len(data) - 8, 7):

@@ -332,6 +332,12 @@ def test_without_a_reference_what_needs_none_is_found() -> None:
     assert (missing.feature, missing.value, missing.violated) == ("note", 0.1, False)
 
 
+def test_without_a_reference_a_vector_that_lacks_a_value_is_missing_and_not_infinite() -> None:
+    rows: list[Row] = [{"v": [1.0, math.nan if n % 4 == 0 else math.inf if n % 4 == 1 else 2.0]} for n in range(400)]
+    found = {one.issue: one.count for one in look_alone(rows).findings if one.count}
+    assert found == {QualityIssue.MISSING: 100, QualityIssue.NOT_FINITE: 100}
+
+
 def test_without_a_reference_good_rows_are_well_as_far_as_can_be_told() -> None:
     report = look_alone(good_rows(500, seed=17))
     assert report.status is QualityStatus.OK
