@@ -114,7 +114,7 @@ def test_alerts_and_checks_are_told(url: str) -> None:
         grpc.insecure_channel(service.monitoring.address) as channel,
     ):
         payload = monitoring_pb2.Payload()
-        payload.fields.update({"length": float("nan")})
+        payload.fields.update({"length": float("inf")})
         service.monitoring.record(*[new_event(features=payload, error_code="INTERNAL") for _ in range(60)])
         rule = alerts_pb2.AlertRule(
             name="failing",
