@@ -13,10 +13,11 @@ import queue
 import re
 import socket
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from services.common.errors import FailedPrecondition, Unavailable
 
@@ -28,6 +29,7 @@ Lookup = Callable[[str, int], Sequence[str]]
 MAX_URL_CHARS = 2_048
 MAX_HOST_CHARS = 253
 MAX_ADDRESSES = 16
+_SLICE_S = 0.05
 DEFAULT_PORTS = {"https": 443, "http": 80}
 ALLOWED_PORTS = frozenset({80, 443, 8080, 8443})
 
@@ -58,6 +60,15 @@ METADATA = frozenset(
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
 # Browsers and many libraries read 2130706433, 0x7f.1 and 0177.0.0.1 as addresses.
 _NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
+# A parameter with a value; `~` parts those that Akamai puts into one.
+_PARAMETER = re.compile(r"[?&#;~]([^=?&#;~\s]{1,100})=[^&#\s]")
+_WORD = re.compile(r"[A-Z]*[a-z0-9]+|[A-Z]+")
+_SECRET_WORD = re.compile(
+    r"(?:access|account|api|app|client|id|master|oauth|private|refresh|security|service|session|shared|signing|ssh|subscription|user"
+    r"|auth|hmac|jwt|key|sas|secret|token)*"
+    r"(?:auth|authorization|authcode|credentials?|hmac|jwt|key|passwd|password|passphrase|pwd|sas|secret|sig"
+    r"|signature|token)[0-9]*"
+)
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 
 
@@ -155,8 +166,12 @@ class AddressRules:
             raise _refused(endpoint)
         return endpoint
 
-    def resolve(self, endpoint: Endpoint, timeout_s: float) -> tuple[str, ...]:
+    def resolve(
+        self, endpoint: Endpoint, timeout_s: float, check: Callable[[], None] = lambda: None
+    ) -> tuple[str, ...]:
         """Look the host up, and give those of its addresses that may be connected to: at least one.
+
+        `check` is called now and then; what it raises ends the waiting.
 
         Raises:
             UrlRefused: none of them may be.
@@ -165,7 +180,7 @@ class AddressRules:
         if endpoint.address is not None:
             found: Sequence[str] = (str(endpoint.address),)
         else:
-            found = self._looked_up(endpoint, timeout_s)
+            found = self._looked_up(endpoint, timeout_s, check)
         passed = tuple(text for text in found if self.allows(_address(text), endpoint.host))
         if not passed:
             raise _refused(endpoint)
@@ -178,7 +193,7 @@ class AddressRules:
             return self._allowed.holds_alone(address)
         return host in self._allowed.names or self._allowed.holds(address) or is_public(address)
 
-    def _looked_up(self, endpoint: Endpoint, timeout_s: float) -> Sequence[str]:
+    def _looked_up(self, endpoint: Endpoint, timeout_s: float, check: Callable[[], None]) -> Sequence[str]:
         """Look up in a thread that can be left behind: the system's resolver heeds no deadline of ours."""
         answers: queue.SimpleQueue[Sequence[str] | OSError | UnicodeError] = queue.SimpleQueue()
 
@@ -189,14 +204,32 @@ class AddressRules:
                 answers.put(error)
 
         threading.Thread(target=ask, name="lookup", daemon=True).start()
-        try:
-            answer = answers.get(timeout=max(0.0, timeout_s))
-        except queue.Empty:
-            sentence = f"nobody could say in time where {endpoint.host} is"
-            raise Unavailable(sentence, reason="HOST_NOT_FOUND") from None
+        until = time.monotonic() + timeout_s
+        while True:
+            try:
+                answer = answers.get(timeout=min(_SLICE_S, max(0.0, until - time.monotonic())))
+                break
+            except queue.Empty:
+                check()
+                if time.monotonic() >= until:
+                    sentence = f"nobody could say in time where {endpoint.host} is"
+                    raise Unavailable(sentence, reason="HOST_NOT_FOUND") from None
         if isinstance(answer, Exception) or not answer:
             raise Unavailable(f"{endpoint.host} is not known to the name servers", reason="HOST_NOT_FOUND")
         return answer
+
+
+def bears_secret(text: str) -> bool:
+    """Whether a URL in a text has a parameter that lets its reader in: such a text is kept and shown nowhere.
+
+    It is known by its name (`token`, `X-Amz-Signature`, `accessKey`, `%74oken`); a secret in a path is not seen.
+    """
+    for said in {text, unquote(text)}:
+        for name in _PARAMETER.findall(said):
+            words = [word.lower() for word in _WORD.findall(name)]
+            if words == ["code"] or any(_SECRET_WORD.fullmatch(word) for word in words):
+                return True
+    return False
 
 
 def is_public(address: IPAddress) -> bool:

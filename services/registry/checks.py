@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from services.common.addresses import bears_secret
 from services.common.errors import InvalidArgument
 from services.common.versions import LATEST
 from services.registry.models import Stage
@@ -32,10 +33,6 @@ _SHOWN_CHARS = 80
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTROL_OR_END = re.compile(r"[\x00-\x1f\x7f]")
 _USER_IN_URL = re.compile(r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30})://(?P<user>[^/?#\s@]*)@")
-_SECRET_IN_QUERY = re.compile(
-    r"[?&#;](?:[a-z0-9_-]*[-_])?(?:access_?token|token|api_?key|key|password|passwd|pwd|secret|sig|signature|credential)=[^&#\s]",
-    re.IGNORECASE,
-)
 
 
 def shown(text: str) -> str:
@@ -132,7 +129,7 @@ def without_credentials(field: str, value: str) -> str:
     It is kept for good, shown to every viewer and written to the audit, so a secret has no place in it.
     """
     found = _USER_IN_URL.search(value)
-    if _SECRET_IN_QUERY.search(value) or (found and (found["scheme"].lower() != "ssh" or ":" in found["user"])):
+    if bears_secret(value) or (found and (found["scheme"].lower() != "ssh" or ":" in found["user"])):
         raise InvalidArgument.field(
             field,
             "a URL in it bears a password, token or signature, which everyone would see; leave out what comes before "

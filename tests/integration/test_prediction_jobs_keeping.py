@@ -175,7 +175,7 @@ def test_housekeeping_goes_on_past_a_blob_that_cannot_be_deleted_and_until_nothi
         assert keeper.tidy() == 3
         assert jobs.page(JobFilters(created_by="old"), before=None, limit=10) == []
         assert len(tried) == 6
-        assert len(FileStore(database).condemned(after="", limit=10)) == 3, "what failed is tried the next time"
+        assert len(FileStore(database).ledger.deleting()) == 3, "what failed is tried the next time"
 
 
 def let_a_day_pass(hands: psycopg.Connection[tuple[object, ...]]) -> None:

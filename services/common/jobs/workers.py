@@ -25,6 +25,7 @@ from services.common.jobs.store import Concurrency, JobStore
 _log = structlog.get_logger(__name__)
 POLL_INTERVAL_S = 0.5
 ENDING_TRIES_S = 0.2
+STUCK = 70
 
 Work = Callable[[JobRun], Mapping[str, Any] | None]
 """Does a job, and gives its result; None: it has ended the job itself, in `holding`, together with what it wrote.
@@ -271,6 +272,15 @@ class JobWorkers:
     def _running(self) -> list[JobRun]:
         with self._lock:
             return list(self._runs.values())
+
+
+def end_process(stuck: JobRun) -> None:
+    """End this process at once, for `on_stuck`: a thread that goes on without its lease can be ended in no other way.
+
+    Whoever runs the process starts it again, and its other jobs go on where they stood.
+    """
+    _log.critical("a job goes on after its end; the process is given up", job=str(stuck.job.job_id))
+    os._exit(STUCK)
 
 
 def _defect(run: JobRun) -> Failure:

@@ -30,7 +30,7 @@ from services.common.outbox.message import Undeliverable
 if TYPE_CHECKING:
     from urllib3.response import HTTPResponse
 
-    from services.common.outbox.pinned import Pinned
+    from services.common.pinned import Pinned
 
 LEFT_ALONE = 3.0
 """For how many times as long as it was waited for a receiver that hangs is left alone: it takes a quarter of a slot."""
@@ -114,7 +114,7 @@ class Webhooks:
 
     def _connection(self, endpoint: Endpoint, addresses: Sequence[str], until: float) -> Pinned:
         # urllib3 takes a tenth of a service's start, which most that never post need not wait for.
-        from services.common.outbox.pinned import Pinned, PinnedSecure
+        from services.common.pinned import Pinned, PinnedSecure
 
         if endpoint.scheme == "http":
             return Pinned(endpoint, addresses, self._limits.connect_s, until)
@@ -153,7 +153,7 @@ def read_retry_after(value: str | None, unix_s: float) -> float | None:
         return float(text[:9])
     try:
         date = parsedate_to_datetime(text)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
         return None
     aware = date if date.tzinfo else date.replace(tzinfo=UTC)
     return max(0.0, (aware - datetime.fromtimestamp(unix_s, UTC)).total_seconds())

@@ -5,7 +5,6 @@ It has an engine of its own, composed as that of the inference process: jobs are
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import ExitStack
 from datetime import timedelta
@@ -13,7 +12,9 @@ from datetime import timedelta
 import structlog
 
 from services.common.blobs import BlobStore
-from services.common.jobs import Concurrency, JobRun, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs import Concurrency, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs.news import JobNews
+from services.common.jobs.workers import end_process
 from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
 from services.common.postgres import Database
@@ -27,7 +28,6 @@ from services.inference.jobs import servicer
 from services.inference.jobs.housekeeping import DAY_S, Housekeeping
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import JobsCollector, RowCounters
-from services.inference.jobs.news import JobNews
 from services.inference.jobs.predictions import PredictionLimits, Predictions
 from services.inference.jobs.rows import ReadLimits
 from services.inference.jobs.scratch import Scratch
@@ -40,7 +40,6 @@ from services.inference.metrics import InferenceCollector
 from services.inference.workers.membership import OnlyProcess
 
 _log = structlog.get_logger(__name__)
-STUCK = 70
 
 
 def build(settings: JobsSettings, stack: ExitStack) -> Server:
@@ -137,7 +136,7 @@ def _workers(
         stuck_after_s=settings.job_stuck_ms / 1000,
         concurrency=concurrency,
     )
-    workers = JobWorkers(tables.jobs, work, limits, on_stuck=_end_process)
+    workers = JobWorkers(tables.jobs, work, limits, on_stuck=end_process)
     workers.open()
     stack.callback(workers.close, settings.drain_grace_ms / 1000)
     return workers
@@ -155,15 +154,6 @@ def _keep_house(settings: JobsSettings, stack: ExitStack, tables: Tables, blobs:
     )
     housekeeping.open()
     stack.callback(housekeeping.close)
-
-
-def _end_process(stuck: JobRun) -> None:
-    """End this process at once: a thread that goes on without its lease can be ended in no other way.
-
-    Whoever runs the process starts it again, and its other jobs go on where they stood.
-    """
-    _log.critical("a job goes on after its end; the process is given up", job=str(stuck.job.job_id))
-    os._exit(STUCK)
 
 
 if __name__ == "__main__":

@@ -56,25 +56,7 @@ class Housekeeping:
         while self._jobs.expire(self._jobs_kept_s, limit=PAGE) == PAGE and not self._stopping.is_set():
             pass
         self._files.expire_inputs(self._inputs_kept_s)
-        self._files.condemn(self._blob_grace_s)
-        deleted, last = 0, ""
-        while page := self._files.condemned(after=last, limit=PAGE):
-            for sha256 in page:
-                if self._stopping.is_set():
-                    return deleted
-                deleted += self._delete(sha256)
-            last = page[-1]
-        return deleted
-
-    def _delete(self, sha256: str) -> bool:
-        """Delete a blob; one that cannot be deleted now is left for the next round, and holds up no other."""
-        try:
-            self._blobs.delete(sha256)
-        except DomainError as error:
-            _log.warning("blob not deleted", sha256=sha256, reason=error.reason, message=error.message)
-            return False
-        self._files.forget(sha256)
-        return True
+        return self._files.ledger.collect(self._blobs, self._blob_grace_s, self._stopping.is_set)
 
     def _repeat(self) -> None:
         wait_s = 0.0

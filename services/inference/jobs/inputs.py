@@ -55,7 +55,7 @@ class InputFiles:
             sha256=sha256,
             size_bytes=size_bytes,
             max_bytes=self._max_bytes,
-            before_publish=lambda coming: self._files.keep(coming.sha256),
+            before_publish=lambda coming: self._files.ledger.keep(coming.sha256),
         )
         input_id = uuid7()
         self._files.add_input(UUID(input_id), blob, principal.name, max_unused_bytes=self._max_unused_bytes)

@@ -14,10 +14,10 @@ from services.common import pages
 from services.common.blobs import BlobReader, BlobStore
 from services.common.errors import FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 from services.common.jobs import Job, JobFilters, JobState, JobStore, JobWorker, NewJob
+from services.common.jobs.news import JobNews
 from services.common.keys import Principal, Role
 from services.inference.jobs.inputs import UPLOADED, InputFiles
 from services.inference.jobs.models import InputKind, PredictionSpec, ResultFile
-from services.inference.jobs.news import JobNews
 from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
 

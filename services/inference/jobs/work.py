@@ -297,7 +297,7 @@ class _Attempt:
 
     def _put(self, pieces: Iterable[bytes], max_bytes: int) -> Blob:
         return self._tables.blobs.put(
-            pieces, max_bytes=max_bytes, before_publish=lambda coming: self._tables.files.keep(coming.sha256)
+            pieces, max_bytes=max_bytes, before_publish=lambda coming: self._tables.files.ledger.keep(coming.sha256)
         )
 
 

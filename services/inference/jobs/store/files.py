@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import LiteralString
 from uuid import UUID
 
 from services.common.blobs import Blob
-from services.common.errors import NotFound, ResourceExhausted, Unavailable
+from services.common.blobs.store import BlobLedger
+from services.common.errors import NotFound, ResourceExhausted
 from services.common.jobs import JobConnection
 from services.common.postgres import Database
 
-_KEEP = """
-INSERT INTO inference.blobs AS known (sha256) VALUES (%(sha256)s)
-ON CONFLICT (sha256) DO UPDATE SET touch_time = clock_timestamp(), condemn_time = NULL
-WHERE known.delete_time IS NULL
-"""
-_TOUCH = """
-UPDATE inference.blobs SET touch_time = clock_timestamp(), condemn_time = NULL
-WHERE sha256 = %(sha256)s AND delete_time IS NULL
-"""
 _INSERT_INPUT = """
 INSERT INTO inference.prediction_inputs (input_id, sha256, size_bytes, created_by)
 VALUES (%(input_id)s, %(sha256)s, %(size_bytes)s, %(created_by)s)
@@ -34,25 +27,12 @@ _EXPIRE_INPUTS = """
 DELETE FROM inference.prediction_inputs
 WHERE create_time <= clock_timestamp() - make_interval(secs => %(kept_s)s)
 """
-_UNNAMED = """
+_UNNAMED: LiteralString = """
 NOT EXISTS (SELECT FROM inference.prediction_inputs WHERE sha256 = blobs.sha256)
 AND NOT EXISTS (SELECT FROM inference.prediction_chunks WHERE sha256 = blobs.sha256)
 AND NOT EXISTS (SELECT FROM inference.prediction_jobs WHERE input_sha256 = blobs.sha256)
 AND NOT EXISTS (SELECT FROM inference.prediction_jobs WHERE result ->> 'sha256' = blobs.sha256)
 """
-_CONDEMN = f"""
-UPDATE inference.blobs SET condemn_time = clock_timestamp()
-WHERE condemn_time IS NULL AND touch_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {_UNNAMED}
-"""  # noqa: S608 - the braces are a constant of ours
-_BEGIN_DELETING = f"""
-UPDATE inference.blobs SET delete_time = clock_timestamp()
-WHERE delete_time IS NULL AND condemn_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {_UNNAMED}
-"""  # noqa: S608 - the braces are a constant of ours
-_DELETING = """
-SELECT sha256 FROM inference.blobs WHERE delete_time IS NOT NULL AND sha256 > %(after)s
-ORDER BY sha256 LIMIT %(limit)s
-"""
-_FORGET = "DELETE FROM inference.blobs WHERE sha256 = %(sha256)s AND delete_time IS NOT NULL"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,17 +48,11 @@ class FileStore:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-
-    def keep(self, sha256: str) -> None:
-        """Note a blob before its bytes can be seen; raises Unavailable while it is being deleted."""
-        with self._database.transaction() as connection:
-            if connection.execute(_KEEP, {"sha256": sha256}).rowcount == 0:
-                sentence = "the same bytes are just being deleted; send them again in a moment"
-                raise Unavailable(sentence, reason="BLOB_BEING_DELETED", retry_after_s=5.0)
+        self.ledger = BlobLedger(database, "inference", _UNNAMED)
 
     def touch(self, connection: JobConnection, sha256: str) -> None:
         """Hold a blob that is named from now on; raises NotFound (INPUT_NOT_FOUND) where it has gone."""
-        if connection.execute(_TOUCH, {"sha256": sha256}).rowcount == 0:
+        if not self.ledger.touch(connection, sha256):
             raise NotFound("the input's bytes are not stored any more; upload it again", reason="INPUT_NOT_FOUND")
 
     def add_input(self, input_id: UUID, blob: Blob, created_by: str, *, max_unused_bytes: int) -> None:
@@ -116,20 +90,3 @@ class FileStore:
         """Forget files that were sent so long ago; a job that reads one holds its bytes by itself."""
         with self._database.transaction() as connection:
             connection.execute(_EXPIRE_INPUTS, {"kept_s": kept_s})
-
-    def condemn(self, grace_s: float) -> None:
-        """Mark what nothing names, and what was marked long enough ago to be deleted now."""
-        with self._database.transaction() as connection:
-            connection.execute(_CONDEMN, {"grace_s": grace_s})
-            connection.execute(_BEGIN_DELETING, {"grace_s": grace_s})
-
-    def condemned(self, *, after: str, limit: int) -> list[str]:
-        """List what is to be deleted, by digest, from after one on."""
-        with self._database.transaction() as connection:
-            rows = connection.execute(_DELETING, {"after": after, "limit": limit}).fetchall()
-        return [row["sha256"] for row in rows]
-
-    def forget(self, sha256: str) -> None:
-        """Forget a blob whose bytes are gone."""
-        with self._database.transaction() as connection:
-            connection.execute(_FORGET, {"sha256": sha256})

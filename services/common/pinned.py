@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import socket
 import ssl
 import threading
@@ -12,6 +15,9 @@ from contextlib import suppress
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from services.common.addresses import Endpoint
+
+_SLICE_MS = 50
+_UNDER_WAY = {errno.EINPROGRESS, errno.EAGAIN}
 
 
 class Pinned(HTTPConnection):
@@ -53,7 +59,7 @@ class Pinned(HTTPConnection):
             if left_s <= 0:
                 break
             try:
-                found = socket.create_connection((address, self.port), min(self._connect_s, left_s))
+                found = self._connected(address, min(self._connect_s, left_s))
             except OSError as error:
                 failure = error
                 continue
@@ -65,6 +71,28 @@ class Pinned(HTTPConnection):
                 self.shut()
             return found
         raise failure
+
+    def _connected(self, address: str, connect_s: float) -> socket.socket:
+        """Connect in slices: what is not connected yet cannot be shut, so it looks for its end itself."""
+        until = time.monotonic() + connect_s
+        found = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            found.setblocking(False)
+            code = found.connect_ex((address, self.port))
+            ready = select.poll()
+            ready.register(found, select.POLLOUT)
+            while code in _UNDER_WAY:
+                if self.overdue or time.monotonic() >= until:
+                    raise TimeoutError
+                if ready.poll(_SLICE_MS):
+                    code = found.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                    break
+            if code:
+                raise OSError(code, os.strerror(code))
+        except BaseException:
+            found.close()
+            raise
+        return found
 
 
 class PinnedSecure(Pinned, HTTPSConnection):
