@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 WITH_TENSORFLOW = ("inference-tensorflow", "jobs-tensorflow")
-SERVICES = ("registry", "validator", "inference", "jobs", "monitoring")
+SERVICES = ("registry", "validator", "inference", "jobs", "monitoring", "fetcher")
 TARGETS = (*SERVICES, *WITH_TENSORFLOW, "cli")
 CODE = {"validator": "registry", "jobs": "inference"} | dict.fromkeys(WITH_TENSORFLOW, "inference")
 """Whose code a target runs, where it is not its own."""

@@ -3,6 +3,7 @@
 \set registry_password `cat /run/secrets/registry_database_password`
 \set monitoring_password `cat /run/secrets/monitoring_database_password`
 \set jobs_password `cat /run/secrets/jobs_database_password`
+\set fetcher_password `cat /run/secrets/fetcher_database_password`
 
 REVOKE ALL ON DATABASE penstock FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
@@ -10,4 +11,5 @@ REVOKE ALL ON SCHEMA public FROM PUBLIC;
 CREATE ROLE registry LOGIN PASSWORD :'registry_password';
 CREATE ROLE monitoring LOGIN PASSWORD :'monitoring_password';
 CREATE ROLE jobs LOGIN PASSWORD :'jobs_password';
-GRANT CONNECT, CREATE, TEMPORARY ON DATABASE penstock TO registry, monitoring, jobs;
+CREATE ROLE fetcher LOGIN PASSWORD :'fetcher_password';
+GRANT CONNECT, CREATE, TEMPORARY ON DATABASE penstock TO registry, monitoring, jobs, fetcher;

@@ -16,6 +16,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic_settings import BaseSettings
 
 from services.common.probe import ProbeSettings
+from services.fetcher.settings import FetcherSettings
 from services.inference.jobs.settings import JobsSettings
 from services.inference.settings import InferenceSettings
 from services.monitoring.settings import MonitoringSettings
@@ -30,13 +31,15 @@ SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "inference": (InferenceSettings, ProbeSettings),
     "jobs": (JobsSettings, ProbeSettings),
     "monitoring": (MonitoringSettings, ProbeSettings),
+    "fetcher": (FetcherSettings, ProbeSettings),
     "bucket": (BucketSettings, RegistrySettings),
     "migrate-registry": (RegistrySettings,),
     "migrate-jobs": (JobsSettings,),
     "migrate-monitoring": (MonitoringSettings,),
+    "migrate-fetcher": (FetcherSettings,),
 }
 READ_ELSEWHERE = {"PENSTOCK_SECRETS_DIR"}
-JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs")
+JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs", "migrate-fetcher")
 ALL = compose()["services"]
 
 

@@ -21,6 +21,7 @@ ENTRYPOINTS = {
     "inference": ["services.inference"],
     "jobs": ["services.inference.jobs", "services.inference.jobs.readers"],
     "monitoring": ["services.monitoring"],
+    "fetcher": ["services.fetcher"],
     "inference-tensorflow": ["services.inference"],
     "jobs-tensorflow": ["services.inference.jobs", "services.inference.jobs.readers"],
     "cli": ["penstock.cli"],

@@ -195,11 +195,13 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
     assert {rpc for rpc in always if not rpc.startswith(verbs)} == {
         "AcknowledgeAlert",
         "AttachProfile",
+        "CancelFetchJob",
         "CancelPredictionJob",
         "CollectGarbage",
         "CreateDownloadUrl",
         "EndSilence",
         "FinishUpload",
+        "InspectSource",
         "LoadModel",
         "PurgeCache",
         "RecordFeedback",

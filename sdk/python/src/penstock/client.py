@@ -11,12 +11,13 @@ from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServ
 from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
+from penstock.fetcher import FetcherClient
 from penstock.inference import InferenceClient
 from penstock.monitoring import MonitoringClient
 from penstock.prediction_jobs import PredictionJobsClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
-from penstock.stubs import InferenceStub, MonitoringStub, RegistryStub
+from penstock.stubs import FetcherStub, InferenceStub, MonitoringStub, RegistryStub
 from penstock.training import TrainingClient
 
 DEFAULT_ADDRESSES = {
@@ -24,6 +25,7 @@ DEFAULT_ADDRESSES = {
     "PENSTOCK_INFERENCE_ADDRESS": "localhost:8001",
     "PENSTOCK_MONITORING_ADDRESS": "localhost:50053",
     "PENSTOCK_JOBS_ADDRESS": "localhost:50056",
+    "PENSTOCK_FETCHER_ADDRESS": "localhost:50054",
     "PENSTOCK_TRAINER_ADDRESS": "localhost:50055",
 }
 
@@ -41,6 +43,7 @@ class Client:
         inference: str | None = None,
         monitoring: str | None = None,
         jobs: str | None = None,
+        fetcher: str | None = None,
         trainer: str | None = None,
         token: str | None = None,
         token_file: str | PathLike[str] | None = None,
@@ -62,6 +65,7 @@ class Client:
             inference: likewise PENSTOCK_INFERENCE_ADDRESS, or localhost:8001.
             monitoring: likewise PENSTOCK_MONITORING_ADDRESS, or localhost:50053.
             jobs: likewise PENSTOCK_JOBS_ADDRESS, or localhost:50056.
+            fetcher: likewise PENSTOCK_FETCHER_ADDRESS, or localhost:50054.
             trainer: likewise PENSTOCK_TRAINER_ADDRESS, or localhost:50055.
             token: the API key. None: PENSTOCK_TOKEN, if there is one.
             token_file: a file that holds the API key, in place of `token`. This file and those of TLS are read again
@@ -112,6 +116,9 @@ class Client:
         self._jobs_connection = Connection(
             PredictionJobServiceStub, _address(jobs, "PENSTOCK_JOBS_ADDRESS"), credentials, limits
         )
+        self._fetcher_connection = Connection(
+            FetcherStub, _address(fetcher, "PENSTOCK_FETCHER_ADDRESS"), credentials, limits
+        )
         self._trainer_connection = Connection(
             TrainingServiceStub, _address(trainer, "PENSTOCK_TRAINER_ADDRESS"), credentials, limits
         )
@@ -119,6 +126,7 @@ class Client:
         self._inference = InferenceClient(self._inference_connection)
         self._monitoring = MonitoringClient(self._monitoring_connection)
         self._jobs = PredictionJobsClient(self._jobs_connection)
+        self._fetcher = FetcherClient(self._fetcher_connection)
         self._training = TrainingClient(self._trainer_connection)
 
     @property
@@ -142,6 +150,11 @@ class Client:
         return self._jobs
 
     @property
+    def fetcher(self) -> FetcherClient:
+        """Models brought from elsewhere into the registry."""
+        return self._fetcher
+
+    @property
     def training(self) -> TrainingClient:
         """Runs that make a version of a model."""
         return self._training
@@ -150,6 +163,7 @@ class Client:
         """Close every connection; calls in flight end with Cancelled, later ones raise FailedPrecondition."""
         for connection in (
             self._trainer_connection,
+            self._fetcher_connection,
             self._jobs_connection,
             self._monitoring_connection,
             self._inference_connection,

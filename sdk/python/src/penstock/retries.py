@@ -140,6 +140,17 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "ExportEvents": Safety.ALWAYS,  # from the file's beginning
         "ExportMetrics": Safety.ALWAYS,
     },
+    "penstock.api.fetcher.v1": {
+        "CreateFetchJob": Safety.WITH_REQUEST_ID,
+        "GetFetchJob": Safety.ALWAYS,
+        "WatchFetchJob": Safety.ALWAYS,
+        "ListFetchJobs": Safety.ALWAYS,
+        "CancelFetchJob": Safety.ALWAYS,
+        "RetryFetchJob": Safety.NEVER,  # the second finds it QUEUED: WRONG_STATE
+        "DeleteFetchJob": Safety.NEVER,  # the second finds none
+        "ListSources": Safety.ALWAYS,
+        "InspectSource": Safety.ALWAYS,
+    },
     "penstock.api.trainer.v1": {
         "CreateTrainingRun": Safety.WITH_REQUEST_ID,
         "GetTrainingRun": Safety.ALWAYS,

@@ -6,6 +6,8 @@ from typing import Any
 
 import grpc
 
+from penstock.api.fetcher.v1.fetch_jobs_pb2_grpc import FetchJobServiceStub
+from penstock.api.fetcher.v1.sources_pb2_grpc import SourceServiceStub
 from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.inference.v1.response_cache_pb2_grpc import ResponseCacheServiceStub
 from penstock.api.inference.v1.sessions_pb2_grpc import SessionServiceStub
@@ -43,6 +45,14 @@ class InferenceStub(InferenceServiceStub, SessionServiceStub, ResponseCacheServi
         InferenceServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
         SessionServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         ResponseCacheServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+
+
+class FetcherStub(FetchJobServiceStub, SourceServiceStub):
+    """All that the fetcher answers."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        FetchJobServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
+        SourceServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
 class MonitoringStub(

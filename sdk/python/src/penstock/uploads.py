@@ -16,8 +16,6 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.errors import InvalidArgument
 
 CHUNK_BYTES = 1024 * 1024
-FileSource = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-Source = FileSource | Mapping[str, FileSource]
 Progress = Callable[[int, int | None], None]
 """Called with the bytes so far and the bytes in all, None where that is not known beforehand."""
 
@@ -84,6 +82,12 @@ class UploadFile:
             left = None if left is None else left - len(chunk)
 
 
+_Unread = str | PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+FileSource = _Unread | UploadFile
+"""A path, bytes, an open file; or one whose digest is known already, which is not read through for it."""
+Source = FileSource | Mapping[str, FileSource]
+
+
 @dataclass(frozen=True, slots=True)
 class Upload:
     """The files of a version; `unpack`: they are archives of them."""
@@ -146,7 +150,11 @@ def opened(source: Source | None, *, unpack: bool = False) -> Iterator[Upload]:
         if not named and source is not NO_FILES:
             where = "there is no source" if source is None else f"there is no file in {source!r}"
             raise InvalidArgument(f"{where}; only a reference to Ollama has no files", reason="NO_FILES")
-        yield Upload(tuple(UploadFile.of(path, _readable(each, stack)) for path, each in named.items()), unpack)
+        files = (
+            each if isinstance(each, UploadFile) else UploadFile.of(path, _readable(each, stack))
+            for path, each in named.items()
+        )
+        yield Upload(tuple(files), unpack)
 
 
 def framework_of(paths: Iterable[str]) -> pb.Framework.ValueType | None:
@@ -164,6 +172,8 @@ def framework_of(paths: Iterable[str]) -> pb.Framework.ValueType | None:
 
 
 def _named(source: FileSource) -> dict[str, FileSource]:
+    if isinstance(source, UploadFile):
+        return {source.path: source}
     if isinstance(source, str | PathLike):
         path = Path(source)
         if path.is_dir():
@@ -173,7 +183,7 @@ def _named(source: FileSource) -> dict[str, FileSource]:
     return {Path(name).name if isinstance(name, str) else "model.onnx": source}
 
 
-def _readable(source: FileSource, stack: ExitStack) -> Path | BinaryIO:
+def _readable(source: _Unread, stack: ExitStack) -> Path | BinaryIO:
     if isinstance(source, str | PathLike):
         path = Path(source)
         # A folder may hold more files than a process may open at once. A pipe has a path too, and is read once.

@@ -29,9 +29,16 @@ class Service(enum.StrEnum):
     INFERENCE = "inference"
     MONITORING = "monitoring"
     JOBS = "jobs"
+    FETCHER = "fetcher"
 
 
-DEFAULT_PORTS = {Service.REGISTRY: 50051, Service.INFERENCE: 8001, Service.MONITORING: 50053, Service.JOBS: 50056}
+DEFAULT_PORTS = {
+    Service.REGISTRY: 50051,
+    Service.INFERENCE: 8001,
+    Service.MONITORING: 50053,
+    Service.JOBS: 50056,
+    Service.FETCHER: 50054,
+}
 
 
 def surroundings(folder: Path | None = None) -> dict[str, str]:
@@ -100,6 +107,7 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
         inference=address if service is Service.INFERENCE else None,
         monitoring=address if service is Service.MONITORING else None,
         jobs=address if service is Service.JOBS else None,
+        fetcher=address if service is Service.FETCHER else None,
         token=token or environment.get("PENSTOCK_TOKEN", ""),
         ca_file=environment.get("PENSTOCK_CA_FILE"),
         cert_file=environment.get("PENSTOCK_CERT_FILE"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "RecordEvaluation": "penstock model evaluate",
     "UploadPredictionInput": "penstock job create",
     "Predict": "penstock predict",
+    "ListSources": "penstock fetch sources",
     "Embed": "penstock embed",
 }
 """By the RPC that does the same; those that sentences name. A test holds the table to be complete."""

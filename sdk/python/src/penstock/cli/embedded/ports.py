@@ -28,6 +28,8 @@ class Ports:
     registry_metrics: int = 9101
     monitoring: int = 50053
     monitoring_metrics: int = 9103
+    fetcher: int = 50054
+    fetcher_metrics: int = 9104
     jobs: int = 50056
     jobs_metrics: int = 9106
     postgres: int = 0

@@ -1,0 +1,271 @@
+"""`penstock fetch`: models brought from elsewhere into the registry."""
+
+from __future__ import annotations
+
+import enum
+from contextlib import closing
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.text import Text
+
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.cli.connection import Service, connect
+from penstock.cli.documents import document_of
+from penstock.cli.exits import CommandError
+from penstock.cli.fetch_views import (
+    fetch_facts,
+    fetches_table,
+    files_table,
+    follow,
+    inspection_facts,
+    sources_table,
+    state_of,
+)
+from penstock.cli.ids import whole_id
+from penstock.cli.options import Framework, Json, Limit, NoColor, Stage, Token, Url, Yes, page_size, pairs
+from penstock.cli.output import Output
+from penstock.cli.wording import at_the_command_line
+
+if TYPE_CHECKING:
+    from penstock.client import Client
+
+EXAMPLES = """Examples:
+
+penstock fetch start url https://example.org/flowers.onnx --watch
+
+penstock fetch start filesystem /srv/models/churn --name churn --version 2026-11 --stage candidate
+"""
+
+
+class State(enum.StrEnum):
+    """How far a fetch has come."""
+
+    PENDING = "pending"
+    QUEUED = "queued"
+    DOWNLOADING = "downloading"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+app = typer.Typer(no_args_is_help=True, help="Bring models from elsewhere into the registry.")
+Fetch = Annotated[str, typer.Argument(metavar="FETCH", help="The fetch's id, or how it begins.", show_default=False)]
+SourceName = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="`penstock fetch sources` lists them.", show_default=False)
+]
+Reference = Annotated[
+    str, typer.Argument(metavar="REFERENCE", help="What to fetch, in the source's own terms.", show_default=False)
+]
+Revision = Annotated[
+    str, typer.Option("--revision", metavar="REVISION", help="A branch, tag, commit or digest. Default: the newest.")
+]
+Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="Such as quantized or fp16.")]
+Sha256 = Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest that the only file must have.")]
+
+
+@app.command()
+def sources(url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
+    """List where models can be fetched from, and what a reference looks like there."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        found = client.fetcher.sources()
+    output.answer([document_of(source) for source in found], sources_table(output, found))
+
+
+@app.command()
+def inspect(
+    source: SourceName,
+    reference: Reference,
+    revision: Revision = "",
+    variant: Variant = "",
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Show what a reference names, without downloading it."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        found = client.fetcher.inspect(source, reference, revision=revision, variant=variant)
+    files = [file for each in found.variants[:1] for file in each.files]
+    output.answer(document_of(found), Group(inspection_facts(output, found), files_table(output, files)))
+    output.warn(found.warnings)
+
+
+@app.command(epilog=EXAMPLES)
+def start(
+    source: SourceName,
+    reference: Reference,
+    name: Annotated[
+        str, typer.Option("--name", "-n", metavar="MODEL", help="Into which model. Default: as the source suggests.")
+    ] = "",
+    version: Annotated[
+        str, typer.Option("--version", metavar="V", help="Default: that of the same files, else v1, v2 and so on.")
+    ] = "",
+    revision: Revision = "",
+    variant: Variant = "",
+    sha256: Sha256 = "",
+    framework: Annotated[
+        Framework | None,
+        typer.Option("--framework", metavar="F", help="Default: by the files' names.", show_default=False),
+    ] = None,
+    stage: Annotated[
+        Stage | None,
+        typer.Option("--stage", metavar="STAGE", help="Default: development; staging at most.", show_default=False),
+    ] = None,
+    approver: Annotated[str, typer.Option("--approver", metavar="NAME", help="For a stage that needs one.")] = "",
+    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; for a stage that needs one.")] = "",
+    label: Annotated[
+        list[str] | None, typer.Option("--label", metavar="K=V", help="For search; again for more.")
+    ] = None,
+    priority: Annotated[int, typer.Option("--priority", metavar="1-9", min=1, max=9, help="1 goes first.")] = 5,
+    max_attempts: Annotated[
+        int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before it fails.")
+    ] = 3,
+    request_id: Annotated[
+        str, typer.Option("--request-id", metavar="ID", help="The same again makes no second fetch.")
+    ] = "",
+    watching: Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")] = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Fetch a model and register it."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        job = client.fetcher.start(
+            source,
+            reference,
+            model=name,
+            version=version,
+            revision=revision,
+            variant=variant,
+            sha256=sha256,
+            framework=framework.value if framework else None,
+            stage=stage.value if stage else None,
+            approved_by=approver,
+            note=note,
+            labels=pairs(label, "--label"),
+            priority=priority,
+            max_attempts=max_attempts,
+            request_id=request_id,
+        )
+        if watching:
+            with closing(client.fetcher.watch(job.id)) as watched:
+                job = follow(output, watched)
+    output.answer(document_of(job), fetch_facts(output, job))
+    output.warn(job.result.warnings)
+    _end_with(job, waited=watching)
+    if not watching:
+        output.note(f"to see it go on: penstock fetch watch {job.id}")
+
+
+@app.command()
+def get(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
+    """Show a fetch as it stands, and what to do next."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        found = client.fetcher.get(_whole(client, fetch))
+    output.answer(document_of(found), fetch_facts(output, found))
+    output.warn(found.result.warnings)
+    if next_step := _next_step(found):
+        output.note(next_step)
+
+
+@app.command()
+def watch(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
+    """Show a fetch until it has ended. Exit code 0: COMPLETED; 1: FAILED or CANCELLED."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with (
+        connect(Service.FETCHER, url, token) as client,
+        closing(client.fetcher.watch(_whole(client, fetch))) as watched,
+    ):
+        ended = follow(output, watched)
+    output.answer(document_of(ended), fetch_facts(output, ended))
+    output.warn(ended.result.warnings)
+    _end_with(ended, waited=True)
+
+
+@app.command("list")
+def list_fetches(
+    state: Annotated[
+        list[State] | None, typer.Option("--state", "-s", metavar="STATE", help="Only this state; again for more.")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", "-n", metavar="MODEL", help="Only into this model.")] = "",
+    source: Annotated[str, typer.Option("--source", metavar="SOURCE", help="Only of this source.")] = "",
+    limit: Limit = 50,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """List fetches, the newest first."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        states = [each.value for each in state or ()]
+        listed = client.fetcher.list(states=states, model=name, source=source, page_size=page_size(limit))
+        found = list(islice(listed, limit))
+    output.answer([document_of(job) for job in found], fetches_table(output, found))
+
+
+@app.command()
+def cancel(
+    fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False
+) -> None:
+    """End a fetch; its transfer stops within a second."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        found = client.fetcher.cancel(_whole(client, fetch))
+    output.answer(document_of(found), fetch_facts(output, found))
+
+
+@app.command()
+def retry(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
+    """Queue a failed or cancelled fetch again; what is here is not downloaded again."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        found = client.fetcher.retry(_whole(client, fetch))
+    output.answer(document_of(found), fetch_facts(output, found))
+
+
+@app.command()
+def delete(
+    fetch: Fetch,
+    yes: Yes = False,
+    url: Url = None,
+    token: Token = None,
+    as_json: Json = False,
+    no_color: NoColor = False,
+) -> None:
+    """Forget a fetch that has ended; the version that it made stays."""
+    output = Output(as_json=as_json, no_color=no_color)
+    with connect(Service.FETCHER, url, token) as client:
+        fetch = _whole(client, fetch)
+        if not yes:
+            typer.confirm(f"Forget fetch {fetch}?", abort=True, err=True)
+        client.fetcher.delete(fetch)
+    output.answer({"id": fetch, "deleted": True}, Text(f"deleted {fetch}"))
+
+
+def _whole(client: Client, fetch: str) -> str:
+    return whole_id(fetch, client.fetcher.list)
+
+
+def _next_step(job: pb.FetchJob) -> str:
+    if job.state == pb.FETCH_JOB_STATE_COMPLETED:
+        return f"to predict with it: penstock predict {job.result.model} --version {job.result.version}"
+    if job.state in (pb.FETCH_JOB_STATE_FAILED, pb.FETCH_JOB_STATE_CANCELLED):
+        return f"to try it again: penstock fetch retry {job.id}"
+    return f"to see it go on: penstock fetch watch {job.id}"
+
+
+def _end_with(job: pb.FetchJob, *, waited: bool) -> None:
+    """End the command as the fetch ended, where it was waited for."""
+    if waited and job.state != pb.FETCH_JOB_STATE_COMPLETED:
+        why = f": {at_the_command_line(job.error.message, job.error.reason)}" if job.error.message else ""
+        raise CommandError(f"fetch {job.id} is {state_of(job)}{why}", reason=job.error.reason or "FETCH_NOT_COMPLETED")

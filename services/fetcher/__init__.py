@@ -1,0 +1,1 @@
+"""The fetcher: brings models from elsewhere into the registry."""

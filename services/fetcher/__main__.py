@@ -1,0 +1,167 @@
+"""The fetcher's process: `python -m services.fetcher` serves; with `migrate` it only brings its schema up to date."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import ExitStack
+from datetime import timedelta
+from pathlib import Path
+
+from penstock import Client
+from services.common.addresses import AddressRules, AllowedHosts
+from services.common.blobs import BlobStore, open_blobs
+from services.common.jobs import Backoff, Concurrency, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs.news import JobNews
+from services.common.jobs.workers import end_process
+from services.common.keys import KeyRing
+from services.common.metrics import MetricsServer
+from services.common.migrate import migrate
+from services.common.postgres import Database
+from services.common.process import run
+from services.common.server import Server
+from services.common.settings import MEBIBYTE
+from services.common.traces import open_traces
+from services.fetcher import servicer
+from services.fetcher.downloading.downloader import Downloader, DownloadLimits
+from services.fetcher.fetches import Fetches, FetchLimits
+from services.fetcher.housekeeping import Housekeeping, Kept
+from services.fetcher.metrics import FetchCollector
+from services.fetcher.registering import Registering
+from services.fetcher.settings import FetcherSettings
+from services.fetcher.sources import servicer as source_servicer
+from services.fetcher.sources.catalogue import Sources
+from services.fetcher.sources.filesystem import FilesystemSource
+from services.fetcher.sources.http import GuardedHttp, HttpLimits
+from services.fetcher.sources.url import UrlSource
+from services.fetcher.store.downloads import DownloadStore
+from services.fetcher.store.fetches import FetchStore
+from services.fetcher.work import FetchWork
+
+SCHEMA, TABLE = "fetcher", "fetch_jobs"
+MIGRATIONS = Path(__file__).with_name("migrations")
+FILE_PART_BYTES, S3_PART_BYTES = 8 * MEBIBYTE, 5 * MEBIBYTE
+"""Of S3 what fits into one request, so that no object is copied once its digest is known."""
+HOUR_S, DAY_S = 3_600.0, 86_400.0
+
+
+def migrate_schema(settings: FetcherSettings) -> tuple[str, ...]:
+    """Bring the schema up to date; names what was applied."""
+    return migrate(settings.database_url.get_secret_value(), SCHEMA, MIGRATIONS)
+
+
+def build(settings: FetcherSettings, stack: ExitStack) -> Server:
+    """Build the fetcher on what its settings name; what is opened on the way, the stack closes."""
+    keys = KeyRing(settings.keys_file)
+    keys.open()
+    database = stack.enter_context(Database.from_settings(settings, name="penstock-fetcher"))
+    blobs = _blobs(settings)
+    stack.callback(blobs.close)
+    metrics = MetricsServer(settings.host, settings.metrics_port)
+    traces = open_traces("fetcher", settings, stack)
+    jobs, fetches, downloads = JobStore(database, SCHEMA, TABLE), FetchStore(), DownloadStore(database)
+    sources = _sources(settings)
+    checks = [database.check, blobs.check]
+    workers = None
+    if settings.fetcher_worker_enabled:
+        workers = _workers(settings, stack, jobs, fetches, downloads, blobs, sources)
+        checks.append(workers.check)
+    metrics.registry.register(FetchCollector(jobs, lambda: workers.busy_count if workers else 0))
+    kept = Kept(
+        jobs_s=settings.fetcher_retention_days * DAY_S,
+        downloads_s=settings.fetcher_download_retention_hours * HOUR_S,
+        blob_grace_s=settings.blob_grace_ms / 1000,
+    )
+    interval_s = settings.fetcher_housekeeping_interval_ms / 1000
+    housekeeping = Housekeeping(jobs, downloads, blobs, kept, interval_s=interval_s)
+    housekeeping.open()
+    stack.callback(housekeeping.close)
+    news = JobNews(jobs.listen([jobs.changed], poll_interval_s=1.0))
+    news.open()
+    stack.callback(news.close)
+    limits = FetchLimits(
+        hard_limit_ms=settings.fetcher_hard_limit_ms,
+        max_unended=settings.fetcher_max_unended,
+        retention=timedelta(days=settings.fetcher_retention_days),
+        lease_s=settings.fetcher_lease_ms / 1000,
+    )
+    does = Fetches(jobs, fetches, sources, news, limits)
+    served = (servicer.service(does), source_servicer.service(does))
+    return Server(settings, served, keys=keys, metrics=metrics, checks=tuple(checks), traces=traces)
+
+
+def _workers(
+    settings: FetcherSettings,
+    stack: ExitStack,
+    jobs: JobStore,
+    fetches: FetchStore,
+    downloads: DownloadStore,
+    blobs: BlobStore,
+    sources: Sources,
+) -> JobWorkers:
+    part_bytes = S3_PART_BYTES if settings.blob_url.startswith("s3:") else FILE_PART_BYTES
+    limits = DownloadLimits(part_bytes=part_bytes, max_file_bytes=settings.fetcher_max_file_bytes)
+    client = stack.enter_context(_client(settings))
+    work = FetchWork(
+        sources,
+        Downloader(downloads, blobs, limits),
+        Registering(client, fetches, blobs),
+        jobs,
+        fetches,
+        downloads,
+        max_bytes=settings.fetcher_max_bytes,
+    )
+    workers = JobWorkers(
+        jobs,
+        work,
+        WorkerLimits(
+            slots=settings.fetcher_jobs,
+            lease_s=settings.fetcher_lease_ms / 1000,
+            concurrency=Concurrency(total=settings.fetcher_max_running, per_key=settings.fetcher_max_running_per_host),
+            backoff=Backoff(base_s=settings.fetcher_backoff_ms / 1000),
+        ),
+        on_stuck=end_process,
+    )
+    workers.open()
+    stack.callback(workers.close, settings.drain_grace_ms / 1000)
+    return workers
+
+
+def _sources(settings: FetcherSettings) -> Sources:
+    limits = HttpLimits(
+        connect_s=settings.fetcher_connect_timeout_ms / 1000,
+        silence_s=settings.fetcher_silence_timeout_ms / 1000,
+        floor_bytes_per_s=settings.fetcher_floor_bytes_per_s,
+        floor_s=settings.fetcher_silence_timeout_ms / 1000,
+    )
+    rules = AddressRules(AllowedHosts.parse(settings.fetcher_allowed_hosts))
+    http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file)
+    return Sources([FilesystemSource(settings.fetcher_roots), UrlSource(http)])
+
+
+def _blobs(settings: FetcherSettings) -> BlobStore:
+    access_key, secret_key = settings.blob_access_key, settings.blob_secret_key
+    return open_blobs(
+        settings.blob_url,
+        prefix="fetcher",
+        access_key=access_key.get_secret_value() if access_key else None,
+        secret_key=secret_key.get_secret_value() if secret_key else None,
+    )
+
+
+def _client(settings: FetcherSettings) -> Client:
+    """Make a client with this service's own key and certificates; nothing connects before its first call."""
+    token = settings.service_token if settings.service_token_file is None else None
+    own_pair = settings.ca_file is not None and settings.cert_file is None
+    return Client(
+        registry=settings.registry_address,
+        token=token.get_secret_value() if token else "",
+        token_file=settings.service_token_file,
+        ca_file=settings.ca_file,
+        cert_file=settings.tls_cert_file if own_pair else settings.cert_file,
+        key_file=settings.tls_key_file if own_pair else settings.key_file,
+        insecure=settings.insecure_token,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(run("fetcher", sys.argv[1:], FetcherSettings, build, migrate=migrate_schema))

@@ -1,0 +1,227 @@
+"""Protobuf ↔ values of fetching; requests are checked here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.api.fetcher.v1 import sources_pb2
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.uploads import framework_of
+from services.common import timestamps
+from services.common.blobs import checked_sha256
+from services.common.errors import InvalidArgument, NotFound
+from services.common.jobs import Job, JobState
+from services.fetcher.fetches import FetchFilters, NewFetch
+from services.fetcher.models import FetchResult, FetchSpec, Phase, Plan, Reference, RemoteFile
+from services.fetcher.sources.source import Found, Source
+
+MAX_REFERENCE_CHARS = 2_048
+MAX_WORD_CHARS = 256
+MAX_ID_CHARS = 256
+MAX_TARGET_BYTES = 64 * 1024
+DEFAULT_PRIORITY, LAST_PRIORITY = 5, 9
+DEFAULT_ATTEMPTS, MOST_ATTEMPTS = 3, 20
+RETRYABLE = frozenset(
+    {
+        "NETWORK_ERROR", "RATE_LIMITED", "STORAGE_ERROR", "REGISTRY_UNAVAILABLE", "SOURCE_CHANGED", "WORKER_LOST",
+        "DATABASE_UNAVAILABLE", "DATABASE_TIMEOUT", "LOCK_TIMEOUT", "TRANSACTION_CONFLICT",
+    }
+)  # fmt: skip
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
+_RUNNING = {pb.FETCH_JOB_STATE_DOWNLOADING, pb.FETCH_JOB_STATE_PROCESSING}
+_STATES = {
+    pb.FetchJobState.Value(f"FETCH_JOB_STATE_{each.value}"): each for each in JobState if each is not JobState.RUNNING
+} | dict.fromkeys(_RUNNING, JobState.RUNNING)
+
+
+def new_fetch(request: pb.CreateFetchJobRequest) -> NewFetch:
+    """Read a job to create; raises InvalidArgument."""
+    target = request.target
+    _check_target(target)
+    _text("request_id", request.request_id, MAX_ID_CHARS)
+    body = request.SerializeToString(deterministic=True)
+    return NewFetch(
+        spec=FetchSpec(
+            reference(request.source),
+            target.SerializeToString(deterministic=True),
+            model=target.model,
+            version=target.version,
+        ),
+        priority=_within("priority", request.priority, LAST_PRIORITY) or DEFAULT_PRIORITY,
+        max_attempts=_within("max_attempts", request.max_attempts, MOST_ATTEMPTS) or DEFAULT_ATTEMPTS,
+        due_time=timestamps.read("due_time", request.due_time) if request.HasField("due_time") else None,
+        request_id=request.request_id,
+        body_sha256=hashlib.sha256(body).hexdigest(),
+    )
+
+
+def reference(message: sources_pb2.SourceReference) -> Reference:
+    """Read what is to be fetched; raises InvalidArgument."""
+    for name in ("source", "reference"):
+        if not getattr(message, name):
+            sentence = "required; ListSources says which there are, and what a reference to each looks like"
+            raise InvalidArgument.field(f"source.{name}", sentence, reason="SOURCE_REQUIRED")
+    _text("source.reference", message.reference, MAX_REFERENCE_CHARS)
+    _text("source.revision", message.revision, MAX_WORD_CHARS)
+    _text("source.variant", message.variant, MAX_WORD_CHARS)
+    if message.sha256:
+        checked_sha256(message.sha256)
+    return Reference(message.source, message.reference, message.revision, message.variant, message.sha256)
+
+
+def filters(request: pb.ListFetchJobsRequest) -> FetchFilters:
+    """Read which jobs are wanted; states that this service does not know name none."""
+    states = frozenset(_STATES[state] for state in request.states if state in _STATES)
+    if request.states and not states:
+        sentence = "none of these states is one that a job can be in"
+        raise InvalidArgument.field("states", sentence, reason="INVALID_FIELD")
+    return FetchFilters(states=states, model=request.model, source=request.source)
+
+
+def job_id(text: str) -> UUID:
+    """Read a job's id; what cannot be one names none: NotFound (JOB_NOT_FOUND)."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"there is no job {text[:80]!r}", reason="JOB_NOT_FOUND") from None
+
+
+def job_proto(job: Job, retention: timedelta) -> pb.FetchJob:
+    """Write a job as it stands."""
+    spec = FetchSpec.of(job.payload)
+    target = pb.FetchTarget.FromString(spec.target)
+    target.model, target.version = spec.model, spec.version
+    written = pb.FetchJob(
+        id=str(job.job_id), state=_state(job, spec), source=reference_proto(spec.reference), target=target,
+        resolved_revision=spec.plan.revision if spec.plan else "", attempt_count=job.attempt,
+        max_attempts=job.max_attempts, priority=job.priority, worker_id=job.worker_id, created_by=job.created_by,
+        cancel_requested=job.cancel_time is not None, progress=_progress(job, spec),
+        files=map(file_proto, spec.plan.files) if spec.plan else (),
+    )  # fmt: skip
+    if job.error.reason:
+        retryable = job.error.reason in RETRYABLE
+        error = pb.FetchError(reason=job.error.reason, message=job.error.message, retryable=retryable)
+        if job.state is JobState.PENDING:
+            error.retry_time.FromDatetime(job.due_time)
+        written.error.CopyFrom(error)
+    if job.result is not None:
+        written.result.CopyFrom(_result(FetchResult(**job.result)))
+    times: dict[str, datetime | None] = {
+        "create_time": job.create_time, "due_time": job.due_time, "start_time": job.start_time,
+        "end_time": job.end_time, "expire_time": job.end_time + retention if job.end_time else None,
+    }  # fmt: skip
+    for name, time in times.items():
+        if time is not None:
+            getattr(written, name).FromDatetime(time)
+    return written
+
+
+def reference_proto(said: Reference) -> sources_pb2.SourceReference:
+    """Write what is fetched."""
+    return sources_pb2.SourceReference(
+        source=said.source,
+        reference=said.reference,
+        revision=said.revision,
+        variant=said.variant,
+        sha256=said.sha256,
+    )
+
+
+def file_proto(file: RemoteFile) -> sources_pb2.SourceFile:
+    """Write a file."""
+    return sources_pb2.SourceFile(path=file.path, size_bytes=file.size_bytes, sha256=file.sha256)
+
+
+def source_proto(source: Source) -> sources_pb2.Source:
+    """Write a source."""
+    return sources_pb2.Source(
+        name=source.name,
+        enabled=not source.disabled_reason,
+        reason=source.disabled_reason,
+        reference_form=source.reference_form,
+        has_revisions=source.has_revisions,
+    )
+
+
+def found_proto(said: Reference, found: Found) -> sources_pb2.InspectSourceResponse:
+    """Write what lies at a source."""
+    plan = found.plan
+    variant = sources_pb2.SourceVariant(
+        name="default", files=map(file_proto, plan.files), size_bytes=plan.size_bytes, is_default=True
+    )
+    framework = None if plan.unpack else framework_of(file.path for file in plan.files)
+    return sources_pb2.InspectSourceResponse(
+        source=reference_proto(said),
+        resolved_revision=plan.revision,
+        framework=framework or registry.FRAMEWORK_UNSPECIFIED,
+        variants=[variant],
+        suggested_model=found.suggested_model,
+        download_size_bytes=plan.size_bytes,
+        warnings=found.warnings,
+    )
+
+
+def _state(job: Job, spec: FetchSpec) -> pb.FetchJobState.ValueType:
+    if job.state is JobState.RUNNING:
+        processing = spec.phase is Phase.PROCESSING
+        return pb.FETCH_JOB_STATE_PROCESSING if processing else pb.FETCH_JOB_STATE_DOWNLOADING
+    return pb.FetchJobState.Value(f"FETCH_JOB_STATE_{job.state.value}")
+
+
+def _progress(job: Job, spec: FetchSpec) -> pb.FetchProgress:
+    plan: Plan | None = spec.plan
+    came, ran_ms = job.progress.done - job.claim_count, job.run_time_ms
+    flows = job.state is JobState.RUNNING and spec.phase is Phase.DOWNLOADING and came > 0 and ran_ms > 0
+    return pb.FetchProgress(
+        done_bytes=job.progress.done,
+        total_bytes=plan.size_bytes if plan else None,
+        reused_bytes=spec.reused_bytes,
+        done_files=spec.done_files,
+        total_files=len(plan.files) if plan else 0,
+        bytes_per_second=came * 1000 // ran_ms if flows else 0,
+        remaining_ms=job.remaining_ms if flows else None,
+    )
+
+
+def _result(result: FetchResult) -> pb.FetchResult:
+    return pb.FetchResult(
+        model=result.model,
+        version=result.version,
+        deployment_number=result.deployment_number,
+        existed=result.existed,
+        downloaded_bytes=result.downloaded_bytes,
+        warnings=result.warnings,
+    )
+
+
+def _check_target(target: pb.FetchTarget) -> None:
+    for name, value, form in (("model", target.model, _NAME), ("version", target.version, _VERSION)):
+        if value and not form.fullmatch(value):
+            sentence = f"got {value[:80]!r}; 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-' are allowed"
+            raise InvalidArgument.field(f"target.{name}", sentence, reason="INVALID_NAME")
+    if target.stage == registry.STAGE_ARCHIVED:
+        raise InvalidArgument.field("target.stage", "nothing is fetched into the archive", reason="INVALID_STAGE")
+    if target.stage == registry.STAGE_PRODUCTION:
+        # It would go live under this service's own key, whoever asked.
+        sentence = "nothing is fetched into PRODUCTION; fetch into STAGING at most, and promote it from there"
+        raise InvalidArgument.field("target.stage", sentence, reason="INVALID_STAGE")
+    if target.ByteSize() > MAX_TARGET_BYTES:
+        sentence = f"{target.ByteSize():,} bytes came; {MAX_TARGET_BYTES:,} are allowed"
+        raise InvalidArgument.field("target", sentence, reason="TOO_LARGE")
+
+
+def _text(field: str, value: str, most: int) -> None:
+    if len(value) > most or not value.isprintable():
+        sentence = f"{len(value):,} characters came; at most {most:,} printable ones are allowed"
+        raise InvalidArgument.field(field, sentence, reason="INVALID_REFERENCE")
+
+
+def _within(field: str, value: int, most: int) -> int:
+    if not 0 <= value <= most:
+        raise InvalidArgument.field(field, f"got {value}; 0 to {most} are allowed", reason="OUT_OF_BOUNDS")
+    return value

@@ -1,0 +1,149 @@
+"""What a fetch is: frozen values, as its row has them."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+from uuid import UUID
+
+
+class Phase(enum.StrEnum):
+    """What a running job is at."""
+
+    DOWNLOADING = "DOWNLOADING"
+    PROCESSING = "PROCESSING"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """What is to be fetched: of which source, in its own terms; '' where nothing was said."""
+
+    source: str
+    reference: str
+    revision: str = ""
+    variant: str = ""
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteFile:
+    """A file at a source.
+
+    Attributes:
+        path: within the version, relative, with forward slashes.
+        locator: where the source finds it: a URL, a path.
+        tag: changes when any byte does, such as a strong ETag; '' where the source has none, or where nobody could tell
+            the end of the file from a break, for its size is not known.
+        size_bytes: None where the source does not say.
+        sha256: lowercase hex; '' where the source does not say.
+    """
+
+    path: str
+    locator: str
+    tag: str
+    size_bytes: int | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a job fetches, as the source said when the job began. `unpack`: the file is an archive of them."""
+
+    revision: str
+    files: tuple[RemoteFile, ...]
+    unpack: bool = False
+
+    @property
+    def size_bytes(self) -> int | None:
+        """All files together; None where a size is not known."""
+        sizes = [file.size_bytes for file in self.files]
+        return None if None in sizes else sum(size for size in sizes if size is not None)
+
+    def columns(self) -> dict[str, Any]:
+        """Give it as JSON."""
+        return asdict(self)
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Self:
+        """Read it from JSON."""
+        files = tuple(RemoteFile(**file) for file in columns["files"])
+        return cls(columns["revision"], files, columns["unpack"])
+
+
+@dataclass(frozen=True, slots=True)
+class FetchSpec:
+    """A job's own columns. `target` is a serialised FetchTarget; `plan` is None until the source has answered.
+
+    `model` and `version` are the target's, and what was chosen in their place once it was.
+    """
+
+    reference: Reference
+    target: bytes
+    model: str = ""
+    version: str = ""
+    phase: Phase = Phase.DOWNLOADING
+    plan: Plan | None = None
+    reused_bytes: int = 0
+    done_files: int = 0
+
+    @classmethod
+    def of(cls, payload: Mapping[str, Any]) -> Self:
+        """Read the columns of a job's row."""
+        names = ("source", "reference", "revision", "variant", "sha256")
+        return cls(
+            reference=Reference(**{name: payload[name] for name in names}),
+            target=bytes(payload["target"]),
+            model=payload["model"],
+            version=payload["version"],
+            phase=Phase(payload["phase"]),
+            plan=Plan.of(payload["plan"]) if payload["plan"] else None,
+            reused_bytes=payload["reused_bytes"],
+            done_files=payload["done_files"],
+        )
+
+    def columns(self) -> dict[str, Any]:
+        """Give the columns of a new job's row."""
+        target = {"target": self.target, "model": self.model, "version": self.version}
+        return {**asdict(self.reference), **target}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Some bytes of a download that are safe: the blob `sha256`. Parts are numbered from 0, without gaps.
+
+    `own`: the job that asks has brought it, in whichever attempt.
+    """
+
+    number: int
+    sha256: str
+    size_bytes: int
+    own: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Download:
+    """A file that is here, whole: its parts in order, its digest and size."""
+
+    download_id: UUID
+    sha256: str
+    size_bytes: int
+    parts: Sequence[Part]
+
+    @property
+    def reused_bytes(self) -> int:
+        """Bytes that the job which asked for it did not bring itself."""
+        return sum(part.size_bytes for part in self.parts if not part.own)
+
+
+@dataclass(frozen=True, slots=True)
+class FetchResult:
+    """The version that a job made, or found made already. `warnings`: sentences on what was asked for and not done."""
+
+    model: str
+    version: str
+    deployment_number: int
+    existed: bool
+    downloaded_bytes: int
+    warnings: Sequence[str] = ()

@@ -1,0 +1,103 @@
+"""What the fetcher can be told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic_settings import NoDecode
+
+from services.common.addresses import AllowedHosts
+from services.common.postgres import PostgresSettings
+from services.common.settings import MEBIBYTE, Port, ServerSettings
+
+GIBIBYTE = 1024 * MEBIBYTE
+HOUR_MS = 3_600_000
+
+
+def _checked_hosts(text: str) -> str:
+    AllowedHosts.parse(text)
+    return text
+
+
+def _split(text: object) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+Root = Annotated[str, Field(pattern=r"^file:///")]
+
+
+class FetcherSettings(ServerSettings, PostgresSettings):
+    """The settings of one fetcher process."""
+
+    port: Port = 50054
+    """The gRPC port; 0 takes a free one, which the log names."""
+    metrics_port: Port = 9104
+    """The Prometheus port; 0 takes a free one, which the log names."""
+
+    blob_url: str
+    """Where downloads are kept until they are registered: file:///absolute/folder or
+    s3://bucket?endpoint=http://host:port&region=…"""
+    blob_access_key: SecretStr | None = None
+    """The access key of S3."""
+    blob_secret_key: SecretStr | None = None
+    """The secret key of S3."""
+    blob_grace_ms: Annotated[int, Field(ge=60_000, le=2_592_000_000)] = 86_400_000
+    """How long a blob that nothing names is left alone, once before it is condemned and once before it is deleted."""
+
+    registry_address: str = "127.0.0.1:50051"
+    """Where the registry listens."""
+    insecure_token: bool = False
+    """Send this service's key in plain text also to other machines, where TLS is not spoken."""
+    ca_file: Path | None = None
+    """The certificates that vouch for the registry, PEM; with them TLS is spoken to it, unless its address says
+    grpc://. The files are read again when they change."""
+    cert_file: Path | None = None
+    """The certificate that this service shows to the registry; by default its own as a server, where `ca_file` is
+    set."""
+    key_file: Path | None = None
+    """The private key of `cert_file`, PEM."""
+
+    fetcher_worker_enabled: bool = True
+    """Whether this process fetches; false takes requests only, and leaves the work to other replicas."""
+    fetcher_jobs: Annotated[int, Field(ge=1, le=64)] = 3
+    """Fetches worked on at once in this process."""
+    fetcher_max_running: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Fetches worked on at once over all replicas; by default as many as they have workers."""
+    fetcher_max_running_per_host: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Of them, fetches from one host."""
+    fetcher_lease_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 30_000
+    """How long after a worker's death another takes its fetch over."""
+    fetcher_backoff_ms: Annotated[int, Field(ge=1, le=HOUR_MS)] = 5_000
+    """The longest wait before the second attempt; it doubles with each further one, and is drawn from 0 to that."""
+    fetcher_hard_limit_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * HOUR_MS)] = 24 * HOUR_MS
+    """The longest that any fetch may take, from its first attempt on."""
+    fetcher_max_unended: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
+    """Fetches of one key that have not ended; more are refused with RESOURCE_EXHAUSTED."""
+    fetcher_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
+    """How long ended fetches are kept."""
+    fetcher_download_retention_hours: Annotated[int, Field(ge=1, le=24 * 365)] = 24
+    """How long bytes that were downloaded are kept after they were last used, for retries and for who fetches the
+    same."""
+    fetcher_housekeeping_interval_ms: Annotated[int, Field(ge=100, le=HOUR_MS)] = 60_000
+    """How often old fetches and downloads are looked for."""
+
+    fetcher_roots: Annotated[frozenset[Root], NoDecode, BeforeValidator(_split)] = frozenset()
+    """Folders that the source `filesystem` may read, as file:///absolute/folder, separated by commas. Whoever is an
+    operator may read all that lies there."""
+    fetcher_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
+    """Hosts' names, addresses and networks, separated by commas, that may be fetched from although they are private;
+    also without TLS and on any port."""
+    fetcher_ca_file: Path | None = None
+    """The certificates that vouch for sources, PEM, in place of the system's."""
+    fetcher_max_file_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 5 * GIBIBYTE
+    """The largest file that is fetched."""
+    fetcher_max_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 50 * GIBIBYTE
+    """The largest model: all its files together."""
+    fetcher_connect_timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 10_000
+    """How long a connection to a source may take."""
+    fetcher_silence_timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 30_000
+    """How long a source may send nothing."""
+    fetcher_floor_bytes_per_s: Annotated[int, Field(ge=0, le=1024**3)] = 1_024
+    """A transfer that is slower than this for `fetcher_silence_timeout_ms` is ended, and tried again."""

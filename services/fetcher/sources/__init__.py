@@ -1,0 +1,1 @@
+"""Where models are fetched from: a source is one file here."""

@@ -1,0 +1,115 @@
+"""What every source can do: look at what a reference names, and give the bytes of a file from some byte on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Final, Protocol
+
+from services.fetcher.models import Plan, Reference, RemoteFile
+
+MAX_FILES: Final = 1_000
+"""As many as the registry takes for a version."""
+ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a reference names.
+
+    Attributes:
+        plan: what a fetch would bring.
+        suggested_model: what the model may be called where nobody says.
+        warnings: sentences on what was left out.
+    """
+
+    plan: Plan
+    suggested_model: str
+    warnings: tuple[str, ...] = ()
+
+
+class Flow(Protocol):
+    """The bytes of a file, on their way. Iterating raises NetworkError where they end too early.
+
+    SourceChanged comes in the end where they are no more those of the file.
+    """
+
+    @property
+    def offset(self) -> int:
+        """Where they begin; 0 where the source gives no part of a file."""
+        ...
+
+    @property
+    def size_bytes(self) -> int | None:
+        """The whole file's size; None where the source does not say."""
+        ...
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def shut(self) -> None:
+        """End it from another thread: whoever iterates finds an error at once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Stopping:
+    """How a call to a source is ended from outside: `check` raises, `on_stop` is told what to call then."""
+
+    check: Callable[[], None] = field(default=lambda: None)
+    on_stop: Callable[[Callable[[], None]], None] = field(default=lambda _: None)
+    forget: Callable[[Callable[[], None]], None] = field(default=lambda _: None)
+
+
+class Source(Protocol):
+    """A place that models are fetched from. Safe to use from many threads.
+
+    All methods but `check` ask the source, and raise what faults.py has: NetworkError, RateLimited, ModelNotFound,
+    Unauthorized, Forbidden, FileTooLarge, UnsupportedFramework.
+    """
+
+    name: str
+    reference_form: str
+    """What a reference looks like, for people."""
+    has_revisions: bool
+
+    @property
+    def disabled_reason(self) -> str:
+        """Why nothing is fetched from it here, and what to do; '' where it is."""
+        ...
+
+    def check(self, reference: Reference) -> None:
+        """See that a reference can be one, without asking anybody.
+
+        Raises:
+            InvalidArgument: it cannot (INVALID_REFERENCE).
+            Forbidden: it leads where this service must not go (SECURITY).
+        """
+        ...
+
+    def host(self, reference: Reference) -> str:
+        """Name whom a fetch burdens: jobs of one host share a limit."""
+        ...
+
+    def find(self, reference: Reference, stopping: Stopping) -> Found:
+        """Look at what a reference names."""
+        ...
+
+    def open(self, file: RemoteFile, offset: int, stopping: Stopping) -> AbstractContextManager[Flow]:
+        """Open a file of a plan from byte `offset` on; raises SourceChanged where it is another by now."""
+        ...
+
+
+def is_archive(name: str) -> bool:
+    """Say whether a file's name is that of an archive."""
+    return name.lower().endswith(ARCHIVES)
+
+
+def model_name(text: str) -> str:
+    """Make a model's name out of a file's or a repository's; '' where nothing of it can stand in one."""
+    name = PurePosixPath(text).name.lower()
+    for suffix in (*sorted(ARCHIVES, key=len, reverse=True), ".onnx", ".keras"):
+        name = name.removesuffix(suffix)
+    kept = "".join(letter if (letter.isascii() and letter.isalnum()) or letter in "._-" else "-" for letter in name)
+    return kept.strip("-._")[:128]

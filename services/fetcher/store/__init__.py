@@ -1,0 +1,1 @@
+"""The SQL of fetches and of what they have downloaded."""

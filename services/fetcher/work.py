@@ -1,0 +1,151 @@
+"""The work on one fetch: ask the source, bring what lacks, register it.
+
+Each step is safe to do again: parts that are noted are not asked for again, the name of the version is kept before it
+is registered, and registering has the job's id as its request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
+from penstock.api.registry.v1.registry_pb2 import ModelVersion
+from services.common.errors import DomainError
+from services.common.jobs import Job, JobRun, JobStore, Progress
+from services.fetcher.downloading.downloader import Awaited, Downloader
+from services.fetcher.downloading.reading import DownloadDamaged
+from services.fetcher.faults import (
+    FileTooLarge,
+    SourceChanged,
+    StorageError,
+    UnsupportedFramework,
+)
+from services.fetcher.models import Download, FetchResult, FetchSpec, Phase, Plan
+from services.fetcher.registering import Registering, check_framework, not_done
+from services.fetcher.sources.catalogue import Sources
+from services.fetcher.sources.source import Source, Stopping
+from services.fetcher.store.downloads import DownloadStore
+from services.fetcher.store.fetches import FetchStore
+
+AWAIT_S, MOST_AWAIT_S = 2.0, 15.0
+"""How long a job is put back for while another brings what it wants: an eighth of what it has waited, within these.
+
+So that many who wait for a long download do not keep the workers busy with asking whether it is there.
+"""
+
+
+class FetchWork:
+    """Does fetches; call it with a run. `max_bytes`: of all files of one fetch together."""
+
+    def __init__(
+        self,
+        sources: Sources,
+        downloader: Downloader,
+        registering: Registering,
+        jobs: JobStore,
+        fetches: FetchStore,
+        downloads: DownloadStore,
+        *,
+        max_bytes: int,
+    ) -> None:
+        self._sources = sources
+        self._downloader = downloader
+        self._registering = registering
+        self._jobs = jobs
+        self._fetches = fetches
+        self._downloads = downloads
+        self._max_bytes = max_bytes
+
+    def __call__(self, run: JobRun) -> Mapping[str, Any] | None:
+        """Do a fetch to its end; gives its result, or None where it was put back to wait for another's download.
+
+        What it raises says how it ended, see `common.jobs.Work`.
+        """
+        spec = FetchSpec.of(run.job.payload)
+        try:
+            return asdict(self._fetched(run, spec, self._sources.of(spec.reference)))
+        except Awaited:
+            with run.holding() as connection:
+                self._jobs.put_back(connection, run.lease, delay_s=_patience_s(run.job), counted=False)
+            return None
+        except SourceChanged:
+            with run.holding() as connection:
+                self._fetches.forget_plan(connection, run.job.job_id)
+            raise
+        except DomainError as error:
+            if error.reason.startswith("BLOB_"):
+                raise StorageError(f"{error.message} ({error.reason})", retry_after_s=error.retry_after_s) from error
+            raise
+
+    def _fetched(self, run: JobRun, spec: FetchSpec, source: Source) -> FetchResult:
+        plan, model = self._planned(run, spec, source)
+        downloads = self._bring(run, source, plan)
+        with run.holding() as connection:
+            self._fetches.enter(connection, run.job.job_id, Phase.PROCESSING)
+        version, existed = self._registered(run, spec, plan, model, downloads)
+        brought = sum(download.size_bytes - download.reused_bytes for download in downloads.values())
+        return FetchResult(
+            version.model,
+            version.version,
+            version.deployment_number,
+            existed,
+            downloaded_bytes=brought,
+            warnings=not_done(version, FetchTarget.FromString(spec.target)) if existed else (),
+        )
+
+    def _registered(
+        self, run: JobRun, spec: FetchSpec, plan: Plan, model: str, downloads: Mapping[str, Download]
+    ) -> tuple[ModelVersion, bool]:
+        """Register it; a download that turns out to be damaged is forgotten, and brought anew."""
+        try:
+            return self._registering.register(run, spec, plan, model, downloads)
+        except DownloadDamaged as error:
+            with run.holding() as connection:
+                self._downloads.spoil(connection, error.download)
+            raise SourceChanged(f"{error.message}; it is brought anew") from error
+
+    def _planned(self, run: JobRun, spec: FetchSpec, source: Source) -> tuple[Plan, str]:
+        """Give what is fetched, and into which model: as kept, or as the source says now."""
+        if spec.plan is not None and spec.model:
+            with run.holding() as connection:
+                self._fetches.enter(connection, run.job.job_id, Phase.DOWNLOADING)
+            return spec.plan, spec.model
+        found = source.find(spec.reference, Stopping(run.check, run.on_stop, run.forget))
+        plan, model = found.plan, spec.model or found.suggested_model
+        if not model:
+            raise UnsupportedFramework("the source suggests no name for the model: name it")
+        check_framework(plan, FetchTarget.FromString(spec.target))
+        if (plan.size_bytes or 0) > self._max_bytes:
+            most = f"{self._max_bytes:,} bytes that PENSTOCK_FETCHER_MAX_BYTES allows"
+            raise FileTooLarge(f"its files have {plan.size_bytes:,} bytes together, more than the {most}")
+        with run.holding() as connection:
+            self._fetches.plan(connection, run.job.job_id, plan)
+            self._fetches.name(connection, run.job.job_id, model, spec.version)
+        return plan, model
+
+    def _bring(self, run: JobRun, source: Source, plan: Plan) -> dict[str, Download]:
+        downloads: dict[str, Download] = {}
+        done_bytes = reused_bytes = 0
+        for file in plan.files:
+            before = done_bytes
+
+            def told(here: int, before: int = before) -> None:
+                run.report(Progress(done=before + here, total=plan.size_bytes))
+
+            download = self._downloader.bring(run, source, file, told)
+            downloads[file.path] = download
+            done_bytes += download.size_bytes
+            reused_bytes += download.reused_bytes
+            with run.holding() as connection:
+                self._jobs.report(connection, run.lease, Progress(done=done_bytes, total=plan.size_bytes))
+                self._fetches.file_done(
+                    connection, run.job.job_id, done_files=len(downloads), reused_bytes=reused_bytes
+                )
+        return downloads
+
+
+def _patience_s(job: Job) -> float:
+    waited_s = (job.read_time - job.start_time).total_seconds() if job.start_time else 0.0
+    return min(MOST_AWAIT_S, max(AWAIT_S, waited_s / 8))
