@@ -67,7 +67,7 @@ def test_a_newcomer_registers_serves_scores_and_rolls_back(terminal: Terminal) -
     (terminal.folder / "linear.onnx").write_bytes(linear())
     terminal.run("status", exit_code=6)
     addresses = terminal.read("up", "--detach")["addresses"]
-    assert set(addresses) == {"registry", "inference", "monitoring", "jobs"}
+    assert set(addresses) == {"registry", "inference", "monitoring", "jobs", "fetcher"}
     assert terminal.read("status")["healthy"]
 
     first = terminal.read("model", "register", "linear", "linear.onnx", "--version", "1.0.0")
@@ -121,7 +121,8 @@ def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Termi
         shown = _read_until(screen, b"Ctrl-C")
         below = psutil.Process(process.pid).children(recursive=True)
         assert all(
-            part in shown for part in (b"postgres", b"registry", b"monitoring", b"inference", b"jobs", "✔".encode())
+            part in shown
+            for part in (b"postgres", b"registry", b"monitoring", b"inference", b"jobs", b"fetcher", "✔".encode())
         )
         terminal.run("up", exit_code=4)
         process.send_signal(signal.SIGINT)

@@ -37,7 +37,7 @@ from tests.s3 import S3Server, find_minio, s3_server
 from tests.services import running
 from tests.testdata import models
 
-PASSWORDS = {"registry": "a password's quote", "monitoring": "another", "jobs": "a third"}
+PASSWORDS = {"registry": "a password's quote", "monitoring": "another", "jobs": "a third", "fetcher": "a fourth"}
 
 
 @pytest.fixture(scope="module")

@@ -50,7 +50,13 @@ def test_up_serves_and_at_sigterm_drains_in_reverse_and_leaves_nothing(
     up.process.send_signal(signal.SIGTERM)
     assert up.process.wait(DEADLINE_S) == 0
     assert all_gone(below)
-    assert (up.folder.spool / "stopped").read_text().split() == ["jobs", "inference", "monitoring", "registry"]
+    assert (up.folder.spool / "stopped").read_text().split() == [
+        "fetcher",
+        "jobs",
+        "inference",
+        "monitoring",
+        "registry",
+    ]
     assert "database system is shut down" in (up.folder.logs / "postgres.log").read_text()
     assert up.folder.find_running() is None
 
