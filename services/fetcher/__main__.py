@@ -11,6 +11,7 @@ from penstock import Client
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.blobs import BlobStore, open_blobs
 from services.common.jobs import Backoff, Concurrency, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.jobs.news import JobNews
 from services.common.jobs.workers import end_process
 from services.common.keys import KeyRing
@@ -24,7 +25,6 @@ from services.common.traces import open_traces
 from services.fetcher import servicer
 from services.fetcher.downloading.downloader import Downloader, DownloadLimits
 from services.fetcher.fetches import Fetches, FetchLimits
-from services.fetcher.housekeeping import Housekeeping, Kept
 from services.fetcher.metrics import FetchCollector
 from services.fetcher.registering import Registering
 from services.fetcher.settings import FetcherSettings
@@ -41,7 +41,7 @@ SCHEMA, TABLE = "fetcher", "fetch_jobs"
 MIGRATIONS = Path(__file__).with_name("migrations")
 FILE_PART_BYTES, S3_PART_BYTES = 8 * MEBIBYTE, 5 * MEBIBYTE
 """Of S3 what fits into one request, so that no object is copied once its digest is known."""
-HOUR_S, DAY_S = 3_600.0, 86_400.0
+HOUR_S = 3_600.0
 
 
 def migrate_schema(settings: FetcherSettings) -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
     metrics.registry.register(FetchCollector(jobs, lambda: workers.busy_count if workers else 0))
     kept = Kept(
         jobs_s=settings.fetcher_retention_days * DAY_S,
-        downloads_s=settings.fetcher_download_retention_hours * HOUR_S,
+        files_s=settings.fetcher_download_retention_hours * HOUR_S,
         blob_grace_s=settings.blob_grace_ms / 1000,
     )
     interval_s = settings.fetcher_housekeeping_interval_ms / 1000

@@ -16,8 +16,8 @@ from penstock.cli.keys_file import KeysFile, Role
 from services.common.blobs import BlobStore
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.jobs import JobFilters, JobStore
+from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.postgres import Database
-from services.inference.jobs.housekeeping import DAY_S, Housekeeping
 from services.inference.jobs.settings import JobsSettings
 from services.inference.jobs.storage import SCHEMA, TABLE, open_inference_blobs
 from services.inference.jobs.store.files import FileStore
@@ -27,6 +27,7 @@ from tests.postgres import PostgresServer
 from tests.predictions import ROWS, Place, done, write_rows
 
 pytestmark = pytest.mark.slow
+KEPT = Kept(jobs_s=30 * DAY_S, files_s=7 * DAY_S, blob_grace_s=DAY_S)
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +121,7 @@ def test_old_jobs_and_inputs_go_and_then_the_blobs_that_only_they_named(here: Pl
                 JobStore(database, SCHEMA, TABLE),
                 FileStore(database),
                 blobs,
-                jobs_kept_s=30 * DAY_S,
-                inputs_kept_s=7 * DAY_S,
-                blob_grace_s=DAY_S,
+                KEPT,
                 interval_s=60.0,
             )
             assert keeper.tidy() == 0
@@ -146,7 +145,8 @@ def test_old_jobs_and_inputs_go_and_then_the_blobs_that_only_they_named(here: Pl
 def test_housekeeping_goes_on_past_a_blob_that_cannot_be_deleted_and_until_nothing_is_left(
     here: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("services.inference.jobs.housekeeping.PAGE", 2)
+    monkeypatch.setattr("services.common.jobs.housekeeping.PAGE", 2)
+    monkeypatch.setattr("services.common.blobs.store.PAGE", 2)
     tried: list[str] = []
 
     class Blobs:
@@ -168,13 +168,11 @@ def test_housekeeping_goes_on_past_a_blob_that_cannot_be_deleted_and_until_nothi
             "output_format, record_events) SELECT gen_random_uuid(), 'old', 'FAILED', '2020-01-01', 'm', '', 'ROWS', "
             "'JSONL', false FROM generate_series(1, 5)"
         )
-        keeper = Housekeeping(
-            jobs, FileStore(database), cast(BlobStore, Blobs()), jobs_kept_s=30 * DAY_S, inputs_kept_s=7 * DAY_S,
-            blob_grace_s=DAY_S, interval_s=60.0,
-        )  # fmt: skip
+        keeper = Housekeeping(jobs, FileStore(database), cast(BlobStore, Blobs()), KEPT, interval_s=60.0)
         assert keeper.tidy() == 3
         assert jobs.page(JobFilters(created_by="old"), before=None, limit=10) == []
         assert len(tried) == 6
+        monkeypatch.undo()
         assert len(FileStore(database).ledger.deleting()) == 3, "what failed is tried the next time"
 
 

@@ -13,6 +13,7 @@ import structlog
 
 from services.common.blobs import BlobStore
 from services.common.jobs import Concurrency, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.jobs.news import JobNews
 from services.common.jobs.workers import end_process
 from services.common.keys import KeyRing
@@ -25,7 +26,6 @@ from services.inference.composition import engine_limits, follow, open_sessions,
 from services.inference.engine.engine import Engine
 from services.inference.following.catalog import Catalog
 from services.inference.jobs import servicer
-from services.inference.jobs.housekeeping import DAY_S, Housekeeping
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import JobsCollector, RowCounters
 from services.inference.jobs.predictions import PredictionLimits, Predictions
@@ -143,15 +143,13 @@ def _workers(
 
 
 def _keep_house(settings: JobsSettings, stack: ExitStack, tables: Tables, blobs: BlobStore) -> None:
-    housekeeping = Housekeeping(
-        tables.jobs,
-        tables.files,
-        blobs,
-        jobs_kept_s=settings.job_retention_days * DAY_S,
-        inputs_kept_s=settings.job_input_retention_days * DAY_S,
+    kept = Kept(
+        jobs_s=settings.job_retention_days * DAY_S,
+        files_s=settings.job_input_retention_days * DAY_S,
         blob_grace_s=settings.blob_grace_ms / 1000,
-        interval_s=settings.job_housekeeping_interval_ms / 1000,
     )
+    interval_s = settings.job_housekeeping_interval_ms / 1000
+    housekeeping = Housekeeping(tables.jobs, tables.files, blobs, kept, interval_s=interval_s)
     housekeeping.open()
     stack.callback(housekeeping.close)
 

@@ -86,7 +86,7 @@ class FileStore:
             row = connection.execute(_FIND_INPUT, {"input_id": input_id}).fetchone()
         return StoredInput(**row) if row else None
 
-    def expire_inputs(self, kept_s: float) -> None:
+    def expire(self, kept_s: float) -> None:
         """Forget files that were sent so long ago; a job that reads one holds its bytes by itself."""
         with self._database.transaction() as connection:
             connection.execute(_EXPIRE_INPUTS, {"kept_s": kept_s})

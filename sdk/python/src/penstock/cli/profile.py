@@ -32,7 +32,7 @@ from penstock.cli.options import (
     pairs,
 )
 from penstock.cli.output import Output
-from penstock.cli.profile_views import features_table, note_warnings, profile_facts, profiles_table
+from penstock.cli.profile_views import features_table, profile_facts, profiles_table
 
 if TYPE_CHECKING:
     from penstock.api.monitoring.v1 import profiles_pb2 as pb
@@ -166,7 +166,7 @@ def create(
                         model, version, from_time=since, to_time=end, columns=columns, note=note
                     )
     output.answer(document_of(made), profile_facts(output, made), Text(""), features_table(output, made.features))
-    note_warnings(output, made)
+    output.warn(made.warnings)
     output.note(
         f"{model} {version} is compared with it from now on; once there is traffic: penstock drift check {model}"
     )
@@ -228,7 +228,7 @@ def attach(
         found = client.monitoring.profiles.attach(whole_id(profile, client.monitoring.profiles.list), version)
     said = Text.assemble((f"{found.model} {version}", "bold"), f" is compared with profile {found.number} from now on")
     output.answer(document_of(found), said)
-    note_warnings(output, found)
+    output.warn(found.warnings)
     output.note(f"to see how it does: penstock drift check {found.model} --version {version}")
 
 

@@ -12,8 +12,7 @@ from penstock.cli.charts import sparkline
 from penstock.cli.documents import enum_word
 from penstock.cli.formats import say_count, say_number, say_share, say_time
 from penstock.cli.model_views import time_of
-from penstock.cli.output import Column, Output, printable
-from penstock.cli.wording import at_the_command_line
+from penstock.cli.output import Column, Output
 
 _COLUMNS = (
     Column("profile", give="id"),
@@ -82,12 +81,6 @@ def profile_facts(output: Output, profile: pb.Profile) -> RenderableType:
             ("note", profile.note),
         ],
     )
-
-
-def note_warnings(output: Output, profile: pb.Profile) -> None:
-    """Say beside a profile what is odd about the version that it is for."""
-    for warning in profile.warnings:
-        output.note(f"warning: {printable(at_the_command_line(warning, ''))}")
 
 
 def features_table(output: Output, features: Sequence[pb.FeatureProfile]) -> RenderableType:

@@ -1,42 +1,51 @@
-"""What has to be done now and then: forget old jobs and inputs, and delete the blobs that nothing names."""
+"""What has to be done now and then: forget old jobs and files, and delete the blobs that nothing names."""
 
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass
+from typing import Protocol
 
 import structlog
 
 from services.common.blobs import BlobStore
+from services.common.blobs.store import BlobLedger
 from services.common.errors import DomainError
-from services.common.jobs import JobStore
-from services.inference.jobs.store.files import FileStore
+from services.common.jobs.store import JobStore
 
 _log = structlog.get_logger(__name__)
 CLOSE_WAIT_S = 5.0
-DAY_S = 86_400.0
 PAGE = 1_000
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """How long things are kept, in seconds."""
+
+    jobs_s: float
+    files_s: float
+    blob_grace_s: float
+
+
+class Files(Protocol):
+    """What jobs read or bring: a service's own table, which names blobs."""
+
+    ledger: BlobLedger
+
+    def expire(self, kept_s: float) -> object:
+        """Forget those that are so old."""
+        ...
 
 
 class Housekeeping:
     """Tidies up once an interval. Every replica may; twice does no harm."""
 
-    def __init__(
-        self,
-        jobs: JobStore,
-        files: FileStore,
-        blobs: BlobStore,
-        *,
-        jobs_kept_s: float,
-        inputs_kept_s: float,
-        blob_grace_s: float,
-        interval_s: float,
-    ) -> None:
+    def __init__(self, jobs: JobStore, files: Files, blobs: BlobStore, kept: Kept, *, interval_s: float) -> None:
         self._jobs = jobs
         self._files = files
         self._blobs = blobs
-        self._jobs_kept_s = jobs_kept_s
-        self._inputs_kept_s = inputs_kept_s
-        self._blob_grace_s = blob_grace_s
+        self._kept = kept
         self._interval_s = interval_s
         self._stopping = threading.Event()
         # A daemon: a blob store that does not answer must not hold up the end of the process.
@@ -53,10 +62,10 @@ class Housekeeping:
 
     def tidy(self) -> int:
         """Do one round; gives how many blobs were deleted."""
-        while self._jobs.expire(self._jobs_kept_s, limit=PAGE) == PAGE and not self._stopping.is_set():
+        while self._jobs.expire(self._kept.jobs_s, limit=PAGE) == PAGE and not self._stopping.is_set():
             pass
-        self._files.expire_inputs(self._inputs_kept_s)
-        return self._files.ledger.collect(self._blobs, self._blob_grace_s, self._stopping.is_set)
+        self._files.expire(self._kept.files_s)
+        return self._files.ledger.collect(self._blobs, self._kept.blob_grace_s, self._stopping.is_set)
 
     def _repeat(self) -> None:
         wait_s = 0.0
