@@ -7,9 +7,9 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from penstock import Client
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.blobs import BlobStore, open_blobs
+from services.common.clients import client_of
 from services.common.jobs import Backoff, Concurrency, JobStore, JobWorkers, WorkerLimits
 from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.jobs.news import JobNews
@@ -100,7 +100,7 @@ def _workers(
 ) -> JobWorkers:
     part_bytes = S3_PART_BYTES if settings.blob_url.startswith("s3:") else FILE_PART_BYTES
     limits = DownloadLimits(part_bytes=part_bytes, max_file_bytes=settings.fetcher_max_file_bytes)
-    client = stack.enter_context(_client(settings))
+    client = stack.enter_context(client_of(settings, registry=settings.registry_address))
     work = FetchWork(
         sources,
         Downloader(downloads, blobs, limits),
@@ -145,21 +145,6 @@ def _blobs(settings: FetcherSettings) -> BlobStore:
         prefix="fetcher",
         access_key=access_key.get_secret_value() if access_key else None,
         secret_key=secret_key.get_secret_value() if secret_key else None,
-    )
-
-
-def _client(settings: FetcherSettings) -> Client:
-    """Make a client with this service's own key and certificates; nothing connects before its first call."""
-    token = settings.service_token if settings.service_token_file is None else None
-    own_pair = settings.ca_file is not None and settings.cert_file is None
-    return Client(
-        registry=settings.registry_address,
-        token=token.get_secret_value() if token else "",
-        token_file=settings.service_token_file,
-        ca_file=settings.ca_file,
-        cert_file=settings.tls_cert_file if own_pair else settings.cert_file,
-        key_file=settings.tls_key_file if own_pair else settings.key_file,
-        insecure=settings.insecure_token,
     )
 
 

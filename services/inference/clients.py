@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from penstock import Client
+from services.common import clients
 from services.inference.settings import InferenceSettings
 
 
 def client_of(settings: InferenceSettings) -> Client:
     """Make a client with this service's own key and certificates; nothing connects before its first call."""
-    token = settings.service_token if settings.service_token_file is None else None
-    own_pair = settings.ca_file is not None and settings.cert_file is None
-    return Client(
-        registry=settings.registry_address,
-        monitoring=settings.monitoring_address,
-        token=token.get_secret_value() if token else "",
-        token_file=settings.service_token_file,
-        ca_file=settings.ca_file,
-        cert_file=settings.tls_cert_file if own_pair else settings.cert_file,
-        key_file=settings.tls_key_file if own_pair else settings.key_file,
-        insecure=settings.insecure_token,
-    )
+    return clients.client_of(settings, registry=settings.registry_address, monitoring=settings.monitoring_address)
