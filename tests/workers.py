@@ -28,6 +28,14 @@ from tests.suite import read_metrics
 WORKER, FOLLOWER = "services.inference.workers.worker", "services.inference.workers.follower"
 
 
+def runs(process: psutil.Process, module: str) -> bool:
+    """Say whether a process runs a module; one that ends while it is asked does not."""
+    try:
+        return process.status() != psutil.STATUS_ZOMBIE and module in process.cmdline()
+    except psutil.NoSuchProcess:
+        return False
+
+
 class WorkersService:
     """The service, and a grip on its processes."""
 
@@ -53,8 +61,7 @@ class WorkersService:
 
     def children(self, module: str = WORKER) -> list[psutil.Process]:
         """Find its children by what they run."""
-        found = psutil.Process(self.process.pid).children()
-        return [each for each in found if each.status() != psutil.STATUS_ZOMBIE and module in each.cmdline()]
+        return [each for each in psutil.Process(self.process.pid).children() if runs(each, module)]
 
     def metrics(self) -> dict[str, float]:
         """Read its metrics page, summed by name."""

@@ -8,10 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -264,12 +263,10 @@ def test_a_service_whose_workers_cannot_begin_ends_and_says_why(
 
 
 def test_workers_that_die_again_and_again_end_the_service(service: WorkersService) -> None:
-    killed: Counter[int] = Counter()
-
     def kill_all() -> bool:
         for worker in service.children():
-            killed[worker.pid] += 1
-            os.kill(worker.pid, signal.SIGKILL)
+            with suppress(psutil.NoSuchProcess):
+                worker.kill()
         return service.process.poll() is not None
 
     wait_until(lambda: kill_all() or None)
