@@ -16,6 +16,7 @@ from services.common.addresses import AddressRules, AllowedHosts
 from services.common.outbox import Outbox
 from services.common.outbox.webhooks import Webhooks
 from services.common.postgres import Database
+from services.common.sealing import Seal
 from services.monitoring.alerts.alerts import Alerts
 from services.monitoring.alerts.evaluation import Evaluation
 from services.monitoring.alerts.keeping import Keeping
@@ -31,7 +32,6 @@ from services.monitoring.configuration.store import ConfigurationStore
 from services.monitoring.models import Retention
 from services.monitoring.notifications.apprise_sender import AppriseSender
 from services.monitoring.notifications.channels import Channels
-from services.monitoring.notifications.sealing import Seal
 from services.monitoring.notifications.senders import Senders
 from services.monitoring.notifications.store import ChannelStore
 from services.monitoring.retraining.requests import RetrainingRequests

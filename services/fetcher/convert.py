@@ -7,6 +7,8 @@ import re
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from google.protobuf.json_format import ParseDict
+
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import sources_pb2
 from penstock.api.registry.v1 import registry_pb2 as registry
@@ -16,8 +18,8 @@ from services.common.blobs import checked_sha256
 from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import Job, JobState
 from services.fetcher.fetches import FetchFilters, NewFetch
-from services.fetcher.models import FetchResult, FetchSpec, Phase, Plan, Reference, RemoteFile
-from services.fetcher.sources.source import Found, Source
+from services.fetcher.models import FetchResult, FetchSpec, Phase, Plan, Reference, RemoteFile, size_of
+from services.fetcher.sources.source import Found, Source, Variant
 
 MAX_REFERENCE_CHARS = 2_048
 MAX_WORD_CHARS = 256
@@ -151,19 +153,35 @@ def source_proto(source: Source) -> sources_pb2.Source:
 def found_proto(said: Reference, found: Found) -> sources_pb2.InspectSourceResponse:
     """Write what lies at a source."""
     plan = found.plan
-    variant = sources_pb2.SourceVariant(
-        name="default", files=map(file_proto, plan.files), size_bytes=plan.size_bytes, is_default=True
-    )
-    framework = None if plan.unpack else framework_of(file.path for file in plan.files)
+    variants = found.variants or (Variant("default", plan.files),)
     return sources_pb2.InspectSourceResponse(
         source=reference_proto(said),
         resolved_revision=plan.revision,
-        framework=framework or registry.FRAMEWORK_UNSPECIFIED,
-        variants=[variant],
+        framework=_framework(plan),
+        variants=[_variant_proto(each, is_default=each is variants[0]) for each in variants],
+        metadata=ParseDict(dict(plan.metadata), registry.Metadata()),
+        licence=found.licence,
         suggested_model=found.suggested_model,
         download_size_bytes=plan.size_bytes,
         warnings=found.warnings,
     )
+
+
+def _variant_proto(variant: Variant, *, is_default: bool) -> sources_pb2.SourceVariant:
+    return sources_pb2.SourceVariant(
+        name=variant.name,
+        files=map(file_proto, variant.files),
+        size_bytes=size_of(variant.files),
+        precision=variant.precision,
+        is_default=is_default,
+    )
+
+
+def _framework(plan: Plan) -> registry.Framework.ValueType:
+    if plan.framework:
+        return registry.Framework.Value(f"FRAMEWORK_{plan.framework}")
+    by_names = None if plan.unpack else framework_of(file.path for file in plan.files)
+    return by_names or registry.FRAMEWORK_UNSPECIFIED
 
 
 def _state(job: Job, spec: FetchSpec) -> pb.FetchJobState.ValueType:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 from uuid import UUID
 
@@ -38,6 +38,7 @@ class RemoteFile:
             the end of the file from a break, for its size is not known.
         size_bytes: None where the source does not say.
         sha256: lowercase hex; '' where the source does not say.
+        ranges: whether the source is known to give any range of it.
     """
 
     path: str
@@ -45,21 +46,37 @@ class RemoteFile:
     tag: str
     size_bytes: int | None = None
     sha256: str = ""
+    ranges: bool = False
+
+
+def size_of(files: Iterable[RemoteFile]) -> int | None:
+    """Add up files; None where a size is not known."""
+    sizes = [file.size_bytes for file in files]
+    return None if None in sizes else sum(size for size in sizes if size is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a job fetches, as the source said when the job began. `unpack`: the file is an archive of them."""
+    """What a job fetches, as the source said when the job began.
+
+    Attributes:
+        revision: that is fetched, such as a commit; '' where the source has none.
+        files: all of them.
+        unpack: the only file is an archive of them.
+        framework: a name of the registry's Framework without its prefix, such as ONNX; '': by the files' names.
+        metadata: what the source says of the model: the registry's Metadata as JSON.
+    """
 
     revision: str
     files: tuple[RemoteFile, ...]
     unpack: bool = False
+    framework: str = ""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int | None:
         """All files together; None where a size is not known."""
-        sizes = [file.size_bytes for file in self.files]
-        return None if None in sizes else sum(size for size in sizes if size is not None)
+        return size_of(self.files)
 
     def columns(self) -> dict[str, Any]:
         """Give it as JSON."""
@@ -69,7 +86,7 @@ class Plan:
     def of(cls, columns: Mapping[str, Any]) -> Self:
         """Read it from JSON."""
         files = tuple(RemoteFile(**file) for file in columns["files"])
-        return cls(columns["revision"], files, columns["unpack"])
+        return cls(columns["revision"], files, columns["unpack"], columns["framework"], columns["metadata"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 import structlog
+from google.protobuf.json_format import ParseDict
 
 from penstock import Client
 from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
@@ -161,13 +162,13 @@ class Registering:
                 model,
                 version,
                 files,
-                framework=target.framework or None,
+                framework=_framework_of(plan, target),
                 stage=target.stage or None,
                 approved_by=target.approved_by,
                 note=target.note,
                 description=target.description,
                 labels=dict(target.labels),
-                metadata=target.metadata if target.HasField("metadata") else None,
+                metadata=_metadata_of(plan, target),
                 origin=origin,
                 unpack=plan.unpack,
                 request_id=f"fetch-{run.job.job_id}-{_digest_of(model, version, origin, downloads)}",
@@ -182,7 +183,7 @@ def check_framework(plan: Plan, target: FetchTarget) -> None:
     Raises:
         UnsupportedFramework: none can.
     """
-    if plan.unpack or target.framework:
+    if plan.unpack or _framework_of(plan, target):
         return
     if framework_of(file.path for file in plan.files) is None:
         names = ", ".join(sorted(PurePosixPath(file.path).name for file in plan.files)[:5])
@@ -190,6 +191,21 @@ def check_framework(plan: Plan, target: FetchTarget) -> None:
             f"no runtime is known to serve {names}: ONNX (.onnx), SavedModel (saved_model.pb), .keras and Transformers "
             "bundles (tokenizer and .onnx) are served; safetensors and PyTorch files must be exported to ONNX first"
         )
+
+
+def _framework_of(plan: Plan, target: FetchTarget) -> registry.Framework.ValueType | None:
+    """Give what was asked for, else what the source says; None: by the files' names."""
+    said = registry.Framework.Value(f"FRAMEWORK_{plan.framework}") if plan.framework else None
+    return target.framework or said
+
+
+def _metadata_of(plan: Plan, target: FetchTarget) -> registry.Metadata:
+    """Give what the source says of the model; what was asked for goes before it, field by field."""
+    metadata = ParseDict(dict(plan.metadata), registry.Metadata())
+    if target.metadata.tags:
+        del metadata.tags[:]
+    metadata.MergeFrom(target.metadata)
+    return metadata
 
 
 def not_done(version: registry.ModelVersion, target: FetchTarget) -> tuple[str, ...]:

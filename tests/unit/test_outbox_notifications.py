@@ -19,6 +19,7 @@ from pydantic import SecretStr, ValidationError
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.common.outbox import MAX_BODY_BYTES
 from services.common.outbox.webhooks import signature
+from services.common.sealing import Seal
 from services.monitoring.notifications.apprise_urls import DEFAULT_SCHEMES, NEVER, read_schemes, scheme_of
 from services.monitoring.notifications.models import (
     AlertNews,
@@ -28,7 +29,6 @@ from services.monitoring.notifications.models import (
     WebhookTarget,
 )
 from services.monitoring.notifications.rendering import alerts_document, text_of, title_of, trial_document
-from services.monitoring.notifications.sealing import Seal
 from services.monitoring.settings import MonitoringSettings
 
 NOW = datetime(2026, 11, 21, 19, 0, 0, 123_456, tzinfo=UTC)

@@ -31,9 +31,10 @@ _LINK: Final = {errno.ELOOP, errno.EMLINK}
 class FileFlow:
     """The bytes of an open file; see `Flow`."""
 
-    def __init__(self, handle: int, file: RemoteFile, offset: int) -> None:
+    def __init__(self, handle: int, file: RemoteFile, offset: int, end: int | None) -> None:
         self._handle = handle
         self._file = file
+        self._end = end
         self._shut = threading.Event()
         self.offset = offset
         self.size_bytes = file.size_bytes
@@ -50,7 +51,8 @@ class FileFlow:
 
     def _read(self, position: int) -> bytes:
         with _told(self._file.path):
-            return os.pread(self._handle, min(CHUNK_BYTES, max(0, (self.size_bytes or 0) - position)), position)
+            end = (self.size_bytes or 0) if self._end is None else self._end
+            return os.pread(self._handle, min(CHUNK_BYTES, max(0, end - position)), position)
 
     def shut(self) -> None:
         """End it from another thread."""
@@ -105,12 +107,12 @@ class FilesystemSource:
         return Found(Plan("", files, unpack=unpack), model_name(inner.name or root.name), tuple(warnings))
 
     @contextmanager
-    def open(self, file: RemoteFile, offset: int, stopping: Stopping) -> Iterator[FileFlow]:
+    def open(self, file: RemoteFile, offset: int, stopping: Stopping, *, end: int | None = None) -> Iterator[FileFlow]:
         """Open a file that is still the same."""
         root, inner = self._placed(file.locator)
         with _opened(root, inner, _FILE) as handle:
             _check_same(handle, file)
-            flow = FileFlow(handle, file, offset)
+            flow = FileFlow(handle, file, offset, end)
             stopping.on_stop(flow.shut)
             try:
                 yield flow

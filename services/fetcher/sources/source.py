@@ -16,18 +16,37 @@ ARCHIVES: Final = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """One of several forms of a model, of which one is fetched.
+
+    Attributes:
+        name: such as quantized.
+        files: what is fetched with it, what all variants share among them.
+        precision: of the weights, such as fp16; '' where nothing says so.
+    """
+
+    name: str
+    files: tuple[RemoteFile, ...]
+    precision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Found:
     """What a reference names.
 
     Attributes:
         plan: what a fetch would bring.
         suggested_model: what the model may be called where nobody says.
-        warnings: sentences on what was left out.
+        warnings: sentences on what was left out, and on a licence with conditions.
+        variants: the default first; none where the source has none: then the plan is all there is.
+        licence: its identifier, as the source has it; '' where it says none.
     """
 
     plan: Plan
     suggested_model: str
     warnings: tuple[str, ...] = ()
+    variants: tuple[Variant, ...] = ()
+    licence: str = ""
 
 
 class Flow(Protocol):
@@ -96,8 +115,14 @@ class Source(Protocol):
         """Look at what a reference names."""
         ...
 
-    def open(self, file: RemoteFile, offset: int, stopping: Stopping) -> AbstractContextManager[Flow]:
-        """Open a file of a plan from byte `offset` on; raises SourceChanged where it is another by now."""
+    def open(
+        self, file: RemoteFile, offset: int, stopping: Stopping, *, end: int | None = None
+    ) -> AbstractContextManager[Flow]:
+        """Open a file of a plan from byte `offset` on, up to before `end`; None: all the rest.
+
+        Raises:
+            SourceChanged: it is another by now.
+        """
         ...
 
 

@@ -30,14 +30,15 @@ SETTLED: Final = timedelta(seconds=60)
 class HttpFlow:
     """The bytes of an answer; see `Flow`."""
 
-    def __init__(self, answer: Answer, offset: int, size_bytes: int | None) -> None:
+    def __init__(self, answer: Answer, offset: int, size_bytes: int | None, end: int | None) -> None:
         self._answer = answer
+        self._end = size_bytes if end is None else end
         self.offset = offset
         self.size_bytes = size_bytes
 
     def __iter__(self) -> Iterator[bytes]:
         yield from self._answer.chunks()
-        if self.size_bytes is not None and self.offset + self._answer.read_bytes < self.size_bytes:
+        if self._end is not None and self.offset + self._answer.read_bytes < self._end:
             raise NetworkError(f"{urlsplit(self._answer.url).hostname} broke off before the end")
 
     def shut(self) -> None:
@@ -81,18 +82,19 @@ class UrlSource:
             size_bytes = _size_of(answer)
             tag = _tag_of(answer, size_bytes)
             name = _name_of(answer, reference.reference)
-        file = RemoteFile(name, reference.reference, tag, size_bytes, reference.sha256)
+            ranges = answer.status == HTTPStatus.PARTIAL_CONTENT and size_bytes is not None
+        file = RemoteFile(name, reference.reference, tag, size_bytes, reference.sha256, ranges)
         return Found(Plan(tag, (file,), unpack=is_archive(name)), model_name(name))
 
     @contextmanager
-    def open(self, file: RemoteFile, offset: int, stopping: Stopping) -> Iterator[HttpFlow]:
+    def open(self, file: RemoteFile, offset: int, stopping: Stopping, *, end: int | None = None) -> Iterator[HttpFlow]:
         """Ask for the rest of a file, provided that it is the same; who knows no ranges sends all of it."""
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        if offset and file.tag:
+        headers = {"Range": f"bytes={offset}-{'' if end is None else end - 1}"} if offset or end is not None else {}
+        if headers and file.tag:
             headers["If-Range"] = file.tag
         host = urlsplit(file.locator).hostname
         with self._http.get(file.locator, headers, stopping) as answer:
-            if answer.status == HTTPStatus.PARTIAL_CONTENT and not offset:
+            if answer.status == HTTPStatus.PARTIAL_CONTENT and "Range" not in headers:
                 raise NetworkError(f"{host} sends a part of the file, and was asked for all of it")
             begin, size_bytes = _begin_of(answer, offset), _size_of(answer)
             changed = file.tag and file.tag != _tag_of(
@@ -102,7 +104,7 @@ class UrlSource:
                 raise SourceChanged(f"{host} has another file by now; it is begun anew")
             if file.size_bytes is not None and size_bytes is not None and size_bytes != file.size_bytes:
                 raise SourceChanged(f"{host} has a file of another size by now")
-            yield HttpFlow(answer, begin, size_bytes)
+            yield HttpFlow(answer, begin, size_bytes, end)
 
 
 def _size_of(answer: Answer) -> int | None:

@@ -35,7 +35,7 @@ CREATE TABLE channels (
     kind        text        NOT NULL,
     shown_url   text        NOT NULL,                     -- without what may be secret
     signed      boolean     NOT NULL DEFAULT false,       -- whether a webhook has a secret
-    sealed      bytea,                                    -- the target as JSON, encrypted; see notifications/sealing.py
+    sealed      bytea,                                    -- the target as JSON, encrypted; see common/sealing.py
     plain       bytea,                                    -- or as it is, where nothing of it is secret
     update_time timestamptz NOT NULL DEFAULT clock_timestamp(),
     updated_by  text        NOT NULL,

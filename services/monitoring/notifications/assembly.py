@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.outbox import Outbox, OutboxCollector, OutboxLimits, OutboxWorkers
 from services.common.outbox.webhooks import Webhooks
+from services.common.sealing import Seal
 from services.common.server import Service
 from services.monitoring.notifications import servicer
 from services.monitoring.notifications.apprise_sender import AppriseSender
 from services.monitoring.notifications.apprise_urls import read_schemes
 from services.monitoring.notifications.channels import Channels
-from services.monitoring.notifications.sealing import Seal
 from services.monitoring.notifications.senders import Senders
 from services.monitoring.notifications.store import ChannelStore
 from services.monitoring.parts import Parts

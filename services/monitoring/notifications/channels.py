@@ -24,6 +24,7 @@ from services.common.errors import (
 from services.common.keys import caller
 from services.common.outbox import Destination, Message, Outbox, OutboxConnection, Undeliverable
 from services.common.postgres import Database
+from services.common.sealing import Seal
 from services.monitoring.notifications.models import (
     MAX_CHANNELS,
     AppriseTarget,
@@ -35,7 +36,6 @@ from services.monitoring.notifications.models import (
     WebhookTarget,
 )
 from services.monitoring.notifications.rendering import alerts_document, trial_document
-from services.monitoring.notifications.sealing import Seal
 from services.monitoring.notifications.senders import Senders
 from services.monitoring.notifications.store import ChannelStore
 from services.monitoring.parts import Clock
