@@ -171,6 +171,7 @@ class FetchJob(_message.Message):
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DUE_TIME_FIELD_NUMBER: _builtins.int
@@ -221,6 +222,10 @@ class FetchJob(_message.Message):
         """The version, of a COMPLETED job."""
 
     @_builtins.property
+    def webhook(self) -> Global___FetchWebhook:
+        """Who is told of its end, without what is secret of that; unset: nobody."""
+
+    @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
         """When it was created."""
 
@@ -256,6 +261,7 @@ class FetchJob(_message.Message):
         max_attempts: _builtins.int = ...,
         priority: _builtins.int = ...,
         worker_id: _builtins.str = ...,
+        webhook: Global___FetchWebhook | None = ...,
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         due_time: _timestamp_pb2.Timestamp | None = ...,
@@ -264,13 +270,50 @@ class FetchJob(_message.Message):
         expire_time: _timestamp_pb2.Timestamp | None = ...,
         cancel_requested: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "progress", b"progress", "result", b"result", "source", b"source", "start_time", b"start_time", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "progress", b"progress", "result", b"result", "source", b"source", "start_time", b"start_time", "target", b"target", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "files", b"files", "id", b"id", "max_attempts", b"max_attempts", "priority", b"priority", "progress", b"progress", "resolved_revision", b"resolved_revision", "result", b"result", "source", b"source", "start_time", b"start_time", "state", b"state", "target", b"target", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "files", b"files", "id", b"id", "max_attempts", b"max_attempts", "priority", b"priority", "progress", b"progress", "resolved_revision", b"resolved_revision", "result", b"result", "source", b"source", "start_time", b"start_time", "state", b"state", "target", b"target", "webhook", b"webhook", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FetchJob: _TypeAlias = FetchJob  # noqa: Y015
+
+@_typing.final
+class FetchWebhook(_message.Message):
+    """FetchWebhook is who is told of a job's end: COMPLETED, FAILED or CANCELLED, each time it ends. JSON is posted, signed;
+    what it says, and what an answer means, stands in docs/webhooks.md. It is sent until it arrives, for a day.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URL_FIELD_NUMBER: _builtins.int
+    SECRET_FIELD_NUMBER: _builtins.int
+    SIGNED_FIELD_NUMBER: _builtins.int
+    url: _builtins.str
+    """https, or http where the server allows it. Private addresses are refused unless the server allows them by name
+    (PENSTOCK_FETCHER_WEBHOOK_ALLOWED_HOSTS). At most 2,048 characters, without user and password. Given out without
+    its path, which may be a secret itself.
+    """
+    secret: _builtins.str
+    """With it the body is signed: X-Penstock-Signature: t=UNIX_SECONDS,v1=HMAC_SHA256(secret, t + "." + body), in hex.
+    16 to 256 printable ASCII characters without spaces; only written, never given out. Empty: nothing is signed.
+    """
+    signed: _builtins.bool
+    """Whether what is posted is signed; only given out."""
+    def __init__(
+        self,
+        *,
+        url: _builtins.str = ...,
+        secret: _builtins.str = ...,
+        signed: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "signed", b"signed", "url", b"url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FetchWebhook: _TypeAlias = FetchWebhook  # noqa: Y015
 
 @_typing.final
 class FetchProgress(_message.Message):
@@ -422,6 +465,7 @@ class CreateFetchJobRequest(_message.Message):
     TARGET_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
     MAX_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    WEBHOOK_FIELD_NUMBER: _builtins.int
     DUE_TIME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     priority: _builtins.int
@@ -439,6 +483,10 @@ class CreateFetchJobRequest(_message.Message):
         """What becomes of it."""
 
     @_builtins.property
+    def webhook(self) -> Global___FetchWebhook:
+        """Who is told when it has ended; unset: nobody."""
+
+    @_builtins.property
     def due_time(self) -> _timestamp_pb2.Timestamp:
         """Not before this time; unset: now."""
 
@@ -449,12 +497,13 @@ class CreateFetchJobRequest(_message.Message):
         target: Global___FetchTarget | None = ...,
         priority: _builtins.int = ...,
         max_attempts: _builtins.int = ...,
+        webhook: Global___FetchWebhook | None = ...,
         due_time: _timestamp_pb2.Timestamp | None = ...,
         request_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "source", b"source", "target", b"target"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "source", b"source", "target", b"target", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "max_attempts", b"max_attempts", "priority", b"priority", "request_id", b"request_id", "source", b"source", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["due_time", b"due_time", "max_attempts", b"max_attempts", "priority", b"priority", "request_id", b"request_id", "source", b"source", "target", b"target", "webhook", b"webhook"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -43,9 +43,10 @@ class FetchJobServiceStub:
     """Queues a job. What it says of the source is checked at once, save for what only the source can answer: that is
     found by the job. The same source and revision asked for by several is downloaded once.
     Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, UNKNOWN_SOURCE, INVALID_REFERENCE, INVALID_NAME, INVALID_STAGE
-    (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE. FAILED_PRECONDITION:
-    SOURCE_DISABLED, SECURITY (the reference leads where it may not), REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-    TOO_MANY_JOBS (of this key, not ended yet).
+    (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE, INVALID_WEBHOOK,
+    URL_NOT_ALLOWED (the webhook's). FAILED_PRECONDITION: SOURCE_DISABLED, SECURITY (the reference leads where it may
+    not), REQUEST_ID_REUSED, SECRETS_KEY_MISSING (a webhook with a secret or a path needs the server's key),
+    SECRETS_KEY_INVALID. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
     """
     GetFetchJob: _grpc.UnaryUnaryMultiCallable[_fetch_jobs_pb2.GetFetchJobRequest, _fetch_jobs_pb2.GetFetchJobResponse]
     """Gives a job as it stands. Role: viewer. NOT_FOUND: JOB_NOT_FOUND."""
@@ -81,9 +82,10 @@ class FetchJobServiceAsyncStub(FetchJobServiceStub):
     """Queues a job. What it says of the source is checked at once, save for what only the source can answer: that is
     found by the job. The same source and revision asked for by several is downloaded once.
     Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, UNKNOWN_SOURCE, INVALID_REFERENCE, INVALID_NAME, INVALID_STAGE
-    (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE. FAILED_PRECONDITION:
-    SOURCE_DISABLED, SECURITY (the reference leads where it may not), REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-    TOO_MANY_JOBS (of this key, not ended yet).
+    (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE, INVALID_WEBHOOK,
+    URL_NOT_ALLOWED (the webhook's). FAILED_PRECONDITION: SOURCE_DISABLED, SECURITY (the reference leads where it may
+    not), REQUEST_ID_REUSED, SECRETS_KEY_MISSING (a webhook with a secret or a path needs the server's key),
+    SECRETS_KEY_INVALID. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
     """
     GetFetchJob: _aio.UnaryUnaryMultiCallable[_fetch_jobs_pb2.GetFetchJobRequest, _fetch_jobs_pb2.GetFetchJobResponse]  # type: ignore[assignment]
     """Gives a job as it stands. Role: viewer. NOT_FOUND: JOB_NOT_FOUND."""
@@ -122,9 +124,10 @@ class FetchJobServiceServicer(metaclass=_abc_1.ABCMeta):
         """Queues a job. What it says of the source is checked at once, save for what only the source can answer: that is
         found by the job. The same source and revision asked for by several is downloaded once.
         Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, UNKNOWN_SOURCE, INVALID_REFERENCE, INVALID_NAME, INVALID_STAGE
-        (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE. FAILED_PRECONDITION:
-        SOURCE_DISABLED, SECURITY (the reference leads where it may not), REQUEST_ID_REUSED. RESOURCE_EXHAUSTED:
-        TOO_MANY_JOBS (of this key, not ended yet).
+        (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE, INVALID_WEBHOOK,
+        URL_NOT_ALLOWED (the webhook's). FAILED_PRECONDITION: SOURCE_DISABLED, SECURITY (the reference leads where it may
+        not), REQUEST_ID_REUSED, SECRETS_KEY_MISSING (a webhook with a secret or a path needs the server's key),
+        SECRETS_KEY_INVALID. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
         """
 
     @_abc_1.abstractmethod
