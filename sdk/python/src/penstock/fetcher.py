@@ -69,6 +69,8 @@ class FetcherClient:
         priority: int = 0,
         max_attempts: int = 0,
         due_time: datetime | None = None,
+        webhook: str = "",
+        webhook_secret: str = "",
         request_id: str = "",
     ) -> pb.FetchJob:
         """Queue a job that fetches a model and registers it.
@@ -91,12 +93,16 @@ class FetcherClient:
             priority: 1 goes first, 9 last; 0: 5.
             max_attempts: 1 to 20; 0: 3.
             due_time: not before this time, which must be aware.
+            webhook: where JSON is posted each time the job ends; empty: nowhere. The job shows it without its path.
+            webhook_secret: what that is signed with, 16 to 256 characters; empty: it is not signed.
             request_id: the same again returns the first result for 7 days; empty: one is made, so that a retry makes
                 no second job.
 
         Raises:
             InvalidArgument: the service refuses a field; `violations` names it.
-            FailedPrecondition: it leads where the service must not go (SECURITY), or the source is off.
+            FailedPrecondition: it leads where the service must not go (SECURITY), or the source is off
+                (SOURCE_DISABLED).
+            ResourceExhausted: too many jobs of this key have not ended (TOO_MANY_JOBS).
         """
         target = pb.FetchTarget(
             model=model,
@@ -120,6 +126,8 @@ class FetcherClient:
             due_time=to_timestamp("due_time", due_time),
             request_id=request_id or uuid7(),
         )
+        if webhook or webhook_secret:
+            request.webhook.CopyFrom(pb.FetchWebhook(url=webhook, secret=webhook_secret))
         return self._connection.unary(self._connection.stub.CreateFetchJob, request).job
 
     def get(self, job_id: str) -> pb.FetchJob:
