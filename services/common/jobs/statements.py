@@ -65,7 +65,7 @@ UPDATE {table} jobs SET state = next, lease_expire_time = NULL,
         WHEN 'WORKER_LOST' THEN 'its worker was lost ' || attempt || ' times; it is not tried again by itself'
         ELSE '' END
 FROM judged WHERE jobs.job_id = judged.job_id
-RETURNING jobs.job_id
+RETURNING jobs.*, state AS seen_state, clock_timestamp() AS read_time
 """
 
 # Limits are counted, and so claims that heed one go one after another.
@@ -117,14 +117,15 @@ UPDATE {table} SET done_count = %(done)s, failed_count = %(failed)s, total_count
 WHERE job_id = %(job_id)s
 """
 END: LiteralString = """
-UPDATE {table} SET state = %(state)s, end_time = clock_timestamp(), lease_expire_time = NULL,
+UPDATE {table} jobs SET state = %(state)s, end_time = clock_timestamp(), lease_expire_time = NULL,
     update_time = clock_timestamp(), result = %(result)s, error_reason = %(reason)s, error_message = %(message)s,
     error_detail = %(detail)s
 WHERE job_id = %(job_id)s
+RETURNING jobs.*, state AS seen_state, clock_timestamp() AS read_time
 """
 # Whoever asked for the job's end gets it here, where the run ended by something else before it heard of that.
 PUT_BACK: LiteralString = """
-UPDATE {table} SET state = CASE WHEN cancel_time IS NULL THEN 'QUEUED' ELSE 'CANCELLED' END,
+UPDATE {table} jobs SET state = CASE WHEN cancel_time IS NULL THEN 'QUEUED' ELSE 'CANCELLED' END,
     end_time = CASE WHEN cancel_time IS NULL THEN NULL ELSE clock_timestamp() END,
     lease_expire_time = NULL, attempt = attempt - %(uncounted)s,
     due_time = clock_timestamp() + make_interval(secs => %(delay_s)s), update_time = clock_timestamp(),
@@ -132,6 +133,7 @@ UPDATE {table} SET state = CASE WHEN cancel_time IS NULL THEN 'QUEUED' ELSE 'CAN
     error_message = CASE WHEN cancel_time IS NULL THEN %(message)s ELSE '' END,
     error_detail = CASE WHEN cancel_time IS NULL THEN %(detail)s ELSE '' END
 WHERE job_id = %(job_id)s
+RETURNING jobs.*, state AS seen_state, clock_timestamp() AS read_time
 """
 
 CANCEL: LiteralString = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, LiteralString
@@ -29,6 +29,11 @@ from services.common.postgres import Database, Listener
 
 JobConnection = Connection[DictRow]
 """A transaction that a job changes in, lent for what changes with it."""
+OnEnd = Callable[[JobConnection, Job], None]
+"""Hears of a job that ends, however it ends, in the transaction that ends it: what it writes is there if that is.
+
+It is quick, and raises nothing that would stay: whoever ends the job would try in vain.
+"""
 REQUESTS_KEPT_DAYS = 7
 WORKERS_SHOWN_S = 3_600.0
 MAX_MESSAGE_CHARS = 2_000
@@ -68,8 +73,11 @@ class JobStore:
     `changed` whenever a job's readers may see something new.
     """
 
-    def __init__(self, database: Database, schema: str, table: str) -> None:
+    def __init__(
+        self, database: Database, schema: str, table: str, *, on_end: OnEnd = lambda _connection, _job: None
+    ) -> None:
         self._database = database
+        self._on_end = on_end
         self._name = f"{schema}.{table}"
         self._identifiers = {
             "table": sql.Identifier(schema, table),
@@ -150,10 +158,11 @@ class JobStore:
     def sweep(self) -> int:
         """Take down what nobody told: leases that ran out, hard limits that passed. Any replica may; gives how many."""
         with self._database.transaction() as connection:
-            count = self._run(connection, statements.SWEEP, {}).rowcount
-            if count:
+            rows = self._run(connection, statements.SWEEP, {}).fetchall()
+            if rows:
+                self._ended(connection, rows)
                 self._notify(connection, self.queued, self.changed)
-            return count
+            return len(rows)
 
     def claim(self, worker_id: str, lease_s: float, concurrency: Concurrency) -> tuple[Lease, Job] | None:
         """Take the job that is next: the lowest priority number, then the one created first. None: there is none."""
@@ -214,7 +223,7 @@ class JobStore:
         One that somebody asked to end is CANCELLED instead.
         """
         values = {**_key(lease), **_said(failure or Failure()), "delay_s": delay_s, "uncounted": 0 if counted else 1}
-        self._run(connection, statements.PUT_BACK, values)
+        self._ended(connection, self._run(connection, statements.PUT_BACK, values).fetchall())
         self._notify(connection, self.queued, self.changed)
 
     def renew(self, leases: Sequence[Lease], lease_s: float) -> frozenset[UUID]:
@@ -240,6 +249,8 @@ class JobStore:
             changed = self._run(connection, statements.CANCEL, {"job_id": job_id}).rowcount
             job = self._get(connection, job_id)
             if changed:
+                if job.ended:
+                    self._on_end(connection, job)
                 self._notify(connection, self.cancelled, self.changed)
             elif job.state is not JobState.CANCELLED:
                 raise FailedPrecondition(f"the job is {job.state} already", reason="JOB_ENDED")
@@ -316,9 +327,15 @@ class JobStore:
         self, connection: JobConnection, lease: Lease, state: JobState, failure: Failure, result: Jsonb | None
     ) -> None:
         values = {**_key(lease), **_said(failure), "state": state.value, "result": result}
-        self._run(connection, statements.END, values)
+        self._ended(connection, self._run(connection, statements.END, values).fetchall())
         # Whoever waits behind a limit may be next.
         self._notify(connection, self.queued, self.changed)
+
+    def _ended(self, connection: JobConnection, rows: Sequence[DictRow]) -> None:
+        """Tell of those rows that have ended."""
+        for job in map(_job, rows):
+            if job.ended:
+                self._on_end(connection, job)
 
     def _first_of(self, connection: JobConnection, new: NewJob) -> Job:
         values = {"created_by": new.created_by, "request_id": new.request_id}
