@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -91,7 +91,9 @@ class Answer:
 
 
 class GuardedHttp:
-    """Asks by GET. Sends no cookies, and credentials to no other origin than theirs; takes no compressed bodies."""
+    """Asks by GET and HEAD. Sends no cookies, and credentials to no other origin than theirs; takes no compressed
+    bodies.
+    """
 
     def __init__(
         self,
@@ -114,8 +116,18 @@ class GuardedHttp:
             raise Forbidden(error.message) from error
 
     @contextmanager
-    def get(self, url: str, headers: Mapping[str, str], stopping: Stopping) -> Iterator[Answer]:
+    def get(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        stopping: Stopping,
+        *,
+        method: str = "GET",
+        judged: Container[int] = (),
+    ) -> Iterator[Answer]:
         """Ask for a URL; whoever is asked in the end has answered 200, 206 or 416, with a body that is not compressed.
+
+        Answers with a status in `judged` are given as well, and are the caller's to judge.
 
         Raises:
             Forbidden: the URL, or one that it redirects to, leads where it must not.
@@ -134,11 +146,12 @@ class GuardedHttp:
             connection = self._connection(endpoint, stopping)
             stopping.on_stop(connection.shut)
             try:
-                answer = self._asked(connection, endpoint, url, headers)
-                if answer.status in _REDIRECTS and answer.headers.get("Location"):
-                    url = _onward(url, answer.headers["Location"], endpoint)
-                    continue
-                self._judge(answer, endpoint)
+                answer = self._asked(connection, endpoint, url, headers, method)
+                if answer.status not in judged:
+                    if answer.status in _REDIRECTS and answer.headers.get("Location"):
+                        url = _onward(url, answer.headers["Location"], endpoint)
+                        continue
+                    self._judge(answer, endpoint)
                 with self._watched(answer):
                     yield answer
                 return
@@ -167,7 +180,9 @@ class GuardedHttp:
             raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
         return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
 
-    def _asked(self, connection: Pinned, endpoint: Endpoint, url: str, headers: Mapping[str, str]) -> Answer:
+    def _asked(
+        self, connection: Pinned, endpoint: Endpoint, url: str, headers: Mapping[str, str], method: str
+    ) -> Answer:
         sent = {
             "Host": endpoint.authority,
             "User-Agent": "penstock",
@@ -180,7 +195,7 @@ class GuardedHttp:
         deadline.daemon = True
         deadline.start()
         try:
-            connection.request("GET", endpoint.target, headers=sent, preload_content=False)
+            connection.request(method, endpoint.target, headers=sent, preload_content=False)
             response = connection.getresponse()
             _check_end(connection)
         except Exception as error:
