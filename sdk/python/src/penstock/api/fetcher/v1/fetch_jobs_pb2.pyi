@@ -172,6 +172,7 @@ class FetchJob(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     WORKER_ID_FIELD_NUMBER: _builtins.int
     WEBHOOK_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     DUE_TIME_FIELD_NUMBER: _builtins.int
@@ -193,6 +194,8 @@ class FetchJob(_message.Message):
     """1 goes first, 9 last."""
     worker_id: _builtins.str
     """The worker that has it, or had it last."""
+    schedule_id: _builtins.str
+    """The schedule that created it, which may be gone by now; empty: somebody asked for it."""
     created_by: _builtins.str
     """The caller."""
     cancel_requested: _builtins.bool
@@ -262,6 +265,7 @@ class FetchJob(_message.Message):
         priority: _builtins.int = ...,
         worker_id: _builtins.str = ...,
         webhook: Global___FetchWebhook | None = ...,
+        schedule_id: _builtins.str = ...,
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         due_time: _timestamp_pb2.Timestamp | None = ...,
@@ -272,7 +276,7 @@ class FetchJob(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "progress", b"progress", "result", b"result", "source", b"source", "start_time", b"start_time", "target", b"target", "webhook", b"webhook"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "files", b"files", "id", b"id", "max_attempts", b"max_attempts", "priority", b"priority", "progress", b"progress", "resolved_revision", b"resolved_revision", "result", b"result", "source", b"source", "start_time", b"start_time", "state", b"state", "target", b"target", "webhook", b"webhook", "worker_id", b"worker_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt_count", b"attempt_count", "cancel_requested", b"cancel_requested", "create_time", b"create_time", "created_by", b"created_by", "due_time", b"due_time", "end_time", b"end_time", "error", b"error", "expire_time", b"expire_time", "files", b"files", "id", b"id", "max_attempts", b"max_attempts", "priority", b"priority", "progress", b"progress", "resolved_revision", b"resolved_revision", "result", b"result", "schedule_id", b"schedule_id", "source", b"source", "start_time", b"start_time", "state", b"state", "target", b"target", "webhook", b"webhook", "worker_id", b"worker_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -636,6 +640,7 @@ class ListFetchJobsRequest(_message.Message):
     SOURCE_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    SCHEDULE_ID_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Only those that fetch into this model; empty: into any."""
     source: _builtins.str
@@ -644,6 +649,8 @@ class ListFetchJobsRequest(_message.Message):
     """At most so many, 1 to 1,000; 0: 50."""
     page_token: _builtins.str
     """Of the page before; empty: the first."""
+    schedule_id: _builtins.str
+    """Only those that this schedule created; empty: all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___FetchJobState.ValueType]:
         """Only those in one of these states; none: all. Either of DOWNLOADING and PROCESSING means jobs that run."""
@@ -656,10 +663,11 @@ class ListFetchJobsRequest(_message.Message):
         source: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        schedule_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "source", b"source", "states", b"states"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "schedule_id", b"schedule_id", "source", b"source", "states", b"states"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
