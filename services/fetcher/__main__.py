@@ -25,7 +25,8 @@ from services.common.traces import open_traces
 from services.fetcher import servicer
 from services.fetcher.downloading.downloader import Downloader, DownloadLimits
 from services.fetcher.fetches import Fetches, FetchLimits
-from services.fetcher.metrics import FetchCollector
+from services.fetcher.metrics import FetchCollector, FetchCounters
+from services.fetcher.notifications.assembly import open_webhooks
 from services.fetcher.registering import Registering
 from services.fetcher.settings import FetcherSettings
 from services.fetcher.sources import servicer as source_servicer
@@ -35,6 +36,8 @@ from services.fetcher.sources.http import GuardedHttp, HttpLimits
 from services.fetcher.sources.url import UrlSource
 from services.fetcher.store.downloads import DownloadStore
 from services.fetcher.store.fetches import FetchStore
+from services.fetcher.store.hosts import HostStore, Rate
+from services.fetcher.throttle import HostLimits, Throttle
 from services.fetcher.work import FetchWork
 
 SCHEMA, TABLE = "fetcher", "fetch_jobs"
@@ -58,12 +61,15 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
     stack.callback(blobs.close)
     metrics = MetricsServer(settings.host, settings.metrics_port)
     traces = open_traces("fetcher", settings, stack)
-    jobs, fetches, downloads = JobStore(database, SCHEMA, TABLE), FetchStore(), DownloadStore(database)
-    sources = _sources(settings)
+    fetches, downloads = FetchStore(), DownloadStore(database)
+    webhooks = open_webhooks(settings, database, fetches, metrics.registry, stack)
+    jobs = JobStore(database, SCHEMA, TABLE, on_end=webhooks.tell)
+    counters = FetchCounters(metrics.registry)
+    sources = _sources(settings, Throttle(HostStore(database), _host_limits(settings), counters))
     checks = [database.check, blobs.check]
     workers = None
     if settings.fetcher_worker_enabled:
-        workers = _workers(settings, stack, jobs, fetches, downloads, blobs, sources)
+        workers = _workers(settings, stack, jobs, fetches, downloads, blobs, sources, counters)
         checks.append(workers.check)
     metrics.registry.register(FetchCollector(jobs, lambda: workers.busy_count if workers else 0))
     kept = Kept(
@@ -84,7 +90,7 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         retention=timedelta(days=settings.fetcher_retention_days),
         lease_s=settings.fetcher_lease_ms / 1000,
     )
-    does = Fetches(jobs, fetches, sources, news, limits)
+    does = Fetches(jobs, fetches, sources, webhooks, news, limits)
     served = (servicer.service(does), source_servicer.service(does))
     return Server(settings, served, keys=keys, metrics=metrics, checks=tuple(checks), traces=traces)
 
@@ -97,6 +103,7 @@ def _workers(
     downloads: DownloadStore,
     blobs: BlobStore,
     sources: Sources,
+    counters: FetchCounters,
 ) -> JobWorkers:
     part_bytes = S3_PART_BYTES if settings.blob_url.startswith("s3:") else FILE_PART_BYTES
     limits = DownloadLimits(part_bytes=part_bytes, max_file_bytes=settings.fetcher_max_file_bytes)
@@ -112,7 +119,7 @@ def _workers(
     )
     workers = JobWorkers(
         jobs,
-        work,
+        counters.counted(work),
         WorkerLimits(
             slots=settings.fetcher_jobs,
             lease_s=settings.fetcher_lease_ms / 1000,
@@ -126,7 +133,15 @@ def _workers(
     return workers
 
 
-def _sources(settings: FetcherSettings) -> Sources:
+def _host_limits(settings: FetcherSettings) -> HostLimits:
+    bytes_per_s = settings.fetcher_host_bytes_per_second
+    return HostLimits(
+        requests=Rate(per_s=settings.fetcher_host_requests_per_second, burst=settings.fetcher_host_burst),
+        bytes=Rate(per_s=bytes_per_s, burst=bytes_per_s) if bytes_per_s else None,
+    )
+
+
+def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
     limits = HttpLimits(
         connect_s=settings.fetcher_connect_timeout_ms / 1000,
         silence_s=settings.fetcher_silence_timeout_ms / 1000,
@@ -134,7 +149,7 @@ def _sources(settings: FetcherSettings) -> Sources:
         floor_s=settings.fetcher_silence_timeout_ms / 1000,
     )
     rules = AddressRules(AllowedHosts.parse(settings.fetcher_allowed_hosts))
-    http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file)
+    http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file, throttle=throttle)
     return Sources([FilesystemSource(settings.fetcher_roots), UrlSource(http)])
 
 

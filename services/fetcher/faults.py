@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from services.common.errors import Aborted, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
+RETRYABLE = frozenset(
+    {
+        "NETWORK_ERROR", "RATE_LIMITED", "STORAGE_ERROR", "REGISTRY_UNAVAILABLE", "SOURCE_CHANGED", "WORKER_LOST",
+        "DATABASE_UNAVAILABLE", "DATABASE_TIMEOUT", "LOCK_TIMEOUT", "TRANSACTION_CONFLICT",
+    }
+)  # fmt: skip
+"""Reasons of which the same again may help."""
+
 
 class NetworkError(Unavailable):
     """The source could not be reached, broke off, or is out of order. Tried again."""
@@ -15,6 +23,10 @@ class RateLimited(ResourceExhausted):
     """The source asks for patience. Tried again, not before `retry_after_s`."""
 
     default_reason = "RATE_LIMITED"
+
+
+class HostBusy(RateLimited):
+    """The source was not even asked: it wanted patience before, or its turn does not come soon. Costs no attempt."""
 
 
 class StorageError(Unavailable):

@@ -2,16 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
 import structlog
+from prometheus_client import CollectorRegistry, Counter
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from services.common.errors import DomainError
-from services.common.jobs import JobStore
+from services.common.jobs import JobRun, JobStore
+from services.common.jobs.workers import Work
 
 _log = structlog.get_logger(__name__)
+
+
+class FetchCounters:
+    """What this process received, waited for and stumbled over."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.received_bytes = Counter(
+            "penstock_fetch_received_bytes", "Bytes that came over HTTP into this process.", registry=registry
+        )
+        self.throttled_seconds = Counter(
+            "penstock_fetch_throttled_seconds",
+            "Time that transfers of this process waited for their turn at a host, in s, by what there was too much of.",
+            ["unit"],
+            registry=registry,
+        )
+        self.pauses = Counter(
+            "penstock_fetch_pauses",
+            "How often a host told this process when to come again (429 or 503 with Retry-After).",
+            registry=registry,
+        )
+        self._faults = Counter(
+            "penstock_fetch_faults",
+            "Attempts of this process that ended in a fault, by its reason, and whether it may pass.",
+            ["reason", "retryable"],
+            registry=registry,
+        )
+        for unit in ("requests", "bytes"):
+            self.throttled_seconds.labels(unit)
+
+    def counted(self, work: Work) -> Work:
+        """Count the faults of some work, which it raises as before."""
+
+        def do(run: JobRun) -> Mapping[str, Any] | None:
+            try:
+                return work(run)
+            except DomainError as error:
+                self._faults.labels(error.reason, str(error.retryable).lower()).inc()
+                raise
+
+        return do
 
 
 class FetchCollector(Collector):

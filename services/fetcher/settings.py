@@ -91,10 +91,31 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     also without TLS and on any port."""
     fetcher_ca_file: Path | None = None
     """The certificates that vouch for sources, PEM, in place of the system's."""
+    secrets_key_file: Path | None = None
+    """What the webhooks of fetches are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
+    own (`openssl rand -base64 32`). The first encrypts, all of them decrypt. Without it webhooks with a secret or a
+    path are refused. All replicas need the same."""
+    fetcher_webhook_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
+    """Hosts' names, addresses and networks, separated by commas, that webhooks may reach although they are private;
+    also without TLS and on any port."""
+    fetcher_webhook_ca_file: Path | None = None
+    """The certificates that vouch for the receivers of webhooks, PEM, in place of the system's."""
+    fetcher_webhook_senders: Annotated[int, Field(ge=2, le=64)] = 4
+    """Webhooks' messages on their way at once, each to another host; hosts of which one waits for another try share
+    one half, so that a receiver that is down holds up no other."""
+    fetcher_webhook_interval_ms: Annotated[int, Field(ge=10, le=60_000)] = 1_000
+    """How often it is looked for messages whose next attempt has come due; new ones are sent at once."""
     fetcher_max_file_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 5 * GIBIBYTE
     """The largest file that is fetched."""
     fetcher_max_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 50 * GIBIBYTE
     """The largest model: all its files together."""
+    fetcher_host_requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 20
+    """Requests to one host, of all replicas together. One that asks for patience (Retry-After) is left alone so long
+    by all of them, an hour at most."""
+    fetcher_host_burst: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Requests to one host at once, after a while of fewer."""
+    fetcher_host_bytes_per_second: Annotated[int, Field(ge=64 * 1024, le=1024**4)] | None = None
+    """Bytes from one host, of all replicas together; by default as many as it gives."""
     fetcher_connect_timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 10_000
     """How long a connection to a source may take."""
     fetcher_silence_timeout_ms: Annotated[int, Field(ge=10, le=600_000)] = 30_000

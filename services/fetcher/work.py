@@ -13,11 +13,12 @@ from typing import Any
 from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
 from penstock.api.registry.v1.registry_pb2 import ModelVersion
 from services.common.errors import DomainError
-from services.common.jobs import Job, JobRun, JobStore, Progress
+from services.common.jobs import Backoff, Failure, Job, JobRun, JobStore, Progress
 from services.fetcher.downloading.downloader import Awaited, Downloader
 from services.fetcher.downloading.reading import DownloadDamaged
 from services.fetcher.faults import (
     FileTooLarge,
+    HostBusy,
     SourceChanged,
     StorageError,
     UnsupportedFramework,
@@ -34,6 +35,8 @@ AWAIT_S, MOST_AWAIT_S = 2.0, 15.0
 
 So that many who wait for a long download do not keep the workers busy with asking whether it is there.
 """
+SPREAD = Backoff(base_s=1.0)
+"""So that those who wait for the same host do not all come back at once."""
 
 
 class FetchWork:
@@ -59,7 +62,8 @@ class FetchWork:
         self._max_bytes = max_bytes
 
     def __call__(self, run: JobRun) -> Mapping[str, Any] | None:
-        """Do a fetch to its end; gives its result, or None where it was put back to wait for another's download.
+        """Do a fetch to its end; gives its result, or None where it was put back to wait, for another's download or
+        its turn at a host.
 
         What it raises says how it ended, see `common.jobs.Work`.
         """
@@ -69,6 +73,12 @@ class FetchWork:
         except Awaited:
             with run.holding() as connection:
                 self._jobs.put_back(connection, run.lease, delay_s=_patience_s(run.job), counted=False)
+            return None
+        except HostBusy as busy:
+            delay_s = SPREAD.delay_s(1, busy.retry_after_s)
+            with run.holding() as connection:
+                failure = Failure(busy.reason, busy.message)
+                self._jobs.put_back(connection, run.lease, delay_s=delay_s, failure=failure, counted=False)
             return None
         except SourceChanged:
             with run.holding() as connection:

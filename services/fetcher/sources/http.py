@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
@@ -19,6 +20,7 @@ from services.common.errors import DomainError, FailedPrecondition
 from services.common.outbox.webhooks import read_retry_after
 from services.fetcher.faults import Forbidden, ModelNotFound, NetworkError, RateLimited, Unauthorized
 from services.fetcher.sources.source import Stopping
+from services.fetcher.throttle import Throttle
 
 if TYPE_CHECKING:
     from urllib3.response import HTTPResponse
@@ -57,6 +59,7 @@ class Answer:
         self.headers: Mapping[str, str] = response.headers
         self.chunked: bool = response.chunked
         self.read_bytes = 0
+        self.on_bytes: Callable[[int], None] = lambda _: None
         self._waited_s = 0.0
         self._waits_since: float | None = None
 
@@ -70,6 +73,7 @@ class Answer:
         """Give the body as it comes; raises NetworkError where it breaks off."""
         while chunk := self._next():
             self.read_bytes += len(chunk)
+            self.on_bytes(len(chunk))
             yield chunk
 
     def _next(self) -> bytes:
@@ -102,8 +106,10 @@ class GuardedHttp:
         *,
         ca_file: Path | None = None,
         clock: Callable[[], float] = time.time,
+        throttle: Throttle | None = None,
     ) -> None:
         self._rules = rules
+        self._throttle = throttle
         self._limits = limits or HttpLimits()
         self._ca_file = ca_file
         self._clock = clock
@@ -132,6 +138,7 @@ class GuardedHttp:
         Raises:
             Forbidden: the URL, or one that it redirects to, leads where it must not.
             NetworkError, RateLimited, ModelNotFound, Unauthorized: as the answer, or its absence, means.
+            HostBusy: nobody was asked, for it is not the turn of this request yet.
         """
         origin = before = self.endpoint(url)
         for _ in range(self._limits.max_redirects + 1):
@@ -143,10 +150,14 @@ class GuardedHttp:
             same = (endpoint.scheme, endpoint.host, endpoint.port) == (origin.scheme, origin.host, origin.port)
             if not same:  # for good: nobody else chooses where credentials go
                 headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
+            if self._throttle is not None:
+                self._throttle.admit(endpoint.host, stopping)
             connection = self._connection(endpoint, stopping)
             stopping.on_stop(connection.shut)
             try:
                 answer = self._asked(connection, endpoint, url, headers, method)
+                if self._throttle is not None:
+                    answer.on_bytes = partial(self._throttle.received, endpoint.host, stopping)
                 if answer.status not in judged:
                     if answer.status in _REDIRECTS and answer.headers.get("Location"):
                         url = _onward(url, answer.headers["Location"], endpoint)
@@ -218,6 +229,8 @@ class GuardedHttp:
         if status in _BUSY:
             asked_s = read_retry_after(answer.headers.get("Retry-After"), self._clock())
             wait_s = None if asked_s is None else min(asked_s, MAX_RETRY_AFTER_S)
+            if wait_s and self._throttle is not None:
+                self._throttle.pause(endpoint.host, wait_s)
             raise RateLimited(f"{said}: it asks for patience", retry_after_s=wait_s)
         if 400 <= status < 500:
             raise ModelNotFound(f"{said}: it does not take this request; see that the reference is right")
