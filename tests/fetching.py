@@ -73,6 +73,7 @@ def fetching(postgres_server: PostgresServer, folder: Path, **more: Any) -> Iter
                     "fetcher_roots": frozenset({f"file://{folder}/models"}),
                     "fetcher_allowed_hosts": "127.0.0.1",
                     "fetcher_backoff_ms": 1,
+                    "poll_interval_ms": 100,
                     "fetcher_host_burst": 10_000,  # all origins of the tests are one host
                     **more,
                 }

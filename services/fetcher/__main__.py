@@ -123,6 +123,7 @@ def _workers(
         WorkerLimits(
             slots=settings.fetcher_jobs,
             lease_s=settings.fetcher_lease_ms / 1000,
+            poll_s=settings.poll_interval_ms / 1000,
             concurrency=Concurrency(total=settings.fetcher_max_running, per_key=settings.fetcher_max_running_per_host),
             backoff=Backoff(base_s=settings.fetcher_backoff_ms / 1000),
         ),

@@ -69,6 +69,9 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     """Of them, fetches from one host."""
     fetcher_lease_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 30_000
     """How long after a worker's death another takes its fetch over."""
+    poll_interval_ms: Annotated[int, Field(ge=50, le=60_000)] = 5_000
+    """How often fetches are looked for and leases looked after, should a notification be lost; also how late at most a
+    fetch begins whose time has come."""
     fetcher_backoff_ms: Annotated[int, Field(ge=1, le=HOUR_MS)] = 5_000
     """The longest wait before the second attempt; it doubles with each further one, and is drawn from 0 to that."""
     fetcher_hard_limit_ms: Annotated[int, Field(ge=1_000, le=30 * 24 * HOUR_MS)] = 24 * HOUR_MS

@@ -221,7 +221,7 @@ def test_a_job_that_waits_is_cancelled_at_once_and_one_that_runs_is_told(store: 
 
     with working(store, work):
         running = store.create(new_job())
-        assert began.wait(30)
+        assert began.wait(60)
         waiting = store.create(new_job())
         assert store.cancel(waiting.job_id).state is JobState.CANCELLED
         assert store.cancel(running.job_id).cancel_time is not None
@@ -273,7 +273,7 @@ def test_a_run_that_goes_on_without_its_lease_is_reported(store: JobStore) -> No
 
     created = store.create(new_job(hard_limit_ms=1))
     with working(store, deaf, stuck_after_s=0.0, on_stuck=lambda run: stuck.set()):
-        assert stuck.wait(30)
+        assert stuck.wait(60)
         over.set()
     assert store.get(created.job_id).error.reason == "HARD_LIMIT"
 
@@ -287,7 +287,7 @@ def test_a_worker_that_ends_gives_its_job_back_uncounted(store: JobStore) -> Non
 
     created = store.create(new_job())
     with working(store, work):
-        assert began.wait(30)
+        assert began.wait(60)
     job = store.get(created.job_id)
     assert (job.state, job.attempt) == (JobState.QUEUED, 0)
     assert store.workers(live_s=60) == []
@@ -367,9 +367,9 @@ def test_jobs_are_listed_by_what_they_are_and_old_ones_expire(store: JobStore, u
     assert listed() == 5
 
 
-def test_a_fresh_job_wakes_a_worker_without_a_poll(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.common.jobs.workers.POLL_INTERVAL_S", 3_600.0)
-    with jobs.opened(url) as store, working(store, lambda run: {}):
+def test_a_fresh_job_wakes_a_worker_without_a_poll(url: str) -> None:
+    patient = {"poll_s": 3_600.0, "lease_s": 36_000.0}
+    with jobs.opened(url) as store, working(store, lambda run: {}, **patient):
         wait_until(lambda: store.workers(live_s=60) or None)
         assert ended(store, store.create(new_job()).job_id).state is JobState.COMPLETED
 

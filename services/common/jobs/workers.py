@@ -41,6 +41,8 @@ class WorkerLimits:
     Attributes:
         slots: jobs that this process works on at once.
         lease_s: how long after a worker's death another takes its job over.
+        poll_s: how often jobs are looked for and leases looked after, should a notification be lost; never more rarely
+            than six times a lease.
         stuck_after_s: how long a run that was told to end may go on before `on_stuck` is called.
         concurrency: limits over all replicas.
         backoff: the waits between attempts.
@@ -48,9 +50,15 @@ class WorkerLimits:
 
     slots: int = 1
     lease_s: float = 30.0
+    poll_s: float = POLL_INTERVAL_S
     stuck_after_s: float = 30.0
     concurrency: Concurrency = field(default_factory=Concurrency)
     backoff: Backoff = field(default_factory=Backoff)
+
+    @property
+    def wake_s(self) -> float:
+        """How often at least the workers look about."""
+        return min(self.poll_s, self.lease_s / 6)
 
 
 class JobWorkers:
@@ -79,7 +87,7 @@ class JobWorkers:
         self._runs: dict[Lease, JobRun] = {}
         self._told: dict[Lease, float] = {}
         self._lock = threading.Lock()
-        self._listener = store.listen([store.queued, store.cancelled], poll_interval_s=POLL_INTERVAL_S)
+        self._listener = store.listen([store.queued, store.cancelled], poll_interval_s=self._limits.wake_s)
         self._threads = [
             threading.Thread(target=self._serve, args=(wake,), name=f"job-{number}", daemon=True)
             for number, wake in enumerate(self._wakes)
