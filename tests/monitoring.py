@@ -23,7 +23,7 @@ from penstock.ids import uuid7
 from services.monitoring.__main__ import build
 from services.monitoring.settings import MonitoringSettings
 
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 def new_id(*, age_s: float = 0) -> str:
@@ -65,6 +65,15 @@ def reason(call: Callable[[], object]) -> tuple[grpc.StatusCode, str]:
     if details is None:
         return error.code(), ""
     return error.code(), ErrorInfo.FromString(Status.FromString(cast("bytes", details)).details[0].value).reason
+
+
+def answered(call: Callable[[], object]) -> bool:
+    """Say whether a call is answered by now."""
+    try:
+        call()
+    except grpc.RpcError:
+        return False
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +144,7 @@ def connect(database_url: str, port: int) -> Iterator[Monitoring]:
         yield Monitoring(MonitoringServiceStub(channel), database_url, address)
 
 
-def eventually(met: Callable[[], bool], *, within_s: float = 20) -> None:
+def eventually(met: Callable[[], bool], *, within_s: float = 60) -> None:
     """Wait until something is so."""
     deadline = time.monotonic() + within_s
     for _ in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):

@@ -24,7 +24,7 @@ from services.common.errors import Aborted
 from services.common.postgres import Database
 from services.monitoring.retention import keep_days
 from services.monitoring.store.days import Days
-from tests.monitoring import Monitoring, connect, eventually, labels, new_event, outcome, reason, serve
+from tests.monitoring import Monitoring, answered, connect, eventually, labels, new_event, outcome, reason, serve
 from tests.postgres import PostgresServer
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -67,7 +67,7 @@ def test_senders_in_opposite_orders_wait_for_each_other_and_never_in_a_circle(cl
         one, other = pool.submit(monitoring.record, *events), pool.submit(monitoring.record, *events[::-1])
         eventually(lambda: in_copy(url) == 2)
         blocker.rollback()
-        assert sorted([one.result(20), other.result(20)]) == [["DUPLICATE"] * 3, ["STORED"] * 3]
+        assert sorted([one.result(60), other.result(60)]) == [["DUPLICATE"] * 3, ["STORED"] * 3]
 
 
 def test_replicas_that_meet_new_days_at_once_make_each_once(clone_database: CloneDatabase) -> None:
@@ -131,7 +131,7 @@ def test_postgres_goes_away_in_mid_batch_and_nothing_is_half_stored(own_postgres
 
         def requests() -> Iterator[pb.RecordEventsRequest]:
             yield batches[0]
-            proceed.wait(20)
+            proceed.wait(60)
             yield batches[1]
 
         answers = monitoring.stub.RecordEvents(requests(), timeout=60)
@@ -158,14 +158,6 @@ def in_copy(url: str) -> int:
             "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'COPY%' AND wait_event_type = 'Lock'"
         )
         return int((found.fetchone() or (0,))[0])
-
-
-def answered(call: Callable[[], object]) -> bool:
-    try:
-        call()
-    except grpc.RpcError:
-        return False
-    return True
 
 
 class MuteProxy:
@@ -227,7 +219,7 @@ def process(url: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]
         yield service
     finally:
         service.kill()
-        service.wait(10)
+        service.wait(60)
 
 
 @pytest.mark.slow
@@ -244,7 +236,7 @@ def test_killed_between_the_commit_and_the_answer_it_stores_once(
         answers = through.stub.RecordEvents(iter([pb.RecordEventsRequest(events=events)]), timeout=60)
         eventually(lambda: stored(through) == 501)
         service.send_signal(signal.SIGKILL)
-        service.wait(10)
+        service.wait(60)
         assert reason(lambda: next(answers))[0] is UNAVAILABLE
     port = free_port()
     with process(url, port, log), connect(url, port) as again:
@@ -261,7 +253,7 @@ def test_a_drain_ends_the_stream_and_leaves_in_order(postgres_server: PostgresSe
 
     def requests() -> Iterator[pb.RecordEventsRequest]:
         yield pb.RecordEventsRequest(events=[new_event()])
-        done.wait(30)
+        done.wait(60)
 
     with process(url, port, log) as service, connect(url, port) as monitoring:
         answers = monitoring.stub.RecordEvents(requests(), timeout=60)
@@ -269,7 +261,7 @@ def test_a_drain_ends_the_stream_and_leaves_in_order(postgres_server: PostgresSe
         service.terminate()
         assert reason(lambda: next(answers)) == (UNAVAILABLE, "DRAINING")
         done.set()
-        assert service.wait(20) == 0
+        assert service.wait(60) == 0
         assert stored(monitoring) == 1
     postgres_server.drop(url)
 

@@ -10,7 +10,7 @@ import pytest
 
 import penstock as sdk
 from penstock.api.monitoring.v1 import monitoring_pb2
-from tests.monitoring import Monitoring, new_event, serve
+from tests.monitoring import Monitoring, answered, eventually, new_event, serve
 from tests.postgres import PostgresServer
 
 pytestmark = pytest.mark.slow
@@ -31,7 +31,7 @@ def test_a_database_that_stops_in_mid_export_leaves_no_half_file_and_later_a_who
 ) -> None:
     url = own_postgres_server.clone("monitoring")
     with (
-        serve(url, database_pool_wait_ms=500) as monitoring,
+        serve(url) as monitoring,
         sdk.Client(monitoring=monitoring.address, retry=sdk.RetryPolicy(attempts=1)) as client,
     ):
         record_large(monitoring)
@@ -48,6 +48,7 @@ def test_a_database_that_stops_in_mid_export_leaves_no_half_file_and_later_a_who
         assert 0 < came[-1] < EVENTS * EVENT_CHARS, "it broke half-way"
         assert list(tmp_path.iterdir()) == [], "half a file would be taken for all there is"
         own_postgres_server.start()
+        eventually(lambda: answered(monitoring.metrics))  # who lost the database pauses before each new try
         client.monitoring.exports.events("iris", file, payloads=True)
         csv.field_size_limit(2 * EVENT_CHARS)
         with file.open(newline="") as lines:

@@ -22,7 +22,8 @@ from tests.registry import wait_until
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
 SLOW = {"job_chunk_rows": 8, "job_batch_rows": 1, "job_lease_ms": 2_000, "job_workers": 1}
 PATIENT = {"job_lease_ms": 30_000, "drain_grace_ms": 20_000}
-"""On a busy machine a worker that lives may lose a short lease, and an attempt counts."""
+"""On a busy machine a worker that lives may lose a short lease, and an attempt counts: where leases are short, more
+attempts than are meant may be counted."""
 ROW_COUNT = 1_500
 WAIT_S = 120.0
 Start = Callable[..., JobsProcess]
@@ -99,7 +100,8 @@ def test_a_worker_killed_in_mid_job_is_taken_over_where_it_stood(here: Place, st
     second = start()
     with predictions.connected(here, second.address()) as client:
         ended = client.jobs.wait(job.id, timeout_s=WAIT_S)
-        assert (ended.state, ended.attempt_count) == (pb.JOB_STATE_COMPLETED, 2), ended
+        assert ended.state == pb.JOB_STATE_COMPLETED, ended
+        assert ended.attempt_count > seen.attempt_count
         assert ended.worker_id not in ("", seen.worker_id)
         assert_every_row_once(client, ended, tmp_path)
         assert sum(not worker.live for worker in client.jobs.workers()) == 1, "the killed one is seen to be gone"
@@ -143,14 +145,15 @@ def test_a_database_that_is_cut_off_for_longer_than_a_lease_costs_an_attempt_and
         process = start(database_url=url)
         with predictions.connected(here, process.address()) as client:
             job = client.jobs.create("iris", file=many(tmp_path))
-            under_way(client, job)
+            seen = under_way(client, job)
             proxy.cut()
             late = "SELECT 1 FROM inference.prediction_jobs WHERE lease_expire_time < clock_timestamp()"
             with psycopg.connect(here.database_url, autocommit=True) as eyes:
                 wait_until(lambda: eyes.execute(late).fetchone())
             proxy.heal()
             ended = wait_until(lambda: found(client, job.id))
-            assert (ended.state, ended.attempt_count) == (pb.JOB_STATE_COMPLETED, 2), ended
+            assert ended.state == pb.JOB_STATE_COMPLETED, ended
+            assert ended.attempt_count > seen.attempt_count
             assert_every_row_once(client, ended, tmp_path)
 
 
