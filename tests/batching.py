@@ -21,6 +21,8 @@ from tests.serving import Versions, plain_version, wait_until
 FREE = Signature((TensorSpec("x", "FP32", (-1, -1)),), (TensorSpec("y", "FP32", (-1, -1)),))
 POISON = -1.0
 HANGS = -2.0
+LONG_US = 100_000_000
+"""A wait for others that no test outlasts."""
 
 
 class ToldSession:
@@ -46,9 +48,9 @@ class ToldSession:
         self.threads.append(threading.get_ident())
         self.runs.append(x)
         if not self._free:
-            assert self._turns.acquire(timeout=10), "nobody told it to go on"
+            assert self._turns.acquire(timeout=60), "nobody told it to go on"
         if np.any(x == HANGS):
-            assert self._terminated.wait(10), "nobody ended it"
+            assert self._terminated.wait(60), "nobody ended it"
             self._terminated.clear()
             raise ModelFailed("the run took too long and was ended", reason="RUN_TERMINATED")
         if np.any(x == POISON):
@@ -155,7 +157,7 @@ def until_answered(futures: Sequence[Future[InferenceAnswer]], count: int) -> No
 
 def values(futures: Sequence[Future[InferenceAnswer]]) -> list[float]:
     """What each was answered, in the value of its rows; the first error is raised."""
-    return [value_of(future.result(10)) for future in futures]
+    return [value_of(future.result(60)) for future in futures]
 
 
 def value_of(answer: InferenceAnswer) -> float:

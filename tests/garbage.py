@@ -146,11 +146,11 @@ class Pause:
     def __call__(self, *_: object) -> None:
         """Wait here."""
         self._reached.set()
-        assert self._released.wait(30)
+        assert self._released.wait(60)
 
     def reached(self) -> None:
         """Wait until somebody waits here."""
-        assert self._reached.wait(30)
+        assert self._reached.wait(60)
 
     def release(self) -> None:
         """Let whoever comes by go on."""

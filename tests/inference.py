@@ -23,7 +23,7 @@ from services.inference.tensors import datatype_of, to_raw
 from tests.postgres import PostgresServer
 from tests.services import Running, running_inference, running_monitoring, running_registry
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 APPROVED: dict[str, Any] = {"approved_by": "ada", "note": "it was tried"}
 Found = TypeVar("Found")
 

@@ -101,7 +101,7 @@ class ScriptedFiles(files_grpc.RegistryServiceServicer):
                 self.chunks.append(len(request.chunk))
                 self.reached.set()
             self.storing.set()
-            self.may_store.wait(30)
+            self.may_store.wait(120)
             self.stored += 1
         except BaseException as error:
             self.broken.append(error)
@@ -126,7 +126,7 @@ class ScriptedFiles(files_grpc.RegistryServiceServicer):
         gone = threading.Event()
         assert context.add_callback(gone.set)
         yield files.WatchModelsResponse(revision=1)
-        gone.wait(30)
+        gone.wait(120)
         self.ended.set()
 
 
@@ -174,7 +174,7 @@ class Kit:
                 self.server.close()
 
     def status(self, service: str = "") -> health_pb2.HealthCheckResponse.ServingStatus:
-        return self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=5).status
+        return self.health.Check(health_pb2.HealthCheckRequest(service=service), timeout=60).status
 
 
 def failure(call: Callable[[], object]) -> grpc.Call:
@@ -191,7 +191,7 @@ def details(error: grpc.Call) -> tuple[Status, ErrorInfo]:
     return status, ErrorInfo.FromString(status.details[0].value)
 
 
-def eventually(met: Callable[[], bool], *, within_s: float = 10) -> None:
+def eventually(met: Callable[[], bool], *, within_s: float = 60) -> None:
     deadline = threading.Event()
     for _ in range(int(within_s / 0.01)):
         if met():

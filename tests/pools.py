@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 from services.common.pools import BoundedPool
 
-TIMEOUT_S = 10.0
+TIMEOUT_S = 60.0
 ENDLESS_S = 600.0
 """A patience that no test outlasts: what begins did not begin because of it."""
 
@@ -44,7 +44,7 @@ class Gate:
 
     def work(self) -> None:
         self.begun.set()
-        assert self.open.wait(3 * TIMEOUT_S)  # whoever waits for what it holds up gives up first
+        assert self.open.wait(2 * TIMEOUT_S)  # whoever waits for what it holds up gives up first
 
 
 def done(call: object) -> threading.Event:

@@ -66,7 +66,7 @@ class PostgresServer:
         """Stop at once, as a crash would: what the clients hold is cut."""
         if self._process is not None:
             self._process.send_signal(signal.SIGQUIT)
-            self._process.wait(30)
+            self._process.wait(60)
             self._process = None
 
     def url(self, database: str = "postgres") -> str:

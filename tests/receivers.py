@@ -140,7 +140,7 @@ class Receiver:
     def wait(self, count: int = 1) -> None:
         """Wait for so many more requests."""
         for _ in range(count):
-            assert self.came.acquire(timeout=30), f"only {len(self.posts)} came"
+            assert self.came.acquire(timeout=60), f"only {len(self.posts)} came"
 
 
 @contextmanager

@@ -26,7 +26,7 @@ from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, Status
 from services.registry.__main__ import build
 from services.registry.settings import RegistrySettings
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 Found = TypeVar("Found")
 APPROVED: dict[str, Any] = {"approved_by": "ada", "note": "it was tried"}
 

@@ -23,7 +23,7 @@ from minio import Minio
 from minio.error import MinioException
 from moto.server import ThreadedMotoServer
 
-READY_WITHIN_S = 30.0
+READY_WITHIN_S = 60.0
 START_ATTEMPTS = 3  # a free port may be taken before MinIO binds it
 _ROOT = Path(__file__).resolve().parent.parent
 

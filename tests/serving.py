@@ -22,7 +22,7 @@ from services.inference.tensors import Tensor
 LINEAR = Signature((TensorSpec("x", "FP32", (-1, 4)),), (TensorSpec("y", "FP32", (-1, 3)),))
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 60.0) -> None:
     """Wait until something is so, and fail if it never is."""
     deadline = time.monotonic() + timeout_s
     while not condition():
@@ -125,7 +125,7 @@ class PlainLoader:
     def __call__(self, version: ResolvedVersion, resources: ExitStack) -> PlainSession:
         """Load, or fail as told."""
         self.began += 1
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.failures:
             raise self.failures.pop(0)
         session = PlainSession(version.size_bytes)

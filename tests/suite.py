@@ -99,7 +99,7 @@ class RunningSuite:
 
     def metrics(self, name: str) -> dict[str, float]:
         """Read a service's metrics page; a sample with labels counts towards its name's sum."""
-        with urlopen(f"http://{self.state.metrics_addresses[name]}/metrics", timeout=10) as page:
+        with urlopen(f"http://{self.state.metrics_addresses[name]}/metrics", timeout=60) as page:
             text = page.read().decode()
         return read_metrics(text)
 

@@ -65,13 +65,13 @@ class WorkersService:
 
     def metrics(self) -> dict[str, float]:
         """Read its metrics page, summed by name."""
-        with urlopen(f"http://{self.metrics_address}/metrics", timeout=10) as page:
+        with urlopen(f"http://{self.metrics_address}/metrics", timeout=60) as page:
             return read_metrics(page.read().decode())
 
     def probe(self, path: str) -> int:
         """Ask it as a kubelet does."""
         try:
-            with urlopen(f"http://{self.metrics_address}{path}", timeout=10) as answer:
+            with urlopen(f"http://{self.metrics_address}{path}", timeout=60) as answer:
                 return int(answer.status)
         except HTTPError as refused:
             return refused.code
@@ -148,7 +148,7 @@ def running_workers(
             if process.poll() is None:
                 family += psutil.Process(process.pid).children()
                 service.stop()
-            _, left = psutil.wait_procs(family, 10)
+            _, left = psutil.wait_procs(family, 60)
             assert not left, left
 
 

@@ -81,7 +81,7 @@ def test_every_metric_that_is_asked_for_is_exported_with_its_labels(
 
 
 def page_of(service: Running) -> str:
-    with urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=10) as page:
+    with urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=60) as page:
         return str(page.read().decode())
 
 

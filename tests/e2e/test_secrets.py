@@ -129,7 +129,7 @@ def everything_kept(suite: RunningSuite, seen: Seen) -> None:
         for (row,) in suite.query(f'select t::text from "{schema}"."{table}" t'):
             seen.add(f"table {schema}.{table}", row)
     for name, address in suite.state.metrics_addresses.items():
-        with urlopen(f"http://{address}/metrics", timeout=10) as page:
+        with urlopen(f"http://{address}/metrics", timeout=60) as page:
             seen.add(f"metrics of {name}", page.read())
     holders = (suite.folder.tokens, suite.folder.postgres)
     for path in suite.folder.path.rglob("*"):

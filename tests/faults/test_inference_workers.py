@@ -151,14 +151,14 @@ def test_what_all_were_told_holds_for_the_worker_that_comes_later(lasting: Worke
     before = lasting.metrics()[DEATHS]
     level = oip.LogSettingsRequest.SettingValue
     with lasting.stubs(1) as (stub,):
-        stub.LogSettings(oip.LogSettingsRequest(settings={"log_info": level(bool_param=False)}), timeout=20)
+        stub.LogSettings(oip.LogSettingsRequest(settings={"log_info": level(bool_param=False)}), timeout=60)
     for victim in lasting.children():
         victim.kill()
     wait_until(lambda: lasting.metrics()[DEATHS] == before + 2 or None)
     lasting.until_serving(2)
     with lasting.stubs(CONNECTIONS) as stubs:
         for stub in stubs:
-            settings = stub.LogSettings(oip.LogSettingsRequest(), timeout=20).settings
+            settings = stub.LogSettings(oip.LogSettingsRequest(), timeout=60).settings
             assert (settings["log_info"].bool_param, settings["log_warning"].bool_param) == (False, True)
 
 
@@ -244,7 +244,7 @@ def test_a_killed_supervisor_leaves_no_process_and_the_port_is_free(
         assert len(family) == 3
         service.process.kill()
         service.process.wait()
-        _, left = psutil.wait_procs(family, 10)
+        _, left = psutil.wait_procs(family, 60)
         assert left == []
     with running_workers(tmp_path / "..", *backends, PENSTOCK_PORT=port) as again:
         assert again.address.endswith(port)
@@ -292,4 +292,4 @@ def test_a_worker_with_a_run_that_nothing_ends_is_replaced(tmp_path: Path) -> No
         assert len(psutil.Process(process.pid).children()) == 3
     finally:
         process.send_signal(signal.SIGTERM)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0

@@ -53,14 +53,14 @@ class Silence:
 
     def __iter__(self) -> Iterator[Any]:
         yield from self._first
-        self.over.wait(30)
+        self.over.wait(60)
 
 
 @contextmanager
 def silent_upload(kit: Kit) -> Iterator[Any]:
     silence = Silence(CHUNK)
     call = kit.uploads.RegisterVersion.future(iter(silence), metadata=OLGA, timeout=60)
-    assert kit.files.reached.wait(10)
+    assert kit.files.reached.wait(60)
     try:
         yield call
     finally:
@@ -76,7 +76,7 @@ def test_a_key_revoked_in_mid_upload_ends_it_and_nothing_is_stored(guarded: Kit,
     with silent_upload(guarded) as call:
         write_keys(keys_file, root="admin")
         assert refusal_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_REVOKED")
-        assert guarded.files.ended.wait(10)
+        assert guarded.files.ended.wait(60)
     assert guarded.files.stored == 0
     assert len(guarded.files.broken) == 1
 
@@ -85,7 +85,7 @@ def test_a_key_revoked_after_the_last_byte_lets_the_upload_be_stored(guarded: Ki
     """Its answer and what is stored must not contradict each other."""
     guarded.files.may_store.clear()
     call = guarded.uploads.RegisterVersion.future(iter([CHUNK]), metadata=OLGA, timeout=60)
-    assert guarded.files.storing.wait(10)
+    assert guarded.files.storing.wait(60)
     write_keys(keys_file, root="admin")
     eventually(lambda: refused_now(guarded))
     with silent_watch(guarded) as watch:  # the sweep that ends this one has seen the other as well
@@ -106,7 +106,7 @@ def silent_watch(kit: Kit) -> Iterator[Any]:
 
 def refused_now(kit: Kit) -> bool:
     try:
-        kit.stub.GetMetrics(pb.GetMetricsRequest(), metadata=OLGA, timeout=5)
+        kit.stub.GetMetrics(pb.GetMetricsRequest(), metadata=OLGA, timeout=60)
     except grpc.RpcError:
         return True
     return False
@@ -118,14 +118,14 @@ def test_a_key_revoked_ends_an_idle_watch(guarded: Kit, keys_file: Path) -> None
     write_keys(keys_file, root="admin")
     refused = failure(lambda: next(watch))
     assert (refused.code(), details(refused)[1].reason) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_REVOKED")
-    assert guarded.files.ended.wait(10)
+    assert guarded.files.ended.wait(60)
 
 
 def test_a_key_revoked_ends_a_download_that_nobody_reads_and_frees_its_thread(guarded: Kit, keys_file: Path) -> None:
     answers = guarded.uploads.DownloadFile(files.DownloadFileRequest(), metadata=OLGA, timeout=60)
-    assert guarded.files.reached.wait(10)
+    assert guarded.files.reached.wait(60)
     write_keys(keys_file, root="admin")
-    assert guarded.files.ended.wait(10)
+    assert guarded.files.ended.wait(60)
     failure(lambda: list(answers))
 
 
@@ -136,7 +136,7 @@ def test_a_key_revoked_ends_a_two_way_stream(guarded: Kit, keys_file: Path) -> N
     write_keys(keys_file, root="admin")
     refused = failure(lambda: next(answers))
     assert details(refused)[1].reason == "KEY_REVOKED"
-    assert guarded.servicer.ended.wait(10)
+    assert guarded.servicer.ended.wait(60)
     silence.over.set()
 
 
@@ -159,7 +159,7 @@ def test_a_key_revoked_while_the_server_drains_ends_its_upload(guarded: Kit, key
         eventually(lambda: guarded.server.draining)
         write_keys(keys_file, root="admin")
         assert refusal_of(call) == (grpc.StatusCode.UNAUTHENTICATED, "KEY_REVOKED")
-        closing.join(10)
+        closing.join(60)
         assert not closing.is_alive()
 
 
@@ -174,7 +174,7 @@ def test_a_sweep_that_fails_is_not_the_last(guarded: Kit, keys_file: Path, monke
 
     monkeypatch.setattr(OpenStreams, "sweep", fail_once)
     with silent_upload(guarded) as call:
-        assert failed.wait(10)
+        assert failed.wait(60)
         write_keys(keys_file, root="admin")
         assert refusal_of(call)[1] == "KEY_REVOKED"
 
@@ -188,7 +188,7 @@ def test_a_key_that_is_demoted_loses_its_streams(guarded: Kit, keys_file: Path) 
 def test_a_change_of_other_keys_disturbs_nobody(guarded: Kit, keys_file: Path) -> None:
     silence = Silence(CHUNK)
     call = guarded.uploads.RegisterVersion.future(iter(silence), metadata=OLGA, timeout=60)
-    assert guarded.files.reached.wait(10)
+    assert guarded.files.reached.wait(60)
     with silent_watch(guarded) as watch:
         write_keys(keys_file, olga="operator", late="viewer")
         failure(lambda: next(watch))  # root's is gone: the sweep that ended its watch let the upload be
@@ -218,7 +218,7 @@ def test_silent_uploads_do_not_keep_their_places(tmp_path: Path) -> None:
 
 def upload_is_stored(kit: Kit) -> bool:
     try:
-        kit.uploads.RegisterVersion(iter([CHUNK]), timeout=5)
+        kit.uploads.RegisterVersion(iter([CHUNK]), timeout=60)
     except grpc.RpcError:
         return False
     return kit.files.stored == 1
@@ -244,7 +244,7 @@ def test_an_endless_stream_may_be_silent_until_its_place_is_needed(tmp_path: Pat
 def test_a_download_that_nobody_reads_does_not_keep_its_place(tmp_path: Path) -> None:
     with Kit(tmp_path, stream_idle_timeout_ms=200).running() as kit:
         answers = kit.uploads.DownloadFile(files.DownloadFileRequest(), timeout=60)
-        assert kit.files.ended.wait(10)
+        assert kit.files.ended.wait(60)
         failure(lambda: list(answers))
 
 
@@ -254,8 +254,8 @@ def test_those_without_a_key_take_no_place_from_those_who_have(tmp_path: Path, k
         stub = reflection_pb2_grpc.ServerReflectionStub(kit.channel)
         held = [stub.ServerReflectionInfo(iter(silence), timeout=60) for silence in silences]
         assert all(next(each) for each in held)
-        kit.uploads.RegisterVersion(iter([CHUNK]), metadata=OLGA, timeout=10)
-        refused = failure(lambda: next(stub.ServerReflectionInfo(iter([]), timeout=5)))
+        kit.uploads.RegisterVersion(iter([CHUNK]), metadata=OLGA, timeout=60)
+        refused = failure(lambda: next(stub.ServerReflectionInfo(iter([]), timeout=60)))
         assert details(refused)[1].reason == "SERVER_BUSY"
         for silence in silences:
             silence.over.set()
@@ -270,7 +270,7 @@ def test_a_real_upload_of_a_revoked_key_leaves_nothing_behind(
     sent, go_on = threading.Event(), threading.Event()
 
     def revoke(registry: Running) -> None:
-        sent.wait(30)
+        sent.wait(60)
         # The source is read ahead: on a busy machine before the call has been let in.
         eventually(lambda: bool(registry.server._streams.streams))
         write_keys(keys_file, root="admin")
@@ -287,7 +287,7 @@ def test_a_real_upload_of_a_revoked_key_leaves_nothing_behind(
         def read(self, _: int) -> bytes:
             if self.position:
                 sent.set()
-                go_on.wait(30)
+                go_on.wait(60)
             half = content[self.position : self.position + len(content) // 2 + 1]
             self.position += len(half)
             return half

@@ -118,7 +118,7 @@ def test_rules_that_are_deleted_and_changed_while_replicas_judge_leave_no_alert_
                 replica.rules.delete(rule.id)
             replica.create(draft(channels=("ops",)))
         stop.set()
-        assert all(each.result(20) for each in judges)
+        assert all(each.result(60) for each in judges)
     standing = 0
     for _, told in replica.sent():
         for _, state in told:

@@ -59,7 +59,7 @@ def test_postgres_stops_in_mid_recount_and_the_next_turn_counts_the_bucket_whole
                 eventually(lambda: locked(url) == 1)
                 own_postgres_server.stop()  # while the rollups hand the bucket over
             with pytest.raises(Unavailable):
-                running.result(30)
+                running.result(60)
             own_postgres_server.start()
             assert (marks(service), rolled.marks()) == (0, 1)
             assert service.live(made.id).uncounted_buckets == [bucket]

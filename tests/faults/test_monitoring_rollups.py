@@ -92,7 +92,7 @@ def test_what_comes_while_its_bucket_is_counted_is_counted_next(
             eventually(lambda: waiting(url) == 1)
             assert monitoring.record(late) == ["STORED"]
             monitoring.feedback(first.inference_id, actual=1)
-        running.result(20)
+        running.result(60)
     rolled.recount()
     assert rolled.marks() == 0
     assert counted(rolled) == 3
@@ -110,7 +110,7 @@ def test_two_replicas_that_count_the_same_bucket_at_once_count_it_once(
             replicas = [pool.submit(one.recount) for one in (rolled, other)]
             eventually(lambda: waiting(url) == 1 and waiting(url, "DELETE FROM monitoring.rollup_marks%") == 1)
         for running in replicas:
-            running.result(20)
+            running.result(60)
     assert counted(rolled) == 21
     assert rolled.marks() == 0
     assert [row["inference_count"] for row in rolled.rows(DAY)] in ([21], [])
@@ -302,12 +302,12 @@ def test_a_replay_in_any_order_against_another_copy_gives_identical_rollups(clon
                 batch, left = left[: (size := dice.randrange(1, 1_000))], left[size:]
                 monitoring.record(*batch)
                 for report in reports[:20]:
-                    monitoring.stub.RecordFeedback(report, timeout=20)
+                    monitoring.stub.RecordFeedback(report, timeout=60)
                 reports = reports[20:]
                 if dice.random() < 0.1:
                     rolled.recount()
             for report in reports:
-                monitoring.stub.RecordFeedback(report, timeout=20)
+                monitoring.stub.RecordFeedback(report, timeout=60)
             rolled.recount()
             tables.append([rolled.rows(granularity) for granularity in FINEST_FIRST])
     assert sum(row["inference_count"] for row in tables[0][0]) == 10_000
@@ -331,7 +331,7 @@ def test_postgres_stops_in_mid_rollup_and_the_next_turn_makes_it_whole(own_postg
                 eventually(lambda: waiting(url) == 1)
                 own_postgres_server.stop()
             with pytest.raises(Unavailable):
-                running.result(30)
+                running.result(60)
             own_postgres_server.start()
     with rollups(url) as rolled:
         assert counted(rolled) == 0
@@ -352,7 +352,7 @@ def test_killed_in_mid_rollup_it_counts_whole_when_it_is_back(postgres_server: P
         with held(url, events[0]), service(url, tmp_path) as process:
             eventually(lambda: waiting(url) == 1, within_s=60)
             process.send_signal(signal.SIGKILL)
-            process.wait(10)
+            process.wait(60)
         with service(url, tmp_path):
             # The dead one's lease of the chore runs out first.
             free(url)
@@ -385,4 +385,4 @@ def service(url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
         yield process
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(60)

@@ -156,7 +156,7 @@ def test_a_database_that_goes_away_on_the_way_loses_nothing_and_repeats_only_the
 
     with opened(url) as (database, outbox), delivering(outbox, deliver, replace(QUICK, lease_s=60)) as workers:
         first = put(database, outbox, "team")
-        assert begun.wait(30)
+        assert begun.wait(60)
         own_postgres_server.stop()
         with pytest.raises(Unavailable):
             put(database, outbox, "team")
@@ -184,7 +184,7 @@ def test_a_database_that_is_away_for_longer_than_the_lease_has_the_message_sent_
 
     with opened(url) as (database, outbox), delivering(outbox, deliver, replace(QUICK, lease_s=0.2)):
         message_id = put(database, outbox, "team")
-        assert stopped.wait(30)
+        assert stopped.wait(60)
         receiver.wait()
         own_postgres_server.start()
         eventually(lambda: states(url) == ["DELIVERED"], within_s=60)

@@ -230,7 +230,7 @@ class Load:
         while not self._stopping.is_set():
             try:
                 # A move that was cut off may have happened all the same, so each begins with a look.
-                found = self._stub.GetVersion(pb.GetVersionRequest(model="iris", version="1"), timeout=20).version
+                found = self._stub.GetVersion(pb.GetVersionRequest(model="iris", version="1"), timeout=60).version
                 stage = pb.STAGE_CANDIDATE if found.stage == pb.STAGE_DEVELOPMENT else pb.STAGE_DEVELOPMENT
                 moved = registry.promote(self._stub, "1", stage)
                 self.promoted_times.add(moved.promoted_time.ToNanoseconds())
@@ -241,6 +241,6 @@ class Load:
     def _read(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._stub.ListVersions(pb.ListVersionsRequest(model="iris"), timeout=20)
+                self._stub.ListVersions(pb.ListVersionsRequest(model="iris"), timeout=60)
             except grpc.RpcError as error:
                 self.refusals.append(registry.refusal(error)[:2])

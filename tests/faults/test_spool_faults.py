@@ -35,7 +35,7 @@ def test_kill_9_loses_no_flushed_event_and_delivers_each_exactly_once(tmp_path: 
         for _ in range(reports):
             last = int(process.stdout.readline())
         process.kill()
-        process.wait(10)
+        process.wait(60)
         rest = [int(line) for line in process.stdout.read().split()]
         process.stdout.close()
         last = rest[-1] if rest else last

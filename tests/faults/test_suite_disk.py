@@ -57,7 +57,7 @@ class InferenceProcess:
         return f"127.0.0.1:{self.port}"
 
     def metric(self, name: str) -> int:
-        with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=10) as page:
+        with urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=60) as page:
             return int(read_metrics(page.read().decode())[f"penstock_spool_{name}"])
 
     def close(self) -> int:

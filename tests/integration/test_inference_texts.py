@@ -110,10 +110,10 @@ def test_a_text_of_a_million_characters_is_embedded_by_its_beginning(suite: Suit
 
 
 def test_the_open_inference_protocol_takes_texts_too(suite: Suite) -> None:
-    metadata = suite.oip.ModelMetadata(oip.ModelMetadataRequest(name="embedder"), timeout=30)
+    metadata = suite.oip.ModelMetadata(oip.ModelMetadataRequest(name="embedder"), timeout=60)
     assert [(each.name, each.datatype, list(each.shape)) for each in metadata.inputs] == [("text", "BYTES", [-1])]
     request = inference.infer_request("embedder", {"text": text_models.as_bytes(["water is cold."])})
-    answer = suite.oip.ModelInfer(request, timeout=30)
+    answer = suite.oip.ModelInfer(request, timeout=60)
     [vector] = np.frombuffer(answer.raw_output_contents[0], np.float32).reshape(1, 12)
     np.testing.assert_allclose(vector, embedded("water is cold."), atol=1e-5)
 
@@ -132,7 +132,7 @@ def test_one_bad_text_among_many_callers_fails_alone(suite: Suite) -> None:
     together = threading.Barrier(8)
 
     def ask(number: int) -> object:
-        together.wait(10)
+        together.wait(60)
         text = b"\xff" if number == 3 else TEXTS[number % 3].encode()
         try:
             tensors = {"text": np.array([text], dtype=object)}
@@ -229,7 +229,7 @@ def ranked(*, context: Mapping[str, Any] | None = None, **more: Any) -> pb.RankR
 def test_bad_requests_are_refused_with_the_field(suite: Suite, request_: Any, field: str) -> None:
     stub = suite.predict
     with pytest.raises(grpc.RpcError) as caught:
-        (stub.Embed if isinstance(request_, pb.EmbedRequest) else stub.Rank)(request_, timeout=30)
+        (stub.Embed if isinstance(request_, pb.EmbedRequest) else stub.Rank)(request_, timeout=60)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert field in str(caught.value.details())
 

@@ -54,7 +54,7 @@ def service(backends: tuple[Running, Running], tmp_path_factory: pytest.TempPath
 
 def until_known(stub: GRPCInferenceServiceStub, model: str, *, known: bool = True) -> None:
     request = oip.ModelReadyRequest(name=model)
-    wait_until(lambda: stub.ModelReady(request, timeout=10).ready is known or None)
+    wait_until(lambda: stub.ModelReady(request, timeout=60).ready is known or None)
 
 
 def predict_on(stubs: list[GRPCInferenceServiceStub], each: int) -> None:
@@ -62,7 +62,7 @@ def predict_on(stubs: list[GRPCInferenceServiceStub], each: int) -> None:
 
     def work(stub: GRPCInferenceServiceStub) -> None:
         for _ in range(each):
-            assert len(stub.ModelInfer(infer_request("linear", ROW), timeout=30).outputs) == 1
+            assert len(stub.ModelInfer(infer_request("linear", ROW), timeout=60).outputs) == 1
 
     with ThreadPoolExecutor(len(stubs)) as pool:
         list(pool.map(work, stubs))
@@ -84,7 +84,7 @@ def test_connections_reach_both_workers_and_the_counts_are_those_of_both(service
         assert min(connections(service)) > 0
         assert service.metrics()["nv_inference_request_success"] - before == MANY * 25
         for stub in stubs:  # whichever worker answers
-            counts = stub.ModelStatistics(oip.ModelStatisticsRequest(name="linear"), timeout=10).model_stats[0]
+            counts = stub.ModelStatistics(oip.ModelStatisticsRequest(name="linear"), timeout=60).model_stats[0]
             assert counts.inference_stats.success.count - before == MANY * 25
             assert sum(each.compute_infer.count for each in counts.batch_stats) <= MANY * 25 + before
 
@@ -113,7 +113,7 @@ def test_what_the_registry_says_reaches_both(service: WorkersService) -> None:
 def test_load_and_unload_reach_both(service: WorkersService) -> None:
     def loaded() -> list[int]:
         with service.session_stub() as stub:
-            answer = stub.ListSessions(pb.ListSessionsRequest(model="linear"), timeout=20)
+            answer = stub.ListSessions(pb.ListSessionsRequest(model="linear"), timeout=60)
         return sorted(each.worker for each in answer.sessions)
 
     with service.session_stub() as stub:
@@ -128,7 +128,7 @@ def test_health_is_the_services_on_either_port(service: WorkersService) -> None:
     for _ in range(MANY):
         with service.channel() as channel:
             stub = health_pb2_grpc.HealthStub(channel)
-            status = stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status
+            status = stub.Check(health_pb2.HealthCheckRequest(), timeout=60).status
             assert status == health_pb2.HealthCheckResponse.SERVING
 
 

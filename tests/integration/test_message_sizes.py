@@ -90,5 +90,5 @@ def test_headers_over_the_limit_are_refused(addresses: Addresses) -> None:
     with grpc.insecure_channel(addresses["registry"]) as channel:
         stub = registry_pb2_grpc.RegistryServiceStub(channel)
         huge = (("x-filler", "x" * 100_000),)
-        refused = failure(lambda: stub.GetModel(registry_pb2.GetModelRequest(name="a"), metadata=huge, timeout=10))
+        refused = failure(lambda: stub.GetModel(registry_pb2.GetModelRequest(name="a"), metadata=huge, timeout=60))
     assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -92,14 +92,14 @@ def test_two_replicas_at_once_open_one_alert_and_tell_once(replica: Replica) -> 
 
     class Meeting(Readings):
         def every(self, window: Window, *, latencies: bool) -> EveryTotal:
-            both_have_read.wait(20)
+            both_have_read.wait(60)
             return super().every(window, latencies=latencies)
 
     readings = Meeting(replica.readings.counts)
     replicas = [Replica(replica.database, readings, replica.clock) for _ in range(2)]
     with ThreadPoolExecutor(2) as pool:
         for done in [pool.submit(each.turn) for each in replicas]:
-            done.result(20)
+            done.result(60)
     assert replica.states() == ["FIRING"]
     assert replica.sent() == [("ops", [("iris 1.0.0", "FIRING")])]
 
@@ -215,7 +215,7 @@ def test_a_rule_that_is_just_being_deleted_opens_nothing(replica: Replica) -> No
         turn = judging.submit(replica.turn)
         eventually(lambda: turn.done() or replica.execute(WAITING) == [{"count": 1}])
         assert not turn.done()
-    turn.result(20)
+    turn.result(60)
     assert replica.listed() == []
 
 

@@ -230,17 +230,17 @@ def test_event_and_feedback_that_arrive_at_once_always_meet(monitoring: Monitori
     together = threading.Barrier(2)
 
     def record(event: pb.InferenceEvent) -> object:
-        together.wait(20)
+        together.wait(60)
         return monitoring.record(event)
 
     def tell(event: pb.InferenceEvent) -> object:
-        together.wait(20)
+        together.wait(60)
         return monitoring.feedback(event.inference_id, actual=1)
 
     with ThreadPoolExecutor(2) as pool:
         for event in events:
             for done in [pool.submit(record, event), pool.submit(tell, event)]:
-                done.result(30)
+                done.result(60)
     assert counts(monitoring.metrics()) == (60, 60, 60)
 
 

@@ -232,12 +232,12 @@ def test_what_the_trainer_is_just_taking_is_not_withdrawn(there: Retraining, tra
 
     def hold() -> None:
         asked.set()
-        goes_on.wait(10)
+        goes_on.wait(60)
 
     trainer.when_asked = hold
     request = there.create(force=True)
     there.approve(request.id)
-    assert asked.wait(10)
+    assert asked.wait(60)
     refused: list[tuple[grpc.StatusCode, str]] = []
     withdrawing = threading.Thread(target=lambda: refused.append(reason(lambda: there.reject(request.id))))
     withdrawing.start()

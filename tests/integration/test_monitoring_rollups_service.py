@@ -25,7 +25,7 @@ from tests.monitoring import Monitoring, eventually, labels, new_event, reason, 
 from tests.rollups import Rollups, leave_to_the_test, rollups
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
-TIMEOUT_S = 20
+TIMEOUT_S = 60
 
 
 @pytest.fixture

@@ -264,7 +264,7 @@ def test_many_that_hang_leave_slots_for_the_others(box: Box) -> None:
         for name in hang * 2:
             box.put(name)
         for _ in range(2):  # half of the slots hang again
-            assert hanging.acquire(timeout=20)
+            assert hanging.acquire(timeout=60)
         for number in range(10):
             box.put(f"quick-{number}")
         eventually(lambda: all(came[f"quick-{number}"] for number in range(10)))
@@ -319,18 +319,18 @@ def test_an_end_waits_for_what_is_on_its_way_and_takes_no_more(box: Box) -> None
 
     def deliver(_message: Message) -> None:
         begun.release()
-        released.wait(30)
+        released.wait(60)
 
     with delivering(box.outbox, deliver, replace(QUICK, slots=2)) as workers:
         for destination in ("a", "b"):
             box.put(destination)
-            assert begun.acquire(timeout=20)
+            assert begun.acquire(timeout=60)
         box.put("c")
         ending = threading.Thread(target=workers.close, args=(30,))
         ending.start()
         eventually(workers._stopping.is_set)
         released.set()
-        ending.join(30)
+        ending.join(60)
     assert states(box.url) == ["DELIVERED", "DELIVERED", "WAITING"]
 
 

@@ -129,7 +129,7 @@ def test_what_is_new_is_sent_while_it_is_tidied(box: Box, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(box.outbox, "expire", expire)
     with delivering(box.outbox, lambda _: None):
-        assert tidying.wait(20)
+        assert tidying.wait(60)
         box.put()
         eventually(lambda: states(box.url) == ["DELIVERED"])
 

@@ -18,7 +18,7 @@ from services.common.errors import Aborted, AlreadyExists, DeadlineExceeded, Una
 from services.common.postgres import Database, Listener, PostgresSettings
 from tests.postgres import PostgresServer
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 TABLE = """
 CREATE TABLE gates (
     name text CONSTRAINT gates_pkey PRIMARY KEY,

@@ -251,7 +251,7 @@ def test_a_client_takes_its_new_files_while_its_calls_go_on(
             assert next(others[-1]).revision == 1
         assert not kit.files.ended.is_set()  # the watch, over the first channel
         watch.close()  # type: ignore[attr-defined] # a generator in truth
-        assert kit.files.ended.wait(10)
+        assert kit.files.ended.wait(60)
     assert calling.failures == []
 
 

@@ -105,7 +105,7 @@ async def load_and_unload(address: str) -> dict[str, Any]:
 
 async def main(address: str) -> None:
     """Do it all."""
-    async with InferenceGRPCClient(address, timeout=30) as client:
+    async with InferenceGRPCClient(address, timeout=60) as client:
         report = {
             "asked": await ask(client),
             "filled": await fill_up(client),

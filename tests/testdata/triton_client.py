@@ -72,7 +72,7 @@ def predict_later(client: triton.InferenceServerClient, x: triton.InferInput) ->
         client.async_infer("classifier", [x], callback=lambda result, error: answers.put((result, error)))
     labels = []
     for _ in range(8):
-        result, error = answers.get(timeout=30)
+        result, error = answers.get(timeout=60)
         if error is not None:
             raise error
         labels.append(result.as_numpy("label").tolist())

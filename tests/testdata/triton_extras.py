@@ -50,7 +50,7 @@ def stream(client: triton.InferenceServerClient) -> dict[str, Any]:
         model = "nowhere" if number == 7 else "classifier"
         x = tensor("X", ROWS * np.float32(number), "FP32")
         client.async_stream_infer(model, [x], request_id=str(number), enable_empty_final_response=number % 2 == 0)
-    came = [answers.get(timeout=30) for _ in range(STREAMED)]
+    came = [answers.get(timeout=60) for _ in range(STREAMED)]
     client.stop_stream()
     responses = [None if error else result.get_response() for result, error in came]
     return {

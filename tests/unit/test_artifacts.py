@@ -49,7 +49,7 @@ def test_many_threads_that_want_one_artifact_fetch_it_once(tmp_path: Path, shelf
     start = threading.Barrier(16)
 
     def read(index: int) -> bytes:
-        start.wait(10)
+        start.wait(60)
         with caches[index % 2].use(version) as artifact:
             return (artifact.folder / "model.onnx").read_bytes()
 

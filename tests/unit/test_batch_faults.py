@@ -14,7 +14,7 @@ from services.inference.engine.lane import Lane
 from services.inference.engine.requests import State, Ticket
 from services.inference.engine.statistics import Timings, VersionStatistics
 from services.inference.models import ModelFailed, ServingSettings
-from tests.batching import HANGS, POISON, Callers, ToldSession, calling, until_answered, value_of, values
+from tests.batching import HANGS, LONG_US, POISON, Callers, ToldSession, calling, until_answered, value_of, values
 from tests.serving import wait_until
 
 
@@ -75,7 +75,7 @@ def test_a_model_that_ends_its_run_with_more_than_an_error_strands_nobody(caller
     asked = callers.ask_many(3)
     callers.session.go_on()
     for future in asked:
-        error = future.result(10).error
+        error = future.result(60).error
         assert isinstance(error, ModelFailed)
         assert "SystemExit" in error.message
 
@@ -91,7 +91,7 @@ def test_a_run_that_hangs_is_ended_and_the_others_of_its_batch_are_answered(call
     until_answered(good, 2)
     callers.sessions.terminate_runs(longer_than_s=0)
     assert values(good) == [20, 22, 20, 22]
-    error = hanging.result(10).error
+    error = hanging.result(60).error
     assert isinstance(error, ModelFailed)
     assert error.reason == "RUN_TERMINATED"
 
@@ -102,7 +102,7 @@ def test_the_first_of_those_that_wait_cancels_and_the_seven_are_answered(callers
     leading = callers.send(request)
     seven = callers.ask_many(7)
     request.cancel()
-    error = leading.result(10).error  # at once: nothing has run since
+    error = leading.result(60).error  # at once: nothing has run since
     assert isinstance(error, Cancelled)
     callers.session.go_on()
     assert values([first, *seven]) == [2, 20, 22, 24, 26, 28, 30, 32]
@@ -124,7 +124,7 @@ def test_one_that_leads_and_cancels_before_its_run_hands_the_lead_on() -> None:
     with calling() as callers:
         loading = threading.Event()
         load = callers.sessions._load
-        callers.sessions._load = lambda *given: loading.wait(10) and load(*given)  # type: ignore[assignment]
+        callers.sessions._load = lambda *given: loading.wait(60) and load(*given)  # type: ignore[assignment]
         request = callers.request(1)
         leading = callers._pool.submit(callers.engine.infer, request)
         wait_until(lambda: callers.queue.running == 1)
@@ -132,19 +132,19 @@ def test_one_that_leads_and_cancels_before_its_run_hands_the_lead_on() -> None:
         request.cancel()
         loading.set()
         callers.session.go_on()
-        assert isinstance(leading.result(10).error, Cancelled)
+        assert isinstance(leading.result(60).error, Cancelled)
         assert values(seven) == [20, 22, 24, 26, 28, 30, 32]
 
 
 def test_one_that_gathers_others_and_cancels_hands_the_lead_on_at_once() -> None:
-    with calling(serving=ServingSettings(max_queue_delay_us=10_000_000)) as callers:
+    with calling(serving=ServingSettings(max_queue_delay_us=LONG_US)) as callers:
         request = callers.request(1)
         gathering = callers._pool.submit(callers.engine.infer, request)
         wait_until(lambda: request.on_cancel is not None)
         other = callers.ask(2)
         request.cancel()
         callers.session.go_on()
-        assert isinstance(gathering.result(10).error, Cancelled)
+        assert isinstance(gathering.result(60).error, Cancelled)
         assert values([other]) == [4]
         gone = callers.request(3)
         gone.cancel()
@@ -152,7 +152,7 @@ def test_one_that_gathers_others_and_cancels_hands_the_lead_on_at_once() -> None
 
 
 def test_one_that_cancels_while_its_model_loads_waits_for_nobody() -> None:
-    with calling(serving=ServingSettings(max_queue_delay_us=10_000_000)) as callers:
+    with calling(serving=ServingSettings(max_queue_delay_us=LONG_US)) as callers:
         request = callers.request(1)
 
         def load(*_: object) -> ToldSession:
@@ -160,7 +160,7 @@ def test_one_that_cancels_while_its_model_loads_waits_for_nobody() -> None:
             return callers.session
 
         callers.sessions._load = load
-        assert isinstance(callers._pool.submit(callers.engine.infer, request).result(5).error, Cancelled)
+        assert isinstance(callers._pool.submit(callers.engine.infer, request).result(60).error, Cancelled)
 
 
 def test_one_that_waits_and_is_answered_in_time_hears_nothing_of_its_deadline(callers: Callers) -> None:
@@ -187,9 +187,9 @@ def test_a_cancelled_request_of_a_failed_batch_is_not_run_again(callers: Callers
     callers.until_run(2)
     requests[2].cancel()
     callers.session.go_on()
-    assert value_of(asked[0].result(10)) == 4
-    assert isinstance(asked[2].result(10).error, Cancelled)
-    assert asked[1].result(10).error is not None
+    assert value_of(asked[0].result(60)) == 4
+    assert isinstance(asked[2].result(60).error, Cancelled)
+    assert asked[1].result(60).error is not None
     assert callers.session.sizes == [32, 3, 1, 1]
 
 
@@ -202,7 +202,7 @@ def test_a_cancelled_request_of_a_failed_batch_hears_so_while_the_first_runs_alo
     requests[2].cancel()
     callers.session.go()
     callers.until_run(3)
-    assert isinstance(asked[2].result(10).error, Cancelled)
+    assert isinstance(asked[2].result(60).error, Cancelled)
     assert not asked[0].done()
 
 
@@ -274,9 +274,9 @@ def test_one_that_is_late_while_its_batch_runs_has_its_answer_all_the_same(
     assert ticket.state is State.TAKEN
     ticket.start_by_ns = 1  # its time is up, and it must not leave the batch that it is in
     waiting = callers._pool.submit(lane.wait, ticket)
-    assert tried.wait(10)
+    assert tried.wait(60)
     callers.session.go_on()
-    waiting.result(10)
+    waiting.result(60)
     assert values([other]) == [4]
     assert value_of(ticket.answer) == 6
 
@@ -286,7 +286,7 @@ def test_each_that_waits_hears_why_the_model_does_not_load() -> None:
         loading = threading.Event()
 
         def fail(*_: object) -> object:
-            loading.wait(10)
+            loading.wait(60)
             raise FailedPrecondition("it is broken", reason="MODEL_LOAD_FAILED")
 
         callers.sessions._load = fail  # type: ignore[assignment]
@@ -294,7 +294,7 @@ def test_each_that_waits_hears_why_the_model_does_not_load() -> None:
         wait_until(lambda: callers.queue.waiting == 4)
         loading.set()
         for future in asked:
-            error = future.result(10).error
+            error = future.result(60).error
             assert isinstance(error, FailedPrecondition)
             assert error.reason == "MODEL_LOAD_FAILED"
 

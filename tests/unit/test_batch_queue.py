@@ -64,10 +64,10 @@ def test_a_full_queue_gives_up_its_youngest_of_the_lowest_priority_for_a_more_ur
         callers.ask(1)
         older, younger, middle = callers.ask(2, priority=3), callers.ask(3, priority=3), callers.ask(4)
         urgent = callers.ask(5, priority=1)
-        assert "a more urgent request took this one's place" in refusal(younger.result(10))
+        assert "a more urgent request took this one's place" in refusal(younger.result(60))
         refusal(callers.engine.infer(callers.request(6, priority=3)))
         also = callers.ask(7)
-        refusal(older.result(10))
+        refusal(older.result(60))
         refusal(callers.engine.infer(callers.request(8)))
         callers.session.go_on()
         assert values([urgent, middle, also]) == [10, 8, 14]
@@ -78,7 +78,7 @@ def test_a_full_share_of_threads_gives_up_one_that_lent_its_own() -> None:
         callers.ask(1)
         lends, lends_none = callers.ask(2, priority=3), submit(callers, 3, priority=3)
         urgent = callers.ask(4, priority=1)
-        refusal(lends.result(10))
+        refusal(lends.result(60))
         refusal(callers.engine.infer(callers.request(5, priority=1)))
         callers.session.go_on()
         assert values([urgent]) == [8]

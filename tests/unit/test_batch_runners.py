@@ -19,7 +19,7 @@ from services.inference.sessions.sessions import SessionCache
 from tests.batching import FREE, ToldSession, value_of
 from tests.serving import Versions, plain_version, wait_until
 
-WITHIN_S = 10
+WITHIN_S = 60
 
 
 class Doubler(ToldSession):

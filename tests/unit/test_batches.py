@@ -14,7 +14,7 @@ import pytest
 from services.common.errors import DeadlineExceeded
 from services.inference.engine.engine import EngineLimits, InferenceAnswer, InferenceRequest
 from services.inference.models import ModelFailed, ServingSettings, Signature, TensorSpec
-from tests.batching import Callers, calling, until_answered, value_of, values
+from tests.batching import LONG_US, Callers, calling, until_answered, value_of, values
 from tests.serving import wait_until
 
 
@@ -161,7 +161,7 @@ def test_those_that_waited_for_the_load_run_as_soon_as_more_runs_than_one_may_go
     with calling(independent=False, serving=ServingSettings(instances=3)) as callers:
         loading = threading.Event()
         load = callers._load
-        callers.sessions._load = lambda *given: loading.wait(10) and load(*given)  # type: ignore[assignment]
+        callers.sessions._load = lambda *given: loading.wait(60) and load(*given)  # type: ignore[assignment]
         asked = [callers._pool.submit(callers.engine.infer, callers.request(number)) for number in range(4)]
         wait_until(lambda: callers.queue.waiting == 3)
         loading.set()
@@ -222,15 +222,12 @@ def gather(callers: Callers, value: float, **more: Any) -> Future[InferenceAnswe
 
 
 def test_requests_that_find_the_model_idle_wait_for_others_where_the_version_says_so() -> None:
-    serving = ServingSettings(max_batch_size=3, max_queue_delay_us=10_000_000)
+    serving = ServingSettings(max_batch_size=3, max_queue_delay_us=LONG_US)
     with calling(serving=serving) as callers:
         callers.session.go_on()
         asked = [gather(callers, 1), callers.ask(2), callers.ask(3)]
         assert values(asked) == [2, 4, 6]
         assert callers.session.sizes == [3], "a full batch waits no longer"
-
-
-LONG_US = 30_000_000
 
 
 def test_a_full_batch_ends_the_waiting_for_others() -> None:
@@ -257,13 +254,13 @@ def test_what_cannot_join_runs_on_an_idle_instance_once_the_waiting_for_others_e
             callers.until_run(2)
         callers.session.go_on()
         assert values(others) == [6, 8][: len(others)]
-        assert (gathering.result(10).error is None) is (ends == "full")
+        assert (gathering.result(60).error is None) is (ends == "full")
 
 
 def test_nobody_waits_for_others_past_its_own_deadline() -> None:
-    with calling(serving=ServingSettings(max_queue_delay_us=10_000_000)) as callers:
+    with calling(serving=ServingSettings(max_queue_delay_us=LONG_US)) as callers:
         callers.session.go_on()
-        answer = gather(callers, 1, timeout_ns=10**8).result(5)
+        answer = gather(callers, 1, timeout_ns=10**8).result(60)
         assert isinstance(answer.error, DeadlineExceeded)
 
 

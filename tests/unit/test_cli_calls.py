@@ -254,7 +254,7 @@ def test_ctrl_c_ends_a_command_with_130(script: Script) -> None:
 
     def interrupt(_: object) -> registry.ListModelsResponse:
         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-        assert interrupted.wait(30)
+        assert interrupted.wait(60)
         return registry.ListModelsResponse()
 
     script.answers["ListModels"] = interrupt

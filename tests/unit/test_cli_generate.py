@@ -141,8 +141,8 @@ def test_ctrl_c_ends_the_generation_and_leaves_the_cursor_on_a_line_of_its_own(s
         assert process.stdout is not None
         assert process.stdout.read(5) == "more "
         process.send_signal(signal.SIGINT)
-        rest, notes = process.communicate(timeout=20)
+        rest, notes = process.communicate(timeout=60)
     assert process.returncode == 130
     assert rest.endswith("\n")
     assert "Traceback" not in notes
-    assert asked_on.wait(20)
+    assert asked_on.wait(60)

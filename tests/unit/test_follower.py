@@ -34,7 +34,7 @@ class ScriptedWatch:
             if isinstance(message, Exception):
                 raise message
             yield message
-        self._closed.wait(10)
+        self._closed.wait(60)
         raise Unavailable("closed", reason="CLOSED", retryable=True)
 
     def close(self) -> None:

@@ -46,7 +46,7 @@ def test_all_who_watch_a_model_at_once_share_a_reading(monkeypatch: pytest.Monke
         return reading()
 
     def watch(number: int) -> LiveReading:
-        everybody.wait(20)
+        everybody.wait(60)
         return readings.get(("iris", "wine")[number % 2])
 
     monkeypatch.setattr(live, "SHARED_S", 3_600.0)
@@ -77,7 +77,7 @@ def test_all_who_ask_while_a_slow_reading_goes_on_share_it(monkeypatch: pytest.M
     def read(model: str) -> LiveReading:
         asked.append(model)
         for _ in range(4 + 1):  # each who asks, and this reading's own look
-            assert clock.looks.acquire(timeout=20)
+            assert clock.looks.acquire(timeout=60)
         clock.now_s += 1.1
         return reading()
 

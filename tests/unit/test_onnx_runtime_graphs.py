@@ -203,13 +203,13 @@ def test_two_runtimes_that_write_at_once_keep_each_graph_under_its_own_key(tmp_p
 
     def write(key: str, content: bytes) -> None:
         with opened(tmp_path).writing(key, source) as path:
-            both_write.wait(10)
+            both_write.wait(60)
             path.write_bytes(content)
-            both_write.wait(10)
+            both_write.wait(60)
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(write, "a" * 40, b"A" * 500), pool.submit(write, "b" * 40, b"B" * 500)]:
-            future.result(20)
+            future.result(60)
     found = [opened(tmp_path).find(key * 40) for key in "ab"]
     assert [path and path.read_bytes()[:1] for path in found] == [b"A", b"B"]
 
@@ -220,7 +220,7 @@ def test_two_models_loaded_at_once_by_two_runtimes_answer_as_themselves_ever_aft
     def first_load(seed: int) -> None:
         (folder := tmp_path / str(seed)).mkdir()
         graphs = opened(tmp_path)
-        together.wait(10)
+        together.wait(60)
         load(folder, graphs, convolution(seed))
 
     with ThreadPoolExecutor(2) as pool:

@@ -162,7 +162,7 @@ def test_a_name_server_that_hangs_is_left_behind() -> None:
     released = threading.Event()
 
     def lookup(_host: str, _port: int) -> Sequence[str]:
-        released.wait(30)
+        released.wait(60)
         return [PUBLIC]
 
     checked = AddressRules(lookup=lookup)

@@ -12,7 +12,10 @@ from services.common.outbox import statements
 
 ROOT = Path(__file__).resolve().parents[2]
 COLUMNS = Path(services.common.outbox.__file__).with_name("columns.sql")
-TABLES = {("monitoring", "outbox"): "services/monitoring/migrations/0008_outbox.sql"}
+TABLES = {
+    ("monitoring", "outbox"): "services/monitoring/migrations/0008_outbox.sql",
+    ("fetcher", "outbox"): "services/fetcher/migrations/0003_webhooks.sql",
+}
 
 
 def lines(text: str) -> list[str]:

@@ -145,7 +145,7 @@ def test_submit_keeps_and_finds_as_infer_does(engine: Engine) -> None:
     for _ in range(2):
         answered: SimpleQueue[InferenceAnswer] = SimpleQueue()
         answering.submit(request(IRIS), answered.put)
-        found.append(answered.get(timeout=10).cache)
+        found.append(answered.get(timeout=60).cache)
     assert found == ["MISS", "HIT"]
 
 

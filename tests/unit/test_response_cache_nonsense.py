@@ -19,7 +19,7 @@ from services.inference.caching.counts import CacheStatistics
 from services.inference.caching.shared import SharedAnswers
 
 Answer = Callable[[socket.socket], None]
-WITHIN_S = 20
+WITHIN_S = 60
 
 
 @contextmanager

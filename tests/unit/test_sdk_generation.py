@@ -23,7 +23,7 @@ END = pb.GenerateResponse(
         latency_ms=2.5, model="writer", version="1",
     ),
 )  # fmt: skip
-WAIT_S = 20.0
+WAIT_S = 60.0
 
 
 @pytest.fixture

@@ -177,7 +177,7 @@ def test_what_progress_raises_ends_the_upload_and_comes_out(server: ScriptedServ
     server.on("RegisterVersion", behave)
     with pytest.raises(KeyError, match="enough"):
         client.registry.register_version("iris", "1", CONTENT, progress=stop)
-    assert ended.wait(10)
+    assert ended.wait(60)
 
 
 def test_a_server_that_stops_listening_ends_the_upload(server: ScriptedServer) -> None:
@@ -242,7 +242,7 @@ def test_leaving_a_watch_ends_it_at_the_server(server: ScriptedServer, client: C
     server.on("WatchModels", behave)
     for _ in client.registry.watch():
         break
-    assert ended.wait(10)
+    assert ended.wait(60)
 
 
 def _snapshot(revision: int, *, complete: bool) -> pb.WatchModelsResponse:

@@ -88,7 +88,7 @@ def test_the_least_recently_used_goes_first(cache: SessionCache, loader: PlainLo
         with cache.use(plain_version(name), 5):
             pass
     assert loaded(cache) == ["c", "a", "d"]
-    assert loader.of("b").closed.wait(5)
+    assert loader.of("b").closed.wait(60)
     assert cache.counters.evictions == 1
 
 
@@ -100,7 +100,7 @@ def test_a_session_in_use_is_evicted_but_closed_only_by_its_last_user(cache: Ses
     assert not loader.of("a").closed.is_set()
     assert cache.used_bytes == 100
     cache.release(second)
-    assert loader.of("a").closed.wait(5)
+    assert loader.of("a").closed.wait(60)
     wait_until(lambda: cache.used_bytes == 0)
 
 
@@ -143,7 +143,7 @@ def test_a_model_that_turns_out_too_big_is_closed_again(
     monkeypatch.setattr(sessions_module, "resident_bytes", lambda: next(readings))
     with pytest.raises(ResourceExhausted, match="1000 bytes"):
         cache.acquire(plain_version("a"), 5)
-    assert loader.of("a").closed.wait(5)
+    assert loader.of("a").closed.wait(60)
     wait_until(lambda: cache.used_bytes == 0)
 
 
@@ -215,7 +215,7 @@ def test_a_load_that_panics_strands_nobody(cache: SessionCache, loader: PlainLoa
         loader.gate.set()
         for future in waiting:
             with pytest.raises(FailedPrecondition, match="log says why") as caught:
-                future.result(10)
+                future.result(60)
             assert caught.value.reason == "MODEL_LOAD_FAILED"
     clock.now += 1.1
     with cache.use(version, 5):
@@ -271,7 +271,7 @@ def test_loads_are_bounded_in_number(loader: PlainLoader) -> None:
     assert loader.began == 1
     loader.gate.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert {error.reason for error in errors} == {"LOAD_QUEUE_FULL"}
     assert len(cache.list_sessions()) == 2
     cache.close(5)
@@ -287,9 +287,9 @@ def test_the_new_version_is_loaded_before_the_old_one_goes(cache: SessionCache, 
     wait_until(lambda: loader.began == 2)
     assert cache.is_loaded(old.key)
     loader.gate.set()
-    thread.join(5)
+    thread.join(60)
     assert loaded(cache) == ["new"]
-    assert loader.of("old").closed.wait(5)
+    assert loader.of("old").closed.wait(60)
 
 
 def test_if_the_new_version_fails_the_old_one_stays(cache: SessionCache, loader: PlainLoader) -> None:
@@ -308,7 +308,7 @@ def test_closing_waits_for_running_requests_and_refuses_new_ones(cache: SessionC
     with pytest.raises(Unavailable):
         cache.acquire(plain_version("b"), 5)
     cache.release(entry)
-    assert loader.of("a").closed.wait(5)
+    assert loader.of("a").closed.wait(60)
 
 
 def test_under_eviction_pressure_no_session_is_run_after_it_was_closed(loader: PlainLoader) -> None:

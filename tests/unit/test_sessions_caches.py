@@ -89,7 +89,7 @@ def test_closing_refuses_everywhere_before_it_waits_anywhere(two: TwoRuntimes) -
         with pytest.raises(Unavailable):
             two.caches.acquire(version, 5)
     two.caches.release(entry)
-    assert two.loaders["onnx"].of("graph").closed.wait(5)
+    assert two.loaders["onnx"].of("graph").closed.wait(60)
 
 
 def test_what_the_runtime_takes_by_itself_is_not_counted_as_its_first_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,5 +102,5 @@ def test_at_the_end_nothing_more_is_loaded(service: Service) -> None:
     wait_until(lambda: service.loader.began == 1)
     service.preloaders[0].close()
     service.loader.gate.set()
-    service.preloaders[0]._thread.join(5)
+    service.preloaders[0]._thread.join(60)
     service.until_loaded("first")

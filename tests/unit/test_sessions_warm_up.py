@@ -33,7 +33,7 @@ class WarmSession(PlainSession):
     def run(self, inputs: Mapping[str, Tensor], outputs: Sequence[str] = ()) -> dict[str, Tensor]:
         """Run."""
         self.runs.append(dict(inputs))
-        assert self.gate.wait(10)
+        assert self.gate.wait(60)
         if self.failure is not None:
             raise self.failure
         return {}
@@ -92,7 +92,7 @@ def test_nobody_has_the_session_before_it_is_warm(cache: SessionCache, session: 
         assert not cache.is_loaded(version.key)
         assert not waiting.done()
         session.gate.set()
-        cache.release(waiting.result(10))
+        cache.release(waiting.result(60))
     assert cache.is_loaded(version.key)
 
 
@@ -118,7 +118,7 @@ def test_a_warm_up_that_hangs_is_ended_as_any_run(cache: SessionCache, session: 
         wait_until(lambda: len(session.runs) == 1)
         assert cache.terminate_runs(longer_than_s=0) == 1
         with pytest.raises(FailedPrecondition, match="took too long") as caught:
-            waiting.result(10)
+            waiting.result(60)
     assert caught.value.reason == "WARM_UP_FAILED"
 
 

@@ -223,7 +223,7 @@ def test_at_the_bound_a_prediction_can_be_made_to_wait_instead(open_spool: Opene
     thread.start()
     wait_until(lambda: spool._blocked == 1)
     receiver.up.set()
-    thread.join(20)
+    thread.join(60)
     assert spool.close(5)
     assert receiver.stored == events(*range(200))
     assert spool.status.dropped == 0
@@ -251,7 +251,7 @@ def test_a_receiver_that_never_returns_does_not_hold_up_the_end(tmp_path: Path) 
     release = threading.Event()
 
     def deliver(batch: list[bytes]) -> list[Result]:
-        release.wait(10)
+        release.wait(60)
         return [STORED] * len(batch)
 
     spool: Spool[int] = Spool(tmp_path, encode, deliver, QUICK)

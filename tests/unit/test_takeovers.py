@@ -33,7 +33,7 @@ class Loads:
 
     def __call__(self, version: ResolvedVersion) -> None:
         self.begun.append(version.model)
-        assert self.may_end.wait(10)
+        assert self.may_end.wait(60)
 
 
 @pytest.fixture

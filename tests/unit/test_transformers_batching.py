@@ -162,7 +162,7 @@ def test_a_long_run_ends_between_two_batches(tmp_path: Path, monkeypatch: pytest
 
     def held(feed: Any, outputs: Any = ()) -> Any:
         running.set()
-        assert go_on.wait(10)
+        assert go_on.wait(60)
         return run(feed, outputs)
 
     monkeypatch.setattr(session._graph, "run", held)  # a graph that takes its time
@@ -176,12 +176,12 @@ def test_a_long_run_ends_between_two_batches(tmp_path: Path, monkeypatch: pytest
 
     thread = threading.Thread(target=work)
     thread.start()
-    assert running.wait(10)
+    assert running.wait(60)
     assert session.terminate(longer_than_s=60) == 0
     assert session.terminate() == 1
     assert session.terminate() == 1, "told before, and still going: that is how a watchdog knows that it hangs"
     go_on.set()
-    thread.join(10)
+    thread.join(60)
     assert [error.reason for error in errors] == ["RUN_TERMINATED"]
     wait_until(lambda: session.terminate() == 0)
     assert len(ask(session, "a")["embedding"]) == 1
