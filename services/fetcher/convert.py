@@ -17,8 +17,10 @@ from services.common import timestamps
 from services.common.blobs import checked_sha256
 from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import Job, JobState
+from services.common.outbox.webhooks import Webhook, secret_problem
+from services.fetcher.faults import RETRYABLE
 from services.fetcher.fetches import FetchFilters, NewFetch
-from services.fetcher.models import FetchResult, FetchSpec, Phase, Plan, Reference, RemoteFile, size_of
+from services.fetcher.models import FetchResult, FetchSpec, Phase, Plan, Reference, RemoteFile, StoredWebhook, size_of
 from services.fetcher.sources.source import Found, Source, Variant
 
 MAX_REFERENCE_CHARS = 2_048
@@ -27,12 +29,6 @@ MAX_ID_CHARS = 256
 MAX_TARGET_BYTES = 64 * 1024
 DEFAULT_PRIORITY, LAST_PRIORITY = 5, 9
 DEFAULT_ATTEMPTS, MOST_ATTEMPTS = 3, 20
-RETRYABLE = frozenset(
-    {
-        "NETWORK_ERROR", "RATE_LIMITED", "STORAGE_ERROR", "REGISTRY_UNAVAILABLE", "SOURCE_CHANGED", "WORKER_LOST",
-        "DATABASE_UNAVAILABLE", "DATABASE_TIMEOUT", "LOCK_TIMEOUT", "TRANSACTION_CONFLICT",
-    }
-)  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _RUNNING = {pb.FETCH_JOB_STATE_DOWNLOADING, pb.FETCH_JOB_STATE_PROCESSING}
@@ -46,7 +42,10 @@ def new_fetch(request: pb.CreateFetchJobRequest) -> NewFetch:
     target = request.target
     _check_target(target)
     _text("request_id", request.request_id, MAX_ID_CHARS)
-    body = request.SerializeToString(deterministic=True)
+    said = pb.CreateFetchJobRequest()
+    said.CopyFrom(request)
+    said.webhook.ClearField("secret")  # what is kept of it must not help to guess it
+    body = said.SerializeToString(deterministic=True)
     return NewFetch(
         spec=FetchSpec(
             reference(request.source),
@@ -59,7 +58,23 @@ def new_fetch(request: pb.CreateFetchJobRequest) -> NewFetch:
         due_time=timestamps.read("due_time", request.due_time) if request.HasField("due_time") else None,
         request_id=request.request_id,
         body_sha256=hashlib.sha256(body).hexdigest(),
+        webhook=webhook(request.webhook) if request.HasField("webhook") else None,
     )
+
+
+def webhook(message: pb.FetchWebhook) -> Webhook:
+    """Read who is told of a job's end; raises InvalidArgument (INVALID_WEBHOOK), which repeats nothing of it."""
+    if not message.url:
+        sentence = "required: where to post to, such as https://example.org/hooks/penstock"
+        raise InvalidArgument.field("webhook.url", sentence, reason="INVALID_WEBHOOK")
+    if message.secret and (sentence := secret_problem(message.secret)):
+        raise InvalidArgument.field("webhook.secret", sentence, reason="INVALID_WEBHOOK")
+    return Webhook(message.url, message.secret)
+
+
+def webhook_proto(stored: StoredWebhook) -> pb.FetchWebhook:
+    """Write who is told of a job's end, without what is secret."""
+    return pb.FetchWebhook(url=stored.shown_url, signed=stored.signed)
 
 
 def reference(message: sources_pb2.SourceReference) -> Reference:
@@ -105,6 +120,8 @@ def job_proto(job: Job, retention: timedelta) -> pb.FetchJob:
         cancel_requested=job.cancel_time is not None, progress=_progress(job, spec),
         files=map(file_proto, spec.plan.files) if spec.plan else (),
     )  # fmt: skip
+    if spec.webhook is not None:
+        written.webhook.CopyFrom(webhook_proto(spec.webhook))
     if job.error.reason:
         retryable = job.error.reason in RETRYABLE
         error = pb.FetchError(reason=job.error.reason, message=job.error.message, retryable=retryable)

@@ -15,7 +15,9 @@ from services.common.errors import ResourceExhausted
 from services.common.jobs import Job, JobFilters, JobState, JobStore, JobWorker, NewJob
 from services.common.jobs.news import JobNews
 from services.common.keys import Principal
+from services.common.outbox.webhooks import Webhook
 from services.fetcher.models import FetchSpec, Reference
+from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Found, Source, Stopping
 from services.fetcher.store.fetches import FetchStore
@@ -34,6 +36,7 @@ class NewFetch:
     due_time: datetime | None
     request_id: str
     body_sha256: str
+    webhook: Webhook | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,21 +62,29 @@ class Fetches:
     """Fetches as callers see them: who may see one sees all, for models are everybody's."""
 
     def __init__(
-        self, jobs: JobStore, fetches: FetchStore, sources: Sources, news: JobNews, limits: FetchLimits
+        self,
+        jobs: JobStore,
+        fetches: FetchStore,
+        sources: Sources,
+        webhooks: FetchWebhooks,
+        news: JobNews,
+        limits: FetchLimits,
     ) -> None:
         self._jobs = jobs
         self._fetches = fetches
         self._sources = sources
+        self._webhooks = webhooks
         self._news = news
         self.limits = limits
 
     def create(self, new: NewFetch, principal: Principal) -> Job:
         """Queue a job; see the contract for what is raised."""
         source = self._sources.of(new.spec.reference)
+        webhook = self._webhooks.checked(new.webhook) if new.webhook else None
         job = NewJob(
             job_id=UUID(uuid7()),
             created_by=principal.name,
-            payload=new.spec.columns(),
+            payload=replace(new.spec, webhook=webhook).columns(),
             request_id=new.request_id,
             body_sha256=new.body_sha256,
             priority=new.priority,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -90,16 +91,35 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredWebhook:
+    """Who is told of a job's end, as the database has it.
+
+    Attributes:
+        shown_url: without its path, which may be secret.
+        signed: whether what is posted is signed.
+        target: the URL and the secret as JSON; encrypted, unless neither is secret and there is no key.
+        sealed: whether it is encrypted.
+    """
+
+    shown_url: str
+    signed: bool
+    target: str = field(repr=False)
+    sealed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
 class FetchSpec:
     """A job's own columns. `target` is a serialised FetchTarget; `plan` is None until the source has answered.
 
-    `model` and `version` are the target's, and what was chosen in their place once it was.
+    `model` and `version` are the target's, and what was chosen in their place once it was; `webhook` is told of the
+    end, None: nobody is.
     """
 
     reference: Reference
     target: bytes
     model: str = ""
     version: str = ""
+    webhook: StoredWebhook | None = None
     phase: Phase = Phase.DOWNLOADING
     plan: Plan | None = None
     reused_bytes: int = 0
@@ -114,6 +134,7 @@ class FetchSpec:
             target=bytes(payload["target"]),
             model=payload["model"],
             version=payload["version"],
+            webhook=StoredWebhook(**payload["webhook"]) if payload["webhook"] else None,
             phase=Phase(payload["phase"]),
             plan=Plan.of(payload["plan"]) if payload["plan"] else None,
             reused_bytes=payload["reused_bytes"],
@@ -123,7 +144,8 @@ class FetchSpec:
     def columns(self) -> dict[str, Any]:
         """Give the columns of a new job's row."""
         target = {"target": self.target, "model": self.model, "version": self.version}
-        return {**asdict(self.reference), **target}
+        webhook = json.dumps(asdict(self.webhook)) if self.webhook else None
+        return {**asdict(self.reference), **target, "webhook": webhook}
 
 
 @dataclass(frozen=True, slots=True)

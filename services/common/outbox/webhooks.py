@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 import ssl
 import threading
 import time
@@ -34,10 +35,13 @@ if TYPE_CHECKING:
 
 LEFT_ALONE = 3.0
 """For how many times as long as it was waited for a receiver that hangs is left alone: it takes a quarter of a slot."""
+LOOKUP_S = 3.0
+"""How long whoever names a receiver waits for its host to be looked up."""
 MAX_ANSWER_BYTES = 64 * 1024
 """What is read of an answer, so that its sender sees it taken; what it says does not matter."""
 
 _BODY_REFUSED = (HTTPStatus.BAD_REQUEST, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, HTTPStatus.UNPROCESSABLE_ENTITY)
+_SECRET = re.compile(r"[\x21-\x7e]{16,256}")
 
 
 class NotDelivered(Unavailable):
@@ -78,6 +82,19 @@ class Webhooks:
         self._limits = limits or WebhookLimits()
         self._ca_file = ca_file
         self._clock = clock
+
+    def shown(self, url: str) -> str:
+        """See that a URL may be posted to, as far as its host is known now; gives it without its path, for showing.
+
+        A path may be a secret itself, as that of every hook of Slack's, Teams' and Discord's is: it becomes `/***`.
+
+        Raises:
+            UrlRefused: it may not be.
+        """
+        endpoint = self._rules.endpoint(url)
+        with suppress(Unavailable):  # it may be known later
+            self._rules.resolve(endpoint, LOOKUP_S)
+        return f"{endpoint.scheme}://{endpoint.authority}/" + ("" if endpoint.target == "/" else "***")
 
     def post(self, webhook: Webhook, message_id: UUID, body: bytes) -> None:
         """Post a body as JSON; returns once the receiver has answered 2xx.
@@ -138,6 +155,13 @@ class Webhooks:
             raise NotDelivered(sentence, reason="REDIRECTED")
         retry_after_s = read_retry_after(retry_after, self._clock())
         raise NotDelivered(said, reason="RECEIVER_REFUSED", retry_after_s=retry_after_s)
+
+
+def secret_problem(secret: str) -> str:
+    """Say what is wrong with a secret to sign with, and nothing of it; '' where it can be used."""
+    if _SECRET.fullmatch(secret):
+        return ""
+    return f"16 to 256 printable ASCII characters are allowed, got {len(secret)} characters"
 
 
 def signature(secret: str, body: bytes, unix_s: int) -> str:

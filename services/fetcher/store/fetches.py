@@ -20,6 +20,7 @@ _PHASE = "UPDATE fetcher.fetch_jobs SET phase = %(phase)s WHERE job_id = %(job_i
 _FILE = """
 UPDATE fetcher.fetch_jobs SET done_files = %(done_files)s, reused_bytes = %(reused_bytes)s WHERE job_id = %(job_id)s
 """
+_TOLD = "UPDATE fetcher.fetch_jobs SET webhook_message_id = %(message_id)s WHERE job_id = %(job_id)s"
 _UNENDED = "SELECT count(*) AS count FROM fetcher.fetch_jobs WHERE created_by = %(created_by)s AND end_time IS NULL"
 
 
@@ -50,6 +51,10 @@ class FetchStore:
         """Count a file that is here whole, and the bytes that were here before."""
         values = {"done_files": done_files, "reused_bytes": reused_bytes}
         connection.execute(_FILE, {"job_id": job_id, **values})
+
+    def told(self, connection: JobConnection, job_id: UUID, message_id: UUID) -> None:
+        """Keep which message tells of the job's end."""
+        connection.execute(_TOLD, {"job_id": job_id, "message_id": message_id})
 
     def unended(self, connection: JobConnection, created_by: str) -> int:
         """Count a caller's jobs that have not ended."""

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from penstock.api.monitoring.v1 import channels_pb2 as pb
 from services.common.errors import InvalidArgument
+from services.common.outbox.webhooks import secret_problem
 from services.monitoring.notifications.channels import WEBHOOK, ChannelDraft
 from services.monitoring.notifications.models import AppriseTarget, Change, Channel, Said, WebhookTarget
 
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9._-]{0,98}[A-Za-z0-9])?")
-_SECRET = re.compile(r"[\x21-\x7e]{16,256}")
 
 
 def channel_name(name: str, field: str) -> str:
@@ -37,8 +37,7 @@ def draft(request: pb.SetChannelRequest) -> ChannelDraft:
     match channel.WhichOneof("kind"):
         case "webhook":
             secret = channel.webhook.secret
-            if secret and not _SECRET.fullmatch(secret):
-                sentence = f"16 to 256 printable ASCII characters are allowed, got {len(secret)} characters"
+            if secret and (sentence := secret_problem(secret)):
                 raise InvalidArgument.field("channel.webhook.secret", sentence, reason="INVALID_CHANNEL")
             if secret and request.clear_secret:
                 sentence = "there is a secret to sign with, too: give one or clear it"

@@ -7,14 +7,13 @@ from typing import Any
 from uuid import UUID
 
 from services.common.addresses import AddressRules, UrlRefused
-from services.common.errors import InvalidArgument, Unavailable
+from services.common.errors import InvalidArgument
 from services.common.outbox.webhooks import Webhook, Webhooks
 from services.monitoring.notifications.apprise_sender import AppriseSender
 from services.monitoring.notifications.apprise_urls import scheme_of
 from services.monitoring.notifications.models import Target, WebhookTarget
 from services.monitoring.notifications.rendering import RESOLVED
 
-LOOKUP_S = 3.0
 _KINDS = {"CRITICAL": "failure", "WARNING": "warning", "INFO": "info"}
 
 
@@ -58,12 +57,7 @@ class Senders:
 
     def _check_webhook(self, target: WebhookTarget) -> str:
         try:
-            endpoint = self._rules.endpoint(target.url)
-            self._rules.resolve(endpoint, LOOKUP_S)
+            return self._webhooks.shown(target.url)
         except UrlRefused as error:
             sentence = f"{error.message}; hosts of your own are named in PENSTOCK_NOTIFICATION_ALLOWED_HOSTS"
             raise InvalidArgument.field("channel.webhook.url", sentence, reason=error.reason) from error
-        except Unavailable:
-            pass  # it may be known later; a test of the channel says whether it is
-        rest = "" if endpoint.target == "/" else "***"
-        return f"{endpoint.scheme}://{endpoint.authority}/{rest}"

@@ -1,0 +1,74 @@
+"""Webhooks of fetches: checked and encrypted when a job is created, told in the transaction that ends it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from penstock.ids import uuid7
+from services.common.addresses import UrlRefused
+from services.common.errors import InvalidArgument
+from services.common.jobs import Job, JobConnection
+from services.common.outbox import Message, Outbox
+from services.common.outbox.webhooks import Webhook, Webhooks
+from services.common.sealing import Seal
+from services.fetcher.models import FetchSpec, StoredWebhook
+from services.fetcher.notifications.document import fetch_document
+from services.fetcher.store.fetches import FetchStore
+
+
+class FetchWebhooks:
+    """Tells of ends by the outbox: `tell` writes, `deliver` is what the outbox's workers call.
+
+    A message bears its receiver, encrypted as the job has it, so that it arrives although the job was deleted. To the
+    outbox a receiver is its host: one that is slow or down holds up no other.
+    """
+
+    def __init__(self, outbox: Outbox, fetches: FetchStore, seal: Seal, webhooks: Webhooks) -> None:
+        self._outbox = outbox
+        self._fetches = fetches
+        self._seal = seal
+        self._webhooks = webhooks
+
+    def checked(self, webhook: Webhook) -> StoredWebhook:
+        """See that a webhook may be posted to, as far as that is known now, and give it as it is kept.
+
+        Raises:
+            InvalidArgument: it may not be (URL_NOT_ALLOWED); says why, and no more of it than the host.
+            FailedPrecondition: it is secret, and there is no key (SECRETS_KEY_MISSING, SECRETS_KEY_INVALID).
+        """
+        try:
+            shown_url = self._webhooks.shown(webhook.url)
+        except UrlRefused as error:
+            sentence = f"{error.message}; hosts of your own are named in PENSTOCK_FETCHER_WEBHOOK_ALLOWED_HOSTS"
+            raise InvalidArgument.field("webhook.url", sentence, reason=error.reason) from error
+        target = json.dumps(asdict(webhook))
+        is_open = not webhook.secret and shown_url.endswith("/")
+        if is_open and not self._seal.ready:
+            return StoredWebhook(shown_url, signed=False, target=target, sealed=False)
+        return StoredWebhook(shown_url, signed=webhook.secret != "", target=self._seal.seal(target.encode()).decode())
+
+    def tell(self, connection: JobConnection, job: Job) -> None:
+        """Put what tells of a job's end into the outbox, in the transaction that ends it; see `OnEnd`."""
+        webhook = FetchSpec.of(job.payload).webhook
+        if webhook is None:
+            return
+        message_id = UUID(uuid7())
+        document = fetch_document(job, message_id)
+        body = json.dumps({"webhook": asdict(webhook), "document": document.decode()}).encode()
+        host = urlsplit(webhook.shown_url).netloc
+        self._outbox.put(connection, host, body, ordering_key=str(job.job_id), message_id=message_id)
+        self._fetches.told(connection, job.job_id, message_id)
+
+    def deliver(self, message: Message) -> None:
+        """Post what a message says to its receiver; raises as `Deliver` says."""
+        said = json.loads(message.body)
+        self._webhooks.post(
+            self._target(StoredWebhook(**said["webhook"])), message.message_id, said["document"].encode()
+        )
+
+    def _target(self, stored: StoredWebhook) -> Webhook:
+        text = self._seal.open(stored.target.encode()) if stored.sealed else stored.target
+        return Webhook(**json.loads(text))
