@@ -293,6 +293,9 @@ class FetchWebhook(_message.Message):
     URL_FIELD_NUMBER: _builtins.int
     SECRET_FIELD_NUMBER: _builtins.int
     SIGNED_FIELD_NUMBER: _builtins.int
+    DELIVERY_TIME_FIELD_NUMBER: _builtins.int
+    LAST_ERROR_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_FIELD_NUMBER: _builtins.int
     url: _builtins.str
     """https, or http where the server allows it. Private addresses are refused unless the server allows them by name
     (PENSTOCK_FETCHER_WEBHOOK_ALLOWED_HOSTS). At most 2,048 characters, without user and password. Given out without
@@ -304,16 +307,27 @@ class FetchWebhook(_message.Message):
     """
     signed: _builtins.bool
     """Whether what is posted is signed; only given out."""
+    last_error: _builtins.str
+    """Why the latest attempt at it failed; empty where it did not."""
+    given_up: _builtins.bool
+    """Whether it was given up: refused for good, or not taken for a day."""
+    @_builtins.property
+    def delivery_time(self) -> _timestamp_pb2.Timestamp:
+        """When what tells of the latest end arrived; only given out, as what follows. Unset: it has not, or a week ago."""
+
     def __init__(
         self,
         *,
         url: _builtins.str = ...,
         secret: _builtins.str = ...,
         signed: _builtins.bool = ...,
+        delivery_time: _timestamp_pb2.Timestamp | None = ...,
+        last_error: _builtins.str = ...,
+        given_up: _builtins.bool = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["delivery_time", b"delivery_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret", "signed", b"signed", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["delivery_time", b"delivery_time", "given_up", b"given_up", "last_error", b"last_error", "secret", b"secret", "signed", b"signed", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
