@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import enum
 from contextlib import closing
+from datetime import UTC, datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
 from rich.text import Text
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.cli.alert_channel import secret_of
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError
-from penstock.cli.fetch_views import (
-    fetch_facts,
-    fetches_table,
-    files_table,
-    follow,
-    inspection_facts,
-    sources_table,
-    state_of,
-)
+from penstock.cli.fetch_advice import command_of, next_step
+from penstock.cli.fetch_views import fetch_facts, fetches_table, inspection, sources_table, state_of
 from penstock.cli.ids import whole_id
 from penstock.cli.options import Framework, Json, Limit, NoColor, Stage, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Output
 from penstock.cli.wording import at_the_command_line
+from penstock.durations import parse_duration
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -50,6 +45,20 @@ class State(enum.StrEnum):
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+
+def later(text: str | datetime) -> datetime:
+    """Read for Typer when something may begin: in so long (`2h`), or ISO 8601, in this machine's zone without one."""
+    if isinstance(text, datetime):
+        return text
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) + parse_duration(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write in how long, such as 2h, or 2026-01-31T22:00") from None
 
 
 app = typer.Typer(no_args_is_help=True, help="Bring models from elsewhere into the registry.")
@@ -82,18 +91,20 @@ def inspect(
     reference: Reference,
     revision: Revision = "",
     variant: Variant = "",
+    sha256: Sha256 = "",
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Show what a reference names, without downloading it."""
+    """Show what a reference names, without downloading it: framework, variants, files, sizes, what it is."""
     output = Output(as_json=as_json, no_color=no_color)
-    with connect(Service.FETCHER, url, token) as client:
-        found = client.fetcher.inspect(source, reference, revision=revision, variant=variant)
-    files = [file for each in found.variants[:1] for file in each.files]
-    output.answer(document_of(found), Group(inspection_facts(output, found), files_table(output, files)))
+    with connect(Service.FETCHER, url, token) as client, output.spinner(f"looking at {reference}"):
+        found = client.fetcher.inspect(source, reference, revision=revision, variant=variant, sha256=sha256)
+    output.answer(document_of(found), inspection(output, found))
     output.warn(found.warnings)
+    name = found.suggested_model or "NAME"
+    output.note(f"to fetch it: {command_of('start', found.source, '--name', name)}")
 
 
 @app.command(epilog=EXAMPLES)
@@ -126,6 +137,31 @@ def start(
     max_attempts: Annotated[
         int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before it fails.")
     ] = 3,
+    at: Annotated[
+        datetime | None,
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            parser=later,
+            help="Not before: in so long, such as 2h, or 2026-01-31T22:00.",
+            show_default=False,
+        ),
+    ] = None,
+    webhook: Annotated[
+        str, typer.Option("--webhook", metavar="URL", help="Post JSON there when it ends; with nothing secret in it.")
+    ] = "",
+    webhook_file: Annotated[
+        str, typer.Option("--webhook-file", metavar="FILE | -", help="Post JSON to the URL that this file holds.")
+    ] = "",
+    webhook_env: Annotated[
+        str, typer.Option("--webhook-env", metavar="VARIABLE", help="Post JSON to the URL that this variable holds.")
+    ] = "",
+    secret_file: Annotated[
+        str, typer.Option("--webhook-secret-file", metavar="FILE | -", help="Sign that with what this file holds.")
+    ] = "",
+    secret_env: Annotated[
+        str, typer.Option("--webhook-secret-env", metavar="VARIABLE", help="Sign that with what this variable holds.")
+    ] = "",
     request_id: Annotated[
         str, typer.Option("--request-id", metavar="ID", help="The same again makes no second fetch.")
     ] = "",
@@ -135,8 +171,17 @@ def start(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Fetch a model and register it."""
+    """Fetch a model and register it.
+
+    The path of a webhook is often a secret itself: then name a file or a variable with its URL.
+    """
     output = Output(as_json=as_json, no_color=no_color)
+    posted_to = secret_of(webhook_file, webhook_env, "--webhook")
+    if webhook and posted_to:
+        raise typer.BadParameter("give one of --webhook, --webhook-file and --webhook-env")
+    secret = secret_of(secret_file, secret_env, "--webhook-secret")
+    if secret and not (webhook or posted_to):
+        raise typer.BadParameter("a secret signs what a webhook posts: give --webhook, too")
     with connect(Service.FETCHER, url, token) as client:
         job = client.fetcher.start(
             source,
@@ -153,16 +198,14 @@ def start(
             labels=pairs(label, "--label"),
             priority=priority,
             max_attempts=max_attempts,
+            due_time=at,
+            webhook=webhook or posted_to,
+            webhook_secret=secret,
             request_id=request_id,
         )
         if watching:
-            with closing(client.fetcher.watch(job.id)) as watched:
-                job = follow(output, watched)
-    output.answer(document_of(job), fetch_facts(output, job))
-    output.warn(job.result.warnings)
-    _end_with(job, waited=watching)
-    if not watching:
-        output.note(f"to see it go on: penstock fetch watch {job.id}")
+            job = _followed(client, output, job.id)
+    _show(output, job, waited=watching)
 
 
 @app.command()
@@ -171,30 +214,33 @@ def get(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = Fals
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.FETCHER, url, token) as client:
         found = client.fetcher.get(_whole(client, fetch))
-    output.answer(document_of(found), fetch_facts(output, found))
-    output.warn(found.result.warnings)
-    if next_step := _next_step(found):
-        output.note(next_step)
+    _show(output, found)
 
 
 @app.command()
 def watch(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
-    """Show a fetch until it has ended. Exit code 0: COMPLETED; 1: FAILED or CANCELLED."""
+    """Show a fetch until it has ended. Exit code 0: COMPLETED; 1: FAILED or CANCELLED.
+
+    With --json a document a line, whenever it changes. Ctrl-C ends the watching, and not the fetch.
+    """
     output = Output(as_json=as_json, no_color=no_color)
-    with (
-        connect(Service.FETCHER, url, token) as client,
-        closing(client.fetcher.watch(_whole(client, fetch))) as watched,
-    ):
-        ended = follow(output, watched)
-    output.answer(document_of(ended), fetch_facts(output, ended))
-    output.warn(ended.result.warnings)
-    _end_with(ended, waited=True)
+    with connect(Service.FETCHER, url, token) as client:
+        fetch = _whole(client, fetch)
+        if not as_json:
+            _show(output, _followed(client, output, fetch), waited=True)
+            return
+        ended = pb.FetchJob()
+        with closing(client.fetcher.watch(fetch)) as watched:
+            for ended in watched:
+                output.item(document_of(ended))
+    _end_with(ended)
 
 
 @app.command("list")
 def list_fetches(
     state: Annotated[
-        list[State] | None, typer.Option("--state", "-s", metavar="STATE", help="Only this state; again for more.")
+        list[State] | None,
+        typer.Option("--state", "--status", "-s", metavar="STATE", help="Only in this state; again for more."),
     ] = None,
     name: Annotated[str, typer.Option("--name", "-n", metavar="MODEL", help="Only into this model.")] = "",
     source: Annotated[str, typer.Option("--source", metavar="SOURCE", help="Only of this source.")] = "",
@@ -221,7 +267,7 @@ def cancel(
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.FETCHER, url, token) as client:
         found = client.fetcher.cancel(_whole(client, fetch))
-    output.answer(document_of(found), fetch_facts(output, found))
+    _show(output, found)
 
 
 @app.command()
@@ -230,7 +276,7 @@ def retry(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = Fa
     output = Output(as_json=as_json, no_color=no_color)
     with connect(Service.FETCHER, url, token) as client:
         found = client.fetcher.retry(_whole(client, fetch))
-    output.answer(document_of(found), fetch_facts(output, found))
+    _show(output, found)
 
 
 @app.command()
@@ -256,16 +302,30 @@ def _whole(client: Client, fetch: str) -> str:
     return whole_id(fetch, client.fetcher.list)
 
 
-def _next_step(job: pb.FetchJob) -> str:
-    if job.state == pb.FETCH_JOB_STATE_COMPLETED:
-        return f"to predict with it: penstock predict {job.result.model} --version {job.result.version}"
-    if job.state in (pb.FETCH_JOB_STATE_FAILED, pb.FETCH_JOB_STATE_CANCELLED):
-        return f"to try it again: penstock fetch retry {job.id}"
-    return f"to see it go on: penstock fetch watch {job.id}"
+def _followed(client: Client, output: Output, fetch: str) -> pb.FetchJob:
+    """Show a fetch until it has ended; whoever stops looking is told that it goes on."""
+    from penstock.cli.fetch_progress import follow  # 30 ms that only watching needs
+
+    try:
+        with closing(client.fetcher.watch(fetch)) as watched:
+            return follow(output, watched)
+    except KeyboardInterrupt:
+        output.note(
+            f"it goes on; to see it again: penstock fetch watch {fetch}; to end it: penstock fetch cancel {fetch}"
+        )
+        raise
 
 
-def _end_with(job: pb.FetchJob, *, waited: bool) -> None:
-    """End the command as the fetch ended, where it was waited for."""
-    if waited and job.state != pb.FETCH_JOB_STATE_COMPLETED:
+def _show(output: Output, job: pb.FetchJob, *, waited: bool = False) -> None:
+    """Show a fetch and what to do next; where it was waited for, the command ends as it did."""
+    output.answer(document_of(job), fetch_facts(output, job))
+    output.warn(job.result.warnings)
+    output.note(next_step(job))
+    if waited:
+        _end_with(job)
+
+
+def _end_with(job: pb.FetchJob) -> None:
+    if job.state != pb.FETCH_JOB_STATE_COMPLETED:
         why = f": {at_the_command_line(job.error.message, job.error.reason)}" if job.error.message else ""
         raise CommandError(f"fetch {job.id} is {state_of(job)}{why}", reason=job.error.reason or "FETCH_NOT_COMPLETED")

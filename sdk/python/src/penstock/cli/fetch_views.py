@@ -1,32 +1,44 @@
-"""Fetches and sources as tables, facts and a bar that lives."""
+"""Fetches, sources and what lies there, as tables and facts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Sequence
+from datetime import UTC, datetime
 
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import sources_pb2
-from penstock.api.registry.v1 import registry_pb2 as registry
-from penstock.cli.formats import say_bytes, say_count, say_duration, say_time
-from penstock.cli.model_views import time_of
-from penstock.cli.output import Column, Output, styled
+from penstock.cli.documents import document_of
+from penstock.cli.formats import say_bytes, say_count, say_duration, say_short_time, say_time, say_value
+from penstock.cli.model_views import framework_word, time_of
+from penstock.cli.output import Column, Output, printable, styled
 from penstock.cli.wording import at_the_command_line
 
 _COLUMNS = (
-    Column("fetch"),
+    Column("fetch", give="id"),
     Column("state"),
-    Column("model", give="cut"),
-    Column("version", give="cut", optional=True),
+    Column("into", give="cut", least_width=10),
     Column("bytes", "right"),
+    Column("reference", give="cut", least_width=20, optional=True),
+    Column("why", optional=True),
     Column("source", optional=True),
-    Column("reference", give="cut", optional=True),
     Column("created", optional=True),
 )
-_SOURCE_COLUMNS = (Column("source"), Column("here"), Column("a reference is"), Column("why not", give="cut"))
+_SOURCE_COLUMNS = (
+    Column("source"),
+    Column("here"),
+    Column("a reference is", give="wrap", least_width=20),
+    Column("why not", give="wrap", least_width=24),
+)
+_VARIANT_COLUMNS = (
+    Column("variant", give="cut", least_width=12),
+    Column("precision", optional=True),
+    Column("files", "right"),
+    Column("size", "right"),
+    Column(""),
+)
 _FILE_COLUMNS = (Column("file", give="cut"), Column("size", "right"), Column("sha-256", give="cut", optional=True))
 _STYLES = {
     "pending": "dim",
@@ -49,12 +61,12 @@ def fetches_table(output: Output, jobs: Sequence[pb.FetchJob]) -> RenderableType
     rows = [
         (
             job.id,
-            _state(job),
-            job.target.model,
-            job.target.version,
-            _bytes(job.progress),
-            job.source.source,
+            Text("cancelling", style="yellow") if _is_cancelled(job) else styled(state_of(job), _STYLES),
+            _into(job),
+            _share_words(job.progress),
             job.source.reference,
+            "" if job.state == pb.FETCH_JOB_STATE_COMPLETED else job.error.reason,
+            job.source.source,
             output.time(time_of(job.create_time)),
         )
         for job in jobs
@@ -67,21 +79,25 @@ def fetch_facts(output: Output, job: pb.FetchJob) -> RenderableType:
     error = job.error
     said = f"{at_the_command_line(error.message, error.reason)} [{error.reason}]" if error.reason else ""
     progress = job.progress
+    begun = bool(progress.done_bytes or progress.HasField("total_bytes"))
+    ended = job.HasField("end_time")
     known = [
         ("from", f"{job.source.source} {job.source.reference}"),
         ("revision", job.resolved_revision or job.source.revision),
-        ("into", f"{job.target.model} {job.target.version}".strip()),
-        ("bytes", _bytes(progress) if progress.done_bytes or progress.HasField("total_bytes") else ""),
+        ("variant", job.source.variant),
+        ("into", _into(job)),
+        ("bytes", f"{bytes_words(progress)}, {_speed(progress)}".removesuffix(", ") if begun else ""),
         ("there before", say_bytes(progress.reused_bytes) if progress.reused_bytes else ""),
-        ("files", f"{progress.done_files} of {progress.total_files}" if progress.total_files else ""),
-        ("left", say_duration(progress.remaining_ms / 1000) if progress.HasField("remaining_ms") else ""),
-        ("error", said),
-        ("tried again", say_time(time_of(error.retry_time)) if error.HasField("retry_time") else ""),
+        ("files", f"{progress.done_files:,} of {progress.total_files:,}" if progress.total_files else ""),
+        ("left", left_words(progress).removesuffix(" left")),
+        ("error", "" if job.state == pb.FETCH_JOB_STATE_COMPLETED else said),
+        ("waits", _waiting_words(job)),
         ("made", _made(job)),
         ("attempts", f"{job.attempt_count} of {job.max_attempts}" if job.attempt_count else ""),
+        ("tells", _webhook_words(job.webhook)),
         ("worker", job.worker_id),
         ("created", f"{say_time(time_of(job.create_time))} by {job.created_by}"),
-        ("not before", say_time(time_of(job.due_time)) if job.state == pb.FETCH_JOB_STATE_PENDING else ""),
+        ("ended", f"{say_time(time_of(job.end_time))}{_took(job)}" if ended else ""),
         ("deleted after", say_time(time_of(job.expire_time)) if job.HasField("expire_time") else ""),
     ]
     return output.facts(Text.assemble((job.id, "bold"), "  ", _state(job)), known)
@@ -101,79 +117,138 @@ def sources_table(output: Output, sources: Sequence[sources_pb2.Source]) -> Rend
     return output.table(_SOURCE_COLUMNS, rows, empty="this fetcher knows no source")
 
 
-def inspection_facts(output: Output, found: sources_pb2.InspectSourceResponse) -> RenderableType:
-    """Lay out what lies at a source."""
-    framework = registry.Framework.Name(found.framework).removeprefix("FRAMEWORK_").lower()
-    known = [
+def inspection(output: Output, found: sources_pb2.InspectSourceResponse) -> RenderableType:
+    """Lay out what lies at a source: facts, the variants where there are several, and the files of the chosen one."""
+    chosen = chosen_variant(found)
+    download = say_bytes(found.download_size_bytes) if found.HasField("download_size_bytes") else "size unknown"
+    fields = document_of(found.metadata.fields)
+    facts = [
         ("revision", found.resolved_revision),
-        ("framework", framework if found.framework else "not told by the files' names"),
+        ("variant", chosen.name if len(found.variants) > 1 else ""),
+        ("framework", framework_word(found.framework) if found.framework else "not told by the files' names"),
+        ("precision", chosen.precision),
+        ("task", found.metadata.task_type),
+        ("dimensions", f"{found.metadata.output_dimensions:,}" if found.metadata.output_dimensions else ""),
+        ("tags", ", ".join(found.metadata.tags)),
+        ("fields", ", ".join(f"{name}={say_value(value)}" for name, value in fields.items())),
         ("licence", found.licence),
         ("would be called", found.suggested_model),
-        ("to download", say_bytes(found.download_size_bytes) if found.HasField("download_size_bytes") else "unknown"),
+        ("to download", f"{download}, {say_count(len(chosen.files), 'file')}"),
     ]
-    return output.facts(Text(found.source.reference, style="bold"), known)
+    parts = [output.facts(found.source.reference, facts)]
+    if len(found.variants) > 1:
+        parts += [Text(), _variants_table(output, found.variants, chosen)]
+    return Group(*parts, Text(), _files_table(output, chosen.files))
 
 
-def files_table(output: Output, files: Sequence[sources_pb2.SourceFile]) -> RenderableType:
-    """Lay out files."""
+def chosen_variant(found: sources_pb2.InspectSourceResponse) -> sources_pb2.SourceVariant:
+    """Give the variant that was asked for, else the default."""
+    named = (each for each in found.variants if each.name == found.source.variant)
+    return next(named, found.variants[0] if found.variants else sources_pb2.SourceVariant())
+
+
+def _variants_table(
+    output: Output, variants: Sequence[sources_pb2.SourceVariant], chosen: sources_pb2.SourceVariant
+) -> RenderableType:
     rows = [
-        (file.path, say_bytes(file.size_bytes) if file.HasField("size_bytes") else "unknown", file.sha256)
-        for file in files
+        (
+            Text(printable(each.name), style="bold" if each.name == chosen.name else ""),
+            each.precision,
+            f"{len(each.files):,}",
+            _size(each.size_bytes if each.HasField("size_bytes") else None),
+            "default" if each.is_default else "",
+        )
+        for each in variants
     ]
+    return output.table(_VARIANT_COLUMNS, rows, empty="no variant")
+
+
+def _files_table(output: Output, files: Sequence[sources_pb2.SourceFile]) -> RenderableType:
+    rows = [(file.path, _size(file.size_bytes if file.HasField("size_bytes") else None), file.sha256) for file in files]
     return output.table(_FILE_COLUMNS, rows, empty="no file")
 
 
-def follow(output: Output, watched: Iterable[pb.FetchJob]) -> pb.FetchJob:
-    """Show a fetch while it goes on, by a bar with bytes, speed and the time left, or by lines; gives how it ended."""
-    from rich import progress as bars
-
-    job = pb.FetchJob()
-    bar = bars.Progress(
-        bars.TextColumn("{task.description}", markup=False),
-        bars.BarColumn(bar_width=None),
-        bars.TextColumn("{task.fields[bytes]}", justify="right"),
-        bars.TextColumn("{task.fields[speed]}", justify="right"),
-        bars.TextColumn("{task.fields[left]}", justify="right"),
-        console=output.stderr,
-        disable=output.as_json or not output.stderr.is_terminal,
-        expand=True,
-    )
-    with ExitStack() as stack:
-        if not bar.disable:
-            stack.enter_context(bar)
-        task = bar.add_task("", total=None, bytes="", speed="", left="")
-        said = None
-        for job in watched:
-            if bar.disable and said != job.state:
-                said = job.state
-                output.note(f"{job.id}: {state_of(job)}")
-            progress = job.progress
-            left = f"{say_duration(progress.remaining_ms / 1000)} left" if progress.HasField("remaining_ms") else ""
-            bar.update(
-                task,
-                description=state_of(job),
-                completed=progress.done_bytes,
-                total=progress.total_bytes if progress.HasField("total_bytes") else None,
-                bytes=_bytes(progress),
-                speed=f"{say_bytes(progress.bytes_per_second)}/s" if progress.bytes_per_second else "",
-                left=left,
-            )
-    return job
-
-
-def _state(job: pb.FetchJob) -> Text:
-    word = state_of(job)
-    if word in ("downloading", "processing") and job.cancel_requested:
-        return Text(f"{word}, asked to end", style="yellow")
-    return styled(word, _STYLES)
-
-
-def _bytes(progress: pb.FetchProgress) -> str:
+def bytes_words(progress: pb.FetchProgress) -> str:
+    """Say how many bytes are here, of how many."""
     if not progress.HasField("total_bytes"):
         return say_bytes(progress.done_bytes) if progress.done_bytes else ""
     if progress.done_bytes == progress.total_bytes:
         return say_bytes(progress.total_bytes)
     return f"{say_bytes(progress.done_bytes)} of {say_bytes(progress.total_bytes)}"
+
+
+def left_words(progress: pb.FetchProgress) -> str:
+    """Say how long the rest takes; nothing where that is not known."""
+    return f"{say_duration(progress.remaining_ms / 1000)} left" if progress.HasField("remaining_ms") else ""
+
+
+def progress_words(job: pb.FetchJob) -> str:
+    """Say on one line what goes on beside the bytes: the files, the attempts, what it waits for, and why."""
+    if job.HasField("end_time"):
+        return ""
+    progress, error = job.progress, job.error
+    waiting = _waiting_words(job)
+    said = (
+        f"{progress.done_files:,} of {progress.total_files:,} files" if progress.total_files > 1 else "",
+        f"attempt {job.attempt_count} of {job.max_attempts}" if job.attempt_count > 1 else "",
+        "asked to end" if _is_cancelled(job) else "",
+        f"waits {waiting}" if waiting else "",
+        f"{at_the_command_line(error.message, error.reason)} [{error.reason}]" if error.reason else "",
+    )
+    return ", ".join(filter(None, said))
+
+
+def _waiting_words(job: pb.FetchJob) -> str:
+    """Say what a fetch waits for; nothing where it does not wait."""
+    if job.state == pb.FETCH_JOB_STATE_QUEUED:
+        return "for a worker"
+    if job.state != pb.FETCH_JOB_STATE_PENDING:
+        return ""
+    if job.error.HasField("retry_time"):
+        return f"to be tried again at {say_short_time(time_of(job.error.retry_time))}"
+    due = time_of(job.due_time)
+    if job.HasField("start_time"):
+        return "for another fetch that brings the same"
+    return f"until {say_short_time(due)}" if due and due > datetime.now(UTC) else "for its turn"
+
+
+def _webhook_words(webhook: pb.FetchWebhook) -> str:
+    return f"{webhook.url}{', signed' if webhook.signed else ''}" if webhook.url else ""
+
+
+def _speed(progress: pb.FetchProgress) -> str:
+    return f"{say_bytes(progress.bytes_per_second)}/s" if progress.bytes_per_second else ""
+
+
+def _size(size_bytes: int | None) -> str:
+    return "unknown" if size_bytes is None else say_bytes(size_bytes)
+
+
+def _took(job: pb.FetchJob) -> str:
+    begin, end = time_of(job.start_time), time_of(job.end_time)
+    return f", after {say_duration((end - begin).total_seconds())}" if begin and end else ""
+
+
+def _state(job: pb.FetchJob) -> Text:
+    word = state_of(job)
+    return Text(f"{word}, asked to end", style="yellow") if _is_cancelled(job) else styled(word, _STYLES)
+
+
+def _is_cancelled(job: pb.FetchJob) -> bool:
+    """Say whether it was asked to end, and has not yet."""
+    return job.cancel_requested and not job.HasField("end_time")
+
+
+def _into(job: pb.FetchJob) -> str:
+    made = job.result if job.HasField("result") else job.target
+    return f"{made.model} {made.version}".strip()
+
+
+def _share_words(progress: pb.FetchProgress) -> str:
+    """Say how many bytes are here, in short: `28% of 4.9 GiB`."""
+    if not progress.total_bytes or progress.done_bytes == progress.total_bytes:
+        return bytes_words(progress)
+    return f"{progress.done_bytes * 100 // progress.total_bytes}% of {say_bytes(progress.total_bytes)}"
 
 
 def _made(job: pb.FetchJob) -> str:
@@ -182,4 +257,4 @@ def _made(job: pb.FetchJob) -> str:
     result = job.result
     if result.existed:
         return f"{result.model} {result.version}, which was there already"
-    return f"{result.model} {result.version}, {say_count(result.downloaded_bytes, 'byte')} downloaded"
+    return f"{result.model} {result.version}, {say_bytes(result.downloaded_bytes)} downloaded"
