@@ -130,16 +130,59 @@ class AllowedHosts:
         return any(address in network and network.num_addresses == 1 for network in self.networks)
 
 
+@dataclass(frozen=True, slots=True)
+class OnlyHosts:
+    """All that may be reached: hosts by name, all below a name, and what stands in a name's place as an address."""
+
+    named: AllowedHosts
+    domains: frozenset[str] = frozenset()
+
+    @classmethod
+    def parse(cls, text: str) -> Self | None:
+        """Read what `AllowedHosts.parse` does, and *.example.org for all hosts below example.org; None: any host.
+
+        Raises:
+            ValueError: one of them is none of these; says which.
+        """
+        entries = [entry for entry in (part.strip().lower() for part in text.split(",")) if entry]
+        domains = {entry.removeprefix("*.").rstrip(".") for entry in entries if entry.startswith("*.")}
+        if odd := domains - AllowedHosts.parse(",".join(domains)).names:
+            raise ValueError(f"'*.{odd.pop()}' is no host's name after its star")
+        named = AllowedHosts.parse(",".join(entry for entry in entries if not entry.startswith("*.")))
+        return cls(named, frozenset(domains)) if entries else None
+
+    def hold(self, host: str, address: IPAddress | None) -> bool:
+        """Whether a host, or the address in its place, is one of them."""
+        if address is not None:
+            return self.named.holds(address)
+        above = host.split(".")[1:]
+        return host in self.named.names or any(".".join(above[n:]) in self.domains for n in range(len(above)))
+
+
 def look_up(host: str, port: int) -> list[str]:
     """Ask the system for a host's addresses."""
     return [str(found[4][0]) for found in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
 
 
 class AddressRules:
-    """What may be reached. `allowed` may be on private addresses, on any port, and without TLS."""
+    """What may be reached. `allowed` may be on private addresses, on any port, and without TLS.
 
-    def __init__(self, allowed: AllowedHosts | None = None, *, lookup: Lookup = look_up) -> None:
+    Of all else only what is in `only`, where that is given, by `schemes` and on `ports`.
+    """
+
+    def __init__(
+        self,
+        allowed: AllowedHosts | None = None,
+        *,
+        only: OnlyHosts | None = None,
+        schemes: frozenset[str] = frozenset({"https"}),
+        ports: frozenset[int] = ALLOWED_PORTS,
+        lookup: Lookup = look_up,
+    ) -> None:
         self._allowed = allowed or AllowedHosts()
+        self._only = only
+        self._schemes = schemes
+        self._ports = ports
         self._lookup = lookup
 
     def endpoint(self, url: str) -> Endpoint:
@@ -151,14 +194,17 @@ class AddressRules:
         parts = _split(url)
         host, address = _host(parts)
         trusted = host in self._allowed.names or (address is not None and self._allowed.holds(address))
-        if parts.scheme not in DEFAULT_PORTS or (parts.scheme == "http" and not trusted):
-            raise UrlRefused(f"{parts.scheme or 'no scheme'} is not allowed here: write an https:// URL")
+        if parts.scheme not in DEFAULT_PORTS or (parts.scheme not in self._schemes and not trusted):
+            allowed = " or ".join(f"{scheme}://" for scheme in sorted(self._schemes, reverse=True))
+            raise UrlRefused(f"{parts.scheme or 'no scheme'} is not allowed here: write an {allowed} URL")
+        if self._only is not None and not trusted and not self._only.hold(host, address):
+            raise UrlRefused(f"{host} is none of the hosts that the server's operator allows")
         try:
             port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
         except ValueError:
             raise UrlRefused("its port is none: 1 to 65535 are") from None
-        if port not in ALLOWED_PORTS and not trusted:
-            ports = ", ".join(map(str, sorted(ALLOWED_PORTS)))
+        if port not in self._ports and not trusted:
+            ports = ", ".join(map(str, sorted(self._ports)))
             raise UrlRefused(f"port {port} is not allowed here: {ports} are, unless the host is allowed by name")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         endpoint = Endpoint(parts.scheme, host, port, target, address)

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
-from services.common.addresses import AddressRules, AllowedHosts
+from services.common.addresses import AddressRules, AllowedHosts, OnlyHosts
 from services.common.blobs import BlobStore, open_blobs
 from services.common.clients import client_of
 from services.common.jobs import Backoff, Concurrency, JobStore, JobWorkers, WorkerLimits
@@ -149,7 +149,12 @@ def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
         floor_bytes_per_s=settings.fetcher_floor_bytes_per_s,
         floor_s=settings.fetcher_silence_timeout_ms / 1000,
     )
-    rules = AddressRules(AllowedHosts.parse(settings.fetcher_allowed_hosts))
+    rules = AddressRules(
+        AllowedHosts.parse(settings.fetcher_allowed_hosts),
+        only=OnlyHosts.parse(settings.fetcher_only_hosts),
+        schemes=frozenset(settings.fetcher_schemes),
+        ports=settings.fetcher_ports,
+    )
     http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file, throttle=throttle)
     return Sources([FilesystemSource(settings.fetcher_roots), UrlSource(http)])
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from services.common.addresses import AllowedHosts
+from services.common.addresses import ALLOWED_PORTS, AllowedHosts, OnlyHosts
 from services.common.postgres import PostgresSettings
 from services.common.settings import MEBIBYTE, Port, ServerSettings
 
@@ -18,6 +18,11 @@ HOUR_MS = 3_600_000
 
 def _checked_hosts(text: str) -> str:
     AllowedHosts.parse(text)
+    return text
+
+
+def _checked_only_hosts(text: str) -> str:
+    OnlyHosts.parse(text)
     return text
 
 
@@ -92,6 +97,18 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     fetcher_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
     """Hosts' names, addresses and networks, separated by commas, that may be fetched from although they are private;
     also without TLS and on any port."""
+    fetcher_only_hosts: Annotated[str, AfterValidator(_checked_only_hosts)] = ""
+    """The only hosts that are fetched from, beside those that are allowed above: names, *.example.org for all below a
+    name, addresses and networks, separated by commas; by default any that is public. Where a host redirects to others,
+    name these, too."""
+    fetcher_schemes: Annotated[frozenset[Literal["https", "http"]], NoDecode, BeforeValidator(_split)] = frozenset(
+        {"https"}
+    )
+    """Schemes of URLs, separated by commas. With http what comes can be read and changed on the way."""
+    fetcher_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65_535)]], NoDecode, BeforeValidator(_split)] = (
+        ALLOWED_PORTS
+    )
+    """Ports that are fetched from, separated by commas."""
     fetcher_ca_file: Path | None = None
     """The certificates that vouch for sources, PEM, in place of the system's."""
     secrets_key_file: Path | None = None
