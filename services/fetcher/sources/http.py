@@ -7,18 +7,19 @@ import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from http import HTTPStatus
-from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin
+from urllib.parse import quote, urljoin
 
 from services.common.addresses import AddressRules, Endpoint, UrlRefused
 from services.common.errors import DomainError, FailedPrecondition
 from services.common.outbox.webhooks import read_retry_after
 from services.fetcher.faults import Forbidden, ModelNotFound, NetworkError, RateLimited, Unauthorized
+from services.fetcher.sources.http_faults import check_end, translated
+from services.fetcher.sources.kept import Led
 from services.fetcher.sources.source import Stopping
 from services.fetcher.throttle import Throttle
 
@@ -33,6 +34,7 @@ _LEAST_LOOK_S: Final = 0.01
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _REFUSED: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _GONE: Final = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
+_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _BUSY: Final = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 
 
@@ -48,17 +50,18 @@ class HttpLimits:
 
 
 class Answer:
-    """An answer whose body is read as it comes; `url` is where it came from after redirects."""
+    """An answer whose body is read as it comes; `url` is where it came from after redirects, `ended` once all came."""
 
     def __init__(self, response: HTTPResponse, connection: Pinned, endpoint: Endpoint, url: str) -> None:
         self._response = response
-        self._connection = connection
-        self._endpoint = endpoint
+        self.connection = connection
+        self.endpoint = endpoint
         self.url = url
         self.status = response.status
         self.headers: Mapping[str, str] = response.headers
         self.chunked: bool = response.chunked
         self.read_bytes = 0
+        self.ended = False
         self.on_bytes: Callable[[int], None] = lambda _: None
         self._waited_s = 0.0
         self._waits_since: float | None = None
@@ -81,9 +84,10 @@ class Answer:
         try:
             chunk = self._response.read1(CHUNK_BYTES, decode_content=False)
             if not chunk:
-                _check_end(self._connection)
+                check_end(self.connection)
+                self.ended = True
         except Exception as error:
-            raise _translated(self._endpoint, error, self._connection) from error
+            raise translated(self.endpoint, error, self.connection) from error
         finally:
             self._waits_since = None
             self._waited_s += time.monotonic() - begun
@@ -91,7 +95,7 @@ class Answer:
 
     def shut(self) -> None:
         """End it from another thread."""
-        self._connection.shut()
+        self.connection.shut()
 
 
 class GuardedHttp:
@@ -140,36 +144,88 @@ class GuardedHttp:
             NetworkError, RateLimited, ModelNotFound, Unauthorized: as the answer, or its absence, means.
             HostBusy: nobody was asked, for it is not the turn of this request yet.
         """
-        origin = before = self.endpoint(url)
+        request = _Request(self.endpoint(url), headers, method, judged, stopping)
+        patience = _Patience(self._limits.connect_s + self._limits.silence_s)
+        answer = self._answer(url, request, patience)
+        try:
+            with self._watched(answer):
+                yield answer
+        finally:
+            self._leave(answer, stopping)
+
+    def _answer(self, url: str, request: _Request, patience: _Patience) -> Answer:
+        """Ask where the URL led last time, if that is known; where that is refused, such as for a signature that has
+        run out, ask the URL itself.
+        """
+        kept = request.stopping.kept
+        led = kept.led(url) if kept else None
+        if kept is None or led is None:
+            return self._followed(url, url, request, patience)
+        try:
+            return self._followed(url, led.url, request.bare() if led.bare else request, patience)
+        except (Unauthorized, ModelNotFound):
+            kept.forget(url)
+        return self._followed(url, url, request, patience)
+
+    def _followed(self, asked: str, url: str, request: _Request, patience: _Patience) -> Answer:
+        """Ask for `url`, and follow where it redirects to; `asked` is what it is asked in place of."""
+        before = request.origin
         for _ in range(self._limits.max_redirects + 1):
-            stopping.check()
+            request.stopping.check()
             endpoint = self.endpoint(url)
             if before.scheme == "https" and endpoint.scheme != "https":
                 raise Forbidden(f"{before.host} redirects to a URL without TLS")
             before = endpoint
-            same = (endpoint.scheme, endpoint.host, endpoint.port) == (origin.scheme, origin.host, origin.port)
-            if not same:  # for good: nobody else chooses where credentials go
-                headers = {name: value for name, value in headers.items() if name.lower() != "authorization"}
-            if self._throttle is not None:
-                self._throttle.admit(endpoint.host, stopping)
-            connection = self._connection(endpoint, stopping)
-            stopping.on_stop(connection.shut)
+            if not _same_origin(endpoint, request.origin):  # for good: nobody else chooses where credentials go
+                request = request.bare()
+            answer = self._asked_at(endpoint, url, request, patience)
             try:
-                answer = self._asked(connection, endpoint, url, headers, method)
-                if self._throttle is not None:
-                    answer.on_bytes = partial(self._throttle.received, endpoint.host, stopping)
-                if answer.status not in judged:
-                    if answer.status in _REDIRECTS and answer.headers.get("Location"):
-                        url = _onward(url, answer.headers["Location"], endpoint)
-                        continue
-                    self._judge(answer, endpoint)
-                with self._watched(answer):
-                    yield answer
-                return
-            finally:
-                stopping.forget(connection.shut)
-                connection.let_go()
-        raise NetworkError(f"{origin.host} redirects more than {self._limits.max_redirects} times")
+                onward = self._judged(answer, url, request)
+            except BaseException:
+                self._leave(answer, request.stopping)
+                raise
+            if onward is None:
+                if request.stopping.kept is not None and url != asked:
+                    request.stopping.kept.remember(asked, Led(url, request.is_bare))
+                return answer
+            self._leave(answer, request.stopping)
+            url = onward
+        raise NetworkError(f"{request.origin.host} redirects more than {self._limits.max_redirects} times")
+
+    def _judged(self, answer: Answer, url: str, request: _Request) -> str | None:
+        """Give where an answer redirects to; None where it is the one that was wanted."""
+        if answer.status in request.judged:
+            return None
+        if answer.status in _REDIRECTS and answer.headers.get("Location"):
+            return _onward(url, answer.headers["Location"], answer.endpoint)
+        self._judge(answer, answer.endpoint)
+        return None
+
+    def _asked_at(self, endpoint: Endpoint, url: str, request: _Request, patience: _Patience) -> Answer:
+        """Ask by a connection that was kept, or else by one of its own."""
+        stopping = request.stopping
+        kept = stopping.kept.take(endpoint) if stopping.kept else None
+        if kept is not None:
+            try:
+                return self._asked(kept, endpoint, url, request, patience)
+            except NetworkError:
+                # Its server may have closed it meanwhile, which says nothing of what it would answer.
+                if kept.overdue:
+                    raise
+        if self._throttle is not None:
+            self._throttle.admit(endpoint.host, stopping)
+        with patience.spent():
+            connection = self._connection(endpoint, stopping)
+        return self._asked(connection, endpoint, url, request, patience)
+
+    def _leave(self, answer: Answer, stopping: Stopping) -> None:
+        """Be done with an answer; its connection is kept where another request may follow on it."""
+        stopping.forget(answer.connection.shut)
+        open_still = answer.connection.sock is not None and not answer.connection.overdue
+        if stopping.kept is not None and answer.ended and open_still:
+            stopping.kept.keep(answer.endpoint, answer.connection)
+        else:
+            answer.connection.let_go()
 
     def _connection(self, endpoint: Endpoint, stopping: Stopping) -> Pinned:
         # urllib3 takes a tenth of a service's start.
@@ -192,28 +248,38 @@ class GuardedHttp:
         return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
 
     def _asked(
-        self, connection: Pinned, endpoint: Endpoint, url: str, headers: Mapping[str, str], method: str
+        self, connection: Pinned, endpoint: Endpoint, url: str, request: _Request, patience: _Patience
     ) -> Answer:
+        stopping = request.stopping
         sent = {
             "Host": endpoint.authority,
             "User-Agent": "penstock",
             "Accept-Encoding": "identity",
-            "Connection": "close",
-            **headers,
+            "Connection": "close" if stopping.kept is None else "keep-alive",
+            **request.headers,
         }
+        stopping.on_stop(connection.shut)
         # A head that comes byte by byte, or after 100 Continue for ever, hides from time-outs.
-        deadline = threading.Timer(self._limits.connect_s + self._limits.silence_s, connection.shut)
+        deadline = threading.Timer(patience.left_s, connection.shut)
         deadline.daemon = True
         deadline.start()
         try:
-            connection.request(method, endpoint.target, headers=sent, preload_content=False)
-            response = connection.getresponse()
-            _check_end(connection)
-        except Exception as error:
-            raise _translated(endpoint, error, connection) from error
+            with patience.spent():
+                connection.request(request.method, endpoint.target, headers=sent, preload_content=False)
+                response = connection.getresponse()
+            check_end(connection)
+        except BaseException as error:
+            stopping.forget(connection.shut)
+            connection.let_go()
+            if not isinstance(error, Exception):
+                raise
+            raise translated(endpoint, error, connection) from error
         finally:
             deadline.cancel()
-        return Answer(response, connection, endpoint, url)
+        answer = Answer(response, connection, endpoint, url)
+        if self._throttle is not None:
+            answer.on_bytes = partial(self._throttle.received, endpoint.host, stopping)
+        return answer
 
     def _judge(self, answer: Answer, endpoint: Endpoint) -> None:
         status, said = answer.status, f"{endpoint.host} answered {answer.status}"
@@ -260,39 +326,47 @@ class GuardedHttp:
             ended.set()
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked, by whichever URL; `origin` is whose credentials its headers may bear."""
+
+    origin: Endpoint
+    headers: Mapping[str, str]
+    method: str
+    judged: Container[int]
+    stopping: Stopping
+    is_bare: bool = False
+
+    def bare(self) -> _Request:
+        """Give the same without credentials."""
+        headers = {name: value for name, value in self.headers.items() if name.lower() != "authorization"}
+        return replace(self, headers=headers, is_bare=True)
+
+
+class _Patience:
+    """How long the heads of all answers to one request may take together, in seconds."""
+
+    def __init__(self, left_s: float) -> None:
+        self.left_s = left_s
+
+    @contextmanager
+    def spent(self) -> Iterator[None]:
+        """Count what is waited here."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            self.left_s = max(0.0, self.left_s - (time.monotonic() - begun))
+
+
+def _same_origin(one: Endpoint, other: Endpoint) -> bool:
+    return (one.scheme, one.host, one.port) == (other.scheme, other.host, other.port)
+
+
 def _onward(url: str, location: str, endpoint: Endpoint) -> str:
+    """Give where an answer leads; what is no letter of a URL is written as browsers do, byte by byte as it came."""
     try:
-        return urljoin(url, location).partition("#")[0]
+        plain = quote(location.encode("latin-1"), safe=_PRINTABLE)
+        return urljoin(url, plain).partition("#")[0]
     except ValueError:
         raise NetworkError(f"{endpoint.host} redirects to what is no URL") from None
-
-
-def _check_end(connection: Pinned) -> None:
-    """Tell a connection that was shut from one whose sender is done: both read as an end."""
-    if connection.overdue:
-        raise TimeoutError
-
-
-def _translated(endpoint: Endpoint, error: Exception, connection: Pinned) -> Exception:
-    """Say what went wrong, and nothing of the URL but its host; what is no fault of the network stays as it is."""
-    from urllib3.exceptions import HTTPError
-
-    if not isinstance(error, (HTTPError, HTTPException, OSError, ValueError)):
-        return error
-    if connection.overdue:
-        return NetworkError(
-            f"the transfer from {endpoint.host} was ended: it was too slow, or nobody wants it any more"
-        )
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and len(causes) < 10:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    if any(isinstance(each, TimeoutError) for each in causes):
-        return NetworkError(f"{endpoint.host} was silent for too long")
-    tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
-    if tls is not None:
-        return NetworkError(f"TLS with {endpoint.host} failed: {tls.reason or 'no TLS'}")
-    system = next((each for each in causes if isinstance(each, OSError) and each.strerror), None)
-    why = str(system.strerror) if isinstance(system, OSError) else type(causes[-1]).__name__
-    return NetworkError(f"{endpoint.host} could not be reached, or broke off ({why})")

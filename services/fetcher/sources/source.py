@@ -9,6 +9,7 @@ from pathlib import PurePosixPath
 from typing import Final, Protocol
 
 from services.fetcher.models import Plan, Reference, RemoteFile
+from services.fetcher.sources.kept import KeptConnections
 
 MAX_FILES: Final = 1_000
 """As many as the registry takes for a version."""
@@ -74,11 +75,15 @@ class Flow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Stopping:
-    """How a call to a source is ended from outside: `check` raises, `on_stop` is told what to call then."""
+    """How a call to a source is ended from outside: `check` raises, `on_stop` is told what to call then.
+
+    `kept`: what calls of one attempt leave to each other; None: each is by itself.
+    """
 
     check: Callable[[], None] = field(default=lambda: None)
     on_stop: Callable[[Callable[[], None]], None] = field(default=lambda _: None)
     forget: Callable[[Callable[[], None]], None] = field(default=lambda _: None)
+    kept: KeptConnections | None = None
 
 
 class Source(Protocol):
