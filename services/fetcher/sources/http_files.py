@@ -11,7 +11,7 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import urlsplit
 
-from services.fetcher.faults import NetworkError, SourceChanged
+from services.fetcher.faults import FileTooLarge, NetworkError, SourceChanged
 from services.fetcher.models import RemoteFile
 from services.fetcher.sources.http import Answer
 from services.fetcher.sources.source import Stopping
@@ -78,7 +78,7 @@ def size_of(answer: Answer) -> int | None:
     if answer.status == HTTPStatus.PARTIAL_CONTENT:
         size = _range_of(answer)[2]
         return None if size == "*" else int(size)
-    return _length_of(answer) if answer.status == HTTPStatus.OK else None
+    return length_of(answer) if answer.status == HTTPStatus.OK else None
 
 
 def begin_of(answer: Answer, offset: int) -> int:
@@ -86,7 +86,7 @@ def begin_of(answer: Answer, offset: int) -> int:
     if answer.status != HTTPStatus.PARTIAL_CONTENT:
         return 0
     begin, end, size = _range_of(answer)
-    length = _length_of(answer)
+    length = length_of(answer)
     wrong = int(end) < int(begin) or (size != "*" and int(end) >= int(size))
     if int(begin) != offset or wrong or length not in (None, int(end) + 1 - int(begin)):
         raise NetworkError(f"{urlsplit(answer.url).hostname} sends another part of the file than it was asked for")
@@ -100,7 +100,8 @@ def _range_of(answer: Answer) -> tuple[str, str, str]:
     return found[1], found[2], found[3]
 
 
-def _length_of(answer: Answer) -> int | None:
+def length_of(answer: Answer) -> int | None:
+    """Give how many bytes the body has; None where that is not said."""
     length = answer.headers.get("Content-Length", "")
     return int(length) if _LENGTH.fullmatch(length) else None
 
@@ -126,3 +127,18 @@ def _date_of(text: str) -> datetime | None:
     except (ValueError, TypeError, OverflowError):
         return None
     return date if date.tzinfo else date.replace(tzinfo=UTC)
+
+
+def body_of(answer: Answer, most: int) -> bytes:
+    """Read a body that is no file: a listing, a manifest.
+
+    Raises:
+        FileTooLarge: it has more than `most` bytes.
+        NetworkError: it breaks off.
+    """
+    body = bytearray()
+    for chunk in answer.chunks():
+        body += chunk
+        if len(body) > most:
+            raise FileTooLarge(f"{urlsplit(answer.url).hostname} answers with more than {most:,} bytes")
+    return bytes(body)
