@@ -33,6 +33,7 @@ from services.fetcher.sources import servicer as source_servicer
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.filesystem import FilesystemSource
 from services.fetcher.sources.http import GuardedHttp, HttpLimits
+from services.fetcher.sources.s3 import S3Access, S3Source
 from services.fetcher.sources.url import UrlSource
 from services.fetcher.store.downloads import DownloadStore
 from services.fetcher.store.fetches import FetchStore
@@ -156,7 +157,25 @@ def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
         ports=settings.fetcher_ports,
     )
     http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file, throttle=throttle)
-    return Sources([FilesystemSource(settings.fetcher_roots), UrlSource(http)])
+    s3 = _s3_access(settings)
+    s3_http = GuardedHttp(AddressRules(s3.allowed_hosts), limits, ca_file=settings.fetcher_ca_file, throttle=throttle)
+    return Sources(
+        [
+            FilesystemSource(settings.fetcher_roots),
+            S3Source(s3, settings.fetcher_s3_buckets, s3_http),
+            UrlSource(http),
+        ]
+    )
+
+
+def _s3_access(settings: FetcherSettings) -> S3Access:
+    access_key, secret_key = settings.fetcher_s3_access_key, settings.fetcher_s3_secret_key
+    return S3Access(
+        settings.fetcher_s3_endpoint,
+        settings.fetcher_s3_region,
+        access_key.get_secret_value() if access_key else "",
+        secret_key.get_secret_value() if secret_key else "",
+    )
 
 
 def _blobs(settings: FetcherSettings) -> BlobStore:

@@ -31,6 +31,7 @@ def _split(text: object) -> object:
 
 
 Root = Annotated[str, Field(pattern=r"^file:///")]
+Bucket = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](/[^/]+)*/?$")]
 
 
 class FetcherSettings(ServerSettings, PostgresSettings):
@@ -111,6 +112,17 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     """Ports that are fetched from, separated by commas."""
     fetcher_ca_file: Path | None = None
     """The certificates that vouch for sources, PEM, in place of the system's."""
+    fetcher_s3_endpoint: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] = "https://s3.amazonaws.com"
+    """Where the source `s3` is: https://host or http://host:port. It may be private, since it is named here."""
+    fetcher_s3_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"
+    """The region of its buckets."""
+    fetcher_s3_access_key: SecretStr | None = None
+    """The access key that buckets are read with; without one they are asked for as by anybody."""
+    fetcher_s3_secret_key: SecretStr | None = None
+    """The secret key that belongs to it."""
+    fetcher_s3_buckets: Annotated[frozenset[Bucket], NoDecode, BeforeValidator(_split)] = frozenset()
+    """Buckets that the source `s3` may read, each as bucket or bucket/folder, separated by commas. Whoever is an
+    operator may read all that lies there and that the key above opens; name none that services keep their blobs in."""
     secrets_key_file: Path | None = None
     """What the webhooks of fetches are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
     own (`openssl rand -base64 32`). The first encrypts, all of them decrypt. Without it webhooks with a secret or a
