@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -17,6 +18,7 @@ from services.common import timestamps
 from services.common.blobs import checked_sha256
 from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import Job, JobState
+from services.common.outbox import Delivery
 from services.common.outbox.webhooks import Webhook, secret_problem
 from services.fetcher.faults import RETRYABLE
 from services.fetcher.fetches import FetchFilters, NewFetch
@@ -72,9 +74,14 @@ def webhook(message: pb.FetchWebhook) -> Webhook:
     return Webhook(message.url, message.secret)
 
 
-def webhook_proto(stored: StoredWebhook) -> pb.FetchWebhook:
-    """Write who is told of a job's end, without what is secret."""
-    return pb.FetchWebhook(url=stored.shown_url, signed=stored.signed)
+def webhook_proto(stored: StoredWebhook, told: Delivery | None = None) -> pb.FetchWebhook:
+    """Write who is told of a job's end, without what is secret, and what became of the latest message."""
+    written = pb.FetchWebhook(url=stored.shown_url, signed=stored.signed)
+    if told is not None:
+        written.last_error, written.given_up = told.last_error, told.given_up
+        if told.delivery_time is not None:
+            written.delivery_time.FromDatetime(told.delivery_time)
+    return written
 
 
 def reference(message: sources_pb2.SourceReference) -> Reference:
@@ -97,7 +104,16 @@ def filters(request: pb.ListFetchJobsRequest) -> FetchFilters:
     if request.states and not states:
         sentence = "none of these states is one that a job can be in"
         raise InvalidArgument.field("states", sentence, reason="INVALID_FIELD")
-    return FetchFilters(states=states, model=request.model, source=request.source)
+    made_by = schedule_id(request.schedule_id) if request.schedule_id else None
+    return FetchFilters(states=states, model=request.model, source=request.source, schedule_id=made_by)
+
+
+def schedule_id(text: str) -> UUID:
+    """Read a schedule's id; what cannot be one names none: NotFound (SCHEDULE_NOT_FOUND)."""
+    try:
+        return UUID(text)
+    except ValueError:
+        raise NotFound(f"there is no schedule {text[:80]!r}", reason="SCHEDULE_NOT_FOUND") from None
 
 
 def job_id(text: str) -> UUID:
@@ -108,8 +124,8 @@ def job_id(text: str) -> UUID:
         raise NotFound(f"there is no job {text[:80]!r}", reason="JOB_NOT_FOUND") from None
 
 
-def job_proto(job: Job, retention: timedelta) -> pb.FetchJob:
-    """Write a job as it stands."""
+def job_proto(job: Job, retention: timedelta, deliveries: Mapping[UUID, Delivery]) -> pb.FetchJob:
+    """Write a job as it stands; `deliveries` says what became of the message that told of its latest end."""
     spec = FetchSpec.of(job.payload)
     target = pb.FetchTarget.FromString(spec.target)
     target.model, target.version = spec.model, spec.version
@@ -118,10 +134,11 @@ def job_proto(job: Job, retention: timedelta) -> pb.FetchJob:
         resolved_revision=spec.plan.revision if spec.plan else "", attempt_count=job.attempt,
         max_attempts=job.max_attempts, priority=job.priority, worker_id=job.worker_id, created_by=job.created_by,
         cancel_requested=job.cancel_time is not None, progress=_progress(job, spec),
-        files=map(file_proto, spec.plan.files) if spec.plan else (),
+        files=map(file_proto, spec.plan.files) if spec.plan else (), schedule_id=str(spec.schedule_id or ""),
     )  # fmt: skip
     if spec.webhook is not None:
-        written.webhook.CopyFrom(webhook_proto(spec.webhook))
+        told = deliveries.get(spec.webhook_message_id) if spec.webhook_message_id else None
+        written.webhook.CopyFrom(webhook_proto(spec.webhook, told))
     if job.error.reason:
         retryable = job.error.reason in RETRYABLE
         error = pb.FetchError(reason=job.error.reason, message=job.error.message, retryable=retryable)

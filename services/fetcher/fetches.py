@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -15,6 +15,7 @@ from services.common.errors import ResourceExhausted
 from services.common.jobs import Job, JobFilters, JobState, JobStore, JobWorker, NewJob
 from services.common.jobs.news import JobNews
 from services.common.keys import Principal
+from services.common.outbox import Delivery
 from services.common.outbox.webhooks import Webhook
 from services.fetcher.models import FetchSpec, Reference
 from services.fetcher.notifications.webhooks import FetchWebhooks
@@ -56,6 +57,7 @@ class FetchFilters:
     states: frozenset[JobState] = frozenset()
     model: str = ""
     source: str = ""
+    schedule_id: UUID | None = None
 
 
 class Fetches:
@@ -124,16 +126,23 @@ class Fetches:
     def page(self, filters: FetchFilters, *, page_size: int, page_token: str) -> tuple[list[Job], str]:
         """List jobs, the newest first, with the token of the next page."""
         size = pages.page_size(page_size, default=PAGE_SIZE)
-        named = {"states": sorted(filters.states), "model": filters.model, "source": filters.source}
+        named = {
+            "states": sorted(filters.states), "model": filters.model, "source": filters.source,
+            "schedule_id": str(filters.schedule_id or ""),
+        }  # fmt: skip
         position = pages.decode(page_token, named)
         if position is not None and (len(position) != 1 or type(position[0]) is not int):
             raise pages.unknown_token()
-        columns = {"model": filters.model, "source": filters.source}
+        columns = {"model": filters.model, "source": filters.source, "schedule_id": filters.schedule_id}
         held = JobFilters(states=filters.states, columns={name: value for name, value in columns.items() if value})
         jobs = self._jobs.page(held, before=position[0] if position else None, limit=size + 1)
         if len(jobs) <= size:
             return jobs, ""
         return jobs[:size], pages.encode([jobs[size - 1].create_number], named)
+
+    def deliveries(self, jobs: Iterable[Job]) -> Mapping[UUID, Delivery]:
+        """Say what became of the messages that told of jobs' latest ends; see `FetchWebhooks.deliveries`."""
+        return self._webhooks.deliveries(jobs)
 
     def cancel(self, job_id: UUID) -> Job:
         """Ask for a job's end; see `JobStore.cancel`."""

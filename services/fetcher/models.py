@@ -112,7 +112,7 @@ class FetchSpec:
     """A job's own columns. `target` is a serialised FetchTarget; `plan` is None until the source has answered.
 
     `model` and `version` are the target's, and what was chosen in their place once it was; `webhook` is told of the
-    end, None: nobody is.
+    end, None: nobody is; `webhook_message_id` is the message that told of the latest.
     """
 
     reference: Reference
@@ -120,6 +120,8 @@ class FetchSpec:
     model: str = ""
     version: str = ""
     webhook: StoredWebhook | None = None
+    schedule_id: UUID | None = None
+    webhook_message_id: UUID | None = None
     phase: Phase = Phase.DOWNLOADING
     plan: Plan | None = None
     reused_bytes: int = 0
@@ -135,6 +137,8 @@ class FetchSpec:
             model=payload["model"],
             version=payload["version"],
             webhook=StoredWebhook(**payload["webhook"]) if payload["webhook"] else None,
+            schedule_id=payload["schedule_id"],
+            webhook_message_id=payload["webhook_message_id"],
             phase=Phase(payload["phase"]),
             plan=Plan.of(payload["plan"]) if payload["plan"] else None,
             reused_bytes=payload["reused_bytes"],
@@ -145,7 +149,7 @@ class FetchSpec:
         """Give the columns of a new job's row."""
         target = {"target": self.target, "model": self.model, "version": self.version}
         webhook = json.dumps(asdict(self.webhook)) if self.webhook else None
-        return {**asdict(self.reference), **target, "webhook": webhook}
+        return {**asdict(self.reference), **target, "webhook": webhook, "schedule_id": self.schedule_id}
 
 
 @dataclass(frozen=True, slots=True)

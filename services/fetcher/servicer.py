@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 import grpc
@@ -59,7 +59,7 @@ class FetchJobServicer(FetchJobServiceServicer):
         jobs, token = self._do.page(
             convert.filters(request), page_size=request.page_size, page_token=request.page_token
         )
-        return pb.ListFetchJobsResponse(jobs=map(self._written, jobs), next_page_token=token)
+        return pb.ListFetchJobsResponse(jobs=self._all_written(jobs), next_page_token=token)
 
     def CancelFetchJob(
         self, request: pb.CancelFetchJobRequest, context: grpc.ServicerContext
@@ -81,7 +81,12 @@ class FetchJobServicer(FetchJobServiceServicer):
         return pb.DeleteFetchJobResponse()
 
     def _written(self, job: Job) -> pb.FetchJob:
-        return convert.job_proto(job, self._do.limits.retention)
+        (written,) = self._all_written([job])
+        return written
+
+    def _all_written(self, jobs: Sequence[Job]) -> list[pb.FetchJob]:
+        deliveries = self._do.deliveries(jobs)
+        return [convert.job_proto(job, self._do.limits.retention, deliveries) for job in jobs]
 
 
 def service(fetches: Fetches) -> Service:

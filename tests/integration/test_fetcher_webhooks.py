@@ -6,10 +6,10 @@ import base64
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
@@ -90,18 +90,119 @@ def test_cancelling_is_told_also_of_a_job_that_nobody_began(place: Place, receiv
         return told["state"], told["job"]["start_time"]
 
     url = place.origin.serve("/iris.onnx", models.classifier())
-    job = place.client.fetcher.start("url", url, webhook=receiver.url, due_time=far_away())
+    job = place.client.fetcher.start("url", url, webhook=receiver.url, due_time=datetime.now(UTC) + timedelta(days=1))
     place.client.fetcher.cancel(job.id)
     assert ended(only(receiver).document) == ("CANCELLED", None)
-
-
-def far_away() -> Any:
-    from datetime import UTC, datetime, timedelta
-
-    return datetime.now(UTC) + timedelta(days=1)
 
 
 def test_nobody_is_told_where_nobody_asked(place: Place, receiver: Receiver) -> None:
     job = place.fetch("url", place.origin.url + "/nothing.onnx")
     assert not job.HasField("webhook")
     assert place.rows("SELECT count(*) FROM fetcher.outbox") == [(0,)]
+
+
+def test_a_job_says_what_became_of_its_message(place: Place, receiver: Receiver) -> None:
+    def webhook_of(job: pb.FetchJob) -> pb.FetchWebhook:
+        return place.client.fetcher.get(job.id).webhook
+
+    missing = place.origin.url + "/nothing.onnx"
+    receiver.script = [answers(503, Retry_After="600"), answers(410)]
+    waits = place.fetch("url", missing, webhook=receiver.url)
+    wait_until(lambda: "answered 503" in webhook_of(waits).last_error or None)
+    assert (webhook_of(waits).given_up, webhook_of(waits).HasField("delivery_time")) == (False, False)
+    with receiving() as other:
+        other.script = [answers(410)]
+        refused = place.fetch("url", missing, webhook=other.url)
+        wait_until(lambda: webhook_of(refused).given_up or None)
+        assert "410 Gone" in webhook_of(refused).last_error
+        arrives = place.fetch("url", missing, webhook=other.url)
+        wait_until(lambda: webhook_of(arrives).HasField("delivery_time") or None)
+        assert (webhook_of(arrives).given_up, webhook_of(arrives).last_error) == (False, "")
+        listed = {job.id: job.webhook for job in place.client.fetcher.list()}
+        assert (listed[refused.id].given_up, listed[arrives.id]) == (True, webhook_of(arrives))
+
+
+def test_a_message_arrives_although_its_job_is_deleted(place: Place, receiver: Receiver) -> None:
+    receiver.script = [answers(503)]
+    job = place.fetch("url", place.origin.url + "/nothing.onnx", webhook=receiver.url, webhook_secret=SECRET)
+    receiver.wait()
+    place.client.fetcher.delete(job.id)
+    place.rows("UPDATE fetcher.outbox SET due_time = clock_timestamp() RETURNING 1")
+    receiver.wait()
+    first, second = receiver.posts
+    assert (second.message_id, second.body) == (first.message_id, first.body)
+
+
+def test_a_retried_job_tells_of_its_next_end_by_another_message(place: Place, receiver: Receiver) -> None:
+    missing = place.origin.url + "/late.onnx"
+    job = place.fetch("url", missing, webhook=receiver.url)
+    place.origin.serve("/late.onnx", models.classifier())
+    place.end(place.client.fetcher.retry(job.id))
+    receiver.wait(2)
+    assert [post.document["state"] for post in receiver.posts] == ["FAILED", "COMPLETED"]
+    assert len(set(receiver.ids)) == 2
+
+
+def test_what_is_secret_is_in_no_table_no_answer_and_no_log(
+    place: Place, receiver: Receiver, capfd: pytest.CaptureFixture[str]
+) -> None:
+    receiver.otherwise = answers(401)
+    url = f"{receiver.url}/{PATH}"
+    job = place.fetch("url", place.origin.url + "/nothing.onnx", webhook=url, webhook_secret=SECRET)
+    receiver.wait()
+    wait_until(lambda: "401" in place.client.fetcher.get(job.id).webhook.last_error or None)
+    for table in ("fetch_jobs", "outbox"):
+        rows = place.rows(f"SELECT t::text, convert_from(body, 'utf8') FROM fetcher.{table} t" if table == "outbox"
+                          else f"SELECT t::text FROM fetcher.{table} t")  # fmt: skip
+        assert rows
+        assert not any(secret in repr(rows) for secret in (SECRET, PATH))
+    said = repr(place.client.fetcher.get(job.id)) + "".join(capfd.readouterr())
+    assert not any(secret in said for secret in (SECRET, PATH))
+
+
+@pytest.mark.parametrize(
+    ("url", "secret", "reason"),
+    [
+        ("http://10.0.0.1/hook", "", "URL_NOT_ALLOWED"),
+        ("https://10.0.0.1/hook", "", "URL_NOT_ALLOWED"),
+        ("https://169.254.169.254/hook", "", "URL_NOT_ALLOWED"),
+        ("https://2130706433/hook", "", "URL_NOT_ALLOWED"),
+        ("https://user:pass@example.com/hook", "", "URL_NOT_ALLOWED"),
+        ("ftp://127.0.0.1/hook", "", "URL_NOT_ALLOWED"),
+        ("", SECRET, "INVALID_WEBHOOK"),
+        ("http://127.0.0.1/hook", "too-short", "INVALID_WEBHOOK"),
+        ("http://127.0.0.1/hook", "with a space in it", "INVALID_WEBHOOK"),
+    ],
+)
+def test_where_nothing_may_be_posted_nothing_is_fetched(place: Place, url: str, secret: str, reason: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        place.client.fetcher.start("url", place.origin.url + "/x.onnx", webhook=url, webhook_secret=secret)
+    assert refused.value.reason == reason
+    assert not any(said and said in str(refused.value) for said in (secret, "user:pass"))
+    assert list(place.client.fetcher.list()) == []
+
+
+def test_without_a_key_only_a_webhook_that_is_not_secret_is_kept(
+    postgres_server: PostgresServer, tmp_path: Path, receiver: Receiver
+) -> None:
+    with telling(postgres_server, tmp_path, secrets_key_file=None) as place:
+        missing = place.origin.url + "/nothing.onnx"
+        for url, secret in ((receiver.url, ""), (f"http://127.0.0.1:{receiver.port}/", SECRET)):
+            with pytest.raises(FailedPrecondition) as refused:
+                place.client.fetcher.start("url", missing, webhook=url, webhook_secret=secret)
+            assert refused.value.reason == "SECRETS_KEY_MISSING"
+        place.fetch("url", missing, webhook=f"http://127.0.0.1:{receiver.port}/")
+        assert "X-Penstock-Signature" not in only(receiver).headers
+
+
+def test_the_same_request_again_is_the_same_job_and_another_receiver_is_another_request(
+    place: Place, receiver: Receiver
+) -> None:
+    def start(path: str, secret: str = SECRET) -> str:
+        said: dict[str, Any] = {"webhook": receiver.url + path, "webhook_secret": secret}
+        return place.client.fetcher.start("url", place.origin.url + "/x.onnx", request_id="r", **said).id
+
+    assert start("/a") == start("/a")
+    with pytest.raises(FailedPrecondition) as refused:
+        start("/b")
+    assert refused.value.reason == "REQUEST_ID_REUSED"

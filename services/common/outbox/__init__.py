@@ -15,7 +15,7 @@ other half is for the rest. Before that is known of it, a destination that hangs
 many as there are slots, all hanging at the same moment for the first time, delay others by that much.
 """
 
-from services.common.outbox.message import Destination, Message, Undeliverable
+from services.common.outbox.message import Delivery, Destination, Message, Undeliverable
 from services.common.outbox.metrics import OutboxCollector
 from services.common.outbox.store import MAX_BODY_BYTES, Outbox, OutboxConnection
 from services.common.outbox.workers import Deliver, OutboxLimits, OutboxWorkers
@@ -23,6 +23,7 @@ from services.common.outbox.workers import Deliver, OutboxLimits, OutboxWorkers
 __all__ = [
     "MAX_BODY_BYTES",
     "Deliver",
+    "Delivery",
     "Destination",
     "Message",
     "Outbox",

@@ -55,3 +55,18 @@ class Destination:
     last_delivery_time: datetime | None = None
     last_attempt_time: datetime | None = None
     last_error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What became of one message, as far as it is kept.
+
+    Attributes:
+        delivery_time: when it arrived; None where it has not.
+        given_up: it is not tried again, and has not arrived.
+        last_error: why the latest attempt failed, in a sentence; empty where it did not.
+    """
+
+    delivery_time: datetime | None = None
+    given_up: bool = False
+    last_error: str = ""

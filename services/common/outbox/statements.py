@@ -159,6 +159,11 @@ LEFT JOIN LATERAL (
     WHERE box.destination = each.destination AND attempt_time IS NOT NULL ORDER BY attempt_time DESC LIMIT 1
 ) latest ON true
 """
+DELIVERIES: LiteralString = """
+SELECT message_id, CASE WHEN state = 'DELIVERED' THEN end_time END AS delivery_time, state = 'FAILED' AS given_up,
+    error_message AS last_error
+FROM {table} WHERE message_id = ANY(%(message_ids)s)
+"""
 COUNTS: LiteralString = """
 SELECT (SELECT count(*) FROM {table} WHERE state = 'WAITING') AS waiting,
     (SELECT count(*) FROM {table} WHERE state = 'FAILED') AS failed,

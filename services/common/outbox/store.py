@@ -14,7 +14,7 @@ from psycopg.rows import DictRow
 from penstock.ids import uuid7
 from services.common.errors import InvalidArgument
 from services.common.outbox import statements
-from services.common.outbox.message import Destination, Message
+from services.common.outbox.message import Delivery, Destination, Message
 from services.common.postgres import Database, Listener
 
 OutboxConnection = Connection[DictRow]
@@ -95,6 +95,12 @@ class Outbox:
         with self._database.transaction() as connection:
             rows = self._run(connection, statements.DESTINATIONS, {"destinations": list(names)}).fetchall()
         return {row.pop("destination"): Destination(**row) for row in rows}
+
+    def deliveries(self, message_ids: Sequence[UUID]) -> Mapping[UUID, Delivery]:
+        """Say what became of messages, by id; those that are kept no more are not there."""
+        with self._database.transaction() as connection:
+            rows = self._run(connection, statements.DELIVERIES, {"message_ids": list(message_ids)}).fetchall()
+        return {row.pop("message_id"): Delivery(**row) for row in rows}
 
     def counts(self) -> Counts:
         """Count what is there."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -11,7 +12,7 @@ from penstock.ids import uuid7
 from services.common.addresses import UrlRefused
 from services.common.errors import InvalidArgument
 from services.common.jobs import Job, JobConnection
-from services.common.outbox import Message, Outbox
+from services.common.outbox import Delivery, Message, Outbox
 from services.common.outbox.webhooks import Webhook, Webhooks
 from services.common.sealing import Seal
 from services.fetcher.models import FetchSpec, StoredWebhook
@@ -61,6 +62,11 @@ class FetchWebhooks:
         host = urlsplit(webhook.shown_url).netloc
         self._outbox.put(connection, host, body, ordering_key=str(job.job_id), message_id=message_id)
         self._fetches.told(connection, job.job_id, message_id)
+
+    def deliveries(self, jobs: Iterable[Job]) -> Mapping[UUID, Delivery]:
+        """Say what became of the messages that told of jobs' latest ends, by the message's id."""
+        told = [message_id for job in jobs if (message_id := FetchSpec.of(job.payload).webhook_message_id)]
+        return self._outbox.deliveries(told) if told else {}
 
     def deliver(self, message: Message) -> None:
         """Post what a message says to its receiver; raises as `Deliver` says."""
