@@ -76,10 +76,10 @@ def test_the_settings_say_so_at_the_start(monkeypatch: pytest.MonkeyPatch) -> No
     told = {"FETCHER_ONLY_HOSTS": "hub.example.org", "FETCHER_PORTS": "443, 8443", "FETCHER_SCHEMES": "https,http"}
     for name, value in {**needed, **told}.items():
         monkeypatch.setenv(f"PENSTOCK_{name}", value)
-    settings = FetcherSettings()
-    assert (settings.fetcher_ports, settings.fetcher_schemes) == ({443, 8443}, {"https", "http"})
+    settings = FetcherSettings.model_validate({})
+    assert (settings.fetcher_ports, settings.fetcher_schemes) == (frozenset({443, 8443}), frozenset({"https", "http"}))
     for name, value in (("ONLY_HOSTS", "a b"), ("PORTS", "0"), ("SCHEMES", "ftp")):
         with monkeypatch.context() as patch:
             patch.setenv(f"PENSTOCK_FETCHER_{name}", value)
             with pytest.raises(ValidationError):
-                FetcherSettings()
+                FetcherSettings.model_validate({})
