@@ -23,7 +23,10 @@ from tests.services import running, running_registry
 
 @dataclass(frozen=True)
 class Place:
-    """All that a fetch needs. `root` may be fetched from; `blobs` is where downloads are kept."""
+    """All that a fetch needs. `root` may be fetched from; `blobs` is where downloads are kept.
+
+    `addresses` are the services', as the settings of the command.
+    """
 
     client: penstock.Client
     origin: Origin
@@ -31,6 +34,7 @@ class Place:
     blobs: Path
     database_url: str
     metrics_port: int
+    addresses: dict[str, str]
 
     def end(self, job: pb.FetchJob) -> pb.FetchJob:
         """Wait for a job's end."""
@@ -81,4 +85,6 @@ def fetching(postgres_server: PostgresServer, folder: Path, **more: Any) -> Iter
         ) as fetcher,
         penstock.Client(registry=registry.address, fetcher=fetcher.address) as client,
     ):
-        yield Place(client, origin, folder / "models", folder / "downloads", database_url, fetcher.metrics_port)
+        addresses = {"PENSTOCK_REGISTRY_ADDRESS": registry.address, "PENSTOCK_FETCHER_ADDRESS": fetcher.address}
+        root, blobs = folder / "models", folder / "downloads"
+        yield Place(client, origin, root, blobs, database_url, fetcher.metrics_port, addresses)
