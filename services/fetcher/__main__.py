@@ -28,11 +28,14 @@ from services.fetcher.fetches import Fetches, FetchLimits
 from services.fetcher.metrics import FetchCollector, FetchCounters
 from services.fetcher.notifications.assembly import open_webhooks
 from services.fetcher.registering import Registering
+from services.fetcher.schedules.assembly import Parts, open_schedules
 from services.fetcher.settings import FetcherSettings
 from services.fetcher.sources import servicer as source_servicer
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.filesystem import FilesystemSource
 from services.fetcher.sources.http import GuardedHttp, HttpLimits
+from services.fetcher.sources.hub import Hub
+from services.fetcher.sources.huggingface import HuggingFaceSource
 from services.fetcher.sources.s3 import S3Access, S3Source
 from services.fetcher.sources.url import UrlSource
 from services.fetcher.store.downloads import DownloadStore
@@ -92,7 +95,10 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         lease_s=settings.fetcher_lease_ms / 1000,
     )
     does = Fetches(jobs, fetches, sources, webhooks, news, limits)
-    served = (servicer.service(does), source_servicer.service(does))
+    parts = Parts(database, jobs, fetches, sources, webhooks)
+    schedules, schedule_checks = open_schedules(settings, parts, stack)
+    checks += schedule_checks
+    served = (servicer.service(does), source_servicer.service(does), schedules)
     return Server(settings, served, keys=keys, metrics=metrics, checks=tuple(checks), traces=traces)
 
 
@@ -162,6 +168,7 @@ def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
     return Sources(
         [
             FilesystemSource(settings.fetcher_roots),
+            HuggingFaceSource(Hub(http, settings.fetcher_hf_endpoint, settings.fetcher_hf_token)),
             S3Source(s3, settings.fetcher_s3_buckets, s3_http),
             UrlSource(http),
         ]

@@ -84,6 +84,8 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     """The longest that any fetch may take, from its first attempt on."""
     fetcher_max_unended: Annotated[int, Field(ge=1, le=1_000_000)] = 1_000
     """Fetches of one key that have not ended; more are refused with RESOURCE_EXHAUSTED."""
+    fetcher_max_schedules: Annotated[int, Field(ge=1, le=100_000)] = 100
+    """Schedules of one key; more are refused with RESOURCE_EXHAUSTED."""
     fetcher_retention_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """How long ended fetches are kept."""
     fetcher_download_retention_hours: Annotated[int, Field(ge=1, le=24 * 365)] = 24
@@ -112,6 +114,12 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     """Ports that are fetched from, separated by commas."""
     fetcher_ca_file: Path | None = None
     """The certificates that vouch for sources, PEM, in place of the system's."""
+    fetcher_hf_endpoint: Annotated[str, Field(pattern=r"^https?://[^/?#@\s]+(/[^?#@\s]*)?$")] = "https://huggingface.co"
+    """Where the source `huggingface` is, a mirror for example; one at a private address has to be among
+    `fetcher_allowed_hosts`."""
+    fetcher_hf_token: SecretStr | None = None
+    """The access token that private and gated repositories are read with; sent to the endpoint alone. Whoever is an
+    operator may fetch all that it opens."""
     fetcher_s3_endpoint: Annotated[str, Field(pattern=r"^https?://[^/?#@]+$")] = "https://s3.amazonaws.com"
     """Where the source `s3` is: https://host or http://host:port. It may be private, since it is named here."""
     fetcher_s3_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] = "us-east-1"

@@ -1,0 +1,294 @@
+"""What a repository's files are, by their names alone: which framework, which forms of it, and what belongs to each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Final
+
+from services.common.errors import InvalidArgument
+from services.fetcher.faults import FileTooLarge, ModelNotFound, UnsupportedFramework
+from services.fetcher.sources.source import MAX_FILES
+
+DEFAULT: Final = "default"
+TOKENIZER, CONFIG = "tokenizer.json", "config.json"
+SHARED: Final = (
+    TOKENIZER,
+    CONFIG,
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "sentence_bert_config.json",
+    "config_sentence_transformers.json",
+    "modules.json",
+)
+"""Of a Transformers bundle, besides its graph and its pooling: tokenizer.json has the vocabulary in it."""
+_POOLING: Final = re.compile(r"[0-9]+_Pooling/config\.json")
+# What onnx, torch.onnx and optimum call the files that keep a graph's tensors.
+_DATA: Final = re.compile(r"[._-]?(onnx_)?(data|weights)([._-]?[0-9]{1,6}){0,2}", re.IGNORECASE)
+_TENSOR: Final = re.compile(r"onnx__.+|.+[._-](weights?|bias|data)([._-]?[0-9]{1,6}){0,2}", re.IGNORECASE)
+_SAVED_MODEL: Final = re.compile(r"(saved_model|fingerprint|keras_metadata)\.pb|(variables|assets|assets\.extra)/.+")
+# transformers.js names dtypes; of these two the files are called otherwise.
+_ALIASES: Final = {"q8": "quantized", "fp32": DEFAULT, "quantized": "q8"}
+_PRECISIONS: Final = {
+    "fp32": "fp32", "fp16": "fp16", "bf16": "bf16", "quantized": "int8", "bnb4": "bnb4",
+}  # fmt: skip
+_BITS: Final = re.compile(r"(?:q|q?u?int)([1-8])(?:f16)?")
+_MOST_SHOWN: Final = 12
+MAX_GRAPHS: Final = 100
+"""In one folder."""
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """One form of a model.
+
+    Attributes:
+        name: such as quantized.
+        paths: in the repository, of all that is fetched of it.
+        main: the one of them that is opened, such as the graph.
+        precision: of the weights, where its name says so.
+    """
+
+    name: str
+    paths: tuple[str, ...]
+    main: str
+    precision: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a folder of a repository has.
+
+    Attributes:
+        framework: a name of the registry's Framework without its prefix.
+        root: the folder that becomes the version's own; '' for the repository's top.
+        forms: the default first, where there is one.
+        has_default: whether there is; else one must be named.
+        warnings: sentences on what is there and not fetched.
+    """
+
+    framework: str
+    root: str
+    forms: tuple[Form, ...]
+    has_default: bool = True
+    warnings: tuple[str, ...] = ()
+
+    def form(self, name: str) -> Form:
+        """Find a form by its name, '' the default.
+
+        Raises:
+            InvalidArgument: there is none of this name, or none is the default (UNKNOWN_VARIANT).
+            UnsupportedFramework: only all of them together are the model.
+        """
+        by_name = {form.name: form for form in self.forms}
+        found = by_name.get(name) or by_name.get(_ALIASES.get(name, ""))
+        if not name and self.has_default:
+            return self.forms[0]
+        if found is not None:
+            return found
+        if not name and any("decoder" in each for each in by_name):
+            raise UnsupportedFramework(
+                f"an encoder and a decoder in graphs of their own ({shown(by_name)}) make a text in turns, which is "
+                "not served; Ollama serves such models (penstock model register NAME --ollama); one graph alone is "
+                "fetched by its name (--variant)"
+            )
+        said = f"there is no {name!r}" if name else "there are several, and none of them is the model's own"
+        sentence = f"{said}; name one of: {shown(by_name)}"
+        raise InvalidArgument.field("source.variant", sentence, reason="UNKNOWN_VARIANT")
+
+
+def laid_out(paths: Collection[str], folder: str, repository: str) -> Layout:
+    """Find the model in a folder of a repository ('': all of it).
+
+    Raises:
+        ModelNotFound: there is no such folder, or nothing in it.
+        UnsupportedFramework: no runtime serves what is there, or it is not one model; says what to do.
+    """
+    inside = sorted(path for path in paths if not folder or path.startswith(f"{folder}/"))
+    if not inside:
+        raise ModelNotFound(f"{repository} has no file in {folder}" if folder else f"{repository} is empty")
+    by_suffix = {suffix: [path for path in inside if path.lower().endswith(suffix)] for suffix in (".onnx", ".keras")}
+    if by_suffix[".onnx"]:
+        return _onnx(paths, by_suffix[".onnx"], folder, repository)
+    saved = [_parent(path) for path in inside if PurePosixPath(path).name == "saved_model.pb"]
+    if saved:
+        return _saved_model(inside, saved, folder, repository)
+    if by_suffix[".keras"]:
+        root = _only_folder(by_suffix[".keras"], (folder,), repository)
+        archives = [path for path in by_suffix[".keras"] if _parent(path) == root]
+        forms = [Form(name, (path,), path, _precision(name)) for name, path in _named(archives).items()]
+        return _with_default("TENSORFLOW", root, forms)
+    raise _unsupported(inside, repository)
+
+
+def shown(names: Iterable[str]) -> str:
+    """List the first few names."""
+    listed = list(names)
+    more = f" and {len(listed) - _MOST_SHOWN:,} more" if len(listed) > _MOST_SHOWN else ""
+    return ", ".join(listed[:_MOST_SHOWN]) + more
+
+
+def _onnx(paths: Collection[str], graphs: Sequence[str], folder: str, repository: str) -> Layout:
+    beside = _in(folder, "onnx")
+    on_top = _in(folder, "model.onnx") in graphs and _in(beside, "model.onnx") not in graphs
+    place = _only_folder(graphs, (folder, beside) if on_top else (beside, folder), repository)
+    here = [path for path in graphs if _parent(path) == place]
+    if len(here) > MAX_GRAPHS:
+        raise FileTooLarge(f"{repository} has more than {MAX_GRAPHS} graphs in one folder")
+    warnings = []
+    if len(here) < len(graphs):
+        warnings.append(f"only the graphs in {place or 'its top folder'} are looked at; name another folder for others")
+    known = set(paths)
+    root = next((each for each in _upwards(place) if {_in(each, TOKENIZER), _in(each, CONFIG)} <= known), None)
+    shared: list[str] = []
+    if root is not None:
+        shared = [path for name in SHARED if (path := _in(root, name)) in known]
+        shared += sorted(path for path in paths if _POOLING.fullmatch(_inner(path, root)))
+    elif any(_in(each, "tokenizer_config.json") in known for each in _upwards(place)):
+        warnings.append(
+            f"it has no {TOKENIZER} and {CONFIG}: it becomes a plain graph that takes numbers, and no text; save it "
+            "with a fast tokenizer for a bundle"
+        )
+    named = _named(here)
+    data = _data(here, [path for path in paths if _parent(path) == place])
+    full = "fp32" if any(map(_precision, named)) else ""
+    forms = [
+        Form(name, (graph, *data[graph], *shared), graph, full if name == DEFAULT else _precision(name))
+        for name, graph in named.items()
+    ]
+    return _with_default("ONNX" if root is None else "TRANSFORMERS", place if root is None else root, forms, warnings)
+
+
+def _data(graphs: Sequence[str], beside: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Give to each graph the files that keep its tensors: those called after it, and those that are no other's."""
+    owned: dict[str, list[str]] = {graph: [] for graph in graphs}
+    data = [path for path in beside if _TENSOR.fullmatch(PurePosixPath(path).name)]
+    if len(data) > 10 * MAX_FILES:
+        raise FileTooLarge(f"there are more than {10 * MAX_FILES:,} files beside the graphs")
+    for path in sorted(data):
+        owners = [graph for graph in graphs if _is_of(path, graph)]
+        for graph in owners or graphs:
+            owned[graph].append(path)
+    return {graph: tuple(paths) for graph, paths in owned.items()}
+
+
+def _is_of(path: str, graph: str) -> bool:
+    return any(
+        path.startswith(begin) and _DATA.fullmatch(path.removeprefix(begin)) for begin in (graph, f"{graph[:-5]}.")
+    )
+
+
+def _saved_model(inside: Sequence[str], saved: Sequence[str], folder: str, repository: str) -> Layout:
+    if folder not in saved and len(saved) > 1:
+        raise UnsupportedFramework(
+            f"{repository} has several SavedModels: name the folder of one, as {repository}/{saved[0]}"
+            f" (there are {shown(saved)})"
+        )
+    root = folder if folder in saved else saved[0]
+    paths = tuple(path for path in inside if _SAVED_MODEL.fullmatch(_inner(path, root)))
+    return Layout("TENSORFLOW", root, (Form(DEFAULT, paths, _in(root, "saved_model.pb")),))
+
+
+def _with_default(framework: str, root: str, forms: Sequence[Form], warnings: Sequence[str] = ()) -> Layout:
+    """Put the default first: what bears no variant's name, or is called fp32, or is the only one."""
+    first = next((form for name in (DEFAULT, "fp32") for form in forms if form.name == name), None)
+    first = first or (forms[0] if len(forms) == 1 else None)
+    rest = tuple(sorted((form for form in forms if form is not first), key=lambda form: form.name))
+    return Layout(framework, root, rest if first is None else (first, *rest), first is not None, tuple(warnings))
+
+
+def _named(paths: Sequence[str]) -> dict[str, str]:
+    """Name forms by what their files' names add to that of the model's own, which is `default`."""
+    stems = {PurePosixPath(path).stem: path for path in sorted(paths)}
+    own = next(
+        (
+            stem
+            for stem in ("model", *sorted(stems, key=len))
+            if (stem in stems and all(_added(each, stem) is not None for each in stems))
+            or (stem == "model" and any(_added(each, stem) is not None for each in stems))
+        ),
+        None,
+    )
+    if own is None:
+        return {DEFAULT: paths[0]} if len(paths) == 1 else stems
+    return {(_added(stem, own) or DEFAULT) if _added(stem, own) is not None else stem: stems[stem] for stem in stems}
+
+
+def _added(stem: str, own: str) -> str | None:
+    """Give what a stem adds to the model's own, '' for that itself; None: it is of another."""
+    if stem == own:
+        return ""
+    rest = stem.removeprefix(own)
+    return rest[1:] if rest != stem and rest[:1] in ("_", "-", ".") and rest[1:] else None
+
+
+def _precision(name: str) -> str:
+    for word in re.split(r"[_.-]", name):
+        found = _BITS.fullmatch(word)
+        if word in _PRECISIONS or found:
+            return f"int{found[1]}" if found else _PRECISIONS[word]
+    return ""
+
+
+def _only_folder(paths: Sequence[str], preferred: Iterable[str], repository: str) -> str:
+    """Choose the folder whose files are the model: one preferred, else the only one."""
+    folders = sorted({_parent(path) for path in paths})
+    for folder in preferred:
+        if folder in folders:
+            return folder
+    if len(folders) > 1:
+        raise UnsupportedFramework(
+            f"{repository} has models in several folders: name one, as {repository}/{folders[0]} (there are "
+            f"{shown(folders)})"
+        )
+    return folders[0]
+
+
+def _unsupported(inside: Sequence[str], repository: str) -> UnsupportedFramework:
+    suffixes = {PurePosixPath(path).suffix.lower() for path in inside}
+    export = f"export it (optimum-cli export onnx --model {repository} FOLDER; penstock model register NAME FOLDER)"
+    said: Mapping[str, str] = {
+        ".gguf": "GGUF files, which Ollama serves: ollama pull hf.co/"
+        f"{repository}, and penstock model register NAME --ollama hf.co/{repository} --mode chat",
+        ".safetensors": "safetensors, weights without a graph to run them in: fetch an ONNX export of it, such as "
+        f"onnx-community has of many, or {export}",
+    }
+    for suffix, sentence in said.items():
+        if suffix in suffixes:
+            return UnsupportedFramework(f"{repository} has {sentence}")
+    if any(PurePosixPath(path).name == "model.json" for path in inside):
+        return UnsupportedFramework(
+            f"{repository} has TensorFlow.js, which is not served: fetch the SavedModel or .keras file that it was "
+            "converted from, or an ONNX export of it"
+        )
+    if suffixes & {".bin", ".pt", ".pth", ".ckpt", ".pkl"}:
+        return UnsupportedFramework(
+            f"{repository} has PyTorch files, which run code when they are opened: fetch an ONNX export of it, such as "
+            f"onnx-community has of many, or {export}"
+        )
+    names = shown(PurePosixPath(path).name for path in inside)
+    return UnsupportedFramework(
+        f"no runtime is known to serve {names}: a Transformers bundle (tokenizer.json and .onnx), ONNX (.onnx), a "
+        "SavedModel (saved_model.pb) and .keras are served"
+    )
+
+
+def _upwards(folder: str) -> list[str]:
+    """Give a folder and all that it lies in, up to the top."""
+    parents = PurePosixPath(folder).parents if folder else ()
+    return [folder, *("" if str(each) == "." else str(each) for each in parents)]
+
+
+def _parent(path: str) -> str:
+    return path.rpartition("/")[0]
+
+
+def _in(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name
+
+
+def _inner(path: str, folder: str) -> str:
+    """Give a path as a folder has it; unchanged where it lies elsewhere."""
+    return path.removeprefix(f"{folder}/") if folder else path

@@ -1,0 +1,206 @@
+"""Hugging Face's Hub, asked through its own client, which gets to see no network, no token and no variable of ours.
+
+`huggingface_hub` builds the requests and reads the answers; what lies between is `GuardedHttp`. Its token is `False`
+and its client has a transport of our own, so that neither HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE nor a file in
+somebody's home decides what is asked, and nothing is written there.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from services.common.errors import DomainError
+from services.common.outbox.webhooks import read_retry_after
+from services.fetcher.faults import FileTooLarge, ModelNotFound, NetworkError, RateLimited, Unauthorized
+from services.fetcher.sources.http import MAX_RETRY_AFTER_S, Answer, GuardedHttp
+from services.fetcher.sources.source import Stopping
+
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
+"""Of what the Hub says of a repository: some 60,000 files."""
+TOKEN_SETTING: Final = "PENSTOCK_FETCHER_HF_TOKEN"  # noqa: S105 - a setting's name
+_JUDGED: Final = frozenset({401, 403, 404, 429})
+"""Statuses that say more on the Hub than elsewhere."""
+_SAID: Final = ("id", "sha", "private", "gated", "disabled", "pipeline_tag", "library_name")
+_CARD: Final = ("license", "license_name", "language", "base_model", "datasets", "pipeline_tag")
+
+_ask: ContextVar[Callable[[str], bytes]] = ContextVar("_ask")
+"""How whoever called the client asks for a URL."""
+
+
+class Hub:
+    """A Hub at `endpoint`; the token is sent to its origin alone."""
+
+    def __init__(self, http: GuardedHttp, endpoint: str, token: SecretStr | None = None) -> None:
+        self._http = http
+        self._token = token
+        self.endpoint = endpoint.rstrip("/")
+
+    @property
+    def host(self) -> str:
+        """Its name; raises Forbidden where the setting names what must not be reached."""
+        return self._http.endpoint(self.endpoint).host
+
+    def model(self, repository: str, revision: str, stopping: Stopping) -> ModelInfo:
+        """Describe a repository at a revision ('': its default branch): commit, card, files with sizes and digests.
+
+        Raises:
+            ModelNotFound, Unauthorized, RateLimited, NetworkError: as the Hub answers, or not.
+            FileTooLarge: it has more files than are looked at.
+        """
+        _use_our_client()
+        from huggingface_hub import HfApi  # takes half a second, and most fetches are none of the Hub's
+
+        def ask(url: str) -> bytes:
+            with self.get(url, {}, stopping, repository=repository, revision=revision) as answer:
+                if _origin(answer.url) != _origin(url):
+                    raise NetworkError(f"{self.host} sends whoever asks for {repository} elsewhere")
+                return read(answer, MAX_ANSWER_BYTES, f"what {self.host} says of {repository}")
+
+        asking = _ask.set(ask)
+        try:
+            return HfApi(endpoint=self.endpoint, token=False).model_info(
+                repository, revision=revision or None, files_metadata=True
+            )
+        except DomainError:
+            raise
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            raise NetworkError(f"{self.host} answers what is no description of a model") from error
+        finally:
+            _ask.reset(asking)
+
+    def url(self, repository: str, commit: str, path: str) -> str:
+        """Say where the bytes of a file are, as they are at a commit."""
+        from huggingface_hub import hf_hub_url
+
+        return hf_hub_url(repository, path, revision=commit, endpoint=self.endpoint)
+
+    def repository_of(self, url: str) -> str:
+        """Say whose file a URL is."""
+        return url.removeprefix(f"{self.endpoint}/").partition("/resolve/")[0]
+
+    @contextmanager
+    def get(
+        self, url: str, headers: Mapping[str, str], stopping: Stopping, *, repository: str, revision: str = ""
+    ) -> Iterator[Answer]:
+        """Ask for a URL with the token; see `GuardedHttp.get`. What is refused is said in the Hub's terms."""
+        if self._token is not None and _origin(url) == _origin(self.endpoint):
+            headers = {**headers, "Authorization": f"Bearer {self._token.get_secret_value()}"}
+        with self._http.get(url, headers, stopping, judged=_JUDGED) as answer:
+            if answer.status in _JUDGED:
+                raise self._refusal(answer, repository, revision)
+            yield answer
+
+    def _refusal(self, answer: Answer, repository: str, revision: str) -> DomainError:
+        status, code = answer.status, answer.headers.get("X-Error-Code", "")
+        place = f"{self.endpoint}/{repository}"
+        if status == 429:
+            return RateLimited(f"{self.host} answered 429: it asks for patience", retry_after_s=_patience_s(answer))
+        if code == "GatedRepo":
+            return Unauthorized(
+                f"{repository} is gated: accept its conditions at {place} with the account whose token is set here; "
+                f"{self._token_words}"
+            )
+        if code == "RevisionNotFound":
+            return ModelNotFound(f"{repository} has no revision {revision or 'main'!r}; see {place}/commits")
+        if code == "EntryNotFound":
+            return ModelNotFound(f"{repository} has the file no more; fetch it again, which asks anew")
+        if code == "RepoNotFound" or status == 404:
+            sentence = f"{self.host} knows no {repository}, or does not show it to whoever asks"
+            return ModelNotFound(f"{sentence}: see that it is spelt right; where it is private, {self._token_words}")
+        return Unauthorized(f"{self.host} answered {status}: it does not give {repository} to us; {self._token_words}")
+
+    @property
+    def _token_words(self) -> str:
+        if self._token is None:
+            return f"no token is set (set {TOKEN_SETTING} where the fetcher runs, to one that may read it)"
+        return f"a token is set ({TOKEN_SETTING}); see that it is valid, and that its account may read it"
+
+
+def read(answer: Answer, most: int, what: str) -> bytes:
+    """Read a whole answer of at most so many bytes; raises FileTooLarge."""
+    pieces: list[bytes] = []
+    for piece in answer.chunks():
+        pieces.append(piece)
+        if answer.read_bytes > most:
+            raise FileTooLarge(f"{what} has more than {most:,} bytes")
+    return b"".join(pieces)
+
+
+def _patience_s(answer: Answer) -> float | None:
+    """Read how long to wait: the Hub says it in RateLimit, others in Retry-After."""
+    from huggingface_hub.utils import parse_ratelimit_headers  # type: ignore[attr-defined]  # exported at run time
+
+    limit = parse_ratelimit_headers(answer.headers)
+    if limit is not None and limit.remaining == 0:
+        return min(float(limit.reset_in_seconds), MAX_RETRY_AFTER_S)
+    asked_s = read_retry_after(answer.headers.get("Retry-After"), time.time())
+    return None if asked_s is None else min(asked_s, MAX_RETRY_AFTER_S)
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc.lower()
+
+
+@functools.cache
+def _use_our_client() -> None:
+    """Give huggingface_hub, which has one client for the whole process, one that asks as its caller said."""
+    import httpx2
+    from huggingface_hub import set_client_factory
+
+    class Asked(httpx2.BaseTransport):
+        def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+            if request.method != "GET":
+                raise NotImplementedError(f"{request.method} is not asked of the Hub")
+            content = _reduced(_ask.get()(str(request.url)))
+            return httpx2.Response(200, content=json.dumps(content).encode(), request=request)
+
+    set_client_factory(lambda: httpx2.Client(transport=Asked(), trust_env=False, follow_redirects=False))
+
+
+def _reduced(content: bytes) -> dict[str, Any]:
+    """Keep of a description what is used, each of the type that it should be.
+
+    The rest is a stranger's card, and the library's classes raise for much that people write into one.
+    """
+    document = json.loads(content)
+    if not isinstance(document, dict) or not isinstance(document.get("siblings"), list):
+        raise TypeError
+    said = document.get("cardData")
+    return {
+        **{name: document.get(name) for name in _SAID},
+        "tags": _texts(document.get("tags")),
+        "cardData": {name: said.get(name) for name in _CARD} if isinstance(said, dict) else {},
+        "siblings": [_file(each) for each in document["siblings"] if isinstance(each, dict)],
+    }
+
+
+def _file(said: Mapping[str, Any]) -> dict[str, Any]:
+    lfs = said.get("lfs")
+    large = lfs if isinstance(lfs, dict) and isinstance(lfs.get("sha256"), str) else None
+    return {
+        "rfilename": str(said["rfilename"]),
+        "size": _count((large or said).get("size")),
+        "blobId": str(said.get("blobId") or ""),
+        "lfs": large and {"size": _count(large.get("size")), "sha256": large["sha256"], "pointerSize": 0},
+    }
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**53 else None
+
+
+def _texts(value: object) -> list[str]:
+    return [each for each in value if isinstance(each, str)] if isinstance(value, list) else []
