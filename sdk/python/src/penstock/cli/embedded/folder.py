@@ -103,7 +103,7 @@ class DataFolder:
 
     @property
     def secrets_key_file(self) -> Path:
-        """What monitoring encrypts the secrets of channels with."""
+        """What monitoring and the fetcher encrypt the secrets of channels and webhooks with."""
         return self.path / "secrets.key"
 
     @property

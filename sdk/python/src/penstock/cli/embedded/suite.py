@@ -180,10 +180,12 @@ class Suite:
         url = cluster.url(ports.postgres)
         database = {"PENSTOCK_DATABASE_URL": url, "PENSTOCK_LISTEN_URL": url}
         shared = self._shared_environment(ports)
+        secrets_key = {"PENSTOCK_SECRETS_KEY_FILE": self._secrets_key_file()}
         own = {
             # Two processes do not keep model files in one folder.
             "jobs": {"PENSTOCK_CACHE_DIR": str(self.folder.jobs_cache)},
-            "monitoring": {"PENSTOCK_SECRETS_KEY_FILE": self._secrets_key_file()},
+            "monitoring": secrets_key,
+            "fetcher": secrets_key,
         }
         services = [
             self._service(name, {**shared, **(database if name in ON_POSTGRES else {}), **own.get(name, {})}, ports)
