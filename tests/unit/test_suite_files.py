@@ -190,7 +190,7 @@ def test_values_that_their_datatype_does_not_hold_are_refused(folder: Path, tens
         (VERSION.replace("{path: m.onnx}", "{path: ., unpack: true}"), "is a folder; leave unpack out"),
         (VERSION.replace("{path: m.onnx}", "{ollama: x, mode: talk}"), "not one of chat, generate, embed"),
         (VERSION.replace("{path: m.onnx}", "{ollama: x}"), "needs 'mode'"),
-        (VERSION.replace("{path: m.onnx}", "{}"), "takes a `path`, or `ollama`"),
+        (VERSION.replace("{path: m.onnx}", "{}"), "takes one of `path`, `ollama`"),
         (VERSION.replace("    source: {path: m.onnx}\n", ""), "needs 'source'"),
         (VERSION.replace("version: 1", "version: a/b"), "'a/b' is none"),
         (b"suite: \xff", "is no text in UTF-8"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -32,6 +33,7 @@ _SIGNS = {
     "create model": "+",
     "create alert rule": "+",
     "register version": "+",
+    "fetch version": "+",
     "restore version": "+",
     "delete alert rule": "-",
     "delete alias": "-",
@@ -39,7 +41,7 @@ _SIGNS = {
     "delete model": "-",
 }
 # Waiting is no change; a model's own line stands above its changes.
-_HIDDEN = ("wait until ready",)
+_HIDDEN = ("begin fetch", "wait until ready")
 _DELETING = ("delete alert rule", "delete alias", "delete version", "delete model")
 _OF_MODEL = ("create model", "change model", "delete model")
 
@@ -77,8 +79,9 @@ def apply(
     with ExitStack() as stack:
         registry = stack.enter_context(connect(Service.REGISTRY, url, token)).registry
         monitoring = None
+        fetcher = functools.cache(lambda: stack.enter_context(connect(Service.FETCHER, None, token)).fetcher)
         with output.spinner(f"comparing {file} with what is there"):
-            plan = Planner(suite, registry, prune, lambda: approver or login_name(), note).plan()
+            plan = Planner(suite, registry, fetcher, prune, lambda: approver or login_name(), note).plan()
             if suite.is_watched:
                 monitoring = stack.enter_context(connect(Service.MONITORING, None, token)).monitoring
                 watching = WatchPlanner(suite, monitoring, plan.pruned, note, dry_run)
@@ -89,7 +92,7 @@ def apply(
             output.answer(_document(suite, plan, dry_run=dry_run))
             return
         confirm(output, f"apply {suite.name}?", yes=yes)
-        _carry_out(suite, plan, Run(registry, output, monitoring))
+        _carry_out(suite, plan, Run(registry, output, fetcher, monitoring))
 
 
 def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
@@ -165,7 +168,9 @@ def _show(output: Output, suite: Suite, plan: Plan) -> None:
         return
     counts = {sign: sum(_sign(step) == sign for step in shown) for sign in ("+", "~", "-")}
     upload = f"; {say_bytes(plan.size_bytes)} to upload" if plan.size_bytes else ""
-    output.say(Text(f"{counts['+']} to create, {counts['~']} to change, {counts['-']} to delete{upload}", style="bold"))
+    fetch = f"; {say_bytes(plan.fetch_bytes)} to fetch" if plan.fetch_bytes else ""
+    said = f"{counts['+']} to create, {counts['~']} to change, {counts['-']} to delete{upload}{fetch}"
+    output.say(Text(said, style="bold"))
 
 
 def _by_model(suite: Suite, plan: Plan) -> list[Step]:
@@ -224,7 +229,8 @@ def _step_lines(version: str, step: Step, *, first: bool) -> Iterator[Text]:
             yield Text(" " * 10 + printable(step.approval))
         return
     if first or step.action != "change version":
-        verb = {"restore version": "restore ", "validate version": "validate again "}.get(step.action, "")
+        verbs = {"restore version": "restore ", "validate version": "validate again ", "fetch version": "fetch "}
+        verb = verbs.get(step.action, "")
         says = f"  {printable(step.says)}" if step.says else ""
         yield _line(_sign(step), f"{verb}version {version}{says}", 1)
     yield from _change_lines(step.changes, 2)
@@ -273,6 +279,7 @@ def _document(
         "file": str(suite.file),
         "dry_run": dry_run,
         "upload_bytes": plan.size_bytes,
+        "fetch_bytes": plan.fetch_bytes,
         "steps": [
             {
                 "action": step.action.value.replace(" ", "_"),
@@ -282,6 +289,7 @@ def _document(
                 "name": step.name,
                 "changes": [{"field": each.field, "before": each.before, "after": each.after} for each in step.changes],
                 "upload_bytes": step.size_bytes,
+                "fetch_bytes": step.fetch_bytes,
                 "done": number in done,
             }
             for number, step in enumerate(plan.steps)

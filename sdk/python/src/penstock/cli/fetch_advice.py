@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import dataclass
+from typing import Final
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import sources_pb2
 
-_WHERE = "where the fetcher runs"
-_ROOTS = f"an administrator names the folder in PENSTOCK_FETCHER_ROOTS {_WHERE}"
-_HOSTS = f"an administrator names the host in PENSTOCK_FETCHER_ALLOWED_HOSTS {_WHERE}, if it is to be trusted"
-_AGAIN = "{retry} goes on with what is here"
-_BY_REASON = {
-    "NETWORK_ERROR": f"see that the source can be reached from {_WHERE}; then {_AGAIN}",
-    "RATE_LIMITED": f"wait until the source has had its rest; then {_AGAIN}",
-    "STORAGE_ERROR": f"see to the fetcher's blob store (PENSTOCK_BLOB_URL) and to its disk; then {_AGAIN}",
-    "SOURCE_CHANGED": "it changed while it was read: once it stays as it is, {retry}, or name a --revision or --sha256",
-    "REGISTRY_UNAVAILABLE": f"see that the registry is well, by `penstock status`; then {_AGAIN}",
-    "WORKER_LOST": f"its workers died: see their logs; then {_AGAIN}",
-    "MODEL_NOT_FOUND": "see what is there by {inspect}; then start another with what it is called",
-    "UNSUPPORTED_FRAMEWORK": "see what is there by {inspect}; then start another with --framework, or a --variant in "
-    "ONNX; what is neither must be exported to ONNX first",
-    "FILE_TOO_LARGE": "a smaller --variant may do ({inspect} lists them); else an administrator raises "
-    f"PENSTOCK_FETCHER_MAX_FILE_BYTES or PENSTOCK_FETCHER_MAX_BYTES {_WHERE}; then {_AGAIN}",
-    "DIGEST_MISMATCH": "the bytes are not those that were announced: ask whoever publishes them, and start another "
-    "with the --sha256 that they name",
-    "REGISTRATION_REFUSED": "mend what the registry names, and start another; --name, --version and --framework say "
-    "what is made of it",
-    "HARD_LIMIT": f"an administrator raises PENSTOCK_FETCHER_HARD_LIMIT_MS {_WHERE}; then {_AGAIN}",
+_BY_REASON: Final = {
+    "NETWORK_ERROR": "see that the source can be reached from where the fetcher runs; then {again}",
+    "RATE_LIMITED": "wait until the source has had its rest; then {again}",
+    "STORAGE_ERROR": "see to the fetcher's blob store (PENSTOCK_BLOB_URL) and to its disk; then {again}",
+    "SOURCE_CHANGED": "it changed while it was read: once it stays as it is, {again}",
+    "REGISTRY_UNAVAILABLE": "see that the registry is well, by `penstock status`; then {again}",
+    "WORKER_LOST": "its workers died: see their logs; then {again}",
+    "SECURITY": "if it is to be trusted, an administrator names its host in PENSTOCK_FETCHER_ALLOWED_HOSTS where the "
+    "fetcher runs; then {anew}",
+    "MODEL_NOT_FOUND": "see how it is called, and whether it is private; then {anew} with the right reference",
+    "UNAUTHORIZED": "the fetcher has no credentials for it: see that everyone may read it; then {again}",
+    "UNSUPPORTED_FRAMEWORK": "{inspect} shows what is there: {anew} with a {option}variant in ONNX, or with its "
+    "{option}framework; what is in no format that is served must be exported first",
+    "FILE_TOO_LARGE": "{inspect} shows whether there is a smaller variant; else an administrator raises "
+    "PENSTOCK_FETCHER_MAX_FILE_BYTES or PENSTOCK_FETCHER_MAX_BYTES where the fetcher runs; then {again}",
+    "DIGEST_MISMATCH": "the bytes are not those that were announced: ask whoever publishes them, and {anew} with the "
+    "{option}sha256 that they name",
+    "REGISTRATION_REFUSED": "mend what the registry names, and {anew}",
+    "HARD_LIMIT": "an administrator raises PENSTOCK_FETCHER_HARD_LIMIT_MS where the fetcher runs; then {again}",
 }
-_CREDENTIALS: dict[str, str] = {}
-"""Which settings hold what a source asks for, by its name."""
-_ELSE = f"{_AGAIN}"
+_BY_SOURCE: Final = {
+    ("SECURITY", "filesystem"): "an administrator names the folder in PENSTOCK_FETCHER_ROOTS where the fetcher runs; "
+    "then {anew}",
+}
+"""Where a source has advice of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """How a failed fetch is tried again, in words, and how another is started in its place."""
+
+    again: str
+    anew: str = "start another"
+    option: str = "--"
+    """What stands before an option's name."""
 
 
 def next_step(job: pb.FetchJob) -> str:
@@ -41,7 +53,8 @@ def next_step(job: pb.FetchJob) -> str:
             result = job.result
             return f"to predict with it: penstock predict {result.model} --version {result.version}"
         case pb.FETCH_JOB_STATE_FAILED:
-            return f"what helps: {_help_for(job)}"
+            ways = Ways(again=f"`{retry_of(job)}` goes on with what is here")
+            return f"what helps: {help_for(job.error.reason, job.source, ways)}"
         case pb.FETCH_JOB_STATE_CANCELLED:
             return f"to go on with it: {retry_of(job)}"
         case pb.FETCH_JOB_STATE_PENDING if job.HasField("error"):
@@ -63,18 +76,9 @@ def command_of(verb: str, source: sources_pb2.SourceReference, *more: str) -> st
     return f"penstock fetch {shlex.join([*words, *more])}"
 
 
-def _help_for(job: pb.FetchJob) -> str:
-    reason, source = job.error.reason, job.source.source
-    if reason == "SECURITY":
-        advice = _ROOTS if source == "filesystem" else _HOSTS
-    elif reason == "UNAUTHORIZED":
-        settings = _CREDENTIALS.get(source)
-        advice = (
-            f"an administrator sets {settings} {_WHERE}; then {_AGAIN}"
-            if settings
-            else f"the source takes no credentials of this service: see that it may be read by everyone; then {_AGAIN}"
-        )
-    else:
-        advice = _BY_REASON.get(reason, _ELSE)
-    whole = sources_pb2.SourceReference(source=source, reference=job.source.reference, revision=job.source.revision)
-    return advice.format(retry=f"`{retry_of(job)}`", inspect=f"`{command_of('inspect', whole)}`")
+def help_for(reason: str, source: sources_pb2.SourceReference, ways: Ways) -> str:
+    """Say what helps against the failure of a fetch; of a reason that is not known, how it is tried again."""
+    advice = _BY_SOURCE.get((reason, source.source)) or _BY_REASON.get(reason, "{again}")
+    whole = sources_pb2.SourceReference(source=source.source, reference=source.reference, revision=source.revision)
+    inspect = f"`{command_of('inspect', whole)}`"
+    return advice.format(again=ways.again, anew=ways.anew, option=ways.option, inspect=inspect)

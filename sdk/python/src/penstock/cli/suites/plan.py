@@ -11,13 +11,15 @@ from google.protobuf.message import Message
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.model_views import framework_word, stage_word
 from penstock.cli.options import Stage
-from penstock.cli.suites import steps
+from penstock.cli.suites import fetches, steps
+from penstock.cli.suites.fetches import Unfetchable, fetch, is_on_its_way, look
 from penstock.cli.suites.reading import Problems
-from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, Suite, VersionSpec
-from penstock.cli.suites.sources import UnreadableSource, files_of, size_of
+from penstock.cli.suites.schema import SUITE_LABEL, FetchSource, ModelSpec, PathSource, Suite, VersionSpec
+from penstock.cli.suites.sources import UnreadableSource, files_of
 from penstock.cli.suites.steps import Step
 
 if TYPE_CHECKING:
+    from penstock.fetcher import FetcherClient
     from penstock.registry import RegistryClient
 
 
@@ -35,6 +37,11 @@ class Plan:
         """How much is to be uploaded."""
         return sum(step.size_bytes for step in self.steps)
 
+    @property
+    def fetch_bytes(self) -> int:
+        """How much the fetcher is to download, as far as that is known."""
+        return sum(step.fetch_bytes for step in self.steps)
+
 
 def in_order(steps: Iterable[Step]) -> tuple[Step, ...]:
     """Put steps into the order in which they are done."""
@@ -46,6 +53,7 @@ class Planner:
     """Compares a suite with what a registry holds. Nothing is changed.
 
     Attributes:
+        fetcher: gives the client of the fetcher; called where something is to be fetched.
         prune: also delete what the suite made and the file no longer names.
         approver: who approves a move into production where the file does not say; called where it is needed.
         note: why, likewise.
@@ -53,6 +61,7 @@ class Planner:
 
     suite: Suite
     registry: RegistryClient
+    fetcher: Callable[[], FetcherClient]
     prune: bool
     approver: Callable[[], str]
     note: str
@@ -129,22 +138,20 @@ class Planner:
 
     def _version(self, model: ModelSpec, spec: VersionSpec, found: pb.ModelVersion | None) -> None:
         name = f"{model.name} {spec.version}"
+        if found is not None and isinstance(spec.source, FetchSource) and is_on_its_way(spec.source, found):
+            found = None  # the fetch that brings it is waited for
         if found is not None and found.state == pb.VERSION_STATE_UPLOADING:
             self._complain(spec, f"{name} is being uploaded; when that has ended, apply again")
             return
         try:
             files = files_of(spec.source) if isinstance(spec.source, PathSource) else []
-            size_bytes = size_of(spec.source) if isinstance(spec.source, PathSource) else 0
-        except UnreadableSource as error:
+            failed = found if found is not None and found.state == pb.VERSION_STATE_FAILED else None
+            difference = _difference(spec, files, found) if found is not None else ""
+            if found is None or (failed is not None and difference):
+                self._steps += self._made(model.name, spec, files, failed)
+                return
+        except (UnreadableSource, Unfetchable) as error:
             self._complain(spec, str(error))
-            return
-        failed = found if found is not None and found.state == pb.VERSION_STATE_FAILED else None
-        difference = _difference(spec, files, found) if found is not None else ""
-        if found is None or (failed is not None and difference):
-            self._steps += [
-                steps.register(model.name, spec, files, size_bytes, failed),
-                steps.await_ready(model.name, spec.version),
-            ]
             return
         if difference:
             advice = "a version never changes: name another"
@@ -163,6 +170,16 @@ class Planner:
         if changes:
             as_read = found.state == pb.VERSION_STATE_READY and not deleted
             self._steps.append(steps.change_version(found, fields, changes, as_read=as_read))
+
+    def _made(
+        self, model: str, spec: VersionSpec, files: list[pb.File], failed: pb.ModelVersion | None
+    ) -> tuple[Step, ...]:
+        """Give the steps that make a version that is not there."""
+        if isinstance(spec.source, FetchSource):
+            seen = look(self.fetcher(), spec.source)
+            self._kept += [f"{model} {spec.version}: {warning}" for warning in seen.warnings]
+            return fetch(model, spec, spec.source, seen, failed)
+        return steps.register(model, spec, spec.source, files, failed), steps.await_ready(model, spec.version)
 
     def _stages(self, model: ModelSpec, known: Mapping[str, pb.ModelVersion], live: str) -> None:
         # Who goes live first archives who was, which may be all that the file asks of that one.
@@ -271,7 +288,10 @@ def _stage_of(version: pb.ModelVersion | None) -> Stage:
 
 def _difference(spec: VersionSpec, files: list[pb.File], found: pb.ModelVersion) -> str:
     """Say in what a registered version is another than the file's; empty: it is the same."""
-    if isinstance(spec.source, pb.OllamaReference):
+    if isinstance(spec.source, FetchSource):
+        if other := fetches.difference(spec.source, found):
+            return other
+    elif isinstance(spec.source, pb.OllamaReference):
         if spec.source != found.ollama:
             return f"names {found.ollama.model or 'files'} instead of {spec.source.model}"
     else:
@@ -286,7 +306,9 @@ def _difference(spec: VersionSpec, files: list[pb.File], found: pb.ModelVersion)
     framework = framework_word(found.framework)
     if spec.framework is not None and spec.framework != framework:
         return f"is {framework}"
-    if spec.metadata is not None and spec.metadata != found.metadata:
+    fetched = isinstance(spec.source, FetchSource)
+    wanted = fetches.with_said(spec.metadata, found.metadata) if fetched and spec.metadata else spec.metadata
+    if wanted is not None and wanted != found.metadata:
         return "has other metadata"
     columns = [tuple(each.columns) for each in found.signature.inputs]
     if spec.columns and columns and spec.columns not in columns:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._-]{0,127}")
 _VERSION = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9._+-]{0,127}")
 _ALIAS = re.compile(r"[a-z][a-z0-9._-]{0,63}")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9._/-]{0,62}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _GREATEST = sys.float_info.max
 
 
@@ -35,12 +37,31 @@ class PathSource:
 
 
 @dataclass(frozen=True, slots=True)
+class FetchSource:
+    """What the fetcher brings; '' where nothing was said."""
+
+    source: str
+    reference: str
+    revision: str = ""
+    variant: str = ""
+    sha256: str = ""
+
+    def said(self) -> dict[str, str]:
+        """Give it as the SDK's calls take it."""
+        return asdict(self)
+
+
+OwnSource = PathSource | pb.OllamaReference
+Source = OwnSource | FetchSource
+
+
+@dataclass(frozen=True, slots=True)
 class VersionSpec:
     """A version as it should be; None is not said, and left as it is."""
 
     version: str
     line: int
-    source: PathSource | pb.OllamaReference
+    source: Source
     framework: Framework | None
     stage: Stage | None
     approved_by: str
@@ -164,22 +185,52 @@ def _version(fields: Fields, folder: Path) -> VersionSpec:
     return version
 
 
-def _source(fields: Fields, folder: Path) -> PathSource | pb.OllamaReference:
+def _source(fields: Fields, folder: Path) -> Source:
     source = fields.fields("source", required=True)
     if source is None:
         return PathSource(folder)
-    if source.has("ollama"):
-        mode = source.choice("mode", OllamaMode, required=True)
-        reference = pb.OllamaReference(model=source.text("ollama", limit=256) or "")
-        if mode:
-            reference.mode = pb.OllamaMode.Value(f"OLLAMA_MODE_{mode.name}")
-        source.done()
-        return reference
-    path = source.text("path", limit=4_096)
-    if not path:
-        source.complain("path" if source.has("path") else "", "takes a `path`, or `ollama` with a `mode`")
-    unpack = source.truth("unpack") or False
+    kinds = [name for name in ("path", "ollama", "fetch") if source.has(name)]
+    if len(kinds) != 1:
+        source.complain("", "takes one of `path`, `ollama` with a `mode`, and `fetch` with a `reference`")
+        return PathSource(folder)
+    readers: dict[str, Callable[[Fields, Path], Source]] = {
+        "path": _path_source,
+        "ollama": _ollama_source,
+        "fetch": _fetch_source,
+    }
+    read = readers[kinds[0]](source, folder)
     source.done()
+    if isinstance(read, FetchSource) and fields.has("columns"):
+        fields.complain("columns", "are not told of what is fetched; leave them out")
+    return read
+
+
+def _ollama_source(source: Fields, _: Path) -> pb.OllamaReference:
+    mode = source.choice("mode", OllamaMode, required=True)
+    reference = pb.OllamaReference(model=source.text("ollama", limit=256) or "")
+    if mode:
+        reference.mode = pb.OllamaMode.Value(f"OLLAMA_MODE_{mode.name}")
+    return reference
+
+
+def _fetch_source(source: Fields, _: Path) -> FetchSource:
+    digest = source.text("sha256") or ""
+    if digest and not _SHA256.fullmatch(digest):
+        source.complain("sha256", "is no SHA-256: 64 of 0-9, a-f")
+    return FetchSource(
+        source.text("fetch", limit=64) or "",
+        source.text("reference", required=True, limit=2_048) or "",
+        revision=source.text("revision", limit=256) or "",
+        variant=source.text("variant", limit=256) or "",
+        sha256=digest,
+    )
+
+
+def _path_source(source: Fields, folder: Path) -> PathSource:
+    path = source.text("path", limit=4_096)
+    if path == "":
+        source.complain("path", "is empty; name a file or a folder")
+    unpack = source.truth("unpack") or False
     found = folder / (path or "")
     if path and not found.exists():
         source.complain("path", f"{found} does not exist; relative paths begin at the suite file's folder")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -17,10 +17,12 @@ from penstock.cli.model_stages import steps as moves_to
 from penstock.cli.model_views import criterion_words, stage_number, stage_word, warm_up_words
 from penstock.cli.options import Stage
 from penstock.cli.output import Output, Transfer
-from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, PathSource, VersionSpec
+from penstock.cli.suites.schema import SUITE_LABEL, ModelSpec, OwnSource, PathSource, VersionSpec
+from penstock.cli.suites.sources import size_of
 from penstock.errors import Aborted
 
 if TYPE_CHECKING:
+    from penstock.fetcher import FetcherClient
     from penstock.monitoring import MonitoringClient
     from penstock.registry import RegistryClient
 
@@ -37,8 +39,10 @@ class Action(enum.StrEnum):
     CHANGE_RULE = "change alert rule"
     DELETE_RULE = "delete alert rule"
     RESTORE = "restore version"
+    BEGIN_FETCH = "begin fetch"
     REGISTER = "register version"
     VALIDATE = "validate version"
+    FETCH = "fetch version"
     AWAIT = "wait until ready"
     CHANGE_VERSION = "change version"
     MOVE = "move version"
@@ -77,7 +81,10 @@ class Run:
 
     registry: RegistryClient
     output: Output
+    fetcher: Callable[[], FetcherClient]
     monitoring: MonitoringClient | None = None
+    fetches: dict[tuple[str, str], str] = field(default_factory=dict)
+    """The jobs that fetch versions, by model and version."""
 
     def watched(self) -> MonitoringClient:
         """Give the client of monitoring, which is there where the file says anything of it."""
@@ -95,6 +102,7 @@ class Step:
         says: what there is to say of it beside its changes.
         approval: who approves it, and why.
         size_bytes: what it uploads.
+        fetch_bytes: what the fetcher downloads for it, where that is known.
         late: a change of monitoring that is made after the alert rules, and what is pruned of them.
         needs: subjects of steps before it, without which it can't be done.
     """
@@ -109,6 +117,7 @@ class Step:
     says: str = ""
     approval: str = ""
     size_bytes: int = 0
+    fetch_bytes: int = 0
     late: bool = False
     needs: frozenset[Subject] = frozenset()
 
@@ -191,10 +200,10 @@ def said_of_version(spec: VersionSpec) -> dict[str, Any]:
 
 
 def register(
-    model: str, spec: VersionSpec, files: Sequence[pb.File], size_bytes: int, failed: pb.ModelVersion | None
+    model: str, spec: VersionSpec, source: OwnSource, files: Sequence[pb.File], failed: pb.ModelVersion | None
 ) -> Step:
     """Upload a version, in DEVELOPMENT; `failed`: in place of this one, which FAILED."""
-    source = spec.source
+    size_bytes = size_of(source) if isinstance(source, PathSource) else 0
 
     def uploading(output: Output) -> AbstractContextManager[Transfer | None]:
         has_bytes = isinstance(source, PathSource)
