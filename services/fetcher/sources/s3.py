@@ -211,7 +211,7 @@ class S3Source:
             if seen > MAX_LISTED:
                 raise FileTooLarge(f"{place} has more than {MAX_LISTED:,} objects")
             path = key.removeprefix(place.key)
-            if not key.startswith(place.key):
+            if not key.startswith(place.key) or size_bytes < 0:
                 raise NetworkError(f"{urlsplit(self._access.endpoint).hostname} lists what it was not asked for")
             if key.endswith("/") and not size_bytes:
                 continue  # how consoles show a folder
