@@ -13,7 +13,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from penstock import Client
-from penstock.api.fetcher.v1 import fetch_jobs_pb2, sources_pb2
+from penstock.api.fetcher.v1 import fetch_jobs_pb2, fetch_schedules_pb2, sources_pb2
 from penstock.api.inference.v1 import inference_pb2, prediction_jobs_pb2, response_cache_pb2, sessions_pb2
 from penstock.api.monitoring.v1 import (
     alerts_pb2,
@@ -35,6 +35,7 @@ from services.common.status import DETAILS_KEY, code_of, details_of
 
 CONTRACTS = (
     fetch_jobs_pb2.DESCRIPTOR,
+    fetch_schedules_pb2.DESCRIPTOR,
     sources_pb2.DESCRIPTOR,
     registry_pb2.DESCRIPTOR,
     uploads_pb2.DESCRIPTOR,

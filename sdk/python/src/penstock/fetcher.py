@@ -11,6 +11,7 @@ from penstock.api.fetcher.v1 import sources_pb2
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.channels import Connection
 from penstock.errors import PenstockError
+from penstock.fetch_schedules import FetchSchedulesClient
 from penstock.ids import uuid7
 from penstock.paging import pages
 from penstock.retries import Tries
@@ -26,6 +27,12 @@ class FetcherClient:
 
     def __init__(self, connection: Connection[FetcherStub]) -> None:
         self._connection = connection
+        self._schedules = FetchSchedulesClient(connection)
+
+    @property
+    def schedules(self) -> FetchSchedulesClient:
+        """Fetches that begin by themselves."""
+        return self._schedules
 
     def sources(self) -> list[sources_pb2.Source]:
         """List the sources, and what a reference to each looks like."""
@@ -156,6 +163,7 @@ class FetcherClient:
         states: Iterable[pb.FetchJobState.ValueType | str] = (),
         model: str = "",
         source: str = "",
+        schedule_id: str = "",
         page_size: int = 0,
     ) -> Iterator[pb.FetchJob]:
         """List jobs, the newest first, page by page as they are wanted; `states` by number or by name in any case."""
@@ -163,7 +171,12 @@ class FetcherClient:
 
         def fetch(token: str) -> pb.ListFetchJobsResponse:
             request = pb.ListFetchJobsRequest(
-                states=wanted, model=model, source=source, page_size=page_size, page_token=token
+                states=wanted,
+                model=model,
+                source=source,
+                schedule_id=schedule_id,
+                page_size=page_size,
+                page_token=token,
             )
             return self._connection.unary(self._connection.stub.ListFetchJobs, request)
 

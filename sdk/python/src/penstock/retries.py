@@ -148,6 +148,11 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "CancelFetchJob": Safety.ALWAYS,
         "RetryFetchJob": Safety.NEVER,  # the second finds it QUEUED: WRONG_STATE
         "DeleteFetchJob": Safety.NEVER,  # the second finds none
+        "CreateFetchSchedule": Safety.WITH_REQUEST_ID,
+        "GetFetchSchedule": Safety.ALWAYS,
+        "ListFetchSchedules": Safety.ALWAYS,
+        "SetFetchScheduleEnabled": Safety.ALWAYS,  # what it is already, it stays
+        "DeleteFetchSchedule": Safety.NEVER,  # the second finds none
         "ListSources": Safety.ALWAYS,
         "InspectSource": Safety.ALWAYS,
     },

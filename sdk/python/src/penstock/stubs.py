@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from penstock.api.fetcher.v1.fetch_jobs_pb2_grpc import FetchJobServiceStub
+from penstock.api.fetcher.v1.fetch_schedules_pb2_grpc import FetchScheduleServiceStub
 from penstock.api.fetcher.v1.sources_pb2_grpc import SourceServiceStub
 from penstock.api.inference.v1.inference_pb2_grpc import InferenceServiceStub
 from penstock.api.inference.v1.response_cache_pb2_grpc import ResponseCacheServiceStub
@@ -47,11 +48,12 @@ class InferenceStub(InferenceServiceStub, SessionServiceStub, ResponseCacheServi
         ResponseCacheServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
-class FetcherStub(FetchJobServiceStub, SourceServiceStub):
+class FetcherStub(FetchJobServiceStub, FetchScheduleServiceStub, SourceServiceStub):
     """All that the fetcher answers."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         FetchJobServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
+        FetchScheduleServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         SourceServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 

@@ -1,0 +1,1 @@
+"""Fetches that begin by themselves: once at a time, or again and again by cron."""

@@ -1,0 +1,141 @@
+"""What happens when a schedule's time comes: a job, or a look at the source that may lead to one.
+
+Any number of replicas may do it at once. A row is locked while its job is created and it goes on to its next time, in
+one transaction, so that a time makes one job or none. A look takes long and holds no row: it has a lease, and what it
+found counts only while that holds.
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from services.common.errors import DomainError
+from services.common.jobs import JobConnection, JobStore, NewJob
+from services.fetcher.schedules.models import Look, Schedule, Trouble, job_id_of, revision_of
+from services.fetcher.schedules.store import ScheduleStore
+from services.fetcher.sources.catalogue import Sources
+from services.fetcher.sources.source import Stopping
+from services.fetcher.store.fetches import FetchStore
+
+_log = structlog.get_logger(__name__)
+LEASE_S = 180.0
+"""How long after a replica's death another looks; longer than any look may take."""
+UNREADABLE = timedelta(hours=1)
+"""When an expression or a time zone that this release does not know is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class TurnLimits:
+    """What jobs of schedules may have: the longest, in ms; those of a key that have not ended."""
+
+    hard_limit_ms: int
+    max_unended: int
+
+
+class Turning:
+    """Heeds the times of schedules."""
+
+    def __init__(
+        self, store: ScheduleStore, jobs: JobStore, fetches: FetchStore, sources: Sources, limits: TurnLimits
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._fetches = fetches
+        self._sources = sources
+        self._limits = limits
+
+    def turn(self, *, looks: bool) -> Look | bool:
+        """Heed the time that has been due longest; False: none is. A look is for the caller to `see`.
+
+        `looks`: whether the caller has room for one; else schedules with auto_update are left to others, or to later.
+        """
+        with self._store.transaction() as connection:
+            schedule = self._store.due(connection, looks=looks)
+            if schedule is None:
+                return False
+            if schedule.busy:
+                sentence = f"job {schedule.last_job_id} had not ended when the next was due; that time was left out"
+                self._advance(connection, schedule, trouble=Trouble("STILL_RUNNING", sentence))
+            elif schedule.auto_update:
+                return self._store.begin_look(connection, schedule, LEASE_S)
+            else:
+                self._make(connection, schedule)
+            return True
+
+    def see(self, look: Look, stopping: Stopping) -> str | Trouble:
+        """Ask the source what it has, over the network and in no transaction; gives `revision_of`, or what failed."""
+        schedule, reference = look.schedule, look.schedule.spec.reference
+        try:
+            return revision_of(self._sources.of(reference).find(reference, stopping).plan)
+        except DomainError as error:
+            _log.info("source not looked at", schedule=str(schedule.schedule_id), reason=error.reason)
+            return Trouble(error.reason, error.message)
+        except Exception:  # noqa: BLE001 - whatever one source does, the schedule goes on, and so do the others
+            error_id = uuid.uuid4().hex
+            _log.exception("a look broke", schedule=str(schedule.schedule_id), error_id=error_id)
+            return Trouble("INTERNAL", f"internal error; its id in the log is {error_id}")
+
+    def conclude(self, look: Look, seen: str | Trouble) -> None:
+        """Create a job where a look saw something new; where the look is void by now, nothing is written."""
+        with self._store.transaction() as connection:
+            schedule = self._store.looked(connection, look, None if isinstance(seen, Trouble) else seen)
+            if schedule is None:
+                _log.info("look is void", schedule=str(look.schedule.schedule_id))
+            elif isinstance(seen, Trouble):
+                self._advance(connection, schedule, trouble=seen)
+            elif schedule.wants(seen):
+                self._make(connection, schedule)
+            else:
+                self._advance(connection, schedule)
+
+    def give_back(self, look: Look) -> None:
+        """Leave a look to others."""
+        self._store.give_back(look)
+
+    def _make(self, connection: JobConnection, schedule: Schedule) -> None:
+        """Create the job of the time that is due, and go on to the next."""
+        due_time = schedule.next_time
+        if due_time is None:
+            raise AssertionError(f"{schedule.schedule_id} was taken although no time of it comes")
+        try:
+            limit_key = self._sources.of(schedule.spec.reference).host(schedule.spec.reference)
+        except DomainError as error:  # a setting was changed since it was created
+            self._advance(connection, schedule, trouble=Trouble(error.reason, error.message))
+            return
+        if self._fetches.unended(connection, schedule.created_by) >= self._limits.max_unended:
+            sentence = (
+                f"{self._limits.max_unended:,} jobs of {schedule.created_by} had not ended; that time was left out"
+            )
+            self._advance(connection, schedule, trouble=Trouble("TOO_MANY_JOBS", sentence))
+            return
+        job_id = job_id_of(schedule.schedule_id, due_time)
+        if not self._store.is_job(connection, job_id):  # it is where the database's clock went back
+            job = NewJob(
+                job_id=job_id,
+                created_by=schedule.created_by,
+                payload=schedule.spec.columns(),
+                priority=schedule.priority,
+                limit_key=limit_key,
+                max_attempts=schedule.max_attempts,
+                hard_limit_ms=self._limits.hard_limit_ms,
+            )
+            self._jobs.insert(connection, job)
+        self._store.advance(connection, schedule.schedule_id, _following(schedule), job_id=job_id)
+        _log.info("schedule came due", schedule=str(schedule.schedule_id), job=str(job_id))
+
+    def _advance(self, connection: JobConnection, schedule: Schedule, trouble: Trouble | None = None) -> None:
+        self._store.advance(connection, schedule.schedule_id, _following(schedule), trouble=trouble)
+
+
+def _following(schedule: Schedule) -> datetime | None:
+    """Give the next time that is still to come: those that passed meanwhile are made up for by this one."""
+    now = max(schedule.read_time, schedule.next_time or schedule.read_time)
+    try:
+        return schedule.when.after(now)
+    except DomainError as error:
+        _log.warning("schedule not understood", schedule=str(schedule.schedule_id), message=error.message)
+        return now + UNREADABLE
