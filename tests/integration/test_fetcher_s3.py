@@ -143,7 +143,9 @@ def test_a_version_of_an_object_is_fetched_by_its_id(shelf: Shelf) -> None:
 def test_the_digest_that_an_object_was_stored_with_must_be_met(shelf: Shelf) -> None:
     content = models.classifier(seed=2)
     digest = hashlib.sha256(content)
-    said = {"x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode()}
+    said: dict[str, str | list[str] | tuple[str]] = {
+        "x-amz-checksum-sha256": base64.b64encode(digest.digest()).decode()
+    }
     shelf.minio._execute("PUT", shelf.bucket.name, "sworn.onnx", body=content, headers=said)
     reference = f"s3://{shelf.bucket.name}/sworn.onnx"
     (variant,) = shelf.place.client.fetcher.inspect("s3", reference).variants
