@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 import penstock
+from penstock.cli.embedded.ports import free_port
 from services.inference.oip import open_inference_pb2 as oip
 from tests.inference import fp32, wait_until
 from tests.postgres import PostgresServer
@@ -30,6 +31,8 @@ ROW = fp32([[1, 2, 3, 4]])
 CONNECTIONS = 16
 IN_MEMORY = 100
 """Events that a worker may hold before they are on disk, at this rate: those of some 20 ms."""
+SILENCE_MS = "5000"
+"""A worker that lives may say nothing for a second or two where the machine is busy."""
 DEATHS = "penstock_worker_deaths_total"
 SUCCESSES = "nv_inference_request_success"
 
@@ -48,14 +51,16 @@ def backends(
 @pytest.fixture
 def service(backends: tuple[Running, Running], tmp_path: Path) -> Iterator[WorkersService]:
     """Two workers."""
-    with running_workers(tmp_path, *backends, PENSTOCK_WORKER_SILENCE_MS="1500") as running:
+    with running_workers(tmp_path, *backends, PENSTOCK_WORKER_SILENCE_MS=SILENCE_MS) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def lasting(backends: tuple[Running, Running], tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkersService]:
     """Two workers that outlive a test: after each there are two again, and a follower."""
-    with running_workers(tmp_path_factory.mktemp("lasting"), *backends, PENSTOCK_WORKER_SILENCE_MS="1500") as running:
+    with running_workers(
+        tmp_path_factory.mktemp("lasting"), *backends, PENSTOCK_WORKER_SILENCE_MS=SILENCE_MS
+    ) as running:
         yield running
 
 
@@ -74,9 +79,10 @@ class Traffic:
         return sum(map(len, self.answered))
 
     def wait_for(self, more: int) -> None:
-        """Wait until so many more were answered."""
+        """Wait until so many more were answered, for as long as any is."""
         enough = self.count + more
-        wait_until(lambda: self.count >= enough or None)
+        while (so_far := self.count) < enough:
+            wait_until(lambda: self.count > so_far or None)
 
     def wait_for_everyone(self) -> None:
         """Wait until every connection was answered again."""
@@ -238,8 +244,8 @@ def test_a_late_worker_knows_what_the_others_know_though_the_registry_is_gone(
 def test_a_killed_supervisor_leaves_no_process_and_the_port_is_free(
     backends: tuple[Running, Running], tmp_path: Path
 ) -> None:
-    with running_workers(tmp_path, *backends) as service:
-        port = service.address.rpartition(":")[2]
+    port = str(free_port())  # none of those that the kernel gives to others meanwhile
+    with running_workers(tmp_path, *backends, PENSTOCK_PORT=port) as service:
         family = psutil.Process(service.process.pid).children()
         assert len(family) == 3
         service.process.kill()
