@@ -18,6 +18,7 @@ from tests.testdata.bundles import bundle
 
 pytestmark = pytest.mark.slow
 
+TIMEOUT = FailureReason.VALIDATOR_TIMEOUT
 ON_LINUX = sys.platform.startswith("linux")
 
 
@@ -115,7 +116,7 @@ def test_a_model_that_crashes_the_runtime_crashes_its_child_only(model_path: Pat
 
 def test_a_model_that_never_ends_is_stopped_at_the_time_limit(model_path: Path) -> None:
     report = validated(model_path, models.unending(), timeout_s=2)
-    assert reason(report) is FailureReason.VALIDATOR_TIMEOUT
+    assert reason(report) is TIMEOUT
     assert "within 2 s" in message(report)
 
 
@@ -143,21 +144,24 @@ def test_an_uncaught_allocation_failure_is_told_from_a_crash(model_path: Path) -
 
 
 def test_a_child_that_hangs_is_killed(model_path: Path) -> None:
-    assert reason(answered("hangs", model_path, timeout_s=1)) is FailureReason.VALIDATOR_TIMEOUT
+    assert reason(answered("hangs", model_path, timeout_s=1)) is TIMEOUT
 
 
 @pytest.mark.skipif(not ON_LINUX, reason="other systems do not enforce a limit on processor time alike")
 def test_processor_time_is_limited_beside_the_clock(model_path: Path) -> None:
     report = answered("spins", model_path)
-    assert reason(report) is FailureReason.VALIDATOR_TIMEOUT
+    assert reason(report) is TIMEOUT
     assert "processor time" in message(report)
 
 
 def test_a_process_that_a_child_left_behind_is_killed_with_it(model_path: Path, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
-    assert reason(answered("forks", model_path, str(pid_file), timeout_s=2)) is FailureReason.VALIDATOR_TIMEOUT
+    for timeout_s in (2, 10, 50):  # so long as the child has not got that far
+        assert reason(answered("forks", model_path, str(pid_file), timeout_s=timeout_s)) is TIMEOUT
+        if pid_file.exists():
+            break
     pid = int(pid_file.read_text())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while is_running(pid):
         assert time.monotonic() < deadline, f"process {pid} outlived its validation"
         time.sleep(0.01)
