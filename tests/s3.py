@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -22,6 +21,8 @@ import urllib3
 from minio import Minio
 from minio.error import MinioException
 from moto.server import ThreadedMotoServer
+
+from penstock.cli.embedded.ports import free_port
 
 READY_WITHIN_S = 60.0
 START_ATTEMPTS = 3  # a free port may be taken before MinIO binds it
@@ -168,13 +169,6 @@ def _moto() -> Iterator[S3Server]:
         yield S3Server(f"http://{host}:{port}", "penstock-test", "penstock-test-secret")
     finally:
         server.stop()
-
-
-def free_port() -> int:
-    """A loopback port that is free at this moment."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _option(url: str, name: str, default: str = "") -> str:

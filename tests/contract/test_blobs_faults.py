@@ -16,12 +16,13 @@ from pathlib import Path
 import pytest
 from minio.commonconfig import CopySource
 
+from penstock.cli.embedded.ports import free_port
 from services.common.blobs import open_blobs
 from services.common.blobs import s3 as s3_module
 from services.common.blobs.s3 import S3BlobStore
 from services.common.errors import DomainError, FailedPrecondition, ResourceExhausted, Unavailable
 from tests.faults.proxy import Proxy
-from tests.s3 import S3Bucket, free_port
+from tests.s3 import S3Bucket
 
 MIB = 1024 * 1024
 DIGEST = "0" * 64

@@ -18,13 +18,13 @@ import penstock
 from penstock import part_uploads
 from penstock import registry as sdk
 from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.embedded.ports import free_port
 from penstock.errors import InvalidArgument, Unavailable
 from penstock.retries import RetryPolicy
 from penstock.uploads import FileSource
 from services.registry.parts import part_uploads as server_side
 from tests import registry
 from tests.faults.proxy import Proxy
-from tests.s3 import free_port
 from tests.testdata import models
 
 MIB = 1024 * 1024
