@@ -200,9 +200,10 @@ class Callers:
         return [failure for each in self.failures for failure in each]
 
     def wait_for(self, more_count: int) -> None:
-        """Wait until so many more predictions were answered."""
+        """Wait until so many more predictions were answered, for as long as any is."""
         enough = self.answer_count + more_count
-        eventually(lambda: self.answer_count >= enough)
+        while (so_far := self.answer_count) < enough:
+            eventually(lambda: self.answer_count > so_far)
 
     def wait_for_refusals(self) -> None:
         """Wait until every caller has heard a no: what it hears from then on, nobody said before."""

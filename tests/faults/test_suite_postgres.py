@@ -25,15 +25,21 @@ def frozen(suite: RunningSuite) -> Iterator[None]:
     """Stop PostgreSQL's processes in the middle of whatever they do."""
     postmaster = suite.process("postgres")
     postmaster.suspend()  # first: it then starts no other
+    eventually(lambda: stands(postmaster))
     processes = [postmaster, *postmaster.children()]
     for process in processes[1:]:
         process.suspend()
-    eventually(lambda: all(process.status() == psutil.STATUS_STOPPED for process in processes))
+    eventually(lambda: all(map(stands, processes)))
     try:
         yield
     finally:
         for process in processes:
             process.send_signal(signal.SIGCONT)
+
+
+def stands(process: psutil.Process) -> bool:
+    """Say whether it does nothing; one that ended just before remains, as nobody who is stopped counts it."""
+    return process.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE)
 
 
 @contextmanager
