@@ -42,7 +42,7 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 class Process:
     """What one process of the service has of the cache, with a model that answers zeros."""
 
-    def __init__(self, url: str, *, timeout_ms: int = 1_000) -> None:
+    def __init__(self, url: str, *, timeout_ms: int = 30_000) -> None:
         self.store = SharedAnswers(url, timeout_ms=timeout_ms)
         self.store.open()
         self._statistics = CacheStatistics(Counters())

@@ -93,10 +93,10 @@ def test_a_receiver_that_hangs_is_given_up_and_one_that_refuses_says_its_status(
     with receiving() as receiver:
         url = f"gotify://127.0.0.1:{receiver.port}/token"
         receiver.script = [hangs, answers(403)]
-        sender = AppriseSender("127.0.0.1", 1, timeout_s=1)
         with pytest.raises(NotDelivered) as hung:
-            sender.send(url, "gotify", "title", "text", "failure", "Message: 1")
+            AppriseSender("127.0.0.1", 1, timeout_s=1).send(url, "gotify", "title", "text", "failure", "Message: 1")
         assert hung.value.retryable
+        sender = AppriseSender("127.0.0.1", 1)
         with pytest.raises(NotDelivered, match="HTTP 403"):
             sender.send(url, "gotify", "title", "text", "failure", "Message: 1")
         sender.send(url, "gotify", "größer", "text", "failure", "Message: 1")
