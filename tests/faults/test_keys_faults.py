@@ -221,7 +221,7 @@ def upload_is_stored(kit: Kit) -> bool:
         kit.uploads.RegisterVersion(iter([CHUNK]), timeout=60)
     except grpc.RpcError:
         return False
-    return kit.files.stored == 1
+    return kit.files.stored >= 1
 
 
 def test_an_endless_stream_may_be_silent_until_its_place_is_needed(tmp_path: Path) -> None:
@@ -234,6 +234,7 @@ def test_an_endless_stream_may_be_silent_until_its_place_is_needed(tmp_path: Pat
             assert refusal_of(kit.uploads.RegisterVersion.future(iter(upload), timeout=60))[1] == "STREAM_IDLE"
             upload.over.set()
         assert not kit.servicer.ended.is_set()
+        eventually(lambda: kit.server._pools.streams.held == 1)  # a place is given back a moment after the status
         others = [kit.stub.RecordEvents(iter(silence), timeout=60) for silence in silences[1:]]
         assert details(failure(lambda: list(first)))[1].reason == "STREAM_IDLE"  # every place is taken
         assert [next(each).batch_id for each in others] == [1, 1]
