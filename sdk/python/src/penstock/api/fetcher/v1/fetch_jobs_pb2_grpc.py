@@ -107,7 +107,8 @@ class FetchJobServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ListFetchJobs(self, request, context):
-        """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        SCHEDULE_NOT_FOUND (what cannot be a schedule's id; of one that is gone its jobs are listed).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

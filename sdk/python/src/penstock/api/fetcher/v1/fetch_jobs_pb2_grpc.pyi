@@ -55,7 +55,9 @@ class FetchJobServiceStub:
     NOT_FOUND: JOB_NOT_FOUND. UNAVAILABLE: DRAINING; watch again.
     """
     ListFetchJobs: _grpc.UnaryUnaryMultiCallable[_fetch_jobs_pb2.ListFetchJobsRequest, _fetch_jobs_pb2.ListFetchJobsResponse]
-    """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    SCHEDULE_NOT_FOUND (what cannot be a schedule's id; of one that is gone its jobs are listed).
+    """
     CancelFetchJob: _grpc.UnaryUnaryMultiCallable[_fetch_jobs_pb2.CancelFetchJobRequest, _fetch_jobs_pb2.CancelFetchJobResponse]
     """Ends a job that waits, and asks one that runs to end: its transfer stops within a second. What it downloaded is
     kept for a retry, and for whoever fetches the same, until it is older than the service keeps it. A version that is
@@ -94,7 +96,9 @@ class FetchJobServiceAsyncStub(FetchJobServiceStub):
     NOT_FOUND: JOB_NOT_FOUND. UNAVAILABLE: DRAINING; watch again.
     """
     ListFetchJobs: _aio.UnaryUnaryMultiCallable[_fetch_jobs_pb2.ListFetchJobsRequest, _fetch_jobs_pb2.ListFetchJobsResponse]  # type: ignore[assignment]
-    """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+    SCHEDULE_NOT_FOUND (what cannot be a schedule's id; of one that is gone its jobs are listed).
+    """
     CancelFetchJob: _aio.UnaryUnaryMultiCallable[_fetch_jobs_pb2.CancelFetchJobRequest, _fetch_jobs_pb2.CancelFetchJobResponse]  # type: ignore[assignment]
     """Ends a job that waits, and asks one that runs to end: its transfer stops within a second. What it downloaded is
     kept for a retry, and for whoever fetches the same, until it is older than the service keeps it. A version that is
@@ -154,7 +158,9 @@ class FetchJobServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _fetch_jobs_pb2.ListFetchJobsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_fetch_jobs_pb2.ListFetchJobsResponse, _abc.Awaitable[_fetch_jobs_pb2.ListFetchJobsResponse]]:
-        """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+        """Lists jobs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. NOT_FOUND:
+        SCHEDULE_NOT_FOUND (what cannot be a schedule's id; of one that is gone its jobs are listed).
+        """
 
     @_abc_1.abstractmethod
     def CancelFetchJob(
