@@ -36,7 +36,6 @@ def test_the_promised_suites_are_there() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_ready_made_suites_are_applied_changed_and_pruned(
     tmp_path: Path, start_suite: Callable[[Path], RunningSuite]
 ) -> None:

@@ -22,7 +22,7 @@ from tests.embedded import all_gone
 from tests.suite import FREE_PORTS
 from tests.testdata.models import linear
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 DEADLINE_S = 90.0
 
 

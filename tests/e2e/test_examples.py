@@ -13,7 +13,7 @@ import pytest
 from tests.embedded import DEADLINE_S
 from tests.suite import RunningSuite, start_suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 __all__ = ["start_suite"]
 ROOT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.test_cli_suite import Terminal
 from tests.testdata.models import linear
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 
 
 def test_a_file_is_predicted_in_the_background_followed_and_fetched(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from penstock.api.monitoring.v1.monitoring_pb2 import InferenceEvent
 from penstock.cli.__main__ import run
 from tests.e2e.test_cli_suite import Terminal, eventually
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 NOW = datetime.now(UTC)
 COLOURS = ["red", "blue", "green"]
 EVENTS = 1_200

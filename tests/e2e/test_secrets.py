@@ -31,7 +31,7 @@ from tests.services import CloneDatabase
 from tests.suite import FLOWER, RunningSuite
 from tests.testdata import models
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 PLANTED = {
     "PENSTOCK_BLOB_ACCESS_KEY": "planted-access-key",

@@ -19,7 +19,7 @@ from tests.embedded import DEADLINE_S
 from tests.receivers import receiving
 from tests.suite import FREE_PORTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 SECRET = "a-secret-that-nobody-sees"
 
 

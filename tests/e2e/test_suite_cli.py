@@ -12,7 +12,7 @@ from examples.iris import COLUMNS, train
 from tests.embedded import all_gone, eventually
 from tests.suite import RunningSuite, start_suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 __all__ = ["start_suite"]
 
 

@@ -12,7 +12,7 @@ from penstock.cli.embedded.processes import is_alive
 from tests.embedded import all_gone, eventually
 from tests.suite import FLOWER, RunningSuite, answers, serve_tiny_model, start_suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 __all__ = ["start_suite"]
 
 

@@ -25,7 +25,7 @@ from tests.services import Running
 from tests.testdata import models
 from tests.workers import FOLLOWER, WorkersService, command_of, running_backends, running_workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).resolve().parents[2]
 ROW = fp32([[1, 2, 3, 4]])
 CONNECTIONS = 16

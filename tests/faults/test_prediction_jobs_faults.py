@@ -19,7 +19,7 @@ from tests.postgres import PostgresServer
 from tests.predictions import JobsProcess, Place, lines_of, write_rows
 from tests.registry import wait_until
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 SLOW = {"job_chunk_rows": 8, "job_batch_rows": 1, "job_lease_ms": 2_000, "job_workers": 1}
 PATIENT = {"job_lease_ms": 30_000, "drain_grace_ms": 20_000}
 """On a busy machine a worker that lives may lose a short lease, and an attempt counts: where leases are short, more

@@ -10,7 +10,7 @@ from services.inference.events.segments import parse, segment_paths
 from tests.embedded import eventually
 from tests.suite import Callers, RunningSuite, start_suite, suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]  # ten thousand predictions take as long as they take
 __all__ = ["start_suite", "suite"]
 
 

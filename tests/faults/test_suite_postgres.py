@@ -15,7 +15,7 @@ from penstock.retries import NO_RETRIES
 from tests.embedded import eventually
 from tests.suite import Callers, RunningSuite, start_suite, suite
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = pytest.mark.slow
 __all__ = ["start_suite", "suite"]
 NEED_IT = ("registry", "monitoring")
 

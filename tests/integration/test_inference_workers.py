@@ -23,7 +23,7 @@ from tests.services import Running
 from tests.testdata import models
 from tests.workers import FOLLOWER, WorkersService, command_of, running_backends, running_workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 ROW = {"x": fp32([[1, 2, 3, 4]])}
 QUICK = {**ROW, "turns": np.array([1])}
 SLOW = {**ROW, "turns": np.array([1_000_000])}

@@ -12,7 +12,7 @@ from tests.postgres import PostgresServer
 from tests.testdata import models
 from tests.workers import WorkersService, running_backends, running_workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 CONNECTIONS = 16
 ROW = {"x": fp32([[1, 2, 3, 4]])}
 

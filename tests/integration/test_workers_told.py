@@ -18,7 +18,7 @@ from tests.services import Running
 from tests.testdata import models
 from tests.workers import WorkersService, running_backends, running_workers
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(180)]
+pytestmark = pytest.mark.slow
 CONNECTIONS = 16
 ROW = fp32([[1, 2, 3, 4]])
 KEY = f"penstock_told_{os.getpid()}"
