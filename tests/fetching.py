@@ -18,14 +18,14 @@ from services.fetcher.settings import FetcherSettings
 from tests import origins
 from tests.origins import Origin
 from tests.postgres import PostgresServer
-from tests.services import running, running_registry
+from tests.services import Running, running, running_registry
 
 
 @dataclass(frozen=True)
 class Place:
     """All that a fetch needs. `root` may be fetched from; `blobs` is where downloads are kept.
 
-    `addresses` are the services', as the settings of the command.
+    `addresses` are the services', as the settings of the command; `settings` the fetcher's.
     """
 
     client: penstock.Client
@@ -35,6 +35,7 @@ class Place:
     database_url: str
     metrics_port: int
     addresses: dict[str, str]
+    settings: FetcherSettings
 
     def end(self, job: pb.FetchJob) -> pb.FetchJob:
         """Wait for a job's end."""
@@ -51,6 +52,12 @@ class Place:
         (found,) = self.blobs.rglob(sha256)
         return found
 
+    @contextmanager
+    def replica(self, **more: Any) -> Iterator[Running]:
+        """Run another fetcher on the same database."""
+        with running(build, self.settings.model_copy(update=more)) as fetcher:
+            yield fetcher
+
     def rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         """Ask the fetcher's database."""
         with psycopg.connect(self.database_url) as connection:
@@ -62,29 +69,26 @@ def fetching(postgres_server: PostgresServer, folder: Path, **more: Any) -> Iter
     """Run them."""
     (folder / "models").mkdir()
     database_url = postgres_server.clone("fetcher")
-    with (
-        running_registry(postgres_server.clone("registry"), folder) as registry,
-        origins.serving() as origin,
-        running(
-            build,
-            FetcherSettings(
-                **{
-                    "port": 0,
-                    "metrics_port": 0,
-                    "database_url": SecretStr(database_url),
-                    "blob_url": f"file://{folder}/downloads",
-                    "registry_address": registry.address,
-                    "fetcher_roots": frozenset({f"file://{folder}/models"}),
-                    "fetcher_allowed_hosts": "127.0.0.1",
-                    "fetcher_backoff_ms": 1,
-                    "poll_interval_ms": 100,
-                    "fetcher_host_burst": 10_000,  # all origins of the tests are one host
-                    **more,
-                }
-            ),
-        ) as fetcher,
-        penstock.Client(registry=registry.address, fetcher=fetcher.address) as client,
-    ):
-        addresses = {"PENSTOCK_REGISTRY_ADDRESS": registry.address, "PENSTOCK_FETCHER_ADDRESS": fetcher.address}
-        root, blobs = folder / "models", folder / "downloads"
-        yield Place(client, origin, root, blobs, database_url, fetcher.metrics_port, addresses)
+    with running_registry(postgres_server.clone("registry"), folder) as registry, origins.serving() as origin:
+        settings = FetcherSettings(
+            **{
+                "port": 0,
+                "metrics_port": 0,
+                "database_url": SecretStr(database_url),
+                "blob_url": f"file://{folder}/downloads",
+                "registry_address": registry.address,
+                "fetcher_roots": frozenset({f"file://{folder}/models"}),
+                "fetcher_allowed_hosts": "127.0.0.1",
+                "fetcher_backoff_ms": 1,
+                "poll_interval_ms": 100,
+                "fetcher_host_burst": 10_000,  # all origins of the tests are one host
+                **more,
+            }
+        )
+        with (
+            running(build, settings) as fetcher,
+            penstock.Client(registry=registry.address, fetcher=fetcher.address) as client,
+        ):
+            addresses = {"PENSTOCK_REGISTRY_ADDRESS": registry.address, "PENSTOCK_FETCHER_ADDRESS": fetcher.address}
+            root, blobs = folder / "models", folder / "downloads"
+            yield Place(client, origin, root, blobs, database_url, fetcher.metrics_port, addresses, settings)
