@@ -6,7 +6,6 @@ import base64
 import json
 import math
 import os
-import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -30,6 +29,7 @@ from services.monitoring.notifications.models import (
 )
 from services.monitoring.notifications.rendering import alerts_document, text_of, title_of, trial_document
 from services.monitoring.settings import MonitoringSettings
+from tests.webhook_page import section, told_types, types_of
 
 NOW = datetime(2026, 11, 21, 19, 0, 0, 123_456, tzinfo=UTC)
 MESSAGE_ID = UUID("019a3f5e-7c00-7abc-8def-0123456789ab")
@@ -89,30 +89,6 @@ def test_the_document_is_what_receivers_were_told() -> None:
             }
         ],
     }
-
-
-PAGE = (Path(__file__).parents[2] / "docs" / "webhooks.md").read_text()
-JSON_TYPES = {str: "string", int: "number", float: "number", bool: "boolean", list: "array", type(None): "null"}
-
-
-def section(title: str) -> str:
-    """Give a part of the page that receivers are written by."""
-    return PAGE.partition(f"{title}\n")[2].partition("\n## ")[0]
-
-
-def told_types(text: str) -> list[dict[str, set[str]]]:
-    """Read the page's tables of fields: the types that each may have."""
-    tables: list[dict[str, set[str]]] = []
-    for line in text.splitlines():
-        if line == "| field | type | what |":
-            tables.append({})
-        elif found := re.match(r"\| `(\w+)` \| ([a-z ]+) \|", line):
-            tables[-1][found[1]] = set(found[2].split(" or "))
-    return tables
-
-
-def types_of(documents: list[dict[str, Any]]) -> dict[str, set[str]]:
-    return {name: {JSON_TYPES[type(each[name])] for each in documents} for name in documents[0]}
 
 
 def test_the_page_for_receivers_says_of_each_field_the_type_that_is_sent() -> None:

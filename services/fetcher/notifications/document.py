@@ -17,6 +17,8 @@ from services.fetcher.models import FetchResult, FetchSpec
 
 VERSION = 1
 MAX_TITLE_CHARS = 200
+MAX_WARNINGS, MAX_WARNING_CHARS = 20, 1_000
+"""A document that is too large would keep its job from ending."""
 
 
 def fetch_document(job: Job, message_id: UUID) -> bytes:
@@ -53,6 +55,7 @@ def _job(job: Job, spec: FetchSpec) -> dict[str, Any]:
         "total_bytes": plan.size_bytes if plan else None,
         "done_bytes": job.progress.done,
         "attempt_count": job.attempt,
+        "schedule_id": str(schedule_id) if (schedule_id := job.payload.get("schedule_id")) else None,
         "created_by": job.created_by,
         "create_time": _time(job.create_time),
         "start_time": _time(job.start_time),
@@ -79,8 +82,12 @@ def _result(result: FetchResult | None) -> dict[str, Any] | None:
         "deployment_number": result.deployment_number,
         "existed": result.existed,
         "downloaded_bytes": result.downloaded_bytes,
-        "warnings": list(result.warnings),
+        "warnings": _warnings(result),
     }
+
+
+def _warnings(result: FetchResult) -> list[str]:
+    return [_cut(warning, MAX_WARNING_CHARS) for warning in result.warnings[:MAX_WARNINGS]]
 
 
 def _what(spec: FetchSpec, result: FetchResult | None) -> str:
@@ -97,7 +104,7 @@ def _text(job: Job, spec: FetchSpec, result: FetchResult | None) -> str:
         lines.append(
             "It was there already." if result.existed else f"{result.downloaded_bytes:,} bytes were downloaded."
         )
-        lines += result.warnings
+        lines += _warnings(result)
     elif job.state is JobState.FAILED:
         lines.append(f"{job.error.reason}: {job.error.message}")
     else:

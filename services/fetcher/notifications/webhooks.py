@@ -58,7 +58,8 @@ class FetchWebhooks:
             return
         message_id = UUID(uuid7())
         document = fetch_document(job, message_id)
-        body = json.dumps({"webhook": asdict(webhook), "document": document.decode()}).encode()
+        said = {"webhook": asdict(webhook), "document": document.decode()}
+        body = json.dumps(said, ensure_ascii=False).encode()
         host = urlsplit(webhook.shown_url).netloc
         self._outbox.put(connection, host, body, ordering_key=str(job.job_id), message_id=message_id)
         self._fetches.told(connection, job.job_id, message_id)
