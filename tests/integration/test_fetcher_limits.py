@@ -168,7 +168,7 @@ def test_fetches_are_listed_in_pages_and_by_what_they_are(server: Server) -> Non
 
 def test_a_key_may_have_so_many_fetches_that_have_not_ended(server: Server) -> None:
     place = server.place(fetcher_worker_enabled=False, fetcher_max_unended=2)
-    url = served(place, "many")
+    url = served(place, "refused")
     first = place.client.fetcher.start("url", url)
     place.client.fetcher.start("url", url)
     with pytest.raises(ResourceExhausted) as refused:
@@ -211,7 +211,15 @@ def test_no_job_of_many_runs_twice_among_four_replicas(server: Server) -> None:
     place = server.place()
     for _ in range(3):
         server.replica(place)
-    url = served(place, "many")
+    held, two_work = list[int](), threading.Event()
+
+    def hold(position: int) -> None:
+        held.append(position)
+        if len(held) > 3:  # as many as one process works on
+            two_work.set()
+        two_work.wait(60)
+
+    url = served(place, "many", hold=hold)
     jobs = [place.client.fetcher.start("url", url) for _ in range(60)]
     ended = [place.end(job) for job in jobs]
     assert {(job.state, job.attempt_count) for job in ended} == {(COMPLETED, 1)}
