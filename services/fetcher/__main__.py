@@ -36,6 +36,8 @@ from services.fetcher.sources.filesystem import FilesystemSource
 from services.fetcher.sources.http import GuardedHttp, HttpLimits
 from services.fetcher.sources.hub import Hub
 from services.fetcher.sources.huggingface import HuggingFaceSource
+from services.fetcher.sources.oci import OciSource
+from services.fetcher.sources.oci_login import AuthFile
 from services.fetcher.sources.s3 import S3Access, S3Source
 from services.fetcher.sources.url import UrlSource
 from services.fetcher.store.downloads import DownloadStore
@@ -169,6 +171,7 @@ def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
         [
             FilesystemSource(settings.fetcher_roots),
             HuggingFaceSource(Hub(http, settings.fetcher_hf_endpoint, settings.fetcher_hf_token)),
+            OciSource(http, AuthFile(settings.fetcher_oci_auth_file), settings.fetcher_oci_plain_hosts),
             S3Source(s3, settings.fetcher_s3_buckets, s3_http),
             UrlSource(http),
         ]

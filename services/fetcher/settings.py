@@ -131,6 +131,13 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     fetcher_s3_buckets: Annotated[frozenset[Bucket], NoDecode, BeforeValidator(_split)] = frozenset()
     """Buckets that the source `s3` may read, each as bucket or bucket/folder, separated by commas. Whoever is an
     operator may read all that lies there and that the key above opens; name none that services keep their blobs in."""
+    fetcher_oci_auth_file: Path | None = None
+    """The credentials for OCI registries, as docker login writes them: {"auths": {"registry.example": {"auth": …}}}, a
+    user and password in base64. `realm_hosts`, a list beside `auth`, names other hosts that may be told them, to give a
+    token. The file is read each time."""
+    fetcher_oci_plain_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_split)] = frozenset()
+    """OCI registries that are spoken to without TLS, as references write them (host:port), separated by commas; they
+    must be among `fetcher_allowed_hosts`."""
     secrets_key_file: Path | None = None
     """What the webhooks of fetches are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
     own (`openssl rand -base64 32`). The first encrypts, all of them decrypt. Without it webhooks with a secret or a
