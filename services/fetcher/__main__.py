@@ -115,7 +115,12 @@ def _workers(
     counters: FetchCounters,
 ) -> JobWorkers:
     part_bytes = S3_PART_BYTES if settings.blob_url.startswith("s3:") else FILE_PART_BYTES
-    limits = DownloadLimits(part_bytes=part_bytes, max_file_bytes=settings.fetcher_max_file_bytes)
+    limits = DownloadLimits(
+        part_bytes=part_bytes,
+        max_file_bytes=settings.fetcher_max_file_bytes,
+        reserve_bytes=settings.fetcher_reserve_bytes,
+        connections=settings.fetcher_connections,
+    )
     client = stack.enter_context(client_of(settings, registry=settings.registry_address))
     work = FetchWork(
         sources,

@@ -156,6 +156,11 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     """The largest file that is fetched."""
     fetcher_max_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 50 * GIBIBYTE
     """The largest model: all its files together."""
+    fetcher_connections: Annotated[int, Field(ge=1, le=32)] = 4
+    """Connections of one fetch at once, over all its files; each further attempt uses half as many. A fetch holds two
+    parts more than these in memory, of 8 MiB each, or 5 where they go into S3."""
+    fetcher_reserve_bytes: Annotated[int, Field(ge=0, le=1024**4)] = 256 * MEBIBYTE
+    """What stays free of the disk where downloads are kept in a folder: a fetch that would use it up is not begun."""
     fetcher_host_requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 20
     """Requests to one host, of all replicas together. One that asks for patience (Retry-After) is left alone so long
     by all of them, an hour at most."""

@@ -128,34 +128,39 @@ class FetchWork:
             raise UnsupportedFramework("the source suggests no name for the model: name it")
         check_framework(plan, FetchTarget.FromString(spec.target))
         if (plan.size_bytes or 0) > self._max_bytes:
-            most = f"{self._max_bytes:,} bytes that PENSTOCK_FETCHER_MAX_BYTES allows"
-            raise FileTooLarge(f"its files have {plan.size_bytes:,} bytes together, more than the {most}")
+            raise _too_many(f"{plan.size_bytes:,}", self._max_bytes)
         with run.holding() as connection:
             self._fetches.plan(connection, run.job.job_id, plan)
             self._fetches.name(connection, run.job.job_id, model, spec.version)
         return plan, model
 
     def _bring(self, run: JobRun, source: Source, plan: Plan) -> dict[str, Download]:
-        downloads: dict[str, Download] = {}
-        done_bytes = reused_bytes = 0
-        for file in plan.files:
-            before = done_bytes
+        """Bring all files, and say how far that is: of bytes twice a second, of files each."""
+        whole: list[Download] = []
+        here_bytes = 0
 
-            def told(here: int, before: int = before) -> None:
-                run.report(Progress(done=before + here, total=plan.size_bytes))
+        def told(here: int) -> None:
+            nonlocal here_bytes
+            here_bytes = here
+            if here > self._max_bytes:
+                raise _too_many(f"at least {here:,}", self._max_bytes)
+            run.report(Progress(done=here, total=plan.size_bytes))
 
-            download = self._downloader.bring(run, source, file, told)
-            downloads[file.path] = download
-            done_bytes += download.size_bytes
-            reused_bytes += download.reused_bytes
+        def done(download: Download) -> None:
+            whole.append(download)
+            reused_bytes = sum(each.reused_bytes for each in whole)
             with run.holding() as connection:
-                self._jobs.report(connection, run.lease, Progress(done=done_bytes, total=plan.size_bytes))
-                self._fetches.file_done(
-                    connection, run.job.job_id, done_files=len(downloads), reused_bytes=reused_bytes
-                )
-        return downloads
+                self._jobs.report(connection, run.lease, Progress(done=here_bytes, total=plan.size_bytes))
+                self._fetches.file_done(connection, run.job.job_id, done_files=len(whole), reused_bytes=reused_bytes)
+
+        return self._downloader.bring(run, source, plan.files, told, done)
 
 
 def _patience_s(job: Job) -> float:
     waited_s = (job.read_time - job.start_time).total_seconds() if job.start_time else 0.0
     return min(MOST_AWAIT_S, max(AWAIT_S, waited_s / 8))
+
+
+def _too_many(said: str, most: int) -> FileTooLarge:
+    allowed = f"{most:,} bytes that PENSTOCK_FETCHER_MAX_BYTES allows"
+    return FileTooLarge(f"its files have {said} bytes together, more than the {allowed}")

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from services.common.blobs.flow import Inflow
+from services.common.blobs.flow import Chunk, Inflow
 from services.common.errors import FailedPrecondition, ResourceExhausted
 
 
@@ -50,7 +50,7 @@ class Spool:
             yield file
 
 
-def _write(file: BinaryIO, chunk: bytes) -> None:
+def _write(file: BinaryIO, chunk: Chunk) -> None:
     with memoryview(chunk) as rest:
         done = 0
         while done < len(rest):

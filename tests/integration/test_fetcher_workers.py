@@ -42,7 +42,9 @@ class Told:
     name: str = "told"
 
     @contextmanager
-    def open(self, _file: RemoteFile, offset: int, _stopping: Stopping) -> Iterator[ToldFlow]:
+    def open(
+        self, _file: RemoteFile, offset: int, _stopping: Stopping, *, end: int | None = None
+    ) -> Iterator[ToldFlow]:
         yield ToldFlow(self, offset if self.offset is None else self.offset)
 
 
@@ -81,7 +83,7 @@ class Bench:
 
     def bring(self, run: JobRun, told: Told, size_bytes: int | None, sha256: str = "") -> str:
         file = RemoteFile("model.onnx", "somewhere", "one", size_bytes, sha256)
-        return self.downloader.bring(run, cast("Source", told), file, lambda _: None).sha256
+        return self.downloader.bring(run, cast("Source", told), [file])[file.path].sha256
 
     def expire_lease(self, run: JobRun) -> None:
         with psycopg.connect(self.url) as connection:

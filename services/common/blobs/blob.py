@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
 
-from services.common.blobs.flow import BlobReader
+from services.common.blobs.flow import BlobReader, Chunk
 from services.common.errors import InvalidArgument
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -51,7 +51,7 @@ class BlobStore(Protocol):
 
     def put(
         self,
-        chunks: Iterable[bytes],
+        chunks: Iterable[Chunk],
         *,
         sha256: str | None = None,
         size_bytes: int | None = None,
@@ -105,6 +105,10 @@ class BlobStore(Protocol):
         A browser saves it as `file_name`. None where the store has no such URLs, or was not told where clients reach
         it. Whether the blob is there is not looked at. Whoever has the URL can read the blob, so it goes into no log.
         """
+        ...
+
+    def free_bytes(self) -> int | None:
+        """Say how many bytes may still be stored; None where nobody knows, as of S3."""
         ...
 
     def check(self) -> None:

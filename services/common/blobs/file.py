@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import BinaryIO, Final, ParamSpec, TypeVar
 
 from services.common.blobs.blob import BeforePublish, Blob, checked_sha256, is_sha256
-from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
+from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, Inflow, check_offset
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 STALE_AFTER_S: Final = 24 * 60 * 60
@@ -45,7 +46,7 @@ class FileBlobStore:
 
     def put(
         self,
-        chunks: Iterable[bytes],
+        chunks: Iterable[Chunk],
         *,
         sha256: str | None = None,
         size_bytes: int | None = None,
@@ -122,6 +123,10 @@ class FileBlobStore:
         checked_sha256(sha256)
         return None
 
+    def free_bytes(self) -> int | None:
+        """What the file system leaves to this user. See `BlobStore.free_bytes`."""
+        return _call(shutil.disk_usage, self._incoming).free
+
     def check(self) -> None:
         """Raise unless the folder is there and can be written to. See `BlobStore.check`."""
         if not _call(self._incoming.is_dir):
@@ -175,7 +180,7 @@ def _fault_of(error: OSError) -> DomainError:
     return Unavailable(f"the blob store can't be reached ({cause})", reason="BLOB_STORE_UNAVAILABLE")
 
 
-def _write(file: BinaryIO, chunk: bytes) -> None:
+def _write(file: BinaryIO, chunk: Chunk) -> None:
     # An unbuffered write may take less than it was given (a disk that fills up does that first).
     with memoryview(chunk) as rest:
         done = 0

@@ -10,6 +10,8 @@ from typing import Final, Self
 from services.common.errors import DataLoss, InvalidArgument, OutOfRange
 
 READ_BYTES: Final = 1024 * 1024
+Chunk = bytes | memoryview
+"""Some bytes that flow in; whoever lends a view of memory may use that again once `put` returns."""
 
 
 class Inflow:
@@ -20,7 +22,7 @@ class Inflow:
     an error holds bytes that are what was declared.
     """
 
-    def __init__(self, chunks: Iterable[bytes], *, sha256: str | None, size_bytes: int | None, max_bytes: int) -> None:
+    def __init__(self, chunks: Iterable[Chunk], *, sha256: str | None, size_bytes: int | None, max_bytes: int) -> None:
         self._chunks = chunks
         self._declared_sha256 = sha256
         self._declared_bytes = size_bytes
@@ -34,7 +36,7 @@ class Inflow:
         """The digest of what has flowed so far."""
         return self._hash.hexdigest()
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __iter__(self) -> Iterator[Chunk]:
         self._check_limit(self._declared_bytes or 0)
         for chunk in self._chunks:
             self.size_bytes += len(chunk)
@@ -52,10 +54,10 @@ class Inflow:
         A full part leaves only when a byte follows it, so `ended` is true when the last part is handed out,
         and by then everything has been checked. An empty upload is one empty part.
         """
-        pieces: list[bytes] = []
+        pieces: list[Chunk] = []
         room = part_bytes
         for chunk in self:
-            rest = chunk
+            rest: Chunk = chunk
             while len(rest) > room:
                 pieces.append(rest[:room])
                 rest = rest[room:]
@@ -159,7 +161,7 @@ def check_offset(offset: int, *, size_bytes: int) -> None:
         raise OutOfRange(message, reason="OFFSET_OUT_OF_RANGE")
 
 
-def _joined(pieces: list[bytes]) -> bytes:
+def _joined(pieces: list[Chunk]) -> bytes:
     """Join the pieces and empty the list, so that a generator's frame holds no part twice while it waits."""
     joined = b"".join(pieces)
     pieces.clear()

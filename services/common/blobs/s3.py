@@ -43,7 +43,7 @@ from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError
 
 from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, checked_sha256, is_sha256
-from services.common.blobs.flow import READ_BYTES, BlobReader, Inflow, check_offset
+from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, Inflow, check_offset
 from services.common.blobs.s3_parts import CHECKED, SentPart, checksum, completion
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
@@ -132,7 +132,7 @@ class S3BlobStore:
 
     def put(
         self,
-        chunks: Iterable[bytes],
+        chunks: Iterable[Chunk],
         *,
         sha256: str | None = None,
         size_bytes: int | None = None,
@@ -224,6 +224,10 @@ class S3BlobStore:
             timedelta(seconds=lifetime_s),
             {"response-content-disposition": disposition},
         )
+
+    def free_bytes(self) -> int | None:
+        """None: S3 does not say. See `BlobStore.free_bytes`."""
+        return None
 
     def check(self) -> None:
         """Ask for the bucket, once and briefly. See `BlobStore.check`."""

@@ -1,7 +1,8 @@
-"""One file from a source into the blob store, in parts: what is safe is never asked for again.
+"""Files from a source into the blob store, in parts: what is safe is never asked for again.
 
-Parts are stored while the next one comes, and noted in their order, so that what is noted has no gaps. The digest of
-the whole is computed as it passes; whoever takes a download over reads the parts that are there once, for it.
+Several files come at once, and several parts of a file where its source gives any range; each part is stored and noted
+by itself. The digest of a whole file is computed in order, from memory where it can be; whoever takes a download over
+reads the parts that are there once, for it.
 """
 
 from __future__ import annotations
@@ -9,23 +10,26 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Self
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 from services.common.blobs import Blob, BlobStore
 from services.common.errors import DataLoss, NotFound
 from services.common.jobs import JobRun
-from services.fetcher.faults import DigestMismatch, FileTooLarge, NetworkError, SourceChanged
+from services.fetcher.downloading.assembly import Assembly
+from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.lines import Lines
+from services.fetcher.downloading.transfer import Sizes, Transfer, part_count, too_large
+from services.fetcher.faults import DigestMismatch, FileTooLarge, SourceChanged, StorageError
 from services.fetcher.models import Download, Part, RemoteFile
 from services.fetcher.sources.source import Source, Stopping
 from services.fetcher.store.downloads import DownloadStore, Taken
 
-STORED_AT_ONCE = 2
-
 Told = Callable[[int], None]
-"""Told how many bytes of the file are here."""
+"""Told how many bytes of all files are here."""
+Done = Callable[[Download], None]
+"""Told of each file that is here whole; by one thread at a time."""
 
 
 class Awaited(Exception):
@@ -34,10 +38,15 @@ class Awaited(Exception):
 
 @dataclass(frozen=True, slots=True)
 class DownloadLimits:
-    """Sizes in bytes: of a part, and of the largest file."""
+    """Sizes in bytes: of a part, of the largest file, and of what is left free where the blob store is a folder.
+
+    `connections`: of one job at once; each further attempt uses half as many, for sources that do not bear more.
+    """
 
     part_bytes: int
     max_file_bytes: int
+    reserve_bytes: int = 0
+    connections: int = 1
 
 
 class Downloader:
@@ -48,179 +57,199 @@ class Downloader:
         self._blobs = blobs
         self._limits = limits
 
-    def bring(self, run: JobRun, source: Source, file: RemoteFile, told: Told) -> Download:
-        """Bring a file, or what lacks of it; gives it whole.
+    def bring(
+        self,
+        run: JobRun,
+        source: Source,
+        files: Sequence[RemoteFile],
+        told: Told = lambda _: None,
+        done: Done = lambda _: None,
+    ) -> dict[str, Download]:
+        """Bring files, or what lacks of them; gives them whole, by their paths, in their order.
+
+        When it returns or raises, no thread of it is left, and all that came whole is noted.
 
         Raises:
-            Awaited: another job brings it.
+            Awaited: another job brings one of them.
             Stopped: the run is to end.
-            DomainError: what the source raises; SourceChanged, DigestMismatch, FileTooLarge.
+            DomainError: what the source raises; SourceChanged, DigestMismatch, FileTooLarge, StorageError.
         """
-        if (file.size_bytes or 0) > self._limits.max_file_bytes:
-            raise self._too_large(file)
-        identity = _identity(source, file)
-        taken = self._downloads.take(run.job.job_id, identity or f"{run.job.job_id} {file.path}", sha256=file.sha256)
+        for file in files:
+            if (file.size_bytes or 0) > self._limits.max_file_bytes:
+                raise too_large(file, self._limits.max_file_bytes)
+        self._check_room(source, files)
+        connections = max(1, self._limits.connections >> max(0, run.job.attempt - 1))
+        with Lines(connections) as lines:
+            ending = Ending(Stopping(run.check, run.on_stop, run.forget, lines.kept))
+            fetch = _Fetch(run, source, lines, ending, told, done, deque(files))
+            at_once = max(1, min(connections, len(files)))
+            with ThreadPoolExecutor(at_once, thread_name_prefix="fetch-file") as pool:
+                for _ in range(at_once):
+                    pool.submit(ending.guarded, lambda: self._bring_some(fetch))
+        if ending.error is not None:
+            raise ending.error
+        run.check()
+        if fetch.awaits:
+            raise Awaited
+        return {file.path: fetch.downloads[file.path] for file in files}
+
+    def lacking_bytes(self, source: Source, files: Sequence[RemoteFile]) -> int | None:
+        """Say how many bytes of files a job would ask for now; None where a size is not known."""
+        here = self._downloads.here({identity_of(source, file) for file in files}, {file.sha256 for file in files})
+        lacking = 0
+        for file in files:
+            if here.is_whole(identity_of(source, file), file.sha256):
+                continue
+            if file.size_bytes is None:
+                return None
+            lacking += max(0, file.size_bytes - here.bytes_of(identity_of(source, file)))
+        return lacking
+
+    def _check_room(self, source: Source, files: Sequence[RemoteFile]) -> None:
+        """See that the blob store has room for what lacks, as far as sizes are known."""
+        free = self._blobs.free_bytes()
+        if free is None:
+            return
+        known = [file for file in files if file.size_bytes is not None]
+        short = (self.lacking_bytes(source, known) or 0) + self._limits.reserve_bytes - free
+        if short > 0:
+            kept = f"{free:,} are free, of which {self._limits.reserve_bytes:,} stay so"
+            raise StorageError(f"the blob store's disk lacks {short:,} bytes: {kept}; free space or enlarge its volume")
+
+    def _bring_some(self, fetch: _Fetch) -> None:
+        """Bring files, one after the other, until none is left or one is awaited."""
+        while (file := fetch.next_file()) is not None:
+            try:
+                fetch.finished(file, self._bring(fetch, file))
+            except Awaited:
+                fetch.await_others()
+
+    def _bring(self, fetch: _Fetch, file: RemoteFile) -> Download:
+        run, job_id = fetch.run, fetch.run.job.job_id
+        identity = identity_of(fetch.source, file)
+        named = identity or f"{job_id} {file.path}"
+        taken = self._downloads.take(job_id, named, sha256=file.sha256, part_bytes=self._limits.part_bytes)
         if taken is None:
             raise Awaited
         if taken.whole is not None and identity:
-            told(taken.whole.size_bytes)
+            fetch.came(taken.whole.size_bytes)
             return taken.whole
-        if taken.parts and not identity:
-            taken = self._anew(run, taken)
-        told(sum(part.size_bytes for part in taken.parts))
+        if taken.parts and not (identity and _fits(taken, file.size_bytes)):
+            # Nothing shows that these are bytes of the file as it is now.
+            with run.holding() as connection:
+                self._downloads.begin_anew(connection, job_id, taken.download_id)
+            taken = Taken(taken.download_id, taken.part_bytes, [], None)
         try:
-            return self._bring(run, source, file, taken, told)
+            return self._assembled(fetch, file, taken, connections=fetch.lines.connections if identity else 1)
         except (SourceChanged, FileTooLarge, DigestMismatch):
             with run.holding() as connection:
-                self._downloads.begin_anew(connection, run.job.job_id, taken.download_id)
+                self._downloads.begin_anew(connection, job_id, taken.download_id)
             raise
 
-    def _chunks(self, run: JobRun, parts: Iterable[Part]) -> Iterator[bytes]:
-        for part in parts:
-            run.check()
-            with self._blobs.open(part.sha256) as reader:
-                yield from reader
-
-    def _anew(self, run: JobRun, taken: Taken) -> Taken:
-        """Let go of bytes that nothing shows to be those of the file as it is now."""
-        with run.holding() as connection:
-            self._downloads.begin_anew(connection, run.job.job_id, taken.download_id)
-        return Taken(taken.download_id, [], None)
-
-    def _bring(self, run: JobRun, source: Source, file: RemoteFile, taken: Taken, told: Told) -> Download:
-        digest, parts = hashlib.sha256(), list(taken.parts)
-        try:
-            for chunk in self._chunks(run, parts):
-                digest.update(chunk)
-        except (DataLoss, NotFound) as error:
-            raise SourceChanged(
-                "what was downloaded before is damaged in the blob store; it is brought anew"
-            ) from error
-        writer = _PartWriter(run, self._downloads, self._blobs, taken, self._limits.part_bytes)
-        begun = sum(part.size_bytes for part in parts)
-        self._check_size(file, begun)
-        if file.size_bytes is None or begun != file.size_bytes or not parts:
-            stopping = Stopping(run.check, run.on_stop, run.forget)
-            with writer, source.open(file, begun, stopping) as flow:
-                position = flow.offset
-                if position > begun:
-                    raise NetworkError(f"{file.path} was sent from byte {position:,} on, and {begun:,} was asked for")
-                for came in flow:
-                    run.check()
-                    chunk = came[max(0, begun - position) :] if position < begun else came
-                    position += len(came)
-                    self._check_size(file, position)
-                    digest.update(chunk)
-                    writer.add(chunk)
-                    told(begun + writer.added_bytes)
-                # What is not all of it is not noted: its last part would stand where others belong.
-                size_bytes = begun + writer.added_bytes
-                if position < begun:
-                    raise SourceChanged(f"{file.path} is shorter than what came of it before; it is begun anew")
-                if file.size_bytes is not None and size_bytes != file.size_bytes:
-                    raise NetworkError(f"{file.path} ended after {size_bytes:,} of {file.size_bytes:,} bytes")
-                self._check_digest(file, digest.hexdigest(), reused=bool(parts))
-                writer.finish()
-        else:
-            self._check_digest(file, digest.hexdigest(), reused=True)
-        whole = Download(taken.download_id, digest.hexdigest(), begun + writer.added_bytes, [*parts, *writer.parts])
-        with run.holding() as connection:
+    def _assembled(self, fetch: _Fetch, file: RemoteFile, taken: Taken, *, connections: int) -> Download:
+        fetch.came(sum(part.size_bytes for part in taken.parts))
+        count = None if file.size_bytes is None else part_count(file.size_bytes, taken.part_bytes)
+        ending = Ending(fetch.ending.stopping)
+        assembly = Assembly(
+            fetch.lines,
+            ending,
+            taken.parts,
+            count,
+            store=lambda number, content: self._stored(fetch.run, taken, number, content),
+            read=self._read,
+        )
+        missing = sorted(set(range(count or 0)) - assembly.parts.keys())
+        sizes = Sizes(taken.part_bytes, self._limits.max_file_bytes)
+        transfer = Transfer(fetch.lines, ending, fetch.source, file, sizes, fetch.came)
+        brings = threading.Thread(
+            target=ending.guarded,
+            args=(lambda: transfer.bring(assembly, missing, connections if file.ranges else 1),),
+            name="fetch-transfer",
+        )
+        digests: list[str] = []
+        with ending.waking(fetch.lines.wake), fetch.lines.holder(assembly):
+            brings.start()
+            ending.guarded(lambda: digests.append(assembly.digest()))
+            brings.join()
+            assembly.settle()
+        if ending.error is not None:
+            raise ending.error
+        fetch.ending.check()
+        (sha256,) = digests
+        _check_digest(file, sha256, reused=bool(taken.parts))
+        parts = [assembly.parts[number] for number in sorted(assembly.parts)]
+        whole = Download(taken.download_id, sha256, sum(part.size_bytes for part in parts), parts)
+        with fetch.run.holding() as connection:
             self._downloads.finish(
-                connection, run.job.job_id, taken.download_id, sha256=whole.sha256, size_bytes=whole.size_bytes
+                connection, fetch.run.job.job_id, taken.download_id, sha256=sha256, size_bytes=whole.size_bytes
             )
         return whole
 
-    def _check_size(self, file: RemoteFile, size_bytes: int) -> None:
-        if size_bytes > self._limits.max_file_bytes:
-            raise self._too_large(file)
-        if file.size_bytes is not None and size_bytes > file.size_bytes:
-            raise SourceChanged(f"{file.path} has more than the {file.size_bytes:,} bytes announced; it is begun anew")
+    def _stored(self, run: JobRun, taken: Taken, number: int, content: memoryview) -> Part:
+        """Store a part, and note it while the lease holds."""
+        run.check()
 
-    def _check_digest(self, file: RemoteFile, sha256: str, *, reused: bool) -> None:
-        """See that the bytes are those announced; those that came before may be others, and are brought anew first."""
-        if not file.sha256 or sha256 == file.sha256:
-            return
-        if reused:
-            raise SourceChanged(f"{file.path} is another than it was when its first bytes came; it is begun anew")
-        raise DigestMismatch(f"{file.path} hashes to {sha256}, and {file.sha256} was announced: do not use it")
-
-    def _too_large(self, file: RemoteFile) -> FileTooLarge:
-        most = self._limits.max_file_bytes
-        return FileTooLarge(f"{file.path} has more than the {most:,} bytes that PENSTOCK_FETCHER_MAX_FILE_BYTES allows")
-
-
-class _PartWriter:
-    """Cuts what comes into parts, stores them a few at once, and notes each as soon as all before it are noted."""
-
-    def __init__(self, run: JobRun, downloads: DownloadStore, blobs: BlobStore, taken: Taken, part_bytes: int) -> None:
-        self._run = run
-        self._downloads = downloads
-        self._blobs = blobs
-        self._download_id = taken.download_id
-        self._part_bytes = part_bytes
-        self._first = len(taken.parts)
-        self._gathered: list[bytes] = []
-        self._gathered_bytes = 0
-        self._begun = 0
-        self._storing: deque[Future[None]] = deque()
-        self._stored: dict[int, Blob] = {}
-        self._lock = threading.Lock()
-        self._pool = ThreadPoolExecutor(STORED_AT_ONCE, thread_name_prefix="fetch-part")
-        self.parts: list[Part] = []
-        self.added_bytes = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Let what is being stored be noted, whatever ended the transfer; what else was gathered is let go."""
-        self._pool.shutdown(cancel_futures=True)
-
-    def add(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        self.added_bytes += len(chunk)
-        while self._gathered_bytes + len(chunk) >= self._part_bytes:
-            room = self._part_bytes - self._gathered_bytes
-            self._gather(chunk[:room])
-            chunk = chunk[room:]
-            self._store()
-        self._gather(chunk)
-
-    def finish(self) -> None:
-        """Store and note all that is left."""
-        if self._gathered_bytes or not (self._first or self._begun):
-            self._store()
-        while self._storing:
-            self._storing.popleft().result()
-
-    def _gather(self, chunk: bytes) -> None:
-        if chunk:
-            self._gathered.append(chunk)
-            self._gathered_bytes += len(chunk)
-
-    def _store(self) -> None:
-        chunks, size_bytes = self._gathered, self._gathered_bytes
-        self._gathered, self._gathered_bytes = [], 0
-        while len(self._storing) >= STORED_AT_ONCE:
-            self._storing.popleft().result()
-        self._storing.append(self._pool.submit(self._put, self._begun, chunks, size_bytes))
-        self._begun += 1
-
-    def _put(self, number: int, chunks: list[bytes], size_bytes: int) -> None:
         def keep(coming: Blob) -> None:
             self._downloads.ledger.keep(coming.sha256)
 
-        blob = self._blobs.put(chunks, size_bytes=size_bytes, max_bytes=size_bytes, before_publish=keep)
+        blob = self._blobs.put([content], size_bytes=len(content), max_bytes=len(content), before_publish=keep)
+        part = Part(number, blob.sha256, blob.size_bytes)
+        with run.holding() as connection:
+            self._downloads.put(connection, run.job.job_id, taken.download_id, part)
+        return part
+
+    def _read(self, part: Part) -> Iterator[bytes]:
+        try:
+            with self._blobs.open(part.sha256) as reader:
+                yield from reader
+        except (DataLoss, NotFound) as error:
+            sentence = "what was downloaded before is damaged in the blob store; it is brought anew"
+            raise SourceChanged(sentence) from error
+
+
+@dataclass(slots=True)
+class _Fetch:
+    """One job's files on their way."""
+
+    run: JobRun
+    source: Source
+    lines: Lines
+    ending: Ending
+    told: Told
+    done: Done
+    waiting: deque[RemoteFile]
+    downloads: dict[str, Download] = field(default_factory=dict)
+    awaits: bool = False
+    _here_bytes: int = 0
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def next_file(self) -> RemoteFile | None:
+        """Give the next file; None where there is none, or all of it is over."""
+        self.ending.check()
         with self._lock:
-            self._stored[number] = blob
-            while (ready := self._stored.pop(len(self.parts), None)) is not None:
-                part = Part(self._first + len(self.parts), ready.sha256, ready.size_bytes)
-                with self._run.holding() as connection:
-                    self._downloads.put(connection, self._run.job.job_id, self._download_id, part)
-                self.parts.append(part)
+            return self.waiting.popleft() if self.waiting else None
+
+    def await_others(self) -> None:
+        """Begin no further file: another job brings one of them."""
+        with self._lock:
+            self.awaits = True
+            self.waiting.clear()
+
+    def came(self, size_bytes: int) -> None:
+        """Count bytes that are here, or that are not after all."""
+        with self._lock:
+            self._here_bytes += size_bytes
+            here_bytes = self._here_bytes
+        self.told(here_bytes)
+
+    def finished(self, file: RemoteFile, download: Download) -> None:
+        """Keep a file that is here whole, and say so."""
+        with self._lock:
+            self.downloads[file.path] = download
+            self.done(download)
 
 
-def _identity(source: Source, file: RemoteFile) -> str:
+def identity_of(source: Source, file: RemoteFile) -> str:
     """Say by what the same file is known again: where it lies, and what changes with its bytes.
 
     '' where the source says neither tag nor digest: then nothing shows that bytes which came before are still the
@@ -230,3 +259,21 @@ def _identity(source: Source, file: RemoteFile) -> str:
         return ""
     known = f"{source.name}\n{file.locator}\n{file.tag}\n{file.size_bytes}\n{file.sha256}"
     return hashlib.sha256(known.encode()).hexdigest()
+
+
+def _fits(taken: Taken, size_bytes: int | None) -> bool:
+    """Whether all parts are where and as large as parts of such a file must be."""
+    most = taken.part_bytes
+    wanted = {
+        part.number: most if size_bytes is None else min(most, size_bytes - part.number * most) for part in taken.parts
+    }
+    return all(part.size_bytes == wanted[part.number] for part in taken.parts)
+
+
+def _check_digest(file: RemoteFile, sha256: str, *, reused: bool) -> None:
+    """See that the bytes are those announced; those that came before may be others, and are brought anew first."""
+    if not file.sha256 or sha256 == file.sha256:
+        return
+    if reused:
+        raise SourceChanged(f"{file.path} is another than it was when its first bytes came; it is begun anew")
+    raise DigestMismatch(f"{file.path} hashes to {sha256}, and {file.sha256} was announced: do not use it")

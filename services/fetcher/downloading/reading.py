@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import io
 from bisect import bisect_right
+from collections import OrderedDict
 from itertools import accumulate
+from typing import Final
 
-from services.common.blobs import BlobReader, BlobStore
+from services.common.blobs import BlobStore
 from services.common.errors import DataLoss, NotFound
 from services.fetcher.models import Download
+
+MOST_PARTS: Final = 3
+"""Parts in memory at once: whoever sends a large file reads it in two places."""
 
 
 class DownloadDamaged(DataLoss):
@@ -20,7 +25,11 @@ class DownloadDamaged(DataLoss):
 
 
 class DownloadReader(io.RawIOBase):
-    """The bytes of a download, from anywhere in it. One thread reads at a time."""
+    """The bytes of a download, from anywhere in it. One thread reads at a time.
+
+    A part is read in whole and verified before any byte of it is given, wherever the reading begins; it stays in
+    memory until its last byte has been read, or three others were wanted since.
+    """
 
     def __init__(self, blobs: BlobStore, download: Download) -> None:
         super().__init__()
@@ -28,8 +37,7 @@ class DownloadReader(io.RawIOBase):
         self._download = download
         self._starts = [0, *accumulate(part.size_bytes for part in download.parts)]
         self._position = 0
-        self._reader: BlobReader | None = None
-        self._rest = b""
+        self._parts: OrderedDict[int, bytearray] = OrderedDict()
 
     def readable(self) -> bool:
         """Yes."""
@@ -46,9 +54,7 @@ class DownloadReader(io.RawIOBase):
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Go to a byte."""
         start = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._download.size_bytes}[whence]
-        if start + offset != self._position:
-            self._let_go()
-            self._position = start + offset
+        self._position = start + offset
         return self._position
 
     def read(self, size: int = -1) -> bytes:
@@ -58,42 +64,43 @@ class DownloadReader(io.RawIOBase):
             DownloadDamaged: a part is gone, or not what it was.
             DomainError: what else `BlobStore.open` and its reader raise.
         """
+        rest = max(0, self._download.size_bytes - self._position)
+        left = rest if size is None or size < 0 else min(size, rest)
         pieces: list[bytes] = []
-        left = self._download.size_bytes - self._position if size is None or size < 0 else size
-        while left > 0 and (piece := self._piece()):
-            pieces.append(piece[:left])
-            self._rest = piece[left:]
+        while left > 0:
+            number = bisect_right(self._starts, self._position) - 1
+            begin = self._position - self._starts[number]
+            with memoryview(self._part(number)) as part:
+                pieces.append(bytes(part[begin : begin + left]))
             self._position += len(pieces[-1])
             left -= len(pieces[-1])
-        return b"".join(pieces)
+            if self._position == self._starts[number + 1]:
+                del self._parts[number]
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     def close(self) -> None:
-        """Let go of the part that is open."""
-        self._let_go()
+        """Let go of the parts in memory."""
+        self._parts.clear()
         super().close()
 
-    def _piece(self) -> bytes:
-        if self._rest:
-            return self._rest
-        if self._position >= self._download.size_bytes:
-            return b""
-        number = bisect_right(self._starts, self._position) - 1
+    def _part(self, number: int) -> bytearray:
+        """Give a part, verified."""
+        if number not in self._parts:
+            while len(self._parts) >= MOST_PARTS:
+                self._parts.popitem(last=False)
+            self._parts[number] = self._verified(number)
+        self._parts.move_to_end(number)
+        return self._parts[number]
+
+    def _verified(self, number: int) -> bytearray:
+        part = self._download.parts[number]
+        content = bytearray()
         try:
-            if self._reader is None:
-                part = self._download.parts[number]
-                self._reader = self._blobs.open(part.sha256, offset=self._position - self._starts[number])
-            piece = next(self._reader, b"")
-            if not piece or self._position + len(piece) >= self._starts[number + 1]:
-                next(self._reader, b"")  # only who asks for more than there is hears that it was damaged
-                self._reader = None
+            with self._blobs.open(part.sha256) as reader:
+                for chunk in reader:
+                    content += chunk
         except (DataLoss, NotFound) as error:
             raise DownloadDamaged(self._download) from error
-        if not piece:
+        if len(content) != part.size_bytes:
             raise DownloadDamaged(self._download)
-        return piece
-
-    def _let_go(self) -> None:
-        self._rest = b""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
+        return content

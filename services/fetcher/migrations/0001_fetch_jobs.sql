@@ -78,6 +78,7 @@ CREATE TABLE fetcher.downloads (
     download_id uuid        NOT NULL,
     identity    text        NOT NULL,                                      -- where the bytes lie, and what changes with them
     job_id      uuid,                                                      -- who brings it
+    part_bytes  bigint      NOT NULL,                                      -- of each part but the last
     sha256      text        NOT NULL DEFAULT '',                           -- once it is whole and checked
     size_bytes  bigint      NOT NULL DEFAULT 0,                            -- likewise
     use_time    timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -87,7 +88,7 @@ CREATE TABLE fetcher.downloads (
 CREATE INDEX downloads_use ON fetcher.downloads (use_time);
 CREATE INDEX downloads_sha256 ON fetcher.downloads (sha256, use_time) WHERE sha256 <> '';
 
--- Their bytes, in order and without gaps, each in a blob.
+-- Their bytes, each in a blob: part n begins at n times part_bytes. Until the download is whole, any may lack.
 CREATE TABLE fetcher.download_parts (
     download_id uuid    NOT NULL,
     part_number integer NOT NULL,

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import LiteralString
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, LiteralString
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -14,15 +16,18 @@ from services.common.postgres import Database
 from services.fetcher.models import Download, Part
 
 _ADD = """
-INSERT INTO fetcher.downloads (download_id, identity) VALUES (%(download_id)s, %(identity)s)
+INSERT INTO fetcher.downloads (download_id, identity, part_bytes)
+VALUES (%(download_id)s, %(identity)s, %(part_bytes)s)
 ON CONFLICT (identity) DO UPDATE SET use_time = clock_timestamp()
 """
 # Whoever brought it before has ended, or lost its lease, where its job does not run any more.
 _TAKE = """
-UPDATE fetcher.downloads downloads SET job_id = %(job_id)s
+UPDATE fetcher.downloads downloads SET job_id = %(job_id)s, part_bytes = CASE WHEN EXISTS (
+    SELECT FROM fetcher.download_parts parts WHERE parts.download_id = downloads.download_id)
+    THEN part_bytes ELSE %(part_bytes)s END
 WHERE identity = %(identity)s AND (job_id IS NULL OR job_id = %(job_id)s OR sha256 <> '' OR NOT EXISTS (
     SELECT FROM fetcher.fetch_jobs jobs WHERE jobs.job_id = downloads.job_id AND state = 'RUNNING'))
-RETURNING download_id, sha256, size_bytes
+RETURNING download_id, part_bytes, sha256, size_bytes
 """
 # The same bytes, wherever they came from: only what is whole and was hashed can be another's.
 _TAKE_WHOLE = """
@@ -30,11 +35,18 @@ UPDATE fetcher.downloads SET use_time = clock_timestamp()
 WHERE sha256 = %(sha256)s AND download_id = (
     SELECT download_id FROM fetcher.downloads WHERE sha256 = %(sha256)s AND sha256 <> ''
     ORDER BY use_time DESC LIMIT 1)
-RETURNING download_id, sha256, size_bytes
+RETURNING download_id, part_bytes, sha256, size_bytes
 """
 _PARTS = """
 SELECT part_number AS number, sha256, size_bytes, job_id = %(job_id)s AS own FROM fetcher.download_parts
 WHERE download_id = %(download_id)s ORDER BY part_number
+"""
+_HERE = """
+SELECT identity, sha256, (
+    SELECT coalesce(sum(parts.size_bytes), 0)::bigint FROM fetcher.download_parts parts
+    WHERE parts.download_id = downloads.download_id) AS here_bytes
+FROM fetcher.downloads downloads
+WHERE identity = ANY(%(identities)s) OR (sha256 <> '' AND sha256 = ANY(%(digests)s))
 """
 _HOLDS = """
 SELECT FROM fetcher.downloads WHERE download_id = %(download_id)s AND job_id = %(job_id)s AND sha256 = '' FOR UPDATE
@@ -62,13 +74,37 @@ WHERE use_time <= clock_timestamp() - make_interval(secs => %(kept_s)s) AND NOT 
 UNNAMED: LiteralString = "NOT EXISTS (SELECT FROM fetcher.download_parts WHERE sha256 = blobs.sha256)"
 
 
+@dataclass(frozen=True, slots=True)
 class Taken:
-    """A download that this job may bring: its parts so far, or `whole` where it is here already."""
+    """A download that this job may bring: its parts so far, or `whole` where it is here already.
 
-    def __init__(self, download_id: UUID, parts: list[Part], whole: Download | None) -> None:
-        self.download_id = download_id
-        self.parts = parts
-        self.whole = whole
+    `part_bytes`: of each of its parts but the last; part n begins at n times that. Any of them may lack.
+    """
+
+    download_id: UUID
+    part_bytes: int
+    parts: list[Part]
+    whole: Download | None
+
+
+class Here:
+    """What is here of files, as one look found it."""
+
+    def __init__(self, rows: Iterable[DictRow]) -> None:
+        self._bytes: dict[str, int] = {}
+        self._whole: set[str] = set()
+        for row in rows:
+            self._bytes[row["identity"]] = row["here_bytes"]
+            if row["sha256"]:
+                self._whole |= {row["identity"], row["sha256"]}
+
+    def is_whole(self, identity: str, sha256: str) -> bool:
+        """Whether a file is here whole, by its identity or its digest; '' names none."""
+        return identity in self._whole or sha256 in self._whole
+
+    def bytes_of(self, identity: str) -> int:
+        """Say how many bytes of a file are here."""
+        return self._bytes.get(identity, 0)
 
 
 class DownloadStore:
@@ -78,12 +114,20 @@ class DownloadStore:
         self._database = database
         self.ledger = BlobLedger(database, "fetcher", UNNAMED)
 
-    def take(self, job_id: UUID, identity: str, *, sha256: str = "") -> Taken | None:
+    def here(self, identities: Iterable[str], digests: Iterable[str]) -> Here:
+        """Look at what is here of files, by their identities and digests; '' names none. Nothing is taken."""
+        values = {"identities": list(filter(None, identities)), "digests": list(filter(None, digests))}
+        with self._database.transaction() as connection:
+            return Here(connection.execute(_HERE, values).fetchall())
+
+    def take(self, job_id: UUID, identity: str, *, part_bytes: int, sha256: str = "") -> Taken | None:
         """Take a download for a job, and hold its blobs; None while another brings it.
 
-        `sha256`: where it is known, any download that is whole and has this digest will do.
+        `part_bytes`: of the parts to come; where there are some, theirs stays. `sha256`: where it is known, any
+        download that is whole and has this digest will do.
         """
-        values = {"job_id": job_id, "identity": identity, "sha256": sha256, "download_id": UUID(uuid7())}
+        values: dict[str, Any] = {"job_id": job_id, "identity": identity, "sha256": sha256, "part_bytes": part_bytes}
+        values["download_id"] = UUID(uuid7())
         with self._database.transaction() as connection:
             if sha256 and (row := connection.execute(_TAKE_WHOLE, values).fetchone()) is not None:
                 taken = self._held(connection, job_id, row)
@@ -138,9 +182,9 @@ class DownloadStore:
         if not all(self.ledger.touch(connection, part.sha256) for part in parts):
             connection.execute(_CLEAR, {"download_id": download_id})
             connection.execute(_GONE, {"download_id": download_id})
-            return Taken(download_id, [], None)
+            return Taken(download_id, row["part_bytes"], [], None)
         whole = Download(download_id, row["sha256"], row["size_bytes"], parts) if row["sha256"] else None
-        return Taken(download_id, parts, whole)
+        return Taken(download_id, row["part_bytes"], parts, whole)
 
 
 def _lost(job_id: UUID, download_id: UUID) -> LeaseLost:

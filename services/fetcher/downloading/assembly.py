@@ -1,0 +1,144 @@
+"""One file, put together of parts that come in any order: each is stored as it comes, the whole is hashed in order."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+
+from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.lines import Lines
+from services.fetcher.models import Part
+
+Store = Callable[[int, memoryview], Part]
+"""Stores a part of this number and notes it; the bytes are another's once it returns."""
+Read = Callable[[Part], Iterable[bytes]]
+"""Gives the bytes of a part that is stored."""
+
+
+@dataclass(slots=True)
+class _Held:
+    """A part in memory, which goes once it is both stored and hashed."""
+
+    buffer: bytearray
+    size_bytes: int
+    hashing: bool = False
+    hashed: bool = False
+
+
+class Assembly:
+    """The parts of one file. `count`: how many it has, None while nobody knows.
+
+    A part stays in memory until it is stored and hashed. Where memory runs out while the digest waits for a part that
+    is late, others that are stored make room, and are read again when the digest comes to them.
+    """
+
+    def __init__(
+        self, lines: Lines, ending: Ending, parts: Iterable[Part], count: int | None, *, store: Store, read: Read
+    ) -> None:
+        self._lines = lines
+        self._ending = ending
+        self._store = store
+        self._read = read
+        self._held: dict[int, _Held] = {}
+        self._storing: list[Future[None]] = []
+        self._awaited: int | None = None
+        self.parts = {part.number: part for part in parts}
+        self.count = count
+
+    def add(self, number: int, buffer: bytearray, size_bytes: int) -> None:
+        """Take a part that has come, in memory that `Lines.take` gave."""
+        with self._lines.changed:
+            self._held[number] = _Held(buffer, size_bytes)
+            self._lines.changed.notify_all()
+        work = self._lines.pool.submit(self._ending.guarded, lambda: self._keep(number, buffer, size_bytes))
+        self._storing.append(work)
+
+    def end(self, count: int) -> None:
+        """Say how many parts there are."""
+        with self._lines.changed:
+            self.count = count
+            self._lines.changed.notify_all()
+
+    def has(self, number: int) -> bool:
+        """Whether a part is here, stored or not yet."""
+        with self._lines.changed:
+            return number in self.parts or number in self._held
+
+    def first_missing(self) -> int | None:
+        """Find where to go on; None where all is here."""
+        with self._lines.changed:
+            number = 0
+            while number in self.parts or number in self._held:
+                number += 1
+            return None if number == self.count else number
+
+    def next_noted(self, after: int) -> int | None:
+        """Find the next part that is stored; None where there is none."""
+        with self._lines.changed:
+            return min((number for number in self.parts if number > after), default=None)
+
+    def digest(self) -> str:
+        """Hash all of it, in order, as it comes; gives the SHA-256 in hex.
+
+        Raises:
+            Ended: a transfer of it has failed.
+            DataLoss, NotFound: a part that was stored is damaged.
+        """
+        digest, number = hashlib.sha256(), 0
+        while self._comes(number):
+            held = self._held.get(number)
+            if held is not None:
+                digest.update(memoryview(held.buffer)[: held.size_bytes])
+                with self._lines.changed:
+                    held.hashed = True
+                    self._let_go(number)
+            else:
+                for chunk in self._read(self.parts[number]):
+                    self._ending.check()
+                    digest.update(chunk)
+            number += 1
+        return digest.hexdigest()
+
+    def settle(self) -> None:
+        """Wait until what was being stored is stored and noted, or has failed; then nothing of it is in memory."""
+        wait(self._storing)
+        with self._lines.changed:
+            while self._held:
+                _, held = self._held.popitem()
+                self._lines.give_back(held.buffer)
+
+    def give_way(self) -> bytearray | None:
+        """See `GivesWay`: the last part goes first, for the digest comes to it last."""
+        if self._awaited is None or self._awaited in self._held or self._awaited in self.parts:
+            return None
+        for number in sorted(self._held, reverse=True):
+            if number in self.parts and not self._held[number].hashing:
+                return self._held.pop(number).buffer
+        return None
+
+    def _comes(self, number: int) -> bool:
+        """Wait for a part to hash; False where the file has ended before it."""
+        with self._lines.changed:
+            self._awaited = number
+            self._lines.wait(
+                lambda: number in self._held or number in self.parts or number == self.count, self._ending.stopping
+            )
+            self._awaited = None
+            if number in self._held:
+                self._held[number].hashing = True
+            return number != self.count
+
+    def _keep(self, number: int, buffer: bytearray, size_bytes: int) -> None:
+        part = self._store(number, memoryview(buffer)[:size_bytes])
+        with self._lines.changed:
+            self.parts[number] = part
+            self._let_go(number)
+            self._lines.changed.notify_all()
+
+    def _let_go(self, number: int) -> None:
+        held = self._held.get(number)
+        if held is not None and held.hashed and number in self.parts:
+            del self._held[number]
+            self._lines.give_back(held.buffer)

@@ -1,0 +1,206 @@
+"""One file on its way over several connections, or over one where its source knows no ranges."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from services.fetcher.downloading.assembly import Assembly
+from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.lines import Lines
+from services.fetcher.faults import FileTooLarge, NetworkError, RateLimited, SourceChanged
+from services.fetcher.models import RemoteFile
+from services.fetcher.sources.source import Flow, Source, Stopping
+
+Told = Callable[[int], None]
+"""Told how many bytes more are here; fewer, where some were for nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """In bytes: of a part, and of the largest file."""
+
+    part_bytes: int
+    max_file_bytes: int
+
+
+class Transfer:
+    """Brings what lacks of a file into an `Assembly`."""
+
+    def __init__(
+        self, lines: Lines, ending: Ending, source: Source, file: RemoteFile, sizes: Sizes, told: Told
+    ) -> None:
+        self._lines = lines
+        self._ending = ending
+        self._source = source
+        self._file = file
+        self._sizes = sizes
+        self._told = told
+        self._waiting: deque[int] = deque()
+        self._up = 0
+        self._ignores_ranges = False
+
+    def bring(self, assembly: Assembly, missing: Sequence[int], connections: int) -> None:
+        """Bring all parts that are missing: several at once where any range can be had, else from the first on."""
+        if connections > 1 and len(missing) > 1 and self._brought_at_once(assembly, missing, connections):
+            return
+        while (first := assembly.first_missing()) is not None:
+            self._stream(assembly, first, assembly.next_noted(first), self._ending)
+
+    def _brought_at_once(self, assembly: Assembly, missing: Sequence[int], connections: int) -> bool:
+        """Have each connection bring the first part that nobody brings, until none is left.
+
+        False where the source knows no ranges, other than it said.
+        """
+        self._waiting.extend(missing)
+        self._up = min(connections, len(missing))
+        group = Ending(self._ending.stopping)
+        with group.waking(self._lines.wake), ThreadPoolExecutor(self._up, thread_name_prefix="fetch-line") as pool:
+            for _ in range(self._up):
+                pool.submit(group.guarded, lambda: self._bring_some(assembly, group))
+        if group.error is not None:
+            raise group.error
+        self._ending.check()
+        return not self._ignores_ranges
+
+    def _bring_some(self, assembly: Assembly, group: Ending) -> None:
+        """Bring parts by one connection. When the source has no patience for it, it stands down if another is up."""
+        while (number := self._next()) is not None:
+            try:
+                knows_ranges = self._stream(assembly, number, number + 1, group)
+            except RateLimited:
+                if not self._stands_down(number):
+                    raise
+                return
+            if not knows_ranges:
+                self._ignores_ranges = True
+                group.stop()
+                return
+        self._stands_down()
+
+    def _next(self) -> int | None:
+        with self._lines.changed:
+            return self._waiting.popleft() if self._waiting else None
+
+    def _stands_down(self, number: int | None = None) -> bool:
+        """Leave the rest, and a part that was not brought, to other connections; False where there is none."""
+        with self._lines.changed:
+            self._up -= 1
+            if number is not None:
+                self._waiting.appendleft(number)
+            return self._up > 0
+
+    def _stream(self, assembly: Assembly, first: int, stop: int | None, ending: Ending) -> bool:
+        """Bring the parts from one up to before another (None: to the file's end) by one request.
+
+        False where all of the file would come instead, which only who is alone lets come.
+        """
+        stopping, alone = ending.stopping, ending is self._ending
+        begun = first * self._sizes.part_bytes
+        end = None if stop is None else stop * self._sizes.part_bytes
+        if end is not None and self._file.size_bytes is not None:
+            end = min(end, self._file.size_bytes)
+        with self._lines.connection(stopping), self._source.open(self._file, begun, stopping, end=end) as flow:
+            if flow.offset > begun:
+                sentence = f"{self._file.path} was sent from byte {flow.offset:,} on, and {begun:,} was asked for"
+                raise NetworkError(sentence)
+            if flow.offset < begun and not alone:
+                return False
+            filling = _Filling(self._lines, assembly, stopping, self._sizes.part_bytes, self._file.size_bytes)
+            try:
+                self._fill(filling, flow, begun, end if flow.offset == begun else None)
+            finally:
+                self._told(-filling.let_go())
+        return True
+
+    def _fill(self, filling: _Filling, flow: Flow, begun: int, end: int | None) -> None:
+        position = flow.offset
+        for came in flow:
+            self._ending.check()
+            chunk = memoryview(came)[max(0, begun - position) :]
+            self._check_size(position + len(came), end)
+            filling.add(max(begun, position), chunk, self._told)
+            position += len(came)
+        file = self._file
+        if position < begun:
+            raise SourceChanged(f"{file.path} is shorter than what came of it before; it is begun anew")
+        wanted = file.size_bytes if end is None else end
+        if wanted is not None and position != wanted:
+            raise NetworkError(f"{file.path} ended after {position:,} of {wanted:,} bytes")
+        # Only now: what is not all of it is not stored, for its last part would stand where others belong.
+        filling.end(position)
+
+    def _check_size(self, size_bytes: int, end: int | None) -> None:
+        """See that no more came than may, of the file and of what was asked for."""
+        file, most = self._file, self._sizes.max_file_bytes
+        if size_bytes > most:
+            raise too_large(file, most)
+        if file.size_bytes is not None and size_bytes > file.size_bytes:
+            raise SourceChanged(f"{file.path} has more than the {file.size_bytes:,} bytes announced; it is begun anew")
+        if end is not None and size_bytes > end:
+            raise NetworkError(f"{file.path} was sent beyond byte {end:,}, up to which it was asked for")
+
+
+class _Filling:
+    """Cuts what comes into parts, each in memory of its own; those that are here already are passed over."""
+
+    def __init__(
+        self, lines: Lines, assembly: Assembly, stopping: Stopping, part_bytes: int, size_bytes: int | None
+    ) -> None:
+        self._lines = lines
+        self._assembly = assembly
+        self._stopping = stopping
+        self._part_bytes = part_bytes
+        self._buffer_bytes = part_bytes if size_bytes is None else max(1, min(part_bytes, size_bytes))
+        self._buffer: bytearray | None = None
+        self._filled = 0
+
+    def add(self, position: int, chunk: memoryview, told: Told) -> None:
+        """Take bytes that begin at a position of the file."""
+        while chunk:
+            number, begin = divmod(position, self._part_bytes)
+            piece = chunk[: self._part_bytes - begin]
+            if begin == 0 and not self._assembly.has(number):
+                self._buffer = self._lines.take(self._buffer_bytes, self._stopping)
+            if self._buffer is not None:
+                self._buffer[begin : begin + len(piece)] = piece
+                self._filled = begin + len(piece)
+                told(len(piece))
+                if self._filled == self._part_bytes:
+                    self._hand_over(number)
+            position += len(piece)
+            chunk = chunk[len(piece) :]
+
+    def end(self, size_bytes: int) -> None:
+        """Hand over what is left: what came ends at this byte, and so does the file, unless it was known before."""
+        if size_bytes == 0:
+            self._buffer = self._lines.take(self._buffer_bytes, self._stopping)
+        if self._buffer is not None:
+            self._hand_over(size_bytes // self._part_bytes)
+        if self._assembly.count is None:
+            self._assembly.end(part_count(size_bytes, self._part_bytes))
+
+    def let_go(self) -> int:
+        """Give back the memory of a part that is not all here; gives how many bytes of it had come."""
+        buffer, filled, self._buffer, self._filled = self._buffer, self._filled, None, 0
+        if buffer is None:
+            return 0
+        self._lines.give_back(buffer)
+        return filled
+
+    def _hand_over(self, number: int) -> None:
+        buffer, filled, self._buffer, self._filled = self._buffer, self._filled, None, 0
+        if buffer is not None:
+            self._assembly.add(number, buffer, filled)
+
+
+def part_count(size_bytes: int, part_bytes: int) -> int:
+    """Say how many parts a file has; an empty one has one."""
+    return max(1, -(-size_bytes // part_bytes))
+
+
+def too_large(file: RemoteFile, most: int) -> FileTooLarge:
+    """Say that a file is larger than allowed."""
+    return FileTooLarge(f"{file.path} has more than the {most:,} bytes that PENSTOCK_FETCHER_MAX_FILE_BYTES allows")
