@@ -92,7 +92,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_broke(place: Place, monkeyp
     job = place.end(place.client.fetcher.start("url", url, model="large", framework="onnx"))
     ranges = [headers["Range"] for path, headers in place.origin.asked if path == "/large.bin"][1:]
     begins = sorted(int(asked[6:].partition("-")[0]) // (8 * 1024 * 1024) for asked in ranges)
-    assert set(begins) == {0, 1, 2} and max(map(begins.count, begins)) == 2, "parts of 8 MiB, one of which broke off"
+    assert (set(begins), max(map(begins.count, begins))) == ({0, 1, 2}, 2), "parts of 8 MiB, one of which broke off"
     assert job.attempt_count == 2
     assert job.error.reason == "REGISTRATION_REFUSED"
     assert job.progress.done_bytes == len(content + padding)
