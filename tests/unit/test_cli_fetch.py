@@ -1,0 +1,294 @@
+"""`penstock fetch` against a scripted fetcher: what is asked, what is shown, and what to do next."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.text import Text
+
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.api.fetcher.v1 import sources_pb2
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.cli import fetch_advice
+from penstock.cli.__main__ import run
+from penstock.cli.fetch_advice import Ways, help_for, next_step
+from penstock.cli.fetch_progress import follow
+from penstock.cli.output import Output
+from services.fetcher.faults import RETRYABLE
+from services.fetcher.settings import FetcherSettings
+from tests.sdk import ScriptedServer, answer, scripted_server, stream
+
+ID = "01934a1e-7c00-7000-8000-000000000001"
+GIBIBYTE = 1024**3
+LONG = f"https://example.org/{'a-rather-long-folder/' * 8}weights.onnx"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[ScriptedServer]:
+    with scripted_server() as server:
+        monkeypatch.setenv("PENSTOCK_FETCHER_ADDRESS", server.address)
+        monkeypatch.delenv("PENSTOCK_TOKEN", raising=False)
+        monkeypatch.chdir(tmp_path)
+        yield server
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """Let rich believe in a terminal of 80 columns; tests set others."""
+    for name in ("NO_COLOR", "CI"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"FORCE_COLOR": "1", "TERM": "xterm-256color", "COLUMNS": "80"}.items():
+        monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+def job_in(state: str, reason: str = "", *, source: str = "url", **more: Any) -> pb.FetchJob:
+    job = pb.FetchJob(id=ID, state=pb.FetchJobState.Value(f"FETCH_JOB_STATE_{state}"), max_attempts=3, **more)
+    job.source.source, job.source.reference = source, job.source.reference or "https://example.org/m.onnx"
+    job.create_time.GetCurrentTime()
+    if reason:
+        job.error.reason, job.error.message = reason, "it went wrong."
+    if state in ("COMPLETED", "FAILED", "CANCELLED"):
+        job.end_time.GetCurrentTime()
+    return job
+
+
+def found_in(*names: str) -> sources_pb2.InspectSourceResponse:
+    found = sources_pb2.InspectSourceResponse(
+        source=sources_pb2.SourceReference(source="huggingface", reference="org/Mini LM"),
+        resolved_revision="7" * 40, framework=registry.FRAMEWORK_TRANSFORMERS, licence="apache-2.0",
+        suggested_model="mini-lm", download_size_bytes=90 * 1024**2, warnings=["notes.bin is left out"],
+        metadata=registry.Metadata(task_type="feature-extraction", output_dimensions=384, tags=["bert", "en"]),
+    )  # fmt: skip
+    found.metadata.fields.update({"pooling": "mean"})
+    for number, name in enumerate(names):
+        variant = found.variants.add(name=name, precision="fp16", is_default=number == 0)
+        variant.files.add(path=f"onnx/{name}.onnx", size_bytes=number, sha256="a" * 64)
+        variant.files.add(path="日本語/unbekannt.txt")
+    return found
+
+
+def printed(capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int = 0) -> tuple[str, str]:
+    capsys.readouterr()
+    assert run(["fetch", *arguments]) == exit_code
+    said = capsys.readouterr()
+    return Text.from_ansi(said.out).plain, Text.from_ansi(said.err).plain
+
+
+def test_what_lies_at_a_source_is_shown_with_its_variants_and_the_command_that_fetches_it(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("InspectSource", answer(found_in("default", "quantized")))
+    out, err = printed(capsys, "inspect", "huggingface", "org/Mini LM", "--sha256", "a" * 64)
+    for fact in ("transformers", "feature-extraction", "384", "bert, en", "pooling=mean", "apache-2.0", "mini-lm"):
+        assert fact in out
+    assert re.search(r"to download +90.0 MiB, 2 files", out)
+    assert re.search(r"^default +fp16 +2 +unknown +default$", out, re.MULTILINE)
+    assert re.search(r"^onnx/default.onnx +0 B +a+$", out, re.MULTILINE), "nothing is a size, too"
+    assert re.search(r"^日本語/unbekannt.txt +unknown", out, re.MULTILINE)
+    assert "warning: notes.bin is left out" in err
+    assert "penstock fetch start huggingface 'org/Mini LM' --name mini-lm" in err
+    (request,) = server.calls["InspectSource"]
+    assert request.source.sha256 == "a" * 64
+
+
+def test_the_files_shown_are_those_of_the_variant_that_was_asked_for(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = found_in("default", "quantized")
+    found.source.variant = "quantized"
+    server.on("InspectSource", answer(found))
+    out, err = printed(capsys, "inspect", "huggingface", "org/m", "--variant", "quantized")
+    assert "onnx/quantized.onnx" in out
+    assert "onnx/default.onnx" not in out
+    assert "--variant quantized --name mini-lm" in err
+    assert server.calls["InspectSource"][0].source.variant == "quantized"
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_what_is_shown_fits_the_terminal(
+    server: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], width: int
+) -> None:
+    terminal.setenv("COLUMNS", str(width))
+    names = [f"variant-{number}-{'x' * 4 * number}" for number in range(20)]
+    server.on("InspectSource", answer(found_in(*names)))
+    huge = pb.FetchProgress(done_bytes=1, total_bytes=1000 * 1024**4)
+    jobs = [
+        job_in("DOWNLOADING", source="s3", progress=huge, cancel_requested=True),
+        job_in("FAILED", "UNSUPPORTED_FRAMEWORK", target=pb.FetchTarget(model="m" * 128, version="v" * 128)),
+        job_in("COMPLETED", progress=pb.FetchProgress(total_bytes=0)),
+    ]
+    jobs[1].source.reference = LONG
+    jobs[2].source.reference = "s3://bücket/日本語のモデル/モデル.onnx"
+    server.on("ListFetchJobs", answer(pb.ListFetchJobsResponse(jobs=jobs)))
+    server.on("GetFetchJob", answer(pb.GetFetchJobResponse(job=jobs[1])))
+    for arguments in (["inspect", "huggingface", LONG], ["list"], ["get", ID]):
+        out, err = printed(capsys, *arguments)
+        widths = {Text(line).cell_len for line in (out + err).splitlines()}
+        assert max(widths) <= width, out
+        assert "cancelling" in out or arguments != ["list"]
+        assert "0% of 1000.0 TiB" in out or arguments != ["list"]
+
+
+def test_a_start_says_all_that_was_asked_for_and_no_secret_stands_on_the_line(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("CreateFetchJob", answer(pb.CreateFetchJobResponse(job=job_in("QUEUED"))))
+    Path("hook.key").write_text("a-secret-of-sixteen\n")
+    monkeypatch.setenv("HOOK", "https://hooks.example.org/secret/path")
+    _, err = printed(
+        capsys, "start", "url", "https://example.org/m.onnx", "--name", "m", "--version", "v7", "--variant", "q4",
+        "--revision", "main", "--sha256", "b" * 64, "--framework", "onnx", "--stage", "candidate", "--at", "2h",
+        "--webhook-env", "HOOK", "--webhook-secret-file", "hook.key", "--label", "team=growth",
+    )  # fmt: skip
+    (asked,) = server.calls["CreateFetchJob"]
+    assert (asked.source.revision, asked.source.variant, asked.source.sha256) == ("main", "q4", "b" * 64)
+    assert (asked.target.model, asked.target.version, dict(asked.target.labels)) == ("m", "v7", {"team": "growth"})
+    assert (asked.target.framework, asked.target.stage) == (registry.FRAMEWORK_ONNX, registry.STAGE_CANDIDATE)
+    assert asked.webhook == pb.FetchWebhook(url="https://hooks.example.org/secret/path", secret="a-secret-of-sixteen")
+    due = asked.due_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
+    assert timedelta(hours=1) < due <= timedelta(hours=2)
+    assert f"penstock fetch watch {ID}" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--webhook", "https://a.example", "--webhook-env", "HOOK"], "give one of --webhook, --webhook-file"),
+        (["--webhook-secret-env", "HOOK"], "give --webhook, too"),
+        (["--webhook", "https://a.example", "--webhook-secret-env", "UNSET"], "UNSET is not set"),
+        (["--at", "soon"], "'soon' is no time"),
+        (["--stage", "live"], "'live' is not one of"),
+        (["--varaint", "q4"], "--variant"),
+    ],
+)
+def test_what_is_written_wrongly_is_refused_before_anything_is_asked(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    arguments: list[str], sentence: str,
+) -> None:  # fmt: skip
+    monkeypatch.setenv("HOOK", "https://hooks.example.org/secret/path")
+    monkeypatch.setenv("COLUMNS", "200")
+    _, err = printed(capsys, "start", "url", "https://example.org/m.onnx", *arguments, exit_code=2)
+    assert sentence in err
+    assert server.calls == {}
+
+
+@pytest.mark.parametrize("option", ["--state", "--status", "-s"])
+def test_fetches_are_listed_by_state_model_and_source(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    server.on("ListFetchJobs", answer(pb.ListFetchJobsResponse(jobs=[job_in("FAILED", "NETWORK_ERROR")])))
+    out, _ = printed(capsys, "list", option, "failed", "--name", "m", "--source", "url")
+    (asked,) = server.calls["ListFetchJobs"]
+    assert (list(asked.states), asked.model, asked.source) == ([pb.FETCH_JOB_STATE_FAILED], "m", "url")
+    assert re.search(rf"{ID} +failed .+ NETWORK_ERROR +url", out)
+
+
+def going() -> list[pb.FetchJob]:
+    """Give a fetch as it goes on: queued, downloading, broken off, tried again, done."""
+    jobs = [job_in("QUEUED")]
+    for count in (1, 2, 3):
+        progress = pb.FetchProgress(
+            done_bytes=count * GIBIBYTE, total_bytes=4 * GIBIBYTE, bytes_per_second=38 * 1024**2, remaining_ms=99_000,
+            done_files=1, total_files=12,
+        )  # fmt: skip
+        jobs.append(job_in("DOWNLOADING", progress=progress, attempt_count=1))
+    broken = job_in("PENDING", "NETWORK_ERROR", progress=jobs[-1].progress, attempt_count=1)
+    broken.error.retry_time.FromDatetime(datetime.now(UTC) + timedelta(seconds=5))
+    done = job_in("COMPLETED", attempt_count=2, result=pb.FetchResult(model="m", version="v1"))
+    return [*jobs, broken, done]
+
+
+def test_where_nobody_watches_lines_say_how_far_it_is_and_what_it_waits_for(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("WatchFetchJob", stream(*(pb.WatchFetchJobResponse(job=job) for job in going())))
+    out, err = printed(capsys, "watch", ID)
+    lines = [line.removeprefix(f"{ID}: ") for line in err.splitlines()]
+    assert lines[:3] == [
+        "queued, waits for a worker",
+        "downloading, 1.0 GiB of 4.0 GiB, 38.0 MiB/s, 1m 39s left, 1 of 12 files",
+        "downloading, 2.0 GiB of 4.0 GiB, 38.0 MiB/s, 1m 39s left, 1 of 12 files",
+    ]
+    assert re.fullmatch(r"pending, .*waits to be tried again at [\d:]+, it went wrong\. \[NETWORK_ERROR\]", lines[4])
+    assert lines[-1] == "to predict with it: penstock predict m --version v1"
+    assert out.startswith(f"{ID}  completed")
+
+
+def test_on_a_terminal_a_bar_has_the_bytes_the_speed_and_the_time_left(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    watched = going()[:4]
+    assert follow(Output(as_json=False, no_color=True), watched, title="mini v1") == watched[-1]
+    (line,) = {line.strip() for line in Text.from_ansi(capsys.readouterr().err).plain.splitlines() if "3.0" in line}
+    assert re.fullmatch(r"mini v1 downloading \S+ 3.0 GiB of 4.0 GiB 38.0 MiB/s 1m 39s left", line)
+
+
+def test_watching_gives_programs_a_document_a_line(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("WatchFetchJob", stream(*(pb.WatchFetchJobResponse(job=job) for job in going())))
+    out, err = printed(capsys, "watch", ID, "--json")
+    assert [json.loads(line)["state"] for line in out.splitlines()] == [
+        "queued", "downloading", "downloading", "downloading", "pending", "completed",
+    ]  # fmt: skip
+    assert err == ""
+
+
+def test_a_fetch_that_failed_ends_its_watching_with_1_and_what_helps(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("WatchFetchJob", stream(pb.WatchFetchJobResponse(job=job_in("FAILED", "RATE_LIMITED"))))
+    _, err = printed(capsys, "watch", ID, exit_code=1)
+    assert f"what helps: wait until the source has had its rest; then `penstock fetch retry {ID}`" in err
+    assert err.splitlines()[-1].endswith("is failed: it went wrong [RATE_LIMITED]")
+    printed(capsys, "watch", ID, "--json", exit_code=1)
+
+
+def test_who_stops_watching_is_told_that_the_fetch_goes_on(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupt(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    server.on("WatchFetchJob", stream(pb.WatchFetchJobResponse(job=job_in("QUEUED"))))
+    monkeypatch.setattr("penstock.cli.fetch_progress.follow", interrupt)
+    _, err = printed(capsys, "watch", ID, exit_code=130)
+    assert f"it goes on; to see it again: penstock fetch watch {ID}; to end it: penstock fetch cancel {ID}" in err
+    assert "CancelFetchJob" not in server.calls
+
+
+def test_every_reason_has_its_help_and_every_setting_that_it_names_exists() -> None:
+    said = (Path(pb.__file__).parents[7] / "protos/penstock/api/fetcher/v1/fetch_jobs.proto").read_text()
+    (comment,) = re.findall(r"// A stable reason\.(.*?)string reason", said, re.DOTALL)
+    reasons = set(re.findall(r"\b[A-Z]{2,}_[A-Z_]+\b|SECURITY|UNAUTHORIZED", comment))
+    by_itself = {reason for reason in RETRYABLE if reason.startswith(("DATABASE", "LOCK", "TRANSACTION"))}
+    assert reasons - by_itself == set(fetch_advice._BY_REASON)
+    settings = {f"PENSTOCK_{name.upper()}" for name in FetcherSettings.model_fields}
+    sources = ("url", "filesystem", "huggingface", "s3", "oci")
+    for reason in reasons:
+        for source in sources:
+            advice = help_for(reason, sources_pb2.SourceReference(source=source, reference="r"), Ways(again="AGAIN"))
+            assert set(re.findall(r"PENSTOCK_[A-Z_]+", advice)) <= settings, advice
+            assert not re.search(r"[{}]", advice)
+
+
+@pytest.mark.parametrize(
+    ("job", "said"),
+    [
+        (job_in("QUEUED"), "penstock fetch watch"),
+        (job_in("PENDING", "NETWORK_ERROR"), "it is tried again by itself"),
+        (job_in("COMPLETED", result=pb.FetchResult(model="m", version="v1")), "penstock predict m --version v1"),
+        (job_in("CANCELLED"), f"penstock fetch retry {ID}"),
+        (job_in("FAILED", "SECURITY"), "PENSTOCK_FETCHER_ALLOWED_HOSTS"),
+        (job_in("FAILED", "SECURITY", source="filesystem"), "PENSTOCK_FETCHER_ROOTS"),
+        (job_in("FAILED", "UNSUPPORTED_FRAMEWORK"), "penstock fetch inspect url https://example.org/m.onnx"),
+        (job_in("FAILED", "DATABASE_UNAVAILABLE"), f"penstock fetch retry {ID}"),
+    ],
+)
+def test_the_next_thing_to_do_is_said_of_every_state(job: pb.FetchJob, said: str) -> None:
+    assert said in next_step(job)
