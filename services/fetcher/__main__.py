@@ -96,7 +96,7 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         retention=timedelta(days=settings.fetcher_retention_days),
         lease_s=settings.fetcher_lease_ms / 1000,
     )
-    does = Fetches(jobs, fetches, sources, webhooks, news, limits)
+    does = Fetches(jobs, fetches, downloads, sources, webhooks, news, limits)
     parts = Parts(database, jobs, fetches, sources, webhooks)
     schedules, schedule_checks = open_schedules(settings, parts, stack)
     checks += schedule_checks

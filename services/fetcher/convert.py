@@ -184,8 +184,8 @@ def source_proto(source: Source) -> sources_pb2.Source:
     )
 
 
-def found_proto(said: Reference, found: Found) -> sources_pb2.InspectSourceResponse:
-    """Write what lies at a source."""
+def found_proto(said: Reference, found: Found, lacking_bytes: int | None) -> sources_pb2.InspectSourceResponse:
+    """Write what lies at a source, and how many bytes of it are not here."""
     plan = found.plan
     variants = found.variants or (Variant("default", plan.files),)
     return sources_pb2.InspectSourceResponse(
@@ -196,7 +196,7 @@ def found_proto(said: Reference, found: Found) -> sources_pb2.InspectSourceRespo
         metadata=ParseDict(dict(plan.metadata), registry.Metadata()),
         licence=found.licence,
         suggested_model=found.suggested_model,
-        download_size_bytes=plan.size_bytes,
+        download_size_bytes=lacking_bytes,
         warnings=found.warnings,
     )
 

@@ -17,10 +17,12 @@ from services.common.jobs.news import JobNews
 from services.common.keys import Principal
 from services.common.outbox import Delivery
 from services.common.outbox.webhooks import Webhook
+from services.fetcher.downloading.lacking import lacking_bytes
 from services.fetcher.models import FetchSpec, Reference
 from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Found, Source, Stopping
+from services.fetcher.store.downloads import DownloadStore
 from services.fetcher.store.fetches import FetchStore
 
 WATCH_SILENCE_S = 15.0
@@ -67,6 +69,7 @@ class Fetches:
         self,
         jobs: JobStore,
         fetches: FetchStore,
+        downloads: DownloadStore,
         sources: Sources,
         webhooks: FetchWebhooks,
         news: JobNews,
@@ -74,6 +77,7 @@ class Fetches:
     ) -> None:
         self._jobs = jobs
         self._fetches = fetches
+        self._downloads = downloads
         self._sources = sources
         self._webhooks = webhooks
         self._news = news
@@ -169,11 +173,11 @@ class Fetches:
         """List the sources."""
         return self._sources.all()
 
-    def inspect(self, reference: Reference, stopping: Stopping) -> Found:
-        """Look at what a reference names."""
+    def inspect(self, reference: Reference, stopping: Stopping) -> tuple[Found, int | None]:
+        """Look at what a reference names, and how many bytes of it would be downloaded now; None: nobody knows."""
         source = self._sources.of(reference)
         found = source.find(reference, stopping)
         if reference.sha256 and len(found.plan.files) == 1:
             only = replace(found.plan.files[0], sha256=reference.sha256)
-            return replace(found, plan=replace(found.plan, files=(only,)))
-        return found
+            found = replace(found, plan=replace(found.plan, files=(only,)))
+        return found, lacking_bytes(self._downloads, source, found.plan.files)

@@ -7,7 +7,6 @@ reads the parts that are there once, for it.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ from services.common.errors import DataLoss, NotFound
 from services.common.jobs import JobRun
 from services.fetcher.downloading.assembly import Assembly
 from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.lacking import identity_of, lacking_bytes
 from services.fetcher.downloading.lines import Lines
 from services.fetcher.downloading.transfer import Sizes, Transfer, part_count, too_large
 from services.fetcher.faults import DigestMismatch, FileTooLarge, SourceChanged, StorageError
@@ -93,25 +93,13 @@ class Downloader:
             raise Awaited
         return {file.path: fetch.downloads[file.path] for file in files}
 
-    def lacking_bytes(self, source: Source, files: Sequence[RemoteFile]) -> int | None:
-        """Say how many bytes of files a job would ask for now; None where a size is not known."""
-        here = self._downloads.here({identity_of(source, file) for file in files}, {file.sha256 for file in files})
-        lacking = 0
-        for file in files:
-            if here.is_whole(identity_of(source, file), file.sha256):
-                continue
-            if file.size_bytes is None:
-                return None
-            lacking += max(0, file.size_bytes - here.bytes_of(identity_of(source, file)))
-        return lacking
-
     def _check_room(self, source: Source, files: Sequence[RemoteFile]) -> None:
         """See that the blob store has room for what lacks, as far as sizes are known."""
         free = self._blobs.free_bytes()
         if free is None:
             return
         known = [file for file in files if file.size_bytes is not None]
-        short = (self.lacking_bytes(source, known) or 0) + self._limits.reserve_bytes - free
+        short = (lacking_bytes(self._downloads, source, known) or 0) + self._limits.reserve_bytes - free
         if short > 0:
             kept = f"{free:,} are free, of which {self._limits.reserve_bytes:,} stay so"
             raise StorageError(f"the blob store's disk lacks {short:,} bytes: {kept}; free space or enlarge its volume")
@@ -247,18 +235,6 @@ class _Fetch:
         with self._lock:
             self.downloads[file.path] = download
             self.done(download)
-
-
-def identity_of(source: Source, file: RemoteFile) -> str:
-    """Say by what the same file is known again: where it lies, and what changes with its bytes.
-
-    '' where the source says neither tag nor digest: then nothing shows that bytes which came before are still the
-    file's. Parts are never another source's: only the whole of a file shows that they are its bytes.
-    """
-    if not file.sha256 and not file.tag:
-        return ""
-    known = f"{source.name}\n{file.locator}\n{file.tag}\n{file.size_bytes}\n{file.sha256}"
-    return hashlib.sha256(known.encode()).hexdigest()
 
 
 def _fits(taken: Taken, size_bytes: int | None) -> bool:

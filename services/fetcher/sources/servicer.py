@@ -36,7 +36,7 @@ class SourceServicer(SourceServiceServicer):
     ) -> pb.InspectSourceResponse:
         """Look at what a reference names."""
         reference = convert.reference(request.source)
-        return convert.found_proto(reference, self._do.inspect(reference, _stopping(context)))
+        return convert.found_proto(reference, *self._do.inspect(reference, _stopping(context)))
 
 
 def _stopping(context: grpc.ServicerContext) -> Stopping:
