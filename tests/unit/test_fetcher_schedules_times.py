@@ -36,7 +36,7 @@ def due(cron: str, time_zone: str, after: str, count: int) -> list[str]:
         ("30 6 * * mon-fri", "UTC", "2026-11-20T12:00:00+00:00", ["11-23 06:30", "11-24 06:30"]),
         ("0 0 L * *", "UTC", "2027-01-31T12:00:00+00:00", ["02-28 00:00", "03-31 00:00"]),
         ("0 0 29 2 *", "UTC", "2026-11-22T00:00:00+00:00", ["02-29 00:00", "02-29 00:00"]),
-        ("0 0 13 * fri", "UTC", "2026-11-22T00:00:00+00:00", ["11-27 00:00", "12-04 00:00", "12-11 00:00", "12-13 00:00"]),
+        ("0 0 13 * fri", "UTC", "2026-12-10T00:00:00+00:00", ["12-11 00:00", "12-13 00:00"]),
         ("0 0 */2 * fri", "UTC", "2026-11-22T00:00:00+00:00", ["11-27 00:00", "12-11 00:00"]),
     ],
     ids=["daily", "in a zone", "working days", "last day", "leap years", "either day", "both days"],
@@ -127,7 +127,11 @@ def test_an_expression_is_refused_in_words_or_understood(cron: str) -> None:
     try:
         check_cron(cron)
     except InvalidArgument as refused:
-        assert refused.reason in ("INVALID_CRON", "TOO_OFTEN", "NEVER_DUE")
+        reason = refused.reason
+    else:
+        reason = ""
+    if reason:
+        assert reason in ("INVALID_CRON", "TOO_OFTEN", "NEVER_DUE")
         return
     after = datetime(2026, 10, 24, 22, tzinfo=UTC)
     following = next_time(cron, BERLIN, after)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 from datetime import datetime
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as jobs
@@ -36,7 +35,7 @@ def new_schedule(request: pb.CreateFetchScheduleRequest) -> tuple[NewSchedule, W
     said.CopyFrom(request)
     said.webhook.ClearField("secret")  # what is kept of it must not help to guess it
     new = NewSchedule(
-        spec=replace(fetch.spec, version=target.version),
+        spec=fetch.spec,
         priority=fetch.priority,
         max_attempts=fetch.max_attempts,
         when=_when(request),
