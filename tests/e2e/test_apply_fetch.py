@@ -170,7 +170,7 @@ def test_what_is_registered_and_is_another_stops_everything(
         ("{fetch: url, reference: https://10.0.0.7/m.onnx}", "PENSTOCK_FETCHER_ALLOWED_HOSTS"),
         ("{fetch: filesystem, reference: /etc/passwd}", "PENSTOCK_FETCHER_ROOTS"),
         ("{fetch: url, reference: MISSING}", "answered 404"),
-        ("{fetch: ulr, reference: https://example.org/m.onnx}", "there is "),
+        ("{fetch: ulr, reference: https://example.org/m.onnx}", "did you mean url?"),
         ("{fetch: url, reference: https://example.org/m.onnx, revision: main}", "a URL has none"),
     ],
 )

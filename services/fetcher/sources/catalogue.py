@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.fetcher.models import Reference
@@ -29,7 +30,9 @@ class Sources:
         """
         source = self._by_name.get(reference.source)
         if source is None:
-            sentence = f"got {reference.source[:80]!r}; there is {', '.join(sorted(self._by_name))}"
+            near = get_close_matches(reference.source[:80].lower(), self._by_name, n=1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            sentence = f"got {reference.source[:80]!r}; there is {', '.join(sorted(self._by_name))}{meant}"
             raise InvalidArgument.field("source.source", sentence, reason="UNKNOWN_SOURCE")
         if source.disabled_reason:
             raise FailedPrecondition(source.disabled_reason, reason="SOURCE_DISABLED")

@@ -32,6 +32,14 @@ _BY_REASON: Final = {
 _BY_SOURCE: Final = {
     ("SECURITY", "filesystem"): "an administrator names the folder in PENSTOCK_FETCHER_ROOTS where the fetcher runs; "
     "then {anew}",
+    ("SECURITY", "s3"): "an administrator names the bucket in PENSTOCK_FETCHER_S3_BUCKETS where the fetcher runs; "
+    "then {anew}",
+    ("UNAUTHORIZED", "huggingface"): "an administrator sets PENSTOCK_FETCHER_HF_TOKEN where the fetcher runs, to a "
+    "token of somebody who may read it and has accepted its licence; then {again}",
+    ("UNAUTHORIZED", "s3"): "an administrator sets PENSTOCK_FETCHER_S3_ACCESS_KEY and PENSTOCK_FETCHER_S3_SECRET_KEY "
+    "where the fetcher runs, to a key that may read it; then {again}",
+    ("UNAUTHORIZED", "oci"): "an administrator names the registry's user and password in the file of "
+    "PENSTOCK_FETCHER_OCI_AUTH_FILE where the fetcher runs; then {again}",
 }
 """Where a source has advice of its own."""
 
