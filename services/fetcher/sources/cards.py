@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
 MAX_TAGS: Final = 64
-MAX_TAG_CHARS: Final = 64
-MAX_WORD_CHARS: Final = 128
+MAX_TAG_BYTES: Final = 64
+MAX_WORD_BYTES: Final = 128
 MAX_WORDS: Final = 16
 MAX_COUNT: Final = 2**20
 """Of dimensions, of tokens: more is a way to say that there is no bound."""
@@ -169,7 +169,7 @@ def _is_count(value: object) -> TypeGuard[int]:
 
 def _tags(info: ModelInfo) -> list[str]:
     """Give the tags, the licence's first; those of regions say where the Hub keeps it."""
-    said = dict.fromkeys(_word(tag, MAX_TAG_CHARS) for tag in info.tags or ())
+    said = dict.fromkeys(_word(tag, MAX_TAG_BYTES) for tag in info.tags or ())
     kept = [tag for tag in said if tag and not tag.startswith("region:")]
     return sorted(kept, key=lambda tag: not tag.startswith("license:"))[:MAX_TAGS]
 
@@ -179,6 +179,8 @@ def _words(value: object) -> list[str]:
     return [word for each in said[:MAX_WORDS] if (word := _word(each))]
 
 
-def _word(value: object, most: int = MAX_WORD_CHARS) -> str:
+def _word(value: object, most: int = MAX_WORD_BYTES) -> str:
     """Give a text if it is one, short and printable; else ''."""
-    return value.strip() if isinstance(value, str) and len(value) <= most and value.isprintable() else ""
+    if not isinstance(value, str) or len(value) > most or not value.isprintable():
+        return ""
+    return value.strip() if len(value.encode()) <= most else ""

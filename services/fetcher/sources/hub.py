@@ -32,6 +32,7 @@ MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
 TOKEN_SETTING: Final = "PENSTOCK_FETCHER_HF_TOKEN"  # noqa: S105 - a setting's name
 _JUDGED: Final = frozenset({401, 403, 404, 429})
 """Statuses that say more on the Hub than elsewhere."""
+_ONWARD: Final = frozenset({301, 302, 303, 307, 308})
 _SAID: Final = ("id", "sha", "private", "gated", "disabled", "pipeline_tag", "library_name")
 _CARD: Final = ("license", "license_name", "language", "base_model", "datasets", "pipeline_tag")
 
@@ -90,17 +91,31 @@ class Hub:
         """Say whose file a URL is."""
         return url.removeprefix(f"{self.endpoint}/").partition("/resolve/")[0]
 
+    def check_access(self, url: str, stopping: Stopping, *, repository: str) -> None:
+        """See that a file would be given, which the description of a gated repository does not say.
+
+        Raises:
+            Unauthorized: it would not; and what `get` raises.
+        """
+        # A redirect says that it would be. What it leads to is signed for GET, and would refuse HEAD.
+        with self._http.get(url, self._headers(url), stopping, method="HEAD", judged=_JUDGED | _ONWARD) as answer:
+            if answer.status in _JUDGED:
+                raise self._refusal(answer, repository, "")
+
     @contextmanager
     def get(
         self, url: str, headers: Mapping[str, str], stopping: Stopping, *, repository: str, revision: str = ""
     ) -> Iterator[Answer]:
         """Ask for a URL with the token; see `GuardedHttp.get`. What is refused is said in the Hub's terms."""
-        if self._token is not None and _origin(url) == _origin(self.endpoint):
-            headers = {**headers, "Authorization": f"Bearer {self._token.get_secret_value()}"}
-        with self._http.get(url, headers, stopping, judged=_JUDGED) as answer:
+        with self._http.get(url, {**headers, **self._headers(url)}, stopping, judged=_JUDGED) as answer:
             if answer.status in _JUDGED:
                 raise self._refusal(answer, repository, revision)
             yield answer
+
+    def _headers(self, url: str) -> dict[str, str]:
+        if self._token is None or _origin(url) != _origin(self.endpoint):
+            return {}
+        return {"Authorization": f"Bearer {self._token.get_secret_value()}"}
 
     def _refusal(self, answer: Answer, repository: str, revision: str) -> DomainError:
         status, code = answer.status, answer.headers.get("X-Error-Code", "")

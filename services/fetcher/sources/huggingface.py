@@ -81,6 +81,8 @@ class HuggingFaceSource:
         chosen = layout.form(reference.variant)
         _check(chosen, layout.root, place.repository)
         remote = {path: self._remote(place.repository, info.sha or "", files[path]) for path in files}
+        if info.gated:
+            self._hub.check_access(remote[chosen.main].locator, stopping, repository=place.repository)
         texts, unread = self._texts(place.repository, layout, remote, stopping)
         page = f"{self._hub.endpoint}/{place.repository}"
         card = card_of(info, texts, framework=layout.framework, page=page)
