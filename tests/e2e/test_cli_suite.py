@@ -55,8 +55,8 @@ def terminal(tmp_path: Path) -> Iterator[Terminal]:
 
 
 def eventually(read: Any) -> Any:
-    """Ask until there is an answer, for half a minute at most."""
-    deadline = time.monotonic() + 30
+    """Ask until there is an answer."""
+    deadline = time.monotonic() + DEADLINE_S
     while not (found := read()):
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.1)
