@@ -27,7 +27,7 @@ from services.fetcher.store.fetches import FetchStore
 
 pytestmark = pytest.mark.slow
 CloneDatabase = Callable[[str], str]
-HOURLY = When(cron="0 * * * *")
+RARELY = When(cron="0 3 29 2 *")
 
 
 @dataclass
@@ -63,7 +63,7 @@ class Bench:
     turning: Turning
     told: Told = field(default_factory=Told)
 
-    def schedule(self, when: When = HOURLY, *, auto_update: bool = False) -> Schedule:
+    def schedule(self, when: When = RARELY, *, auto_update: bool = False) -> Schedule:
         spec = FetchSpec(Reference("told", "x"), b"", model="model")
         new = NewSchedule(spec, 5, 3, when, auto_update, request_id="", body_sha256="")
         with self.store.transaction() as connection:
@@ -133,7 +133,7 @@ def test_a_time_makes_one_job_and_times_that_passed_meanwhile_none(bench: Bench)
     assert bench.made() == [job_id_of(schedule.schedule_id, due)]
     assert (after.last_time, after.last_job_id) == (due, bench.made()[0])
     assert after.next_time is not None
-    assert timedelta(0) < after.next_time - after.read_time <= timedelta(hours=1)
+    assert after.next_time > after.read_time
     job = bench.jobs.get(bench.made()[0])
     assert (job.created_by, job.limit_key, job.payload["schedule_id"]) == ("tests", "host", schedule.schedule_id)
     assert (job.priority, job.max_attempts, job.hard_limit_ms) == (5, 3, 60_000)
@@ -358,7 +358,7 @@ def test_an_expression_of_another_release_is_tried_again_later_and_stops_nobody(
 def test_it_is_known_how_long_it_is_until_the_next_time(bench: Bench) -> None:
     assert bench.store.next_s() == float("inf")
     schedule = bench.schedule(auto_update=True)
-    assert 0 < bench.store.next_s() <= 3_600
+    assert 0 < bench.store.next_s() < float("inf")
     bench.come_due(schedule)
     assert bench.store.next_s() <= 0
     assert isinstance(bench.turning.turn(looks=True), Look)
