@@ -66,11 +66,13 @@ class Ending:
             callback()
 
     def guarded(self, work: Callable[[], None]) -> None:
-        """Do some of it in a thread; what it raises ends the rest, and the first such error is kept in `error`."""
+        """Do some of it in a thread; what it raises ends the rest, and is kept in `error` unless all was over before:
+        who is ended stumbles over that.
+        """
         try:
             work()
         except BaseException as error:  # noqa: BLE001 - whoever waits for all of it raises it again
             with self._lock:
-                if self.error is None and not isinstance(error, Ended):
+                if not self._over and not isinstance(error, Ended):
                     self.error = error
             self.stop()

@@ -110,15 +110,19 @@ class Transfer:
                 return False
             filling = _Filling(self._lines, assembly, stopping, self._sizes.part_bytes, self._file.size_bytes)
             try:
-                self._fill(filling, flow, begun, end if flow.offset == begun else None)
+                return self._filled(filling, flow, begun, end if flow.offset == begun else None, alone=alone)
             finally:
                 self._told(-filling.let_go())
-        return True
 
-    def _fill(self, filling: _Filling, flow: Flow, begun: int, end: int | None) -> None:
+    def _filled(self, filling: _Filling, flow: Flow, begun: int, end: int | None, *, alone: bool) -> bool:
         position = flow.offset
         for came in flow:
             self._ending.check()
+            if begun == 0 and end is not None and position + len(came) > end:
+                # Of the file's begin nothing but its length tells a part from the whole.
+                if not alone:
+                    return False
+                end = None
             chunk = memoryview(came)[max(0, begun - position) :]
             self._check_size(position + len(came), end)
             filling.add(max(begun, position), chunk, self._told)
@@ -131,6 +135,7 @@ class Transfer:
             raise NetworkError(f"{file.path} ended after {position:,} of {wanted:,} bytes")
         # Only now: what is not all of it is not stored, for its last part would stand where others belong.
         filling.end(position)
+        return True
 
     def _check_size(self, size_bytes: int, end: int | None) -> None:
         """See that no more came than may, of the file and of what was asked for."""
