@@ -116,7 +116,8 @@ class Logins:
                 break
             said = self._answer(repository, challenge, stopping)
         self._forget(repository)
-        raise Unauthorized(f"{repository.host} does not give {repository.name} to those credentials; see {SETTING}")
+        given = f"{repository.host} does not give {repository.name} to this service"
+        raise Unauthorized(f"{given}; see what the file of {SETTING} has for it")
 
     def _recalled(self, repository: Repository) -> str:
         with self._lock:
