@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from services.fetcher.sources import hub as asked_hub
 from services.fetcher.sources.http import GuardedHttp, HttpLimits
 from services.fetcher.sources.hub import Hub
 from services.fetcher.sources.huggingface import HuggingFaceSource
+from services.fetcher.sources.kept import KeptConnections
 from services.fetcher.sources.source import Found, Stopping
 from tests import hub
 from tests.origins import answering
@@ -330,3 +332,17 @@ print("huggingface_hub" in sys.modules)
     assert done.stdout.split() == (["mit", "True"] if loaded else ["False"])
     assert not any("Authorization" in headers for _, headers in server.asked[asked:])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signed_url_that_has_run_out_is_asked_for_anew(server: hub.Hub) -> None:
+    """A transfer of hours outlives the CDN's URLs: that the CDN refuses says nothing of what the Hub would give."""
+    publish(server, "org/long")
+    found = look(server, "org/long", server.token)
+    with closing(KeptConnections()) as kept:
+        for begin in (0, 100):
+            with source(server.url, server.token).open(found.plan.files[0], begin, Stopping(kept=kept)) as flow:
+                assert (flow.offset, b"".join(flow)) == (begin, GRAPH[begin:])
+            path = server.signed_path("org/long", found.plan.files[0].sha256)
+            server.cdn.files[path].failures.append((403, {}))
+        asked = server.paths().count(f"/org/long/resolve/{found.plan.revision}/onnx/model.onnx")
+    assert asked == 2

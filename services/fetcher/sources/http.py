@@ -137,7 +137,8 @@ class GuardedHttp:
     ) -> Iterator[Answer]:
         """Ask for a URL; whoever is asked in the end has answered 200, 206 or 416, with a body that is not compressed.
 
-        Answers with a status in `judged` are given as well, and are the caller's to judge.
+        Answers of the URL's own origin with a status in `judged` are given as well, and are the caller's to judge: what
+        others mean by it, such as a signature that has run out, is no word of whom the caller knows.
 
         Raises:
             Forbidden: the URL, or one that it redirects to, leads where it must not.
@@ -194,7 +195,7 @@ class GuardedHttp:
 
     def _judged(self, answer: Answer, url: str, request: _Request) -> str | None:
         """Give where an answer redirects to; None where it is the one that was wanted."""
-        if answer.status in request.judged:
+        if answer.status in request.judged and _same_origin(answer.endpoint, request.origin):
             return None
         if answer.status in _REDIRECTS and answer.headers.get("Location"):
             return _onward(url, answer.headers["Location"], answer.endpoint)
