@@ -10,7 +10,6 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
 import structlog
-from google.protobuf.json_format import ParseDict
 
 from penstock import Client
 from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
@@ -26,16 +25,16 @@ from penstock.errors import (
 )
 from penstock.uploads import UploadFile, framework_of
 from services.common.blobs import BlobStore
-from services.common.jobs import JobRun
+from services.common.jobs import Job, JobRun
 from services.fetcher.downloading.reading import DownloadReader
 from services.fetcher.faults import RegistrationRefused, RegistryUnavailable, UnsupportedFramework
-from services.fetcher.models import Download, FetchSpec, Plan
+from services.fetcher.lineage import Known, metadata_of
+from services.fetcher.models import Download, FetchSpec, Phase, Plan
 from services.fetcher.store.fetches import FetchStore
 
 VALIDATION_S = 600.0
 LOOK_INTERVAL_S = 0.2
 _log = structlog.get_logger(__name__)
-MAX_REVISION_CHARS = 256
 LOOKED_THROUGH = 1_000
 """Versions of a model, the newest, among which one of the same source is looked for."""
 MOST_TURNS = 100
@@ -69,6 +68,30 @@ class Registering:
             said = f"{error.message} ({error.reason})" if isinstance(error, PenstockError) else str(error)
             raise RegistryUnavailable(f"the registry gives no answer: {said}") from error
 
+    def there(self, run: JobRun, spec: FetchSpec, plan: Plan, model: str) -> registry.ModelVersion | None:
+        """Find, before anything is brought, the version that was made of the same; None: that cannot be known yet.
+
+        The job's own version is none, and a registry that gives no answer is asked again once the files are here.
+
+        Raises:
+            RegistrationRefused: the version that was asked for is another already (VERSION_EXISTS).
+        """
+        asked_for = FetchTarget.FromString(spec.target).version
+        if spec.phase is Phase.PROCESSING or (spec.version and not asked_for):
+            return None  # an attempt before this one may have made it
+        known = Known.of_plan(spec, plan)
+        try:
+            if asked_for:
+                found = self._named(model, asked_for)
+                if found is not None and not known.may_be(found):
+                    raise _other(found)
+            else:
+                found, _ = self._among(model, known)
+            return self._ready(run, found) if found is not None and known.is_of(found) else None
+        except (PenstockError, OSError) as error:
+            _log.info("registry not asked beforehand", model=model, error=str(error))
+            return None
+
     def _register(
         self,
         run: JobRun,
@@ -78,29 +101,50 @@ class Registering:
         model: str,
         downloads: Mapping[str, Download],
     ) -> tuple[registry.ModelVersion, bool]:
-        origin = _origin(spec, plan, downloads)
+        known = Known.of_downloads(spec, plan, downloads)
         version, refused = spec.version, 0
+        if target.version and spec.phase is not Phase.PROCESSING and (same := self._same(model, version, known)):
+            return self._ready(run, same), True
         for _ in range(MOST_TURNS):
             if not version:
-                same, highest = self._among(model, origin, plan, downloads)
-                if same is not None:
-                    return self._ready(run, same), True
+                found, highest = self._among(model, known)
+                if found is not None:
+                    return self._ready(run, found), True
                 version = f"v{max(highest, refused) + 1}"
             # Kept before anything is registered: whoever takes the job over registers the same, or finds it there.
             with run.holding() as connection:
                 self._fetches.name(connection, run.job.job_id, model, version)
             try:
-                return self._ready(run, self._upload(run, plan, target, model, version, origin, downloads)), False
+                return self._ready(run, self._upload(run, spec, plan, model, version, known, downloads)), False
             except AlreadyExists:
                 if target.version:
+                    if same := self._same(model, version, known):
+                        return self._ready(run, same), True
                     raise
                 # Another fetch was quicker, or one that was deleted had the name.
                 version, refused = "", _number(version)
             except ValidationFailed:
-                self._clear_away(model, version, origin)
+                self._clear_away(model, version, known.origin)
                 raise
         sentence = f"{MOST_TURNS} names up to v{refused} were taken, one after another: say what the version is called"
         raise RegistrationRefused(f"no name was found for a version of {model}: {sentence} (--version)")
+
+    def _same(self, model: str, version: str, known: Known) -> registry.ModelVersion | None:
+        """Find a version by its name, where it was made of the same.
+
+        Raises:
+            RegistrationRefused: it is another (VERSION_EXISTS).
+        """
+        found = self._named(model, version)
+        if found is not None and not known.is_of(found):
+            raise _other(found)
+        return found
+
+    def _named(self, model: str, version: str) -> registry.ModelVersion | None:
+        try:
+            return self._client.registry.get_version(model, version)
+        except NotFound:
+            return None
 
     def _ready(self, run: JobRun, version: registry.ModelVersion) -> registry.ModelVersion:
         """Wait for the validator; raises Stopped as soon as the run is to end, and FailedPrecondition."""
@@ -124,17 +168,13 @@ class Registering:
         except PenstockError as error:
             _log.warning("a failed version stays", model=model, version=version, reason=error.reason)
 
-    def _among(
-        self, model: str, origin: registry.Source, plan: Plan, downloads: Mapping[str, Download]
-    ) -> tuple[registry.ModelVersion | None, int]:
+    def _among(self, model: str, known: Known) -> tuple[registry.ModelVersion | None, int]:
         """Find the version that was made of the same, and the highest number of those called v1, v2 and so on."""
         highest = 0
-        digests = sorted(download.sha256 for download in downloads.values())
         try:
             for count, version in enumerate(self._client.registry.list_versions(model)):
                 highest = max(highest, _number(version.version))
-                same = version.source == origin and version.state != registry.VERSION_STATE_FAILED
-                if same and (plan.unpack or sorted(file.sha256 for file in version.files) == digests):
+                if known.is_of(version):
                     return version, highest
                 if count >= LOOKED_THROUGH:
                     break
@@ -145,13 +185,14 @@ class Registering:
     def _upload(
         self,
         run: JobRun,
+        spec: FetchSpec,
         plan: Plan,
-        target: FetchTarget,
         model: str,
         version: str,
-        origin: registry.Source,
+        known: Known,
         downloads: Mapping[str, Download],
     ) -> registry.ModelVersion:
+        target = FetchTarget.FromString(spec.target)
         with ExitStack() as stack:
             files: dict[str, UploadFile] = {}
             for path, download in downloads.items():
@@ -168,10 +209,10 @@ class Registering:
                 note=target.note,
                 description=target.description,
                 labels=dict(target.labels),
-                metadata=_metadata_of(plan, target),
-                origin=origin,
+                metadata=metadata_of(spec, plan, downloads),
+                origin=known.origin,
                 unpack=plan.unpack,
-                request_id=f"fetch-{run.job.job_id}-{_digest_of(model, version, origin, downloads)}",
+                request_id=_request_id(run.job, model, version, known.origin, downloads),
                 progress=lambda *_: run.check(),
                 wait=False,
             )
@@ -199,57 +240,23 @@ def _framework_of(plan: Plan, target: FetchTarget) -> registry.Framework.ValueTy
     return target.framework or said
 
 
-def _metadata_of(plan: Plan, target: FetchTarget) -> registry.Metadata:
-    """Give what the source says of the model; what was asked for goes before it, field by field."""
-    metadata = ParseDict(dict(plan.metadata), registry.Metadata())
-    if target.metadata.tags:
-        del metadata.tags[:]
-    metadata.MergeFrom(target.metadata)
-    return metadata
-
-
-def not_done(version: registry.ModelVersion, target: FetchTarget) -> tuple[str, ...]:
-    """Say what was asked for of a version that was there already, and is otherwise: it stays as it was."""
-    kept = {
-        "stage": bool(target.stage) and target.stage != version.stage,
-        "labels": any(version.labels.get(name) != value for name, value in target.labels.items()),
-        "description": bool(target.description) and target.description != version.description,
-        "metadata": target.HasField("metadata") and target.metadata != version.metadata,
-    }
-    names = [name for name, differs in kept.items() if differs]
-    if not names:
-        return ()
-    stage = registry.Stage.Name(version.stage).removeprefix("STAGE_")
-    sentence = (
-        f"{version.model} {version.version} was there already and stays as it was, in {stage}; not applied: "
-        f"{', '.join(names)}. Change it by itself (penstock model promote, penstock model set), or give it a version "
-        "of its own (--version)"
-    )
-    return (sentence,)
-
-
-def _origin(spec: FetchSpec, plan: Plan, downloads: Mapping[str, Download]) -> registry.Source:
-    """Say where it came from. A single file's digest stands in for a revision that the source does not have.
-
-    So two archives are never taken for the same: of what is unpacked, the registry has no digest.
-    """
-    revision = plan.revision
-    if len(downloads) == 1 and not 0 < len(revision) <= MAX_REVISION_CHARS:
-        (only,) = downloads.values()
-        revision = f"sha256:{only.sha256}"
-    return registry.Source(
-        origin=spec.reference.source, reference=spec.reference.reference, revision=revision[:MAX_REVISION_CHARS]
-    )
-
-
 def _number(version: str) -> int:
     """Give the number of a version called v1, v2 and so on; 0 of any other."""
     digits = version[1:]
     return int(digits) if version[:1] == "v" and digits.isascii() and digits.isdigit() else 0
 
 
-def _digest_of(model: str, version: str, origin: registry.Source, downloads: Mapping[str, Download]) -> str:
-    """Tell apart what a job registers in one attempt and another: the same is the same request."""
+def _other(found: registry.ModelVersion) -> RegistrationRefused:
+    source = found.source
+    made_of = " ".join(filter(None, (source.origin, source.reference, source.revision))) or "what is not known"
+    return RegistrationRefused(
+        f"{found.model} has a version {found.version} already, made of {made_of}: give this one another name "
+        "(VERSION_EXISTS)"
+    )
+
+
+def _request_id(job: Job, model: str, version: str, origin: registry.Source, downloads: Mapping[str, Download]) -> str:
+    """Name a registration: the same by whoever takes the job over, another once somebody tries it again by hand."""
     files = sorted((path, download.sha256) for path, download in downloads.items())
-    said = repr((model, version, origin.revision, files))
-    return hashlib.sha256(said.encode()).hexdigest()[:32]
+    said = repr((job.start_time, model, version, origin.revision, files))
+    return f"fetch-{job.job_id}-{hashlib.sha256(said.encode()).hexdigest()[:32]}"

@@ -23,8 +23,9 @@ from services.fetcher.faults import (
     StorageError,
     UnsupportedFramework,
 )
+from services.fetcher.lineage import not_done
 from services.fetcher.models import Download, FetchResult, FetchSpec, Phase, Plan
-from services.fetcher.registering import Registering, check_framework, not_done
+from services.fetcher.registering import Registering, check_framework
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Source, Stopping
 from services.fetcher.store.downloads import DownloadStore
@@ -91,19 +92,23 @@ class FetchWork:
 
     def _fetched(self, run: JobRun, spec: FetchSpec, source: Source) -> FetchResult:
         plan, model = self._planned(run, spec, source)
+        if there := self._registering.there(run, spec, plan, model):
+            self._take_over(run, plan)
+            return _result(there, spec, existed=True)
         downloads = self._bring(run, source, plan)
         with run.holding() as connection:
             self._fetches.enter(connection, run.job.job_id, Phase.PROCESSING)
         version, existed = self._registered(run, spec, plan, model, downloads)
         brought = sum(download.size_bytes - download.reused_bytes for download in downloads.values())
-        return FetchResult(
-            version.model,
-            version.version,
-            version.deployment_number,
-            existed,
-            downloaded_bytes=brought,
-            warnings=not_done(version, FetchTarget.FromString(spec.target)) if existed else (),
-        )
+        return _result(version, spec, existed=existed, downloaded_bytes=brought)
+
+    def _take_over(self, run: JobRun, plan: Plan) -> None:
+        """Say that all is here, in a version that is there."""
+        with run.holding() as connection:
+            reused_bytes = plan.size_bytes or 0
+            self._jobs.report(connection, run.lease, Progress(done=reused_bytes, total=plan.size_bytes))
+            done_files = len(plan.files)
+            self._fetches.file_done(connection, run.job.job_id, done_files=done_files, reused_bytes=reused_bytes)
 
     def _registered(
         self, run: JobRun, spec: FetchSpec, plan: Plan, model: str, downloads: Mapping[str, Download]
@@ -154,6 +159,17 @@ class FetchWork:
                 self._fetches.file_done(connection, run.job.job_id, done_files=len(whole), reused_bytes=reused_bytes)
 
         return self._downloader.bring(run, source, plan.files, told, done)
+
+
+def _result(version: ModelVersion, spec: FetchSpec, *, existed: bool, downloaded_bytes: int = 0) -> FetchResult:
+    return FetchResult(
+        version.model,
+        version.version,
+        version.deployment_number,
+        existed,
+        downloaded_bytes=downloaded_bytes,
+        warnings=not_done(version, FetchTarget.FromString(spec.target), existed=existed),
+    )
 
 
 def _patience_s(job: Job) -> float:
