@@ -8,6 +8,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
+from penstock.cli.embedded.ports import free_port
+
 CHUNK_BYTES = 65_536
 
 
@@ -84,8 +86,9 @@ class Proxy:
             self._listen()
 
     def _listen(self) -> None:
+        # A port that the kernel gives to no connection: one of ours, trying again, could take it while it is cut.
+        self.port = self.port or free_port()
         listener = socket.create_server(("127.0.0.1", self.port), backlog=128)
-        self.port = listener.getsockname()[1]
         with self._lock:
             self._listener = listener
         threading.Thread(target=self._accept, args=[listener], daemon=True).start()

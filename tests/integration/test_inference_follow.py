@@ -16,6 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 import penstock
 from penstock.api.registry.v1.registry_pb2 import WatchModelsResponse
+from penstock.cli.embedded.ports import free_port
 from services.inference.following.catalog import Catalog
 from services.inference.following.follower import CatalogTaker, Follower, RegistryWatch
 from services.inference.following.takeovers import Takeovers
@@ -146,14 +147,12 @@ class Outage:
         self._database_url = database_url
         self._registry = ExitStack()
         self._inference = ExitStack()
-        self._port = 0
+        self._port = free_port()  # nobody takes it while the registry is away
 
     def start_registry(self, database_url: str = "") -> Running:
         """Start it where it listened before."""
         url = database_url or self._database_url
-        registry = self._registry.enter_context(running_registry(url, self.folder, port=self._port))
-        self._port = int(registry.address.rpartition(":")[2])
-        return registry
+        return self._registry.enter_context(running_registry(url, self.folder, port=self._port))
 
     def stop_registry(self) -> None:
         self._registry.close()
