@@ -55,9 +55,14 @@ def test_every_mistake_is_named(tmp_path: Path, version: str, sentence: str) -> 
     assert sentence in caught.value.message
 
 
-def made(revision: str = "", *digests: str, origin: str = "huggingface", reference: str = "org/m") -> pb.ModelVersion:
+def made(
+    revision: str = "", *digests: str, origin: str = "huggingface", reference: str = "org/m", **traces: str
+) -> pb.ModelVersion:
     files = [pb.File(path=str(number), sha256=digest) for number, digest in enumerate(digests)]
-    return pb.ModelVersion(files=files, source=pb.Source(origin=origin, reference=reference, revision=revision))
+    source = pb.Source(origin=origin, reference=reference, revision=revision)
+    version = pb.ModelVersion(files=files, source=source)
+    version.metadata.fields.update(traces)
+    return version
 
 
 @pytest.mark.parametrize(
@@ -72,8 +77,13 @@ def made(revision: str = "", *digests: str, origin: str = "huggingface", referen
         (FetchSource("huggingface", "org/m"), made(origin="", reference=""), "was made of files instead of"),
         (FetchSource("huggingface", "org/m", sha256=DIGEST), made(COMMIT, DIGEST), ""),
         (FetchSource("huggingface", "org/m", sha256=DIGEST), made(COMMIT, "d" * 64), "holds other bytes"),
-        (FetchSource("huggingface", "org/m", sha256=DIGEST), made(f"sha256:{DIGEST}", "d" * 64), ""),
-        (FetchSource("url", "u.tar.gz", sha256=DIGEST), made("", "d" * 64, origin="url", reference="u.tar.gz"), ""),
+        (FetchSource("huggingface", "org/m", sha256=DIGEST), made("", "d" * 64, fetched_sha256=DIGEST), ""),
+        (FetchSource("huggingface", "org/m", sha256=DIGEST), made("", DIGEST, fetched_sha256="d" * 64), "holds other"),
+        (FetchSource("huggingface", "org/m", sha256=DIGEST), made("", "d" * 64, "e" * 64), ""),
+        (FetchSource("huggingface", "org/m", variant="fp16"), made(fetched_variant="fp16"), ""),
+        (FetchSource("huggingface", "org/m", variant="default"), made(), ""),
+        (FetchSource("huggingface", "org/m", variant="q4"), made(), "is the variant default, and not q4"),
+        (FetchSource("huggingface", "org/m"), made(fetched_variant="q4"), "is the variant q4, and not default"),
     ],
 )
 def test_what_is_registered_is_the_same_unless_what_was_asked_for_can_not_have_become_it(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2, sources_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
+from penstock.cli.documents import document_of
 from penstock.cli.fetch_advice import Ways, help_for
 from penstock.cli.fetch_views import chosen_variant
 from penstock.cli.formats import say_bytes, say_count
@@ -29,7 +30,8 @@ _HELPED = ("SECURITY", "UNAUTHORIZED", "FILE_TOO_LARGE")
 """Where the file is right, and a setting is not."""
 _FIXED = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 """Revisions that never become others: commits and digests. A branch may have moved on; its version stays."""
-_ARCHIVE = re.compile(r"\.(zip|tgz|tar|tar\.(gz|bz2|xz))$", re.IGNORECASE)
+_DEFAULT = "default"
+"""What a source's variant is called where none is named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,15 +85,18 @@ def is_on_its_way(source: FetchSource, found: pb.ModelVersion) -> bool:
 
 def difference(source: FetchSource, found: pb.ModelVersion) -> str:
     """Say in what a registered version is another than the one that would be fetched; empty: it is the same."""
-    revision = found.source.revision
     if other := _other_origin(source, found):
         return other
+    revision, traces = found.source.revision, document_of(found.metadata.fields)
     if _FIXED.fullmatch(source.revision) and _FIXED.fullmatch(revision) and source.revision != revision:
         return f"is of the revision {revision[:19]}"
-    digests = {file.sha256 for file in found.files} | {revision.removeprefix("sha256:")}
-    single = len(found.files) == 1 and not _ARCHIVE.search(source.reference)
-    if source.sha256 and single and source.sha256 not in digests:
-        return f"holds other bytes: sha256 {found.files[0].sha256[:12]}…, and not {source.sha256[:12]}…"
+    variant = traces.get("fetched_variant", _DEFAULT)
+    if (source.variant or _DEFAULT) != variant:
+        return f"is the variant {variant}, and not {source.variant or _DEFAULT}"
+    only = found.files[0].sha256 if len(found.files) == 1 else ""
+    digest = str(traces.get("fetched_sha256", only))  # an archive's, which the registry does not have
+    if source.sha256 and digest and source.sha256 != digest:
+        return f"holds other bytes: sha256 {digest[:12]}…, and not {source.sha256[:12]}…"
     return ""
 
 
