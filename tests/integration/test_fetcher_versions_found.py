@@ -1,0 +1,107 @@
+"""Versions that are there already: found again by name and without, before anything is brought; others are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from tests.fetching import Place, fetching
+from tests.integration.test_fetcher_versions import archived
+from tests.postgres import PostgresServer
+from tests.testdata import models
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher")) as running:
+        yield running
+
+
+def versions(place: Place, model: str) -> list[str]:
+    return [version.version for version in place.client.registry.list_versions(model, show_deleted=True)]
+
+
+def forget_downloads(place: Place) -> None:
+    """As if they were older than they are kept."""
+    place.rows("DELETE FROM fetcher.downloads RETURNING 1")
+
+
+def sent_by(place: Place, reference: str, **more: str) -> tuple[pb.FetchJob, int]:
+    """Fetch a URL; gives how many bytes that took, too."""
+    before = place.origin.sent_bytes
+    job = place.fetch("url", reference, **more)
+    return job, place.origin.sent_bytes - before
+
+
+@pytest.mark.parametrize("version", ["", "2026-11"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_same_again_is_found_with_a_name_and_without_and_not_brought(
+    place: Place, version: str, *, packed: bool
+) -> None:
+    model = f"again-{'named' if version else 'unnamed'}{'-packed' if packed else ''}"
+    content = archived(model) if packed else models.classifier()
+    url = place.origin.serve(f"/{model}.{'zip' if packed else 'onnx'}", content, etag=f'"{model}"')
+    said = {"model": model, "version": version, "framework": "onnx"}
+    first, _ = sent_by(place, url, **said)
+    assert first.state == pb.FETCH_JOB_STATE_COMPLETED, first.error
+    forget_downloads(place)
+    second, sent_bytes = sent_by(place, url, **said)
+    assert (second.result.existed, second.result.version) == (True, first.result.version), second.error
+    assert (second.result.downloaded_bytes, sent_bytes) == (0, 1), "one byte tells what is there"
+    assert (second.progress.done_bytes, second.progress.done_files) == (len(content), 1)
+    assert versions(place, model) == [first.result.version]
+
+
+def test_a_name_that_is_of_another_source_is_refused_before_anything_is_brought(place: Place) -> None:
+    one = place.origin.serve("/one.onnx", models.classifier(), etag='"one"')
+    other = place.origin.serve("/other.onnx", models.classifier(seed=1), etag='"other"')
+    sent_by(place, one, model="taken", version="v7")
+    refused, sent_bytes = sent_by(place, other, model="taken", version="v7")
+    assert (refused.error.reason, refused.error.retryable) == ("REGISTRATION_REFUSED", False)
+    assert "VERSION_EXISTS" in refused.error.message
+    assert one in refused.error.message, "what the version was made of"
+    assert sent_bytes == 1
+    assert versions(place, "taken") == ["v7"]
+
+
+def test_a_name_whose_source_has_changed_since_is_refused_before_anything_is_brought(place: Place) -> None:
+    url = place.origin.serve("/changed.onnx", models.classifier(), etag='"before"')
+    sent_by(place, url, version="v1")
+    place.origin.serve("/changed.onnx", models.classifier(seed=1), etag='"after"')
+    refused, sent_bytes = sent_by(place, url, version="v1")
+    assert ("VERSION_EXISTS" in refused.error.message, sent_bytes) == (True, 1), refused.error
+    unnamed, _ = sent_by(place, url)
+    assert (unnamed.result.version, unnamed.result.existed) == ("v2", False)
+
+
+def test_where_the_source_says_nothing_the_bytes_decide(place: Place) -> None:
+    url = place.origin.serve("/untold.onnx", models.classifier(), etag=None)
+    made, _ = sent_by(place, url, version="v1")
+    assert not made.result.existed
+    same, _ = sent_by(place, url, version="v1")
+    assert same.result.existed, same.error
+    place.origin.serve("/untold.onnx", models.classifier(seed=1), etag=None)
+    refused, _ = sent_by(place, url, version="v1")
+    assert (refused.error.reason, versions(place, "untold")) == ("REGISTRATION_REFUSED", ["v1"])
+
+
+def test_a_digest_that_was_asked_for_is_met_by_the_version_that_is_found(place: Place) -> None:
+    url = place.origin.serve("/digest.onnx", models.classifier(), etag='"digest"')
+    sent_by(place, url)
+    sha256 = place.client.registry.get_version("digest", "v1").files[0].sha256
+    assert sent_by(place, url, sha256=sha256)[0].result.existed
+    wrong, _ = sent_by(place, url, sha256="0" * 64)
+    assert wrong.error.reason == "DIGEST_MISMATCH"
+
+
+def test_a_name_whose_version_was_deleted_is_refused(place: Place) -> None:
+    url = place.origin.serve("/deleted.onnx", models.classifier(), etag='"deleted"')
+    sent_by(place, url, version="v1")
+    place.client.registry.delete_version("deleted", "v1")
+    refused, _ = sent_by(place, url, version="v1")
+    assert (refused.error.reason, "VERSION_EXISTS" in refused.error.message) == ("REGISTRATION_REFUSED", True)
+    assert sent_by(place, url)[0].result.version == "v2"
