@@ -12,6 +12,7 @@ import pytest
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import fetch_schedules_pb2 as schedules_pb2
+from penstock.api.fetcher.v1.sources_pb2 import SourceReference
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from penstock.ids import uuid7
@@ -242,7 +243,7 @@ def test_a_key_has_so_many_schedules_and_no_more(place: Place) -> None:
     with pytest.raises(ResourceExhausted) as refused:
         client._connection.unary(
             client._connection.stub.CreateFetchSchedule,
-            schedules_pb2.CreateFetchScheduleRequest(source={"source": "url", "reference": url}, cron=RARELY),
+            schedules_pb2.CreateFetchScheduleRequest(source=SourceReference(source="url", reference=url), cron=RARELY),
         )
     assert refused.value.reason == "TOO_MANY_SCHEDULES"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 from contextlib import closing
-from datetime import UTC, datetime
+from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,17 +12,30 @@ import typer
 from rich.text import Text
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
-from penstock.cli.alert_channel import secret_of
+from penstock.cli import fetch_schedules
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError
 from penstock.cli.fetch_advice import command_of, next_step
+from penstock.cli.fetch_options import (
+    Reference,
+    Revision,
+    Sha256,
+    SourceName,
+    Variant,
+    Webhook,
+    WebhookEnv,
+    WebhookFile,
+    WebhookSecretEnv,
+    WebhookSecretFile,
+    later,
+    told_of,
+)
 from penstock.cli.fetch_views import fetch_facts, fetches_table, inspection, sources_table, state_of
 from penstock.cli.ids import whole_id
 from penstock.cli.options import Framework, Json, Limit, NoColor, Stage, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Output
 from penstock.cli.wording import at_the_command_line
-from penstock.durations import parse_duration
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -47,33 +60,9 @@ class State(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-def later(text: str | datetime) -> datetime:
-    """Read for Typer when something may begin: in so long (`2h`), or ISO 8601, in this machine's zone without one."""
-    if isinstance(text, datetime):
-        return text
-    try:
-        return datetime.fromisoformat(text.strip()).astimezone()
-    except ValueError:
-        pass
-    try:
-        return datetime.now(UTC) + parse_duration(text)
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is no time: write in how long, such as 2h, or 2026-01-31T22:00") from None
-
-
 app = typer.Typer(no_args_is_help=True, help="Bring models from elsewhere into the registry.")
+app.add_typer(fetch_schedules.app, name="schedule")
 Fetch = Annotated[str, typer.Argument(metavar="FETCH", help="The fetch's id, or how it begins.", show_default=False)]
-SourceName = Annotated[
-    str, typer.Argument(metavar="SOURCE", help="`penstock fetch sources` lists them.", show_default=False)
-]
-Reference = Annotated[
-    str, typer.Argument(metavar="REFERENCE", help="What to fetch, in the source's own terms.", show_default=False)
-]
-Revision = Annotated[
-    str, typer.Option("--revision", metavar="REVISION", help="A branch, tag, commit or digest. Default: the newest.")
-]
-Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="Such as quantized or fp16.")]
-Sha256 = Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest that the only file must have.")]
 
 
 @app.command()
@@ -147,21 +136,11 @@ def start(
             show_default=False,
         ),
     ] = None,
-    webhook: Annotated[
-        str, typer.Option("--webhook", metavar="URL", help="Post JSON there when it ends; with nothing secret in it.")
-    ] = "",
-    webhook_file: Annotated[
-        str, typer.Option("--webhook-file", metavar="FILE | -", help="Post JSON to the URL that this file holds.")
-    ] = "",
-    webhook_env: Annotated[
-        str, typer.Option("--webhook-env", metavar="VARIABLE", help="Post JSON to the URL that this variable holds.")
-    ] = "",
-    secret_file: Annotated[
-        str, typer.Option("--webhook-secret-file", metavar="FILE | -", help="Sign that with what this file holds.")
-    ] = "",
-    secret_env: Annotated[
-        str, typer.Option("--webhook-secret-env", metavar="VARIABLE", help="Sign that with what this variable holds.")
-    ] = "",
+    webhook: Webhook = "",
+    webhook_file: WebhookFile = "",
+    webhook_env: WebhookEnv = "",
+    secret_file: WebhookSecretFile = "",
+    secret_env: WebhookSecretEnv = "",
     request_id: Annotated[
         str, typer.Option("--request-id", metavar="ID", help="The same again makes no second fetch.")
     ] = "",
@@ -176,12 +155,7 @@ def start(
     The path of a webhook is often a secret itself: then name a file or a variable with its URL.
     """
     output = Output(as_json=as_json, no_color=no_color)
-    posted_to = secret_of(webhook_file, webhook_env, "--webhook")
-    if webhook and posted_to:
-        raise typer.BadParameter("give one of --webhook, --webhook-file and --webhook-env")
-    secret = secret_of(secret_file, secret_env, "--webhook-secret")
-    if secret and not (webhook or posted_to):
-        raise typer.BadParameter("a secret signs what a webhook posts: give --webhook, too")
+    posted_to, secret = told_of(webhook, webhook_file, webhook_env, secret_file, secret_env)
     with connect(Service.FETCHER, url, token) as client:
         job = client.fetcher.start(
             source,
@@ -199,7 +173,7 @@ def start(
             priority=priority,
             max_attempts=max_attempts,
             due_time=at,
-            webhook=webhook or posted_to,
+            webhook=posted_to,
             webhook_secret=secret,
             request_id=request_id,
         )

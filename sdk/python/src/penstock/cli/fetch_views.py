@@ -96,6 +96,7 @@ def fetch_facts(output: Output, job: pb.FetchJob) -> RenderableType:
         ("attempts", f"{job.attempt_count} of {job.max_attempts}" if job.attempt_count else ""),
         ("tells", _webhook_words(job.webhook)),
         ("worker", job.worker_id),
+        ("schedule", job.schedule_id),
         ("created", f"{say_time(time_of(job.create_time))} by {job.created_by}"),
         ("ended", f"{say_time(time_of(job.end_time))}{_took(job)}" if ended else ""),
         ("deleted after", say_time(time_of(job.expire_time)) if job.HasField("expire_time") else ""),

@@ -1,0 +1,64 @@
+"""What `penstock fetch` and its schedules are told alike."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from penstock.cli.alert_channel import secret_of
+from penstock.durations import parse_duration
+
+
+def later(text: str | datetime) -> datetime:
+    """Read for Typer when something may begin: in so long (`2h`), or ISO 8601, in this machine's zone without one."""
+    if isinstance(text, datetime):
+        return text
+    try:
+        return datetime.fromisoformat(text.strip()).astimezone()
+    except ValueError:
+        pass
+    try:
+        return datetime.now(UTC) + parse_duration(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is no time: write in how long, such as 2h, or 2026-01-31T22:00") from None
+
+
+SourceName = Annotated[
+    str, typer.Argument(metavar="SOURCE", help="`penstock fetch sources` lists them.", show_default=False)
+]
+Reference = Annotated[
+    str, typer.Argument(metavar="REFERENCE", help="What to fetch, in the source's own terms.", show_default=False)
+]
+Revision = Annotated[
+    str, typer.Option("--revision", metavar="REVISION", help="A branch, tag, commit or digest. Default: the newest.")
+]
+Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="Such as quantized or fp16.")]
+Sha256 = Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest that the only file must have.")]
+Webhook = Annotated[
+    str, typer.Option("--webhook", metavar="URL", help="Post JSON there when it ends; with nothing secret in it.")
+]
+WebhookFile = Annotated[
+    str, typer.Option("--webhook-file", metavar="FILE | -", help="Post JSON to the URL that this file holds.")
+]
+WebhookEnv = Annotated[
+    str, typer.Option("--webhook-env", metavar="VARIABLE", help="Post JSON to the URL that this variable holds.")
+]
+WebhookSecretFile = Annotated[
+    str, typer.Option("--webhook-secret-file", metavar="FILE | -", help="Sign that with what this file holds.")
+]
+WebhookSecretEnv = Annotated[
+    str, typer.Option("--webhook-secret-env", metavar="VARIABLE", help="Sign that with what this variable holds.")
+]
+
+
+def told_of(webhook: str, webhook_file: str, webhook_env: str, secret_file: str, secret_env: str) -> tuple[str, str]:
+    """Give the URL that is told of an end and the secret that signs what it is sent; each may be empty."""
+    posted_to = secret_of(webhook_file, webhook_env, "--webhook")
+    if webhook and posted_to:
+        raise typer.BadParameter("give one of --webhook, --webhook-file and --webhook-env")
+    secret = secret_of(secret_file, secret_env, "--webhook-secret")
+    if secret and not (webhook or posted_to):
+        raise typer.BadParameter("a secret signs what a webhook posts: give --webhook, too")
+    return webhook or posted_to, secret
