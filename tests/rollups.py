@@ -129,6 +129,6 @@ def lock_day(blocker: psycopg.Connection[Any], url: str, moment: datetime) -> No
 
 @contextmanager
 def rollups(database_url: str, **given: Any) -> Iterator[Rollups]:
-    """Open the rollups of a database."""
-    with Database(database_url, pool_size=4) as database:
+    """Open the rollups of a database; who waits for a lock, as tests have it, waits for as long as it takes."""
+    with Database(database_url, pool_size=4, lock_timeout_s=60, statement_timeout_s=60) as database:
         yield Rollups(database, **given)

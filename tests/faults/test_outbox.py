@@ -28,6 +28,7 @@ from tests.receivers import Behaviour, Receiver, answers, drips, hangs, receivin
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = OutboxLimits(lease_s=30.0, poll_interval_s=0.02, backoff=Backoff(base_s=0.01, cap_s=0.05, max_asked_s=0.05))
+PATIENT_S = 20.0
 CloneDatabase = Callable[[str], str]
 
 
@@ -37,9 +38,10 @@ def receiver() -> Iterator[Receiver]:
         yield listening
 
 
-def posting(receiver: Receiver) -> Callable[[Message], None]:
+def posting(receiver: Receiver, patience_s: float = PATIENT_S) -> Callable[[Message], None]:
     """Post to the receiver."""
-    webhooks = Webhooks(AddressRules(AllowedHosts.parse("127.0.0.1")), WebhookLimits(connect_s=0.3, total_s=0.3))
+    limits = WebhookLimits(connect_s=patience_s, total_s=patience_s)
+    webhooks = Webhooks(AddressRules(AllowedHosts.parse("127.0.0.1")), limits)
 
     def deliver(message: Message) -> None:
         webhooks.post(Webhook(receiver.url), message.message_id, message.body)
@@ -48,13 +50,15 @@ def posting(receiver: Receiver) -> Callable[[Message], None]:
 
 
 @contextmanager
-def delivered_by(receiver: Receiver, url: str, replicas: int = 1) -> Iterator[list[OutboxWorkers]]:
+def delivered_by(
+    receiver: Receiver, url: str, replicas: int = 1, patience_s: float = PATIENT_S
+) -> Iterator[list[OutboxWorkers]]:
     """Have replicas deliver to the receiver, each with connections of its own."""
     with ExitStack() as stack:
         workers = []
         for _ in range(replicas):
             _, outbox = stack.enter_context(opened(url))
-            workers.append(stack.enter_context(delivering(outbox, posting(receiver), LIMITS)))
+            workers.append(stack.enter_context(delivering(outbox, posting(receiver, patience_s), LIMITS)))
         yield workers
 
 
@@ -75,10 +79,14 @@ def test_whatever_a_receiver_does_it_gets_the_message_in_the_end_under_one_id(
 ) -> None:
     url = clone_database("monitoring")
     receiver.script = list(faults)
-    with opened(url) as (database, outbox), delivered_by(receiver, url):
+    patience_s = 0.3 if faults[0] in (hangs, drips) else PATIENT_S
+    with opened(url) as (database, outbox), delivered_by(receiver, url, patience_s=patience_s):
         message_id = put(database, outbox, "team", b'{"a":1}')
         eventually(lambda: states(url) == ["DELIVERED"])
-    assert receiver.ids == [str(message_id)] * (len(faults) + 1)
+    assert set(receiver.ids) == {str(message_id)}
+    count = len(faults) + 1
+    # Who waits for so short a time may give up a good answer as well, where the machine is busy.
+    assert len(receiver.ids) == count if patience_s == PATIENT_S else len(receiver.ids) >= count
     assert {post.body for post in receiver.posts} == {b'{"a":1}'}
 
 
