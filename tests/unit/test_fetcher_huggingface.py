@@ -346,3 +346,12 @@ def test_a_signed_url_that_has_run_out_is_asked_for_anew(server: hub.Hub) -> Non
             server.cdn.files[path].failures.append((403, {}))
         asked = server.paths().count(f"/org/long/resolve/{found.plan.revision}/onnx/model.onnx")
     assert asked == 2
+
+
+def test_a_plain_graphs_config_may_lie_above_it(server: hub.Hub) -> None:
+    config = {"architectures": ["ViTForImageClassification"], "id2label": {"0": "cat", "1": "dog"}}
+    files = {"onnx/model.onnx": GRAPH, "config.json": json.dumps(config).encode()}
+    publish(server, "org/images", files, pipeline_tag="image-classification")
+    plan = look(server, "org/images").plan
+    assert (plan.framework, [file.path for file in plan.files]) == ("ONNX", ["model.onnx"])
+    assert (plan.metadata["task_type"], plan.metadata["fields"]["label_count"]) == ("image-classification", 2)

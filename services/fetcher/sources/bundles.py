@@ -141,12 +141,12 @@ def _onnx(paths: Collection[str], graphs: Sequence[str], folder: str, repository
     if len(here) < len(graphs):
         warnings.append(f"only the graphs in {place or 'its top folder'} are looked at; name another folder for others")
     known = set(paths)
-    root = next((each for each in _upwards(place) if {_in(each, TOKENIZER), _in(each, CONFIG)} <= known), None)
+    root = next((each for each in upwards(place) if {_in(each, TOKENIZER), _in(each, CONFIG)} <= known), None)
     shared: list[str] = []
     if root is not None:
         shared = [path for name in SHARED if (path := _in(root, name)) in known]
         shared += sorted(path for path in paths if _POOLING.fullmatch(_inner(path, root)))
-    elif any(_in(each, "tokenizer_config.json") in known for each in _upwards(place)):
+    elif any(_in(each, "tokenizer_config.json") in known for each in upwards(place)):
         warnings.append(
             f"it has no {TOKENIZER} and {CONFIG}: it becomes a plain graph that takes numbers, and no text; save it "
             "with a fast tokenizer for a bundle"
@@ -275,7 +275,7 @@ def _unsupported(inside: Sequence[str], repository: str) -> UnsupportedFramework
     )
 
 
-def _upwards(folder: str) -> list[str]:
+def upwards(folder: str) -> list[str]:
     """Give a folder and all that it lies in, up to the top."""
     parents = PurePosixPath(folder).parents if folder else ()
     return [folder, *("" if str(each) == "." else str(each) for each in parents)]

@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from services.common.errors import InvalidArgument
 from services.fetcher.faults import FileTooLarge, NetworkError, UnsupportedFramework
 from services.fetcher.models import Plan, Reference, RemoteFile
-from services.fetcher.sources.bundles import CONFIG, DEFAULT, Form, Layout, laid_out
+from services.fetcher.sources.bundles import CONFIG, DEFAULT, Form, Layout, laid_out, upwards
 from services.fetcher.sources.cards import Texts, card_of, document, modules_of
 from services.fetcher.sources.http_files import HttpFlow, opened
 from services.fetcher.sources.hub import Hub, read
@@ -128,7 +128,9 @@ class HuggingFaceSource:
 
         def read_json(name: str, kind: type) -> Any:
             nonlocal left
-            file = files.get(f"{layout.root}/{name}" if layout.root else name)
+            # A graph's config may lie above it; a bundle has its own.
+            places = (f"{folder}/{name}" if folder else name for folder in upwards(layout.root))
+            file = next((files[path] for path in places if path in files), None)
             if file is None or left <= 0:
                 return kind()
             most = min(left, MAX_TEXT_BYTES)
