@@ -249,7 +249,7 @@ def _table(output: Output, schedules: Sequence[pb.FetchSchedule]) -> RenderableT
             styled(_state(each), _STYLES),
             output.time(time_of(each.next_time)),
             each.target.model,
-            each.last_error.reason or _last_state(each),
+            each.last_error.reason if _fails(each) else _last_state(each),
             _when(each),
             each.source.reference,
             each.source.source,
@@ -289,7 +289,11 @@ def _state(schedule: pb.FetchSchedule) -> str:
         return "off"
     if not schedule.HasField("next_time"):
         return "over"
-    return "failing" if schedule.last_error.reason else "on"
+    return "failing" if _fails(schedule) else "on"
+
+
+def _fails(schedule: pb.FetchSchedule) -> bool:
+    return schedule.last_error.reason not in ("", "STILL_RUNNING")
 
 
 def _last_state(schedule: pb.FetchSchedule) -> str:
