@@ -20,6 +20,7 @@ BENCHMARKS = (
     "quality",
     "registry",
     "transfer",
+    "fetching",
 )
 
 

@@ -65,6 +65,19 @@ def cpu_seconds(pid: int) -> float:
     return float(times.user + times.system)
 
 
+def memory_growth_bytes(pid: int, work: Callable[[], object]) -> int:
+    """Do this, and give the peak of a process' memory meanwhile, above what it held before."""
+    Path(f"/proc/{pid}/clear_refs").write_text("5")  # forgets the peak
+    before_bytes = _memory_bytes(pid, "VmRSS")
+    work()
+    return _memory_bytes(pid, "VmHWM") - before_bytes
+
+
+def _memory_bytes(pid: int, field: str) -> int:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
 @contextmanager
 def running(command: Sequence[str], environment: Mapping[str, str], log: Path) -> Iterator[int]:
     """Run a server for the block; gives its pid."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import penstock
-from benchmarks.harness import running, wait_until
+from benchmarks.harness import memory_growth_bytes, running, wait_until
 from penstock.cli.embedded.health import is_serving
 from penstock.cli.embedded.ports import free_port
 from penstock.cli.embedded.postgres import PostgresCluster
@@ -27,14 +27,7 @@ class RunningRegistry:
 
     def memory_growth_bytes(self, work: Callable[[], object]) -> int:
         """Do this, and give the peak of the registry's memory meanwhile, above what it held before."""
-        Path(f"/proc/{self.pid}/clear_refs").write_text("5")  # forgets the peak
-        before_bytes = self._memory_bytes("VmRSS")
-        work()
-        return self._memory_bytes("VmHWM") - before_bytes
-
-    def _memory_bytes(self, field: str) -> int:
-        lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+        return memory_growth_bytes(self.pid, work)
 
 
 @contextmanager

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from services.common.pinned import Pinned
 
-CHUNK_BYTES: Final = 256 * 1024
+CHUNK_BYTES: Final = 1024 * 1024
 MAX_RETRY_AFTER_S: Final = 3_600.0
 _LEAST_LOOK_S: Final = 0.01
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
