@@ -84,13 +84,13 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str, exit_code: int 
 def test_what_lies_at_a_source_is_shown_with_its_variants_and_the_command_that_fetches_it(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.on("InspectSource", answer(found_in("default", "quantized")))
+    server.on("InspectSource", answer(found_in("plain", "quantized")))
     out, err = printed(capsys, "inspect", "huggingface", "org/Mini LM", "--sha256", "a" * 64)
     for fact in ("transformers", "feature-extraction", "384", "bert, en", "pooling=mean", "apache-2.0", "mini-lm"):
         assert fact in out
     assert re.search(r"to download +90.0 MiB, 2 files", out)
-    assert re.search(r"^default +fp16 +2 +unknown +default$", out, re.MULTILINE)
-    assert re.search(r"^onnx/default.onnx +0 B +a+$", out, re.MULTILINE), "nothing is a size, too"
+    assert re.search(r"^plain +fp16 +2 +unknown +default$", out, re.MULTILINE)
+    assert re.search(r"^onnx/plain.onnx +0 B +a+$", out, re.MULTILINE), "nothing is a size, too"
     assert re.search(r"^日本語/unbekannt.txt +unknown", out, re.MULTILINE)
     assert "warning: notes.bin is left out" in err
     assert "penstock fetch start huggingface 'org/Mini LM' --name mini-lm" in err

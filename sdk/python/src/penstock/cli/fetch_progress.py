@@ -55,7 +55,7 @@ def follow(output: Output, watched: Iterable[pb.FetchJob], *, title: str = "") -
         task = bar.add_task(title, total=None, bytes="", speed="", left="")
         for job in watched:
             progress = job.progress
-            bar.below = Text(printable(progress_words(job)), style="dim", no_wrap=True, overflow="ellipsis")
+            bar.below = Text(printable(progress_words(job)), style="dim")
             bar.update(
                 task,
                 description=f"{title} {state_of(job)}".strip(),

@@ -157,7 +157,7 @@ def _variants_table(
             each.precision,
             f"{len(each.files):,}",
             _size(each.size_bytes if each.HasField("size_bytes") else None),
-            "default" if each.is_default else "",
+            "default" if each.is_default and each.name != "default" else "",
         )
         for each in variants
     ]
