@@ -30,8 +30,8 @@ MARK = b"the-right-bytes."
 ONE_DAY_S = 24 * 60 * 60
 
 
-def store_at(port: int) -> S3BlobStore:
-    """A store that waits a fifth of a second for each answer."""
+def store_at(port: int, *, patience_s: float = 30.0) -> S3BlobStore:
+    """A store that waits so long for each answer."""
     return S3BlobStore(
         "bucket",
         prefix="registry",
@@ -40,8 +40,8 @@ def store_at(port: int) -> S3BlobStore:
         region="us-east-1",
         access_key="key",
         secret_key="secret",
-        connect_timeout_s=0.2,
-        answer_timeout_s=0.2,
+        connect_timeout_s=patience_s,
+        answer_timeout_s=patience_s,
     )
 
 
@@ -136,7 +136,7 @@ def assert_unavailable(store: S3BlobStore) -> None:
 @pytest.mark.slow
 def test_a_deaf_server_is_given_up_on() -> None:
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
-        assert_unavailable(store_at(listener.getsockname()[1]))
+        assert_unavailable(store_at(listener.getsockname()[1], patience_s=0.2))
 
 
 @pytest.mark.slow
