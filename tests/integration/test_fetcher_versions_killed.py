@@ -1,0 +1,167 @@
+"""Fetchers that die while they register: whoever takes over ends with one version, or with none.
+
+A worker's thread dies at a step, as with its process: nothing after it is done, its lease runs out, and another takes
+the job over.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import penstock.registry
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.channels import Connection
+from penstock.errors import NotFound
+from services.common.jobs import JobStore
+from services.fetcher.downloading.reading import DownloadReader
+from tests.fetching import Place, fetching
+from tests.postgres import PostgresServer
+from tests.testdata import models
+
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")]
+
+
+class Killed(BaseException):
+    """The end of a worker."""
+
+
+class Fate:
+    """Kills the first worker that comes to a step, and no other."""
+
+    def __init__(self) -> None:
+        self.met = threading.Event()
+
+    def strike(self) -> None:
+        if not self.met.is_set():
+            self.met.set()
+            raise Killed
+
+    def around(self, done: Callable[..., Any], *, at: Callable[..., bool], after: bool) -> Callable[..., Any]:
+        """Kill who does something, before or after it, where `at` says that this is the step."""
+
+        def doing(*arguments: Any, **named: Any) -> Any:
+            mine = threading.current_thread().name.startswith(("job-", "penstock-part")) and at(*arguments)
+            if mine and not after:
+                self.strike()
+            answer = done(*arguments, **named)
+            if mine and after:
+                self.strike()
+            return answer
+
+        return doing
+
+
+@pytest.fixture
+def place(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Place]:
+    with fetching(postgres_server, tmp_path, fetcher_lease_ms=1_000) as running:
+        yield running
+
+
+def listed(place: Place, model: str) -> list[registry.ModelVersion]:
+    try:
+        return list(place.client.registry.list_versions(model, show_deleted=True))
+    except NotFound:
+        return []
+
+
+def kill_at(monkeypatch: pytest.MonkeyPatch, how: str, rpc: str, *, after: bool) -> Fate:
+    """Kill who makes a call to the registry; `how` is what makes such calls of the SDK's."""
+    fate = Fate()
+
+    def at(_: object, method: Any, *__: object) -> bool:
+        return bool(method._method.decode().endswith(f"/{rpc}"))
+
+    monkeypatch.setattr(Connection, how, fate.around(getattr(Connection, how), at=at, after=after))
+    return fate
+
+
+def check_one_version(place: Place, fate: Fate, job: pb.FetchJob) -> None:
+    assert fate.met.is_set(), "nobody came to that step"
+    assert job.state == pb.FETCH_JOB_STATE_COMPLETED, job.error
+    assert (job.attempt_count, job.result.version, job.result.existed) == (2, "v1", False)
+    (version,) = listed(place, job.result.model)
+    assert (version.version, version.state) == ("v1", registry.VERSION_STATE_READY)
+
+
+@pytest.mark.parametrize(
+    ("how", "rpc", "after"),
+    [
+        ("upload", "RegisterVersion", False),
+        ("upload", "RegisterVersion", True),
+        ("unary", "GetVersion", False),
+        ("unary", "GetVersion", True),
+    ],
+)
+def test_a_kill_around_a_step_of_registering_leaves_one_version(
+    place: Place, monkeypatch: pytest.MonkeyPatch, how: str, rpc: str, *, after: bool
+) -> None:
+    fate = kill_at(monkeypatch, how, rpc, after=after)
+    url = place.origin.serve("/killed.onnx", models.classifier(), etag='"killed"')
+    check_one_version(place, fate, place.fetch("url", url))
+
+
+@pytest.mark.parametrize(
+    ("how", "rpc", "after"),
+    [
+        ("unary", "CreateUpload", True),
+        ("upload", "UploadPart", False),
+        ("upload", "UploadPart", True),
+        ("stream", "FinishUpload", True),
+        ("upload", "RegisterVersion", True),
+    ],
+)
+def test_so_does_a_kill_of_an_upload_in_parts(
+    place: Place, monkeypatch: pytest.MonkeyPatch, how: str, rpc: str, *, after: bool
+) -> None:
+    monkeypatch.setattr(penstock.registry, "HUGE_BYTES", 0)
+    fate = kill_at(monkeypatch, how, rpc, after=after)
+    url = place.origin.serve("/parts.onnx", models.classifier(), etag='"parts"')
+    check_one_version(place, fate, place.fetch("url", url))
+
+
+def test_so_does_one_in_the_middle_of_a_files_bytes(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    fate, read, count = Fate(), DownloadReader.read, itertools.count()
+
+    def dying(*given: Any) -> bytes:
+        if next(count) == 1:
+            fate.strike()  # which whoever sends the bytes passes on to the worker
+        return read(*given)
+
+    monkeypatch.setattr(DownloadReader, "read", dying)
+    url = place.origin.serve("/half.onnx", models.classifier(), etag='"half"')
+    check_one_version(place, fate, place.fetch("url", url))
+
+
+def test_so_does_one_before_the_end_is_written(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    fate = Fate()
+    completed = fate.around(JobStore.complete, at=lambda *_: True, after=False)
+    monkeypatch.setattr(JobStore, "complete", completed)
+    url = place.origin.serve("/end.onnx", models.classifier(), etag='"end"')
+    check_one_version(place, fate, place.fetch("url", url))
+
+
+def test_one_before_the_end_of_a_version_that_was_asked_for_by_name(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fate = Fate()
+    monkeypatch.setattr(JobStore, "complete", fate.around(JobStore.complete, at=lambda *_: True, after=False))
+    url = place.origin.serve("/named.onnx", models.classifier(), etag='"named"')
+    check_one_version(place, fate, place.fetch("url", url, version="v1"))
+
+
+@pytest.mark.parametrize("after", [False, True])
+def test_a_kill_while_what_was_refused_is_cleared_away_leaves_no_version(
+    place: Place, monkeypatch: pytest.MonkeyPatch, *, after: bool
+) -> None:
+    fate = kill_at(monkeypatch, "unary", "DeleteVersion", after=after)
+    url = place.origin.serve("/refused.onnx", b"no model", etag='"refused"')
+    job = place.fetch("url", url)
+    assert (fate.met.is_set(), job.error.reason, job.attempt_count) == (True, "REGISTRATION_REFUSED", 2)
+    assert [version for version in listed(place, "refused") if not version.HasField("delete_time")] == []
