@@ -8,7 +8,8 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -355,3 +356,36 @@ def test_a_plain_graphs_config_may_lie_above_it(server: hub.Hub) -> None:
     plan = look(server, "org/images").plan
     assert (plan.framework, [file.path for file in plan.files]) == ("ONNX", ["model.onnx"])
     assert (plan.metadata["task_type"], plan.metadata["fields"]["label_count"]) == ("image-classification", 2)
+
+
+def test_a_hub_that_is_silent_is_let_go_of_as_soon_as_nobody_waits() -> None:
+    callbacks: list[Callable[[], None]] = []
+
+    def say(_: Any, head: str) -> None:
+        assert head.startswith("GET /api/models/org/name?blobs=true ")
+        while callbacks:
+            callbacks.pop()()
+
+    def forget(callback: Callable[[], None]) -> None:
+        if callback in callbacks:
+            callbacks.remove(callback)
+
+    stopping = Stopping(on_stop=callbacks.append, forget=forget)
+    with answering(say) as url, pytest.raises(NetworkError, match="nobody wants it any more"):
+        source(url).find(Reference("huggingface", "org/name"), stopping)
+
+
+def test_many_ask_at_once_each_for_itself(server: hub.Hub) -> None:
+    """The Hub's client is one for the whole process, and its callers have Hubs and tokens of their own."""
+    publish(server, "org/shared", private=True)
+
+    def asks(number: int) -> str:
+        try:
+            return look(server, "org/shared", server.token if number % 2 else "").plan.revision
+        except ModelNotFound:
+            return "missing"
+
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(asks, range(40)))
+    assert set(answers[::2]) == {"missing"}
+    assert set(answers[1::2]) == set(server.repositories["org/shared"].commits)
