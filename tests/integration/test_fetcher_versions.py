@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import tarfile
 import zipfile
 from collections.abc import Iterator
 
@@ -30,6 +32,16 @@ def archived(note: str) -> bytes:
     with zipfile.ZipFile(packed, "w") as archive:
         archive.writestr("model/graph.onnx", models.classifier())
         archive.writestr("model/note.txt", note)
+    return packed.getvalue()
+
+
+def tarred(compression: str) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode=f"w:{compression}") as archive:  # type: ignore[call-overload] # a parameter
+        for name, content in (("model/graph.onnx", models.classifier()), ("model/note.txt", b"any")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            archive.addfile(entry, io.BytesIO(content))
     return packed.getvalue()
 
 
@@ -102,3 +114,65 @@ def test_nothing_is_fetched_into_production_or_the_archive(place: Place, stage: 
     with pytest.raises(InvalidArgument) as refused:
         place.client.fetcher.start("url", f"{place.origin.url}/x.onnx", stage=stage)
     assert refused.value.reason == "INVALID_STAGE"
+
+
+def test_a_stage_is_reached_through_the_registrys_guards_with_who_approved_it(place: Place) -> None:
+    url = place.origin.serve("/staged.onnx", models.classifier(), etag='"staged"')
+    job = place.fetch("url", url, stage="staging", approved_by="ada", note="for the fair")
+    assert (job.state, list(job.result.warnings)) == (pb.FETCH_JOB_STATE_COMPLETED, []), job.error
+    assert place.client.registry.get_version("staged", "v1").stage == registry.STAGE_STAGING
+    last = next(iter(place.client.registry.transitions("staged", "v1")))
+    assert (last.to_stage, last.approved_by, last.note) == (registry.STAGE_STAGING, "ada", "for the fair")
+
+
+def test_a_stage_that_the_guards_refuse_is_said_of_a_version_that_is_there(place: Place) -> None:
+    place.client.registry.create_model("judged")
+    at_least = registry.COMPARISON_AT_LEAST
+    criterion = registry.SuccessCriterion(metric="accuracy", comparison=at_least, threshold=0.9)
+    config = registry.TrainingConfig(success_criteria=[criterion])
+    place.client.registry.update_model("judged", training_config=config)
+    url = place.origin.serve("/judged.onnx", models.classifier(), etag='"judged"')
+    job = place.fetch("url", url, stage="staging")
+    assert job.state == pb.FETCH_JOB_STATE_COMPLETED, job.error
+    assert place.client.registry.get_version("judged", "v1").stage == registry.STAGE_CANDIDATE
+    (warning,) = job.result.warnings
+    assert "judged v1 is in CANDIDATE and not in STAGING" in warning
+
+
+def test_a_framework_that_was_asked_for_goes_before_the_files_and_a_wrong_one_leaves_nothing(place: Place) -> None:
+    url = place.origin.serve("/overridden.onnx", models.classifier(), etag='"overridden"')
+    refused = place.fetch("url", url, framework="tensorflow")
+    assert refused.error.reason == "REGISTRATION_REFUSED"
+    assert list(place.client.registry.list_versions("overridden")) == []
+    named = place.origin.serve("/overridden.bin", models.classifier(), etag='"bin"')
+    unknown = place.fetch("url", named, model="overridden")
+    assert unknown.error.reason == "UNSUPPORTED_FRAMEWORK"
+    done = place.fetch("url", url, framework="onnx")
+    assert place.client.registry.get_version("overridden", done.result.version).framework == registry.FRAMEWORK_ONNX
+
+
+def test_where_it_came_from_stands_in_the_version(place: Place) -> None:
+    packed = archived("traced")
+    url = place.origin.serve("/traced.zip", packed, etag='"traced"')
+    asked_for = registry.Metadata(task_type="classification", tags=["fair"])
+    asked_for.fields.update({"team": "search"})
+    job = place.fetch("url", url, framework="onnx", metadata=asked_for)
+    version = place.client.registry.get_version("traced", job.result.version)
+    assert (version.source.origin, version.source.reference, version.source.revision) == ("url", url, '"traced"')
+    sha256 = hashlib.sha256(packed).hexdigest()
+    assert dict(version.metadata.fields) == {"team": "search", "fetched_sha256": sha256}
+    assert (version.metadata.task_type, list(version.metadata.tags)) == ("classification", ["fair"])
+    assert len(version.files) == 2, "each with its digest"
+
+
+@pytest.mark.parametrize("pack", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
+def test_archives_of_every_kind_are_unpacked_and_their_digest_is_held_to(place: Place, pack: str) -> None:
+    packed = archived("any") if pack == "zip" else tarred(pack.removeprefix("tar").removeprefix("."))
+    url = place.origin.serve(f"/kind.{pack}", packed, etag=f'"{pack}"')
+    said = {"model": f"kind-{pack}", "framework": "onnx"}
+    wrong = place.fetch("url", url, sha256="0" * 64, **said)
+    assert wrong.error.reason == "DIGEST_MISMATCH"
+    right = place.fetch("url", url, sha256=hashlib.sha256(packed).hexdigest(), **said)
+    assert right.state == pb.FETCH_JOB_STATE_COMPLETED, right.error
+    files = place.client.registry.get_version(f"kind-{pack}", "v1").files
+    assert [file.path for file in files] == ["graph.onnx", "note.txt"]
