@@ -21,6 +21,7 @@ BENCHMARKS = (
     "registry",
     "transfer",
     "fetching",
+    "fetch-jobs",
 )
 
 
@@ -35,7 +36,7 @@ def main() -> None:
         print(__doc__, f"\nbenchmarks: {', '.join(BENCHMARKS)}")
         raise SystemExit(0 if name in ("-h", "--help") else 2)
     sys.argv = [f"python -m benchmarks {name}", *options]
-    importlib.import_module(f"benchmarks.{name}").main()
+    importlib.import_module(f"benchmarks.{name.replace('-', '_')}").main()
 
 
 if __name__ == "__main__":
