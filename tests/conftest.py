@@ -13,6 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from hypothesis import HealthCheck, settings
 
 from tests import s3
 
@@ -20,6 +21,9 @@ from tests import s3
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Services in this process log as they do on their own; only what is wrong is worth a reader's time here.
 structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+# How long an example takes says how busy the machine is; as in CI, where Hypothesis has it so by itself.
+settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 pytest_plugins = ["tests.postgres", "tests.services"]
 
 

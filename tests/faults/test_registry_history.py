@@ -24,7 +24,7 @@ from tests.memory_registry import ALIASES, NAMES, STAGES, Memory
 from tests.postgres import PostgresServer
 from tests.quick_registry import BAD, GOOD, Registry, unique
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]  # thousands of moves take as long as they take
 names, aliases = st.sampled_from(NAMES), st.sampled_from(ALIASES)
 numbers = itertools.count(1)
 SAID = {None: "VALIDATING", True: "READY", False: "FAILED"}

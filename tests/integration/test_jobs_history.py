@@ -17,7 +17,7 @@ from tests import jobs
 from tests.jobs import execute, new_job
 from tests.postgres import PostgresServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]  # thousands of moves take as long as they take
 LIMITS = Concurrency(total=4, per_key=1)
 MAX_ATTEMPTS = 2
 ANY_LEASE = st.integers(0, 5)

@@ -18,7 +18,7 @@ from services.monitoring.alerts.models import Alert, AlertState
 from tests.alert_replicas import Replica, SetClock
 from tests.alerting import HOUR, IRIS, MINUTE, SECOND, Readings, counted, draft
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1_200)]  # thousands of moves take as long as they take
 NAMES = st.sampled_from(["errors", "other"])
 SCOPES = st.sampled_from([{}, {"model": "iris"}, {"model": "iris", "version": "1.0.0"}])
 RULES = st.fixed_dictionaries(
