@@ -124,6 +124,7 @@ def test_an_inference_service_whose_own_key_is_unknown_never_becomes_ready(guard
             registry=guarded.registry.address,
             monitoring=guarded.monitoring.address,
             service_token=SecretStr("pk_unknown"),
+            drain_grace_ms=0,  # nobody takes its events
         ) as stranger,
         inference.connected(guarded.registry, guarded.monitoring, stranger) as suite,
     ):
