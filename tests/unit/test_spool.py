@@ -257,8 +257,8 @@ def test_a_receiver_that_never_returns_does_not_hold_up_the_end(tmp_path: Path) 
     spool: Spool[int] = Spool(tmp_path, encode, deliver, QUICK)
     spool.open()
     spool.append(1)
-    assert spool.flush(5)
+    assert spool.flush(60)
     began = time.monotonic()
     assert not spool.close(0.05)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30, "it waited for the receiver"
     release.set()
