@@ -192,7 +192,7 @@ def found_proto(said: Reference, found: Found, lacking_bytes: int | None) -> sou
         source=reference_proto(said),
         resolved_revision=plan.revision,
         framework=_framework(plan),
-        variants=[_variant_proto(each, is_default=each is variants[0]) for each in variants],
+        variants=[_variant_proto(each, is_default=found.has_default and each is variants[0]) for each in variants],
         metadata=ParseDict(dict(plan.metadata), registry.Metadata()),
         licence=found.licence,
         suggested_model=found.suggested_model,

@@ -87,6 +87,15 @@ def test_inspecting_reads_no_weights(place: Place, server: hub.Hub) -> None:
     assert not any(path.endswith((".onnx", ".bin", "tokenizer.json")) for path in server.paths()[asked:])
 
 
+def test_where_no_variant_is_the_default_one_is_named(place: Place, server: hub.Hub) -> None:
+    server.publish("org/undecided", {"model_fp16.onnx": models.classifier(), "model_q4.onnx": models.classifier()})
+    with pytest.raises(InvalidArgument, match="name one of: fp16, q4"):
+        place.client.fetcher.inspect("huggingface", "org/undecided")
+    found = place.client.fetcher.inspect("huggingface", "org/undecided", variant="q4")
+    assert [(each.name, each.is_default) for each in found.variants] == [("fp16", False), ("q4", False)]
+    assert found.download_size_bytes == len(models.classifier())
+
+
 def test_a_variant_is_served_by_its_own_graph(place: Place, server: hub.Hub) -> None:
     server.publish("org/variants", exported(**{"onnx/model_quantized.onnx": "long"}))
     for variant, graph, version in (("", "onnx/model.onnx", "v1"), ("q8", "onnx/model_quantized.onnx", "v2")):

@@ -101,6 +101,7 @@ class HuggingFaceSource:
             (*left_out, *layout.warnings, *unread, *card.warnings)[:MAX_WARNINGS],
             variants[1:],
             card.licence,
+            layout.has_default,
         )
 
     def open(

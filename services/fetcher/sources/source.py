@@ -41,6 +41,7 @@ class Found:
         warnings: sentences on what was left out, and on a licence with conditions.
         variants: the default first; none where the source has none: then the plan is all there is.
         licence: its identifier, as the source has it; '' where it says none.
+        has_default: whether the first variant is fetched where none is named; else one has to be.
     """
 
     plan: Plan
@@ -48,6 +49,7 @@ class Found:
     warnings: tuple[str, ...] = ()
     variants: tuple[Variant, ...] = ()
     licence: str = ""
+    has_default: bool = True
 
 
 class Flow(Protocol):
