@@ -49,7 +49,10 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class RegisteredVersion:
-    """A version as the registry has it; times are None where it has not come to that, texts empty."""
+    """A version as the registry has it; times are None where it has not come to that, texts empty.
+
+    `source` is where its files came from: the kind of place, the reference there, and the revision.
+    """
 
     model: str
     version: str
@@ -59,6 +62,7 @@ class RegisteredVersion:
     state: str
     stage: str
     source_version: str
+    source: str
     training_run_id: str
     create_time: datetime | None
     created_by: str
@@ -165,6 +169,7 @@ def _version(message: registry.ModelVersion) -> RegisteredVersion:
         state=registry.VersionState.Name(message.state).removeprefix("VERSION_STATE_"),
         stage=registry.Stage.Name(message.stage).removeprefix("STAGE_"),
         source_version=message.source_version,
+        source=" ".join(filter(None, (message.source.origin, message.source.reference, message.source.revision))),
         training_run_id=message.training_run_id,
         create_time=_time(message.create_time),
         created_by=message.created_by,

@@ -22,7 +22,7 @@ from penstock.api.monitoring.v1 import lineage_pb2 as pb
 from penstock.api.monitoring.v1 import profiles_pb2
 from penstock.api.monitoring.v1.alerts_pb2_grpc import AlertServiceStub
 from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
-from penstock.api.registry.v1.registry_pb2 import STAGE_ARCHIVED
+from penstock.api.registry.v1.registry_pb2 import STAGE_ARCHIVED, Source
 from penstock.api.trainer.v1 import training_pb2 as training
 from services.monitoring.registry_reader import PLACES, MissingError, RegistryReader
 from tests import quick_registry
@@ -93,6 +93,14 @@ def retrained(suite: Suite) -> tuple[str, str, UUID, UUID]:
     suite.trainer.move(run_id, training.TRAINING_RUN_STATE_COMPLETED, new_version="2", validation_passed=True)
     here.becomes(raised.id, "COMPLETED")
     return raised.id, run_id, check_id, alert_id
+
+
+def test_a_version_says_where_its_files_came_from(suite: Suite) -> None:
+    source = Source(origin="huggingface", reference="org/iris", revision="abc123")
+    quick_registry.register(suite.registry, "1", source=source)
+    quick_registry.register(suite.registry, "2")
+    said = [ask(suite.monitoring, version=name).of("VERSION")[0].attributes["source"] for name in ("iris/1", "iris/2")]
+    assert said == ["huggingface org/iris abc123", "upload"]
 
 
 def test_from_a_prediction_back_to_the_data_that_its_version_learned_from(suite: Suite) -> None:

@@ -43,6 +43,7 @@ def version_node(name: VersionName, found: RegisteredVersion | None, missing: st
         "deployment_number": str(found.deployment_number),
         "parent_deployment_number": str(found.parent_deployment_number or ""),
         "source_version": found.source_version,
+        "source": found.source,
         "training_run_id": found.training_run_id,
         "created_by": found.created_by,
         "promoted_by": found.promoted_by,
