@@ -180,3 +180,19 @@ def test_who_waits_for_anothers_download_leaves_its_slot_to_others(place: Place)
     go_on.set()
     ended = [place.end(job) for job in waiting]
     assert {(job.state, job.attempt_count) for job in ended} == {(pb.FETCH_JOB_STATE_COMPLETED, 1)}
+
+
+def test_a_look_says_what_would_be_downloaded_now(place: Place) -> None:
+    content, inspect = os.urandom(SIZE), place.client.fetcher.inspect
+    with answering(told(SIZE, lambda n, begin: (begin, content[begin : 2 * PART + 9 if n == 1 else SIZE]))) as url:
+        reference = f"{url}/looked-at.onnx"
+        assert inspect("url", reference).download_size_bytes == SIZE
+        place.fetch("url", reference, max_attempts=1)
+        assert inspect("url", reference).download_size_bytes == SIZE - 2 * PART, "two parts are here"
+        place.fetch("url", reference)
+        looked = inspect("url", reference)
+    assert (looked.download_size_bytes, looked.variants[0].size_bytes) == (0, SIZE)
+    elsewhere = place.origin.serve("/looked-at-elsewhere.onnx", content)
+    assert inspect("url", elsewhere).download_size_bytes == SIZE
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert inspect("url", elsewhere, sha256=sha256).download_size_bytes == 0, "whole, by its digest"
