@@ -147,7 +147,7 @@ def calling(
             callers.session.go_on()
     wait_until(lambda: callers.queue.running == 0)
     assert all(each.in_flight == 0 for each in callers.engine.statistics())
-    callers.sessions.close(5)
+    callers.sessions.close(60)
 
 
 def until_answered(futures: Sequence[Future[InferenceAnswer]], count: int) -> None:

@@ -75,7 +75,7 @@ def open_spool(tmp_path: Path, receiver: Receiver) -> Iterator[Opener]:
     receiver.up.set()
     for spool in spools:
         if spool._accepting:
-            spool.close(5)
+            spool.close(60)
 
 
 def encode(number: int) -> bytes:

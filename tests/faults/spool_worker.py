@@ -56,9 +56,9 @@ def spool_for_ever(folder: Path, first: int) -> None:
     spool.open()
     for number in itertools.count(first):
         while spool.status.queued >= SETTINGS.queue_items:
-            spool.flush(10)
+            spool.flush(60)
         spool.append(number)
-        if number % 20 == 19 and spool.flush(10):
+        if number % 20 == 19 and spool.flush(60):
             print(number, flush=True)
 
 
@@ -89,7 +89,7 @@ def fill_the_disk(folder: Path, limit_bytes: int) -> None:
     wait_until(lambda: not spool.status.writing and not spool.status.queued)
     again = next(numbers)
     spool.append(again)
-    drained = spool.close(10)
+    drained = spool.close(60)
     report = {
         "state": state,
         "torn": torn,

@@ -45,7 +45,7 @@ def test_kill_9_loses_no_flushed_event_and_delivers_each_exactly_once(tmp_path: 
     receiver = ReceivedFile(tmp_path / "received")
     spool: Spool[int] = Spool(tmp_path / "spool", lambda n: b"%08d" % n, receiver.deliver, SETTINGS)
     spool.open()
-    assert spool.close(20)
+    assert spool.close(60)
     stored = [int(line) for line in receiver.read()]
     assert len(stored) == len(set(stored))
     assert set(flushed) <= set(stored)

@@ -64,7 +64,7 @@ def serving(*names: str, runners: int) -> Iterator[Models]:
             session.go_on()
         wait_until(lambda: all(each.in_flight == 0 for each in models.engine.statistics()))
         wait_until(lambda: (models.engine._runners._free, models.engine._runners._lanes) == (runners, {}))
-        models.cache.close(5)
+        models.cache.close(60)
 
 
 def test_slow_runs_of_one_model_leave_half_of_the_runners_to_the_others() -> None:

@@ -34,7 +34,7 @@ UNRUNNABLE = Signature(
 def sessions(tmp_path: Path) -> Iterator[SessionCache]:
     cache = SessionCache(onnx_loader(SHELF, tmp_path))
     yield cache
-    cache.close(10)
+    cache.close(60)
 
 
 SHELF = BlobShelf()
@@ -149,7 +149,7 @@ def test_a_request_cancelled_while_its_model_loads_is_not_run() -> None:
     thread.join(60)
     assert isinstance(answers[0].error, Cancelled)
     assert sessions.list_sessions()[0].in_flight == 0
-    sessions.close(5)
+    sessions.close(60)
 
 
 def test_a_version_that_is_resolved_already_is_not_resolved_again(sessions: SessionCache) -> None:
@@ -240,4 +240,4 @@ def test_a_model_over_the_budget_is_refused_and_the_others_are_answered(
     assert refused.reason == "SESSION_BUDGET_EXCEEDED"
     assert engine.infer(InferenceRequest("small", "", X)).error is None
     assert sessions.counters.loads == 1, "nobody was evicted in vain"
-    sessions.close(10)
+    sessions.close(60)

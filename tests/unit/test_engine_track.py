@@ -18,7 +18,7 @@ VERSION = plain_version("storyteller")
 def sessions() -> Iterator[SessionCache]:
     cache = SessionCache(PlainLoader())
     yield cache
-    cache.close(5)
+    cache.close(60)
 
 
 @pytest.fixture

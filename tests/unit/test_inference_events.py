@@ -73,7 +73,7 @@ def test_a_batch_that_monitoring_refuses_is_no_outage(tmp_path: Path) -> None:
         spool = Spool[Event](tmp_path, encode, MonitoringSender(client))
         spool.open()
         EventLog(spool).record(event(CapturePolicy()))
-        assert spool.close(10)
+        assert spool.close(60)
         assert spool.status.delivery.rejected == 1
     assert "INVALID_BATCH" in (tmp_path / "slot-000" / "dead-letters.jsonl").read_text()
 
@@ -116,7 +116,7 @@ def test_only_tensors_that_may_be_kept_wait_in_memory(
         made = event(policy, tensor)
         EventLog(spool).record(made)
         assert bool(made.inputs) is bool(made.outputs) is waits
-        assert spool.flush(10)
+        assert spool.flush(60)
         assert spool.status.spooled == 1
     finally:
         spool.close(0)

@@ -77,7 +77,7 @@ def request(version: ResolvedVersion, x: Tensor = X, **more: object) -> Inferenc
 def engine(tmp_path: Path) -> Iterator[Engine]:
     sessions = SessionCache(onnx_loader(SHELF, tmp_path))
     yield Engine(Versions(IRIS), sessions)
-    sessions.close(10)
+    sessions.close(60)
 
 
 def same(version: ResolvedVersion, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:

@@ -50,7 +50,7 @@ def cache(loader: PlainLoader, clock: Clock) -> Iterator[SessionCache]:
     cache = SessionCache(loader, SessionLimits(budget_bytes=300, max_sessions=10, drain_s=0.2), clock=clock)
     yield cache
     loader.gate.set()
-    cache.close(5)
+    cache.close(60)
 
 
 def loaded(cache: SessionCache) -> list[str]:
@@ -63,7 +63,7 @@ def test_two_hundred_threads_that_ask_for_one_cold_model_cause_one_load(
     version = plain_version("a")
     loader.gate.clear()
     with ThreadPoolExecutor(200) as pool:
-        futures = [pool.submit(cache.acquire, version, 10) for _ in range(200)]
+        futures = [pool.submit(cache.acquire, version, 60) for _ in range(200)]
         wait_until(lambda: cache.counters.misses == 200)
         loader.gate.set()
         entries = [future.result() for future in futures]
@@ -78,14 +78,14 @@ def test_two_hundred_threads_that_ask_for_one_cold_model_cause_one_load(
 
 def test_a_hit_loads_nothing(cache: SessionCache, loader: PlainLoader) -> None:
     for _ in range(3):
-        with cache.use(plain_version("a"), 5):
+        with cache.use(plain_version("a"), 60):
             pass
     assert (loader.began, cache.counters.hits, cache.counters.misses) == (1, 2, 1)
 
 
 def test_the_least_recently_used_goes_first(cache: SessionCache, loader: PlainLoader) -> None:
     for name in ("a", "b", "c", "a", "d"):
-        with cache.use(plain_version(name), 5):
+        with cache.use(plain_version(name), 60):
             pass
     assert loaded(cache) == ["c", "a", "d"]
     assert loader.of("b").closed.wait(60)
@@ -93,7 +93,7 @@ def test_the_least_recently_used_goes_first(cache: SessionCache, loader: PlainLo
 
 
 def test_a_session_in_use_is_evicted_but_closed_only_by_its_last_user(cache: SessionCache, loader: PlainLoader) -> None:
-    first, second = cache.acquire(plain_version("a"), 5), cache.acquire(plain_version("a"), 5)
+    first, second = cache.acquire(plain_version("a"), 60), cache.acquire(plain_version("a"), 60)
     assert cache.unload(plain_version("a").key)
     assert not cache.is_loaded(plain_version("a").key)
     cache.release(first)
@@ -105,9 +105,9 @@ def test_a_session_in_use_is_evicted_but_closed_only_by_its_last_user(cache: Ses
 
 
 def test_idle_sessions_are_evicted_before_busy_ones(cache: SessionCache) -> None:
-    busy = cache.acquire(plain_version("busy"), 5)
+    busy = cache.acquire(plain_version("busy"), 60)
     for name in ("b", "c", "d"):
-        with cache.use(plain_version(name), 5):
+        with cache.use(plain_version(name), 60):
             pass
     assert "busy" in loaded(cache)
     cache.release(busy)
@@ -115,22 +115,22 @@ def test_idle_sessions_are_evicted_before_busy_ones(cache: SessionCache) -> None
 
 def test_a_pinned_session_stays_and_an_unpinned_one_may_go(cache: SessionCache) -> None:
     for name in ("pinned", "b", "c", "d", "e"):
-        with cache.use(plain_version(name, pinned=name == "pinned"), 5):
+        with cache.use(plain_version(name, pinned=name == "pinned"), 60):
             pass
     assert "pinned" in loaded(cache)
     assert cache.pin(plain_version("pinned").key, pinned=False)
     for name in ("f", "g", "h"):
-        with cache.use(plain_version(name), 5):
+        with cache.use(plain_version(name), 60):
             pass
     assert "pinned" not in loaded(cache)
     assert not cache.pin("nobody", pinned=True)
 
 
 def test_a_model_over_the_budget_is_refused_and_evicts_nobody(cache: SessionCache, loader: PlainLoader) -> None:
-    with cache.use(plain_version("a"), 5):
+    with cache.use(plain_version("a"), 60):
         pass
     with pytest.raises(ResourceExhausted, match="budget") as caught:
-        cache.acquire(plain_version("huge", size_bytes=301), 5)
+        cache.acquire(plain_version("huge", size_bytes=301), 60)
     assert caught.value.reason == "SESSION_BUDGET_EXCEEDED"
     assert loaded(cache) == ["a"]
     assert loader.began == 1
@@ -142,7 +142,7 @@ def test_a_model_that_turns_out_too_big_is_closed_again(
     readings = iter([0, 1000])
     monkeypatch.setattr(sessions_module, "resident_bytes", lambda: next(readings))
     with pytest.raises(ResourceExhausted, match="1000 bytes"):
-        cache.acquire(plain_version("a"), 5)
+        cache.acquire(plain_version("a"), 60)
     assert loader.of("a").closed.wait(60)
     wait_until(lambda: cache.used_bytes == 0)
 
@@ -150,11 +150,11 @@ def test_a_model_that_turns_out_too_big_is_closed_again(
 def test_the_measured_growth_counts_against_the_budget(
     cache: SessionCache, loader: PlainLoader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with cache.use(plain_version("a"), 5):
+    with cache.use(plain_version("a"), 60):
         pass
     readings = iter([0, 250])
     monkeypatch.setattr(sessions_module, "resident_bytes", lambda: next(readings))
-    with cache.use(plain_version("b"), 5):
+    with cache.use(plain_version("b"), 60):
         pass
     assert loaded(cache) == ["b"]
     assert cache.list_sessions()[0].size_bytes == 250
@@ -163,19 +163,19 @@ def test_the_measured_growth_counts_against_the_budget(
 def test_the_number_of_sessions_is_bounded(loader: PlainLoader) -> None:
     cache = SessionCache(loader, SessionLimits(max_sessions=2))
     for name in ("a", "b", "c"):
-        with cache.use(plain_version(name), 5):
+        with cache.use(plain_version(name), 60):
             pass
     assert loaded(cache) == ["b", "c"]
-    cache.close(5)
+    cache.close(60)
 
 
 def test_when_every_session_is_pinned_a_new_one_is_refused(loader: PlainLoader) -> None:
     cache = SessionCache(loader, SessionLimits(max_sessions=1))
-    with cache.use(plain_version("a", pinned=True), 5):
+    with cache.use(plain_version("a", pinned=True), 60):
         pass
     with pytest.raises(ResourceExhausted, match="unpin"):
-        cache.acquire(plain_version("b"), 5)
-    cache.close(5)
+        cache.acquire(plain_version("b"), 60)
+    cache.close(60)
 
 
 def test_a_failed_load_is_remembered_with_its_reason_and_then_tried_again(
@@ -185,7 +185,7 @@ def test_a_failed_load_is_remembered_with_its_reason_and_then_tried_again(
     loader.failures = [FailedPrecondition("bad file", reason="MODEL_LOAD_FAILED")]
     for _ in range(3):
         with pytest.raises(FailedPrecondition, match="bad file") as caught:
-            cache.acquire(version, 5)
+            cache.acquire(version, 60)
     assert caught.value.reason == "MODEL_LOAD_FAILED"
     assert caught.value.retry_after_s is not None
     assert 0 < caught.value.retry_after_s <= 1
@@ -194,7 +194,7 @@ def test_a_failed_load_is_remembered_with_its_reason_and_then_tried_again(
     assert failure is not None
     assert failure.retry_after_s is None
     clock.now += 1.1
-    with cache.use(version, 5):
+    with cache.use(version, 60):
         pass
     assert loader.began == 2
     assert cache.find_failure(version.key) is None
@@ -210,7 +210,7 @@ def test_a_load_that_panics_strands_nobody(cache: SessionCache, loader: PlainLoa
     loader.gate.clear()
     loader.failures = [PanicException("index out of bounds")]
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(cache.acquire, version, 10) for _ in range(2)]
+        waiting = [pool.submit(cache.acquire, version, 60) for _ in range(2)]
         wait_until(lambda: cache.counters.misses == 2)
         loader.gate.set()
         for future in waiting:
@@ -218,7 +218,7 @@ def test_a_load_that_panics_strands_nobody(cache: SessionCache, loader: PlainLoa
                 future.result(60)
             assert caught.value.reason == "MODEL_LOAD_FAILED"
     clock.now += 1.1
-    with cache.use(version, 5):
+    with cache.use(version, 60):
         pass
     assert loader.began == 2
 
@@ -229,17 +229,17 @@ def test_the_pause_after_failures_doubles_and_an_operator_can_end_it(
     version = plain_version("a")
     loader.failures = [RuntimeError("/secret/path"), RuntimeError("again")]
     with pytest.raises(FailedPrecondition, match="log says why") as caught:
-        cache.acquire(version, 5)
+        cache.acquire(version, 60)
     assert "secret" not in str(caught.value)
     clock.now += 1.1
     with pytest.raises(FailedPrecondition):
-        cache.acquire(version, 5)
+        cache.acquire(version, 60)
     clock.now += 1.1  # the second pause is two seconds
     with pytest.raises(FailedPrecondition):
-        cache.acquire(version, 5)
+        cache.acquire(version, 60)
     assert loader.began == 2
     cache.forget_failure(version.key)
-    with cache.use(version, 5):
+    with cache.use(version, 60):
         pass
 
 
@@ -260,7 +260,7 @@ def test_loads_are_bounded_in_number(loader: PlainLoader) -> None:
 
     def ask(name: str) -> None:
         try:
-            cache.release(cache.acquire(plain_version(name), 10))
+            cache.release(cache.acquire(plain_version(name), 60))
         except DomainError as error:
             errors.append(error)
 
@@ -274,15 +274,15 @@ def test_loads_are_bounded_in_number(loader: PlainLoader) -> None:
         thread.join(60)
     assert {error.reason for error in errors} == {"LOAD_QUEUE_FULL"}
     assert len(cache.list_sessions()) == 2
-    cache.close(5)
+    cache.close(60)
 
 
 def test_the_new_version_is_loaded_before_the_old_one_goes(cache: SessionCache, loader: PlainLoader) -> None:
     old, new = plain_version("old"), plain_version("new")
-    with cache.use(old, 5):
+    with cache.use(old, 60):
         pass
     loader.gate.clear()
-    thread = threading.Thread(target=cache.replace, args=(old.key, new, 5))
+    thread = threading.Thread(target=cache.replace, args=(old.key, new, 60))
     thread.start()
     wait_until(lambda: loader.began == 2)
     assert cache.is_loaded(old.key)
@@ -293,20 +293,20 @@ def test_the_new_version_is_loaded_before_the_old_one_goes(cache: SessionCache, 
 
 
 def test_if_the_new_version_fails_the_old_one_stays(cache: SessionCache, loader: PlainLoader) -> None:
-    with cache.use(plain_version("old"), 5):
+    with cache.use(plain_version("old"), 60):
         pass
     loader.failures = [FailedPrecondition("bad file")]
     with pytest.raises(FailedPrecondition):
-        cache.replace(plain_version("old").key, plain_version("new"), 5)
+        cache.replace(plain_version("old").key, plain_version("new"), 60)
     assert loaded(cache) == ["old"]
 
 
 def test_closing_waits_for_running_requests_and_refuses_new_ones(cache: SessionCache, loader: PlainLoader) -> None:
-    entry = cache.acquire(plain_version("a"), 5)
+    entry = cache.acquire(plain_version("a"), 60)
     cache.close(0.01)
     assert not loader.of("a").closed.is_set()
     with pytest.raises(Unavailable):
-        cache.acquire(plain_version("b"), 5)
+        cache.acquire(plain_version("b"), 60)
     cache.release(entry)
     assert loader.of("a").closed.wait(60)
 
@@ -318,12 +318,12 @@ def test_under_eviction_pressure_no_session_is_run_after_it_was_closed(loader: P
     def work(seed: int) -> None:
         chooser = random.Random(seed)
         for _ in range(150):
-            with cache.use(chooser.choice(versions), 10) as session:
+            with cache.use(chooser.choice(versions), 60) as session:
                 session.run({})
 
     with ThreadPoolExecutor(8) as pool:
         for future in [pool.submit(work, seed) for seed in range(8)]:
             future.result(60)
-    cache.close(5)
+    cache.close(60)
     assert cache.used_bytes == 0
     assert all(session.closed.is_set() for _, session in loader.sessions)

@@ -52,7 +52,7 @@ class Service:
     def use(self, *versions: ResolvedVersion) -> None:
         """Use these, which loads them where need be."""
         for version in versions:
-            with self.cache.use(version, 5):
+            with self.cache.use(version, 60):
                 pass
 
     def fail(self, reason: str) -> None:
@@ -73,7 +73,7 @@ def service(monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     service = Service()
     service.use(*OTHERS)
     yield service
-    service.cache.close(5)
+    service.cache.close(60)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_is_in_use_is_spared_however_long_ago_that_began(service: Service) 
     service.fail("WARM_UP_FAILED")
     with ExitStack() as users:
         for version in OTHERS:
-            users.enter_context(service.cache.use(version, 5))
+            users.enter_context(service.cache.use(version, 60))
         for entry in service.cache._entries.values():
             entry.last_used = 0.0
         service.now += 100

@@ -47,7 +47,7 @@ def service() -> Iterator[Service]:
     yield service
     for preloader in service.preloaders:
         preloader.close()
-    service.sessions.close(5)
+    service.sessions.close(60)
 
 
 def test_what_is_to_be_preloaded_or_kept_is_loaded_at_the_start_and_nothing_else(service: Service) -> None:

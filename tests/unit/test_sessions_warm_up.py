@@ -59,7 +59,7 @@ def cache(session: WarmSession) -> Iterator[SessionCache]:
     cache = SessionCache(load)
     yield cache
     session.gate.set()
-    cache.close(5)
+    cache.close(60)
 
 
 def warmed(*requests: WarmUp, signature: Signature = WORDS) -> ResolvedVersion:
@@ -67,7 +67,7 @@ def warmed(*requests: WarmUp, signature: Signature = WORDS) -> ResolvedVersion:
 
 
 def test_what_is_left_out_is_zeros_and_texts_of_the_signatures_shape(cache: SessionCache, session: WarmSession) -> None:
-    with cache.use(warmed(WarmUp(row_count=5)), 5):
+    with cache.use(warmed(WarmUp(row_count=5)), 60):
         (inputs,) = session.runs
     assert inputs["text"].shape == (5, 1)
     assert set(inputs["text"].ravel()) == {b"warm up"}
@@ -79,7 +79,7 @@ def test_what_is_left_out_is_zeros_and_texts_of_the_signatures_shape(cache: Sess
 
 def test_given_tensors_are_used_and_repeated_in_order(cache: SessionCache, session: WarmSession) -> None:
     ids = np.ones((1, 2, 3), np.int64)
-    with cache.use(warmed(WarmUp({"ids": ids}, repeat_count=2), WarmUp()), 5):
+    with cache.use(warmed(WarmUp({"ids": ids}, repeat_count=2), WarmUp()), 60):
         assert [run["ids"].any() for run in session.runs] == [True, True, False]
 
 
@@ -87,7 +87,7 @@ def test_nobody_has_the_session_before_it_is_warm(cache: SessionCache, session: 
     session.gate.clear()
     version = warmed(WarmUp())
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(cache.acquire, version, 10)
+        waiting = pool.submit(cache.acquire, version, 60)
         wait_until(lambda: len(session.runs) == 1)
         assert not cache.is_loaded(version.key)
         assert not waiting.done()
@@ -102,19 +102,19 @@ def test_a_warm_up_that_fails_is_said_in_the_models_words_and_gives_everything_b
     session.failure = ModelFailed("the model failed: Gather index out of range")
     version = warmed(WarmUp(), WarmUp())
     with pytest.raises(FailedPrecondition, match="warm-up request 1 of 2 failed: the model failed: Gather") as caught:
-        cache.acquire(version, 5)
+        cache.acquire(version, 60)
     assert caught.value.reason == "WARM_UP_FAILED"
     assert session.closed.is_set()
     assert not cache.is_loaded(version.key)
     with pytest.raises(FailedPrecondition):
-        cache.acquire(version, 5)
+        cache.acquire(version, 60)
     assert len(session.runs) == 1, "it is remembered"
 
 
 def test_a_warm_up_that_hangs_is_ended_as_any_run(cache: SessionCache, session: WarmSession) -> None:
     session.gate.clear()
     with ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(cache.acquire, warmed(WarmUp()), 10)
+        waiting = pool.submit(cache.acquire, warmed(WarmUp()), 60)
         wait_until(lambda: len(session.runs) == 1)
         assert cache.terminate_runs(longer_than_s=0) == 1
         with pytest.raises(FailedPrecondition, match="took too long") as caught:
@@ -128,6 +128,6 @@ def test_a_warm_up_that_takes_too_much_memory_is_refused_before_it_is_made(
     images = Signature((TensorSpec("image", "FP32", (-1, 3, 4096, 4096)),), ())
     version = warmed(WarmUp(row_count=65_536), signature=images)
     with pytest.raises(FailedPrecondition, match=r"of 65536 rows takes 13,194,139,533,312 bytes.*fewer rows") as caught:
-        cache.acquire(version, 5)
+        cache.acquire(version, 60)
     assert caught.value.reason == "WARM_UP_FAILED"
     assert session.runs == []

@@ -39,7 +39,7 @@ def test_events_are_delivered_in_order_and_their_segments_deleted(
     spool = open_spool(segment_bytes=1000)
     for number in range(1000):
         spool.append(number)
-    assert spool.close(10)
+    assert spool.close(60)
     assert receiver.stored == events(*range(1000))
     assert segments(tmp_path) == []
     status = spool.status
@@ -63,7 +63,7 @@ def test_every_fsync_policy_keeps_what_was_flushed(
     receiver.up.clear()
     spool = open_spool(fsync=fsync, fsync_interval_s=0.01)
     spool.append(1)
-    assert spool.flush(5)
+    assert spool.flush(60)
     assert parse(segments(tmp_path)[0].read_bytes()).records == events(1)
     wait_until(lambda: fsync == "never" or not spool._dirty)
 
@@ -102,7 +102,7 @@ def test_too_few_answers_are_no_answer(tmp_path: Path, receiver: Receiver) -> No
     spool.append(1)
     wait_until(lambda: spool.status.delivery.delivered == 1)
     assert spool.status.delivery.failed_calls == 2
-    assert spool.close(5)
+    assert spool.close(60)
 
 
 def test_rejected_events_go_to_the_dead_letters_with_their_reason(
@@ -112,7 +112,7 @@ def test_rejected_events_go_to_the_dead_letters_with_their_reason(
     spool = open_spool()
     for number in range(3):
         spool.append(number)
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(0, 2)
     (letter,) = lines(tmp_path, "dead-letters.jsonl")
     assert letter["reason"] == "EVENT_TOO_OLD"
@@ -125,7 +125,7 @@ def test_the_dead_letters_are_bounded(open_spool: Opener, receiver: Receiver, tm
     spool = open_spool(delivery=replace(QUICK.delivery, side_file_bytes=300))
     for number in range(100):
         spool.append(number)
-    assert spool.close(5)
+    assert spool.close(60)
     assert spool.status.delivery.rejected == 100
     assert (next(tmp_path.rglob("dead-letters.jsonl"))).stat().st_size <= 300
 
@@ -139,7 +139,7 @@ def test_a_record_that_makes_its_whole_batch_refused_blocks_nothing(
     for number in range(100):
         spool.append(number)
     receiver.up.set()
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(*(number for number in range(100) if number != 33))
     assert [base64.b64decode(line["record"]) for line in lines(tmp_path, "dead-letters.jsonl")] == events(33)
 
@@ -151,7 +151,7 @@ def test_batches_are_bounded_in_records_and_in_bytes(open_spool: Opener, receive
         spool = open_spool(delivery=replace(QUICK.delivery, **bound))
         for number in range(50):
             spool.append(number)
-        assert spool.close(5)
+        assert spool.close(60)
         assert max(receiver.batches) <= 8
         assert len(receiver.stored) == 50
 
@@ -163,19 +163,20 @@ def test_what_is_not_delivered_by_the_end_is_delivered_by_the_next_process(
     spool = open_spool()
     for number in range(10):
         spool.append(number)
+    assert spool.flush(60)
     assert not spool.close(0.1)
     assert spool.status.spooled == 10
     receiver.up.set()
     spool = open_spool()
     spool.append(10)
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(*range(11))
     assert segments(tmp_path) == []
 
 
 def test_an_event_after_the_end_is_counted_as_dropped(open_spool: Opener) -> None:
     spool = open_spool()
-    assert spool.close(5)
+    assert spool.close(60)
     spool.append(1)
     assert spool.status.dropped == 1
 
@@ -187,15 +188,15 @@ def test_two_workers_have_slots_of_their_own_and_an_orphans_segments_are_adopted
     first, second = open_spool(), open_spool()
     first.append(1)
     second.append(2)
-    assert first.flush(5)
-    assert second.flush(5)
+    assert first.flush(60)
+    assert second.flush(60)
     assert {path.parent.name for path in segments(tmp_path)} == {"slot-000", "slot-001"}
     first.close(0.01)
     second.close(0.01)
     third = open_spool()
     assert [path.parent.name for path in segments(tmp_path)] == ["slot-000", "slot-000"]
     receiver.up.set()
-    assert third.close(5)
+    assert third.close(60)
     assert receiver.stored == events(1, 2)
 
 
@@ -211,7 +212,7 @@ def test_at_the_bound_events_are_dropped_and_counted(open_spool: Opener, receive
     assert status.bytes <= 200
     receiver.up.set()
     wait_until(lambda: spool.status.writing == "" and spool.status.queued == 0)
-    assert spool.close(5)
+    assert spool.close(60)
     assert len(receiver.stored) + spool.status.dropped == next(count)
     assert receiver.stored == sorted(receiver.stored, key=lambda record: int(record.split()[1]))
 
@@ -224,7 +225,7 @@ def test_at_the_bound_a_prediction_can_be_made_to_wait_instead(open_spool: Opene
     wait_until(lambda: spool._blocked == 1)
     receiver.up.set()
     thread.join(60)
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(*range(200))
     assert spool.status.dropped == 0
 
@@ -242,7 +243,7 @@ def test_an_event_that_cannot_be_encoded_is_dropped_and_the_next_goes_on(tmp_pat
     spool.open()
     for item in ("no number", 1):
         spool.append(item)
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(1)
     assert spool.status.dropped == 1
 

@@ -49,7 +49,7 @@ def test_after_a_torn_tail_everything_whole_is_delivered(
     left_behind(tmp_path, b"", A, B + C[:-1])
     spool = open_spool()
     spool.append(4)
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(1, 2, 4)
     assert spool.status.delivery.corrupt == 0
     assert segments(tmp_path) == []
@@ -65,7 +65,7 @@ def test_a_corrupt_record_in_the_middle_goes_to_quarantine_alone(
 ) -> None:
     left_behind(tmp_path, A + damaged + C)
     spool = open_spool()
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(1, 3)
     (letter,) = lines(tmp_path, "quarantine.jsonl")
     assert base64.b64decode(letter["record"]) == damaged
@@ -77,7 +77,7 @@ def test_a_segment_torn_before_the_last_is_quarantined_not_forgotten(
     open_spool: Opener, receiver: Receiver, tmp_path: Path
 ) -> None:
     left_behind(tmp_path, A[:-1], B)
-    assert open_spool().close(5)
+    assert open_spool().close(60)
     assert receiver.stored == events(2)
     assert len(lines(tmp_path, "quarantine.jsonl")) == 1
 
@@ -87,8 +87,8 @@ def test_a_segment_that_somebody_deletes_stops_nothing(open_spool: Opener, recei
     spool = open_spool(segment_bytes=20)
     for number in range(5):
         spool.append(number)
-        assert spool.flush(5)
+        assert spool.flush(60)
     segments(tmp_path)[2].unlink()
     receiver.up.set()
-    assert spool.close(5)
+    assert spool.close(60)
     assert receiver.stored == events(0, 1, 3, 4)

@@ -118,7 +118,7 @@ def bench() -> Iterator[Callable[..., Bench]]:
 
     yield make
     for each in made:
-        each.cache.close(5)
+        each.cache.close(60)
 
 
 def test_many_texts_are_several_requests_one_event_and_in_order(bench: Callable[..., Bench]) -> None:

@@ -25,7 +25,7 @@ def test_a_run_that_hangs_is_ended_and_its_caller_answered(tmp_path: Path) -> No
     assert isinstance(answer.error, ModelFailed)
     assert answer.error.reason == "RUN_TERMINATED"
     assert watchdog.terminated >= 1
-    sessions.close(10)
+    sessions.close(60)
 
 
 def test_a_run_that_does_not_heed_its_end_is_reported_as_stuck_for_as_long_as_it_goes_on() -> None:
