@@ -93,7 +93,7 @@ def test_a_licence_and_its_conditions_are_said(licence: object, name: str, warni
 def test_a_licence_of_its_own_goes_by_its_name() -> None:
     found = card(licence="other", card={"license_name": "acme-research"})
     assert found.licence == "acme-research"
-    assert "no commercial use" in found.warnings[0]
+    assert "acme-research, has conditions" in found.warnings[0]
 
 
 def test_that_a_repository_is_gated_is_said() -> None:

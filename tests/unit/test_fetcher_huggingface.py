@@ -124,7 +124,7 @@ def test_a_model_may_have_no_organisation_and_lie_in_a_folder(server: hub.Hub) -
         "datasets/org/name", "spaces/org", "org/name.git", "org/a--b", "org/a..b",
         "https://elsewhere.example/org/name", "{url}/org/name/blob/main/model.onnx", "{url}/org/name?token=x",
         "{url}/org/name/tree/..%2F..%2Fapi", "{url}", "{url}.evil/org/name", "hf://datasets/a/b", "org/" + "n" * 97,
-        "org/näme", "org/name/..", "api/models",
+        "org/näme", "org/name/..", "api/models", "hf.co/org/name",
     ],
 )  # fmt: skip
 def test_a_reference_that_leads_elsewhere_is_none(server: hub.Hub, form: str) -> None:

@@ -25,7 +25,7 @@ _POOLINGS: Final = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": 
 _KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
 _WIDTHS: Final = ("hidden_size", "dim", "d_model", "n_embd")
 """What architectures call the length of a token's vector, BERT's first."""
-_NON_COMMERCIAL: Final = re.compile(r"(^|[-_ ])(nc|non-?commercial|research)([-_ ]|$)")
+_NON_COMMERCIAL: Final = re.compile(r"(^|[-_ ])(nc|non-?commercial)([-_ ]|$)")
 _CONDITIONS: Final = (
     "llama", "gemma", "openrail", "bigscience", "creativeml", "bigcode", "deepfloyd", "apple", "other", "unknown",
     "c-uda", "intel-research", "agpl", "gpl", "lgpl", "cc-by-nd",
@@ -115,7 +115,7 @@ def _licence(info: ModelInfo, page: str) -> tuple[str, tuple[str, ...]]:
         warnings.append(f"it names no licence: ask its authors before you use it ({page})")
     elif _NON_COMMERCIAL.search(licence.lower()):
         warnings.append(f"its licence, {licence}, allows no commercial use; read it at {page}")
-    elif any(each.lower().startswith(_CONDITIONS) or each.lower().endswith("openrail-m") for each in said):
+    elif any(each.lower().startswith(_CONDITIONS) or "research" in each.lower() for each in said):
         warnings.append(f"its licence, {licence}, has conditions; read them at {page}")
     return licence, tuple(warnings)
 

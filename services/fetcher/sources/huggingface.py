@@ -34,8 +34,10 @@ MAX_VARIANTS: Final = 64
 _NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 _SHA256: Final = re.compile(r"[0-9a-f]{64}")
-_KINDS: Final = frozenset({"api", "datasets", "spaces", "kernels", "models", "buckets", "collections", "papers"})
-"""What a Hub's URL begins with that is no model's."""
+_KINDS: Final = frozenset(
+    {"api", "datasets", "spaces", "kernels", "models", "buckets", "collections", "papers", "huggingface.co", "hf.co"}
+)
+"""What a name begins with that is no model's."""
 
 
 @dataclass(frozen=True, slots=True)
