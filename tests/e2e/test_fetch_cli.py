@@ -1,0 +1,116 @@
+"""`penstock fetch` on a suite that `penstock up` runs: from a URL to a prediction, and past a fetcher that dies."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import closing
+
+import psutil
+import pytest
+
+from penstock.cli.embedded.folder import DataFolder
+from penstock.cli.embedded.health import is_serving
+from tests import origins
+from tests.commands import PENSTOCK
+from tests.e2e.test_cli_suite import DEADLINE_S, Terminal, eventually
+from tests.held_fetches import PART, archive
+from tests.origins import Origin
+from tests.testdata import models
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def origin() -> Iterator[Origin]:
+    with origins.serving() as origin:
+        yield origin
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    terminal = Terminal(tmp_path_factory.mktemp("suite"))
+    try:
+        terminal.run("up", "--detach", PENSTOCK_FETCHER_ALLOWED_HOSTS="127.0.0.1", PENSTOCK_FETCHER_LEASE_MS="3000")
+        yield terminal
+    finally:
+        terminal.run("down")
+
+
+def test_a_url_becomes_a_model_that_predicts(terminal: Terminal, origin: Origin) -> None:
+    url = origin.serve("/plants/flowers.onnx", models.classifier())
+    inspected = terminal.read("fetch", "inspect", "url", url)
+    assert (inspected["suggested_model"], inspected["download_size_bytes"]) == ("flowers", len(models.classifier()))
+    job = terminal.read("fetch", "start", "url", url, "--name", "plants", "--stage", "candidate", "--watch")
+    assert (job["state"], job["result"]["model"], job["result"]["version"]) == ("completed", "plants", "v1")
+    version = terminal.read("model", "get", "plants", "v1")
+    assert (version["stage"], version["source"]["reference"]) == ("candidate", url)
+    prediction = eventually(
+        lambda: terminal.run("predict", "plants", '{"X": [5.1, 3.5, 1.4, 0.2]}', "--version", "v1", "--json").stdout
+    )
+    assert json.loads(prediction)["version"] == "v1"
+    said = terminal.run("fetch", "get", job["id"][:13])
+    assert "to predict with it: penstock predict plants --version v1" in said.stderr
+    assert [each["id"] for each in terminal.read("fetch", "list", "--status", "completed", "--name", "plants")] == [
+        job["id"]
+    ]
+    terminal.run("fetch", "start", "url", f"{origin.url}/missing.onnx", "--watch", exit_code=1)
+    (failed,) = terminal.read("fetch", "list", "--status", "failed")
+    assert failed["error"]["reason"] == "MODEL_NOT_FOUND"
+    assert "did you mean url?" in terminal.run("fetch", "start", "ulr", url, exit_code=1).stderr
+
+
+def test_neither_ctrl_c_at_the_watcher_nor_a_kill_of_the_fetcher_ends_a_fetch(
+    terminal: Terminal, origin: Origin
+) -> None:
+    go_on = threading.Event()
+    content = archive(4 * PART)
+    url = origin.serve("/large.zip", content, hold=lambda at: at >= 2 * PART and bool(go_on.wait(DEADLINE_S)))
+    job = terminal.read("fetch", "start", "url", url, "--framework", "onnx", "--max-attempts", "20")
+    try:
+        eventually(lambda: int(terminal.read("fetch", "get", job["id"])["progress"]["done_bytes"]) >= PART)
+        _interrupt_a_watcher(terminal, job["id"])
+        state = DataFolder(terminal.folder / ".penstock").find_running()
+        assert state is not None
+        process = psutil.Process(state.children["fetcher"].pid)
+        process.kill()
+        process.wait(DEADLINE_S)
+        sent = origin.sent_bytes
+    finally:
+        go_on.set()
+    eventually(lambda: is_serving(state.addresses["fetcher"]))
+    ended = json.loads(terminal.run("fetch", "watch", job["id"], "--json").stdout.splitlines()[-1])
+    assert (ended["state"], ended["result"]["model"]) == ("completed", "large")
+    assert ended["attempt_count"] > 1
+    assert origin.sent_bytes - sent < len(content), "what was safe did not come again"
+
+
+def _interrupt_a_watcher(terminal: Terminal, job_id: str) -> None:
+    """Watch a fetch on a terminal until its bar is there, and press Ctrl-C."""
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        [*PENSTOCK, "fetch", "watch", job_id],
+        cwd=terminal.folder,
+        env={**terminal.environment, "TERM": "xterm", "COLUMNS": "100"},
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
+        start_new_session=True,
+    )
+    os.close(theirs)
+    shown = b""
+    with closing(os.fdopen(ours, "rb", buffering=0)) as screen:
+        while b"it goes on" not in shown:
+            part = screen.read(4096)
+            assert part, shown.decode()
+            if b" of " in shown + part and b" of " not in shown:
+                process.send_signal(signal.SIGINT)
+            shown += part
+    assert process.wait(DEADLINE_S) == 130
+    assert b"downloading" in shown
+    assert f"penstock fetch cancel {job_id}".encode() in shown.replace(b"\r\n", b" ")
