@@ -25,6 +25,7 @@ from services.common.traces import open_traces
 from services.fetcher import servicer
 from services.fetcher.downloading.downloader import Downloader, DownloadLimits
 from services.fetcher.fetches import Fetches, FetchLimits
+from services.fetcher.leftovers import Leftovers
 from services.fetcher.metrics import FetchCollector, FetchCounters
 from services.fetcher.notifications.assembly import open_webhooks
 from services.fetcher.registering import Registering
@@ -72,10 +73,12 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
     jobs = JobStore(database, SCHEMA, TABLE, on_end=webhooks.tell)
     counters = FetchCounters(metrics.registry)
     sources = _sources(settings, Throttle(HostStore(database), _host_limits(settings), counters))
+    client = stack.enter_context(client_of(settings, registry=settings.registry_address))
     checks = [database.check, blobs.check]
     workers = None
     if settings.fetcher_worker_enabled:
-        workers = _workers(settings, stack, jobs, fetches, downloads, blobs, sources, counters)
+        registering = Registering(client, fetches, blobs)
+        workers = _workers(settings, stack, jobs, fetches, downloads, blobs, sources, registering, counters)
         checks.append(workers.check)
     metrics.registry.register(FetchCollector(jobs, lambda: workers.busy_count if workers else 0))
     kept = Kept(
@@ -84,7 +87,8 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         blob_grace_s=settings.blob_grace_ms / 1000,
     )
     interval_s = settings.fetcher_housekeeping_interval_ms / 1000
-    housekeeping = Housekeeping(jobs, downloads, blobs, kept, interval_s=interval_s)
+    leftovers = Leftovers(jobs, fetches, client)
+    housekeeping = Housekeeping(jobs, downloads, blobs, kept, interval_s=interval_s, also=leftovers.clear)
     housekeeping.open()
     stack.callback(housekeeping.close)
     news = JobNews(jobs.listen([jobs.changed], poll_interval_s=1.0))
@@ -112,6 +116,7 @@ def _workers(
     downloads: DownloadStore,
     blobs: BlobStore,
     sources: Sources,
+    registering: Registering,
     counters: FetchCounters,
 ) -> JobWorkers:
     part_bytes = S3_PART_BYTES if settings.blob_url.startswith("s3:") else FILE_PART_BYTES
@@ -121,11 +126,10 @@ def _workers(
         reserve_bytes=settings.fetcher_reserve_bytes,
         connections=settings.fetcher_connections,
     )
-    client = stack.enter_context(client_of(settings, registry=settings.registry_address))
     work = FetchWork(
         sources,
         Downloader(downloads, blobs, limits),
-        Registering(client, fetches, blobs),
+        registering,
         jobs,
         fetches,
         downloads,

@@ -181,6 +181,17 @@ class Download:
 
 
 @dataclass(frozen=True, slots=True)
+class Leftover:
+    """A version that a job may have registered before it ended without it, and where it came from."""
+
+    job_id: UUID
+    source: str
+    reference: str
+    model: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
 class FetchResult:
     """The version that a job made, or found made already. `warnings`: sentences on what was asked for and not done."""
 

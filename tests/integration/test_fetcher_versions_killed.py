@@ -23,6 +23,7 @@ from services.common.jobs import JobStore
 from services.fetcher.downloading.reading import DownloadReader
 from tests.fetching import Place, fetching
 from tests.postgres import PostgresServer
+from tests.registry import wait_until
 from tests.testdata import models
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")]
@@ -60,7 +61,7 @@ class Fate:
 
 @pytest.fixture
 def place(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Place]:
-    with fetching(postgres_server, tmp_path, fetcher_lease_ms=1_000) as running:
+    with fetching(postgres_server, tmp_path, fetcher_lease_ms=1_000, fetcher_housekeeping_interval_ms=200) as running:
         yield running
 
 
@@ -165,3 +166,28 @@ def test_a_kill_while_what_was_refused_is_cleared_away_leaves_no_version(
     job = place.fetch("url", url)
     assert (fate.met.is_set(), job.error.reason, job.attempt_count) == (True, "REGISTRATION_REFUSED", 2)
     assert [version for version in listed(place, "refused") if not version.HasField("delete_time")] == []
+
+
+def test_what_was_refused_is_cleared_away_although_no_attempt_was_left(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fate = kill_at(monkeypatch, "unary", "DeleteVersion", after=False)
+    url = place.origin.serve("/lost.onnx", b"no model", etag='"lost"')
+    job = place.fetch("url", url, max_attempts=1)
+    assert (fate.met.is_set(), job.error.reason) == (True, "WORKER_LOST")
+    wait_until(lambda: all(version.HasField("delete_time") for version in listed(place, "lost")) or None)
+    wait_until(lambda: place.rows("SELECT phase FROM fetcher.fetch_jobs") == [("DOWNLOADING",)] or None)
+
+
+def test_what_became_ready_after_its_fetch_had_failed_is_what_the_next_one_finds(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fate = kill_at(monkeypatch, "upload", "RegisterVersion", after=True)
+    url = place.origin.serve("/late.onnx", models.classifier(), etag='"late"')
+    job = place.fetch("url", url, max_attempts=1)
+    assert (fate.met.is_set(), job.error.reason) == (True, "WORKER_LOST")
+    wait_until(lambda: place.rows("SELECT phase FROM fetcher.fetch_jobs") == [("DOWNLOADING",)] or None)
+    again = place.end(place.client.fetcher.retry(job.id))
+    assert (again.result.version, again.result.existed) == ("v1", True), again.error
+    (version,) = listed(place, "late")
+    assert version.state == registry.VERSION_STATE_READY

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -41,12 +42,23 @@ class Files(Protocol):
 class Housekeeping:
     """Tidies up once an interval. Every replica may; twice does no harm."""
 
-    def __init__(self, jobs: JobStore, files: Files, blobs: BlobStore, kept: Kept, *, interval_s: float) -> None:
+    def __init__(
+        self,
+        jobs: JobStore,
+        files: Files,
+        blobs: BlobStore,
+        kept: Kept,
+        *,
+        interval_s: float,
+        also: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`also` is what a service tidies up besides."""
         self._jobs = jobs
         self._files = files
         self._blobs = blobs
         self._kept = kept
         self._interval_s = interval_s
+        self._also = also
         self._stopping = threading.Event()
         # A daemon: a blob store that does not answer must not hold up the end of the process.
         self._thread = threading.Thread(target=self._repeat, name="job-housekeeping", daemon=True)
@@ -65,6 +77,7 @@ class Housekeeping:
         while self._jobs.expire(self._kept.jobs_s, limit=PAGE) == PAGE and not self._stopping.is_set():
             pass
         self._files.expire(self._kept.files_s)
+        self._also()
         return self._files.ledger.collect(self._blobs, self._kept.blob_grace_s, self._stopping.is_set)
 
     def _repeat(self) -> None:

@@ -7,7 +7,7 @@ from uuid import UUID
 from psycopg.types.json import Jsonb
 
 from services.common.jobs import JobConnection
-from services.fetcher.models import Phase, Plan
+from services.fetcher.models import Leftover, Phase, Plan
 
 _PLAN = """
 UPDATE fetcher.fetch_jobs SET plan = %(plan)s, phase = 'DOWNLOADING', done_files = 0, reused_bytes = 0
@@ -21,6 +21,16 @@ _FILE = """
 UPDATE fetcher.fetch_jobs SET done_files = %(done_files)s, reused_bytes = %(reused_bytes)s WHERE job_id = %(job_id)s
 """
 _TOLD = "UPDATE fetcher.fetch_jobs SET webhook_message_id = %(message_id)s WHERE job_id = %(job_id)s"
+# The phase of an ended job says whether a version of it is still to be looked at.
+_LEFTOVERS = """
+SELECT job_id, source, reference, model, version FROM fetcher.fetch_jobs
+WHERE end_time > clock_timestamp() - interval '1 day' AND state IN ('FAILED', 'CANCELLED') AND phase = 'PROCESSING'
+  AND version <> ''
+ORDER BY end_time DESC LIMIT %(limit)s
+"""
+_SETTLE = """
+UPDATE fetcher.fetch_jobs SET phase = 'DOWNLOADING' WHERE job_id = %(job_id)s AND state IN ('FAILED', 'CANCELLED')
+"""
 _UNENDED = "SELECT count(*) AS count FROM fetcher.fetch_jobs WHERE created_by = %(created_by)s AND end_time IS NULL"
 
 
@@ -55,6 +65,14 @@ class FetchStore:
     def told(self, connection: JobConnection, job_id: UUID, message_id: UUID) -> None:
         """Keep which message tells of the job's end."""
         connection.execute(_TOLD, {"job_id": job_id, "message_id": message_id})
+
+    def leftovers(self, connection: JobConnection, limit: int) -> list[Leftover]:
+        """List jobs of the last day that ended without the version that they may have registered."""
+        return [Leftover(**row) for row in connection.execute(_LEFTOVERS, {"limit": limit}).fetchall()]
+
+    def settle(self, connection: JobConnection, job_id: UUID) -> None:
+        """Note that nothing of a job is left behind."""
+        connection.execute(_SETTLE, {"job_id": job_id})
 
     def unended(self, connection: JobConnection, created_by: str) -> int:
         """Count a caller's jobs that have not ended."""
