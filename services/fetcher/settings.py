@@ -161,10 +161,10 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     parts more than these in memory, of 8 MiB each, or 5 where they go into S3."""
     fetcher_reserve_bytes: Annotated[int, Field(ge=0, le=1024**4)] = 256 * MEBIBYTE
     """What stays free of the disk where downloads are kept in a folder: a fetch that would use it up is not begun."""
-    fetcher_host_requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 20
+    fetcher_host_requests_per_second: Annotated[int, Field(ge=1, le=100_000)] = 100
     """Requests to one host, of all replicas together. One that asks for patience (Retry-After) is left alone so long
     by all of them, an hour at most."""
-    fetcher_host_burst: Annotated[int, Field(ge=1, le=100_000)] = 100
+    fetcher_host_burst: Annotated[int, Field(ge=1, le=100_000)] = 200
     """Requests to one host at once, after a while of fewer."""
     fetcher_host_bytes_per_second: Annotated[int, Field(ge=64 * 1024, le=1024**4)] | None = None
     """Bytes from one host, of all replicas together; by default as many as it gives."""

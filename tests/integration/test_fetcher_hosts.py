@@ -19,7 +19,8 @@ from penstock.errors import ResourceExhausted
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.errors import Unavailable
 from services.common.postgres import Database
-from services.fetcher.faults import HostBusy
+from services.fetcher.downloading.lines import Lines
+from services.fetcher.faults import HostBusy, RateLimited
 from services.fetcher.metrics import FetchCounters
 from services.fetcher.sources.http import GuardedHttp
 from services.fetcher.sources.source import Stopping
@@ -208,6 +209,29 @@ def test_each_host_of_a_redirect_has_its_own_turn(hosts: Counting) -> None:
         ):
             pass
         assert [headers["Host"] for _, headers in origin.asked] == [f"here.test:{port}"]
+
+
+def test_a_host_whose_answer_the_caller_judges_is_left_alone_likewise(hosts: Counting) -> None:
+    http = GuardedHttp(AddressRules(AllowedHosts.parse("127.0.0.1")), throttle=throttle(hosts, SLOW))
+    with origins.serving() as origin:
+        url = origin.serve("/m", b"", failures=[(429, {"RateLimit": "in its own words"})])
+        with pytest.raises(RateLimited), http.get(url, {}, Stopping(), judged={429}):
+            raise RateLimited("it asks for patience", retry_after_s=600)
+        with pytest.raises(HostBusy), http.get(url, {}, Stopping()):
+            pass
+        assert len(origin.asked) == 1
+
+
+def test_a_connection_that_is_kept_is_no_way_around_a_turn(hosts: Counting) -> None:
+    rate = Rate(per_s=1e-3, burst=2)
+    http = GuardedHttp(AddressRules(AllowedHosts.parse("127.0.0.1")), throttle=throttle(hosts, rate))
+    with origins.serving() as origin, Lines(1) as lines:
+        url, stopping = origin.serve("/m", b"x"), Stopping(kept=lines.kept)
+        for _ in range(2):
+            with http.get(url, {}, stopping) as answer:
+                assert b"".join(answer.chunks()) == b"x"
+        with pytest.raises(HostBusy), http.get(url, {}, stopping):
+            pass
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from urllib.parse import quote, urljoin
 from services.common.addresses import AddressRules, Endpoint, UrlRefused
 from services.common.errors import DomainError, FailedPrecondition
 from services.common.outbox.webhooks import read_retry_after
-from services.fetcher.faults import Forbidden, ModelNotFound, NetworkError, RateLimited, Unauthorized
+from services.fetcher.faults import Forbidden, HostBusy, ModelNotFound, NetworkError, RateLimited, Unauthorized
 from services.fetcher.sources.http_faults import check_end, translated
 from services.fetcher.sources.kept import Led
 from services.fetcher.sources.source import Stopping
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from services.common.pinned import Pinned
 
-CHUNK_BYTES: Final = 1024 * 1024
+CHUNK_BYTES: Final = 512 * 1024
 MAX_RETRY_AFTER_S: Final = 3_600.0
 _LEAST_LOOK_S: Final = 0.01
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
@@ -151,6 +151,9 @@ class GuardedHttp:
         try:
             with self._watched(answer):
                 yield answer
+        except RateLimited as busy:  # as a caller judges the answer
+            self._heed(busy, answer.endpoint)
+            raise
         finally:
             self._leave(answer, stopping)
 
@@ -205,6 +208,8 @@ class GuardedHttp:
     def _asked_at(self, endpoint: Endpoint, url: str, request: _Request, patience: _Patience) -> Answer:
         """Ask by a connection that was kept, or else by one of its own."""
         stopping = request.stopping
+        if self._throttle is not None:
+            self._throttle.admit(endpoint.host, stopping)
         kept = stopping.kept.take(endpoint) if stopping.kept else None
         if kept is not None:
             try:
@@ -213,8 +218,6 @@ class GuardedHttp:
                 # Its server may have closed it meanwhile, which says nothing of what it would answer.
                 if kept.overdue:
                     raise
-        if self._throttle is not None:
-            self._throttle.admit(endpoint.host, stopping)
         with patience.spent():
             connection = self._connection(endpoint, stopping)
         return self._asked(connection, endpoint, url, request, patience)
@@ -296,12 +299,17 @@ class GuardedHttp:
         if status in _BUSY:
             asked_s = read_retry_after(answer.headers.get("Retry-After"), self._clock())
             wait_s = None if asked_s is None else min(asked_s, MAX_RETRY_AFTER_S)
-            if wait_s and self._throttle is not None:
-                self._throttle.pause(endpoint.host, wait_s)
-            raise RateLimited(f"{said}: it asks for patience", retry_after_s=wait_s)
+            busy = RateLimited(f"{said}: it asks for patience", retry_after_s=wait_s)
+            self._heed(busy, endpoint)
+            raise busy
         if 400 <= status < 500:
             raise ModelNotFound(f"{said}: it does not take this request; see that the reference is right")
         raise NetworkError(said)
+
+    def _heed(self, busy: RateLimited, endpoint: Endpoint) -> None:
+        """Have nobody ask a host for as long as it wished."""
+        if busy.retry_after_s and self._throttle is not None and not isinstance(busy, HostBusy):
+            self._throttle.pause(endpoint.host, busy.retry_after_s)
 
     @contextmanager
     def _watched(self, answer: Answer) -> Iterator[None]:

@@ -11,11 +11,11 @@ from services.common.postgres import Database
 # taken is made good. It is full once that has passed, and empty when it lies `burst_s` ahead.
 _TAKE = """
 WITH asked AS (
-    SELECT host, unit, clock_timestamp() AS asked_time, greatest(paid_time, clock_timestamp()) AS paid_time
+    SELECT host, unit, paid_time, clock_timestamp() AS asked_time
     FROM fetcher.host_budgets WHERE host = %(host)s AND unit = %(unit)s FOR UPDATE
 ), judged AS (
-    SELECT host, unit, paid_time + make_interval(secs => %(cost_s)s) AS paid_time,
-        extract(epoch FROM paid_time - asked_time)::float8 + %(cost_s)s - %(burst_s)s AS wait_s
+    SELECT host, unit, greatest(paid_time, asked_time) + make_interval(secs => %(cost_s)s) AS paid_time,
+        greatest(0, extract(epoch FROM paid_time - asked_time)::float8) + %(cost_s)s - %(burst_s)s AS wait_s
     FROM asked
 ), taken AS (
     UPDATE fetcher.host_budgets budgets SET paid_time = judged.paid_time FROM judged
