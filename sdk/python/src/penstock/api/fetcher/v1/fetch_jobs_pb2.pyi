@@ -109,7 +109,9 @@ class FetchTarget(_message.Message):
     """The model; created where it is missing. Empty: the source's suggestion."""
     version: _builtins.str
     """What the version is called. Empty: the version of the model that was made of the same source, revision and files,
-    where there is one, which then is the result; else v1, v2 and so on, the first that was never given.
+    where there is one, which then is the result; else v1, v2 and so on, the first that was never given. One that is
+    there already is the result where it was made of the same, and else refused: before anything is downloaded, where
+    that is known then.
     """
     framework: _registry_pb2.Framework.ValueType
     """UNSPECIFIED: as the source's files say."""
@@ -452,7 +454,7 @@ class FetchResult(_message.Message):
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What was asked for and not done, in sentences: the stage, labels, description and metadata of a version that was
-        there already are not changed.
+        there already are not changed, and a stage that the model's success criteria keep a new one from is not reached.
         """
 
     def __init__(
