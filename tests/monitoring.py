@@ -22,6 +22,7 @@ from penstock.api.tensors.v1.tensors_pb2 import DataType, Tensor, TensorList
 from penstock.ids import uuid7
 from services.monitoring.__main__ import build
 from services.monitoring.settings import MonitoringSettings
+from tests.postgres import LOCK_TIMEOUT_MS
 
 TIMEOUT_S = 60
 
@@ -128,7 +129,7 @@ def serve(database_url: str, **settings: Any) -> Iterator[Monitoring]:
     """Serve on free ports, and connect."""
     # No registry, also where somebody's own suite runs on the usual port.
     own = {"_env_file": None, "port": 0, "metrics_port": 0, "health_interval_ms": 50, "registry_address": "127.0.0.1:1"}
-    given: dict[str, Any] = {**own, **settings}
+    given: dict[str, Any] = {**own, "database_lock_timeout_ms": LOCK_TIMEOUT_MS, **settings}
     with ExitStack() as stack:
         server = build(MonitoringSettings(database_url=SecretStr(database_url), **given), stack)
         port = server.open()

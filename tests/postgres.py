@@ -27,6 +27,8 @@ from services.common.migrate import migrate
 ROOT = Path(__file__).resolve().parents[1]
 DEBIAN = Path("/usr/lib/postgresql")
 READY_DEADLINE_S = 60.0
+LOCK_TIMEOUT_MS = 60_000
+"""For services under test: who holds a lock while something else is tried takes as long as it takes."""
 FAST = {
     "fsync": "off",
     "synchronous_commit": "off",

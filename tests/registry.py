@@ -25,6 +25,7 @@ from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, Status
 from services.registry.__main__ import build
 from services.registry.settings import RegistrySettings
+from tests.postgres import LOCK_TIMEOUT_MS
 
 DEADLINE_S = 60.0
 Found = TypeVar("Found")
@@ -40,6 +41,7 @@ def settings_for(database_url: str, folder: Path, **more: Any) -> RegistrySettin
         "metrics_port": 0,
         "poll_interval_ms": 200,
         "drain_grace_ms": 2_000,
+        "database_lock_timeout_ms": LOCK_TIMEOUT_MS,
         "log_level": "error",
     }
     return RegistrySettings.model_validate({**values, **more})

@@ -19,6 +19,7 @@ from services.monitoring.__main__ import build as build_monitoring
 from services.monitoring.settings import MonitoringSettings
 from services.registry.__main__ import build as build_registry
 from services.registry.settings import RegistrySettings
+from tests.postgres import LOCK_TIMEOUT_MS
 
 CloneDatabase = Callable[[str], str]
 
@@ -46,7 +47,11 @@ def running(build: Callable[[Any, ExitStack], Server], settings: Any) -> Iterato
 def running_registry(database_url: str, folder: Path, *, port: int = 0, **more: Any) -> Iterator[Running]:
     """Run a registry on a database and a folder."""
     settings = RegistrySettings(
-        port=port, metrics_port=0, database_url=SecretStr(database_url), blob_url=f"file://{folder}/blobs", **more
+        port=port,
+        metrics_port=0,
+        database_url=SecretStr(database_url),
+        blob_url=f"file://{folder}/blobs",
+        **{"database_lock_timeout_ms": LOCK_TIMEOUT_MS, **more},
     )
     with running(build_registry, settings) as registry:
         yield registry
@@ -55,7 +60,8 @@ def running_registry(database_url: str, folder: Path, *, port: int = 0, **more: 
 @contextmanager
 def running_monitoring(database_url: str, **more: Any) -> Iterator[Running]:
     """Run monitoring on a database."""
-    settings = MonitoringSettings(port=0, metrics_port=0, database_url=SecretStr(database_url), **more)
+    given = {"database_lock_timeout_ms": LOCK_TIMEOUT_MS, **more}
+    settings = MonitoringSettings(port=0, metrics_port=0, database_url=SecretStr(database_url), **given)
     with running(build_monitoring, settings) as monitoring:
         yield monitoring
 
