@@ -13,18 +13,27 @@ from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.cli.__main__ import run
 from penstock.errors import NotFound
 from penstock.fetcher import FetcherClient
+from tests import hub
 from tests.fetching import Place, fetching
 from tests.postgres import PostgresServer
 from tests.registry import DEADLINE_S
-from tests.testdata import models
+from tests.testdata import bundles, models
 
 pytestmark = pytest.mark.slow
 Apply = Callable[..., str]
 
 
 @pytest.fixture(scope="module")
-def everywhere(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher")) as running:
+def the_hub() -> Iterator[hub.Hub]:
+    with hub.serving() as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def everywhere(
+    the_hub: hub.Hub, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Place]:
+    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher"), fetcher_hf_endpoint=the_hub.url) as running:
         yield running
 
 
@@ -113,6 +122,43 @@ def test_a_fetch_that_is_under_way_is_waited_for_and_none_is_begun_beside_it(
     assert version.description == "of two", "which that fetch was not told"
 
 
+def test_who_stops_waiting_ends_no_fetch_and_waits_for_the_same_one_the_next_time(
+    place: Place, apply: Apply, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    suite = suite_of("left", place.origin.serve("/left.onnx", models.classifier()))
+    with monkeypatch.context() as patched:
+        patched.setattr(FetcherClient, "watch", _interrupted)
+        assert "run it again to go on from here" in apply(suite, "--yes", exit_code=130)
+    (job,) = place.client.fetcher.list(model="left")
+    place.end(job)
+    apply(suite, "--yes")
+    assert [each.id for each in place.client.fetcher.list(model="left")] == [job.id]
+
+
+def _interrupted(*_: object) -> object:
+    raise KeyboardInterrupt
+
+
+def test_a_variant_of_the_hub_is_shown_with_its_licence_and_is_not_taken_for_another(
+    place: Place, apply: Apply, the_hub: hub.Hub
+) -> None:
+    graphs = {"onnx/model_fp16.onnx": bundles.mean_of_table(len(bundles.WORDS), length="long")}
+    files = {**bundles.bundle(graph="onnx/model.onnx"), **graphs}
+    the_hub.publish("org/tiny", files, card={"license": "cc-by-nc-4.0"}, tags=["license:cc-by-nc-4.0"])
+    suite = suite_of("tiny", "org/tiny", ", variant: fp16").replace("fetch: url", "fetch: huggingface")
+    shown = apply(suite, "--dry-run")
+    assert "huggingface org/tiny fp16: 4 files, " in shown
+    assert "cc-by-nc-4.0" in shown
+    assert "! tiny v1: " in shown, "a licence with conditions"
+    apply(suite, "--yes")
+    version = place.client.registry.get_version("tiny", "v1")
+    assert "onnx/model_fp16.onnx" in {file.path for file in version.files}
+    the_hub.publish("org/tiny", files | {"notes.txt": b"a commit later"})
+    assert apply(suite, "--yes").startswith("nothing to do"), "a branch that moved on is no other version"
+    said = apply(suite.replace(", variant: fp16", ""), "--yes", exit_code=2)
+    assert "tiny v1 is registered, and is the variant fp16, and not default" in said
+
+
 def _exists(place: Place, model: str) -> bool:
     try:
         place.client.registry.get_model(model)
@@ -138,7 +184,7 @@ def test_a_fetch_that_failed_says_why_and_what_helps_and_the_next_apply_tries_th
     assert place.client.registry.get_version("unready", "v1").state == registry.VERSION_STATE_READY
 
 
-def test_a_version_that_was_deleted_for_good_is_fetched_by_a_new_job(place: Place, apply: Apply) -> None:
+def test_a_model_that_was_deleted_is_restored_rather_than_fetched_anew(place: Place, apply: Apply) -> None:
     suite = suite_of("again", place.origin.serve("/again.onnx", models.classifier()))
     apply(suite, "--yes")
     place.client.registry.delete_model("again", force=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as jobs_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.exits import CommandError
+from penstock.cli.output import Output
 from penstock.cli.suites import fetches
 from penstock.cli.suites.schema import FetchSource, Suite, read_suite
+from penstock.cli.suites.steps import Run
+from services.common import errors
+from tests.sdk import Behaviour, ScriptedServer, abort, answer, client_of, scripted_server
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 DIGEST = "c" * 64
@@ -100,3 +106,63 @@ def test_metadata_are_the_same_where_the_source_has_more_than_the_file_says() ->
     assert fetches.with_said(pb.Metadata(tags=["onnx", "bert"]), found) == found
     assert fetches.with_said(pb.Metadata(tags=["onnx"]), found) != found
     assert fetches.with_said(pb.Metadata(output_dimensions=3), found) != found
+
+
+@pytest.fixture
+def server() -> Iterator[ScriptedServer]:
+    with scripted_server() as server:
+        server.on("ListFetchJobs", answer(jobs_pb2.ListFetchJobsResponse()))
+        yield server
+
+
+def begun(server: ScriptedServer, folder: Path) -> str:
+    """Take the step that begins a fetch, and give the job that it found or made."""
+    (model,) = read(folder, "source: {fetch: url, reference: u}").models
+    (spec,) = model.versions
+    source = spec.source
+    assert isinstance(source, FetchSource)
+    with client_of(server, fetcher=server.address) as client:
+        output = Output(as_json=True, no_color=True)
+        run = Run(client.registry, output, lambda: client.fetcher)
+        first, _ = fetches.fetch("m", spec, source, fetches.Seen("u"), None)
+        first.do(run)
+    return run.fetches["m", "1"]
+
+
+def made_job(name: str, state: jobs_pb2.FetchJobState.ValueType) -> Behaviour:
+    return answer(jobs_pb2.CreateFetchJobResponse(job=jobs_pb2.FetchJob(id=name, state=state)))
+
+
+def test_what_a_fetch_once_made_and_is_gone_is_fetched_by_another_job(server: ScriptedServer, tmp_path: Path) -> None:
+    server.on(
+        "CreateFetchJob",
+        made_job("old", jobs_pb2.FETCH_JOB_STATE_COMPLETED),
+        made_job("new", jobs_pb2.FETCH_JOB_STATE_QUEUED),
+    )
+    server.on("GetVersion", refuse(errors.NotFound("it was purged", reason="VERSION_NOT_FOUND")))
+    assert begun(server, tmp_path) == "new"
+    first, second = (request.request_id for request in server.calls["CreateFetchJob"])
+    assert first.startswith("apply-")
+    assert second != first
+
+
+def test_what_is_there_by_now_is_not_fetched_again(server: ScriptedServer, tmp_path: Path) -> None:
+    server.on("CreateFetchJob", made_job("old", jobs_pb2.FETCH_JOB_STATE_COMPLETED))
+    server.on("GetVersion", answer(pb.GetVersionResponse()))
+    assert begun(server, tmp_path) == "old"
+
+
+def test_who_tries_a_failed_fetch_again_beside_another_waits_for_the_same(
+    server: ScriptedServer, tmp_path: Path
+) -> None:
+    server.on("CreateFetchJob", made_job("failed", jobs_pb2.FETCH_JOB_STATE_FAILED))
+    server.on("RetryFetchJob", refuse(errors.FailedPrecondition("it is QUEUED", reason="WRONG_STATE")))
+    assert begun(server, tmp_path) == "failed"
+    assert len(server.calls["RetryFetchJob"]) == 1
+    assert begun(server, tmp_path) == "failed"
+    one, two = (request.request_id for request in server.calls["CreateFetchJob"])
+    assert one == two, "the same again makes no second job"
+
+
+def refuse(error: errors.DomainError) -> Behaviour:
+    return lambda _, context: abort(context, error)
