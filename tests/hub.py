@@ -17,11 +17,30 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from pydantic import SecretStr
+
+from services.common.addresses import AddressRules, AllowedHosts
+from services.fetcher.models import Reference
+from services.fetcher.sources.http import GuardedHttp, HttpLimits
+from services.fetcher.sources.hub import Hub as Client
+from services.fetcher.sources.huggingface import HuggingFaceSource
+from services.fetcher.sources.source import Found, Stopping
 from tests import origins
 from tests.origins import Origin
 
 LFS_BYTES = 300
 """Files from this size on are LFS's, as on the Hub those of 10 MB are."""
+GRAPH = b"g" * LFS_BYTES
+FILES = {
+    "README.md": b"read me",
+    "config.json": json.dumps({"hidden_size": 8}).encode(),
+    "tokenizer.json": b"{}",
+    "onnx/model.onnx": GRAPH,
+    "onnx/model_fp16.onnx": GRAPH + b"h",
+}
+"""A bundle by its names alone."""
+PATIENT = HttpLimits(connect_s=600, silence_s=600, floor_s=600)
+LOOPBACK = AddressRules(AllowedHosts.parse("127.0.0.1"))
 _INFO = re.compile(r"/api/models/(?P<repository>[^/]+(?:/[^/]+)??)(?:/revision/(?P<revision>[^/]+))?")
 _RESOLVE = re.compile(r"/(?P<repository>[^/]+(?:/[^/]+)?)/resolve/(?P<revision>[^/]+)/(?P<path>.+)")
 
@@ -215,3 +234,21 @@ def serving() -> Iterator[Hub]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def source(url: str, token: str = "", rules: AddressRules = LOOPBACK) -> HuggingFaceSource:
+    """Ask a Hub, from loopback."""
+    return HuggingFaceSource(Client(GuardedHttp(rules, PATIENT), url, SecretStr(token) if token else None))
+
+
+def look(server: Hub, reference: str, token: str = "", **more: str) -> Found:
+    """See that a reference can be one, and look at what it names."""
+    said = Reference("huggingface", reference, **more)
+    found = source(server.url, token)
+    found.check(said)
+    return found.find(said, Stopping())
+
+
+def publish(server: Hub, name: str, files: Mapping[str, bytes] = FILES, **more: Any) -> str:
+    """Publish a small bundle with a card, or these files."""
+    return server.publish(name, files, **{"card": {"license": "mit"}, "pipeline_tag": "feature-extraction", **more})

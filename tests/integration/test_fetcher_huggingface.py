@@ -5,6 +5,7 @@ that is asked by the real huggingface_hub client.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -137,6 +138,21 @@ def test_a_graph_with_external_data_opens_as_it_was_saved(place: Place, server: 
     assert (version.framework, {file.path for file in version.files}) == (
         registry.FRAMEWORK_ONNX, {"model.onnx", "model.onnx_data"},
     )  # fmt: skip
+
+
+def test_a_transfer_from_the_cdn_goes_on_where_it_broke(place: Place, server: hub.Hub) -> None:
+    mebibyte = 1024 * 1024
+    content = os.urandom(20 * mebibyte)
+    server.publish("org/large", {"model.onnx": content})
+    sha256 = place.client.fetcher.inspect("huggingface", "org/large").variants[0].files[0].sha256
+    server.cdn.serve(server.signed_path("org/large", sha256), content, cut_after=[3 * mebibyte])
+    # Bytes that are no model: how they come is what counts here, and the registry refuses them in the end.
+    job = place.fetch("huggingface", "org/large")
+    assert job.error.reason == "REGISTRATION_REFUSED"
+    assert job.progress.done_bytes == len(content)
+    asked = [headers for path, headers in server.cdn.asked if sha256 in path]
+    assert len(asked) > 3, "a part was asked for again"
+    assert all("Range" in headers and "Authorization" not in headers for headers in asked)
 
 
 def test_a_digest_that_the_hub_names_must_be_met(place: Place, server: hub.Hub) -> None:

@@ -5,62 +5,24 @@ loopback, asked by the real huggingface_hub client.
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import SecretStr
 
-from services.common.addresses import AddressRules, AllowedHosts
 from services.common.errors import DomainError, InvalidArgument
-from services.fetcher.faults import FileTooLarge, Forbidden, ModelNotFound, NetworkError, RateLimited, Unauthorized
-from services.fetcher.models import Reference
-from services.fetcher.sources import hub as asked_hub
-from services.fetcher.sources.http import GuardedHttp, HttpLimits
-from services.fetcher.sources.hub import Hub
-from services.fetcher.sources.huggingface import HuggingFaceSource
+from services.fetcher.faults import Forbidden, ModelNotFound, NetworkError, RateLimited, Unauthorized
 from services.fetcher.sources.kept import KeptConnections
-from services.fetcher.sources.source import Found, Stopping
+from services.fetcher.sources.source import Stopping
 from tests import hub
-from tests.origins import answering
-
-PATIENT = HttpLimits(connect_s=600, silence_s=600, floor_s=600)
-LOOPBACK = AddressRules(AllowedHosts.parse("127.0.0.1"))
-GRAPH = b"g" * hub.LFS_BYTES
-FILES = {
-    "README.md": b"read me",
-    "config.json": json.dumps({"hidden_size": 8}).encode(),
-    "tokenizer.json": b"{}",
-    "onnx/model.onnx": GRAPH,
-    "onnx/model_fp16.onnx": GRAPH + b"h",
-}
+from tests.hub import FILES, GRAPH, look, publish, source
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[hub.Hub]:
     with hub.serving() as served:
         yield served
-
-
-def source(url: str, token: str = "", rules: AddressRules = LOOPBACK) -> HuggingFaceSource:
-    return HuggingFaceSource(Hub(GuardedHttp(rules, PATIENT), url, SecretStr(token) if token else None))
-
-
-def look(server: hub.Hub, reference: str, token: str = "", **more: str) -> Found:
-    said = Reference("huggingface", reference, **more)
-    found = source(server.url, token)
-    found.check(said)
-    return found.find(said, Stopping())
-
-
-def publish(server: hub.Hub, name: str, files: Mapping[str, bytes] = FILES, **more: Any) -> str:
-    return server.publish(name, files, **{"card": {"license": "mit"}, "pipeline_tag": "feature-extraction", **more})
 
 
 def test_a_repository_is_looked_at_as_it_is_at_its_commit(server: hub.Hub) -> None:
@@ -182,6 +144,17 @@ def test_who_accepted_the_conditions_gets_what_is_gated(server: hub.Hub) -> None
     assert "it is gated" in look(server, "org/gated", server.token).warnings[0]
 
 
+def test_access_to_what_is_gated_is_seen_to_before_anything_comes(server: hub.Hub) -> None:
+    """Its description is given to anybody, and a graph alone has no texts whose reading would be refused."""
+    publish(server, "org/gated-graph", {"model.onnx": GRAPH}, gated=True, allowed=False)
+    elsewhere = len(server.cdn.asked)
+    with pytest.raises(Unauthorized, match="is gated"):
+        look(server, "org/gated-graph", server.token)
+    server.repositories["org/gated-graph"].allowed = True
+    assert look(server, "org/gated-graph", server.token).plan.files
+    assert len(server.cdn.asked) == elsewhere
+
+
 def test_a_missing_repository_and_a_missing_revision_are_told_apart(server: hub.Hub) -> None:
     with pytest.raises(ModelNotFound, match="knows no org/nothing"):
         look(server, "org/nothing", server.token)
@@ -212,129 +185,6 @@ def test_a_repository_that_was_renamed_is_found(server: hub.Hub) -> None:
     assert look(server, "org/old-name").plan.revision == commit
 
 
-def test_nobody_elsewhere_answers_for_the_hub(server: hub.Hub) -> None:
-    document = json.dumps({"id": "org/x", "sha": "0" * 40, "siblings": []})
-    away = server.cdn.serve("/api/models/org/away", document.encode())
-    publish(server, "org/away", answers=[(302, {"Location": away})])
-    with pytest.raises(NetworkError, match="sends whoever asks for org/away elsewhere"):
-        look(server, "org/away", server.token)
-    assert "Authorization" not in server.cdn.asked[-1][1]
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"", b"[]", b"{}", b'{"siblings": 7}', b'{"id": "x", "siblings": [{}]}', b"[" * 100_000, b"\xff",
-        b'{"id": "x", "siblings": []}', b'{"id": "x", "sha": "main", "siblings": [{"rfilename": "m.onnx"}]}',
-    ],
-)  # fmt: skip
-def test_what_is_no_description_is_a_fault_of_the_hubs(body: bytes) -> None:
-    def say(connection: Any, _: str) -> None:
-        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
-
-    with answering(say) as url, pytest.raises(NetworkError):
-        source(url).find(Reference("huggingface", "org/name"), Stopping())
-
-
-def test_a_description_without_end_is_not_read(server: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    publish(server, "org/endless")
-    monkeypatch.setattr(asked_hub, "MAX_ANSWER_BYTES", 100)
-    with pytest.raises(FileTooLarge, match=r"what .* says of org/endless has more than 100 bytes"):
-        look(server, "org/endless")
-
-
-def test_names_of_files_that_lead_elsewhere_are_left_out(server: hub.Hub) -> None:
-    names = ("../up", "/etc/passwd", "a\\b", "a/../../b", "c\x00d", "esc\x1b[2J", "", "a//b", "./x", "l" * 600)
-    siblings = [{"rfilename": name, "size": 1} for name in names]
-    good = [{"rfilename": "onnx/model.onnx", "size": True, "lfs": {"sha256": "no digest", "size": -1}}]
-    publish(server, "org/names", said={"siblings": siblings + good})
-    found = look(server, "org/names")
-    [file] = found.plan.files
-    assert (file.path, file.size_bytes, file.sha256) == ("model.onnx", None, "")
-    assert len([each for each in found.warnings if "is left out" in each]) == len(names)
-    assert all(warning.isprintable() for warning in found.warnings)
-
-
-def test_names_that_some_file_systems_mix_up_are_refused_before_anything_comes(server: hub.Hub) -> None:
-    names = ("saved_model.pb", "variables/a", "variables/A")
-    publish(server, "org/mixed", said={"siblings": [{"rfilename": name, "size": 1} for name in names]})
-    with pytest.raises(DomainError, match="some file systems mix them up"):
-        look(server, "org/mixed")
-
-
-def test_a_model_of_too_many_files_is_refused(server: hub.Hub) -> None:
-    names = ["saved_model.pb", *(f"variables/{number}" for number in range(1_000))]
-    publish(server, "org/many", said={"siblings": [{"rfilename": name, "size": 1} for name in names]})
-    with pytest.raises(FileTooLarge, match="1,001 files; 1,000 are allowed"):
-        look(server, "org/many")
-
-
-def test_texts_that_are_large_or_no_json_are_not_believed(server: hub.Hub) -> None:
-    large = b" " * (1024 * 1024 + 1)
-    publish(server, "org/texts", {**FILES, "config.json": large, "tokenizer_config.json": b"no", "modules.json": b"{}"})
-    found = look(server, "org/texts")
-    assert [warning.partition(" ")[0] for warning in found.warnings] == [
-        "config.json", "modules.json", "tokenizer_config.json",
-    ]  # fmt: skip
-    assert "config.json" in {file.path for file in found.plan.files}
-
-
-def test_a_text_that_is_larger_than_the_hub_says_is_not_read(server: hub.Hub) -> None:
-    publish(server, "org/liar", {**FILES, "config.json": b" " * (1024 * 1024 + 1)})
-    files = [{"rfilename": path, "size": 10} for path in FILES]
-    server.repositories["org/liar"].said = {"siblings": files}
-    with pytest.raises(FileTooLarge, match=r"config\.json has more than"):
-        look(server, "org/liar")
-
-
-def test_a_card_that_the_library_would_stumble_over_hinders_nobody(server: hub.Hub) -> None:
-    card = {"license": "mit", "model-index": [{"name": "x", "results": [{"source": {"name": "y"}}]}], "self": 1}
-    publish(server, "org/card", card={**card, "ignore_metadata_errors": 1, "tags": 7, "language": {"a": "\ud800"}})
-    server.repositories["org/card"].said = {"createdAt": "never", "safetensors": {"x": 1}, "tags": {"no": "list"}}
-    assert look(server, "org/card").licence == "mit"
-
-
-def test_nothing_is_asked_for_whoever_has_left(server: hub.Hub) -> None:
-    def check() -> None:
-        raise NetworkError("whoever asked has left")
-
-    asked = len(server.asked)
-    with pytest.raises(NetworkError, match="has left"):
-        source(server.url).find(Reference("huggingface", "org/plain"), Stopping(check))
-    assert len(server.asked) == asked
-
-
-def test_a_hub_at_a_private_address_has_to_be_allowed_by_name(server: hub.Hub) -> None:
-    with pytest.raises(Forbidden):
-        source(server.url, rules=AddressRules()).check(Reference("huggingface", "org/name"))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("loaded", [False, True], ids=["at-rest", "asked"])
-def test_the_process_around_it_decides_nothing(server: hub.Hub, tmp_path: Path, loaded: bool) -> None:
-    """Nor does who has no business with the Hub pay for its client: it takes long to import."""
-    publish(server, "org/plain")
-    asks = f"""
-import sys
-from services.fetcher.__main__ import build
-from tests.unit.test_fetcher_huggingface import source, Reference, Stopping
-if {loaded}:
-    print(source({server.url!r}).find(Reference("huggingface", "org/plain"), Stopping()).licence)
-print("huggingface_hub" in sys.modules)
-"""
-    around = {
-        "HF_TOKEN": "hf_of-the-process", "HF_ENDPOINT": "https://127.0.0.1:1", "HF_HUB_OFFLINE": "1",
-        "HOME": str(tmp_path), "HF_HOME": str(tmp_path / "home"), "HTTP_PROXY": "http://127.0.0.1:1", "HF_DEBUG": "1",
-    }  # fmt: skip
-    asked = len(server.asked)
-    done = subprocess.run(
-        [sys.executable, "-c", asks], env={**os.environ, **around}, capture_output=True, text=True, check=True
-    )
-    assert done.stdout.split() == (["mit", "True"] if loaded else ["False"])
-    assert not any("Authorization" in headers for _, headers in server.asked[asked:])
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_signed_url_that_has_run_out_is_asked_for_anew(server: hub.Hub) -> None:
     """A transfer of hours outlives the CDN's URLs: that the CDN refuses says nothing of what the Hub would give."""
     publish(server, "org/long")
@@ -356,36 +206,3 @@ def test_a_plain_graphs_config_may_lie_above_it(server: hub.Hub) -> None:
     plan = look(server, "org/images").plan
     assert (plan.framework, [file.path for file in plan.files]) == ("ONNX", ["model.onnx"])
     assert (plan.metadata["task_type"], plan.metadata["fields"]["label_count"]) == ("image-classification", 2)
-
-
-def test_a_hub_that_is_silent_is_let_go_of_as_soon_as_nobody_waits() -> None:
-    callbacks: list[Callable[[], None]] = []
-
-    def say(_: Any, head: str) -> None:
-        assert head.startswith("GET /api/models/org/name?blobs=true ")
-        while callbacks:
-            callbacks.pop()()
-
-    def forget(callback: Callable[[], None]) -> None:
-        if callback in callbacks:
-            callbacks.remove(callback)
-
-    stopping = Stopping(on_stop=callbacks.append, forget=forget)
-    with answering(say) as url, pytest.raises(NetworkError, match="nobody wants it any more"):
-        source(url).find(Reference("huggingface", "org/name"), stopping)
-
-
-def test_many_ask_at_once_each_for_itself(server: hub.Hub) -> None:
-    """The Hub's client is one for the whole process, and its callers have Hubs and tokens of their own."""
-    publish(server, "org/shared", private=True)
-
-    def asks(number: int) -> str:
-        try:
-            return look(server, "org/shared", server.token if number % 2 else "").plan.revision
-        except ModelNotFound:
-            return "missing"
-
-    with ThreadPoolExecutor(8) as pool:
-        answers = list(pool.map(asks, range(40)))
-    assert set(answers[::2]) == {"missing"}
-    assert set(answers[1::2]) == set(server.repositories["org/shared"].commits)
