@@ -214,7 +214,14 @@ def _waiting_words(job: pb.FetchJob) -> str:
 
 
 def _webhook_words(webhook: pb.FetchWebhook) -> str:
-    return f"{webhook.url}{', signed' if webhook.signed else ''}" if webhook.url else ""
+    if not webhook.url:
+        return ""
+    words = f"{webhook.url}{', signed' if webhook.signed else ''}"
+    if webhook.HasField("delivery_time"):
+        return f"{words}; it arrived {say_short_time(time_of(webhook.delivery_time))}"
+    if webhook.last_error:
+        return f"{words}; {'given up' if webhook.given_up else 'tried again'}: {webhook.last_error}"
+    return words
 
 
 def _speed(progress: pb.FetchProgress) -> str:
