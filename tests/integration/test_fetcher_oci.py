@@ -92,9 +92,8 @@ def test_an_artifact_becomes_a_version_that_is_ready(shop: Shop) -> None:
         "docs/notes.txt": hashlib.sha256(b"of").hexdigest(),
     }
     assert version.source.revision == job.resolved_revision == inspected.resolved_revision
-    assert dict(version.metadata.fields) == {
-        "licence": "Apache-2.0", "source_version": "2026.11", "description": "roses",
-    }  # fmt: skip
+    told = {"licence": "Apache-2.0", "source_version": "2026.11", "description": "roses"}
+    assert told.items() <= dict(version.metadata.fields).items()
 
 
 def test_a_digest_is_fetched_whatever_its_tag_became(shop: Shop) -> None:
@@ -155,6 +154,12 @@ def test_an_index_gives_the_manifest_that_fits(shop: Shop) -> None:
 
 def test_a_transfer_that_breaks_off_goes_on_where_it_broke(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     offsets: list[int] = []
+    known = [row[0] for row in shop.place.rows("SELECT download_id FROM fetcher.downloads")]
+    query = "SELECT part_number FROM fetcher.download_parts WHERE download_id <> ALL(%s)"
+
+    def noted() -> set[int]:
+        return {row[0] for row in shop.place.rows(query, known)}
+
     asked = OciSource.open
 
     def seen(self: OciSource, file: RemoteFile, offset: int, *more: object, **rest: object) -> object:
@@ -163,12 +168,11 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_broke(shop: Shop, monkeypat
 
     monkeypatch.setattr(OciSource, "open", seen)
     reference = shop.push("large", Layer(os.urandom(60 * PART), "large.onnx"))
-    parts = "SELECT count(*) FROM fetcher.download_parts"
-    before = shop.place.rows(parts)[0][0]
-    shop.proxy.slow_down(0.05)
+    shop.proxy.slow_down(0.5)
     try:
         job = shop.place.client.fetcher.start("oci", f"{reference}:v1", max_attempts=20)
-        wait_until(lambda: shop.place.rows(parts)[0][0] > before + 2 or None)
+        wait_until(lambda: len(noted()) > 2 or None)
+        safe = noted()
         asked_before = len(offsets)
         shop.proxy.cut()
     finally:
@@ -178,7 +182,7 @@ def test_a_transfer_that_breaks_off_goes_on_where_it_broke(shop: Shop, monkeypat
     assert ended.error.reason == "REGISTRATION_REFUSED"
     assert ended.progress.done_bytes == 60 * PART
     assert offsets[asked_before:]
-    assert all(offset >= 2 * PART for offset in offsets[asked_before:]), "what was safe is not asked for again"
+    assert safe.isdisjoint(offset // PART for offset in offsets[asked_before:]), "what was safe is not asked for again"
 
 
 def test_a_layer_that_is_not_its_digest_is_not_taken(shop: Shop) -> None:

@@ -109,9 +109,7 @@ class Logins:
                 if answer.status != HTTPStatus.UNAUTHORIZED:
                     yield answer
                     return
-                asks, challenge = urlsplit(answer.url).netloc, answer.headers.get("WWW-Authenticate", "")
-            if asks != urlsplit(url).netloc:
-                raise Unauthorized(f"{repository.host} redirects to {asks}, which does not give this to Penstock")
+                challenge = answer.headers.get("WWW-Authenticate", "")
             if fresh:
                 break
             said = self._answer(repository, challenge, stopping)
