@@ -30,7 +30,8 @@ RARELY = "0 3 29 2 *"
 
 @pytest.fixture(scope="module")
 def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher"), fetcher_max_schedules=MOST) as running:
+    limits = {"fetcher_max_schedules": MOST, "fetcher_webhook_allowed_hosts": "127.0.0.1"}
+    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher"), **limits) as running:
         yield running
 
 
@@ -162,6 +163,22 @@ def test_a_source_that_hangs_holds_up_no_other_schedule_and_ends_with_the_proces
         assert not client.get(hanging.id).HasField("last_time")
         client.delete(hanging.id)
     assert gone.wait(60)
+
+
+def test_the_end_of_each_fetch_is_told_to_whom_the_schedule_names(place: Place) -> None:
+    told = threading.Event()
+
+    def say(connection: socket.socket, head: str) -> None:
+        if head.startswith("POST / "):
+            told.set()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    url = place.origin.serve("/told.onnx", models.classifier())
+    with answering(say) as receiver:
+        schedule = place.client.fetcher.schedules.create("url", url, cron=RARELY, webhook=f"{receiver}/")
+        assert schedule.webhook.url == f"{receiver}/"
+        assert fetched(place, turned(place, schedule)).webhook.url == f"{receiver}/"
+        assert told.wait(60)
 
 
 def test_two_replicas_make_one_job(place: Place) -> None:
