@@ -10,9 +10,25 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
+from services.common.addresses import AllowedHosts
+
+
+def _split(text: object) -> object:
+    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
+
+
+def _checked_hosts(text: str) -> str:
+    AllowedHosts.parse(text)
+    return text
+
+
+AT_COMMAS = BeforeValidator(_split)
+"""Reads a list as it stands in a variable: parts between commas; with `NoDecode`, which keeps it from being JSON."""
+HostNames = Annotated[str, AfterValidator(_checked_hosts)]
+"""Hosts' names, addresses and networks, separated by commas; see `AllowedHosts`."""
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MEBIBYTE = 1024 * 1024

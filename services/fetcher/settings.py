@@ -5,29 +5,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from services.common.addresses import ALLOWED_PORTS, AllowedHosts, OnlyHosts
+from services.common.addresses import ALLOWED_PORTS, OnlyHosts
 from services.common.postgres import PostgresSettings
-from services.common.settings import MEBIBYTE, Port, ServerSettings
+from services.common.settings import AT_COMMAS, MEBIBYTE, HostNames, Port, ServerSettings
 
 GIBIBYTE = 1024 * MEBIBYTE
 HOUR_MS = 3_600_000
 
 
-def _checked_hosts(text: str) -> str:
-    AllowedHosts.parse(text)
-    return text
-
-
 def _checked_only_hosts(text: str) -> str:
     OnlyHosts.parse(text)
     return text
-
-
-def _split(text: object) -> object:
-    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
 Root = Annotated[str, Field(pattern=r"^file:///")]
@@ -94,23 +85,19 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     fetcher_housekeeping_interval_ms: Annotated[int, Field(ge=100, le=HOUR_MS)] = 60_000
     """How often old fetches and downloads are looked for."""
 
-    fetcher_roots: Annotated[frozenset[Root], NoDecode, BeforeValidator(_split)] = frozenset()
+    fetcher_roots: Annotated[frozenset[Root], NoDecode, AT_COMMAS] = frozenset()
     """Folders that the source `filesystem` may read, as file:///absolute/folder, separated by commas. Whoever is an
     operator may read all that lies there."""
-    fetcher_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
+    fetcher_allowed_hosts: HostNames = ""
     """Hosts' names, addresses and networks, separated by commas, that may be fetched from although they are private;
     also without TLS and on any port."""
     fetcher_only_hosts: Annotated[str, AfterValidator(_checked_only_hosts)] = ""
     """The only hosts that are fetched from, beside those that are allowed above: names, *.example.org for all below a
     name, addresses and networks, separated by commas; by default any that is public. Where a host redirects to others,
     name these, too."""
-    fetcher_schemes: Annotated[frozenset[Literal["https", "http"]], NoDecode, BeforeValidator(_split)] = frozenset(
-        {"https"}
-    )
+    fetcher_schemes: Annotated[frozenset[Literal["https", "http"]], NoDecode, AT_COMMAS] = frozenset({"https"})
     """Schemes of URLs, separated by commas. With http what comes can be read and changed on the way."""
-    fetcher_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65_535)]], NoDecode, BeforeValidator(_split)] = (
-        ALLOWED_PORTS
-    )
+    fetcher_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65_535)]], NoDecode, AT_COMMAS] = ALLOWED_PORTS
     """Ports that are fetched from, separated by commas."""
     fetcher_ca_file: Path | None = None
     """The certificates that vouch for sources, PEM, in place of the system's."""
@@ -128,21 +115,21 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     """The access key that buckets are read with; without one they are asked for as by anybody."""
     fetcher_s3_secret_key: SecretStr | None = None
     """The secret key that belongs to it."""
-    fetcher_s3_buckets: Annotated[frozenset[Bucket], NoDecode, BeforeValidator(_split)] = frozenset()
+    fetcher_s3_buckets: Annotated[frozenset[Bucket], NoDecode, AT_COMMAS] = frozenset()
     """Buckets that the source `s3` may read, each as bucket or bucket/folder, separated by commas. Whoever is an
     operator may read all that lies there and that the key above opens; name none that services keep their blobs in."""
     fetcher_oci_auth_file: Path | None = None
     """The credentials for OCI registries, as docker login writes them: {"auths": {"registry.example": {"auth": …}}}, a
     user and password in base64. `realm_hosts`, a list beside `auth`, names other hosts that may be told them, to give a
     token. The file is read each time."""
-    fetcher_oci_plain_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_split)] = frozenset()
+    fetcher_oci_plain_hosts: Annotated[frozenset[str], NoDecode, AT_COMMAS] = frozenset()
     """OCI registries that are spoken to without TLS, as references write them (host:port), separated by commas; they
     must be among `fetcher_allowed_hosts`."""
     secrets_key_file: Path | None = None
     """What the webhooks of fetches are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
     own (`openssl rand -base64 32`). The first encrypts, all of them decrypt. Without it webhooks with a secret or a
     path are refused. All replicas need the same."""
-    fetcher_webhook_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
+    fetcher_webhook_allowed_hosts: HostNames = ""
     """Hosts' names, addresses and networks, separated by commas, that webhooks may reach although they are private;
     also without TLS and on any port."""
     fetcher_webhook_ca_file: Path | None = None

@@ -5,27 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import NoDecode
 
-from services.common.addresses import AllowedHosts
 from services.common.postgres import PostgresSettings
-from services.common.settings import Port, ServerSettings
+from services.common.settings import AT_COMMAS, HostNames, Port, ServerSettings
 from services.monitoring.notifications.apprise_urls import DEFAULT_SCHEMES, read_schemes
-
-
-def _checked_hosts(text: str) -> str:
-    AllowedHosts.parse(text)
-    return text
 
 
 def _checked_schemes(text: str) -> str:
     read_schemes(text)
     return text
-
-
-def _split(text: object) -> object:
-    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
 Root = Annotated[str, Field(pattern=r"^(file:///|s3://[^/]+)")]
@@ -79,7 +69,7 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """What the secrets of channels are encrypted with: a file of keys, each 32 random bytes in base64 on a line of its
     own (`openssl rand -base64 32`). The first encrypts, all of them decrypt. Without it channels with secrets are
     refused. All replicas need the same."""
-    notification_allowed_hosts: Annotated[str, AfterValidator(_checked_hosts)] = ""
+    notification_allowed_hosts: HostNames = ""
     """Hosts' names, addresses and networks, separated by commas, that notifications may reach although they are
     private; webhooks also without TLS and on any port."""
     notification_ca_file: Path | None = None
@@ -99,7 +89,7 @@ class MonitoringSettings(ServerSettings, PostgresSettings):
     """The access key of S3."""
     blob_secret_key: SecretStr | None = None
     """The secret key of S3."""
-    profile_input_roots: Annotated[frozenset[Root], NoDecode, BeforeValidator(_split)] = frozenset()
+    profile_input_roots: Annotated[frozenset[Root], NoDecode, AT_COMMAS] = frozenset()
     """Where files may lie that profiles are made of by URI: folders (file:///data/in) and buckets with a prefix
     (s3://bucket/in) of the blob store's own server, separated by commas. Operators may read what lies there, if they
     know its digest."""

@@ -5,16 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import NoDecode
 
 from services.common.postgres import PostgresSettings
-from services.common.settings import MEBIBYTE, Port, ServerSettings, Settings
-
-
-def _split(text: object) -> object:
-    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
-
+from services.common.settings import AT_COMMAS, MEBIBYTE, Port, ServerSettings, Settings
 
 FrameworkName = Annotated[str, Field(pattern="^(onnx|tensorflow|transformers)$")]
 AllowedName = Annotated[str, Field(pattern=r"^(keras-lambda|tensorflow-files|onnx-domain:[\w.-]{1,100})$")]
@@ -34,7 +29,7 @@ class StorageSettings(PostgresSettings):
 class ValidationSettings(Settings):
     """How versions are validated, in the registry's process or in one of its own."""
 
-    validation_frameworks: Annotated[frozenset[FrameworkName] | None, NoDecode, BeforeValidator(_split)] = None
+    validation_frameworks: Annotated[frozenset[FrameworkName] | None, NoDecode, AT_COMMAS] = None
     """Which frameworks are validated here: some of onnx, tensorflow and transformers, separated by commas. By default
     those whose runtimes are installed."""
     validation_timeout_ms: Annotated[int, Field(ge=100, le=3_600_000)] = 60_000
@@ -43,7 +38,7 @@ class ValidationSettings(Settings):
     """What the validator's child may take, beside seven times the files' size."""
     validation_lease_ms: Annotated[int, Field(ge=300, le=600_000)] = 15_000
     """How long after a validator dies another takes its validations over."""
-    validation_allow: Annotated[frozenset[AllowedName], NoDecode, BeforeValidator(_split)] = frozenset()
+    validation_allow: Annotated[frozenset[AllowedName], NoDecode, AT_COMMAS] = frozenset()
     """What is let in that is refused otherwise, separated by commas: keras-lambda (Python code inside a Keras model),
     tensorflow-files (operators that read files of the server), onnx-domain:NAME (operators of a domain of one's own).
     Who allows one of them trusts everyone who may register a version."""

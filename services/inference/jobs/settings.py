@@ -5,18 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BeforeValidator, Field, SecretStr
+from pydantic import Field, SecretStr
 from pydantic_settings import NoDecode
 
 from services.common.postgres import PostgresSettings
-from services.common.settings import MEBIBYTE, Port, Share
+from services.common.settings import AT_COMMAS, MEBIBYTE, Port, Share
 from services.inference.settings import GIBIBYTE, InferenceSettings
 
 HOUR_MS = 3_600_000
-
-
-def _split(text: object) -> object:
-    return [part.strip() for part in text.split(",") if part.strip()] if isinstance(text, str) else text
 
 
 Root = Annotated[str, Field(pattern=r"^(file:///|s3://[^/]+)")]
@@ -70,7 +66,7 @@ class JobsSettings(InferenceSettings, PostgresSettings):
     job_max_waits: Annotated[int, Field(ge=1, le=1024)] = 8
     """Calls of WaitPredictionJob at once; more are refused with RESOURCE_EXHAUSTED. Keep it below `request_threads`."""
 
-    job_input_roots: Annotated[frozenset[Root], NoDecode, BeforeValidator(_split)] = frozenset()
+    job_input_roots: Annotated[frozenset[Root], NoDecode, AT_COMMAS] = frozenset()
     """Where inputs may lie beside those that were uploaded: folders (file:///data/in) and buckets with a prefix
     (s3://bucket/in) of the blob store's own server, separated by commas. Whoever may predict may read what lies there,
     if they know its digest."""
