@@ -6,6 +6,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -335,6 +336,14 @@ def test_several_small_files_come_at_once(bench: Bench) -> None:
     contents = [os.urandom(900 + number) for number in range(8)]
     files = [bench.find(bench.ranges.serve(f"/{n}.json", content, script)) for n, content in enumerate(contents)]
     assert bench.bring(bench.claim(), *files) == [sha256_of(content) for content in contents]
+
+
+def test_the_same_file_under_two_paths_comes_once(bench: Bench) -> None:
+    content = os.urandom(3 * PART)
+    file = bench.find(bench.ranges.serve("/layer", content))
+    brought = bench.bring(bench.claim(), *(replace(file, path=f"{number}.bin") for number in range(4)))
+    assert brought == [sha256_of(content)] * 4
+    assert sorted(bench.ranges.begins("/layer")) == [0, PART, 2 * PART]
 
 
 def test_a_file_that_fails_ends_the_others_and_what_came_whole_stays(bench: Bench) -> None:

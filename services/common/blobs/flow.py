@@ -48,7 +48,7 @@ class Inflow:
         self._check_end()
         self.ended = True
 
-    def parts(self, part_bytes: int) -> Iterator[bytes]:
+    def parts(self, part_bytes: int) -> Iterator[Chunk]:
         """Give the same bytes in parts of exactly `part_bytes`, the last one shorter or as long.
 
         A full part leaves only when a byte follows it, so `ended` is true when the last part is handed out,
@@ -161,8 +161,8 @@ def check_offset(offset: int, *, size_bytes: int) -> None:
         raise OutOfRange(message, reason="OFFSET_OUT_OF_RANGE")
 
 
-def _joined(pieces: list[Chunk]) -> bytes:
+def _joined(pieces: list[Chunk]) -> Chunk:
     """Join the pieces and empty the list, so that a generator's frame holds no part twice while it waits."""
-    joined = b"".join(pieces)
+    joined = pieces[0] if len(pieces) == 1 else b"".join(pieces)
     pieces.clear()
     return joined

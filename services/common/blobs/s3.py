@@ -6,7 +6,7 @@ does not know the digest, the address is unknown until the end as well: what fit
 memory, and what does not goes to a temporary key and is copied by the server, so that memory stays constant
 and no local disk is needed.
 
-Parts are signed without a digest of their bytes (UNSIGNED-PAYLOAD): minio hashes each once more for that, and so does
+Bodies are signed without a digest of their bytes (UNSIGNED-PAYLOAD): minio hashes each once more for that, and so does
 the server, an eighth of an upload's whole cost each. Against what the network may do to them each goes with its CRC-32,
 which costs little, and which the server checks: damaged bytes must never take the place of a good blob.
 
@@ -18,7 +18,6 @@ version is capped, and the contract suite runs every one of them.
 
 from __future__ import annotations
 
-import io
 import logging
 import math
 import threading
@@ -65,6 +64,7 @@ _UNSIGNED: Final = "UNSIGNED-PAYLOAD"
 _LOST: Final = {"NoSuchUpload", "InvalidPart", "InvalidPartOrder"}
 
 logger = logging.getLogger(__name__)
+_Query = dict[str, str | list[str] | tuple[str]]  # as minio has it
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class S3BlobStore:
 
         if inflow.ended:
             blob = arrived()
-            self._put_whole(self._key(blob.sha256), first)
+            self._call(self._send_body, self._key(blob.sha256), first, checksum(first), {})
             return blob
         parts = chain((first,), parts)
         del first  # this frame lives as long as the upload; the part must not
@@ -243,10 +243,7 @@ class S3BlobStore:
     def _key(self, sha256: str) -> str:
         return f"{self._prefix}/{checked_sha256(sha256)[:2]}/{sha256}"
 
-    def _put_whole(self, key: str, body: bytes) -> None:
-        self._call(self._client.put_object, self._bucket, key, io.BytesIO(body), len(body))
-
-    def _put_parts(self, key: str, parts: Iterator[bytes], arrived: Callable[[], T]) -> T:
+    def _put_parts(self, key: str, parts: Iterator[Chunk], arrived: Callable[[], T]) -> T:
         """Upload the parts to `key`, say so and complete; whatever is raised on the way, abort."""
         upload_id = self._call(self._client._create_multipart_upload, self._bucket, key, dict(CHECKED))
         try:
@@ -263,12 +260,12 @@ class S3BlobStore:
             raise
         return result
 
-    def _send(self, key: str, upload_id: str, parts: Iterator[bytes]) -> tuple[SentPart, ...]:
+    def _send(self, key: str, upload_id: str, parts: Iterator[Chunk]) -> tuple[SentPart, ...]:
         """Send the parts, a few at a time. When this returns or raises, none is in flight any more."""
         sent: list[SentPart] = []
         flying: deque[Future[SentPart]] = deque()
 
-        def send(number: int, body: bytes) -> SentPart:
+        def send(number: int, body: Chunk) -> SentPart:
             try:
                 return self._call(self._upload_part, key, upload_id, number, body)
             finally:
@@ -283,15 +280,20 @@ class S3BlobStore:
             sent.extend(future.result() for future in flying)
         return tuple(sent)
 
-    def _upload_part(self, key: str, upload_id: str, number: int, body: bytes) -> SentPart:
+    def _upload_part(self, key: str, upload_id: str, number: int, body: Chunk) -> SentPart:
         """Send one part, with what the server is to check it against."""
         crc = checksum(body)
+        etag = self._send_body(key, body, crc, {"partNumber": str(number), "uploadId": upload_id})
+        return SentPart(number, etag, crc)
+
+    def _send_body(self, key: str, body: Chunk, crc: str, query: _Query) -> str:
+        """Send bytes that are signed for without their digest, and checked by their CRC; gives their etag."""
         url = self._client._base_url.build(
             method="PUT",
             region=self._region,
             bucket_name=self._bucket,
             object_name=key,
-            query_params={"partNumber": str(number), "uploadId": upload_id},
+            query_params=query,
         )
         now = datetime.now(UTC)
         headers = sign_v4_s3(
@@ -311,7 +313,7 @@ class S3BlobStore:
         answer = self._http.urlopen("PUT", urlunsplit(url), body=body, headers=headers)
         if answer.status != 200:
             raise S3Error.fromxml(answer)
-        return SentPart(number, str(answer.headers["etag"]).strip('"'), crc)
+        return str(answer.headers["etag"]).strip('"')
 
     def _complete(self, key: str, upload_id: str, parts: Iterable[SentPart]) -> CompleteMultipartUploadResult:
         """Ask for the parts to be made one object."""
@@ -325,7 +327,7 @@ class S3BlobStore:
         )
         return CompleteMultipartUploadResult(answer)
 
-    def _put_by_copy(self, parts: Iterator[bytes], arrived: Callable[[], Blob]) -> Blob:
+    def _put_by_copy(self, parts: Iterator[Chunk], arrived: Callable[[], Blob]) -> Blob:
         temporary = f"{self._prefix}/incoming/{uuid.uuid4().hex}"
         self._put_parts(temporary, parts, lambda: None)
         try:

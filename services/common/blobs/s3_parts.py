@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 from xml.etree.ElementTree import Element, SubElement, tostring
 
+from services.common.blobs.flow import Chunk
+
 CHECKED: Final = {"x-amz-checksum-algorithm": "CRC32"}
 
 
@@ -21,7 +23,7 @@ class SentPart:
     checksum: str
 
 
-def checksum(body: bytes) -> str:
+def checksum(body: Chunk) -> str:
     """Give the CRC-32 of a part as S3 wants it: four bytes, the highest first, in base64."""
     return base64.b64encode(zlib.crc32(body).to_bytes(4, "big")).decode()
 

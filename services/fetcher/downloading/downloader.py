@@ -11,6 +11,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from services.common.blobs import Blob, BlobStore
@@ -108,7 +109,8 @@ class Downloader:
         """Bring files, one after the other, until none is left or one is awaited."""
         while (file := fetch.next_file()) is not None:
             try:
-                fetch.finished(file, self._bring(fetch, file))
+                with fetch.alone(identity_of(fetch.source, file)):
+                    fetch.finished(file, self._bring(fetch, file))
             except Awaited:
                 fetch.await_others()
 
@@ -143,7 +145,7 @@ class Downloader:
             ending,
             taken.parts,
             count,
-            store=lambda number, content: self._stored(fetch.run, taken, number, content),
+            store=lambda number, content: self._stored(fetch, taken, number, content),
             read=self._read,
         )
         missing = sorted(set(range(count or 0)) - assembly.parts.keys())
@@ -173,8 +175,9 @@ class Downloader:
             )
         return whole
 
-    def _stored(self, run: JobRun, taken: Taken, number: int, content: memoryview) -> Part:
+    def _stored(self, fetch: _Fetch, taken: Taken, number: int, content: memoryview) -> Part:
         """Store a part, and note it while the lease holds."""
+        run = fetch.run
         run.check()
 
         def keep(coming: Blob) -> None:
@@ -182,7 +185,7 @@ class Downloader:
 
         blob = self._blobs.put([content], size_bytes=len(content), max_bytes=len(content), before_publish=keep)
         part = Part(number, blob.sha256, blob.size_bytes)
-        with run.holding() as connection:
+        with fetch.noting, run.holding() as connection:
             self._downloads.put(connection, run.job.job_id, taken.download_id, part)
         return part
 
@@ -208,7 +211,10 @@ class _Fetch:
     waiting: deque[RemoteFile]
     downloads: dict[str, Download] = field(default_factory=dict)
     awaits: bool = False
+    noting: threading.Lock = field(default_factory=threading.Lock)
+    """Held while a part is noted: all wait for the job's row in any case, and need not wait with a connection each."""
     _here_bytes: int = 0
+    _alone: dict[str, threading.Lock] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
 
     def next_file(self) -> RemoteFile | None:
@@ -216,6 +222,15 @@ class _Fetch:
         self.ending.check()
         with self._lock:
             return self.waiting.popleft() if self.waiting else None
+
+    @contextmanager
+    def alone(self, identity: str) -> Iterator[None]:
+        """Let one thread at a time bring the same file, which a plan may have under several paths."""
+        with self._lock:
+            alone = self._alone.setdefault(identity, threading.Lock()) if identity else threading.Lock()
+        with alone:
+            self.ending.check()
+            yield
 
     def await_others(self) -> None:
         """Begin no further file: another job brings one of them."""
