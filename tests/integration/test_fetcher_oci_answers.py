@@ -149,6 +149,12 @@ def test_an_index_of_what_is_no_model_is_refused() -> None:
             found(saying(index(*entries), kind=INDEX))
 
 
+def test_what_can_be_read_as_an_index_and_as_a_manifest_is_refused() -> None:
+    both = json.loads(index(entry(manifest(layer())))) | {"layers": [layer()]}
+    with pytest.raises(UnsupportedFramework, match="two things"):
+        found(saying(json.dumps(both).encode(), kind=INDEX))
+
+
 def test_an_index_that_leads_to_another_manifest_than_it_says_is_refused() -> None:
     with pytest.raises(DigestMismatch):
         found(saying(index(entry(manifest(layer()))), kind=INDEX))  # the index comes again, whatever is asked for
