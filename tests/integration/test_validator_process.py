@@ -60,7 +60,8 @@ class ValidatorProcess:
 
         def look() -> dict[str, Any] | None:
             assert self.process.poll() is None, self.log.read_text()
-            lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+            whole = [line for line in self.log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+            lines = [json.loads(line) for line in whole if line.startswith("{")]
             return next((line for line in lines if line["event"] == "listening"), None)
 
         return registry.wait_until(look)
