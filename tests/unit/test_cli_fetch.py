@@ -123,6 +123,7 @@ def test_what_is_shown_fits_the_terminal(
         job_in("DOWNLOADING", source="s3", progress=huge, cancel_requested=True),
         job_in("FAILED", "UNSUPPORTED_FRAMEWORK", target=pb.FetchTarget(model="m" * 128, version="v" * 128)),
         job_in("COMPLETED", progress=pb.FetchProgress(total_bytes=0)),
+        job_in("DOWNLOADING", progress=pb.FetchProgress(done_bytes=5 * 1024)),
     ]
     jobs[1].source.reference = LONG
     jobs[2].source.reference = "s3://bücket/日本語のモデル/モデル.onnx"
@@ -134,6 +135,7 @@ def test_what_is_shown_fits_the_terminal(
         assert max(widths) <= width, out
         assert "cancelling" in out or arguments != ["list"]
         assert "0% of 1000.0 TiB" in out or arguments != ["list"]
+        assert re.search(r" 5.0 KiB( |$)", out, re.MULTILINE) or arguments != ["list"], "of a size that nobody knows"
 
 
 def test_a_start_says_all_that_was_asked_for_and_no_secret_stands_on_the_line(
@@ -208,7 +210,8 @@ def going() -> list[pb.FetchJob]:
 def test_where_nobody_watches_lines_say_how_far_it_is_and_what_it_waits_for(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    server.on("WatchFetchJob", stream(*(pb.WatchFetchJobResponse(job=job) for job in going())))
+    twice = [job for job in going() for _ in range(2)]
+    server.on("WatchFetchJob", stream(*(pb.WatchFetchJobResponse(job=job) for job in twice)))
     out, err = printed(capsys, "watch", ID)
     lines = [line.removeprefix(f"{ID}: ") for line in err.splitlines()]
     assert lines[:3] == [
