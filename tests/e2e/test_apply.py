@@ -42,7 +42,7 @@ def test_ready_made_suites_are_applied_changed_and_pruned(
     for name in ("minimal", "testing"):
         shutil.copy(ROOT / "examples" / "suites" / f"{name}.yaml", tmp_path)
     build = [sys.executable, "-m", "examples.models", str(tmp_path / "models"), "--set", "minimal", "--set", "testing"]
-    subprocess.run(build, cwd=ROOT, check=True, timeout=120)
+    subprocess.run(build, cwd=ROOT, check=True, timeout=240)
     suite = start_suite(tmp_path / "data")
     with suite.client() as client:
         client.registry.create_model("first-iris")  # by hand: it is changed, and nobody's

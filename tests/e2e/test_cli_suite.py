@@ -23,7 +23,7 @@ from tests.suite import FREE_PORTS
 from tests.testdata.models import linear
 
 pytestmark = pytest.mark.slow
-DEADLINE_S = 90.0
+DEADLINE_S = 240.0
 
 
 class Terminal:

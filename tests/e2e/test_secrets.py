@@ -111,7 +111,7 @@ def failing_process(seen: Seen, folder: Path, *arguments: str, **environment: st
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode != 0

@@ -262,7 +262,7 @@ def test_a_service_whose_workers_cannot_begin_ends_and_says_why(
     command, environment = command_of(
         tmp_path, *(each.address for each in backends), PENSTOCK_TLS_CERT_FILE=str(tmp_path / "nothing.pem")
     )
-    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 1
     last = json.loads(done.stderr.splitlines()[-1])
     assert (last["event"], last["reason"]) == ("not started", "TLS_INCOMPLETE")

@@ -271,7 +271,7 @@ def test_a_drain_ends_the_stream_and_leaves_in_order(postgres_server: PostgresSe
 def test_the_command_migrates_or_says_how_it_is_called(empty_database: str, arguments: list[str], code: int) -> None:
     environment = {**os.environ, "PENSTOCK_DATABASE_URL": empty_database}
     command = [sys.executable, "-m", "services.monitoring", *arguments]
-    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, timeout=60, check=False)
+    ended = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, timeout=240, check=False)
     assert ended.returncode == code, ended.stderr
     with psycopg.connect(empty_database) as connection:
         found = connection.execute("SELECT to_regclass('monitoring.inferences') IS NOT NULL").fetchone()

@@ -118,7 +118,7 @@ def test_a_kill_at_any_point_loses_no_message_that_was_put(
 ) -> None:
     url = clone_database("monitoring")
     command = [sys.executable, "-m", "tests.faults.outbox_worker", url, receiver.url, where]
-    killed = subprocess.run(command, cwd=ROOT, timeout=60, check=False)
+    killed = subprocess.run(command, cwd=ROOT, timeout=240, check=False)
     assert killed.returncode == -signal.SIGKILL
     found = rows(url)
     assert len(found) in (stored, min(stored, 1))  # it may die before it puts the second

@@ -70,7 +70,7 @@ def check_report(report: dict[str, object]) -> None:
 @pytest.mark.slow
 def test_when_files_may_not_grow_predictions_go_on_and_the_spool_recovers(tmp_path: Path) -> None:
     done = subprocess.run(
-        worker("fill", str(tmp_path), "8000"), cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60
+        worker("fill", str(tmp_path), "8000"), cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=240
     )
     report = json.loads(done.stdout)
     assert report["state"] == "the disk refuses the spool: File too large"
@@ -95,7 +95,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.slow
 def test_when_the_disk_is_full_predictions_go_on_and_the_spool_recovers(small_disk: Path) -> None:
     done = subprocess.run(
-        worker("fill", str(small_disk), "0"), cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=60
+        worker("fill", str(small_disk), "0"), cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=240
     )
     report = json.loads(done.stdout)
     assert report["state"] == "the disk refuses the spool: No space left on device"

@@ -148,7 +148,7 @@ def test_a_second_server_on_the_port_is_refused(service: WorkersService, tmp_pat
         command, environment = command_of(
             tmp_path, "127.0.0.1:1", "127.0.0.1:1", PENSTOCK_PORT=port, PENSTOCK_INFERENCE_WORKERS=workers
         )
-        done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=60, check=False)
+        done = subprocess.run(command, env=dict(environment), capture_output=True, text=True, timeout=240, check=False)
         assert done.returncode == 1
         assert '"reason": "ADDRESS_IN_USE"' in done.stderr
     assert len(service.children()) == 2

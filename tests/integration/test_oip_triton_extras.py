@@ -41,7 +41,7 @@ def suite(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
 def report(suite: Suite) -> Report:
     """What the client saw."""
     done = subprocess.run(
-        [sys.executable, SCRIPT, suite.inference.address], capture_output=True, text=True, timeout=100, check=False
+        [sys.executable, SCRIPT, suite.inference.address], capture_output=True, text=True, timeout=240, check=False
     )
     assert done.returncode == 0, done.stderr
     found: Report = json.loads(done.stdout)

@@ -31,7 +31,7 @@ LIST_SCHEMES = (
 def tried(*attempts: tuple[str, Any], allowed: str = "") -> list[str]:
     task = json.dumps({"attempts": attempts, "allowed_hosts": allowed})
     command = [sys.executable, "-m", f"{CHILDREN}.guarded"]
-    ended = subprocess.run(command, input=task, capture_output=True, text=True, cwd=ROOT, timeout=60, check=True)
+    ended = subprocess.run(command, input=task, capture_output=True, text=True, cwd=ROOT, timeout=240, check=True)
     return list(json.loads(ended.stdout))
 
 
@@ -69,7 +69,7 @@ def test_the_guard_lets_through_what_is_allowed_and_nothing_else(tmp_path: Path)
 
 
 def test_every_scheme_of_the_default_is_one_that_apprise_has() -> None:
-    ended = subprocess.run([sys.executable, "-c", LIST_SCHEMES], capture_output=True, text=True, timeout=60, check=True)
+    ended = subprocess.run([sys.executable, "-c", LIST_SCHEMES], capture_output=True, text=True, timeout=240, check=True)
     assert set(DEFAULT_SCHEMES.split(",")) - set(json.loads(ended.stdout)) == set()
 
 
@@ -149,7 +149,7 @@ def test_a_channel_tells_one_receiver_and_its_password_goes_over_tls() -> None:
     }
     command = [sys.executable, "-c", READ_EACH]
     ended = subprocess.run(
-        command, input=json.dumps(list(expected)), capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
+        command, input=json.dumps(list(expected)), capture_output=True, text=True, cwd=ROOT, timeout=240, check=True
     )
     found, length, end = json.loads(ended.stdout)
     assert dict(zip(expected, found, strict=True)) == expected

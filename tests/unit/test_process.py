@@ -39,7 +39,7 @@ def run(service: str, *arguments: str, folder: Path, **environment: str) -> subp
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
 
