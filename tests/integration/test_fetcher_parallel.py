@@ -1,113 +1,29 @@
-"""Several parts of a file at once, over connections that stay open; what goes wrong with one, and what is kept."""
+"""Several parts and files at once over connections that stay open: order, memory, ends, and what is kept."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-from uuid import UUID
 
-import psycopg
 import pytest
 
-from penstock.ids import uuid7
-from services.common.addresses import AddressRules, AllowedHosts
-from services.common.blobs import Blob, FileBlobStore
 from services.common.errors import DomainError
-from services.common.jobs import Concurrency, JobRun, JobStore, NewJob, Stopped, StopReason
-from services.common.postgres import Database
-from services.fetcher.downloading.downloader import Downloader, DownloadLimits
-from services.fetcher.faults import DigestMismatch, NetworkError, RateLimited, SourceChanged, StorageError
-from services.fetcher.models import FetchSpec, Reference, RemoteFile
-from services.fetcher.sources.http import GuardedHttp, HttpLimits
-from services.fetcher.sources.source import Stopping
-from services.fetcher.sources.url import UrlSource
-from services.fetcher.store.downloads import DownloadStore
-from tests.ranges import Answer, Asked, Ranges, empty, serving_ranges
+from services.common.jobs import Stopped, StopReason
+from services.fetcher.faults import DigestMismatch, NetworkError, StorageError
+from tests.bringing import COUNT, PART, Bench, bringing, sha256_of
+from tests.ranges import Answer, Asked, empty
 
 pytestmark = pytest.mark.slow
 CloneDatabase = Callable[[str], str]
-PART = 64 * 1024
-COUNT = 10
-LEASE_S = 600.0
-PATIENT = HttpLimits(connect_s=600, silence_s=600, floor_s=600)
-
-
-class Watched(FileBlobStore):
-    """A folder of blobs that counts what is put at once, may hold it up, and has as much room as it is told."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
-        self.before_put: Callable[[], None] = lambda: None
-        self.after_put: Callable[[], None] = lambda: None
-        self.free: int | None = None
-
-    def put(self, *args: Any, **more: Any) -> Blob:
-        self.before_put()
-        blob = super().put(*args, **more)
-        self.after_put()
-        return blob
-
-    def free_bytes(self) -> int | None:
-        return super().free_bytes() if self.free is None else self.free
-
-
-class Bench:
-    """Downloads over real HTTP into a real database and folder, by as many connections as a test says."""
-
-    def __init__(self, url: str, database: Database, blobs: Watched, ranges: Ranges) -> None:
-        self.url = url
-        self.jobs = JobStore(database, "fetcher", "fetch_jobs")
-        self.downloads = DownloadStore(database)
-        self.blobs = blobs
-        self.ranges = ranges
-        self.source = UrlSource(GuardedHttp(AddressRules(AllowedHosts.parse("127.0.0.1")), PATIENT))
-
-    def claim(self) -> JobRun:
-        self.jobs.create(NewJob(UUID(uuid7()), "tests", FetchSpec(Reference("url", "x"), b"").columns()))
-        claimed = self.jobs.claim("tests", LEASE_S, Concurrency())
-        assert claimed is not None
-        return JobRun(self.jobs, *claimed, LEASE_S)
-
-    def find(self, url: str, sha256: str = "") -> RemoteFile:
-        (file,) = self.source.find(Reference("url", url, sha256=sha256), Stopping()).plan.files
-        return file
-
-    def bring(
-        self, run: JobRun, *files: RemoteFile, connections: int = 4, part_bytes: int = PART, reserve_bytes: int = 0
-    ) -> list[str]:
-        limits = DownloadLimits(part_bytes, 1024 * PART, reserve_bytes, connections)
-        brought = Downloader(self.downloads, self.blobs, limits).bring(run, self.source, files)
-        return [brought[file.path].sha256 for file in files]
-
-    def parts(self) -> list[int]:
-        with psycopg.connect(self.url) as connection:
-            rows = connection.execute("SELECT part_number FROM fetcher.download_parts ORDER BY part_number").fetchall()
-        return [row[0] for row in rows]
 
 
 @pytest.fixture
 def bench(clone_database: CloneDatabase, tmp_path: Path) -> Iterator[Bench]:
-    url = clone_database("fetcher")
-    blobs = Watched(tmp_path)
-    blobs.prepare()
-    with Database(url, pool_size=8) as database, serving_ranges() as ranges:
-        yield Bench(url, database, blobs, ranges)
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_is_left(bench: Bench) -> Iterator[None]:
-    yield
-    left = {thread.name for thread in threading.enumerate() if thread.name.startswith("fetch-")}
-    assert not {name for name in left if not name.startswith("fetch-floor")}
-
-
-def sha256_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    with bringing(clone_database("fetcher"), tmp_path) as made:
+        yield made
 
 
 def test_parts_come_at_once_over_connections_that_stay_open(bench: Bench) -> None:
@@ -180,132 +96,6 @@ def test_a_part_that_is_late_holds_up_no_other(bench: Bench) -> None:
     bench.blobs.after_put = after
     file = bench.find(bench.ranges.serve("/model.onnx", content, script))
     assert bench.bring(bench.claim(), file) == [sha256_of(content)]
-
-
-def test_a_source_that_ignores_ranges_after_the_look_is_read_by_one_stream(bench: Bench) -> None:
-    content = os.urandom(COUNT * PART)
-
-    def script(asked: Asked, answer: Answer) -> Answer:
-        if asked.number == 0:
-            return answer
-        return 200, {"ETag": '"one"', "Content-Length": str(len(content))}, content
-
-    file = bench.find(bench.ranges.serve("/model.onnx", content, script))
-    assert bench.bring(bench.claim(), file) == [sha256_of(content)]
-    assert len(bench.ranges.begins("/model.onnx")) <= 5
-
-
-def test_one_connection_that_is_reset_ends_the_others_and_no_part_is_lost(bench: Bench) -> None:
-    content = os.urandom(COUNT * PART)
-    three = threading.Event()
-    stored = [0]
-
-    def after() -> None:
-        stored[0] += 1
-        if stored[0] == 3:
-            three.set()
-
-    def broken(asked: Asked, answer: Answer) -> Answer:
-        if asked.number and asked.begin == PART:
-            status, headers, body = answer
-            assert three.wait(60)
-            return status, headers, body[: PART // 2]
-        return answer
-
-    bench.blobs.after_put = after
-    run = bench.claim()
-    file = bench.find(bench.ranges.serve("/model.onnx", content, broken))
-    with pytest.raises(NetworkError):
-        bench.bring(run, file)
-    noted = bench.parts()
-    assert len(noted) >= 3
-    assert 1 not in noted, "with a gap"
-    before = len(bench.ranges.begins("/model.onnx"))
-    bench.ranges.files["/model.onnx"] = content, lambda _, answer: answer
-    assert bench.bring(run, file) == [sha256_of(content)]
-    again = [begin // PART for begin in bench.ranges.begins("/model.onnx")[before:]]
-    assert sorted(again) == sorted(set(range(COUNT)) - set(noted)), "what lacked, and nothing else"
-
-
-def test_an_etag_that_changes_midway_begins_the_file_anew(bench: Bench) -> None:
-    content, other = os.urandom(COUNT * PART), os.urandom(COUNT * PART)
-
-    def script(asked: Asked, answer: Answer) -> Answer:
-        if asked.begin == 6 * PART:
-            return 200, {"ETag": '"two"', "Content-Length": str(len(other))}, other
-        return answer
-
-    file = bench.find(bench.ranges.serve("/model.onnx", content, script))
-    run = bench.claim()
-    with pytest.raises(SourceChanged):
-        bench.bring(run, file)
-    assert bench.parts() == []
-
-
-def test_a_source_with_patience_for_one_connection_is_read_by_one(bench: Bench) -> None:
-    content = os.urandom(COUNT * PART)
-    lock, first = threading.Lock(), list[int]()
-    refused = threading.Semaphore(0)
-
-    def script(asked: Asked, answer: Answer) -> Answer:
-        if asked.number == 0:
-            return answer
-        with lock:
-            first.append(asked.connection)
-        if asked.connection != first[0]:
-            refused.release()
-            return empty(429)
-        if len(first) == 1:
-            for _ in range(3):
-                assert refused.acquire(timeout=60)
-        return answer
-
-    file = bench.find(bench.ranges.serve("/model.onnx", content, script))
-    assert bench.bring(bench.claim(), file) == [sha256_of(content)]
-    assert bench.ranges.connections == 5, "one for the look, one that was let in, three that were not and stood down"
-
-
-def test_who_has_patience_for_nobody_is_left_alone(bench: Bench) -> None:
-    content = os.urandom(COUNT * PART)
-    script = lambda asked, answer: empty(429, **{"Retry-After": "7"}) if asked.number else answer  # noqa: E731
-    file = bench.find(bench.ranges.serve("/model.onnx", content, script))
-    with pytest.raises(RateLimited) as refused:
-        bench.bring(bench.claim(), file)
-    assert refused.value.retry_after_s == 7
-    assert len(bench.ranges.begins("/model.onnx")) <= 5
-
-
-def test_where_a_redirect_led_is_asked_directly_until_it_refuses(bench: Bench) -> None:
-    content = os.urandom(COUNT * PART)
-    signed = iter(range(1, 100))
-    lock = threading.Lock()
-    good = [0]
-
-    def lead(_asked: Asked, _answer: Answer) -> Answer:
-        with lock:
-            good[0] = next(signed)
-            path = f"/signed-{good[0]}"
-            bench.ranges.serve(path, content, expiring(good[0]))
-        return empty(302, Location=path)
-
-    def expiring(number: int) -> Callable[[Asked, Answer], Answer]:
-        def script(asked: Asked, answer: Answer) -> Answer:
-            return empty(403) if number == 2 and asked.number >= 3 else answer
-
-        return script
-
-    url = bench.ranges.serve("/hub.onnx", content, lead)
-    file = RemoteFile("hub.onnx", url, '"one"', len(content), "", ranges=True)
-    assert bench.bring(bench.claim(), file, connections=1, part_bytes=PART) == [sha256_of(content)]
-    assert len(bench.ranges.asked["/hub.onnx"]) == 1
-    other = RemoteFile("again.onnx", url, '"one"', len(content), "", ranges=True)
-    run = bench.claim()
-    with psycopg.connect(bench.url) as connection:
-        connection.execute("DELETE FROM fetcher.downloads")
-    assert bench.bring(run, other, connections=2) == [sha256_of(content)]
-    asked = len(bench.ranges.asked["/hub.onnx"]) - 1
-    assert asked < COUNT, f"the hub was asked {asked} times for {COUNT} parts, one of them since its URL had expired"
-    assert good[0] > 2
 
 
 def test_parts_of_another_size_are_gone_on_with(bench: Bench) -> None:
@@ -400,22 +190,6 @@ def test_a_wrong_digest_is_found_whatever_order_the_parts_came_in(bench: Bench, 
     with pytest.raises(DigestMismatch):
         bench.bring(bench.claim(), file, connections=connections)
     assert bench.parts() == []
-
-
-def test_more_than_was_asked_for_is_not_taken(bench: Bench) -> None:
-    content = os.urandom(COUNT * PART)
-
-    def script(asked: Asked, answer: Answer) -> Answer:
-        if asked.begin != 2 * PART:
-            return answer
-        body = content[asked.begin : asked.begin + 2 * PART]
-        span = f"bytes {asked.begin}-{asked.begin + len(body) - 1}/{len(content)}"
-        return 206, {"ETag": '"one"', "Content-Length": str(len(body)), "Content-Range": span}, body
-
-    file = bench.find(bench.ranges.serve("/model.onnx", content, script))
-    with pytest.raises(NetworkError):
-        bench.bring(bench.claim(), file)
-    assert 2 not in bench.parts()
 
 
 def test_a_disk_without_room_for_what_lacks_is_said_before_anything_is_asked_for(bench: Bench) -> None:
