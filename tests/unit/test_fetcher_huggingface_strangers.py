@@ -1,5 +1,5 @@
 """What a stranger's repository, a Hub out of order and the process around it cannot do to a fetcher: descriptions,
-names, cards and texts that are wrong, large or hostile. A stand-in of the Hub, asked by the real huggingface_hub client.
+names, cards and texts that are wrong, large or hostile. A stand-in of the Hub, asked by the real client.
 """
 
 from __future__ import annotations
