@@ -135,6 +135,7 @@ def test_a_strangers_word_is_taken_only_where_it_is_short_and_plain() -> None:
 def test_the_most_that_a_card_can_say_fits_into_the_registry() -> None:
     most = ["ä" * 64, "b" * 128, "ä" * 65] * 1_000
     found = card(Texts({"architectures": most}), card={"language": most, "base_model": most, "datasets": most})
+    assert set(found.metadata["fields"]["datasets"]) == {"ä" * 64, "b" * 128}, "words are bounded in bytes"
     assert ParseDict(found.metadata, registry.Metadata()).fields.ByteSize() < 16 * 1024
 
 

@@ -77,6 +77,7 @@ def test_tensors_that_are_no_graphs_own_go_with_all() -> None:
         # As sentence-transformers exports them.
         (("onnx/model.onnx", "onnx/model_O2.onnx", "onnx/model_qint8_avx2.onnx"), ["default", "O2", "qint8_avx2"]),
         (("a.onnx", "b.onnx"), ["a", "b"]),
+        (("net.onnx", "network.onnx"), ["net", "network"]),
     ],
 )
 def test_variants_are_named_by_what_they_add(paths: tuple[str, ...], names: list[str]) -> None:
