@@ -45,9 +45,12 @@ class FetcherClient:
         """Look at what a reference names, without its weights.
 
         Raises:
-            InvalidArgument: the source or the reference is none.
+            InvalidArgument: the source, the reference or the variant is none (UNKNOWN_SOURCE, INVALID_REFERENCE,
+                UNKNOWN_VARIANT).
             NotFound: nothing is there (MODEL_NOT_FOUND).
-            FailedPrecondition: it may not be fetched (SECURITY, SOURCE_DISABLED, UNAUTHORIZED, FILE_TOO_LARGE).
+            FailedPrecondition: it may not be fetched (SECURITY, SOURCE_DISABLED, UNAUTHORIZED, FILE_TOO_LARGE), or
+                could not be served (UNSUPPORTED_FRAMEWORK).
+            ResourceExhausted: the source asks for patience (RATE_LIMITED).
             Unavailable: the source gives no answer (NETWORK_ERROR).
         """
         said = sources_pb2.SourceReference(
