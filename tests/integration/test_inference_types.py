@@ -97,7 +97,11 @@ def test_half_precision_goes_through_both_front_doors_raw(suite: Suite, model: s
 @pytest.mark.slow
 def test_tritonclient_reads_half_precision_too(suite: Suite) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", TRITON, suite.inference.address], capture_output=True, text=True, timeout=240, check=False
+        [sys.executable, "-c", TRITON, suite.inference.address],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     values = [[1.5, -2.25, 0.5, 300]]

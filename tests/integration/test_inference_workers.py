@@ -191,15 +191,16 @@ def test_our_own_client_opens_connections_for_both_workers(service: WorkersServi
 
 
 def test_a_drain_answers_what_is_in_flight(backends: tuple[Running, Running], tmp_path: Path) -> None:
-    with running_workers(tmp_path, *backends) as service:
+    # What takes a second takes many where others want the processors as well.
+    with running_workers(tmp_path, *backends, PENSTOCK_DRAIN_GRACE_MS="200000") as service:
         service.client.registry.register_version("slow", "1", models.patient(), framework="onnx")
         with service.stubs(4) as stubs:
             for stub in stubs:
                 until_known(stub, "slow")
                 stub.ModelInfer(infer_request("slow", QUICK), timeout=60)
-            calls = [stub.ModelInfer.future(infer_request("slow", SLOW), timeout=60) for stub in stubs]
+            calls = [stub.ModelInfer.future(infer_request("slow", SLOW), timeout=200) for stub in stubs]
             wait_until(lambda: service.metrics().get("nv_inference_pending_request_count") == 4 or None)
             service.process.send_signal(signal.SIGTERM)
             for call in calls:
                 assert call.result().outputs
-            assert service.process.wait(60) == 0
+            assert service.process.wait(200) == 0

@@ -69,7 +69,9 @@ def test_the_guard_lets_through_what_is_allowed_and_nothing_else(tmp_path: Path)
 
 
 def test_every_scheme_of_the_default_is_one_that_apprise_has() -> None:
-    ended = subprocess.run([sys.executable, "-c", LIST_SCHEMES], capture_output=True, text=True, timeout=240, check=True)
+    ended = subprocess.run(
+        [sys.executable, "-c", LIST_SCHEMES], capture_output=True, text=True, timeout=240, check=True
+    )
     assert set(DEFAULT_SCHEMES.split(",")) - set(json.loads(ended.stdout)) == set()
 
 
