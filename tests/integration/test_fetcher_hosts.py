@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from email.utils import formatdate
+from urllib.request import urlopen
 
 import psycopg
 import pytest
@@ -266,6 +267,25 @@ def test_a_host_that_asks_for_patience_gets_it_from_every_job(place: Place, form
     age(place.database_url, 2_000)
     ended = [place.end(job) for job in (told, *others)]
     assert {job.state for job in ended} == {pb.FETCH_JOB_STATE_COMPLETED}
+
+
+def test_prometheus_is_told_what_came_and_what_hosts_asked_for(place: Place) -> None:
+    failures: list[tuple[int, dict[str, str]]] = [(429, {"Retry-After": "900"}), (500, {})]
+    for failure in failures:
+        url = place.origin.serve("/counted.onnx", models.classifier(), failures=[failure], etag=None)
+        waits = place.client.fetcher.start("url", url, max_attempts=2)
+        if failure[0] == 429:
+            wait_until(lambda job=waits: put_back(place.client, job))  # type: ignore[misc]
+            age(place.database_url, 2_000)
+        assert place.end(waits).state == pb.FETCH_JOB_STATE_COMPLETED
+    with urlopen(f"http://127.0.0.1:{place.metrics_port}/metrics") as page:
+        lines = [line for line in page.read().decode().splitlines() if line.startswith("penstock_fetch_")]
+    told = {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines}
+    assert told["penstock_fetch_received_bytes_total"] >= 2 * len(models.classifier())
+    assert told["penstock_fetch_pauses_total"] == 1
+    assert told['penstock_fetch_faults_total{reason="RATE_LIMITED",retryable="true"}'] == 1
+    assert told['penstock_fetch_faults_total{reason="NETWORK_ERROR",retryable="true"}'] == 1
+    assert told['penstock_fetch_throttled_seconds_total{unit="requests"}'] >= 0
 
 
 def test_a_cancel_reaches_a_job_that_is_slowed_down(
