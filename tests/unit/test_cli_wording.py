@@ -26,9 +26,9 @@ NO_COMMAND = {"FinishUpload", "Rank"}
 
 def sentences(path: Path) -> Iterator[str]:
     """Give the texts of a file with a space in them, save for docstrings."""
-    tree = ast.parse(path.read_text())
-    docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    texts = [node for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    docs = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}
+    texts = [node for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
     yield from (str(node.value) for node in texts if id(node) not in docs and " " in str(node.value))
 
 
@@ -44,8 +44,9 @@ def test_every_rpc_that_a_sentence_of_a_service_names_has_its_command() -> None:
 
 
 def test_the_commands_are_commands() -> None:
+    whole = typer.main.get_command(app)
     for line in COMMANDS.values():
-        command = typer.main.get_command(app)
+        command = whole
         for word in line.split()[1:]:
             command = command.commands[word]  # type: ignore[attr-defined] # groups have them
 

@@ -92,7 +92,7 @@ def test_the_sample_of_a_window_is_uniform_over_its_rows() -> None:
     busy = [event(fields({"x": [1.0, 0.0, 0.0]})) for _ in range(3_000)]
     quiet = [event(fields({"x": [0.0, 0.0, 0.0]})) for _ in range(1_000)]
     shares = []
-    for _ in range(20):
+    for _ in range(8):
         parts = [
             (AT + number * BUCKET, counted(part, against))
             for number, part in enumerate([busy[:1_000], busy[1_000:], quiet])
