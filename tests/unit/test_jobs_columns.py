@@ -11,7 +11,10 @@ from services.common.jobs import statements
 from tests.jobs import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
-TABLES = {("inference", "prediction_jobs"): "services/inference/migrations/0001_prediction_jobs.sql"}
+TABLES = {
+    ("inference", "prediction_jobs"): "services/inference/migrations/0001_prediction_jobs.sql",
+    ("fetcher", "fetch_jobs"): "services/fetcher/migrations/0001_fetch_jobs.sql",
+}
 
 
 def lines(text: str) -> list[str]:
