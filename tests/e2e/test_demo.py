@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 ROOT = Path(__file__).parents[2]
-DEADLINE_S = 240
+DEADLINE_S = 480
 CHECKS = (
     "✓ answers equal scikit-learn's own: 38 of 38",
     "✓ answers equal scikit-learn's own: 38 of 38",
