@@ -103,14 +103,12 @@ def _interrupt_a_watcher(terminal: Terminal, job_id: str) -> None:
         start_new_session=True,
     )
     os.close(theirs)
-    shown = b""
+    shown, told = b"", f"it goes on; to see it again: penstock fetch watch {job_id}; to end it: penstock fetch cancel"
     with closing(os.fdopen(ours, "rb", buffering=0)) as screen:
-        while b"it goes on" not in shown:
+        while told not in " ".join(shown.decode(errors="replace").split()):
             part = screen.read(4096)
             assert part, shown.decode()
             if b" of " in shown + part and b" of " not in shown:
                 process.send_signal(signal.SIGINT)
             shown += part
     assert process.wait(DEADLINE_S) == 130
-    assert b"downloading" in shown
-    assert f"penstock fetch cancel {job_id}".encode() in shown.replace(b"\r\n", b" ")
