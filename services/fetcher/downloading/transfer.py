@@ -40,20 +40,17 @@ class Transfer:
         self._told = told
         self._waiting: deque[int] = deque()
         self._up = 0
-        self._ignores_ranges = False
 
     def bring(self, assembly: Assembly, missing: Sequence[int], connections: int) -> None:
         """Bring all parts that are missing: several at once where any range can be had, else from the first on."""
-        if connections > 1 and len(missing) > 1 and self._brought_at_once(assembly, missing, connections):
-            return
+        if connections > 1 and len(missing) > 1:
+            self._bring_at_once(assembly, missing, connections)
+        # All of it, or what was left: by a source that knows no ranges after all, or has no patience for several.
         while (first := assembly.first_missing()) is not None:
             self._stream(assembly, first, assembly.next_noted(first), self._ending)
 
-    def _brought_at_once(self, assembly: Assembly, missing: Sequence[int], connections: int) -> bool:
-        """Have each connection bring the first part that nobody brings, until none is left.
-
-        False where the source knows no ranges, other than it said.
-        """
+    def _bring_at_once(self, assembly: Assembly, missing: Sequence[int], connections: int) -> None:
+        """Have each connection bring the first part that nobody brings, until none is left or all of it is sent."""
         self._waiting.extend(missing)
         self._up = min(connections, len(missing))
         group = Ending(self._ending.stopping)
@@ -63,20 +60,17 @@ class Transfer:
         if group.error is not None:
             raise group.error
         self._ending.check()
-        return not self._ignores_ranges
 
     def _bring_some(self, assembly: Assembly, group: Ending) -> None:
         """Bring parts by one connection. When the source has no patience for it, it stands down if another is up."""
         while (number := self._next()) is not None:
             try:
-                knows_ranges = self._stream(assembly, number, number + 1, group)
+                if not self._stream(assembly, number, number + 1, group):
+                    group.stop()
+                    return
             except RateLimited:
                 if not self._stands_down(number):
                     raise
-                return
-            if not knows_ranges:
-                self._ignores_ranges = True
-                group.stop()
                 return
         self._stands_down()
 
