@@ -46,7 +46,7 @@ def connect(kit: Kit, ca_file: Path, pair: Pair | None = None) -> penstock.Clien
         ca_file=ca_file,
         cert_file=pair.cert_file if pair else None,
         key_file=pair.key_file if pair else None,
-        timeout_s=10,
+        timeout_s=60,
         retry=penstock.NO_RETRIES,
     )
 
