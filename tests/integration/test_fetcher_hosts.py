@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -226,13 +227,23 @@ def test_a_host_whose_answer_the_caller_judges_is_left_alone_likewise(hosts: Cou
 def test_a_connection_that_is_kept_is_no_way_around_a_turn(hosts: Counting) -> None:
     rate = Rate(per_s=1e-3, burst=2)
     http = GuardedHttp(AddressRules(AllowedHosts.parse("127.0.0.1")), throttle=throttle(hosts, rate))
-    with origins.serving() as origin, Lines(1) as lines:
-        url, stopping = origin.serve("/m", b"x"), Stopping(kept=lines.kept)
+    connections = list[socket.socket]()
+
+    def say(connection: socket.socket, _: str) -> None:
+        connections.append(connection)
+        asked = True
+        while asked:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+            asked = bool(connection.recv(4096))
+
+    with origins.answering(say) as url, Lines(1) as lines:
+        stopping = Stopping(kept=lines.kept)
         for _ in range(2):
             with http.get(url, {}, stopping) as answer:
                 assert b"".join(answer.chunks()) == b"x"
         with pytest.raises(HostBusy), http.get(url, {}, stopping):
             pass
+    assert len(connections) == 1, "it was kept"
 
 
 @pytest.fixture
