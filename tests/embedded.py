@@ -14,13 +14,13 @@ import pytest
 from penstock.cli.embedded.folder import DataFolder, State
 from penstock.cli.embedded.processes import is_alive
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 TESTDATA = Path(__file__).parent / "testdata"
 UP = (sys.executable, str(TESTDATA / "embedded_up.py"))
 
 
 def eventually(condition: Callable[[], bool]) -> None:
-    """Wait until the condition is true, for a minute at most."""
+    """Wait until the condition is true, for two minutes at most."""
     deadline = time.monotonic() + DEADLINE_S
     while not condition():
         assert time.monotonic() < deadline, "the condition never came true"
