@@ -87,7 +87,7 @@ def serving(url: str, monkeypatch: pytest.MonkeyPatch, **settings: Any) -> Itera
     monkeypatch.setattr(Parts, "__init__", keep)
     given = {
         "_env_file": None, "port": 0, "metrics_port": 0, "notification_allowed_hosts": "127.0.0.1,localhost",
-        "notification_interval_ms": 20, **settings,
+        "notification_interval_ms": 20, "registry_address": "127.0.0.1:1", **settings,
     }  # fmt: skip
     with ExitStack() as stack:
         server = build(MonitoringSettings(database_url=SecretStr(url), **given), stack)

@@ -60,7 +60,8 @@ def running_registry(database_url: str, folder: Path, *, port: int = 0, **more: 
 @contextmanager
 def running_monitoring(database_url: str, **more: Any) -> Iterator[Running]:
     """Run monitoring on a database."""
-    given = {"database_lock_timeout_ms": LOCK_TIMEOUT_MS, **more}
+    # No registry, unless one is given, also where somebody's own suite runs on the usual port.
+    given = {"database_lock_timeout_ms": LOCK_TIMEOUT_MS, "registry_address": "127.0.0.1:1", **more}
     settings = MonitoringSettings(port=0, metrics_port=0, database_url=SecretStr(database_url), **given)
     with running(build_monitoring, settings) as monitoring:
         yield monitoring

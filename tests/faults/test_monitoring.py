@@ -205,6 +205,7 @@ def process(url: str, port: int, log: Path) -> Iterator[subprocess.Popen[bytes]]
     environment = {
         **os.environ,
         "PENSTOCK_DATABASE_URL": url,
+        "PENSTOCK_REGISTRY_ADDRESS": "127.0.0.1:1",
         "PENSTOCK_PORT": str(port),
         "PENSTOCK_METRICS_PORT": "0",
         "PENSTOCK_DRAIN_GRACE_MS": "1000",

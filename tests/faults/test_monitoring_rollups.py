@@ -373,6 +373,7 @@ def service(url: str, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
     environment = {
         **os.environ,
         "PENSTOCK_DATABASE_URL": url,
+        "PENSTOCK_REGISTRY_ADDRESS": "127.0.0.1:1",
         "PENSTOCK_PORT": "0",
         "PENSTOCK_METRICS_PORT": "0",
         "PENSTOCK_ROLLUP_INTERVAL_MS": "50",

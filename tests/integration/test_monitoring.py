@@ -358,7 +358,11 @@ def test_roles_are_kept(clone_database: Callable[[str], str], tmp_path: Path) ->
 
 def test_prometheus_reads_what_became_of_events(clone_database: Callable[[str], str]) -> None:
     settings = MonitoringSettings(
-        port=0, metrics_port=0, database_url=SecretStr(clone_database("monitoring")), access_log_share=0
+        port=0,
+        metrics_port=0,
+        database_url=SecretStr(clone_database("monitoring")),
+        registry_address="127.0.0.1:1",
+        access_log_share=0,
     )
     with ExitStack() as stack:
         server = build(settings, stack)
