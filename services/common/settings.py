@@ -1,16 +1,18 @@
 """What every service can be told: environment variables prefixed PENSTOCK_, then a `.env` file, then defaults.
 
 Secrets may come as files instead, as Docker and Kubernetes mount them: PENSTOCK_SECRETS_DIR names a folder, and its
-file `penstock_database_url` holds PENSTOCK_DATABASE_URL. Variables and the `.env` file go before these files.
+file `penstock_database_url` holds PENSTOCK_DATABASE_URL. Variables and the `.env` file go before these files. What is
+empty is not set, be it a variable, a line or a file: a deployment passes on what it has, and makes every file.
 """
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SecretsSettingsSource, SettingsConfigDict
 
 from services.common.addresses import AllowedHosts
@@ -32,6 +34,14 @@ HostNames = Annotated[str, AfterValidator(_checked_hosts)]
 Port = Annotated[int, Field(ge=0, le=65_535)]
 Share = Annotated[float, Field(ge=0, le=1)]
 MEBIBYTE = 1024 * 1024
+
+
+class _SecretFiles(SecretsSettingsSource):
+    """Files of secrets; one that is empty sets nothing, as `env_ignore_empty` has it for variables and lines."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        value, key, is_complex = super().get_field_value(field, field_name)
+        return value or None, key, is_complex
 
 
 class Settings(BaseSettings):
@@ -58,7 +68,7 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read the folder of secrets last, where there is one."""
         if folder := os.environ.get("PENSTOCK_SECRETS_DIR"):
-            file_secret_settings = SecretsSettingsSource(settings_cls, secrets_dir=folder)
+            file_secret_settings = _SecretFiles(settings_cls, secrets_dir=folder)
         return init_settings, env_settings, dotenv_settings, file_secret_settings
 
 

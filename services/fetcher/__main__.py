@@ -171,7 +171,7 @@ def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
         AllowedHosts.parse(settings.fetcher_allowed_hosts),
         only=OnlyHosts.parse(settings.fetcher_only_hosts),
         schemes=frozenset(settings.fetcher_schemes),
-        ports=settings.fetcher_ports,
+        ports=settings.fetcher_allowed_ports,
     )
     http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file, throttle=throttle)
     s3 = _s3_access(settings)

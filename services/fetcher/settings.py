@@ -97,7 +97,9 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     name these, too."""
     fetcher_schemes: Annotated[frozenset[Literal["https", "http"]], NoDecode, AT_COMMAS] = frozenset({"https"})
     """Schemes of URLs, separated by commas. With http what comes can be read and changed on the way."""
-    fetcher_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65_535)]], NoDecode, AT_COMMAS] = ALLOWED_PORTS
+    fetcher_allowed_ports: Annotated[frozenset[Annotated[int, Field(ge=1, le=65_535)]], NoDecode, AT_COMMAS] = (
+        ALLOWED_PORTS
+    )
     """Ports that are fetched from, separated by commas."""
     fetcher_ca_file: Path | None = None
     """The certificates that vouch for sources, PEM, in place of the system's."""

@@ -17,6 +17,7 @@ from pydantic_settings import BaseSettings
 
 from services.common.probe import ProbeSettings
 from services.fetcher.settings import FetcherSettings
+from services.fetcher.sources.oci_login import AuthFile
 from services.inference.jobs.settings import JobsSettings
 from services.inference.settings import InferenceSettings
 from services.monitoring.settings import MonitoringSettings
@@ -39,6 +40,8 @@ SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "migrate-fetcher": (FetcherSettings,),
 }
 READ_ELSEWHERE = {"PENSTOCK_SECRETS_DIR"}
+SECRETS_OF_SOURCES = ("fetcher_hf_token", "fetcher_s3_access_key", "fetcher_s3_secret_key", "fetcher_oci_auth")
+NO_CREDENTIALS = '{"auths": {}}'
 JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs", "migrate-fetcher")
 ALL = compose()["services"]
 
@@ -127,11 +130,86 @@ def test_the_models_that_may_be_in_memory_fit_into_the_containers(name: str) -> 
 
 
 def test_what_depends_on_the_place_can_be_said_without_editing_the_file() -> None:
-    passed = {"PENSTOCK_OTLP_ENDPOINT": ["inference", "jobs", "registry", "monitoring"]}
+    passed = {"PENSTOCK_OTLP_ENDPOINT": ["inference", "jobs", "registry", "monitoring", "fetcher"]}
     passed |= {"PENSTOCK_OLLAMA_URL": ["inference", "jobs"], "PENSTOCK_JOB_INPUT_ROOTS": ["jobs"]}
     for variable, names in passed.items():
         assert variable in variables()
         assert [name for name in names if variable not in ALL[name]["environment"]] == []
+
+
+def test_all_that_fetching_can_be_told_is_told_in_env_but_for_secrets() -> None:
+    fields = {name: field for name, field in FetcherSettings.model_fields.items() if name.startswith("fetcher_")}
+    secret = {name for name, field in fields.items() if "SecretStr" in str(field.annotation)} | {
+        "fetcher_oci_auth_file"
+    }
+    given = ALL["fetcher"]["environment"]
+    passed = {name for name in fields if given.get(f"PENSTOCK_{name.upper()}") == ""}
+    assert passed == fields.keys() - secret
+    assert {f"PENSTOCK_{name.upper()}" for name in passed} <= variables().keys()
+
+
+def test_a_variable_that_is_called_like_a_setting_is_that_setting() -> None:
+    """Whoever says it in `.env` means the service, and a service that runs beside that file reads it there."""
+    settings = set().union(*map(known, SETTINGS))
+    text = (ROOT / "docker-compose.yml").read_text()
+    for variable in settings & variables().keys():
+        assert re.findall(r"(\w+): *\"?\$\{" + variable + ":-", text) == [variable] * text.count("${" + variable + ":-")
+
+
+def test_no_secret_is_a_variable() -> None:
+    """Variables are shown by `docker inspect`, and inherited by all that a service starts."""
+    secret = {
+        f"PENSTOCK_{name.upper()}"
+        for classes in SETTINGS.values()
+        for settings in classes
+        for name, field in settings.model_fields.items()
+        if "SecretStr" in str(field.annotation)
+    }
+    assert {"PENSTOCK_DATABASE_URL", "PENSTOCK_FETCHER_HF_TOKEN"} <= secret
+    secret -= {"PENSTOCK_RESPONSE_CACHE_URL"}  # the cache here has no password; one elsewhere has its URL as a file
+    assert {name: environment(service) & secret for name, service in ALL.items() if environment(service) & secret} == {}
+
+
+def settings_of_a_container(name: str, secrets: Path, monkeypatch: pytest.MonkeyPatch) -> BaseSettings:
+    """Read what a container would be told by the compose file and this folder of secrets."""
+    service = ALL[name]
+    mounted = secrets.with_name("mounted")
+    mounted.mkdir()
+    for each in service["secrets"]:
+        source, target = (each, each) if isinstance(each, str) else (each["source"], each["target"])
+        (mounted / target).write_text((secrets / source).read_text())
+    for variable in [each for each in os.environ if each.startswith("PENSTOCK_")]:
+        monkeypatch.delenv(variable)
+    for variable, value in service["environment"].items():
+        monkeypatch.setenv(variable, str(value).replace("/run/secrets", str(mounted)))
+    monkeypatch.chdir(mounted)
+    return SETTINGS[name][0].model_validate({})
+
+
+def test_as_made_the_fetcher_has_what_is_built_in_and_no_credentials(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_secrets(tmp_path / "secrets")
+    settings = settings_of_a_container("fetcher", tmp_path / "secrets", monkeypatch)
+    said = {name: value for name, value in settings if name.startswith("fetcher_")}
+    oci_auth = said.pop("fetcher_oci_auth_file")
+    assert said == {name: FetcherSettings.model_fields[name].get_default() for name in said}
+    assert AuthFile(oci_auth).find("registry.example") is None
+
+
+def test_the_fetcher_has_the_credentials_that_were_written_into_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_secrets(tmp_path / "secrets")
+    for name in ("hf_token", "s3_access_key", "s3_secret_key"):
+        (tmp_path / f"secrets/fetcher_{name}").write_text(f"the {name}\n")
+    (tmp_path / "secrets/fetcher_oci_auth").write_text('{"auths": {"registry.example": {"auth": "YTpi"}}}')
+    settings = settings_of_a_container("fetcher", tmp_path / "secrets", monkeypatch)
+    assert isinstance(settings, FetcherSettings)
+    secrets = (settings.fetcher_hf_token, settings.fetcher_s3_access_key, settings.fetcher_s3_secret_key)
+    told = [secret.get_secret_value() for secret in secrets if secret is not None]
+    assert told == ["the hf_token", "the s3_access_key", "the s3_secret_key"]
+    assert AuthFile(settings.fetcher_oci_auth_file).find("registry.example") is not None
 
 
 def test_a_container_may_drain_for_longer_than_its_service_does() -> None:
@@ -223,17 +301,21 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
     folder = tmp_path / "secrets"
     made = make_secrets(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    for service in ("registry", "monitoring", "jobs"):
+    for service in ("registry", "monitoring", "jobs", "fetcher"):
         password = made[f"{service}_database_password"].strip()
         assert len(password) == 64
         assert made[f"{service}_database_url"].strip() == f"postgresql://{service}:{password}@postgres:5432/penstock"
-    passwords = [text for name, text in made.items() if name != "s3_access_key" and not name.endswith(("url", "token"))]
+    given = {"s3_access_key", *SECRETS_OF_SOURCES}
+    passwords = [text for name, text in made.items() if name not in given and not name.endswith(("url", "token"))]
     assert len(set(passwords)) == len(passwords)
     assert compose()["secrets"].keys() == made.keys()
     # This one is a key of the suite's own: `penstock key create` prints it, and it goes into the file that waits.
-    assert {made[f"{name}_token"] for name in ("inference", "monitoring", "jobs")} == {""}
-    (folder / "inference_token").write_text("pk_made")
-    assert make_secrets(folder) == {**made, "inference_token": "pk_made"}, "a second run changes nothing"
+    assert {made[f"{name}_token"] for name in ("inference", "monitoring", "jobs", "fetcher")} == {""}
+    assert {made[name] for name in SECRETS_OF_SOURCES} == {"", NO_CREDENTIALS}
+    written = {"inference_token": "pk_made", "fetcher_hf_token": "hf_made"}
+    for name, text in written.items():
+        (folder / name).write_text(text)
+    assert make_secrets(folder) == {**made, **written}, "a second run changes nothing"
 
 
 def make_certificates(folder: Path, *names: str) -> subprocess.CompletedProcess[str]:
@@ -285,6 +367,7 @@ def test_secrets_are_mounted_where_they_are_needed_and_nowhere_else() -> None:
     assert holders["postgres_password"] == {"postgres"}
     assert holders["inference_token"] == {"inference"}
     assert holders["monitoring_token"] == {"monitoring"}
+    assert all(holders[name] == {"fetcher"} for name in ("fetcher_token", "fetcher_secrets_key", *SECRETS_OF_SOURCES))
     assert "inference" not in holders["s3_secret_key"] | holders["registry_database_url"]
     assert not any("PASSWORD" in key and "FILE" not in key for service in ALL.values() for key in environment(service))
 

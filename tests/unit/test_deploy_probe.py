@@ -15,6 +15,7 @@ from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
 from services.common.server import Server
 from services.common.settings import ServerSettings
+from services.fetcher.settings import FetcherSettings
 from services.monitoring.settings import MonitoringSettings
 from tests.certificates import certificate
 
@@ -108,3 +109,32 @@ def test_settings_come_from_a_folder_of_secrets_and_variables_go_first(
     assert settings.database_url.get_secret_value() == "postgresql://monitoring:secret@postgres/penstock"
     assert settings.service_token is not None
     assert settings.service_token.get_secret_value() == "from the variable"
+
+
+def test_what_is_empty_is_not_set_be_it_a_variable_a_line_or_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment passes on what it has, and makes every file of secrets: an empty one stands for nothing."""
+    needed = {"database_url": "postgresql://fetcher@postgres/penstock", "blob_url": "file:///var/lib/penstock"}
+    built_in = {name: field for name, field in FetcherSettings.model_fields.items() if name not in needed}
+    secrets = tmp_path / "secrets"
+    secrets.mkdir()
+    monkeypatch.chdir(tmp_path)
+    for name, value in needed.items():
+        (secrets / f"penstock_{name}").write_text(f"{value}\n")
+    monkeypatch.setenv("PENSTOCK_SECRETS_DIR", str(secrets))
+    for each in ("variable", "line", "file"):
+        for name in built_in:
+            variable = f"PENSTOCK_{name.upper()}"
+            if each == "variable":
+                monkeypatch.setenv(variable, "")
+            elif each == "line":
+                monkeypatch.delenv(variable)
+                with (tmp_path / ".env").open("a") as lines:
+                    lines.write(f"{variable}=\n")
+            else:
+                (secrets / variable.lower()).write_text("\n")
+        settings = FetcherSettings.model_validate({})
+        said = {name: getattr(settings, name) for name in built_in}
+        assert said == {name: field.get_default() for name, field in built_in.items()}, each
+        assert settings.database_url.get_secret_value() == needed["database_url"]

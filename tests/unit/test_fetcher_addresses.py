@@ -73,12 +73,19 @@ def test_nonsense_among_the_only_hosts_is_named(text: str) -> None:
 
 def test_the_settings_say_so_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     needed = {"DATABASE_URL": "postgresql://x/y", "BLOB_URL": "file:///tmp/blobs"}
-    told = {"FETCHER_ONLY_HOSTS": "hub.example.org", "FETCHER_PORTS": "443, 8443", "FETCHER_SCHEMES": "https,http"}
+    told = {
+        "FETCHER_ONLY_HOSTS": "hub.example.org",
+        "FETCHER_ALLOWED_PORTS": "443, 8443",
+        "FETCHER_SCHEMES": "https,http",
+    }
     for name, value in {**needed, **told}.items():
         monkeypatch.setenv(f"PENSTOCK_{name}", value)
     settings = FetcherSettings.model_validate({})
-    assert (settings.fetcher_ports, settings.fetcher_schemes) == (frozenset({443, 8443}), frozenset({"https", "http"}))
-    for name, value in (("ONLY_HOSTS", "a b"), ("PORTS", "0"), ("SCHEMES", "ftp")):
+    assert (settings.fetcher_allowed_ports, settings.fetcher_schemes) == (
+        frozenset({443, 8443}),
+        frozenset({"https", "http"}),
+    )
+    for name, value in (("ONLY_HOSTS", "a b"), ("ALLOWED_PORTS", "0"), ("SCHEMES", "ftp")):
         with monkeypatch.context() as patch:
             patch.setenv(f"PENSTOCK_FETCHER_{name}", value)
             with pytest.raises(ValidationError):
