@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
@@ -15,7 +16,9 @@ from prometheus_client.parser import text_string_to_metric_families
 import penstock
 from services.monitoring import gauges
 from tests.deployment import DEPLOY, SERVICES, ancestry, compose
+from tests.fetching import Place, fetching
 from tests.monitoring import eventually
+from tests.postgres import PostgresServer
 from tests.services import Running
 from tests.suite import serve_tiny_model
 
@@ -64,13 +67,14 @@ def exported(page: str) -> dict[str, set[str]]:
 
 @pytest.mark.slow
 def test_every_metric_that_is_asked_for_is_exported_with_its_labels(
-    registry: Running, monitoring: Running, inference: Running, monkeypatch: pytest.MonkeyPatch
+    registry: Running, monitoring: Running, inference: Running, fetches: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve_tiny_model(lambda: client_of(registry, monitoring, inference))
     monkeypatch.setattr(gauges, "FRESH_S", 0.0)
     eventually(lambda: 'penstock_model_requests_total{model="tiny"' in page_of(monitoring))
     found: dict[str, set[str]] = {name: set() for name in OWN_METRICS}
-    for service in (registry, monitoring, inference):
+    assert fetches.fetch("url", f"{fetches.origin.url}/missing.onnx").error.reason == "MODEL_NOT_FOUND"
+    for service in (registry, monitoring, inference, fetches):
         for name, labels in exported(page_of(service)).items():
             found.setdefault(name, set()).update(labels)
     for expression in expressions():
@@ -80,7 +84,16 @@ def test_every_metric_that_is_asked_for_is_exported_with_its_labels(
             assert not found[name] or labels - OWN_LABELS <= found[name], expression
 
 
-def page_of(service: Running) -> str:
+@pytest.fixture
+def fetches(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Place]:
+    """A fetcher with a registry of its own."""
+    folder = tmp_path / "fetches"
+    folder.mkdir()
+    with fetching(postgres_server, folder) as place:
+        yield place
+
+
+def page_of(service: Running | Place) -> str:
     with urlopen(f"http://127.0.0.1:{service.metrics_port}/metrics", timeout=60) as page:
         return str(page.read().decode())
 

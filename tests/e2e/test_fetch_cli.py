@@ -35,6 +35,7 @@ def origin() -> Iterator[Origin]:
 @pytest.fixture(scope="module")
 def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
     terminal = Terminal(tmp_path_factory.mktemp("suite"))
+    (terminal.folder / ".env").write_text(f"PENSTOCK_FETCHER_ROOTS={(terminal.folder / 'shelf').as_uri()}\n")
     try:
         terminal.run("up", "--detach", PENSTOCK_FETCHER_ALLOWED_HOSTS="127.0.0.1", PENSTOCK_FETCHER_LEASE_MS="3000")
         yield terminal
@@ -63,6 +64,16 @@ def test_a_url_becomes_a_model_that_predicts(terminal: Terminal, origin: Origin)
     (failed,) = terminal.read("fetch", "list", "--status", "failed")
     assert failed["error"]["reason"] == "MODEL_NOT_FOUND"
     assert "did you mean url?" in terminal.run("fetch", "start", "ulr", url, exit_code=1).stderr
+
+
+def test_a_line_of_env_beside_the_suite_lets_it_read_a_folder(terminal: Terminal) -> None:
+    shelf = terminal.folder / "shelf"
+    shelf.mkdir()
+    (shelf / "shelved.onnx").write_bytes(models.classifier())
+    enabled = {source["name"]: source.get("enabled", False) for source in terminal.read("fetch", "sources")}
+    assert (enabled["filesystem"], enabled["s3"]) == (True, False), "of S3 nothing was said"
+    job = terminal.read("fetch", "start", "filesystem", str(shelf / "shelved.onnx"), "--name", "shelved", "--watch")
+    assert (job["state"], job["result"]["model"]) == ("completed", "shelved")
 
 
 def test_neither_ctrl_c_at_the_watcher_nor_a_kill_of_the_fetcher_ends_a_fetch(

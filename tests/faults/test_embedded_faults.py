@@ -21,7 +21,7 @@ from penstock.cli.embedded.folder import DataFolder, ProcessMark, State
 from penstock.cli.embedded.health import is_serving
 from penstock.cli.embedded.ports import Ports, free_port
 from penstock.cli.embedded.postgres import PostgresCluster
-from penstock.cli.embedded.suite import SERVICES, Suite
+from penstock.cli.embedded.suite import OF_SOURCES, SERVICES, Suite
 from penstock.cli.embedded.supervisor import Event, EventKind, Supervisor
 from penstock.cli.keys_file import KeysFile
 from tests.embedded import DEADLINE_S, TESTDATA, RunningUp, all_gone, eventually, running_up
@@ -284,6 +284,23 @@ def test_only_those_who_work_on_the_database_are_told_its_password_and_nobody_ou
     knowing = {name for name, seen in told.items() if any(password in value for value in seen.values())}
     assert knowing == {"registry", "monitoring", "jobs", "fetcher"}
     assert not any({"ours", "theirs"} & set(seen.values()) for seen in told.values())
+
+
+@pytest.mark.slow
+def test_what_sources_are_told_reaches_the_fetcher_alone_and_what_it_may_do_is_no_secret(tmp_path: Path) -> None:
+    credentials = {name: f"our {name}" for name in OF_SOURCES}
+    environment = {**os.environ, **credentials, "PENSTOCK_FETCHER_ROOTS": "file:///srv/models"}
+    commands = {name: (sys.executable, SERVICE, name) for name in SERVICES}
+    suite = Suite(tmp_path / "data", ports=Ports.auto(), commands=commands, environment=environment)
+    try:
+        suite.start()
+        told = {name: psutil.Process(mark.pid).environ() for name, mark in suite.state.children.items()}
+    finally:
+        suite.stop()
+    assert credentials.items() <= told["fetcher"].items()
+    assert told["fetcher"]["PENSTOCK_FETCHER_ROOTS"] == "file:///srv/models"
+    knowing = {name for name, seen in told.items() if set(credentials.values()) & set(seen.values())}
+    assert knowing == {"fetcher"}
 
 
 @pytest.mark.slow

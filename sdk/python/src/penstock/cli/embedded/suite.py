@@ -39,6 +39,8 @@ SECRETS = (
     "PENSTOCK_BLOB_SECRET_KEY",
 )
 """What of our own environment no service needs to see."""
+OF_SOURCES = ("PENSTOCK_FETCHER_HF_TOKEN", "PENSTOCK_FETCHER_S3_ACCESS_KEY", "PENSTOCK_FETCHER_S3_SECRET_KEY")
+"""What the fetcher alone needs to see: what it shows to the places that models come from."""
 START_DEADLINE_S = 60.0
 POSTGRES_GRACE_S = 30.0
 
@@ -185,7 +187,7 @@ class Suite:
             # Two processes do not keep model files in one folder.
             "jobs": {"PENSTOCK_CACHE_DIR": str(self.folder.jobs_cache)},
             "monitoring": secrets_key,
-            "fetcher": secrets_key,
+            "fetcher": secrets_key | {name: said for name in OF_SOURCES if (said := self._environment.get(name))},
         }
         services = [
             self._service(name, {**shared, **(database if name in ON_POSTGRES else {}), **own.get(name, {})}, ports)
@@ -212,7 +214,7 @@ class Suite:
         theirs = {
             name: value
             for name, value in self._environment.items()
-            if not name.startswith("PG") and name not in SECRETS
+            if not name.startswith("PG") and name not in {*SECRETS, *OF_SOURCES}
         }
         return {
             **theirs,
