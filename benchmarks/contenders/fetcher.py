@@ -20,9 +20,13 @@ from penstock.cli.embedded.health import is_serving
 from penstock.cli.embedded.ports import free_port
 from penstock.cli.embedded.postgres import PostgresCluster
 
-LOOK_S = 0.005
+LOOK_S = 0.01
 LONGEST_S = 3_600.0
-_WHOLE = "SELECT FROM fetcher.downloads WHERE sha256 <> ''"
+# Of the database alone: asking the fetcher itself would be work that is measured.
+_STANDS = """
+SELECT EXISTS (SELECT FROM fetcher.downloads WHERE sha256 <> ''),
+    (SELECT error_reason FROM fetcher.fetch_jobs WHERE job_id = %s)
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +41,8 @@ class RunningFetcher:
         """Fetch a file until it is whole, checked and noted; gives the seconds from the request on."""
         began = time.perf_counter()
         job = self.client.fetcher.start("url", url, model="fetched", framework="onnx", max_attempts=1)
-        while self.database.execute(_WHOLE).fetchone() is None:
-            if time.perf_counter() - began > LONGEST_S or self.client.fetcher.get(job.id).error.reason:
+        while not (stands := self._stands(job.id))[0]:
+            if time.perf_counter() - began > LONGEST_S or stands[1]:
                 raise SystemExit(f"nothing was fetched: {self.client.fetcher.get(job.id).error}")
             time.sleep(LOOK_S)
         seconds = time.perf_counter() - began
@@ -47,6 +51,11 @@ class RunningFetcher:
             for _ in watched:
                 pass
         return seconds
+
+    def _stands(self, job_id: str) -> tuple[bool, str]:
+        """Say whether the file is whole, and why it is not to come."""
+        (stands,) = self.database.execute(_STANDS, (job_id,)).fetchall()
+        return bool(stands[0]), str(stands[1])
 
     def forget(self) -> None:
         """Forget what was fetched."""

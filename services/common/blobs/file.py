@@ -18,6 +18,7 @@ from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, Inflow, ch
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 STALE_AFTER_S: Final = 24 * 60 * 60
+PIECE_BYTES: Final = 64 * 1024
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _DENIED: Final = {errno.EACCES, errno.EPERM, errno.EROFS}
 _FOLDER_OF_BLOBS: Final = re.compile(r"[0-9a-f]{2}")
@@ -35,6 +36,7 @@ class FileBlobStore:
     def __init__(self, root: Path) -> None:
         self._root = root
         self._incoming = root / "incoming"
+        self._lasting: set[str] = set()
 
     def prepare(self) -> None:
         """Make the folders, and sweep what killed processes left there more than a day ago."""
@@ -55,7 +57,7 @@ class FileBlobStore:
     ) -> Blob:
         """Store the bytes: temporary file, fsync, rename, fsync of the folder. See `BlobStore.put`."""
         declared = None if sha256 is None else checked_sha256(sha256)
-        inflow = Inflow(chunks, sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes)
+        inflow = Inflow(_pieces(chunks), sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes)
         temporary = self._incoming / f"{uuid.uuid4().hex}.part"
         try:
             file: BinaryIO = _call(temporary.open, "xb", buffering=0)
@@ -145,9 +147,12 @@ class FileBlobStore:
         target = self._path(sha256)
         target.parent.mkdir(exist_ok=True)
         temporary.replace(target)
-        # The rename, and the folder it went into, survive a power cut only when their folders are synced too.
+        # The rename, and the folder it went into, survive a power cut only when their folders are synced too. Who made
+        # the folder may not have come to that, so each process does it once.
         _sync_folder(target.parent)
-        _sync_folder(self._root)
+        if target.parent.name not in self._lasting:
+            _sync_folder(self._root)
+            self._lasting.add(target.parent.name)
 
 
 def _call(call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -178,6 +183,21 @@ def _fault_of(error: OSError) -> DomainError:
         message = f"the blob folder can't be used ({cause}); give this service's user the right to read and write"
         return FailedPrecondition(message, reason="BLOB_STORE_DENIED")
     return Unavailable(f"the blob store can't be reached ({cause})", reason="BLOB_STORE_UNAVAILABLE")
+
+
+def _pieces(chunks: Iterable[Chunk]) -> Iterator[Chunk]:
+    """Cut large chunks: what is hashed is still in the processor's cache when it is written.
+
+    Small writes also go into small pages, which the kernel has at hand; for large ones it takes memory that nobody has
+    touched for long (seen in a virtual machine: writes of 512 KiB took six times the processor time of 64 KiB).
+    """
+    for chunk in chunks:
+        if len(chunk) <= PIECE_BYTES:
+            yield chunk
+            continue
+        with memoryview(chunk) as whole:
+            for start in range(0, len(whole), PIECE_BYTES):
+                yield whole[start : start + PIECE_BYTES]
 
 
 def _write(file: BinaryIO, chunk: Chunk) -> None:
