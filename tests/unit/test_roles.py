@@ -113,7 +113,7 @@ def call(channel: grpc.Channel, service: str, rpc: str, caller: str) -> grpc.Sta
     ask = kinds[method.client_streaming, method.server_streaming](f"/{service}/{rpc}")
     metadata = () if caller == "none" else bearing(caller)
     try:
-        answer = ask(iter([b""]) if method.client_streaming else b"", metadata=metadata, timeout=10)
+        answer = ask(iter([b""]) if method.client_streaming else b"", metadata=metadata, timeout=60)
         if method.server_streaming:
             next(answer)
     except grpc.RpcError as error:
