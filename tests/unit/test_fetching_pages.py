@@ -36,7 +36,9 @@ def default_of(schema: dict[str, Any]) -> str:
         default = ",".join(map(str, sorted(default)))
     if default in (None, ""):
         return ""
-    return str(default).lower() if isinstance(default, bool) else f"{default:,}" if isinstance(default, int) else default
+    if isinstance(default, bool):
+        return str(default).lower()
+    return f"{default:,}" if isinstance(default, int) else default
 
 
 def allowed_in(schema: dict[str, Any]) -> str:
