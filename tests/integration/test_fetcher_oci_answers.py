@@ -8,6 +8,7 @@ import socket
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.errors import DomainError
@@ -112,6 +113,36 @@ def test_manifests_that_are_none_are_refused(body: bytes, fault: type[DomainErro
     with pytest.raises(fault) as refused:
         found(saying(body))
     assert refused.value.message.isprintable()
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"layers":[' + b",".join([b"{}"] * 1_000_000) + b"]}",
+        b'{"manifests":[' + b",".join([b"1"] * 1_001) + b"]}",
+        manifest(layer(), annotations=dict.fromkeys(map(str, range(300_000)), 1)),
+        manifest(layer(), layer(annotations=dict.fromkeys(map(str, range(257)), ""))),
+    ],
+    ids=["layers", "manifests", "annotations", "annotations of a layer"],
+)
+def test_what_no_manifest_needs_is_counted_before_it_is_looked_at(body: bytes) -> None:
+    with pytest.raises(FileTooLarge, match=r"it has [0-9,]+ (layers|manifests|annotations)"):
+        found(saying(body))
+
+
+def test_a_manifest_is_read_no_further_than_to_its_first_fault() -> None:
+    wrong = dict.fromkeys(map(str, range(256)), 1)
+    with pytest.raises(UnsupportedFramework) as refused:
+        found(saying(manifest(*[layer(annotations=wrong)] * 1_000)))
+    cause = refused.value.__cause__
+    assert isinstance(cause, ValidationError)
+    assert cause.error_count() <= 256
+
+
+def test_what_annotations_say_is_bounded_in_bytes() -> None:
+    said = {f"org.opencontainers.image.{name}": "模" * 2_000 for name in ("licenses", "description", "version")}
+    fields = found(saying(manifest(layer(), annotations=said))).plan.metadata["fields"]
+    assert {name: len(text.encode()) for name, text in fields.items()} == dict.fromkeys(fields, 1_998)
 
 
 @pytest.mark.parametrize(

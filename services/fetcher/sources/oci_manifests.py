@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
 
 from services.fetcher.faults import FileTooLarge, Forbidden, ModelNotFound, UnsupportedFramework
 from services.fetcher.models import RemoteFile
 from services.fetcher.sources.file_names import check_distinct, fault_of, shown
 from services.fetcher.sources.source import MAX_FILES, is_archive
 
-MAX_TEXT_CHARS: Final = 2_000
+MAX_TEXT_BYTES: Final = 2_000
+MAX_ANNOTATIONS: Final = 256
 MANIFESTS: Final = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
@@ -67,23 +69,37 @@ class Descriptor(_Said):
         return found[1]
 
 
+Descriptors = Annotated[list[Descriptor], Field(fail_fast=True)]
+
+
 class Manifest(_Said):
     """A manifest, or an index of some."""
 
     media_type: Text = Field("", alias="mediaType")
     artifact_type: Text = Field("", alias="artifactType")
-    layers: list[Descriptor] | None = None
-    manifests: list[Descriptor] | None = None
+    layers: Descriptors | None = None
+    manifests: Descriptors | None = None
     annotations: dict[str, str] | None = None
 
     @classmethod
     def parse(cls, body: bytes, content_type: str) -> Manifest:
-        """Read one; raises UnsupportedFramework where it is none, or another than it is said to be."""
+        """Read one.
+
+        Raises:
+            UnsupportedFramework: it is none, or another than it is said to be.
+            FileTooLarge: it has more layers or manifests than a version has files, or more annotations than any needs.
+        """
         try:
-            manifest = cls.model_validate_json(body)
+            said = from_json(body)
+        except ValueError as error:
+            raise UnsupportedFramework("it is no manifest of OCI (no JSON)") from error
+        # Of each thing that is wrong pydantic keeps a record many times as large as the thing.
+        _check_counts(said)
+        try:
+            manifest = cls.model_validate(said)
         except ValidationError as error:
             where = ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"]))
-            raise UnsupportedFramework(f"it is no manifest of OCI ({shown(where) or 'no JSON'})") from error
+            raise UnsupportedFramework(f"it is no manifest of OCI ({shown(where) or 'no object'})") from error
         kind = content_type.partition(";")[0].strip()
         # Of one that can be read in two ways, the digest would stand for either.
         twofold = manifest.layers is not None and manifest.manifests is not None
@@ -113,14 +129,12 @@ class Manifest(_Said):
 
         Raises:
             UnsupportedFramework: its layers are not the files of a model.
-            Forbidden: one names a path that leads elsewhere. FileTooLarge: they are too many.
+            Forbidden: one names a path that leads elsewhere.
             RegistrationRefused: two names are one on some file system.
         """
         layers = [layer for layer in self.layers or () if layer.media_type != _EMPTY]
         if not layers:
             raise ModelNotFound("its manifest names no files")
-        if len(layers) > MAX_FILES:
-            raise FileTooLarge(f"it has {len(layers):,} layers; a version has at most {MAX_FILES:,} files")
         files, unpack = [], False
         for layer in layers:
             path, packed = _path_of(layer, self.artifact_type)
@@ -146,7 +160,24 @@ class Manifest(_Said):
     def said(self, name: str) -> str:
         """Give an annotation of those that OCI knows, without what cannot be shown; '' where it is not there."""
         text = (self.annotations or {}).get(f"org.opencontainers.image.{name}", "")
-        return "".join(letter for letter in text if letter.isprintable())[:MAX_TEXT_CHARS].strip()
+        plain = "".join(letter for letter in text if letter.isprintable())
+        return plain.encode()[:MAX_TEXT_BYTES].decode(errors="ignore").strip()
+
+
+def _check_counts(said: object) -> None:
+    """See that no list of a document and no annotations are longer than a manifest's need; raises FileTooLarge."""
+    if not isinstance(said, dict):
+        return
+    bearers = [said]
+    for name in ("layers", "manifests"):
+        listed = said.get(name)
+        if isinstance(listed, list):
+            if len(listed) > MAX_FILES:
+                raise FileTooLarge(f"it has {len(listed):,} {name}; at most {MAX_FILES:,} are read, a file each")
+            bearers += [each for each in listed if isinstance(each, dict)]
+    most = max((len(noted) for each in bearers if isinstance(noted := each.get("annotations"), dict)), default=0)
+    if most > MAX_ANNOTATIONS:
+        raise FileTooLarge(f"it has {most:,} annotations of one thing; at most {MAX_ANNOTATIONS:,} are read")
 
 
 def _about_another(descriptor: Descriptor) -> bool:
