@@ -6,7 +6,7 @@ import enum
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 
@@ -50,6 +50,19 @@ class RemoteFile:
     ranges: bool = False
 
 
+MAX_WARNINGS: Final = 50
+MAX_WARNING_CHARS: Final = 500
+
+
+def kept(warnings: Sequence[str]) -> tuple[str, ...]:
+    """Bound sentences to what a row keeps: 50 of 500 characters; the last counts those that found no room."""
+    room = MAX_WARNINGS if len(warnings) <= MAX_WARNINGS else MAX_WARNINGS - 1
+    told = [each if len(each) <= MAX_WARNING_CHARS else f"{each[: MAX_WARNING_CHARS - 1]}…" for each in warnings[:room]]
+    if len(warnings) > room:
+        told.append(f"{len(warnings) - room:,} more warnings; a look at the source gives all (penstock fetch inspect)")
+    return tuple(told)
+
+
 def size_of(files: Iterable[RemoteFile]) -> int | None:
     """Add up files; None where a size is not known."""
     sizes = [file.size_bytes for file in files]
@@ -66,6 +79,7 @@ class Plan:
         unpack: the only file is an archive of them.
         framework: a name of the registry's Framework without its prefix, such as ONNX; '': by the files' names.
         metadata: what the source says of the model: the registry's Metadata as JSON.
+        warnings: what the source said of it that whoever fetches should know; see `kept`.
     """
 
     revision: str
@@ -73,6 +87,7 @@ class Plan:
     unpack: bool = False
     framework: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def size_bytes(self) -> int | None:
@@ -87,7 +102,8 @@ class Plan:
     def of(cls, columns: Mapping[str, Any]) -> Self:
         """Read it from JSON."""
         files = tuple(RemoteFile(**file) for file in columns["files"])
-        return cls(columns["revision"], files, columns["unpack"], columns["framework"], columns["metadata"])
+        told = tuple(columns["warnings"])
+        return cls(columns["revision"], files, columns["unpack"], columns["framework"], columns["metadata"], told)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +209,7 @@ class Leftover:
 
 @dataclass(frozen=True, slots=True)
 class FetchResult:
-    """The version that a job made, or found made already. `warnings`: sentences on what was asked for and not done."""
+    """The version that a job made, or found made already. `warnings`: what the source said, and what was not done."""
 
     model: str
     version: str

@@ -7,7 +7,7 @@ is registered, and registering has the job's id as its request id.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
@@ -24,7 +24,7 @@ from services.fetcher.faults import (
     UnsupportedFramework,
 )
 from services.fetcher.lineage import not_done
-from services.fetcher.models import Download, FetchResult, FetchSpec, Phase, Plan
+from services.fetcher.models import Download, FetchResult, FetchSpec, Phase, Plan, kept
 from services.fetcher.registering import Registering, check_framework
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Source, Stopping
@@ -94,13 +94,13 @@ class FetchWork:
         plan, model = self._planned(run, spec, source)
         if there := self._registering.there(run, spec, plan, model):
             self._take_over(run, plan)
-            return _result(there, spec, existed=True)
+            return _result(there, spec, plan, existed=True)
         downloads = self._bring(run, source, plan)
         with run.holding() as connection:
             self._fetches.enter(connection, run.job.job_id, Phase.PROCESSING)
         version, existed = self._registered(run, spec, plan, model, downloads)
         brought = sum(download.size_bytes - download.reused_bytes for download in downloads.values())
-        return _result(version, spec, existed=existed, downloaded_bytes=brought)
+        return _result(version, spec, plan, existed=existed, downloaded_bytes=brought)
 
     def _take_over(self, run: JobRun, plan: Plan) -> None:
         """Say that all is here, in a version that is there."""
@@ -128,7 +128,7 @@ class FetchWork:
                 self._fetches.enter(connection, run.job.job_id, Phase.DOWNLOADING)
             return spec.plan, spec.model
         found = source.find(spec.reference, Stopping(run.check, run.on_stop, run.forget))
-        plan, model = found.plan, spec.model or found.suggested_model
+        plan, model = replace(found.plan, warnings=kept(found.warnings)), spec.model or found.suggested_model
         if not model:
             raise UnsupportedFramework("the source suggests no name for the model: name it")
         check_framework(plan, FetchTarget.FromString(spec.target))
@@ -161,14 +161,16 @@ class FetchWork:
         return self._downloader.bring(run, source, plan.files, told, done)
 
 
-def _result(version: ModelVersion, spec: FetchSpec, *, existed: bool, downloaded_bytes: int = 0) -> FetchResult:
+def _result(
+    version: ModelVersion, spec: FetchSpec, plan: Plan, *, existed: bool, downloaded_bytes: int = 0
+) -> FetchResult:
     return FetchResult(
         version.model,
         version.version,
         version.deployment_number,
         existed,
         downloaded_bytes=downloaded_bytes,
-        warnings=not_done(version, FetchTarget.FromString(spec.target), existed=existed),
+        warnings=(*plan.warnings, *not_done(version, FetchTarget.FromString(spec.target), existed=existed)),
     )
 
 

@@ -72,6 +72,11 @@ def test_a_folder_becomes_a_version_with_its_files(place: Place) -> None:
     assert job.state == pb.FETCH_JOB_STATE_COMPLETED, job.error
     version = place.client.registry.get_version("bundle", "2024-11")
     assert sorted(file.path for file in version.files) == ["graph.onnx", "notes.txt"]
+    assert list(job.result.warnings) == list(inspected.warnings), "who fetches is told as well"
+    again = place.fetch("filesystem", str(folder), version="2024-11", labels={"a": "b"}).result
+    assert again.existed
+    assert "elsewhere is left out" in again.warnings[0]
+    assert "not applied: labels" in again.warnings[1]
 
 
 def test_an_archive_is_unpacked(place: Place) -> None:

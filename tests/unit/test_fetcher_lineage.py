@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from uuid import uuid4
 
@@ -11,7 +12,7 @@ from google.protobuf.json_format import MessageToDict, ParseDict
 from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
 from penstock.api.registry.v1 import registry_pb2 as registry
 from services.fetcher.lineage import Known, metadata_of, not_done
-from services.fetcher.models import Download, FetchSpec, Plan, Reference, RemoteFile
+from services.fetcher.models import Download, FetchSpec, Plan, Reference, RemoteFile, kept
 
 HUB = "https://hub.example/org/name/resolve/abc123"
 GRAPH = RemoteFile("onnx/model.onnx", f"{HUB}/onnx/model.onnx", '"g"', 10, "1" * 64)
@@ -145,3 +146,14 @@ def test_of_a_new_version_a_stage_below_the_one_that_was_asked_for_is_said() -> 
     assert not_done(READY, FetchTarget(description="anything"), existed=False) == ()
     (sentence,) = not_done(READY, FetchTarget(stage=registry.STAGE_STAGING), existed=False)
     assert "is in CANDIDATE and not in STAGING" in sentence
+
+
+def test_warnings_of_a_source_are_kept_within_bounds() -> None:
+    many = kept(["w" * 501, *map(str, range(50))])
+    assert len(many) == 50
+    assert many[0] == "w" * 499 + "…"
+    assert many[-1].startswith("2 more warnings")
+    fitting = kept(["w" * 500] * 50)
+    assert fitting == ("w" * 500,) * 50
+    plan = replace(PLAN, warnings=fitting)
+    assert Plan.of(json.loads(json.dumps(plan.columns()))).warnings == fitting

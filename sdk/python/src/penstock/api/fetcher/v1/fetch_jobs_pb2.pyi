@@ -453,8 +453,10 @@ class FetchResult(_message.Message):
     """Of the files' bytes, those that this job brought, in whichever attempt."""
     @_builtins.property
     def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """What was asked for and not done, in sentences: the stage, labels, description and metadata of a version that was
-        there already are not changed, and a stage that the model's success criteria keep a new one from is not reached.
+        """In sentences, of at most 500 characters each: what the source said (at most 50; see InspectSourceResponse.warnings),
+        such as a file that was left out; then what was asked for and not done: the stage, labels, description and metadata
+        of a version that was there already are not changed, and a stage that the model's success criteria keep a new one
+        from is not reached.
         """
 
     def __init__(
