@@ -90,7 +90,8 @@ class Throttle:
         with held.lock:
             now = time.monotonic()
             if held.count < count or now >= held.end:
-                taken = max(count, float(int(min(rate.per_s * AHEAD_S, rate.burst))))
+                left = held.count if now < held.end else 0.0  # it is paid for
+                taken = max(count - left, float(int(min(rate.per_s * AHEAD_S, rate.burst))))
                 turn = self._hosts.take(host, unit, taken, rate, most_wait_s=most_wait_s)
                 if not turn.taken:
                     sentence = (
@@ -99,7 +100,7 @@ class Throttle:
                     )
                     raise HostBusy(sentence, retry_after_s=turn.wait_s)
                 now = time.monotonic()
-                held.count, held.begin = taken, now + turn.wait_s
+                held.count, held.begin = left + taken, now + turn.wait_s
                 held.end = held.begin + HELD_S
             held.count -= count
             wait_s = held.begin - now

@@ -46,13 +46,16 @@ class Ended(Exception):
 
 
 class Counting(HostStore):
-    """Counts how often it is asked."""
+    """Counts how often it is asked, and what is taken in all."""
 
     asked = 0
+    taken = 0.0
 
     def take(self, host: str, unit: Unit, count: float, rate: Rate, *, most_wait_s: float) -> Turn:
         self.asked += 1
-        return super().take(host, unit, count, rate, most_wait_s=most_wait_s)
+        turn = super().take(host, unit, count, rate, most_wait_s=most_wait_s)
+        self.taken += count if turn.taken else 0.0
+        return turn
 
 
 @pytest.fixture
@@ -188,6 +191,14 @@ def test_bytes_over_their_rate_are_waited_for_in_turn(hosts: Counting) -> None:
     with pytest.raises(Ended):
         asks.received("a.test", stopped_at_once(), 900_000)
     asks.received("b.test", stopped_at_once(), 900_000)
+
+
+def test_what_was_taken_is_spent_to_its_end(hosts: Counting, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.fetcher.throttle.HELD_S", 3_600.0)
+    asks = throttle(hosts, SLOW, bytes=Rate(per_s=4_000_000, burst=1e9))
+    for _ in range(20):
+        asks.received("a.test", Stopping(), 600_000)
+    assert 12_000_000 <= hosts.taken < 13_000_000, "no more is taken than came, save for a moment ahead"
 
 
 def test_without_a_database_nobody_is_asked() -> None:
