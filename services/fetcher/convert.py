@@ -33,7 +33,10 @@ DEFAULT_PRIORITY, LAST_PRIORITY = 5, 9
 DEFAULT_ATTEMPTS, MOST_ATTEMPTS = 3, 20
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
-_RUNNING = {pb.FETCH_JOB_STATE_DOWNLOADING, pb.FETCH_JOB_STATE_PROCESSING}
+_RUNNING = {
+    pb.FETCH_JOB_STATE_DOWNLOADING: Phase.DOWNLOADING,
+    pb.FETCH_JOB_STATE_PROCESSING: Phase.PROCESSING,
+}
 _STATES = {
     pb.FetchJobState.Value(f"FETCH_JOB_STATE_{each.value}"): each for each in JobState if each is not JobState.RUNNING
 } | dict.fromkeys(_RUNNING, JobState.RUNNING)
@@ -105,7 +108,9 @@ def filters(request: pb.ListFetchJobsRequest) -> FetchFilters:
         sentence = "none of these states is one that a job can be in"
         raise InvalidArgument.field("states", sentence, reason="INVALID_FIELD")
     made_by = schedule_id(request.schedule_id) if request.schedule_id else None
-    return FetchFilters(states=states, model=request.model, source=request.source, schedule_id=made_by)
+    phases = {_RUNNING[state] for state in request.states if state in _RUNNING}
+    phase = phases.pop() if len(phases) == 1 else None
+    return FetchFilters(states=states, phase=phase, model=request.model, source=request.source, schedule_id=made_by)
 
 
 def schedule_id(text: str) -> UUID:

@@ -18,7 +18,7 @@ from services.common.keys import Principal
 from services.common.outbox import Delivery
 from services.common.outbox.webhooks import Webhook
 from services.fetcher.downloading.lacking import lacking_bytes
-from services.fetcher.models import FetchSpec, Reference
+from services.fetcher.models import FetchSpec, Phase, Reference
 from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Found, Source, Stopping
@@ -54,9 +54,10 @@ class FetchLimits:
 
 @dataclass(frozen=True, slots=True)
 class FetchFilters:
-    """Which fetches are listed; '' and none: all."""
+    """Which fetches are listed; '' and none: all. `phase`: of those that run; None: either."""
 
     states: frozenset[JobState] = frozenset()
+    phase: Phase | None = None
     model: str = ""
     source: str = ""
     schedule_id: UUID | None = None
@@ -132,13 +133,17 @@ class Fetches:
         size = pages.page_size(page_size, default=PAGE_SIZE)
         named = {
             "states": sorted(filters.states), "model": filters.model, "source": filters.source,
-            "schedule_id": str(filters.schedule_id or ""),
+            "schedule_id": str(filters.schedule_id or ""), "phase": filters.phase or "",
         }  # fmt: skip
         position = pages.decode(page_token, named)
         if position is not None and (len(position) != 1 or type(position[0]) is not int):
             raise pages.unknown_token()
         columns = {"model": filters.model, "source": filters.source, "schedule_id": filters.schedule_id}
-        held = JobFilters(states=filters.states, columns={name: value for name, value in columns.items() if value})
+        held = JobFilters(
+            states=filters.states,
+            columns={name: value for name, value in columns.items() if value},
+            running_columns={"phase": filters.phase.value} if filters.phase else {},
+        )
         jobs = self._jobs.page(held, before=position[0] if position else None, limit=size + 1)
         if len(jobs) <= size:
             return jobs, ""

@@ -218,6 +218,28 @@ def test_fetches_are_listed_by_model_source_and_state(place: Place) -> None:
         place.client.fetcher.get(job.id)
 
 
+def test_what_runs_is_listed_by_what_it_is_at(place: Place) -> None:
+    arrived, go_on = threading.Event(), threading.Event()
+
+    def hold(_: int) -> None:
+        arrived.set()
+        go_on.wait(60)
+
+    url = place.origin.serve("/held.onnx", models.classifier(), hold=hold)
+    job = place.client.fetcher.start("url", url)
+    assert arrived.wait(60)
+
+    def listed(*states: str) -> list[str]:
+        return [each.id for each in place.client.fetcher.list(states=states, model="held")]
+
+    wait_until(lambda: listed("downloading") or None)
+    assert listed("downloading", "failed") == listed("downloading", "processing") == [job.id]
+    assert listed("processing") == listed("processing", "completed") == []
+    go_on.set()
+    assert place.end(job).state == pb.FETCH_JOB_STATE_COMPLETED
+    assert listed("processing", "completed") == [job.id]
+
+
 def test_prometheus_is_told_of_fetches_by_state(place: Place) -> None:
     url = place.origin.serve("/counted.onnx", models.classifier())
     place.end(place.client.fetcher.start("url", url))

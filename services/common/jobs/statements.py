@@ -7,6 +7,8 @@ from typing import Final, LiteralString
 # A job whose time has not come is PENDING to its readers; the row says QUEUED, so that nothing need happen by itself.
 STATE: LiteralString = "(CASE WHEN state = 'QUEUED' AND due_time > clock_timestamp() THEN 'PENDING' ELSE state END)"
 
+IF_RUNNING: LiteralString = "(state <> 'RUNNING' OR {} = {})"
+
 COMMON: Final = """job_id, create_number, priority, limit_key, created_by, request_id, body_sha256, create_time,
 due_time, start_time, claim_time, end_time, attempt, max_attempts, token, worker_id, lease_expire_time, cancel_time,
 soft_limit_ms, hard_limit_ms, queued_ms, done_count, failed_count, total_count, claim_count, update_time, error_reason,

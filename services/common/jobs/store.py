@@ -59,11 +59,15 @@ class Concurrency:
 
 @dataclass(frozen=True, slots=True)
 class JobFilters:
-    """Which jobs are listed: `created_by` None is everyone's; `columns` are the service's own, held to be equal."""
+    """Which jobs are listed: `created_by` None is everyone's; `columns` are the service's own, held to be equal.
+
+    `running_columns` are held to be equal of jobs that run alone.
+    """
 
     states: frozenset[JobState] = frozenset()
     created_by: str | None = None
     columns: Mapping[str, Any] = field(default_factory=dict)
+    running_columns: Mapping[str, Any] = field(default_factory=dict)
 
 
 class JobStore:
@@ -143,9 +147,10 @@ class JobStore:
         if filters.created_by is not None:
             conditions.append(sql.SQL("created_by = %(created_by)s"))
             values["created_by"] = filters.created_by
-        for name, value in filters.columns.items():
-            conditions.append(sql.SQL("{} = {}").format(sql.Identifier(name), sql.Placeholder(f"own_{name}")))
-            values[f"own_{name}"] = value
+        for form, columns in (("{} = {}", filters.columns), (statements.IF_RUNNING, filters.running_columns)):
+            for name, value in columns.items():
+                conditions.append(sql.SQL(form).format(sql.Identifier(name), sql.Placeholder(f"own_{name}")))
+                values[f"own_{name}"] = value
         if before is not None:
             conditions.append(sql.SQL("create_number < %(before)s"))
             values["before"] = before

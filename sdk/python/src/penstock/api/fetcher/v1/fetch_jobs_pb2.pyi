@@ -671,7 +671,7 @@ class ListFetchJobsRequest(_message.Message):
     """Only those that this schedule created; empty: all."""
     @_builtins.property
     def states(self) -> _containers.RepeatedScalarFieldContainer[Global___FetchJobState.ValueType]:
-        """Only those in one of these states; none: all. Either of DOWNLOADING and PROCESSING means jobs that run."""
+        """Only those in one of these states; none: all."""
 
     def __init__(
         self,
