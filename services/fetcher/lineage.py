@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Final
+from uuid import UUID
 
 from google.protobuf.json_format import ParseDict
 
@@ -83,14 +84,20 @@ def _origin(spec: FetchSpec, plan: Plan, digests: Sequence[str]) -> registry.Sou
     )
 
 
-def metadata_of(spec: FetchSpec, plan: Plan, downloads: Mapping[str, Download]) -> registry.Metadata:
-    """Give what the source says of the model, and how it came; what was asked for goes before that, field by field."""
+def metadata_of(
+    spec: FetchSpec, plan: Plan, downloads: Mapping[str, Download], *, fetch_id: UUID, fetched_by: str
+) -> registry.Metadata:
+    """Give what the source says of the model, and how it came; what was asked for goes before that, field by field.
+
+    Who asked for it, and by which fetch, goes before all else: nobody signs for another.
+    """
     metadata = ParseDict(dict(plan.metadata), registry.Metadata())
     metadata.fields.update(_traces(spec, plan, downloads))
     asked_for = FetchTarget.FromString(spec.target).metadata
     if asked_for.tags:
         del metadata.tags[:]
     metadata.MergeFrom(asked_for)
+    metadata.fields.update({"fetched_by": fetched_by, "fetch_id": str(fetch_id)})
     return metadata
 
 

@@ -209,7 +209,7 @@ class Registering:
                 note=target.note,
                 description=target.description,
                 labels=dict(target.labels),
-                metadata=metadata_of(spec, plan, downloads),
+                metadata=metadata_of(spec, plan, downloads, fetch_id=run.job.job_id, fetched_by=run.job.created_by),
                 origin=known.origin,
                 unpack=plan.unpack,
                 request_id=_request_id(run.job, model, version, known.origin, downloads),

@@ -160,7 +160,8 @@ def test_where_it_came_from_stands_in_the_version(place: Place) -> None:
     version = place.client.registry.get_version("traced", job.result.version)
     assert (version.source.origin, version.source.reference, version.source.revision) == ("url", url, '"traced"')
     sha256 = hashlib.sha256(packed).hexdigest()
-    assert dict(version.metadata.fields) == {"team": "search", "fetched_sha256": sha256}
+    who = {"fetched_by": job.created_by, "fetch_id": job.id}
+    assert dict(version.metadata.fields) == {"team": "search", "fetched_sha256": sha256, **who}
     assert (version.metadata.task_type, list(version.metadata.tags)) == ("classification", ["fair"])
     assert len(version.files) == 2, "each with its digest"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
@@ -19,6 +19,7 @@ GRAPH = RemoteFile("onnx/model.onnx", f"{HUB}/onnx/model.onnx", '"g"', 10, "1" *
 TOKENIZER = RemoteFile("tokenizer.json", f"{HUB}/tokenizer.json", '"t"', 20, "2" * 64)
 PLAN = Plan("abc123", (GRAPH, TOKENIZER), metadata={"taskType": "feature-extraction", "tags": ["a", "b"]})
 SPEC = FetchSpec(Reference("huggingface", "org/name"), b"")
+WHO = {"fetched_by": "ada", "fetch_id": str(UUID(int=7))}
 READY = registry.ModelVersion(
     model="m",
     version="v1",
@@ -34,6 +35,11 @@ READY = registry.ModelVersion(
 
 def brought(plan: Plan) -> dict[str, Download]:
     return {file.path: Download(uuid4(), file.sha256 or "3" * 64, file.size_bytes or 0, []) for file in plan.files}
+
+
+def written(spec: FetchSpec, plan: Plan) -> registry.Metadata:
+    """What the registry is told of a model that ada fetched."""
+    return metadata_of(spec, plan, brought(plan), fetch_id=UUID(int=7), fetched_by="ada")
 
 
 def without_digests(plan: Plan) -> Plan:
@@ -100,11 +106,11 @@ def test_what_was_asked_for_goes_before_what_the_source_says_field_by_field() ->
     asked_for = registry.Metadata(task_type="text-ranking", tags=["mine"])
     asked_for.fields.update({"pooling": "cls", "team": "search"})
     spec = replace(SPEC, target=FetchTarget(metadata=asked_for).SerializeToString())
-    written = MessageToDict(metadata_of(spec, replace(PLAN, metadata=said), brought(PLAN)))
-    assert written.pop("fields") == {
-        "pooling": "cls", "licence": "mit", "team": "search", "fetched_url": f"{HUB}/",
+    metadata = MessageToDict(written(spec, replace(PLAN, metadata=said)))
+    assert metadata.pop("fields") == {
+        "pooling": "cls", "licence": "mit", "team": "search", "fetched_url": f"{HUB}/", **WHO,
     }  # fmt: skip
-    assert written == {"taskType": "text-ranking", "outputDimensions": 384, "tags": ["mine"]}
+    assert metadata == {"taskType": "text-ranking", "outputDimensions": 384, "tags": ["mine"]}
 
 
 @pytest.mark.parametrize(
@@ -122,13 +128,21 @@ def test_what_was_asked_for_goes_before_what_the_source_says_field_by_field() ->
 def test_the_way_here_is_written_where_nothing_else_says_it(
     spec: FetchSpec, plan: Plan, traces: dict[str, str]
 ) -> None:
-    assert MessageToDict(metadata_of(spec, plan, brought(plan)).fields) == traces
+    assert MessageToDict(written(spec, plan).fields) == {**traces, **WHO}
+
+
+def test_nobody_signs_for_another() -> None:
+    asked_for = registry.Metadata()
+    asked_for.fields.update({"fetched_by": "eve", "fetch_id": "none"})
+    spec = replace(SPEC, target=FetchTarget(metadata=asked_for).SerializeToString())
+    said = replace(PLAN, metadata={"fields": {"fetched_by": "mallory"}})
+    assert MessageToDict(written(spec, said).fields).items() >= WHO.items()
 
 
 def test_only_what_was_asked_for_and_is_otherwise_is_said() -> None:
     there = registry.ModelVersion()
     there.CopyFrom(READY)
-    there.metadata.CopyFrom(metadata_of(SPEC, PLAN, brought(PLAN)))
+    there.metadata.CopyFrom(written(SPEC, PLAN))
 
     def said(**asked_for: object) -> tuple[str, ...]:
         return not_done(there, FetchTarget(**asked_for), existed=True)  # type: ignore[arg-type]
