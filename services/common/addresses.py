@@ -27,6 +27,9 @@ Lookup = Callable[[str, int], Sequence[str]]
 """Gives the addresses of a host's name as texts; raises OSError where there are none."""
 
 MAX_URL_CHARS = 2_048
+"""Of a URL that a person writes."""
+MAX_SIGNED_URL_CHARS = 8_192
+"""Of one that a server leads to: signatures are long."""
 MAX_HOST_CHARS = 253
 MAX_ADDRESSES = 16
 _SLICE_S = 0.05
@@ -185,13 +188,13 @@ class AddressRules:
         self._ports = ports
         self._lookup = lookup
 
-    def endpoint(self, url: str) -> Endpoint:
-        """Take a URL apart and check all of it that needs no network.
+    def endpoint(self, url: str, *, max_chars: int = MAX_URL_CHARS) -> Endpoint:
+        """Take a URL of at most so many characters apart and check all of it that needs no network.
 
         Raises:
             UrlRefused: its scheme, its port, its host's form, or an address in the host's place is not allowed.
         """
-        parts = _split(url)
+        parts = _split(url, max_chars)
         host, address = _host(parts)
         trusted = host in self._allowed.names or (address is not None and self._allowed.holds(address))
         if parts.scheme not in DEFAULT_PORTS or (parts.scheme not in self._schemes and not trusted):
@@ -301,9 +304,9 @@ def _address(text: str) -> IPAddress:
     return ipaddress.ip_address(text.partition("%")[0])
 
 
-def _split(url: str) -> SplitResult:
-    if len(url) > MAX_URL_CHARS:
-        raise UrlRefused(f"it has {len(url)} characters; at most {MAX_URL_CHARS} are allowed")
+def _split(url: str, max_chars: int) -> SplitResult:
+    if len(url) > max_chars:
+        raise UrlRefused(f"it has {len(url)} characters; at most {max_chars} are allowed")
     if not _PLAIN.fullmatch(url) or "\\" in url:
         raise UrlRefused(
             "it has spaces, backslashes or characters beyond ASCII: write a host as xn--… and others as %XX"

@@ -216,6 +216,15 @@ def test_a_redirect_to_where_nobody_may_go_is_not_followed(origin: Origin, to: s
         body(http(), redirect(origin, "/away", to))
 
 
+def test_a_signed_url_may_be_longer_than_people_write_them(origin: Origin) -> None:
+    def to(characters: int) -> str:
+        return origin.serve("/signed?".ljust(characters - len(origin.url), "s"), b"there")
+
+    assert body(http(), redirect(origin, "/long", to(8_192))) == b"there"
+    with pytest.raises(Forbidden, match="8193 characters"):
+        body(http(), redirect(origin, "/longer", to(8_193)))
+
+
 def test_credentials_go_to_their_own_origin_only(origin: Origin) -> None:
     with origins.serving() as other:
         url = redirect(origin, "/mine", other.serve("/theirs", b"x"))

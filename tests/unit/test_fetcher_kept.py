@@ -124,6 +124,19 @@ def test_where_a_redirect_led_is_asked_without_the_credentials_that_were_dropped
         assert len(cdn.asked["/signed"]) == 3
 
 
+def test_a_redirect_that_led_back_home_by_another_is_asked_without_credentials_ever_after(
+    ranges: Ranges, attempt: Stopping
+) -> None:
+    with serving_ranges() as other:
+        home = ranges.serve("/home", b"content")
+        between = other.serve("/between", b"", lambda *_: empty(302, Location=home))
+        url = ranges.serve("/asked", b"", lambda *_: empty(302, Location=between))
+        for _ in range(2):
+            assert body(http(), url, attempt, Authorization="Bearer planted") == b"content"
+    assert len(ranges.asked["/asked"]) == 1
+    assert [asked.headers.get("Authorization") for asked in ranges.asked["/home"]] == [None, None]
+
+
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410])
 def test_a_url_that_has_expired_is_asked_for_again_once(ranges: Ranges, attempt: Stopping, status: int) -> None:
     script = lambda asked, answer: answer if asked.number == 0 else empty(status)  # noqa: E731

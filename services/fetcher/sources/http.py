@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, urljoin
 
-from services.common.addresses import AddressRules, Endpoint, UrlRefused
+from services.common.addresses import MAX_SIGNED_URL_CHARS, AddressRules, Endpoint, UrlRefused
 from services.common.errors import DomainError, FailedPrecondition
 from services.common.outbox.webhooks import read_retry_after
 from services.fetcher.faults import Forbidden, HostBusy, ModelNotFound, NetworkError, RateLimited, Unauthorized
@@ -119,9 +119,9 @@ class GuardedHttp:
         self._clock = clock
 
     def endpoint(self, url: str) -> Endpoint:
-        """Check all of a URL that needs no network; raises Forbidden."""
+        """Check all of a URL that needs no network, be it one that a server leads to; raises Forbidden."""
         try:
-            return self._rules.endpoint(url)
+            return self._rules.endpoint(url, max_chars=MAX_SIGNED_URL_CHARS)
         except UrlRefused as error:
             raise Forbidden(error.message) from error
 
