@@ -8,7 +8,7 @@ import pytest
 
 from services.common.errors import DomainError, InvalidArgument
 from services.fetcher.faults import FileTooLarge, ModelNotFound, UnsupportedFramework
-from services.fetcher.sources.bundles import Layout, laid_out
+from services.fetcher.sources.bundles import Layout, laid_out, within
 
 BUNDLE = ("README.md", "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "pytorch_model.bin")
 # As github.com/huggingface/transformers.js names what its script quantizes.
@@ -65,6 +65,50 @@ def test_tensors_that_are_no_graphs_own_go_with_all() -> None:
     found = layout(("model.onnx", "model_fp16.onnx", "notes.txt", *data))
     assert found.framework == "ONNX"
     assert [set(form.paths) for form in found.forms] == [{"model.onnx", *data}, {"model_fp16.onnx", *data}]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["onnx/Constant_7_attr__value", "onnx/embeddings.position_ids", "onnx/lin_a", "onnx/weights.pb", "onnx/model.bin"],
+)
+def test_tensors_may_be_called_anything(name: str) -> None:
+    """As in BAAI/bge-m3: without one of them the graph cannot be opened."""
+    assert name in layout((*BUNDLE, "onnx/model.onnx", name)).forms[0].paths
+
+
+def test_what_is_known_to_be_something_else_is_no_tensor() -> None:
+    others = (
+        "pytorch_model.bin", "openvino.bin", "openvino.xml", "ir.bin", "ir.xml", "LICENSE", "README", ".gitattributes",
+        "spm.model", "training_args.bin", "model.safetensors", "tf_model.h5", "vocab.txt", "LICENSE-MODEL",
+    )  # fmt: skip
+    found = layout(("model.onnx", *others))
+    assert (found.forms[0].paths, found.warnings) == (("model.onnx",), ())
+
+
+def test_of_what_may_be_a_tensor_and_is_not_fetched_a_warning_tells() -> None:
+    found = layout(("text.onnx", "vision.onnx", "Constant_7", "ct2.bin", "notes.md"))
+    assert all("Constant_7" not in form.paths for form in found.forms)
+    assert "Constant_7, ct2.bin beside the graphs cannot be told from external data" in found.warnings[0]
+
+
+def test_two_variants_are_never_called_the_same() -> None:
+    found = layout(("model.onnx", "model_default.onnx", "model_fp16.onnx", "model-fp16.onnx"))
+    assert {form.name: form.main for form in found.forms} == {
+        "default": "model.onnx", "model_default": "model_default.onnx", "fp16": "model-fp16.onnx",
+        "model_fp16": "model_fp16.onnx",
+    }  # fmt: skip
+    assert found.form("").main == "model.onnx"
+
+
+def test_what_sentence_transformers_saved_above_the_tokenizer_comes_along() -> None:
+    graph = ("a/onnx/model.onnx", "a/onnx/tokenizer.json", "a/onnx/config.json")
+    saved = ("a/modules.json", "a/1_Pooling/config.json", "a/sentence_bert_config.json")
+    found = layout((*graph, *saved, "1_Pooling/config.json", "modules.json"))
+    assert (found.root, set(found.forms[0].paths)) == ("a/onnx", {*graph, *saved})
+    assert {within(path, found.root) for path in found.forms[0].paths} == {
+        "model.onnx", "tokenizer.json", "config.json", "modules.json", "1_Pooling/config.json",
+        "sentence_bert_config.json",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -14,20 +14,29 @@ from services.fetcher.sources.source import MAX_FILES
 
 DEFAULT: Final = "default"
 TOKENIZER, CONFIG = "tokenizer.json", "config.json"
-SHARED: Final = (
-    TOKENIZER,
-    CONFIG,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "sentence_bert_config.json",
-    "config_sentence_transformers.json",
-    "modules.json",
-)
-"""Of a Transformers bundle, besides its graph and its pooling: tokenizer.json has the vocabulary in it."""
+SHARED: Final = (TOKENIZER, CONFIG, "tokenizer_config.json", "special_tokens_map.json")
+"""Of a Transformers bundle, in its folder, besides its graph: tokenizer.json has the vocabulary in it."""
+SENTENCE: Final = ("sentence_bert_config.json", "config_sentence_transformers.json", "modules.json")
+"""Of sentence-transformers, besides the pooling: in the bundle's folder, or in the nearest above it that has some."""
 _POOLING: Final = re.compile(r"[0-9]+_Pooling/config\.json")
 # What onnx, torch.onnx and optimum call the files that keep a graph's tensors.
 _DATA: Final = re.compile(r"[._-]?(onnx_)?(data|weights)([._-]?[0-9]{1,6}){0,2}", re.IGNORECASE)
-_TENSOR: Final = re.compile(r"onnx__.+|.+[._-](weights?|bias|data)([._-]?[0-9]{1,6}){0,2}", re.IGNORECASE)
+_TENSOR: Final = re.compile(
+    r"onnx__.+|.+[._-](weights?|bias|data|gamma|beta|scale)([._-]?[0-9]{1,6}){0,2}|weights?\.(bin|pb|dat|raw)",
+    re.IGNORECASE,
+)
+# What says by its end what it is: of position_ids and other tensors' names none has such a one.
+_SUFFIX: Final = re.compile(r"\.[A-Za-z0-9]{1,8}")
+# By their names, or by what they end with, these are surely no graph's external data.
+_OTHER: Final = re.compile(
+    r".*\.(onnx|json|jsonl|txt|md|rst|pdf|html|csv|tsv|yaml|yml|toml|cfg|ini|jinja|py|ipynb|sh|js|log|lock|model|spm"
+    r"|vocab|safetensors|h5|keras|msgpack|ot|gguf|ggml|pt|pth|ckpt|pkl|pickle|joblib|tflite|ort|xml|mlmodel|engine|npz"
+    r"|npy|parquet|png|jpe?g|gif|svg|webp|bmp|mp[34]|wav|flac|zip|gz|tar|tgz)"
+    r"|\..*|(readme|licen[cs]e|notice|copying|copyright|authors|changelog|citation|makefile|dockerfile)([._-].*)?"
+    r"|(pytorch|tf|flax|openvino|adapter|consolidated|diffusion).*\.bin"
+    r"|(training_args|optimizer|scheduler|rng_state|saved_model|keras_metadata|fingerprint).*",
+    re.IGNORECASE,
+)
 _SAVED_MODEL: Final = re.compile(r"(saved_model|fingerprint|keras_metadata)\.pb|(variables|assets|assets\.extra)/.+")
 # transformers.js names dtypes; of these two the files are called otherwise.
 _ALIASES: Final = {"q8": "quantized", "fp32": DEFAULT, "quantized": "q8"}
@@ -145,14 +154,19 @@ def _onnx(paths: Collection[str], graphs: Sequence[str], folder: str, repository
     shared: list[str] = []
     if root is not None:
         shared = [path for name in SHARED if (path := _in(root, name)) in known]
-        shared += sorted(path for path in paths if _POOLING.fullmatch(_inner(path, root)))
+        shared += _sentence(paths, root)
     elif any(_in(each, "tokenizer_config.json") in known for each in upwards(place)):
         warnings.append(
             f"it has no {TOKENIZER} and {CONFIG}: it becomes a plain graph that takes numbers, and no text; save it "
             "with a fast tokenizer for a bundle"
         )
     named = _named(here)
-    data = _data(here, [path for path in paths if _parent(path) == place])
+    data, left_out = _data(here, [path for path in paths if _parent(path) == place], one_model=_is_one(here))
+    if left_out:
+        warnings.append(
+            f"{shown(left_out)} beside the graphs cannot be told from external data, and is not fetched: a graph that "
+            "keeps its tensors there cannot be served"
+        )
     full = "fp32" if any(map(_precision, named)) else ""
     forms = [
         Form(name, (graph, *data[graph], *shared), graph, full if name == DEFAULT else _precision(name))
@@ -161,23 +175,72 @@ def _onnx(paths: Collection[str], graphs: Sequence[str], folder: str, repository
     return _with_default("ONNX" if root is None else "TRANSFORMERS", place if root is None else root, forms, warnings)
 
 
-def _data(graphs: Sequence[str], beside: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    """Give to each graph the files that keep its tensors: those called after it, and those that are no other's."""
+def _sentence(paths: Collection[str], root: str) -> list[str]:
+    """Find what sentence-transformers saved of a bundle: exports keep the tokenizer in onnx/, and this above it."""
+    for folder in upwards(root):
+        names = {path for path in paths if not folder or path.startswith(f"{folder}/")}
+        pooling = sorted(path for path in names if _POOLING.fullmatch(_inner(path, folder)))
+        found = [path for name in SENTENCE if (path := _in(folder, name)) in names] + pooling
+        if found:
+            return found
+    return []
+
+
+def _data(
+    graphs: Sequence[str], beside: Sequence[str], *, one_model: bool
+) -> tuple[dict[str, tuple[str, ...]], list[str]]:
+    """Give to each graph the files that keep its tensors: those called after it, and those that are no other's.
+
+    An exporter may call them anything, such as Constant_7_attr__value. What is of no known kind is taken for tensors
+    where its name has no suffix that tells and all graphs are one model's; else it is given as what is left out.
+    """
     owned: dict[str, list[str]] = {graph: [] for graph in graphs}
-    data = [path for path in beside if _TENSOR.fullmatch(PurePosixPath(path).name)]
+    left_out: list[str] = []
+    data: list[str] = []
+    names = {PurePosixPath(path).name for path in beside}
+    own = {path: owners for path in beside if (owners := _owners(path, graphs))}
+    for path in sorted(beside):
+        name = PurePosixPath(path).name
+        if path in own or _TENSOR.fullmatch(name):
+            data.append(path)
+        elif not _is_other(name, names):
+            suffix = PurePosixPath(name).suffix
+            (data if one_model and not _SUFFIX.fullmatch(suffix) else left_out).append(path)
     if len(data) > 10 * MAX_FILES:
         raise FileTooLarge(f"there are more than {10 * MAX_FILES:,} files beside the graphs")
-    for path in sorted(data):
-        owners = [graph for graph in graphs if _is_of(path, graph)]
-        for graph in owners or graphs:
+    for path in data:
+        for graph in own.get(path) or graphs:
             owned[graph].append(path)
-    return {graph: tuple(paths) for graph, paths in owned.items()}
+    return {graph: tuple(paths) for graph, paths in owned.items()}, left_out
 
 
-def _is_of(path: str, graph: str) -> bool:
-    return any(
-        path.startswith(begin) and _DATA.fullmatch(path.removeprefix(begin)) for begin in (graph, f"{graph[:-5]}.")
-    )
+def _is_other(name: str, names: Collection[str]) -> bool:
+    """Say whether a file is of a kind that is known, and no graph's tensors."""
+    openvino = name.endswith(".bin") and f"{name[:-4]}.xml" in names
+    return openvino or _OTHER.fullmatch(name) is not None
+
+
+def _is_one(graphs: Sequence[str]) -> bool:
+    """Say whether graphs are forms of one model: the shortest name, or its first word, begins all of them."""
+    stems = sorted((PurePosixPath(path).stem for path in graphs), key=len)
+    bases = (stems[0], re.split(r"[_.-]", stems[0])[0])
+    return len(stems) == 1 or any(all(_added(stem, base) is not None for stem in stems) for base in bases)
+
+
+def _owners(path: str, graphs: Sequence[str]) -> list[str]:
+    """Give the graphs that a file is called after: as model.onnx_data, model.onnx.data, model.data or model.bin is."""
+    stem, _, suffix = path.rpartition(".")
+    if suffix in ("bin", "pb"):
+        return [graph for graph in graphs if graph[:-5] == stem]
+    if not path.startswith(tuple(graph[:-5] for graph in graphs)):
+        return []
+    return [
+        graph
+        for graph in graphs
+        if any(
+            path.startswith(begin) and _DATA.fullmatch(path.removeprefix(begin)) for begin in (graph, f"{graph[:-5]}.")
+        )
+    ]
 
 
 def _saved_model(inside: Sequence[str], saved: Sequence[str], folder: str, repository: str) -> Layout:
@@ -213,7 +276,13 @@ def _named(paths: Sequence[str]) -> dict[str, str]:
     )
     if own is None:
         return {DEFAULT: paths[0]} if len(paths) == 1 else stems
-    return {(_added(stem, own) or DEFAULT) if _added(stem, own) is not None else stem: stems[stem] for stem in stems}
+    named = {DEFAULT: stems[own]} if own in stems else {}
+    for stem, path in stems.items():
+        if stem != own:
+            name = _added(stem, own) or stem
+            # Nobody else is the default, and of two that would be called the same the second goes by its whole name.
+            named[stem if name in named or name == DEFAULT else name] = path
+    return named
 
 
 def _added(stem: str, own: str) -> str | None:
@@ -292,3 +361,8 @@ def _in(folder: str, name: str) -> str:
 def _inner(path: str, folder: str) -> str:
     """Give a path as a folder has it; unchanged where it lies elsewhere."""
     return path.removeprefix(f"{folder}/") if folder else path
+
+
+def within(path: str, root: str) -> str:
+    """Give a path as the version has it: what lies above the root lies there as it does in its own folder."""
+    return next(_inner(path, folder) for folder in upwards(root) if not folder or path.startswith(f"{folder}/"))
