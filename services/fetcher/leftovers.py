@@ -6,7 +6,7 @@ import structlog
 
 from penstock import Client
 from penstock.api.registry.v1 import registry_pb2 as registry
-from penstock.errors import NotFound, PenstockError
+from penstock.errors import NotFound, PenstockError, Unavailable
 from services.common.jobs import JobStore
 from services.fetcher.models import Leftover
 from services.fetcher.store.fetches import FetchStore
@@ -28,7 +28,10 @@ class Leftovers:
         self._client = client
 
     def clear(self) -> None:
-        """Look at those of the last day that nobody has looked at since the registry judged them."""
+        """Look at those of the last day that nobody has looked at since the registry judged them.
+
+        One that the registry says nothing of is looked at the next time, and keeps no other waiting.
+        """
         with self._jobs.transaction() as connection:
             found = self._fetches.leftovers(connection, AT_ONCE)
         for leftover in found:
@@ -36,7 +39,9 @@ class Leftovers:
                 judged = self._judged(leftover)
             except (PenstockError, OSError) as error:
                 _log.info("a version is not looked at yet", job=str(leftover.job_id), error=str(error))
-                return
+                if isinstance(error, (Unavailable, OSError)):
+                    return  # nobody is there to be asked of the others
+                continue
             if judged:
                 with self._jobs.transaction() as connection:
                     self._fetches.settle(connection, leftover.job_id)

@@ -7,6 +7,13 @@ from collections.abc import Iterator
 import pytest
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.errors import FailedPrecondition
+from penstock.registry import RegistryClient
+from services.common.jobs import JobStore
+from services.common.postgres import Database
+from services.fetcher.leftovers import Leftovers
+from services.fetcher.store.fetches import FetchStore
 from tests.fetching import Place, fetching
 from tests.integration.test_fetcher_versions import archived
 from tests.postgres import PostgresServer
@@ -105,3 +112,22 @@ def test_a_name_whose_version_was_deleted_is_refused(place: Place) -> None:
     refused, _ = sent_by(place, url, version="v1")
     assert (refused.error.reason, "VERSION_EXISTS" in refused.error.message) == ("REGISTRATION_REFUSED", True)
     assert sent_by(place, url)[0].result.version == "v2"
+
+
+def test_one_left_behind_that_cannot_be_looked_at_keeps_no_other_waiting(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = [place.fetch("url", place.origin.serve(f"/left-{name}.onnx", b"no model")) for name in ("older", "newer")]
+    assert {job.error.reason for job in jobs} == {"REGISTRATION_REFUSED"}
+    get_version = RegistryClient.get_version
+
+    def odd(self: RegistryClient, model: str, version: str) -> registry.ModelVersion:
+        if model == "left-newer":
+            raise FailedPrecondition("not this one")
+        return get_version(self, model, version)
+
+    monkeypatch.setattr(RegistryClient, "get_version", odd)
+    with Database.from_settings(place.settings, name="leftovers") as database:
+        Leftovers(JobStore(database, "fetcher", "fetch_jobs"), FetchStore(), place.client).clear()
+    phases = dict(place.rows("SELECT model, phase FROM fetcher.fetch_jobs WHERE model LIKE 'left-%%'"))
+    assert phases == {"left-older": "DOWNLOADING", "left-newer": "PROCESSING"}, "the newer is asked for again"
