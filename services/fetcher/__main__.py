@@ -10,7 +10,7 @@ from pathlib import Path
 from services.common.addresses import AddressRules, AllowedHosts, OnlyHosts
 from services.common.blobs import BlobStore, open_blobs
 from services.common.clients import client_of
-from services.common.jobs import Backoff, Concurrency, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs import Backoff, Concurrency, Job, JobConnection, JobStore, JobWorkers, WorkerLimits
 from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.jobs.news import JobNews
 from services.common.jobs.workers import end_process
@@ -30,6 +30,7 @@ from services.fetcher.metrics import FetchCollector, FetchCounters
 from services.fetcher.notifications.assembly import open_webhooks
 from services.fetcher.registering import Registering
 from services.fetcher.schedules.assembly import Parts, open_schedules
+from services.fetcher.schedules.store import ScheduleStore
 from services.fetcher.settings import FetcherSettings
 from services.fetcher.sources import servicer as source_servicer
 from services.fetcher.sources.catalogue import Sources
@@ -70,7 +71,13 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
     traces = open_traces("fetcher", settings, stack)
     fetches, downloads = FetchStore(), DownloadStore(database)
     webhooks = open_webhooks(settings, database, fetches, metrics.registry, stack)
-    jobs = JobStore(database, SCHEMA, TABLE, on_end=webhooks.tell)
+    schedule_store = ScheduleStore(database)
+
+    def ended(connection: JobConnection, job: Job) -> None:
+        webhooks.tell(connection, job)
+        schedule_store.ended(connection, job)
+
+    jobs = JobStore(database, SCHEMA, TABLE, on_end=ended)
     counters = FetchCounters(metrics.registry)
     sources = _sources(settings, Throttle(HostStore(database), _host_limits(settings), counters))
     client = stack.enter_context(client_of(settings, registry=settings.registry_address))
@@ -101,7 +108,7 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         lease_s=settings.fetcher_lease_ms / 1000,
     )
     does = Fetches(jobs, fetches, downloads, sources, webhooks, news, limits)
-    parts = Parts(database, jobs, fetches, sources, webhooks)
+    parts = Parts(schedule_store, jobs, fetches, sources, webhooks)
     schedules, schedule_checks = open_schedules(settings, parts, stack)
     checks += schedule_checks
     served = (servicer.service(does), source_servicer.service(does), schedules)

@@ -118,6 +118,19 @@ def test_what_updates_itself_fetches_what_is_new_into_candidate(place: Place) ->
     assert stages == {"v1": registry.STAGE_CANDIDATE, "v2": registry.STAGE_CANDIDATE}
 
 
+def test_what_failed_is_fetched_again_although_nobody_kept_the_fetch_that_failed(place: Place) -> None:
+    url = place.origin.serve("/damaged.onnx", b"no model")
+    schedule = place.client.fetcher.schedules.create("url", url, cron=RARELY, auto_update=True, model="damaged")
+    first = turned(place, schedule)
+    assert place.end(place.client.fetcher.get(first.last_job_id)).state == pb.FETCH_JOB_STATE_FAILED
+    place.client.fetcher.delete(first.last_job_id)
+    place.origin.serve("/damaged.onnx", models.classifier())  # with the same ETag
+    again = turned(place, first)
+    assert again.last_job_id != first.last_job_id
+    fetched(place, again)
+    assert turned(place, again).last_job_id == again.last_job_id
+
+
 def test_a_folder_updates_itself_by_what_its_files_have(place: Place) -> None:
     folder = place.root / "updating"
     folder.mkdir()

@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from penstock.ids import uuid7
-from services.common.jobs import JobFilters, JobStore
+from services.common.jobs import Concurrency, Failure, JobFilters, JobState, JobStore
 from services.common.postgres import Database
 from services.fetcher.faults import NetworkError
 from services.fetcher.models import FetchSpec, Plan, Reference, RemoteFile
@@ -88,11 +88,17 @@ class Bench:
         return due
 
     def end_jobs(self, state: str = "COMPLETED") -> None:
-        self.sql(
-            "UPDATE fetcher.fetch_jobs SET state = %s, end_time = clock_timestamp(), lease_expire_time = NULL "
-            "WHERE end_time IS NULL",
-            state,
-        )
+        """End all that have not ended, as a worker does, or somebody who cancels them."""
+        waiting = self.jobs.page(JobFilters(states=frozenset({JobState.QUEUED})), before=None, limit=100)
+        for job in waiting if state == "CANCELLED" else ():
+            self.jobs.cancel(job.job_id)
+        while claimed := self.jobs.claim("worker", 60, Concurrency()):
+            lease, _ = claimed
+            with self.jobs.holding(lease) as connection:
+                if state == "FAILED":
+                    self.jobs.fail(connection, lease, Failure("NETWORK_ERROR", "nobody is there"))
+                else:
+                    self.jobs.complete(connection, lease, {})
 
     def get(self, schedule: Schedule) -> Schedule:
         return self.store.get(schedule.schedule_id)
@@ -113,7 +119,8 @@ class Bench:
 def bench(clone_database: CloneDatabase) -> Iterator[Bench]:
     url, told = clone_database("fetcher"), Told()
     with Database(url, pool_size=8) as database:
-        jobs, store = JobStore(database, "fetcher", "fetch_jobs"), ScheduleStore(database)
+        store = ScheduleStore(database)
+        jobs = JobStore(database, "fetcher", "fetch_jobs", on_end=store.ended)
         sources, limits = Sources([cast("Source", told)]), TurnLimits(hard_limit_ms=60_000, max_unended=2)
         yield Bench(url, jobs, store, Turning(store, jobs, FetchStore(), sources, limits), told)
 
@@ -271,6 +278,45 @@ def test_what_was_not_fetched_since_it_failed_is_fetched_at_the_next_time(bench:
     bench.end_jobs(state)
     bench.look(schedule)
     assert len(bench.made()) == jobs
+
+
+def test_what_was_seen_while_the_key_could_have_no_more_jobs_is_fetched_later(bench: Bench) -> None:
+    schedule = bench.schedule(auto_update=True)
+    bench.look(schedule)
+    bench.end_jobs()
+    for _ in range(2):
+        bench.come_due(bench.schedule())
+        assert bench.turning.turn(looks=False) is True
+    bench.told.revision = "two"
+    full = bench.look(schedule)
+    assert full.trouble is not None
+    assert (full.trouble.reason, full.last_revision) == ("TOO_MANY_JOBS", "one")
+    bench.end_jobs()
+    after = bench.look(schedule)
+    assert (after.trouble, after.last_revision, len(bench.made())) == (None, "two", 4)
+
+
+@pytest.mark.parametrize(("state", "jobs"), [("FAILED", 2), ("COMPLETED", 1)])
+def test_how_a_fetch_ended_is_known_although_it_was_deleted(bench: Bench, state: str, jobs: int) -> None:
+    schedule = bench.schedule(auto_update=True)
+    first = bench.look(schedule).last_job_id
+    assert first is not None
+    bench.end_jobs(state)
+    bench.jobs.delete(first)
+    bench.look(schedule)
+    assert len(bench.made()) == jobs - 1
+
+
+def test_a_failed_fetch_that_was_tried_again_and_is_done_is_not_made_again(bench: Bench) -> None:
+    schedule = bench.schedule(auto_update=True)
+    first = bench.look(schedule).last_job_id
+    assert first is not None
+    bench.end_jobs("FAILED")
+    with bench.store.transaction() as connection:
+        bench.jobs.retry(connection, first)
+    bench.end_jobs()
+    bench.look(schedule)
+    assert bench.made() == [first]
 
 
 def test_a_source_that_cannot_be_asked_is_asked_again_at_the_next_time(bench: Bench) -> None:

@@ -26,7 +26,8 @@ CREATE TABLE fetcher.fetch_schedules (
     last_time        timestamptz,                                        -- the time that came last, as it was planned
     end_time         timestamptz,                                        -- when the only time came
     last_job_id      uuid,
-    last_revision    text        NOT NULL DEFAULT '',                    -- by what is known again what was seen last
+    last_job_failed  boolean     NOT NULL DEFAULT false,                 -- known although that job is deleted
+    last_revision    text        NOT NULL DEFAULT '',                    -- by what is known again what that job was made for
     last_check_time  timestamptz,                                        -- when the source was looked at last
     error_reason     text        NOT NULL DEFAULT '',                    -- why the time that came last did nothing
     error_message    text        NOT NULL DEFAULT '',

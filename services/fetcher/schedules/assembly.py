@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 from services.common.jobs import JobStore
 from services.common.jobs.housekeeping import DAY_S
-from services.common.postgres import Database
 from services.common.server import Service
 from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.schedules.loop import ScheduleLoop
@@ -25,7 +24,7 @@ from services.fetcher.store.fetches import FetchStore
 class Parts:
     """What schedules stand on."""
 
-    database: Database
+    store: ScheduleStore
     jobs: JobStore
     fetches: FetchStore
     sources: Sources
@@ -36,15 +35,14 @@ def open_schedules(
     settings: FetcherSettings, parts: Parts, stack: ExitStack
 ) -> tuple[Service, tuple[Callable[[], None], ...]]:
     """Give the service and what its health is read from; where this process works, schedules come due here."""
-    store = ScheduleStore(parts.database)
     limits = ScheduleLimits(max_schedules=settings.fetcher_max_schedules)
-    served = service(Schedules(store, parts.sources, parts.webhooks, limits))
+    served = service(Schedules(parts.store, parts.sources, parts.webhooks, limits))
     if not settings.fetcher_worker_enabled:
         return served, ()
     turn_limits = TurnLimits(hard_limit_ms=settings.fetcher_hard_limit_ms, max_unended=settings.fetcher_max_unended)
-    turning = Turning(store, parts.jobs, parts.fetches, parts.sources, turn_limits)
+    turning = Turning(parts.store, parts.jobs, parts.fetches, parts.sources, turn_limits)
     loop = ScheduleLoop(
-        store,
+        parts.store,
         turning,
         poll_s=settings.poll_interval_ms / 1000,
         kept_s=settings.fetcher_retention_days * DAY_S,

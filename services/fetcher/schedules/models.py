@@ -74,8 +74,9 @@ class LastJob:
 class Schedule:
     """A schedule's row. `read_time` is when it was read, by the database's clock.
 
-    `last_job` is None while there is none, and once it has been deleted; `last_job_id` stays. `last_revision` is
-    `revision_of` what was seen last, with `auto_update`.
+    `last_job` is None while there is none, and once it has been deleted; `last_job_id` and `last_job_failed` stay.
+    `last_revision` is `revision_of` what the last job was created for, with `auto_update`: what a look saw and no job
+    was created for is seen again.
     """
 
     schedule_id: UUID
@@ -92,6 +93,7 @@ class Schedule:
     last_time: datetime | None
     last_job_id: UUID | None
     last_job: LastJob | None
+    last_job_failed: bool
     last_revision: str
     last_check_time: datetime | None
     trouble: Trouble | None
@@ -108,8 +110,7 @@ class Schedule:
 
         It is where it is another than was fetched last, or can't be known again; and where the last job FAILED.
         """
-        failed = self.last_job is not None and self.last_job.state is JobState.FAILED
-        return failed or not revision or revision != self.last_revision
+        return self.last_job_failed or not revision or revision != self.last_revision
 
 
 @dataclass(frozen=True, slots=True)

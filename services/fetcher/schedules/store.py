@@ -12,7 +12,7 @@ from uuid import UUID
 from psycopg.rows import DictRow
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.common.jobs import JobConnection, JobState
+from services.common.jobs import Job, JobConnection, JobState
 from services.common.postgres import Database, Listener
 from services.fetcher.models import FetchSpec, Phase
 from services.fetcher.schedules.models import LastJob, Look, NewSchedule, Schedule, ScheduleFilters, Trouble, When
@@ -90,18 +90,24 @@ _LOCK_LOOK: LiteralString = _LOCK_ONE.replace(
     "FOR UPDATE", "AND look_token = %(token)s AND look_expire_time > clock_timestamp() FOR UPDATE"
 )
 _END_LOOK = """
-UPDATE fetcher.fetch_schedules SET last_check_time = clock_timestamp(),
-    last_revision = coalesce(%(revision)s, last_revision)
-WHERE schedule_id = %(schedule_id)s
+UPDATE fetcher.fetch_schedules SET last_check_time = clock_timestamp() WHERE schedule_id = %(schedule_id)s
 """
 _GIVE_BACK = """
 UPDATE fetcher.fetch_schedules SET look_expire_time = NULL
 WHERE schedule_id = %(schedule_id)s AND look_token = %(token)s
 """
+_MADE = """
+UPDATE fetcher.fetch_schedules SET last_job_id = %(job_id)s, last_job_failed = false, last_revision = %(revision)s
+WHERE schedule_id = %(schedule_id)s
+"""
+_ENDED = """
+UPDATE fetcher.fetch_schedules SET last_job_failed = %(failed)s
+WHERE schedule_id = %(schedule_id)s AND last_job_id = %(job_id)s
+"""
 _ADVANCE = """
 UPDATE fetcher.fetch_schedules SET last_time = next_time, next_time = %(next_time)s, look_expire_time = NULL,
     end_time = CASE WHEN at_time IS NULL THEN NULL ELSE clock_timestamp() END,
-    last_job_id = coalesce(%(job_id)s, last_job_id), error_reason = %(reason)s, error_message = %(message)s,
+    error_reason = %(reason)s, error_message = %(message)s,
     error_time = CASE WHEN %(reason)s = '' THEN NULL ELSE clock_timestamp() END
 WHERE schedule_id = %(schedule_id)s
 """
@@ -228,13 +234,13 @@ class ScheduleStore:
         assert row is not None  # noqa: S101 - its row is locked
         return Look(schedule, row["look_token"])
 
-    def looked(self, connection: JobConnection, look: Look, revision: str | None) -> Schedule | None:
-        """Take a schedule's row again after a look, and note what was seen; None: nothing.
+    def looked(self, connection: JobConnection, look: Look) -> Schedule | None:
+        """Take a schedule's row again after a look.
 
         Gives the schedule as it was before; None where the look is void: it took too long, or the schedule was
         switched, or deleted. It is locked until the transaction ends, by when it must have been advanced.
         """
-        values = {"schedule_id": look.schedule.schedule_id, "token": look.token, "revision": revision}
+        values = {"schedule_id": look.schedule.schedule_id, "token": look.token}
         row = connection.execute(_LOCK_LOOK, values).fetchone()
         if row is None:
             return None
@@ -247,20 +253,30 @@ class ScheduleStore:
             connection.execute(_GIVE_BACK, {"schedule_id": look.schedule.schedule_id, "token": look.token})
             self._ring(connection)
 
+    def made(self, connection: JobConnection, schedule_id: UUID, job_id: UUID, revision: str) -> None:
+        """Note which job was created, and for what: `revision_of` what a look saw; '': none was needed."""
+        connection.execute(_MADE, {"schedule_id": schedule_id, "job_id": job_id, "revision": revision})
+
+    def ended(self, connection: JobConnection, job: Job) -> None:
+        """Note how a schedule's last job ended, in the transaction that ends it; see `OnEnd`."""
+        schedule_id = FetchSpec.of(job.payload).schedule_id
+        if schedule_id is not None:
+            failed = job.state is JobState.FAILED
+            connection.execute(_ENDED, {"schedule_id": schedule_id, "job_id": job.job_id, "failed": failed})
+
     def advance(
         self,
         connection: JobConnection,
         schedule_id: UUID,
         next_time: datetime | None,
         *,
-        job_id: UUID | None = None,
         trouble: Trouble | None = None,
     ) -> None:
         """Go on to the next time: this one has made a job, or nothing, or could not be heeded."""
         reason, message = (trouble.reason, trouble.message) if trouble else ("", "")
         # A NUL is in no text of PostgreSQL's, and a source may bring one into a sentence.
         said = message.replace("\0", " ")[:MAX_MESSAGE_CHARS]
-        values: dict[str, Any] = {"schedule_id": schedule_id, "next_time": next_time, "job_id": job_id}
+        values: dict[str, Any] = {"schedule_id": schedule_id, "next_time": next_time}
         connection.execute(_ADVANCE, {**values, "reason": reason, "message": said})
 
     def is_job(self, connection: JobConnection, job_id: UUID) -> bool:
@@ -295,7 +311,8 @@ def _not_found(schedule_id: UUID) -> NotFound:
 def _schedule(row: DictRow) -> Schedule:
     names = (
         "schedule_id", "create_number", "created_by", "create_time", "priority", "max_attempts", "auto_update",
-        "enabled", "next_time", "last_time", "last_job_id", "last_revision", "last_check_time", "read_time",
+        "enabled", "next_time", "last_time", "last_job_id", "last_job_failed", "last_revision",
+        "last_check_time", "read_time",
     )  # fmt: skip
     own = {"webhook_message_id": None, "phase": Phase.DOWNLOADING, "plan": None, "reused_bytes": 0, "done_files": 0}
     return Schedule(

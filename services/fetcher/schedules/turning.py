@@ -82,13 +82,13 @@ class Turning:
     def conclude(self, look: Look, seen: str | Trouble) -> None:
         """Create a job where a look saw something new; where the look is void by now, nothing is written."""
         with self._store.transaction() as connection:
-            schedule = self._store.looked(connection, look, None if isinstance(seen, Trouble) else seen)
+            schedule = self._store.looked(connection, look)
             if schedule is None:
                 _log.info("look is void", schedule=str(look.schedule.schedule_id))
             elif isinstance(seen, Trouble):
                 self._advance(connection, schedule, trouble=seen)
             elif schedule.wants(seen):
-                self._make(connection, schedule)
+                self._make(connection, schedule, seen)
             else:
                 self._advance(connection, schedule)
 
@@ -96,8 +96,8 @@ class Turning:
         """Leave a look to others."""
         self._store.give_back(look)
 
-    def _make(self, connection: JobConnection, schedule: Schedule) -> None:
-        """Create the job of the time that is due, and go on to the next."""
+    def _make(self, connection: JobConnection, schedule: Schedule, revision: str = "") -> None:
+        """Create the job of the time that is due, for what a look saw, and go on to the next."""
         due_time = schedule.next_time
         if due_time is None:
             raise AssertionError(f"{schedule.schedule_id} was taken although no time of it comes")
@@ -124,7 +124,8 @@ class Turning:
                 hard_limit_ms=self._limits.hard_limit_ms,
             )
             self._jobs.insert(connection, job)
-        self._store.advance(connection, schedule.schedule_id, _following(schedule), job_id=job_id)
+            self._store.made(connection, schedule.schedule_id, job_id, revision)
+        self._advance(connection, schedule)
         _log.info("schedule came due", schedule=str(schedule.schedule_id), job=str(job_id))
 
     def _advance(self, connection: JobConnection, schedule: Schedule, trouble: Trouble | None = None) -> None:
