@@ -20,9 +20,10 @@ from penstock.cli.__main__ import run
 from penstock.cli.fetch_advice import Ways, help_for, next_step
 from penstock.cli.fetch_progress import follow
 from penstock.cli.output import Output
+from services.common import errors
 from services.fetcher.faults import RETRYABLE
 from services.fetcher.settings import FetcherSettings
-from tests.sdk import ScriptedServer, answer, scripted_server, stream
+from tests.sdk import ScriptedServer, answer, fail, scripted_server, stream
 
 ID = "01934a1e-7c00-7000-8000-000000000001"
 GIBIBYTE = 1024**3
@@ -263,6 +264,19 @@ def test_who_stops_watching_is_told_that_the_fetch_goes_on(
     _, err = printed(capsys, "watch", ID, exit_code=130)
     assert f"it goes on; to see it again: penstock fetch watch {ID}; to end it: penstock fetch cancel {ID}" in err
     assert "CancelFetchJob" not in server.calls
+
+
+def test_a_watch_says_once_that_the_fetcher_is_away_and_how_to_see_the_fetch_again(
+    server: ScriptedServer, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("penstock.fetcher.WATCH_PATIENCE_S", 0.0)
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    gone = errors.Unavailable("the fetcher stops")
+    server.on("WatchFetchJob", stream(pb.WatchFetchJobResponse(job=job_in("QUEUED")), then=gone), fail(gone))
+    for more in ([], ["--json"]):
+        _, err = printed(capsys, "watch", ID, *more, exit_code=6)
+        assert err.count("the fetcher gives no answer, trying again") == (not more)
+        assert f"fetch {ID} goes on when it is back: `penstock fetch watch {ID}` shows it again [UNAVAILABLE]" in err
 
 
 def test_every_reason_has_its_help_and_every_setting_that_it_names_exists() -> None:

@@ -11,12 +11,13 @@ from google.protobuf.message_factory import GetMessageClass
 
 from penstock import NO_RETRIES, RetryPolicy
 from penstock import errors as sdk
+from penstock.api.fetcher.v1 import fetch_jobs_pb2 as fetches
 from penstock.api.inference.v1 import inference_pb2
 from penstock.api.monitoring.v1 import monitoring_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.retries import SAFETY, Safety, Tries, may_repeat, rpc_of
 from services.common import errors
-from tests.sdk import CONTRACTS, ScriptedServer, abort, answer, client_of, fail, scripted_server
+from tests.sdk import CONTRACTS, ScriptedServer, abort, answer, client_of, fail, scripted_server, stream
 
 QUICK = RetryPolicy(attempts=4, base_delay_s=0.001, max_delay_s=0.002)
 GONE = fail(errors.Unavailable("the database is gone"))
@@ -209,6 +210,7 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
         "SetAlias",
         "SetChannel",
         "SetConfiguration",
+        "SetFetchScheduleEnabled",
         "UnloadModel",
         "UpdateAlertRule",
         "UpdateModel",
@@ -217,3 +219,38 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
         "UploadPredictionInput",
         "WaitPredictionJob",
     }
+
+
+def test_a_watch_of_a_job_outlives_more_failures_than_other_calls_have_tries(server: ScriptedServer) -> None:
+    begun = fetches.WatchFetchJobResponse(job=fetches.FetchJob(state=fetches.FETCH_JOB_STATE_DOWNLOADING))
+    done = fetches.WatchFetchJobResponse(job=fetches.FetchJob(state=fetches.FETCH_JOB_STATE_COMPLETED))
+    broken: list[sdk.PenstockError] = []
+    server.on("WatchFetchJob", stream(begun, then=errors.Unavailable("it stops")), *[GONE] * 9, stream(done))
+    with client_of(server, fetcher=server.address, retry=QUICK) as client:
+        seen = [job.state for job in client.fetcher.watch("id", broken=broken.append)]
+    assert seen == [begun.job.state, done.job.state]
+    assert [error.message for error in broken] == ["it stops"], "it is told once of each break"
+
+
+def test_a_watch_that_never_began_is_given_up_like_any_call(server: ScriptedServer) -> None:
+    server.on("WatchFetchJob", GONE)
+    with client_of(server, fetcher=server.address, retry=QUICK) as client, pytest.raises(sdk.Unavailable):
+        next(client.fetcher.watch("id"))
+    assert len(server.calls["WatchFetchJob"]) == QUICK.attempts
+
+
+def _again_and_again(tries: Tries, error: sdk.PenstockError) -> None:
+    for _ in range(100_000):
+        tries.again(error)
+
+
+def test_patience_ends_and_who_wants_no_retries_has_none() -> None:
+    error = sdk.Unavailable("gone", retryable=True)
+    patient = Tries(QUICK, patience_s=0.01)
+    patient.progressed()
+    with pytest.raises(sdk.Unavailable):
+        _again_and_again(patient, error)
+    none = Tries(NO_RETRIES, patience_s=60.0)
+    none.progressed()
+    with pytest.raises(sdk.Unavailable):
+        none.again(error)

@@ -14,7 +14,7 @@ from penstock.errors import PenstockError
 from penstock.fetch_schedules import FetchSchedulesClient
 from penstock.ids import uuid7
 from penstock.paging import pages
-from penstock.retries import Tries
+from penstock.retries import WATCH_PATIENCE_S, Broken, Tries
 from penstock.stubs import FetcherStub
 from penstock.values import enum_number, to_timestamp
 
@@ -145,9 +145,17 @@ class FetcherClient:
         request = pb.GetFetchJobRequest(id=job_id)
         return self._connection.unary(self._connection.stub.GetFetchJob, request).job
 
-    def watch(self, job_id: str) -> Generator[pb.FetchJob, None, None]:
-        """Give a job at once and whenever it changes, until it has ended; a broken stream is taken up again."""
-        tries = Tries(self._connection.retry)
+    def watch(self, job_id: str, *, broken: Broken | None = None) -> Generator[pb.FetchJob, None, None]:
+        """Give a job at once and whenever it changes, until it has ended.
+
+        A stream that breaks is taken up again, for a minute at the least: a service that starts anew is back by then.
+        `broken` is called once for each break that is about to be mended, with its error.
+
+        Raises:
+            NotFound: there is none such (JOB_NOT_FOUND).
+            PenstockError: the service stayed away. The job goes on without; watch it again.
+        """
+        tries = Tries(self._connection.retry, patience_s=WATCH_PATIENCE_S, broken=broken)
         while True:
             request = pb.WatchFetchJobRequest(id=job_id)
             try:

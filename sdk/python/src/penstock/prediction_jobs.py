@@ -19,7 +19,7 @@ from penstock.channels import Connection
 from penstock.errors import DataLoss, InvalidArgument, PenstockError
 from penstock.ids import uuid7
 from penstock.paging import pages
-from penstock.retries import Tries
+from penstock.retries import WATCH_PATIENCE_S, Broken, Tries
 from penstock.tensors import to_tensor
 from penstock.uploads import Progress, UploadFile
 from penstock.values import enum_number, to_struct, to_timestamp
@@ -165,9 +165,17 @@ class PredictionJobsClient:
             if job.state in TERMINAL or monotonic() >= deadline:
                 return job
 
-    def watch(self, job_id: str) -> Generator[pb.PredictionJob, None, None]:
-        """Give a job at once and whenever it changes, until it has ended; a broken stream is taken up again."""
-        tries = Tries(self._connection.retry)
+    def watch(self, job_id: str, *, broken: Broken | None = None) -> Generator[pb.PredictionJob, None, None]:
+        """Give a job at once and whenever it changes, until it has ended.
+
+        A stream that breaks is taken up again, for a minute at the least: a service that starts anew is back by then.
+        `broken` is called once for each break that is about to be mended, with its error.
+
+        Raises:
+            NotFound: there is none such (JOB_NOT_FOUND).
+            PenstockError: the service stayed away. The job goes on without; watch it again.
+        """
+        tries = Tries(self._connection.retry, patience_s=WATCH_PATIENCE_S, broken=broken)
         while True:
             request = pb.WatchPredictionJobRequest(id=job_id)
             try:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import enum
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from math import inf
 
@@ -213,14 +214,25 @@ MAX_ASKED_WAIT_S = 60.0
 """An upload, a download or a watch has no deadline: where the server asks for a longer wait, the caller hears of it."""
 NO_RETRIES = RetryPolicy(attempts=1)
 """Every failure is the caller's."""
+WATCH_PATIENCE_S = 60.0
+"""A job goes on while its service starts anew, and so does whoever watches it: so long a break is tried."""
+Broken = Callable[[PenstockError], object]
+"""Called once for each break that is about to be mended."""
 
 
 class Tries:
     """The tries of one call: counts failures, waits between them, and keeps to the deadline."""
 
-    def __init__(self, policy: RetryPolicy, timeout_s: float = inf) -> None:
+    def __init__(
+        self, policy: RetryPolicy, timeout_s: float = inf, *, patience_s: float = 0.0, broken: Broken | None = None
+    ) -> None:
+        """Begin to count; what has brought something is tried for `patience_s`, too, if the policy has retries."""
         self._policy = policy
         self._deadline = time.monotonic() + timeout_s
+        self._patience_s = patience_s if policy.attempts > 1 else 0.0
+        self._patient_until = 0.0
+        self._begun = False
+        self._broken = broken
         self._failures = 0
 
     @property
@@ -230,16 +242,22 @@ class Tries:
 
     def progressed(self) -> None:
         """Forget the failures: a stream brought something."""
+        self._begun = True
         self._failures = 0
 
     def again(self, error: PenstockError) -> None:
         """Wait until the next try; raises `error` itself where there is none, or no time left for it."""
         self._failures += 1
-        if not error.retryable or self._failures >= self._policy.attempts:
+        if self._failures == 1:
+            self._patient_until = time.monotonic() + self._patience_s * self._begun
+        spent = self._failures >= self._policy.attempts and time.monotonic() >= self._patient_until
+        if not error.retryable or spent:
             raise error
         delay_s = self._policy.delay_s(self._failures, error.retry_after_s)
         if delay_s >= self.remaining_s:
             raise error
         if self.remaining_s == inf and (error.retry_after_s or 0.0) > MAX_ASKED_WAIT_S:
             raise error
+        if self._broken is not None and self._failures == 1:
+            self._broken(error)
         time.sleep(delay_s)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -204,7 +205,7 @@ def watch(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = Fa
             _show(output, _followed(client, output, fetch), waited=True)
             return
         ended = pb.FetchJob()
-        with closing(client.fetcher.watch(fetch)) as watched:
+        with _watched(client, output, fetch) as watched:
             for ended in watched:
                 output.item(document_of(ended))
     _end_with(ended)
@@ -281,12 +282,26 @@ def _followed(client: Client, output: Output, fetch: str) -> pb.FetchJob:
     from penstock.cli.fetch_progress import follow  # 30 ms that only watching needs
 
     try:
-        with closing(client.fetcher.watch(fetch)) as watched:
+        with _watched(client, output, fetch) as watched:
             return follow(output, watched)
     except KeyboardInterrupt:
         output.note(
             f"it goes on; to see it again: penstock fetch watch {fetch}; to end it: penstock fetch cancel {fetch}"
         )
+        raise
+
+
+@contextmanager
+def _watched(client: Client, output: Output, fetch: str) -> Iterator[Iterator[pb.FetchJob]]:
+    """Watch a fetch; where the fetcher stays away, the error says how to take it up again."""
+    from penstock.errors import PenstockError  # loads grpc, which `--help` must not wait for
+
+    try:
+        with closing(client.fetcher.watch(fetch, broken=output.away("the fetcher"))) as watched:
+            yield watched
+    except PenstockError as error:
+        if error.retryable:
+            error.add_note(f"fetch {fetch} goes on when it is back: `penstock fetch watch {fetch}` shows it again")
         raise
 
 

@@ -131,7 +131,7 @@ def create(
                 request_id=request_id,
             )
         if wait:
-            with closing(client.jobs.watch(job.id)) as watched:
+            with closing(client.jobs.watch(job.id, broken=output.away("the service"))) as watched:
                 job = follow(output, watched)
     output.answer(document_of(job), job_facts(output, job))
     _end_with(job, waited=wait)
@@ -154,8 +154,10 @@ def get(job: Job, url: Url = None, token: Token = None, as_json: Json = False, n
 def watch(job: Job, url: Url = None, token: Token = None, as_json: Json = False, no_color: NoColor = False) -> None:
     """Show a job until it has ended. Exit code 0: COMPLETED; 1: FAILED or CANCELLED."""
     output = Output(as_json=as_json, no_color=no_color)
-    with connect(Service.JOBS, url, token) as client, closing(client.jobs.watch(_whole(client, job))) as watched:
-        ended = follow(output, watched)
+    with connect(Service.JOBS, url, token) as client:
+        watching = client.jobs.watch(_whole(client, job), broken=output.away("the service"))
+        with closing(watching) as watched:
+            ended = follow(output, watched)
     output.answer(document_of(ended), job_facts(output, ended))
     _end_with(ended, waited=True)
 

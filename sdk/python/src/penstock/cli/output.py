@@ -8,7 +8,7 @@ columns that there is no room for are named below the table. Piped they are plai
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -108,6 +108,10 @@ class Output:
         """Say something beside the answer, on stderr: with `--json` nothing."""
         if not self.as_json:
             self.stderr.print(text, soft_wrap=not self.stderr.is_terminal)
+
+    def away(self, service: str) -> Callable[[Exception], None]:
+        """Give what says that a watch broke, and is taken up again."""
+        return lambda _: self.note(f"{service} gives no answer, trying again")
 
     def warn(self, sentences: Iterable[str]) -> None:
         """Say on stderr what looks like a mistake in what was done all the same; with `--json` it is in the answer."""
