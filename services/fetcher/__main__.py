@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import ExitStack
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from services.common.addresses import AddressRules, AllowedHosts, OnlyHosts
@@ -80,11 +81,11 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
     jobs = JobStore(database, SCHEMA, TABLE, on_end=ended)
     counters = FetchCounters(metrics.registry)
     sources = _sources(settings, Throttle(HostStore(database), _host_limits(settings), counters))
-    client = stack.enter_context(client_of(settings, registry=settings.registry_address))
+    open_client = partial(client_of, settings, registry=settings.registry_address)
     checks = [database.check, blobs.check]
     workers = None
     if settings.fetcher_worker_enabled:
-        registering = Registering(client, fetches, blobs)
+        registering = Registering(open_client, fetches, blobs)
         workers = _workers(settings, stack, jobs, fetches, downloads, blobs, sources, registering, counters)
         checks.append(workers.check)
     metrics.registry.register(FetchCollector(jobs, lambda: workers.busy_count if workers else 0))
@@ -94,7 +95,7 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         blob_grace_s=settings.blob_grace_ms / 1000,
     )
     interval_s = settings.fetcher_housekeeping_interval_ms / 1000
-    leftovers = Leftovers(jobs, fetches, client)
+    leftovers = Leftovers(jobs, fetches, stack.enter_context(open_client()))
     housekeeping = Housekeeping(jobs, downloads, blobs, kept, interval_s=interval_s, also=leftovers.clear)
     housekeeping.open()
     stack.callback(housekeeping.close)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
@@ -23,6 +23,7 @@ from penstock.errors import (
     PermissionDenied,
     ValidationFailed,
 )
+from penstock.registry import RegistryClient
 from penstock.uploads import UploadFile, framework_of
 from services.common.blobs import BlobStore
 from services.common.jobs import Job, JobRun
@@ -45,8 +46,9 @@ _NO = (InvalidArgument, FailedPrecondition, PermissionDenied, NotFound, AlreadyE
 class Registering:
     """Makes versions of what was fetched."""
 
-    def __init__(self, client: Client, fetches: FetchStore, blobs: BlobStore) -> None:
-        self._client = client
+    def __init__(self, open_client: Callable[[], Client], fetches: FetchStore, blobs: BlobStore) -> None:
+        """Take what opens a client of the registry: each run has its own, which closes when the run is to end."""
+        self._open_client = open_client
         self._fetches = fetches
         self._blobs = blobs
 
@@ -61,7 +63,8 @@ class Registering:
         """
         target = FetchTarget.FromString(spec.target)
         try:
-            return self._register(run, spec, plan, target, model, downloads)
+            with self._asking(run) as asking:
+                return asking.register(run, spec, plan, target, model, downloads)
         except _NO as error:
             raise RegistrationRefused(f"the registry refused it: {error.message} ({error.reason})") from error
         except (PenstockError, OSError) as error:
@@ -81,18 +84,38 @@ class Registering:
             return None  # an attempt before this one may have made it
         known = Known.of_plan(spec, plan)
         try:
-            if asked_for:
-                found = self._named(model, asked_for)
-                if found is not None and not known.may_be(found):
-                    raise _other(found)
-            else:
-                found, _ = self._among(model, known)
-            return self._ready(run, found) if found is not None and known.is_of(found) else None
+            with self._asking(run) as asking:
+                if asked_for:
+                    found = asking.named(model, asked_for)
+                    if found is not None and not known.may_be(found):
+                        raise _other(found)
+                else:
+                    found, _ = asking.among(model, known)
+                return asking.ready(run, found) if found is not None and known.is_of(found) else None
         except (PenstockError, OSError) as error:
             _log.info("registry not asked beforehand", model=model, error=str(error))
             return None
 
-    def _register(
+    @contextmanager
+    def _asking(self, run: JobRun) -> Iterator[_Asking]:
+        """Lend connections of the run's own: whatever it waits for at the registry ends with it, and nothing else."""
+        with self._open_client() as client:
+            run.on_stop(client.close)
+            try:
+                yield _Asking(client.registry, self._fetches, self._blobs)
+            finally:
+                run.forget(client.close)
+
+
+class _Asking:
+    """One run's calls to the registry."""
+
+    def __init__(self, registry_client: RegistryClient, fetches: FetchStore, blobs: BlobStore) -> None:
+        self._registry = registry_client
+        self._fetches = fetches
+        self._blobs = blobs
+
+    def register(
         self,
         run: JobRun,
         spec: FetchSpec,
@@ -104,22 +127,22 @@ class Registering:
         known = Known.of_downloads(spec, plan, downloads)
         version, refused = spec.version, 0
         if target.version and spec.phase is not Phase.PROCESSING and (same := self._same(model, version, known)):
-            return self._ready(run, same), True
+            return self.ready(run, same), True
         for _ in range(MOST_TURNS):
             if not version:
-                found, highest = self._among(model, known)
+                found, highest = self.among(model, known)
                 if found is not None:
-                    return self._ready(run, found), True
+                    return self.ready(run, found), True
                 version = f"v{max(highest, refused) + 1}"
             # Kept before anything is registered: whoever takes the job over registers the same, or finds it there.
             with run.holding() as connection:
                 self._fetches.name(connection, run.job.job_id, model, version)
             try:
-                return self._ready(run, self._upload(run, spec, plan, model, version, known, downloads)), False
+                return self.ready(run, self._upload(run, spec, plan, model, version, known, downloads)), False
             except AlreadyExists:
                 if target.version:
                     if same := self._same(model, version, known):
-                        return self._ready(run, same), True
+                        return self.ready(run, same), True
                     raise
                 # Another fetch was quicker, or one that was deleted had the name.
                 version, refused = "", _number(version)
@@ -135,18 +158,19 @@ class Registering:
         Raises:
             RegistrationRefused: it is another (VERSION_EXISTS).
         """
-        found = self._named(model, version)
+        found = self.named(model, version)
         if found is not None and not known.is_of(found):
             raise _other(found)
         return found
 
-    def _named(self, model: str, version: str) -> registry.ModelVersion | None:
+    def named(self, model: str, version: str) -> registry.ModelVersion | None:
+        """Find a version by its name."""
         try:
-            return self._client.registry.get_version(model, version)
+            return self._registry.get_version(model, version)
         except NotFound:
             return None
 
-    def _ready(self, run: JobRun, version: registry.ModelVersion) -> registry.ModelVersion:
+    def ready(self, run: JobRun, version: registry.ModelVersion) -> registry.ModelVersion:
         """Wait for the validator; raises Stopped as soon as the run is to end, and FailedPrecondition."""
         until = time.monotonic() + VALIDATION_S
         while version.state != registry.VERSION_STATE_READY:
@@ -156,23 +180,23 @@ class Registering:
                 sentence = f"{version.model} {version.version} still waits for a validator; its fetch is tried again"
                 raise RegistryUnavailable(sentence)
             run.wait(LOOK_INTERVAL_S)
-            version = self._client.registry.get_version(version.model, version.version)
+            version = self._registry.get_version(version.model, version.version)
         return version
 
     def _clear_away(self, model: str, version: str, origin: registry.Source) -> None:
         """Delete a version of this fetch that failed its validation: nobody asked for one that cannot be served."""
         try:
-            found = self._client.registry.get_version(model, version)
+            found = self._registry.get_version(model, version)
             if found.state == registry.VERSION_STATE_FAILED and found.source == origin:
-                self._client.registry.delete_version(model, version)
+                self._registry.delete_version(model, version)
         except PenstockError as error:
             _log.warning("a failed version stays", model=model, version=version, reason=error.reason)
 
-    def _among(self, model: str, known: Known) -> tuple[registry.ModelVersion | None, int]:
+    def among(self, model: str, known: Known) -> tuple[registry.ModelVersion | None, int]:
         """Find the version that was made of the same, and the highest number of those called v1, v2 and so on."""
         highest = 0
         try:
-            for count, version in enumerate(self._client.registry.list_versions(model)):
+            for count, version in enumerate(self._registry.list_versions(model)):
                 highest = max(highest, _number(version.version))
                 if known.is_of(version):
                     return version, highest
@@ -199,7 +223,7 @@ class Registering:
                 reader = stack.enter_context(DownloadReader(self._blobs, download))
                 source = cast("BinaryIO", reader)
                 files[path] = UploadFile(path, source, 0, download.size_bytes, download.sha256)
-            return self._client.registry.register_version(
+            return self._registry.register_version(
                 model,
                 version,
                 files,

@@ -21,6 +21,7 @@ from penstock.channels import Connection
 from penstock.errors import NotFound
 from services.common.jobs import JobStore
 from services.fetcher.downloading.reading import DownloadReader
+from services.registry.servicer import RegistryServicer
 from tests.fetching import Place, fetching
 from tests.postgres import PostgresServer
 from tests.registry import wait_until
@@ -191,3 +192,34 @@ def test_what_became_ready_after_its_fetch_had_failed_is_what_the_next_one_finds
     assert (again.result.version, again.result.existed) == ("v1", True), again.error
     (version,) = listed(place, "late")
     assert version.state == registry.VERSION_STATE_READY
+
+
+@pytest.mark.parametrize("how", ["cancelled", "lost"])
+def test_a_run_that_is_to_end_leaves_a_registry_that_does_not_answer(
+    postgres_server: PostgresServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    begun, gone, seen = threading.Event(), threading.Event(), list[bool]()
+    register = RegistryServicer.RegisterVersion
+
+    def slow(servicer: Any, requests: Any, context: Any) -> Any:
+        if not begun.is_set():
+            context.add_callback(gone.set)
+            begun.set()
+            seen.append(gone.wait(20))  # else it answers at last, before the run is given up and its process with it
+        return register(servicer, requests, context)
+
+    monkeypatch.setattr(RegistryServicer, "RegisterVersion", slow)
+    with fetching(postgres_server, tmp_path) as place:
+        held = place.client.fetcher.start("url", place.origin.serve("/held.onnx", models.classifier(), etag='"held"'))
+        assert begun.wait(60)
+        if how == "cancelled":
+            place.client.fetcher.cancel(held.id)
+        else:
+            place.rows("UPDATE fetcher.fetch_jobs SET lease_expire_time = clock_timestamp() RETURNING 1")
+        job = place.end(held)
+        wait_until(lambda: seen or None)
+        assert seen == [True]
+        ended = (pb.FETCH_JOB_STATE_CANCELLED, 1) if how == "cancelled" else (pb.FETCH_JOB_STATE_COMPLETED, 2)
+        assert (job.state, job.attempt_count) == ended, job.error
+        other = place.fetch("url", place.origin.serve("/next.onnx", models.classifier(seed=1), etag='"next"'))
+        assert other.result.version == "v1", other.error
