@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from rich.console import Group, RenderableType
@@ -20,7 +21,7 @@ _COLUMNS = (
     Column("fetch", give="id"),
     Column("state"),
     Column("into", give="cut", least_width=10),
-    Column("bytes", "right"),
+    Column("bytes", "right", optional=True),
     Column("reference", give="cut", least_width=20, optional=True),
     Column("why", optional=True),
     Column("source", optional=True),
@@ -62,16 +63,19 @@ def fetches_table(output: Output, jobs: Sequence[pb.FetchJob]) -> RenderableType
         (
             job.id,
             Text("cancelling", style="yellow") if _is_cancelled(job) else styled(state_of(job), _STYLES),
-            _into(job),
+            _into(job) or _from(output, job),
             _share_words(job.progress),
             job.source.reference,
-            "" if job.state == pb.FETCH_JOB_STATE_COMPLETED else job.error.reason,
+            _why(job),
             job.source.source,
             output.time(time_of(job.create_time)),
         )
         for job in jobs
     ]
-    return output.table(_COLUMNS, rows, empty="no fetch: `penstock fetch start SOURCE REFERENCE` makes one")
+    # Why one failed is what a list is looked at for: it stays, however narrow the terminal.
+    keeps = any(job.state == pb.FETCH_JOB_STATE_FAILED for job in jobs)
+    columns = [replace(each, optional=False) if keeps and each.title == "why" else each for each in _COLUMNS]
+    return output.table(columns, rows, empty="no fetch: `penstock fetch start SOURCE REFERENCE` makes one")
 
 
 def fetch_facts(output: Output, job: pb.FetchJob) -> RenderableType:
@@ -250,6 +254,15 @@ def _is_cancelled(job: pb.FetchJob) -> bool:
 def _into(job: pb.FetchJob) -> str:
     made = job.result if job.HasField("result") else job.target
     return f"{made.model} {made.version}".strip()
+
+
+def _from(output: Output, job: pb.FetchJob) -> str | Text:
+    """Say what is fetched, for want of a model's name; piped it stands beside it."""
+    return Text(printable(f"of {job.source.reference}"), style="dim") if output.stdout.is_terminal else ""
+
+
+def _why(job: pb.FetchJob) -> str:
+    return "" if job.state == pb.FETCH_JOB_STATE_COMPLETED else job.error.reason
 
 
 def _share_words(progress: pb.FetchProgress) -> str:
