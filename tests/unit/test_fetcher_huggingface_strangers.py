@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 from services.common.addresses import AddressRules
-from services.common.errors import DomainError
-from services.fetcher.faults import FileTooLarge, Forbidden, ModelNotFound, NetworkError
+from services.fetcher.faults import FileTooLarge, Forbidden, ModelNotFound, NetworkError, RegistrationRefused
 from services.fetcher.models import Reference
 from services.fetcher.sources import hub as asked_hub
 from services.fetcher.sources.source import Stopping
@@ -76,10 +75,19 @@ def test_names_of_files_that_lead_elsewhere_are_left_out(server: hub.Hub) -> Non
 
 
 def test_names_that_some_file_systems_mix_up_are_refused_before_anything_comes(server: hub.Hub) -> None:
-    names = ("saved_model.pb", "variables/a", "variables/A")
-    publish(server, "org/mixed", said={"siblings": [{"rfilename": name, "size": 1} for name in names]})
-    with pytest.raises(DomainError, match="some file systems mix them up"):
-        look(server, "org/mixed")
+    for mixed in (("variables/a", "variables/A"), ("assets/Words/a", "assets/words/b")):
+        names = ("saved_model.pb", *mixed)
+        publish(server, "org/mixed", said={"siblings": [{"rfilename": name, "size": 1} for name in names]})
+        with pytest.raises(RegistrationRefused, match="some file systems mix them up"):
+            look(server, "org/mixed")
+
+
+def test_names_that_are_left_out_hide_no_other_warning(server: hub.Hub) -> None:
+    siblings = [{"rfilename": name, "size": 1} for name in ("onnx/model.onnx", *(f"../{n}" for n in range(60)))]
+    publish(server, "org/hidden", said={"siblings": siblings, "cardData": {}, "tags": []})
+    warnings = look(server, "org/hidden").warnings
+    assert len(warnings) == 50
+    assert any("names no licence" in warning for warning in warnings)
 
 
 def test_a_model_of_too_many_files_is_refused(server: hub.Hub) -> None:

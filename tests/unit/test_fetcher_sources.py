@@ -16,7 +16,14 @@ import pytest
 from penstock.api.fetcher.v1 import sources_pb2 as pb
 from services.common.addresses import AddressRules, AllowedHosts, bears_secret
 from services.common.errors import DomainError, InvalidArgument, Unavailable
-from services.fetcher.faults import FileTooLarge, Forbidden, NetworkError, SourceChanged
+from services.fetcher.faults import (
+    FileTooLarge,
+    Forbidden,
+    ModelNotFound,
+    NetworkError,
+    RegistrationRefused,
+    SourceChanged,
+)
 from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources import filesystem
 from services.fetcher.sources.filesystem import FilesystemSource
@@ -24,6 +31,7 @@ from services.fetcher.sources.http import GuardedHttp, HttpLimits
 from services.fetcher.sources.servicer import SourceServicer
 from services.fetcher.sources.source import Found, Stopping
 from services.fetcher.sources.url import UrlSource
+from services.registry.file_names import FileNames
 from tests import origins
 from tests.origins import Origin, answering
 
@@ -274,6 +282,40 @@ def test_a_file_that_changes_while_it_is_read_is_begun_anew(
             came += b"".join(chunks)
     with pytest.raises(SourceChanged), folder_source(tmp_path).open(file, 0, Stopping()):
         pass
+
+
+def test_a_folders_files_have_names_that_the_registry_takes(tmp_path: Path) -> None:
+    for name in ("model.onnx", "a\nb.txt", "back\\slash", "\x1b[2J", "l" * 255):
+        (tmp_path / name).write_bytes(b"x")
+    source = FilesystemSource([tmp_path.as_uri()])
+    told = source.find(Reference("filesystem", str(tmp_path)), Stopping())
+    assert [file.path for file in told.plan.files] == ["l" * 255, "model.onnx"]
+    assert sorted(warning.partition(" is left out")[0] for warning in told.warnings) == [
+        "\\x1b[2J", "a\\nb.txt", "back\\slash",
+    ]  # fmt: skip
+    with pytest.raises(RegistrationRefused, match="can be no file of a version"):
+        source.find(Reference("filesystem", str(tmp_path / "back\\slash")), Stopping())
+    deep = tmp_path.joinpath("deep", *["d" * 200] * 3)
+    deep.mkdir(parents=True)
+    (deep / "m").write_bytes(b"x")
+    with pytest.raises(ModelNotFound):  # its path is longer than any of a version's
+        source.find(Reference("filesystem", str(tmp_path / "deep")), Stopping())
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("README.md", "readme.md"), ("gr\u00f6\u00dfe", "gro\u0308sse"), ("Assets/x", "assets/y"), ("a/B/c", "a/b")],
+)
+def test_files_of_a_folder_that_some_file_system_mixes_up_are_refused(tmp_path: Path, names: tuple[str, str]) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(RegistrationRefused, match="some file systems mix them up"):
+        FilesystemSource([tmp_path.as_uri()]).find(Reference("filesystem", str(tmp_path)), Stopping())
+    registry = FileNames()
+    registry.take(names[0])
+    with pytest.raises(InvalidArgument):
+        registry.take(names[1])
 
 
 def test_a_fault_of_whoever_reads_is_not_blamed_on_the_file(tmp_path: Path) -> None:

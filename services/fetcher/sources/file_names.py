@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from services.common.file_names import DistinctPaths
 from services.fetcher.faults import RegistrationRefused
 
 MAX_PATH_CHARS: Final = 512
 MAX_NAME_BYTES: Final = 255
+MAX_WARNINGS: Final = 50
+"""Of one look at a source."""
 
 
 def fault_of(path: str) -> str:
     """Say what keeps a path from being a file's within a version; '' where nothing does."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its name is not UTF-8"
     parts = path.split("/")
-    if (
-        not path
-        or len(path) > MAX_PATH_CHARS
-        or any(len(part.encode(errors="replace")) > MAX_NAME_BYTES for part in parts)
-    ):
+    if not path or len(path) > MAX_PATH_CHARS or any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
         return "its name is empty or too long"
     if not path.isprintable() or "\\" in path:
         return "its name has a backslash, or characters that cannot be shown"
@@ -32,19 +34,20 @@ def check_distinct(paths: Iterable[str]) -> None:
     """See that each path means one file on every file system, before anything is brought.
 
     Raises:
-        RegistrationRefused: two differ in the case of letters only, or one is a folder of the other.
+        RegistrationRefused: two differ in letters alone that some file system mixes up, or one is a folder of another.
     """
-    files: set[str] = set()
-    folders: set[str] = set()
+    taken = DistinctPaths()
     for path in paths:
-        parts = unicodedata.normalize("NFC", path).casefold().split("/")
-        above = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
-        folded = "/".join(parts)
-        if folded in files or folded in folders or above & files:
-            sentence = f"{shown(path)} and another file cannot both be: some file systems mix them up"
+        if other := taken.take(path):
+            sentence = f"{shown(path)} and {shown(other)} cannot both be: some file systems mix them up"
             raise RegistrationRefused(f"{sentence}; rename or leave out one")
-        files.add(folded)
-        folders |= above
+
+
+def told_of(left_out: Sequence[tuple[str, str]]) -> tuple[str, ...]:
+    """Write warnings of paths that are left out, each with why: of the first ones, and how many more there are."""
+    told = tuple(f"{shown(path)} is left out: {why}" for path, why in left_out[:MAX_WARNINGS])
+    more = len(left_out) - MAX_WARNINGS
+    return (*told, f"{more:,} more are left out") if more > 0 else told
 
 
 def shown(text: str) -> str:

@@ -14,14 +14,21 @@ from typing import Final
 from urllib.parse import unquote, urlsplit
 
 from services.common.errors import InvalidArgument
-from services.fetcher.faults import FileTooLarge, Forbidden, ModelNotFound, NetworkError, SourceChanged
+from services.fetcher.faults import (
+    FileTooLarge,
+    Forbidden,
+    ModelNotFound,
+    NetworkError,
+    RegistrationRefused,
+    SourceChanged,
+)
 from services.fetcher.models import Plan, Reference, RemoteFile
+from services.fetcher.sources.file_names import check_distinct, fault_of, shown, told_of
 from services.fetcher.sources.source import MAX_FILES, Found, Stopping, is_archive, model_name
 
 CHUNK_BYTES: Final = 1024 * 1024
 MAX_ENTRIES: Final = 10_000
 MAX_DEPTH: Final = 32
-MAX_WARNINGS: Final = 50
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK
 _MISSING: Final = {errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -94,17 +101,17 @@ class FilesystemSource:
         with _opened(root, inner, _FILE) as handle, _told(inner.name):
             if stat.S_ISDIR(os.fstat(handle).st_mode):
                 files = tuple(_walked(handle, str(root / inner), left_out, stopping))
+            elif fault := fault_of(inner.name):
+                raise RegistrationRefused(f"{shown(inner.name)} can be no file of a version: {fault}; rename it")
             else:
                 files = (_described(handle, inner.name, str(root / inner)),)
         if not files:
-            raise ModelNotFound(f"there is no file in {reference.reference}")
+            raise ModelNotFound(f"there is no file in {shown(reference.reference)}")
+        check_distinct(file.path for file in files)
         if reference.sha256 and len(files) == 1:
             files = (RemoteFile(files[0].path, files[0].locator, files[0].tag, files[0].size_bytes, reference.sha256),)
         unpack = len(files) == 1 and is_archive(files[0].path)
-        warnings = [f"{_shown(path)} is left out: {why}" for path, why in left_out[:MAX_WARNINGS]]
-        if len(left_out) > MAX_WARNINGS:
-            warnings.append(f"{len(left_out) - MAX_WARNINGS:,} more are left out")
-        return Found(Plan("", files, unpack=unpack), model_name(inner.name or root.name), tuple(warnings))
+        return Found(Plan("", files, unpack=unpack), model_name(inner.name or root.name), told_of(left_out))
 
     @contextmanager
     def open(self, file: RemoteFile, offset: int, stopping: Stopping, *, end: int | None = None) -> Iterator[FileFlow]:
@@ -194,8 +201,8 @@ def _walked(folder: int, place: str, left_out: list[tuple[str, str]], stopping: 
                 raise FileTooLarge(f"the folder has more than {MAX_ENTRIES:,} entries")
             for entry in sorted(entries, key=lambda entry: entry.name):
                 path = "/".join((*above, entry.name))
-                if not _is_text(entry.name):
-                    left_out.append((path, "its name is not UTF-8"))
+                if fault := fault_of(path):
+                    left_out.append((path, fault))
                 elif entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
                     left_out.append((path, "links and devices are not followed"))
                 elif entry.is_dir(follow_symlinks=False):
@@ -213,19 +220,6 @@ def _walked(folder: int, place: str, left_out: list[tuple[str, str]], stopping: 
                         os.close(inside)
         finally:
             os.close(handle)
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _shown(path: str) -> str:
-    """Write a path so that it says nothing to a terminal but its name."""
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in path)
 
 
 def _check_same(handle: int, file: RemoteFile) -> None:

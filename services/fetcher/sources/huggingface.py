@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -13,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
 from services.common.errors import InvalidArgument
-from services.fetcher.faults import FileTooLarge, NetworkError, UnsupportedFramework
+from services.fetcher.faults import FileTooLarge, NetworkError
 from services.fetcher.models import Plan, Reference, RemoteFile
-from services.fetcher.sources.bundles import CONFIG, DEFAULT, Form, Layout, laid_out, upwards
+from services.fetcher.sources.bundles import CONFIG, DEFAULT, Form, Layout, laid_out, upwards, within
 from services.fetcher.sources.cards import Texts, card_of, document, modules_of
+from services.fetcher.sources.file_names import MAX_WARNINGS, check_distinct, fault_of, told_of
 from services.fetcher.sources.http_files import HttpFlow, opened
 from services.fetcher.sources.hub import Hub, read
 from services.fetcher.sources.source import MAX_FILES, Found, Stopping, Variant, model_name
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 MAX_TEXT_BYTES: Final = 1024 * 1024
 MAX_TEXTS_BYTES: Final = 4 * 1024 * 1024
-MAX_PATH_CHARS: Final = 512
 MAX_REVISION_CHARS: Final = 256
-MAX_WARNINGS: Final = 50
 MAX_VARIANTS: Final = 64
 """As many are shown; any can be named."""
 _NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?")
@@ -100,7 +98,7 @@ class HuggingFaceSource:
                 metadata=_with_variant(card.metadata, layout, chosen),
             ),
             model_name(place.repository),
-            (*left_out, *layout.warnings, *unread, *card.warnings)[:MAX_WARNINGS],
+            (*layout.warnings, *unread, *card.warnings, *left_out)[:MAX_WARNINGS],
             variants[1:],
             card.licence,
             layout.has_default,
@@ -203,50 +201,36 @@ def _is_place(place: Place) -> bool:
         named
         and names[0] not in _KINDS
         and not place.repository.endswith(".git")
-        and (not place.folder or _is_path(place.folder))
-        and (not revision or (_is_path(revision) and len(revision) <= MAX_REVISION_CHARS))
+        and (not place.folder or not fault_of(place.folder))
+        and (not revision or (not fault_of(revision) and len(revision) <= MAX_REVISION_CHARS))
     )
 
 
-def _is_path(path: str) -> bool:
-    """Whether a path leads somewhere below where it begins, everywhere, and shows nothing but itself."""
-    plain = path.isprintable() and "\\" not in path and len(path) <= MAX_PATH_CHARS
-    return plain and all(part not in ("", ".", "..") and len(part.encode()) <= 255 for part in path.split("/"))
-
-
-def _believed(siblings: Iterable[RepoSibling]) -> tuple[dict[str, RepoSibling], list[str]]:
+def _believed(siblings: Iterable[RepoSibling]) -> tuple[dict[str, RepoSibling], tuple[str, ...]]:
     """Give the files whose names can be believed, and say which are left out."""
     files: dict[str, RepoSibling] = {}
-    warnings: list[str] = []
+    left_out: list[tuple[str, str]] = []
     for sibling in siblings:
         path = sibling.rfilename
-        if not _is_path(path):
-            warnings.append(f"{ascii(path)[1:81]} is left out: it is no relative path within its folder")
+        if fault := fault_of(path):
+            left_out.append((path, fault))
         elif sibling.size == 0:
-            warnings.append(f"{path} is left out: it is empty")
+            left_out.append((path, "it is empty"))
         else:
             files[path] = sibling
-    return files, warnings
+    return files, told_of(left_out)
 
 
 def _check(form: Form, root: str, repository: str) -> None:
-    """See that the registry would take the files; raises FileTooLarge, UnsupportedFramework."""
+    """See that the registry would take the files; raises FileTooLarge, RegistrationRefused."""
     if len(form.paths) > MAX_FILES:
         raise FileTooLarge(f"{form.name} of {repository} has {len(form.paths):,} files; {MAX_FILES:,} are allowed")
-    seen: dict[str, str] = {}
-    for path in form.paths:
-        folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-        if folded in seen:
-            sentence = f"{seen[folded]} and {path} can't both be in a version: some file systems mix them up"
-            raise UnsupportedFramework(f"{repository}/{root}: {sentence}" if root else f"{repository}: {sentence}")
-        seen[folded] = path
+    check_distinct(within(path, root) for path in form.paths)
 
 
 def _within(root: str, form: Form, files: Mapping[str, RemoteFile]) -> tuple[RemoteFile, ...]:
     """Give the files of a form by their paths within the version."""
-    return tuple(
-        replace(files[path], path=path.removeprefix(f"{root}/") if root else path) for path in form.paths[:MAX_FILES]
-    )
+    return tuple(replace(files[path], path=within(path, root)) for path in form.paths[:MAX_FILES])
 
 
 def _with_variant(metadata: dict[str, Any], layout: Layout, form: Form) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from services.fetcher.faults import (
     Unauthorized,
 )
 from services.fetcher.models import Plan, Reference, RemoteFile
-from services.fetcher.sources.file_names import check_distinct, fault_of, shown
+from services.fetcher.sources.file_names import check_distinct, fault_of, told_of
 from services.fetcher.sources.http import Answer, GuardedHttp
 from services.fetcher.sources.http_files import HttpFlow, body_of, length_of, opened, tag_of
 from services.fetcher.sources.source import MAX_FILES, Found, Stopping, is_archive, model_name
@@ -40,7 +40,6 @@ MAX_LISTED: Final = 10_000
 MAX_PAGES: Final = 100
 MAX_PAGE_BYTES: Final = 16 * 1024 * 1024
 MAX_REFUSAL_BYTES: Final = 64 * 1024
-MAX_WARNINGS: Final = 50
 AMAZON: Final = "https://s3.amazonaws.com"
 _EMPTY_SHA256: Final = hashlib.sha256(b"").hexdigest()
 _REFERENCE: Final = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])(?:/(.*))?", re.DOTALL)
@@ -133,18 +132,15 @@ class S3Source:
         place = self._placed(reference.reference)
         if not place.is_folder:
             return self._found(place, reference, stopping)
-        left_out: list[str] = []
+        left_out: list[tuple[str, str]] = []
         files = tuple(self._listed(place, left_out, stopping))
         if not files:
             raise ModelNotFound(f"there is no file in {place}")
         check_distinct(file.path for file in files)
         if reference.sha256 and len(files) == 1:
             files = (replace(files[0], sha256=reference.sha256),)
-        warnings = left_out[:MAX_WARNINGS]
-        if len(left_out) > MAX_WARNINGS:
-            warnings.append(f"{len(left_out) - MAX_WARNINGS:,} more are left out")
         unpack = len(files) == 1 and is_archive(files[0].path)
-        return Found(Plan("", files, unpack=unpack), model_name(place.key or place.bucket), tuple(warnings))
+        return Found(Plan("", files, unpack=unpack), model_name(place.key or place.bucket), told_of(left_out))
 
     @contextmanager
     def open(self, file: RemoteFile, offset: int, stopping: Stopping, *, end: int | None = None) -> Iterator[HttpFlow]:
@@ -203,7 +199,7 @@ class S3Source:
         with self._asked(place.bucket, place.key, {"Range": "bytes=0-0"}, stopping, query=query):
             raise NetworkError(f"{urlsplit(self._access.endpoint).hostname} gives {place}, and refuses to describe it")
 
-    def _listed(self, place: _Place, left_out: list[str], stopping: Stopping) -> Iterator[RemoteFile]:
+    def _listed(self, place: _Place, left_out: list[tuple[str, str]], stopping: Stopping) -> Iterator[RemoteFile]:
         """Give the files below a key, in the order of S3."""
         seen = count = 0
         for key, etag, size_bytes in self._keys(place, stopping):
@@ -216,7 +212,7 @@ class S3Source:
             if key.endswith("/") and not size_bytes:
                 continue  # how consoles show a folder
             if fault := fault_of(path):
-                left_out.append(f"{shown(path)} is left out: {fault}")
+                left_out.append((path, fault))
                 continue
             count += 1
             if count > MAX_FILES:

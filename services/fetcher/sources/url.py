@@ -11,12 +11,12 @@ from urllib.parse import unquote, urlsplit
 from services.common.addresses import bears_secret
 from services.common.errors import InvalidArgument
 from services.fetcher.models import Plan, Reference, RemoteFile
+from services.fetcher.sources.file_names import fault_of
 from services.fetcher.sources.http import Answer, GuardedHttp
 from services.fetcher.sources.http_files import HttpFlow, begin_of, opened, size_of, tag_of
 from services.fetcher.sources.source import Found, Stopping, is_archive, model_name
 
 _NAMED: Final = re.compile(r'filename="?([^";]+)"?', re.IGNORECASE)
-MAX_NAME_BYTES: Final = 255
 
 
 class UrlSource:
@@ -71,5 +71,4 @@ def _name_of(answer: Answer, url: str) -> str:
     found = _NAMED.search(answer.headers.get("Content-Disposition", ""))
     said = found[1] if found else unquote(urlsplit(url).path)
     name = said.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
-    usable = name.isprintable() and name.strip(".") and len(name.encode()) <= MAX_NAME_BYTES
-    return name if usable else "model.onnx"
+    return name if name.strip(".") and not fault_of(name) else "model.onnx"
