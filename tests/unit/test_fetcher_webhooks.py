@@ -119,6 +119,12 @@ def test_people_read_what_happened(job: Job, title: str, said: str) -> None:
     assert "for operators" not in json.dumps(document)
 
 
+def test_a_version_that_was_there_already_is_named_in_the_job_as_well() -> None:
+    found = asdict(FetchResult("a", "v1", 1, existed=True, downloaded_bytes=0))
+    job = told(replace(COMPLETED, result=found, payload={**PAYLOAD, "model": "", "version": ""}))["job"]
+    assert (job["model"], job["version"]) == ("a", "v1")
+
+
 @pytest.mark.parametrize("most", ["\U0001f642", '"'])
 def test_the_longest_document_is_sent(most: str) -> None:
     """Whoever could not be told could not end either: within an envelope, where a quote takes more, it still fits."""

@@ -33,15 +33,15 @@ def fetch_document(job: Job, message_id: UUID) -> bytes:
         "title": _cut(" ".join(f"{job.state}: {_what(spec, result)}".split()), MAX_TITLE_CHARS),
         "text": _text(job, spec, result),
         "state": job.state.value,
-        "job": _job(job, spec),
+        "job": _job(job, spec, result),
         "error": _error(job),
         "result": _result(result),
     }
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
 
 
-def _job(job: Job, spec: FetchSpec) -> dict[str, Any]:
-    said, plan = spec.reference, spec.plan
+def _job(job: Job, spec: FetchSpec, result: FetchResult | None) -> dict[str, Any]:
+    said, plan, named = spec.reference, spec.plan, result or spec
     return {
         "id": str(job.job_id),
         "source": said.source,
@@ -49,8 +49,8 @@ def _job(job: Job, spec: FetchSpec) -> dict[str, Any]:
         "revision": said.revision,
         "variant": said.variant,
         "resolved_revision": plan.revision if plan else "",
-        "model": spec.model,
-        "version": spec.version,
+        "model": named.model,
+        "version": named.version,
         "file_count": len(plan.files) if plan else 0,
         "total_bytes": plan.size_bytes if plan else None,
         "done_bytes": job.progress.done,
