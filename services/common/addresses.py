@@ -81,6 +81,10 @@ class UrlRefused(FailedPrecondition):
     default_reason = "URL_NOT_ALLOWED"
 
 
+class UrlMalformed(UrlRefused):
+    """It is no URL that anybody could reach, from anywhere."""
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """A URL, taken apart: `target` is its path and query, `address` the host where it is an address."""
@@ -170,7 +174,8 @@ def look_up(host: str, port: int) -> list[str]:
 class AddressRules:
     """What may be reached. `allowed` may be on private addresses, on any port, and without TLS.
 
-    Of all else only what is in `only`, where that is given, by `schemes` and on `ports`.
+    Of all else only what is in `only`, where that is given, by `schemes` and on `ports`. Refusals say that an
+    administrator may name the host in `setting`.
     """
 
     def __init__(
@@ -181,12 +186,14 @@ class AddressRules:
         schemes: frozenset[str] = frozenset({"https"}),
         ports: frozenset[int] = ALLOWED_PORTS,
         lookup: Lookup = look_up,
+        setting: str = "",
     ) -> None:
         self._allowed = allowed or AllowedHosts()
         self._only = only
         self._schemes = schemes
         self._ports = ports
         self._lookup = lookup
+        self._setting = setting
 
     def endpoint(self, url: str, *, max_chars: int = MAX_URL_CHARS) -> Endpoint:
         """Take a URL of at most so many characters apart and check all of it that needs no network.
@@ -199,20 +206,22 @@ class AddressRules:
         trusted = host in self._allowed.names or (address is not None and self._allowed.holds(address))
         if parts.scheme not in DEFAULT_PORTS or (parts.scheme not in self._schemes and not trusted):
             allowed = " or ".join(f"{scheme}://" for scheme in sorted(self._schemes, reverse=True))
-            raise UrlRefused(f"{parts.scheme or 'no scheme'} is not allowed here: write an {allowed} URL")
+            way = f"; {self._way(host)}" if self._setting and parts.scheme in DEFAULT_PORTS else ""
+            raise UrlRefused(f"{parts.scheme or 'no scheme'} is not allowed here: write an {allowed} URL{way}")
         if self._only is not None and not trusted and not self._only.hold(host, address):
             raise UrlRefused(f"{host} is none of the hosts that the server's operator allows")
         try:
             port = DEFAULT_PORTS[parts.scheme] if parts.port is None else parts.port
         except ValueError:
-            raise UrlRefused("its port is none: 1 to 65535 are") from None
+            raise UrlMalformed("the URL's port is none: 1 to 65535 are") from None
         if port not in self._ports and not trusted:
             ports = ", ".join(map(str, sorted(self._ports)))
-            raise UrlRefused(f"port {port} is not allowed here: {ports} are, unless the host is allowed by name")
+            way = self._way(host) if self._setting else "others are where the host is allowed by name"
+            raise UrlRefused(f"port {port} is not allowed here: {ports} are; {way}")
         target = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         endpoint = Endpoint(parts.scheme, host, port, target, address)
         if address is not None and not self.allows(address, host):
-            raise _refused(endpoint)
+            raise self._refused(endpoint)
         return endpoint
 
     def resolve(
@@ -232,7 +241,7 @@ class AddressRules:
             found = self._looked_up(endpoint, timeout_s, check)
         passed = tuple(text for text in found if self.allows(_address(text), endpoint.host))
         if not passed:
-            raise _refused(endpoint)
+            raise self._refused(endpoint)
         return passed[:MAX_ADDRESSES]
 
     def allows(self, address: IPAddress, host: str = "") -> bool:
@@ -241,6 +250,18 @@ class AddressRules:
         if address in METADATA:
             return self._allowed.holds_alone(address)
         return host in self._allowed.names or self._allowed.holds(address) or is_public(address)
+
+    def _refused(self, endpoint: Endpoint) -> UrlRefused:
+        sentence = f"{endpoint.host} is at a private address, or another that is not reached from here"
+        if endpoint.address is not None and _bare(endpoint.address) in METADATA:
+            return UrlRefused(sentence)  # nobody is to be led to allowing it
+        return UrlRefused(f"{sentence}; {self._way(endpoint.host)}")
+
+    def _way(self, host: str) -> str:
+        """Say who can allow a host that is not."""
+        if not self._setting:
+            return "the server's operator can allow it by name"
+        return f"if it is to be trusted, an administrator names {host} in {self._setting}"
 
     def _looked_up(self, endpoint: Endpoint, timeout_s: float, check: Callable[[], None]) -> Sequence[str]:
         """Look up in a thread that can be left behind: the system's resolver heeds no deadline of ours."""
@@ -306,51 +327,48 @@ def _address(text: str) -> IPAddress:
 
 def _split(url: str, max_chars: int) -> SplitResult:
     if len(url) > max_chars:
-        raise UrlRefused(f"it has {len(url)} characters; at most {max_chars} are allowed")
+        raise UrlMalformed(f"the URL has {len(url)} characters; at most {max_chars} are allowed")
     if not _PLAIN.fullmatch(url) or "\\" in url:
-        raise UrlRefused(
-            "it has spaces, backslashes or characters beyond ASCII: write a host as xn--… and others as %XX"
+        raise UrlMalformed(
+            "the URL has spaces, backslashes or characters beyond ASCII: write a host as xn--… and others as %XX"
         )
     try:
         parts = urlsplit(url)
     except ValueError:
-        raise UrlRefused("it is no URL: write https://host/path") from None
+        raise UrlMalformed("that is no URL: write https://host/path") from None
     if "@" in parts.netloc:
-        raise UrlRefused("it has a user or password in it, which is not allowed")
+        raise UrlRefused("the URL has a user or password in it, which is not allowed")
     if parts.fragment:
-        raise UrlRefused("it has a fragment (#…), which no server would see: leave it out")
+        raise UrlMalformed("the URL has a fragment (#…), which no server would see: leave it out")
     return parts
 
 
 def _host(parts: SplitResult) -> tuple[str, IPAddress | None]:
     """Give the host as it is compared, and the address that it is, if it is one."""
     host = (parts.hostname or "").rstrip(".")
+    if not parts.netloc:
+        raise UrlMalformed("that does not begin with https:// and a host: write https://host/path")
     if not host or len(host) > MAX_HOST_CHARS:
-        raise UrlRefused("it has no host: write https://host/path")
+        raise UrlMalformed("the URL has no host: write https://host/path")
     if ":" in host:
         try:
             return host, ipaddress.IPv6Address(host) if "%" not in host else _no_zone()
         except ValueError:
-            raise UrlRefused("its host is no IPv6 address") from None
+            raise UrlMalformed("the URL's host is no IPv6 address") from None
     if _ends_in_number(host):
         try:
             return host, ipaddress.IPv4Address(host)
         except ValueError:
             raise UrlRefused(f"{host} is a number in the place of a host: write its name, or 192.0.2.1") from None
     if not _NAME.fullmatch(host):
-        raise UrlRefused("its host is no name: letters, digits and hyphens are allowed, between dots")
+        raise UrlMalformed("the URL's host is no name: letters, digits and hyphens are allowed, between dots")
     return host, None
 
 
 def _no_zone() -> ipaddress.IPv6Address:
-    raise UrlRefused("its address has a zone (%…), which is not allowed")
+    raise UrlRefused("the URL's address has a zone (%…), which is not allowed")
 
 
 def _ends_in_number(host: str) -> bool:
     """Whether it would be read as an IPv4 address: its last label is a number (WHATWG URL, 3.5)."""
     return _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
-
-
-def _refused(endpoint: Endpoint) -> UrlRefused:
-    sentence = f"{endpoint.host} is at a private address, or another that is not reached from here"
-    return UrlRefused(f"{sentence}; the server's operator can allow it by name")

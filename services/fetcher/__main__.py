@@ -180,6 +180,7 @@ def _sources(settings: FetcherSettings, throttle: Throttle) -> Sources:
         only=OnlyHosts.parse(settings.fetcher_only_hosts),
         schemes=frozenset(settings.fetcher_schemes),
         ports=settings.fetcher_allowed_ports,
+        setting="PENSTOCK_FETCHER_ALLOWED_HOSTS where the fetcher runs",
     )
     http = GuardedHttp(rules, limits, ca_file=settings.fetcher_ca_file, throttle=throttle)
     s3 = _s3_access(settings)

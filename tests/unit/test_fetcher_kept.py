@@ -199,7 +199,7 @@ def test_a_redirect_to_a_host_beyond_ascii_leads_nowhere() -> None:
     def say(connection: socket.socket, _: str) -> None:
         connection.sendall("HTTP/1.1 302 Found\r\nLocation: https://exämple.org/x\r\n\r\n".encode())
 
-    with answering(say) as url, pytest.raises(Forbidden, match="its host is no name"):
+    with answering(say) as url, pytest.raises(Forbidden, match="URL's host is no name"):
         body(http(), url, Stopping())
 
 

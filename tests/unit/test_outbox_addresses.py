@@ -79,16 +79,19 @@ def test_a_number_is_no_host(host: str) -> None:
     [
         ("http://example.com/", "http is not allowed"),
         ("ftp://example.com/", "ftp is not allowed"),
-        ("file:///etc/passwd", "no host"),
+        ("file:///etc/passwd", "not begin with https:// and a host"),
         ("gopher://example.com:70/", "gopher is not allowed"),
-        ("example.com/hook", "no host"),
-        ("https:///hook", "no host"),
-        ("https://", "no host"),
+        ("example.com/hook", "not begin with https:// and a host"),
+        ("127.0.0.1:8000/hook", "not begin with https:// and a host"),
+        ("localhost:8000/hook", "not begin with https:// and a host"),
+        ("https://:443/hook", "no host"),
+        ("https:///hook", "not begin with https:// and a host"),
+        ("https://", "not begin with https:// and a host"),
         ("", "backslashes"),
         ("https://example.com:22/", "port 22 is not allowed here: 80, 443, 8080, 8443 are"),
         ("https://example.com:0/", "port 0 is not allowed"),
-        ("https://example.com:99999/", "its port is none"),
-        ("https://example.com:x/", "its port is none"),
+        ("https://example.com:99999/", "URL's port is none"),
+        ("https://example.com:x/", "URL's port is none"),
         ("https://user:pass@example.com/", "user or password"),
         ("https://example.com@10.0.0.1/", "user or password"),
         ("https://example.com#@10.0.0.1/", "fragment"),
@@ -133,6 +136,25 @@ def test_what_a_setting_names_is_allowed_and_nothing_beside_it() -> None:
             checked.endpoint(url)
     with pytest.raises(UrlRefused):
         checked.resolve(checked.endpoint("https://other.test/"), 5)
+
+
+@pytest.mark.parametrize(
+    ("url", "names"),
+    [
+        ("http://127.0.0.1:8000/m", "names 127.0.0.1 in THE_SETTING"),
+        ("https://localhost:8000/m", "names localhost in THE_SETTING"),
+        ("https://10.1.2.3/m", "names 10.1.2.3 in THE_SETTING"),
+        ("https://inside.test/m", "names inside.test in THE_SETTING"),
+        ("ftp://10.1.2.3/m", ""),
+        ("https://169.254.169.254/m", ""),
+    ],
+)
+def test_a_refusal_names_the_setting_that_lifts_it(url: str, names: str) -> None:
+    checked = AddressRules(lookup=lambda *_: ["10.0.0.1"], setting="THE_SETTING")
+    with pytest.raises(UrlRefused) as caught:
+        checked.resolve(checked.endpoint(url), 5)
+    assert names in caught.value.message
+    assert ("THE_SETTING" in caught.value.message) == bool(names)
 
 
 def test_where_a_cloud_tells_its_secrets_only_the_address_itself_opens() -> None:

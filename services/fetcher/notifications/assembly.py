@@ -22,7 +22,8 @@ def open_webhooks(
     """Build them, and start sending where this process fetches; what is opened, the stack closes."""
     seal = Seal(settings.secrets_key_file)
     seal.check()
-    rules = AddressRules(AllowedHosts.parse(settings.fetcher_webhook_allowed_hosts))
+    setting = "PENSTOCK_FETCHER_WEBHOOK_ALLOWED_HOSTS where the fetcher runs"
+    rules = AddressRules(AllowedHosts.parse(settings.fetcher_webhook_allowed_hosts), setting=setting)
     outbox = Outbox(database, "fetcher")
     webhooks = FetchWebhooks(outbox, fetches, seal, Webhooks(rules, ca_file=settings.fetcher_webhook_ca_file))
     if settings.fetcher_worker_enabled:

@@ -43,8 +43,7 @@ class FetchWebhooks:
         try:
             shown_url = self._webhooks.shown(webhook.url)
         except UrlRefused as error:
-            sentence = f"{error.message}; hosts of your own are named in PENSTOCK_FETCHER_WEBHOOK_ALLOWED_HOSTS"
-            raise InvalidArgument.field("webhook.url", sentence, reason=error.reason) from error
+            raise InvalidArgument.field("webhook.url", error.message, reason=error.reason) from error
         target = json.dumps(asdict(webhook))
         is_open = not webhook.secret and shown_url.endswith("/")
         if is_open and not self._seal.ready:
