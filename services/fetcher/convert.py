@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from datetime import datetime, timedelta
 from uuid import UUID
@@ -14,7 +13,7 @@ from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import sources_pb2
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.uploads import framework_of
-from services.common import timestamps
+from services.common import bundle_metadata, checks, timestamps
 from services.common.blobs import checked_sha256
 from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import Job, JobState
@@ -31,8 +30,6 @@ MAX_ID_CHARS = 256
 MAX_TARGET_BYTES = 64 * 1024
 DEFAULT_PRIORITY, LAST_PRIORITY = 5, 9
 DEFAULT_ATTEMPTS, MOST_ATTEMPTS = 3, 20
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,127}")
 _RUNNING = {
     pb.FETCH_JOB_STATE_DOWNLOADING: Phase.DOWNLOADING,
     pb.FETCH_JOB_STATE_PROCESSING: Phase.PROCESSING,
@@ -225,7 +222,7 @@ def _framework(plan: Plan) -> registry.Framework.ValueType:
 
 def _state(job: Job, spec: FetchSpec) -> pb.FetchJobState.ValueType:
     if job.state is JobState.RUNNING:
-        processing = spec.phase is Phase.PROCESSING
+        processing = spec.phase is not Phase.DOWNLOADING
         return pb.FETCH_JOB_STATE_PROCESSING if processing else pb.FETCH_JOB_STATE_DOWNLOADING
     return pb.FetchJobState.Value(f"FETCH_JOB_STATE_{job.state.value}")
 
@@ -257,19 +254,38 @@ def _result(result: FetchResult) -> pb.FetchResult:
 
 
 def _check_target(target: pb.FetchTarget) -> None:
-    for name, value, form in (("model", target.model, _NAME), ("version", target.version, _VERSION)):
-        if value and not form.fullmatch(value):
-            sentence = f"got {value[:80]!r}; 1 to 128 of a-z, A-Z, 0-9, '.', '_' and '-' are allowed"
-            raise InvalidArgument.field(f"target.{name}", sentence, reason="INVALID_NAME")
+    """Hold it to the rules of the registry, which would refuse it once all is here."""
+    if target.ByteSize() > MAX_TARGET_BYTES:
+        sentence = f"{target.ByteSize():,} bytes came; {MAX_TARGET_BYTES:,} are allowed"
+        raise InvalidArgument.field("target", sentence, reason="TOO_LARGE")
+    if target.model:
+        checks.model_name("target.model", target.model)
+    if target.version:
+        checks.new_version_name("target.version", target.version)
+    checks.enum_name("target.framework", registry.Framework, target.framework, "FRAMEWORK_")
+    checks.enum_name("target.stage", registry.Stage, target.stage, "STAGE_")
+    checks.line("target.approved_by", target.approved_by)
+    checks.text("target.note", target.note)
+    checks.text("target.description", target.description)
+    checks.labels("target.labels", target.labels)
+    _check_metadata(target)
     if target.stage == registry.STAGE_ARCHIVED:
         raise InvalidArgument.field("target.stage", "nothing is fetched into the archive", reason="INVALID_STAGE")
     if target.stage == registry.STAGE_PRODUCTION:
         # It would go live under this service's own key, whoever asked.
         sentence = "nothing is fetched into PRODUCTION; fetch into STAGING at most, and promote it from there"
         raise InvalidArgument.field("target.stage", sentence, reason="INVALID_STAGE")
-    if target.ByteSize() > MAX_TARGET_BYTES:
-        sentence = f"{target.ByteSize():,} bytes came; {MAX_TARGET_BYTES:,} are allowed"
-        raise InvalidArgument.field("target", sentence, reason="TOO_LARGE")
+
+
+def _check_metadata(target: pb.FetchTarget) -> None:
+    said, field = target.metadata, "target.metadata"
+    checks.line(f"{field}.task_type", said.task_type)
+    checks.line(f"{field}.equivalence_group", said.equivalence_group)
+    checks.between(f"{field}.output_dimensions", said.output_dimensions, 0, 2**31 - 1)
+    checks.tags(f"{field}.tags", said.tags)
+    fields = checks.json_object(f"{field}.fields", said.fields)
+    if target.framework == registry.FRAMEWORK_TRANSFORMERS:
+        bundle_metadata.check(said.task_type, fields)
 
 
 def _text(field: str, value: str, most: int) -> None:

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Iterator
-from typing import Any
 
-from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from google.protobuf.struct_pb2 import Struct
 
 from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
-from services.common import timestamps
+from services.common import bundle_metadata, checks, timestamps
 from services.common.errors import InvalidArgument
-from services.registry import bundle_metadata, checks
 from services.registry.audit import AuditFilters
 from services.registry.filters import ModelFilters, VersionFilters
 from services.registry.models import (
@@ -40,9 +35,6 @@ from services.registry.serving_protos import serving_settings
 
 MAX_HEADER_BYTES = 1024 * 1024
 MAX_CHUNK_BYTES = 4 * 1024 * 1024
-MAX_FIELDS_BYTES = 16 * 1024
-MAX_TAGS = 64
-MAX_TAG_CHARS = 64
 MAX_FILES = 1_000
 MAX_TENSORS = 1_000
 MAX_COLUMNS = 10_000
@@ -55,7 +47,7 @@ def new_model(request: pb.CreateModelRequest) -> NewModel:
         name=checks.model_name("name", request.name),
         description=checks.text("description", request.description),
         labels=checks.labels("labels", request.labels),
-        tags=tags("tags", request.tags),
+        tags=checks.tags("tags", request.tags),
         request_id=checks.line("request_id", request.request_id, checks.MAX_NAME_CHARS),
         body_sha256=body_sha256(request),
     )
@@ -273,31 +265,12 @@ def _metadata(header: pb.VersionHeader) -> Metadata:
         task_type=checks.line("metadata.task_type", metadata.task_type),
         equivalence_group=checks.line("metadata.equivalence_group", metadata.equivalence_group),
         output_dimensions=metadata.output_dimensions,
-        tags=tags("metadata.tags", metadata.tags),
-        fields=fields_of("metadata.fields", metadata.fields),
+        tags=checks.tags("metadata.tags", metadata.tags),
+        fields=checks.json_object("metadata.fields", metadata.fields),
     )
     if header.framework == pb.FRAMEWORK_TRANSFORMERS:
-        bundle_metadata.check(found)
+        bundle_metadata.check(found.task_type, found.fields)
     return found
-
-
-def fields_of(field: str, fields: Struct) -> dict[str, Any]:
-    """Read a JSON object."""
-    checks.between(field, fields.ByteSize(), 0, MAX_FIELDS_BYTES)
-    try:
-        found = MessageToDict(fields)
-    except ValueError as error:
-        raise InvalidArgument.field(
-            field, "JSON has no NaN and no infinity; leave the value out", reason="INVALID_FIELDS"
-        ) from error
-    if "\\u0000" in json.dumps(found):
-        raise InvalidArgument.field(field, "a NUL character came, which nothing can store", reason="INVALID_FIELDS")
-    return found
-
-
-def tags(field: str, values: Iterable[str]) -> tuple[str, ...]:
-    """Read tags."""
-    return checks.lines(field, values, count=MAX_TAGS, limit=MAX_TAG_CHARS)
 
 
 def capture_policy(policy: pb.CapturePolicy) -> CapturePolicy:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
+from services.common import checks
 from services.common.blobs import MAX_URL_LIFETIME_S, BlobStore
 from services.common.errors import DataLoss, InvalidArgument, NotFound
-from services.registry import checks
 from services.registry.models import File, ModelVersion
 from services.registry.store import Store
 

@@ -9,14 +9,15 @@ from typing import Any
 from google.protobuf.field_mask_pb2 import FieldMask
 
 from penstock.api.registry.v1 import registry_pb2 as pb
+from services.common import checks
 from services.common.errors import InvalidArgument
-from services.registry import checks, convert, measures, serving_protos
+from services.registry import convert, measures, serving_protos
 from services.registry.edits import MODEL_FIELDS, VERSION_FIELDS, ModelEdit, VersionEdit
 
 MAX_PATHS = 64
 _READ: Mapping[str, Callable[[Any], Any]] = {
     "description": lambda found: checks.text("description", found.description),
-    "tags": lambda found: convert.tags("tags", found.tags),
+    "tags": lambda found: checks.tags("tags", found.tags),
     "labels": lambda found: checks.labels("labels", found.labels),
     "training_config": lambda found: measures.training_config(found.training_config),
     "serving_settings": lambda found: serving_protos.serving_settings(found.serving_settings),

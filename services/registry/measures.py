@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 
 from penstock.api.registry.v1 import registry_pb2 as pb
+from services.common import checks
 from services.common.errors import InvalidArgument
-from services.registry import checks, convert
+from services.registry import convert
 from services.registry.training import Comparison, NewEvaluation, SuccessCriterion, TrainingConfig
 
 MAX_CRITERIA = 32
@@ -24,7 +25,7 @@ def training_config(config: pb.TrainingConfig) -> TrainingConfig:
         )
     return TrainingConfig(
         recipe=checks.line("training_config.recipe", config.recipe),
-        parameters=convert.fields_of("training_config.parameters", config.parameters),
+        parameters=checks.json_object("training_config.parameters", config.parameters),
         data_source=checks.line("training_config.data_source", config.data_source),
         success_criteria=tuple(
             _criterion(f"training_config.success_criteria[{index}]", criterion)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from services.common import pages
-from services.registry.checks import MAX_NAME_CHARS
+from services.common.checks import MAX_NAME_CHARS
 from services.registry.models import Item, Page
 
 

@@ -10,9 +10,9 @@ import grpc
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1 import registry_pb2_grpc
-from services.common import timestamps
+from services.common import checks, timestamps
 from services.common.keys import Role, caller
-from services.registry import checks, convert, encode, masks, measures
+from services.registry import convert, encode, masks, measures
 from services.registry.aliases import Aliases
 from services.registry.catalog import Catalog
 from services.registry.deletions import Deletions

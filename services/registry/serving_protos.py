@@ -9,8 +9,8 @@ from typing import Final
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
+from services.common import checks
 from services.common.errors import InvalidArgument
-from services.registry import checks
 from services.registry.serving import QueueFullAction, ResponseCachePolicy, ServingSettings, WarmUp, WarmUpTensor
 
 FIELD: Final = "serving_settings"

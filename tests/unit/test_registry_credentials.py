@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from services.common.checks import without_credentials
 from services.common.errors import InvalidArgument
-from services.registry.checks import without_credentials
 
 
 @pytest.mark.parametrize(

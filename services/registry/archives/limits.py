@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from services.common import checks
 from services.common.errors import InvalidArgument
-from services.registry import checks
 
 MAX_ENTRIES: Final = 10_000
 # Model files hardly compress (weights by a tenth or two), deflate reaches 1,032: only bombs come near it.

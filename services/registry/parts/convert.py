@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from penstock.api.registry.v1 import uploads_pb2 as pb
+from services.common import checks
 from services.common.errors import InvalidArgument
-from services.registry import checks
 from services.registry.parts.models import NewPart, NewUpload, Progress, Upload
 from services.registry.parts.ownership import upload_id
 

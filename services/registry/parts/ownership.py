@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 
+from services.common import checks
 from services.common.errors import NotFound
 from services.common.keys import Role, caller
-from services.registry import checks
 from services.registry.parts.models import Upload
 
 

@@ -10,10 +10,10 @@ from typing import Final
 import structlog
 from prometheus_client import Counter
 
+from services.common import checks
 from services.common.blobs import BlobStore, checked_sha256
 from services.common.errors import DataLoss, FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from services.common.keys import caller
-from services.registry import checks
 from services.registry.parts.assemblies import Assemblies
 from services.registry.parts.models import NewPart, NewUpload, Progress, Upload
 from services.registry.parts.ownership import owned

@@ -5,15 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import PurePosixPath
 
+from services.common import model_files
+
 from .report import FailureReason, Refusal, one_line
 
-# Where the one graph of several is, in this order. The inference service follows the same rule (its `onnx_runtime`).
-PREFERRED_GRAPHS = ("model.onnx", "onnx/model.onnx")
 _SHOWN_FILES, _SHOWN_NAME_LENGTH = 8, 200
-# What runs code when it is opened, or is there to be run: nothing here opens it, and nobody else shall find it here.
-_PICKLES = frozenset({".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".dill", ".npy", ".npz", ".mar"})
-_CODE = frozenset({".py", ".pyc", ".pyo", ".pyd", ".so", ".dll", ".dylib", ".sh", ".exe", ".ipynb", ".whl", ".jar"})
-_LEGACY = frozenset({".h5", ".hdf5", ".msgpack", ".ot"})
 
 
 def main_graph(paths: Iterable[str]) -> str:
@@ -21,12 +17,9 @@ def main_graph(paths: Iterable[str]) -> str:
 
     Raises Refusal: INVALID_LAYOUT, with the candidates.
     """
-    graphs = sorted(path for path in paths if path.lower().endswith(".onnx"))
-    if len(graphs) == 1:
-        return graphs[0]
-    for preferred in PREFERRED_GRAPHS:
-        if preferred in graphs:
-            return preferred
+    graphs = model_files.graphs(paths)
+    if (chosen := model_files.main_graph(graphs)) is not None:
+        return chosen
     found = f"these are there: {shown(graphs)}" if graphs else "none is there"
     raise Refusal(
         FailureReason.INVALID_LAYOUT,
@@ -73,16 +66,7 @@ def is_tensorflow_js(paths: Iterable[str]) -> bool:
 def refuse_unsafe_files(paths: Iterable[str]) -> None:
     """Refuse a bundle that carries pickles or code; raises Refusal: UNSAFE_FILE."""
     for path in sorted(paths):
-        suffix = PurePosixPath(path.lower()).suffix
-        kind = (
-            "may hold a pickle, which runs code when it is opened"
-            if suffix in _PICKLES
-            else "is code"
-            if suffix in _CODE
-            else "is a format that no server here reads"
-            if suffix in _LEGACY
-            else ""
-        )
+        kind = model_files.unsafe_because(path)
         if kind:
             raise Refusal(
                 FailureReason.UNSAFE_FILE,

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
+
+from penstock.api.registry.v1 import registry_pb2 as registry
 from services.common.addresses import bears_secret
 from services.common.errors import InvalidArgument
 from services.common.versions import LATEST
-from services.registry.models import Stage
 
 MAX_NAME_CHARS = 128
 MAX_LINE_CHARS = 256
@@ -19,6 +23,10 @@ MAX_ALIAS_CHARS = 64
 MAX_LABELS = 64
 MAX_LABEL_CHARS = 63
 MAX_LABEL_VALUE_CHARS = 255
+MAX_TAGS = 64
+MAX_TAG_CHARS = 64
+MAX_FIELDS_BYTES = 16 * 1024
+_STAGES = {name.removeprefix("STAGE_") for name in registry.Stage.keys()[1:]}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 # [host[:port]/][namespace/]model[:tag], each part as Ollama allows it.
@@ -56,7 +64,7 @@ def new_version_name(field: str, value: str) -> str:
     A stage's name and `latest`, in any case, may not: they mean another version. Raises InvalidArgument (INVALID_NAME).
     """
     version_name(field, value)
-    if value.upper() in Stage.__members__ or value.lower() == LATEST:
+    if value.upper() in _STAGES or value.lower() == LATEST:
         raise InvalidArgument.field(
             field, f"got {value!r}, which as a selector has a meaning already; choose another", reason="INVALID_NAME"
         )
@@ -66,7 +74,7 @@ def new_version_name(field: str, value: str) -> str:
 def alias_name(field: str, value: str) -> str:
     """Give an alias back if it is one; a stage's name and `latest` are none. Raises InvalidArgument (INVALID_NAME)."""
     _named(field, value, _ALIAS, "a-z, 0-9, '.', '_', '-'", MAX_ALIAS_CHARS, first="a letter")
-    if value.upper() in Stage.__members__ or value == LATEST:
+    if value.upper() in _STAGES or value == LATEST:
         raise InvalidArgument.field(field, f"got {value!r}, which has a meaning already", reason="INVALID_NAME")
     return value
 
@@ -108,6 +116,25 @@ def labels(field: str, values: Mapping[str, str]) -> dict[str, str]:
         _named(field, key, _LABEL, "a-z, 0-9, '.', '_', '-', '/'", MAX_LABEL_CHARS)
         line(f"{field}[{key}]", value, MAX_LABEL_VALUE_CHARS)
     return dict(values)
+
+
+def tags(field: str, values: Iterable[str]) -> tuple[str, ...]:
+    """Give tags back if they are some; raises InvalidArgument (INVALID_TEXT, TOO_MANY)."""
+    return lines(field, values, count=MAX_TAGS, limit=MAX_TAG_CHARS)
+
+
+def json_object(field: str, value: Struct) -> dict[str, Any]:
+    """Read a JSON object if it is one that can be kept; raises InvalidArgument (INVALID_FIELDS, OUT_OF_BOUNDS)."""
+    between(field, value.ByteSize(), 0, MAX_FIELDS_BYTES)
+    try:
+        found = MessageToDict(value)
+    except ValueError as error:
+        raise InvalidArgument.field(
+            field, "JSON has no NaN and no infinity; leave the value out", reason="INVALID_FIELDS"
+        ) from error
+    if "\\u0000" in json.dumps(found):
+        raise InvalidArgument.field(field, "a NUL character came, which nothing can store", reason="INVALID_FIELDS")
+    return found
 
 
 def file_path(field: str, value: str) -> str:
