@@ -122,8 +122,8 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     operator may read all that lies there and that the key above opens; name none that services keep their blobs in."""
     fetcher_oci_auth_file: Path | None = None
     """The credentials for OCI registries, as docker login writes them: {"auths": {"registry.example": {"auth": …}}}, a
-    user and password in base64. `realm_hosts`, a list beside `auth`, names other hosts that may be told them, to give a
-    token. The file is read each time."""
+    user and password in base64. `realm_hosts`, a list beside `auth`, names others (host, or host:port) that may be told
+    them, to give a token; of Docker Hub auth.docker.io is known. The file is read each time."""
     fetcher_oci_plain_hosts: Annotated[frozenset[str], NoDecode, AT_COMMAS] = frozenset()
     """OCI registries that are spoken to without TLS, as references write them (host:port), separated by commas; they
     must be among `fetcher_allowed_hosts`."""

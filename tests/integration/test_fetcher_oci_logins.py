@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 import socket
 import ssl
@@ -191,7 +192,8 @@ def trading(folder: Path) -> Iterator[tuple[OciRegistry, TokenServer]]:
 
 def test_a_password_is_traded_for_a_token_once(tmp_path: Path) -> None:
     with trading(tmp_path) as (served, tokens):
-        source = source_of(served.host, tmp_path, RIGHT)
+        realm = {"realm_hosts": [tokens.url.removeprefix("http://")]}
+        source = source_of(served.host, tmp_path, {**RIGHT, **realm})
         assert pulled(source, served.host) == LAYER.content
         assert pulled(source, served.host) == LAYER.content
         (asked,) = tokens.asked
@@ -199,7 +201,7 @@ def test_a_password_is_traded_for_a_token_once(tmp_path: Path) -> None:
         given = source_of(served.host, tmp_path, {"registrytoken": tokens.token("pull")})
         assert pulled(given, served.host) == LAYER.content
         with pytest.raises(Unauthorized):
-            pulled(source_of(served.host, tmp_path, {**RIGHT, "password": "wrong"}), served.host)
+            pulled(source_of(served.host, tmp_path, {**RIGHT, **realm, "password": "wrong"}), served.host)
         with pytest.raises(Unauthorized):
             pulled(source_of(served.host, tmp_path), served.host)
 
@@ -227,12 +229,37 @@ def test_a_password_is_told_to_no_other_host_unless_it_is_named(tmp_path: Path) 
             with pytest.raises(Unauthorized, match="realm_hosts"):
                 pulled(source_of(host, tmp_path, RIGHT), host)
             assert not tokens.asked, "not even asked"
+            named = elsewhere.partition("://")[2].partition("/")[0]
+            for other in ("localhost", "localhost:443", named.replace("localhost", "127.0.0.1")):
+                with pytest.raises(Unauthorized, match=f"names {named}"):
+                    pulled(source_of(host, tmp_path, {**RIGHT, "realm_hosts": [other]}), host)
+            assert not tokens.asked, "another port is another place"
             with pytest.raises(Unauthorized, match="does not give private/m"):
-                pulled(source_of(host, tmp_path, {**RIGHT, "realm_hosts": ["localhost"]}), host)
+                pulled(source_of(host, tmp_path, {**RIGHT, "realm_hosts": [named]}), host)
     assert f"Authorization: {BASIC}" in tokens.asked[0]
     assert "GET /token?a=b&scope=repository%3Aprivate%2Fm%3Apull&" in tokens.asked[0], "not what the registry says"
     assert not any(BASIC in head for head in seen), "where tokens are used, the password is not"
     assert "Authorization: Bearer " in seen[-1]
+
+
+def test_a_password_is_told_to_no_other_port_of_the_registrys_host(tmp_path: Path) -> None:
+    tokens = TokenServer(Authority.make(tmp_path, "root").issue("tokens"))
+    with answering(tokens.say) as tokens.url, answering(challenged(f"{tokens.url}/token", [])) as url:
+        host = url.removeprefix("http://")
+        with pytest.raises(Unauthorized, match="realm_hosts"):
+            pulled(source_of(host, tmp_path, RIGHT), host)
+    assert not tokens.asked
+
+
+@pytest.mark.parametrize("written", ["https://index.docker.io/v1/", "docker.io", "registry-1.docker.io", "Docker.io"])
+def test_what_docker_login_writes_of_docker_hub_is_found(tmp_path: Path, written: str) -> None:
+    file = tmp_path / "auth.json"
+    entry = {"auth": BASIC.removeprefix("Basic ")}
+    file.write_text(json.dumps({"auths": {written: entry, f"{written}access-token": {"auth": "b3RoZXI6b3RoZXI="}}}))
+    found = AuthFile(file).find("registry-1.docker.io")
+    assert found is not None
+    assert (found.basic, found.realm_hosts) == (BASIC, frozenset({"auth.docker.io"}))
+    assert AuthFile(file).find("registry.example") is None
 
 
 @pytest.mark.parametrize(
@@ -260,7 +287,10 @@ def test_a_registry_with_tls_leads_to_no_realm_without(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "body",
     [b"{", b"[]", b"{}", b'{"token": 1}', b'{"token": "a b"}', b'{"token": "a\\r\\nX: b"}', b'{"token": ""}',
-     b'{"token": "x", "expires_in": "soon"}', b'{"token": "x", "expires_in": [1]}'],
+     b'{"token": "x", "expires_in": "soon"}', b'{"token": "x", "expires_in": [1]}', b'{"token": "\xff"}',
+     b'{"token": "x", "expires_in": ' + b"9" * 401 + b"}", b'{"token": "x", "expires_in": -' + b"9" * 5_000 + b"}",
+     b"[" * 50_000, b'{"token": {"x": 1}, "access_token": "x"}', b'{"token": null}', b'{"token": "\\ud800"}', b"null"],
+    ids=range(17),
 )  # fmt: skip
 def test_what_is_no_token_is_not_sent(tmp_path: Path, body: bytes) -> None:
     def give(connection: socket.socket, _: str) -> None:
@@ -272,6 +302,28 @@ def test_what_is_no_token_is_not_sent(tmp_path: Path, body: bytes) -> None:
         with pytest.raises(NetworkError, match="no token"):
             pulled(source_of(host, tmp_path), host)
     assert len(seen) == 1
+
+
+def test_answers_that_are_almost_tokens_are_used_or_refused(tmp_path: Path) -> None:
+    chance = random.Random(7)
+    values = ["x", "", 0, -1, 1.5, 1e400, 10**400, True, None, [], {}, "3600", "\u2028", "a b", [["x"]], {"token": "x"}]
+    bodies = []
+    for _ in range(100):
+        fields = chance.sample(["token", "access_token", "expires_in", "issued_at", "Token"], chance.randint(0, 5))
+        body = bytearray(json.dumps({name: chance.choice(values) for name in fields}).encode())
+        for _ in range(chance.randint(0, 2)):
+            body[chance.randrange(len(body))] = chance.randrange(256)
+        bodies.append(bytes(body))
+
+    def give(connection: socket.socket, _: str) -> None:
+        connection.sendall(f"HTTP/1.1 200 OK\r\nContent-Length: {len(bodies[-1])}\r\n\r\n".encode() + bodies[-1])
+
+    with answering(give) as tokens, answering(challenged(f"{tokens}/token", [])) as url:
+        host = url.removeprefix("http://")
+        while bodies:
+            with pytest.raises((NetworkError, Unauthorized)):
+                source_of(host, tmp_path).find(Reference("oci", f"{host}/private/m"), Stopping())
+            bodies.pop()
 
 
 def test_a_token_that_is_no_longer_taken_is_fetched_anew(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from services.fetcher.faults import DigestMismatch, NetworkError
 from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources.http import Answer, GuardedHttp
 from services.fetcher.sources.http_files import HttpFlow, body_of, opened
-from services.fetcher.sources.oci_login import AuthFile, Logins, Repository
+from services.fetcher.sources.oci_login import AuthFile, Logins, Repository, registry_of
 from services.fetcher.sources.oci_manifests import INDEXES, MANIFESTS, Manifest, Platform
 from services.fetcher.sources.source import Found, Stopping, model_name
 
@@ -32,7 +32,6 @@ _REFERENCE: Final = re.compile(
 )
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _ALGORITHMS: Final = ("sha256", "sha512")
-_DOCKER: Final = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
 _MACHINES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 
 
@@ -110,7 +109,7 @@ class OciSource:
         if found["digest"] and reference.revision not in ("", found["digest"]):
             sentence = "it is another than the reference's digest; leave one of them out"
             raise InvalidArgument.field("source.revision", sentence, reason="INVALID_REFERENCE")
-        host = _DOCKER.get(found["host"], found["host"])
+        host = registry_of(found["host"])
         repository = Repository("http" if host in self._plain_hosts else "https", host, found["name"])
         return _Place(repository, reference.revision or found["digest"] or found["tag"] or "latest")
 

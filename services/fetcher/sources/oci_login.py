@@ -27,6 +27,8 @@ MAX_KEPT: Final = 1_000
 LEAST_TOKEN_S: Final = 60.0
 MOST_TOKEN_S: Final = 3_600.0
 SETTING: Final = "PENSTOCK_FETCHER_OCI_AUTH_FILE"
+_DOCKER: Final = {"docker.io": "registry-1.docker.io", "index.docker.io": "registry-1.docker.io"}
+_REALMS: Final = {"registry-1.docker.io": frozenset({"auth.docker.io"})}
 _BEARER: Final = re.compile(r'\bBearer\s+((?:[a-z_]{1,32}="[^"]{0,2048}"[ ,]*)+)', re.IGNORECASE)
 _PARAMETER: Final = re.compile(r'([a-z_]{1,32})="([^"]*)"', re.IGNORECASE)
 _BASIC: Final = re.compile(r"\bBasic\b", re.IGNORECASE)
@@ -49,7 +51,10 @@ class Repository:
 
 @dataclass(frozen=True, slots=True)
 class Credentials:
-    """What a registry is told; `realm_hosts` are other hosts that may be told it, to give a token for it."""
+    """What a registry is told; `realm_hosts` are others that may be told it, to give a token for it.
+
+    Each is a host, or host:port where the port is not its scheme's own.
+    """
 
     basic: str = field(default="", repr=False)
     token: str = field(default="", repr=False)
@@ -59,6 +64,7 @@ class Credentials:
 class AuthFile:
     """Credentials as `docker login` writes them: {"auths": {"host": {"auth": base64 of user:password}}}.
 
+    Docker Hub's may stand under https://index.docker.io/v1/, where docker login writes them, or under docker.io.
     `username` and `password`, or `registrytoken`, may stand in the place of `auth`, and `realm_hosts` beside them. The
     file is read each time, so that new ones need no restart.
     """
@@ -73,9 +79,8 @@ class AuthFile:
         try:
             with self._path.open("rb") as file:
                 said = json.loads(file.read(MAX_FILE_BYTES))["auths"]
-            entries = {_host_of(name): entry for name, entry in said.items()}
-            entry = entries.get(host)
-            return None if entry is None else _credentials(entry)
+            entry = next((entry for name, entry in said.items() if registry_of(_host_of(name)) == host), None)
+            return None if entry is None else _credentials(entry, _REALMS.get(host, frozenset()))
         except OSError as error:
             raise self._unusable(str(error.strerror)) from error
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
@@ -159,12 +164,14 @@ class Logins:
             raise Forbidden(f"{repository.host} has its tokens fetched from a URL without TLS")
         headers: dict[str, str] = {}
         if credentials:
-            own = urlsplit(repository.url).hostname
-            if endpoint.host != own and endpoint.host not in credentials.realm_hosts:
-                sentence = (
-                    f"{repository.host} has its tokens fetched from {endpoint.host}, which is not told credentials"
+            own = self._http.endpoint(repository.url)
+            at_home = (endpoint.scheme, endpoint.host, endpoint.port) == (own.scheme, own.host, own.port)
+            if not at_home and endpoint.authority not in credentials.realm_hosts:
+                place = f"{endpoint.scheme}://{endpoint.authority}"
+                sentence = f"{repository.host} has its tokens fetched from {place}, which is not told credentials"
+                raise Unauthorized(
+                    f"{sentence} unless realm_hosts beside them names {endpoint.authority}, in the file of {SETTING}"
                 )
-                raise Unauthorized(f"{sentence} unless they name it under realm_hosts, in the file of {SETTING}")
             headers["Authorization"] = credentials.basic
         wanted = {"scope": f"repository:{repository.name}:pull"}
         if asked.get("service"):
@@ -178,14 +185,22 @@ class Logins:
             holds_s = min(MOST_TOKEN_S, max(LEAST_TOKEN_S, float(said.get("expires_in") or 0)))
             if not _TOKEN.fullmatch(token):
                 raise ValueError
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
             raise NetworkError(f"{endpoint.host} gives no token that can be sent") from error
         return f"Bearer {token}", holds_s
 
 
-def _credentials(entry: Mapping[str, Any]) -> Credentials:
-    """Read an entry of the file; raises ValueError, KeyError, TypeError."""
-    realms = frozenset(str(host).lower() for host in entry.get("realm_hosts", ()))
+def registry_of(host: str) -> str:
+    """Give the host that a registry is asked at, which of Docker Hub is another than the one that is written."""
+    return _DOCKER.get(host, host)
+
+
+def _credentials(entry: Mapping[str, Any], realms: frozenset[str]) -> Credentials:
+    """Read an entry of the file, with the realms that are known anyway; raises ValueError, KeyError, TypeError."""
+    named = entry.get("realm_hosts", [])
+    if not isinstance(named, list):
+        raise TypeError
+    realms |= {str(host).lower() for host in named}
     if entry.get("registrytoken"):
         if not _TOKEN.fullmatch(entry["registrytoken"]):
             raise ValueError
@@ -199,4 +214,4 @@ def _credentials(entry: Mapping[str, Any]) -> Credentials:
 
 def _host_of(name: str) -> str:
     """Give the host of a registry, which docker login also writes as a URL."""
-    return name.partition("://")[2].partition("/")[0] if "://" in name else name.rstrip("/")
+    return (name.partition("://")[2].partition("/")[0] if "://" in name else name.rstrip("/")).lower()
