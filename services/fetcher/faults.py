@@ -47,6 +47,12 @@ class RegistryUnavailable(Unavailable):
     default_reason = "REGISTRY_UNAVAILABLE"
 
 
+class RegistryUnauthorized(FailedPrecondition):
+    """The registry does not take this service's key, or not for registering."""
+
+    default_reason = "REGISTRY_UNAUTHORIZED"
+
+
 class ModelNotFound(NotFound):
     """The source has nothing of this name."""
 

@@ -11,10 +11,12 @@ from uuid import UUID
 
 
 class Phase(enum.StrEnum):
-    """What a running job is at."""
+    """What a job is at."""
 
     DOWNLOADING = "DOWNLOADING"
     PROCESSING = "PROCESSING"
+    VALIDATING = "VALIDATING"
+    """Its version is registered, and the job is put back until the registry's validator has judged it."""
 
 
 @dataclass(frozen=True, slots=True)

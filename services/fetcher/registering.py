@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC
 from pathlib import PurePosixPath
 from typing import BinaryIO, cast
 
@@ -16,11 +17,13 @@ from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.errors import (
     AlreadyExists,
+    DataLoss,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
     PenstockError,
     PermissionDenied,
+    Unauthenticated,
     ValidationFailed,
 )
 from penstock.registry import RegistryClient
@@ -28,19 +31,40 @@ from penstock.uploads import UploadFile, framework_of
 from services.common.blobs import BlobStore
 from services.common.jobs import Job, JobRun
 from services.fetcher.downloading.reading import DownloadReader
-from services.fetcher.faults import RegistrationRefused, RegistryUnavailable, UnsupportedFramework
+from services.fetcher.faults import (
+    RegistrationRefused,
+    RegistryUnauthorized,
+    RegistryUnavailable,
+    StorageError,
+    UnsupportedFramework,
+)
 from services.fetcher.lineage import Known, metadata_of
 from services.fetcher.models import Download, FetchSpec, Phase, Plan
 from services.fetcher.store.fetches import FetchStore
 
-VALIDATION_S = 600.0
+VALIDATION_S = 1_800.0
+"""How long a version may wait for the registry's validator before its fetch counts that as a fault."""
+PATIENCE_S = 5.0
+"""How long a worker waits for the validator itself; then the job is put back, and leaves its place to others."""
 LOOK_INTERVAL_S = 0.2
 _log = structlog.get_logger(__name__)
 LOOKED_THROUGH = 1_000
 """Versions of a model, the newest, among which one of the same source is looked for."""
 MOST_TURNS = 100
 """Names that are tried for a version."""
-_NO = (InvalidArgument, FailedPrecondition, PermissionDenied, NotFound, AlreadyExists)
+_NO = (InvalidArgument, FailedPrecondition, NotFound, AlreadyExists)
+_NO_KEY = (Unauthenticated, PermissionDenied)
+_OWN_KEY = frozenset({"BROKEN_TOKEN_FILE", "BROKEN_TLS_FILES", "TOKEN_OVER_INSECURE_CHANNEL"})
+"""What this service's own settings keep it from asking by: the SDK says so before anything is sent."""
+_STORE = frozenset({"BLOB_STORE_FULL", "BLOB_STORE_DENIED", "BLOB_STORE_UNAVAILABLE", "SPOOL_FULL"})
+
+
+class Validating(Exception):
+    """A version waits for the registry's validator. `own`: this job has registered it."""
+
+    def __init__(self, *, own: bool) -> None:
+        super().__init__("it waits for the registry's validator")
+        self.own = own
 
 
 class Registering:
@@ -59,17 +83,19 @@ class Registering:
 
         Raises:
             RegistrationRefused: the registry does not take it, and says why.
+            RegistryUnauthorized: it does not take this service's key.
             RegistryUnavailable: it gives no answer.
+            StorageError: its store does not keep it.
+            Validating: its validator takes its time.
         """
         target = FetchTarget.FromString(spec.target)
-        try:
-            with self._asking(run) as asking:
-                return asking.register(run, spec, plan, target, model, downloads)
-        except _NO as error:
-            raise RegistrationRefused(f"the registry refused it: {error.message} ({error.reason})") from error
-        except (PenstockError, OSError) as error:
-            said = f"{error.message} ({error.reason})" if isinstance(error, PenstockError) else str(error)
-            raise RegistryUnavailable(f"the registry gives no answer: {said}") from error
+        with _answers(), self._asking(run) as asking:
+            return asking.register(run, spec, plan, target, model, downloads)
+
+    def judged(self, run: JobRun, spec: FetchSpec, plan: Plan, model: str) -> registry.ModelVersion | None:
+        """Look again at the version that the job registered; None: it is not there any more. Raises as `register`."""
+        with _answers(), self._asking(run) as asking:
+            return asking.judged(run, Known.of_plan(spec, plan), model, spec.version)
 
     def there(self, run: JobRun, spec: FetchSpec, plan: Plan, model: str) -> registry.ModelVersion | None:
         """Find, before anything is brought, the version that was made of the same; None: that cannot be known yet.
@@ -78,22 +104,29 @@ class Registering:
 
         Raises:
             RegistrationRefused: the version that was asked for is another already (VERSION_EXISTS).
+            RegistryUnauthorized: nothing can be registered by this service's key.
+            Validating: it is there, and its validator takes its time.
         """
         asked_for = FetchTarget.FromString(spec.target).version
-        if spec.phase is Phase.PROCESSING or (spec.version and not asked_for):
+        if spec.phase is not Phase.DOWNLOADING or (spec.version and not asked_for):
             return None  # an attempt before this one may have made it
         known = Known.of_plan(spec, plan)
         try:
-            with self._asking(run) as asking:
+            with _answers(), self._asking(run) as asking:
+                asking.check_key()
                 if asked_for:
                     found = asking.named(model, asked_for)
                     if found is not None and not known.may_be(found):
                         raise _other(found)
                 else:
                     found, _ = asking.among(model, known)
-                return asking.ready(run, found) if found is not None and known.is_of(found) else None
-        except (PenstockError, OSError) as error:
-            _log.info("registry not asked beforehand", model=model, error=str(error))
+                if found is None or not known.is_of(found):
+                    return None
+                with suppress(ValidationFailed):  # it was refused just now, and is none
+                    return asking.ready(run, found)
+                return None
+        except (RegistryUnavailable, StorageError) as error:
+            _log.info("registry not asked beforehand", model=model, error=error.message)
             return None
 
     @contextmanager
@@ -107,6 +140,28 @@ class Registering:
                 run.forget(client.close)
 
 
+@contextmanager
+def _answers() -> Iterator[None]:
+    """Tell what the registry answers from its silence; see `Registering.register` for what is raised."""
+    try:
+        yield
+    except (PenstockError, OSError) as error:
+        if not isinstance(error, PenstockError):
+            raise RegistryUnavailable(f"the registry gives no answer: {error}") from error
+        said = f"{error.message} ({error.reason})"
+        if isinstance(error, _NO_KEY) or error.reason in _OWN_KEY:
+            sentence = (
+                f"the registry lets this fetcher register nothing: {said}; an administrator gives it a key with the "
+                "role operator, as PENSTOCK_SERVICE_TOKEN or in the file of PENSTOCK_SERVICE_TOKEN_FILE"
+            )
+            raise RegistryUnauthorized(sentence) from error
+        if isinstance(error, DataLoss) or error.reason in _STORE:
+            raise StorageError(f"the registry's store does not keep it: {said}") from error
+        if isinstance(error, _NO):
+            raise RegistrationRefused(f"the registry refused it: {said}") from error
+        raise RegistryUnavailable(f"the registry gives no answer: {said}") from error
+
+
 class _Asking:
     """One run's calls to the registry."""
 
@@ -114,6 +169,21 @@ class _Asking:
         self._registry = registry_client
         self._fetches = fetches
         self._blobs = blobs
+
+    def check_key(self) -> None:
+        """Ask for something that needs the role of whoever registers."""
+        next(iter(self._registry.audit(page_size=1)), None)
+
+    def judged(self, run: JobRun, known: Known, model: str, version: str) -> registry.ModelVersion | None:
+        """Look at the job's own version, without waiting; one that was refused is cleared away."""
+        found = self.named(model, version)
+        if found is None or not known.may_be(found):
+            return None
+        try:
+            return self.ready(run, found, own=True, patience_s=0.0)
+        except ValidationFailed:
+            self._clear_away(model, version, found.source)
+            raise
 
     def register(
         self,
@@ -126,7 +196,7 @@ class _Asking:
     ) -> tuple[registry.ModelVersion, bool]:
         known = Known.of_downloads(spec, plan, downloads)
         version, refused = spec.version, 0
-        if target.version and spec.phase is not Phase.PROCESSING and (same := self._same(model, version, known)):
+        if target.version and spec.phase is Phase.DOWNLOADING and (same := self._same(model, version, known)):
             return self.ready(run, same), True
         for _ in range(MOST_TURNS):
             if not version:
@@ -138,7 +208,8 @@ class _Asking:
             with run.holding() as connection:
                 self._fetches.name(connection, run.job.job_id, model, version)
             try:
-                return self.ready(run, self._upload(run, spec, plan, model, version, known, downloads)), False
+                made = self._upload(run, spec, plan, model, version, known, downloads)
+                return self.ready(run, made, own=True), False
             except AlreadyExists:
                 if target.version:
                     if same := self._same(model, version, known):
@@ -170,15 +241,17 @@ class _Asking:
         except NotFound:
             return None
 
-    def ready(self, run: JobRun, version: registry.ModelVersion) -> registry.ModelVersion:
-        """Wait for the validator; raises Stopped as soon as the run is to end, and FailedPrecondition."""
-        until = time.monotonic() + VALIDATION_S
+    def ready(
+        self, run: JobRun, version: registry.ModelVersion, *, own: bool = False, patience_s: float | None = None
+    ) -> registry.ModelVersion:
+        """Wait for the validator; raises Stopped as soon as the run is to end, Validating, and FailedPrecondition."""
+        until = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
         while version.state != registry.VERSION_STATE_READY:
             if version.state == registry.VERSION_STATE_FAILED:
                 raise ValidationFailed(version)
-            if time.monotonic() > until:
-                sentence = f"{version.model} {version.version} still waits for a validator; its fetch is tried again"
-                raise RegistryUnavailable(sentence)
+            if time.monotonic() >= until:
+                _check_waited(run.job, version)
+                raise Validating(own=own)
             run.wait(LOOK_INTERVAL_S)
             version = self._registry.get_version(version.model, version.version)
         return version
@@ -240,6 +313,15 @@ class _Asking:
                 progress=lambda *_: run.check(),
                 wait=False,
             )
+
+
+def _check_waited(job: Job, version: registry.ModelVersion) -> None:
+    """See that a version has not waited for ever; raises RegistryUnavailable."""
+    made_time = version.create_time.ToDatetime(UTC)
+    waited_s = (job.read_time - max(made_time, job.start_time or made_time)).total_seconds()
+    if waited_s > VALIDATION_S:
+        sentence = f"{version.model} {version.version} has waited {waited_s / 60:.0f} minutes for the registry's"
+        raise RegistryUnavailable(f"{sentence} validator: see that one runs")
 
 
 def check_framework(plan: Plan, target: FetchTarget) -> None:

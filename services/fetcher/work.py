@@ -23,9 +23,10 @@ from services.fetcher.faults import (
     StorageError,
     UnsupportedFramework,
 )
+from services.fetcher.layouts import carried, check_layout
 from services.fetcher.lineage import not_done
 from services.fetcher.models import Download, FetchResult, FetchSpec, Phase, Plan, kept
-from services.fetcher.registering import Registering, check_framework
+from services.fetcher.registering import Registering, Validating, check_framework
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Source, Stopping
 from services.fetcher.store.downloads import DownloadStore
@@ -63,8 +64,8 @@ class FetchWork:
         self._max_bytes = max_bytes
 
     def __call__(self, run: JobRun) -> Mapping[str, Any] | None:
-        """Do a fetch to its end; gives its result, or None where it was put back to wait, for another's download or
-        its turn at a host.
+        """Do a fetch to its end; gives its result, or None where it was put back to wait: for another's download, its
+        turn at a host, or the registry's validator.
 
         What it raises says how it ended, see `common.jobs.Work`.
         """
@@ -73,6 +74,12 @@ class FetchWork:
             return asdict(self._fetched(run, spec, self._sources.of(spec.reference)))
         except Awaited:
             with run.holding() as connection:
+                self._jobs.put_back(connection, run.lease, delay_s=_patience_s(run.job), counted=False)
+            return None
+        except Validating as validating:
+            with run.holding() as connection:
+                phase = Phase.VALIDATING if validating.own else Phase.DOWNLOADING
+                self._fetches.enter(connection, run.job.job_id, phase)
                 self._jobs.put_back(connection, run.lease, delay_s=_patience_s(run.job), counted=False)
             return None
         except HostBusy as busy:
@@ -91,6 +98,8 @@ class FetchWork:
             raise
 
     def _fetched(self, run: JobRun, spec: FetchSpec, source: Source) -> FetchResult:
+        if spec.phase is Phase.VALIDATING and (judged := self._judged(run, spec)):
+            return judged
         plan, model = self._planned(run, spec, source)
         if there := self._registering.there(run, spec, plan, model):
             self._take_over(run, plan)
@@ -101,6 +110,16 @@ class FetchWork:
         version, existed = self._registered(run, spec, plan, model, downloads)
         brought = sum(download.size_bytes - download.reused_bytes for download in downloads.values())
         return _result(version, spec, plan, existed=existed, downloaded_bytes=brought)
+
+    def _judged(self, run: JobRun, spec: FetchSpec) -> FetchResult | None:
+        """Look again at the version that is registered; None: it is not there any more."""
+        if spec.plan is None:
+            return None
+        with run.holding() as connection:
+            self._fetches.enter(connection, run.job.job_id, Phase.PROCESSING)
+        version = self._registering.judged(run, spec, spec.plan, spec.model)
+        brought = run.job.progress.done - spec.reused_bytes
+        return _result(version, spec, spec.plan, existed=False, downloaded_bytes=brought) if version else None
 
     def _take_over(self, run: JobRun, plan: Plan) -> None:
         """Say that all is here, in a version that is there."""
@@ -128,10 +147,14 @@ class FetchWork:
                 self._fetches.enter(connection, run.job.job_id, Phase.DOWNLOADING)
             return spec.plan, spec.model
         found = source.find(spec.reference, Stopping(run.check, run.on_stop, run.forget))
-        plan, model = replace(found.plan, warnings=kept(found.warnings)), spec.model or found.suggested_model
+        target = FetchTarget.FromString(spec.target)
+        plan, left_out = carried(found.plan, target)
+        plan, model = replace(plan, warnings=kept((*found.warnings, *left_out))), spec.model or found.suggested_model
         if not model:
             raise UnsupportedFramework("the source suggests no name for the model: name it")
-        check_framework(plan, FetchTarget.FromString(spec.target))
+        found.check(framework_named=bool(target.framework))
+        check_framework(plan, target)
+        check_layout(plan, target)
         if (plan.size_bytes or 0) > self._max_bytes:
             raise _too_many(f"{plan.size_bytes:,}", self._max_bytes)
         with run.holding() as connection:

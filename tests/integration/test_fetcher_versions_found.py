@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
+import penstock
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.registry.v1 import registry_pb2 as registry
-from penstock.errors import FailedPrecondition
+from penstock.errors import DataLoss, FailedPrecondition, PenstockError, ResourceExhausted
 from penstock.registry import RegistryClient
 from services.common.jobs import JobStore
 from services.common.postgres import Database
+from services.fetcher import registering, work
 from services.fetcher.leftovers import Leftovers
 from services.fetcher.store.fetches import FetchStore
+from services.registry.validation.validator import Validator
 from tests.fetching import Place, fetching
 from tests.integration.test_fetcher_versions import archived
+from tests.kit import write_keys
 from tests.postgres import PostgresServer
+from tests.registry import wait_until
+from tests.services import running_registry
 from tests.testdata import models
 
 pytestmark = pytest.mark.slow
@@ -131,3 +142,85 @@ def test_one_left_behind_that_cannot_be_looked_at_keeps_no_other_waiting(
         Leftovers(JobStore(database, "fetcher", "fetch_jobs"), FetchStore(), place.client).clear()
     phases = dict(place.rows("SELECT model, phase FROM fetcher.fetch_jobs WHERE model LIKE 'left-%%'"))
     assert phases == {"left-older": "DOWNLOADING", "left-newer": "PROCESSING"}, "the newer is asked for again"
+
+
+def test_a_key_that_may_not_register_is_told_before_anything_is_brought(
+    place: Place, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    keys, empty = tmp_path / "keys.json", tmp_path / "fetcher_token"
+    write_keys(keys, fetcher="operator", watcher="viewer", admin="admin")
+    empty.touch()
+    given: list[dict[str, Any]] = [
+        {},
+        {"service_token": SecretStr("stranger")},
+        {"service_token": SecretStr("watcher")},
+        {"service_token_file": empty},
+        {"service_token": SecretStr("fetcher")},
+    ]
+    url = place.origin.serve("/keyed.onnx", models.classifier(), etag='"keyed"')
+    ended: list[tuple[str, int, bool, int]] = []
+    with running_registry(postgres_server.clone("registry"), tmp_path, keys_file=keys) as registry:
+        for number, said in enumerate(given):
+            own = {
+                "database_url": SecretStr(postgres_server.clone("fetcher")),
+                "blob_url": f"file://{tmp_path}/downloads-{number}",
+                "registry_address": registry.address,
+            }
+            with place.replica(**own, **said) as fetcher, penstock.Client(fetcher=fetcher.address) as client:
+                before = place.origin.sent_bytes
+                with closing(client.fetcher.watch(client.fetcher.start("url", url).id)) as watched:
+                    *_, job = watched
+                sent_bytes = place.origin.sent_bytes - before
+                named = "PENSTOCK_SERVICE_TOKEN" in job.error.message
+                ended.append((job.error.reason, job.attempt_count, named, sent_bytes))
+    refused = ("REGISTRY_UNAUTHORIZED", 1, True, 1)
+    assert ended == [refused] * 4 + [("", 1, False, len(models.classifier()) + 1)]
+
+
+@pytest.mark.parametrize(
+    "error", [ResourceExhausted("the disk is full", reason="BLOB_STORE_FULL"), DataLoss("gone", reason="BLOB_LOST")]
+)
+def test_a_full_store_of_the_registrys_is_called_so(
+    place: Place, monkeypatch: pytest.MonkeyPatch, error: PenstockError
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(RegistryClient, "register_version", full)
+    job = place.fetch("url", place.origin.serve("/full.onnx", models.classifier(), etag='"full"'), max_attempts=1)
+    assert (job.error.reason, job.error.retryable) == ("STORAGE_ERROR", True)
+    assert all(said in job.error.message for said in ("the registry's store", error.reason)), job.error
+
+
+def test_who_waits_for_the_validator_leaves_its_place_to_others(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    judge, validate = threading.Event(), Validator.validate
+
+    def slow(*given: Any, **more: Any) -> Any:
+        judge.wait(120)
+        return validate(*given, **more)
+
+    monkeypatch.setattr(Validator, "validate", slow)
+    monkeypatch.setattr(registering, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(work, "AWAIT_S", 0.1)
+    monkeypatch.setattr(work, "MOST_AWAIT_S", 0.1)
+    url = place.origin.serve("/slow.onnx", models.classifier(), etag='"slow"')
+    job = place.client.fetcher.start("url", url)
+    wait_until(lambda: place.client.fetcher.get(job.id).state == pb.FETCH_JOB_STATE_PENDING or None)
+    (token,) = place.rows("SELECT token FROM fetcher.fetch_jobs WHERE model = 'slow'")
+    wait_until(lambda: place.rows("SELECT token FROM fetcher.fetch_jobs WHERE model = 'slow'") > [token] or None)
+    sent_bytes = place.origin.sent_bytes
+    judge.set()
+    done = place.end(job)
+    assert (done.state, done.attempt_count) == (pb.FETCH_JOB_STATE_COMPLETED, 1), done.error
+    assert (done.result.version, done.result.existed) == ("v1", False)
+    assert done.result.downloaded_bytes == len(models.classifier())
+    assert place.origin.sent_bytes == sent_bytes
+    assert versions(place, "slow") == ["v1"]
+
+
+def test_what_the_validator_refuses_in_the_end_leaves_nothing(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registering, "PATIENCE_S", 0.0)
+    monkeypatch.setattr(work, "AWAIT_S", 0.1)
+    job = place.fetch("url", place.origin.serve("/late.onnx", b"no model", etag='"late"'))
+    assert (job.error.reason, job.attempt_count) == ("REGISTRATION_REFUSED", 1)
+    assert list(place.client.registry.list_versions("late")) == []

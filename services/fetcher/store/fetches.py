@@ -24,7 +24,8 @@ _TOLD = "UPDATE fetcher.fetch_jobs SET webhook_message_id = %(message_id)s WHERE
 # The phase of an ended job says whether a version of it is still to be looked at.
 _LEFTOVERS = """
 SELECT job_id, source, reference, model, version FROM fetcher.fetch_jobs
-WHERE end_time > clock_timestamp() - interval '1 day' AND state IN ('FAILED', 'CANCELLED') AND phase = 'PROCESSING'
+WHERE end_time > clock_timestamp() - interval '1 day' AND state IN ('FAILED', 'CANCELLED')
+  AND phase IN ('PROCESSING', 'VALIDATING')
   AND version <> ''
 ORDER BY end_time DESC LIMIT %(limit)s
 """
