@@ -19,7 +19,7 @@ from penstock.cli.embedded.folder import DataFolder, ProcessMark, State
 from penstock.cli.embedded.supervisor import Event, EventKind
 from penstock.cli.exits import ExitCode, failure_of
 from penstock.cli.keys_file import KeysFileError
-from penstock.cli.output import Column, Output
+from penstock.cli.output import Column, Output, complain
 from penstock.cli.suite_progress import SuiteProgress
 
 ID = "01934a1e-7c00-7000-8000-000000000001"
@@ -155,6 +155,23 @@ def test_a_long_note_is_folded_and_never_cut(
     assert len(first) > 1
     assert " ".join(line[begin:end].strip() for line in first) == note
     assert max(map(len, lines)) <= width
+
+
+def test_a_command_that_does_not_fit_stands_unbroken_on_a_line_of_its_own(
+    terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = Output(as_json=False, no_color=True)
+    watch, cancel, fetch = f"penstock fetch watch {ID}", f"penstock fetch cancel {ID}", f"penstock fetch get {'x' * 90}"
+    output.note(f"it goes on; to see it again: {watch}; to end it: {cancel}")
+    assert capsys.readouterr().err.splitlines() == [
+        "it goes on; to see it again:", f"  {watch}", f"to end it: {cancel}",
+    ]  # fmt: skip
+    output.note(f"once the source has had its rest, `{fetch}` goes on with what is here")
+    assert capsys.readouterr().err.splitlines() == [
+        "once the source has had its rest,", f"  {fetch}", "goes on with what is here",
+    ]  # fmt: skip
+    complain(f"penstock: it went wrong: `{fetch}` shows it")
+    assert f"  {fetch}\n" in capsys.readouterr().err
 
 
 def test_colours_can_be_turned_off(terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,6 +8,7 @@ columns that there is no room for are named below the table. Piped they are plai
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ PIPED_WIDTH = 100_000
 MIN_WIDTH = 6
 # Narrower, a wrapped cell is a column of single words.
 MIN_WRAP_WIDTH = 20
+
+_COMMAND = re.compile(r"`(?P<quoted>penstock [^`]+)`|(?<=: )(?P<last>penstock .+?)(?=; to |$)", re.MULTILINE)
+"""A command in a sentence: in backticks, or after a colon to the end, or to what else can be done."""
 
 STAGE_STYLES = {
     "production": "bold green",
@@ -107,7 +111,7 @@ class Output:
     def note(self, text: str | Text) -> None:
         """Say something beside the answer, on stderr: with `--json` nothing."""
         if not self.as_json:
-            self.stderr.print(text, soft_wrap=not self.stderr.is_terminal)
+            _print_lines(self.stderr, text)
 
     def away(self, service: str) -> Callable[[Exception], None]:
         """Give what says that a watch broke, and is taken up again."""
@@ -214,7 +218,33 @@ class Transfer:
 def complain(sentence: str) -> None:
     """Print an error to stderr: whole lines where it is piped, wrapped between words on a terminal."""
     stderr = Console(stderr=True, highlight=False, markup=False, emoji=False)
-    stderr.print(Text("\n".join(map(printable, sentence.split("\n")))), soft_wrap=not stderr.is_terminal)
+    _print_lines(stderr, Text("\n".join(map(printable, sentence.split("\n")))))
+
+
+def _print_lines(console: Console, text: str | Text) -> None:
+    """Print whole lines where it is piped, and wrap them on a terminal: there a command that would be broken gets a
+    line of its own, which the terminal itself breaks, so that it can be copied.
+    """
+    text = Text(text) if isinstance(text, str) else text
+    if not console.is_terminal:
+        console.print(text, soft_wrap=True)
+        return
+    while broken := _broken_command(console, text):
+        before, after = text[: broken.start()], text[broken.end() :]
+        before.rstrip()
+        if before.plain:
+            console.print(before)
+        console.print(Text(f"  {broken['quoted'] or broken['last']}"), soft_wrap=True)
+        text = Text(after.plain.lstrip(" ;"))
+    if text.plain:
+        console.print(text)
+
+
+def _broken_command(console: Console, text: Text) -> re.Match[str] | None:
+    """Find the first command that wrapping would break."""
+    shown = [line.plain for line in text.wrap(console, console.width)]
+    commands = _COMMAND.finditer(text.plain)
+    return next((each for each in commands if not any(each[0] in line for line in shown)), None)
 
 
 def no_room(titles: Iterable[str]) -> Text:
