@@ -14,7 +14,7 @@ from penstock.api.monitoring.v1.drift_pb2 import DRIFT_STATUS_DRIFTED, TRIGGER_S
 from penstock.cli.drift_views import checks_table
 from penstock.cli.events_views import events_table
 from penstock.cli.exits import CommandError, ExitCode
-from penstock.cli.ids import whole_id
+from penstock.cli.ids import whole_id, whole_uuid
 from penstock.cli.job_views import jobs_table
 from penstock.cli.output import Output
 
@@ -43,6 +43,22 @@ def test_a_beginning_of_several_is_refused_with_all_that_it_may_mean() -> None:
 @pytest.mark.parametrize("said", [ONE, "019", "rule-of-mine", ""])
 def test_nothing_is_looked_up_for_what_is_no_beginning(said: str) -> None:
     assert whole_id(said, lambda: pytest.fail("it was looked up")) == said
+
+
+def test_of_many_that_begin_so_a_few_are_named_and_the_others_counted() -> None:
+    with pytest.raises(CommandError) as refused:
+        whole_id("019a", lambda: [Alert(id=f"019a{number:032}") for number in range(68)])
+    assert refused.value.message.startswith("68 ids begin with 019a: ")
+    assert refused.value.message.count("019a0") == 5
+    assert refused.value.message.endswith(" and 63 more; give more of it")
+
+
+@pytest.mark.parametrize("said", ["0", "01a"])
+def test_a_beginning_that_is_too_short_is_no_id_that_there_is_none_of(said: str) -> None:
+    with pytest.raises(CommandError, match="give at least 4 characters") as refused:
+        whole_uuid(said, lambda: pytest.fail("it was looked up"))
+    assert refused.value.exit_code == ExitCode.USAGE
+    assert whole_uuid("zzz", newest) == "zzz", "which the service refuses"
 
 
 def test_what_begins_none_is_left_to_the_service() -> None:

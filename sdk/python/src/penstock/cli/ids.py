@@ -15,6 +15,7 @@ SHOWN = 5
 SHORT_LENGTH = 13
 """Of an id on a narrow terminal, at least: a UUIDv7's time to the millisecond."""
 _BEGINNING = re.compile(r"[0-9a-f-]{4,35}")
+_TOO_SHORT = re.compile(r"[0-9a-f-]{1,3}")
 
 
 class _Identified(Protocol):
@@ -45,6 +46,14 @@ def whole_id(said: str, newest: Callable[[], Iterable[_Identified]]) -> str:
         sentence = f"{len(found):,} ids begin with {said}: {named}; give more of it"
         raise CommandError(sentence, reason="AMBIGUOUS_ID", exit_code=ExitCode.USAGE)
     return found[0] if found else said
+
+
+def whole_uuid(said: str, newest: Callable[[], Iterable[_Identified]]) -> str:
+    """Give the id as `whole_id` does, of what has none but UUIDs; a beginning too short to look for is refused."""
+    if _TOO_SHORT.fullmatch(said):
+        sentence = f"{said} is too short for the beginning of an id: give at least 4 characters"
+        raise CommandError(sentence, reason="ID_TOO_SHORT", exit_code=ExitCode.USAGE)
+    return whole_id(said, newest)
 
 
 def short_ids(ids: Iterable[str]) -> dict[str, str]:
