@@ -14,9 +14,9 @@ import psycopg
 import pytest
 
 from penstock.ids import uuid7
-from services.common.jobs import Concurrency, Failure, JobFilters, JobState, JobStore
+from services.common.jobs import Backoff, Concurrency, Failure, JobFilters, JobState, JobStore
 from services.common.postgres import Database
-from services.fetcher.faults import NetworkError
+from services.fetcher.faults import HostBusy, NetworkError, RateLimited
 from services.fetcher.models import FetchSpec, Plan, Reference, RemoteFile
 from services.fetcher.schedules.models import Look, NewSchedule, Schedule, When, job_id_of
 from services.fetcher.schedules.store import ScheduleStore
@@ -79,13 +79,29 @@ class Bench:
     def come_due(self, schedule: Schedule, ago: str = "1 second") -> datetime:
         """Have a schedule's time come, so long ago; gives it."""
         self.sql(
-            "UPDATE fetcher.fetch_schedules SET next_time = clock_timestamp() - %s::interval WHERE schedule_id = %s",
+            "UPDATE fetcher.fetch_schedules SET next_time = clock_timestamp() - %s::interval, try_count = 0, "
+            "try_time = NULL, retry_time = NULL WHERE schedule_id = %s",
             ago,
             schedule.schedule_id,
         )
         due = self.get(schedule).next_time
         assert due is not None
         return due
+
+    def wait(self, schedule: Schedule, days: int = 0) -> None:
+        """Have it be time for the next try, so many days after the first."""
+        self.sql(
+            "UPDATE fetcher.fetch_schedules SET retry_time = clock_timestamp(), try_time = try_time - %s "
+            "WHERE schedule_id = %s AND retry_time IS NOT NULL",
+            timedelta(days=days),
+            schedule.schedule_id,
+        )
+
+    def fill(self) -> None:
+        """Have the key have as many jobs as it may."""
+        for _ in range(2):
+            self.come_due(self.schedule(), "3 hours")
+            assert self.turning.turn(looks=False) is True
 
     def end_jobs(self, state: str = "COMPLETED") -> None:
         """End all that have not ended, as a worker does, or somebody who cancels them."""
@@ -109,6 +125,10 @@ class Bench:
     def look(self, schedule: Schedule) -> Schedule:
         """Have its time come, look, and conclude."""
         self.come_due(schedule)
+        return self.try_on(schedule)
+
+    def try_on(self, schedule: Schedule) -> Schedule:
+        """Look, and conclude."""
         look = self.turning.turn(looks=True)
         assert isinstance(look, Look)
         self.turning.conclude(look, self.turning.see(look, Stopping()))
@@ -284,15 +304,27 @@ def test_what_was_seen_while_the_key_could_have_no_more_jobs_is_fetched_later(be
     schedule = bench.schedule(auto_update=True)
     bench.look(schedule)
     bench.end_jobs()
-    for _ in range(2):
-        bench.come_due(bench.schedule())
-        assert bench.turning.turn(looks=False) is True
     bench.told.revision = "two"
-    full = bench.look(schedule)
-    assert full.trouble is not None
-    assert (full.trouble.reason, full.last_revision) == ("TOO_MANY_JOBS", "one")
+    bench.come_due(schedule)
+    look = bench.turning.turn(looks=True)
+    assert isinstance(look, Look)
+    bench.fill()
+    bench.turning.conclude(look, bench.turning.see(look, Stopping()))
+    for _ in range(2):  # seen meanwhile, and not even looked at
+        full = bench.get(schedule)
+        assert full.trouble is not None
+        assert (full.trouble.reason, full.last_revision, full.next_time) == (
+            "TOO_MANY_JOBS",
+            "one",
+            look.schedule.next_time,
+        )
+        bench.wait(schedule)
+        looks = bench.told.looks
+        assert bench.turning.turn(looks=True) is True
+        assert bench.told.looks == looks
     bench.end_jobs()
-    after = bench.look(schedule)
+    bench.wait(schedule)
+    after = bench.try_on(schedule)
     assert (after.trouble, after.last_revision, len(bench.made())) == (None, "two", 4)
 
 
@@ -319,10 +351,18 @@ def test_a_failed_fetch_that_was_tried_again_and_is_done_is_not_made_again(bench
     assert bench.made() == [first]
 
 
-def test_a_source_that_cannot_be_asked_is_asked_again_at_the_next_time(bench: Bench) -> None:
+def test_a_source_that_cannot_be_asked_is_asked_again_soon_and_then_at_the_next_time(bench: Bench) -> None:
     schedule = bench.schedule(auto_update=True)
     bench.told.fault = NetworkError("nobody is there")
-    failed = bench.look(schedule)
+    due = bench.come_due(schedule)
+    for tries in (1, 2):
+        tried = bench.try_on(schedule)
+        assert (tried.next_time, tried.try_count, tried.last_time) == (due, tries, None)
+        assert (tried.trouble and tried.trouble.reason) == "NETWORK_ERROR"
+        assert bench.store.next_s() <= Backoff().bound_s(tries)
+        bench.wait(schedule)
+    failed = bench.try_on(schedule)
+    assert (failed.last_time, failed.try_count, failed.try_time, failed.retry_time) == (due, 0, None, None)
     assert failed.trouble is not None
     assert (failed.trouble.reason, failed.trouble.message) == ("NETWORK_ERROR", "nobody is there")
     assert (failed.enabled, failed.last_revision, bench.made()) == (True, "", [])
@@ -335,6 +375,98 @@ def test_a_source_that_cannot_be_asked_is_asked_again_at_the_next_time(bench: Be
     bench.told.fault = None
     assert bench.look(schedule).trouble is None
     assert len(bench.made()) == 1
+
+
+def test_a_source_that_answers_at_the_second_try_is_fetched_at_once(bench: Bench) -> None:
+    schedule = bench.schedule(auto_update=True)
+    bench.told.fault = NetworkError("reset")
+    bench.look(schedule)
+    bench.told.fault = None
+    bench.wait(schedule)
+    after = bench.try_on(schedule)
+    assert (after.trouble, after.try_count, after.retry_time, len(bench.made())) == (None, 0, None, 1)
+
+
+def test_a_source_is_left_alone_for_as_long_as_it_asks_but_no_longer_than_to_the_next_time(bench: Bench) -> None:
+    bench.told.fault = RateLimited("it asks for patience", retry_after_s=1_000)
+    rarely = bench.look(bench.schedule(auto_update=True))
+    assert rarely.retry_time is not None
+    assert rarely.trouble_time is not None
+    assert rarely.retry_time - rarely.trouble_time >= timedelta(seconds=999)
+    assert bench.turning.turn(looks=True) is False, "it is not asked before"
+    often = bench.look(bench.schedule(When(cron="*/5 * * * *"), auto_update=True))
+    assert often.retry_time is None
+    assert often.next_time is not None
+    assert often.next_time > often.read_time
+
+
+def test_a_host_that_is_busy_costs_no_try_and_is_waited_for_a_day(bench: Bench) -> None:
+    schedule = bench.schedule(auto_update=True)
+    bench.told.fault = HostBusy("it is asked again in 6 s", retry_after_s=6)
+    due = bench.come_due(schedule)
+    for _ in range(5):
+        tried = bench.try_on(schedule)
+        assert (tried.next_time, tried.try_count) == (due, 0)
+        bench.wait(schedule)
+    bench.wait(schedule, days=1)
+    assert bench.try_on(schedule).last_time == due
+
+
+@pytest.fixture
+def once(bench: Bench) -> Schedule:
+    """A schedule whose only time has come."""
+    with bench.store.transaction() as connection:
+        soon = bench.store.now(connection) + timedelta(hours=1)
+    schedule = bench.schedule(When(at_time=soon))
+    bench.sql("UPDATE fetcher.fetch_schedules SET at_time = at_time - interval '2 hours'")
+    bench.come_due(schedule)
+    return bench.get(schedule)
+
+
+@pytest.mark.parametrize("reason", ["TOO_MANY_JOBS", "SOURCE_DISABLED"])
+def test_an_only_time_waits_until_a_job_may_be_created(bench: Bench, once: Schedule, reason: str) -> None:
+    if reason == "TOO_MANY_JOBS":
+        bench.fill()
+    else:
+        bench.told.disabled_reason = "switched off"
+    assert bench.turning.turn(looks=False) is True
+    waits = bench.get(once)
+    assert waits.trouble is not None
+    assert (waits.trouble.reason, waits.next_time, waits.last_job_id) == (reason, once.next_time, None)
+    assert waits.retry_time is not None
+    assert waits.trouble_time is not None
+    assert waits.retry_time - waits.trouble_time >= timedelta(seconds=59)
+    bench.end_jobs()
+    bench.told.disabled_reason = ""
+    bench.wait(once)
+    assert bench.turning.turn(looks=False) is True
+    after = bench.get(once)
+    assert once.next_time is not None
+    assert after.last_job_id == job_id_of(once.schedule_id, once.next_time)
+    assert (after.trouble, after.next_time) == (None, None)
+
+
+def test_an_only_time_that_waited_for_a_day_is_over_and_says_why(bench: Bench, once: Schedule) -> None:
+    bench.told.disabled_reason = "switched off"
+    assert bench.turning.turn(looks=False) is True
+    assert bench.store.expire(kept_s=0) == 0, "it is not over"
+    bench.wait(once, days=1)
+    assert bench.turning.turn(looks=False) is True
+    after = bench.get(once)
+    assert (after.trouble and after.trouble.reason) == "SOURCE_DISABLED"
+    assert (after.next_time, after.retry_time, bench.turning.turn(looks=False)) == (None, None, False)
+    assert bench.store.expire(kept_s=0) == 1
+
+
+def test_what_is_switched_off_and_on_again_is_not_tried_again_before_its_next_time(bench: Bench) -> None:
+    schedule = bench.schedule(auto_update=True)
+    bench.told.fault = NetworkError("reset")
+    waits = bench.look(schedule)
+    with bench.store.transaction() as connection:
+        bench.store.enable(connection, schedule.schedule_id, enabled=False, next_time=None)
+        on = bench.store.enable(connection, schedule.schedule_id, enabled=True, next_time=schedule.next_time)
+    assert waits.retry_time is not None
+    assert (on.try_count, on.try_time, on.retry_time, on.next_time) == (0, None, None, schedule.next_time)
 
 
 def test_one_replica_looks_and_another_once_it_is_dead(bench: Bench) -> None:

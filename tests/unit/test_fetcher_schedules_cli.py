@@ -106,6 +106,17 @@ def test_a_schedule_whose_fetch_takes_long_does_not_fail(
     assert re.search(r" on .* downloading ", out)
 
 
+def test_times_name_their_zone_where_crons_may_be_another(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    zone = re.escape(datetime(2026, 12, 1, 2, tzinfo=UTC).astimezone().tzname() or "")
+    server.on("GetFetchSchedule", answer(pb.GetFetchScheduleResponse(schedule=a_schedule())))
+    server.on("ListFetchSchedules", answer(pb.ListFetchSchedulesResponse(schedules=[a_schedule()])))
+    for arguments in (["get", ID], ["list"]):
+        out, _ = printed(capsys, *arguments)
+        assert re.search(rf"[\d-]+ [\d:]+ {zone}\b", out)
+
+
 def test_a_schedule_that_fails_says_why_and_what_it_did_last(
     server: ScriptedServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,8 +125,19 @@ def test_a_schedule_that_fails_says_why_and_what_it_did_last(
     assert out.splitlines()[0].split() == [ID, "failing"]
     assert "huggingface.co could not be reached [NETWORK_ERROR]" in out
     assert re.search(rf"last fetch +{JOB} completed", out)
-    assert re.search(r"saw +7f3c", out)
+    assert re.search(r"for revision +7f3c", out)
     assert f"penstock fetch get {JOB}" in err
+
+
+def test_an_only_time_that_was_given_up_shows_in_the_list(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost = a_schedule(last_error=pb.FetchScheduleError(reason="SOURCE_DISABLED", message="switched off"))
+    lost.at_time.FromDatetime(datetime(2026, 11, 2, tzinfo=UTC))
+    lost.ClearField("next_time")
+    server.on("ListFetchSchedules", answer(pb.ListFetchSchedulesResponse(schedules=[lost])))
+    out, _ = printed(capsys, "list")
+    assert re.search(r" failed .*SOURCE_DISABLED", out)
 
 
 @pytest.mark.parametrize("width", [80, 140])

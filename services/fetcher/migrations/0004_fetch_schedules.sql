@@ -24,12 +24,15 @@ CREATE TABLE fetcher.fetch_schedules (
     enabled          boolean     NOT NULL DEFAULT true,
     next_time        timestamptz,                                        -- NULL: none comes
     last_time        timestamptz,                                        -- the time that came last, as it was planned
-    end_time         timestamptz,                                        -- when the only time came
+    try_count        integer     NOT NULL DEFAULT 0,                     -- of the time that is due, in vain
+    try_time         timestamptz,                                        -- when it was tried in vain first
+    retry_time       timestamptz,                                        -- when it is tried again; NULL: at once
+    end_time         timestamptz,                                        -- when the only time was heeded
     last_job_id      uuid,
     last_job_failed  boolean     NOT NULL DEFAULT false,                 -- known although that job is deleted
     last_revision    text        NOT NULL DEFAULT '',                    -- by what is known again what that job was made for
     last_check_time  timestamptz,                                        -- when the source was looked at last
-    error_reason     text        NOT NULL DEFAULT '',                    -- why the time that came last did nothing
+    error_reason     text        NOT NULL DEFAULT '',                    -- why the last try did nothing
     error_message    text        NOT NULL DEFAULT '',
     error_time       timestamptz,
     look_token       bigint      NOT NULL DEFAULT 0,                     -- grows whenever a look begins, or is void

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from services.common.jobs import JobStore
+from services.common.jobs import Backoff, JobStore
 from services.common.jobs.housekeeping import DAY_S
 from services.common.server import Service
 from services.fetcher.notifications.webhooks import FetchWebhooks
@@ -39,7 +39,11 @@ def open_schedules(
     served = service(Schedules(parts.store, parts.sources, parts.webhooks, limits))
     if not settings.fetcher_worker_enabled:
         return served, ()
-    turn_limits = TurnLimits(hard_limit_ms=settings.fetcher_hard_limit_ms, max_unended=settings.fetcher_max_unended)
+    turn_limits = TurnLimits(
+        hard_limit_ms=settings.fetcher_hard_limit_ms,
+        max_unended=settings.fetcher_max_unended,
+        backoff=Backoff(base_s=settings.fetcher_backoff_ms / 1000),
+    )
     turning = Turning(parts.store, parts.jobs, parts.fetches, parts.sources, turn_limits)
     loop = ScheduleLoop(
         parts.store,

@@ -74,8 +74,8 @@ def schedule_proto(schedule: Schedule) -> pb.FetchSchedule:
         if schedule.trouble_time is not None:
             written.last_error.time.FromDatetime(schedule.trouble_time)
     moments: dict[str, datetime | None] = {
-        "next_time": schedule.next_time, "last_time": schedule.last_time, "create_time": schedule.create_time,
-        "last_check_time": schedule.last_check_time,
+        "next_time": schedule.retry_time or schedule.next_time, "last_time": schedule.last_time,
+        "create_time": schedule.create_time, "last_check_time": schedule.last_check_time,
     }  # fmt: skip
     for name, time in moments.items():
         if time is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime
@@ -40,12 +41,28 @@ class NewSchedule:
     body_sha256: str
 
 
+class Again(enum.Enum):
+    """When a time that came in vain is tried again."""
+
+    NOT = enum.auto()
+    """It is left out; the next time is another."""
+    AFTER_A_FAULT = enum.auto()
+    """Soon, and as often as one of its jobs would be: what went wrong may pass."""
+    AFTER_A_WAIT = enum.auto()
+    """Soon, and for a day: nothing was tried, for lack of room or of leave."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a time that came created no job and found nothing out: a stable reason and a sentence."""
+    """Why a time that came created no job and found nothing out: a stable reason and a sentence.
+
+    `retry_after_s`: what whoever was asked wants to be left alone for.
+    """
 
     reason: str
     message: str
+    again: Again = Again.NOT
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +93,8 @@ class Schedule:
 
     `last_job` is None while there is none, and once it has been deleted; `last_job_id` and `last_job_failed` stay.
     `last_revision` is `revision_of` what the last job was created for, with `auto_update`: what a look saw and no job
-    was created for is seen again.
+    was created for is seen again. A `next_time` that came in vain stays while it is tried again: `try_count` tries that
+    count, the first of all at `try_time`, and the next at `retry_time`.
     """
 
     schedule_id: UUID
@@ -90,6 +108,9 @@ class Schedule:
     auto_update: bool
     enabled: bool
     next_time: datetime | None
+    try_count: int
+    try_time: datetime | None
+    retry_time: datetime | None
     last_time: datetime | None
     last_job_id: UUID | None
     last_job: LastJob | None

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from math import inf
-from typing import Any, Final, LiteralString
+from typing import Final, LiteralString
 from uuid import UUID
 
 from psycopg.rows import DictRow
@@ -68,7 +68,7 @@ _LOCK_ONE: LiteralString = _ONE + " FOR UPDATE OF schedules"
 # A look that was begun is void with it: what it found would be of another time.
 _ENABLE = """
 UPDATE fetcher.fetch_schedules SET enabled = %(enabled)s, next_time = %(next_time)s, look_token = look_token + 1,
-    look_expire_time = NULL
+    look_expire_time = NULL, try_count = 0, try_time = NULL, retry_time = NULL
 WHERE schedule_id = %(schedule_id)s
 """
 _DELETE = "DELETE FROM fetcher.fetch_schedules WHERE schedule_id = %(schedule_id)s"
@@ -77,6 +77,7 @@ _DUE: LiteralString = (
     _SELECT
     + """
 WHERE next_time <= clock_timestamp() AND (look_expire_time IS NULL OR look_expire_time <= clock_timestamp())
+  AND (retry_time IS NULL OR retry_time <= clock_timestamp())
   AND (%(looks)s OR NOT auto_update)
 ORDER BY next_time FOR UPDATE OF schedules SKIP LOCKED LIMIT 1
 """
@@ -104,8 +105,16 @@ _ENDED = """
 UPDATE fetcher.fetch_schedules SET last_job_failed = %(failed)s
 WHERE schedule_id = %(schedule_id)s AND last_job_id = %(job_id)s
 """
+_PUT_OFF = """
+UPDATE fetcher.fetch_schedules SET look_expire_time = NULL, try_count = try_count + %(counted)s::integer,
+    try_time = coalesce(try_time, clock_timestamp()),
+    retry_time = clock_timestamp() + make_interval(secs => %(delay_s)s),
+    error_reason = %(reason)s, error_message = %(message)s, error_time = clock_timestamp()
+WHERE schedule_id = %(schedule_id)s
+"""
 _ADVANCE = """
 UPDATE fetcher.fetch_schedules SET last_time = next_time, next_time = %(next_time)s, look_expire_time = NULL,
+    try_count = 0, try_time = NULL, retry_time = NULL,
     end_time = CASE WHEN at_time IS NULL THEN NULL ELSE clock_timestamp() END,
     error_reason = %(reason)s, error_message = %(message)s,
     error_time = CASE WHEN %(reason)s = '' THEN NULL ELSE clock_timestamp() END
@@ -117,7 +126,7 @@ DELETE FROM fetcher.fetch_schedules
 WHERE end_time <= (SELECT clock_timestamp() - make_interval(secs => %(kept_s)s))
 """
 _NEXT = """
-SELECT extract(epoch FROM min(greatest(next_time, look_expire_time)) - clock_timestamp())::float8 AS wait_s
+SELECT extract(epoch FROM min(greatest(next_time, retry_time, look_expire_time)) - clock_timestamp())::float8 AS wait_s
 FROM fetcher.fetch_schedules WHERE next_time IS NOT NULL
 """
 _NOTIFY = "SELECT pg_notify(%(channel)s, '')"
@@ -168,7 +177,7 @@ class ScheduleStore:
         return self._one(connection, _ONE, row["schedule_id"])
 
     def count(self, connection: JobConnection, created_by: str) -> int:
-        """Count a caller's schedules, those left out whose only time has come."""
+        """Count a caller's schedules, those left out whose only time is over."""
         row = connection.execute(_COUNT, {"created_by": created_by}).fetchone()
         return int(row["count"]) if row else 0
 
@@ -222,7 +231,7 @@ class ScheduleStore:
     def due(self, connection: JobConnection, *, looks: bool) -> Schedule | None:
         """Take the schedule that has been due longest, and that nobody else has; `looks`: with auto_update, too.
 
-        It is locked until the transaction ends, by when it must have been advanced, or its look begun.
+        It is locked until the transaction ends, by when it must have been advanced or put off, or its look begun.
         """
         row = connection.execute(_DUE, {"looks": looks}).fetchone()
         return _schedule(row) if row else None
@@ -238,7 +247,7 @@ class ScheduleStore:
         """Take a schedule's row again after a look.
 
         Gives the schedule as it was before; None where the look is void: it took too long, or the schedule was
-        switched, or deleted. It is locked until the transaction ends, by when it must have been advanced.
+        switched, or deleted. It is locked until the transaction ends, by when it must have been advanced or put off.
         """
         values = {"schedule_id": look.schedule.schedule_id, "token": look.token}
         row = connection.execute(_LOCK_LOOK, values).fetchone()
@@ -273,18 +282,22 @@ class ScheduleStore:
         trouble: Trouble | None = None,
     ) -> None:
         """Go on to the next time: this one has made a job, or nothing, or could not be heeded."""
-        reason, message = (trouble.reason, trouble.message) if trouble else ("", "")
-        # A NUL is in no text of PostgreSQL's, and a source may bring one into a sentence.
-        said = message.replace("\0", " ")[:MAX_MESSAGE_CHARS]
-        values: dict[str, Any] = {"schedule_id": schedule_id, "next_time": next_time}
-        connection.execute(_ADVANCE, {**values, "reason": reason, "message": said})
+        said = _said(trouble) if trouble else {"reason": "", "message": ""}
+        connection.execute(_ADVANCE, {"schedule_id": schedule_id, "next_time": next_time, **said})
+
+    def put_off(
+        self, connection: JobConnection, schedule_id: UUID, trouble: Trouble, *, delay_s: float, counted: bool
+    ) -> None:
+        """Have the time that is due tried again after a while; `counted`: as one that was tried in vain."""
+        values = {"schedule_id": schedule_id, "delay_s": delay_s, "counted": counted}
+        connection.execute(_PUT_OFF, {**values, **_said(trouble)})
 
     def is_job(self, connection: JobConnection, job_id: UUID) -> bool:
         """Say whether a job of this id is there."""
         return connection.execute(_JOB, {"job_id": job_id}).fetchone() is not None
 
     def expire(self, kept_s: float) -> int:
-        """Delete schedules whose only time came so long ago; gives how many."""
+        """Delete schedules whose only time was heeded so long ago; gives how many."""
         with self._database.transaction() as connection:
             return connection.execute(_EXPIRE, {"kept_s": kept_s}).rowcount
 
@@ -308,11 +321,16 @@ def _not_found(schedule_id: UUID) -> NotFound:
     return NotFound(f"there is no schedule {schedule_id}; it may have been deleted", reason="SCHEDULE_NOT_FOUND")
 
 
+def _said(trouble: Trouble) -> dict[str, str]:
+    # A NUL is in no text of PostgreSQL's, and a source may bring one into a sentence.
+    return {"reason": trouble.reason, "message": trouble.message.replace("\0", " ")[:MAX_MESSAGE_CHARS]}
+
+
 def _schedule(row: DictRow) -> Schedule:
     names = (
         "schedule_id", "create_number", "created_by", "create_time", "priority", "max_attempts", "auto_update",
-        "enabled", "next_time", "last_time", "last_job_id", "last_job_failed", "last_revision",
-        "last_check_time", "read_time",
+        "enabled", "next_time", "try_count", "try_time", "retry_time", "last_time", "last_job_id", "last_job_failed",
+        "last_revision", "last_check_time", "read_time",
     )  # fmt: skip
     own = {"webhook_message_id": None, "phase": Phase.DOWNLOADING, "plan": None, "reused_bytes": 0, "done_files": 0}
     return Schedule(

@@ -1,27 +1,33 @@
 """What happens when a schedule's time comes: a job, or a look at the source that may lead to one.
 
 Any number of replicas may do it at once. A row is locked while its job is created and it goes on to its next time, in
-one transaction, so that a time makes one job or none. A look takes long and holds no row: it has a lease, and what it
+one transaction, so that a time makes one job or none. One that comes in vain is tried again where that may help, until
+the next. A look takes long and holds no row: it has a lease, and what it
 found counts only while that holds.
 """
 
 from __future__ import annotations
 
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import structlog
 
 from services.common.errors import DomainError
-from services.common.jobs import JobConnection, JobStore, NewJob
-from services.fetcher.schedules.models import Look, Schedule, Trouble, job_id_of, revision_of
+from services.common.jobs import Backoff, JobConnection, JobStore, NewJob
+from services.fetcher.faults import HostBusy
+from services.fetcher.schedules.models import Again, Look, Schedule, Trouble, job_id_of, revision_of
 from services.fetcher.schedules.store import ScheduleStore
 from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Stopping
 from services.fetcher.store.fetches import FetchStore
 
 _log = structlog.get_logger(__name__)
+MOST_WAITED = timedelta(days=1)
+"""For how long a time is tried again that lacks room or leave."""
+ROOM_S = 60.0
+"""How often room and leave are looked for."""
 LEASE_S = 180.0
 """How long after a replica's death another looks; longer than any look may take."""
 UNREADABLE = timedelta(hours=1)
@@ -30,10 +36,14 @@ UNREADABLE = timedelta(hours=1)
 
 @dataclass(frozen=True, slots=True)
 class TurnLimits:
-    """What jobs of schedules may have: the longest, in ms; those of a key that have not ended."""
+    """What jobs of schedules may have: the longest, in ms; those of a key that have not ended.
+
+    `backoff`: the waits between tries, of jobs and of looks.
+    """
 
     hard_limit_ms: int
     max_unended: int
+    backoff: Backoff = field(default_factory=Backoff)
 
 
 class Turning:
@@ -60,6 +70,8 @@ class Turning:
             if schedule.busy:
                 sentence = f"job {schedule.last_job_id} had not ended when the next was due; that time was left out"
                 self._advance(connection, schedule, trouble=Trouble("STILL_RUNNING", sentence))
+            elif trouble := self._hindrance(connection, schedule):
+                self._missed(connection, schedule, trouble)
             elif schedule.auto_update:
                 return self._store.begin_look(connection, schedule, LEASE_S)
             else:
@@ -73,7 +85,10 @@ class Turning:
             return revision_of(self._sources.of(reference).find(reference, stopping).plan)
         except DomainError as error:
             _log.info("source not looked at", schedule=str(schedule.schedule_id), reason=error.reason)
-            return Trouble(error.reason, error.message)
+            again = Again.AFTER_A_FAULT if error.retryable else Again.NOT
+            if isinstance(error, HostBusy):  # it was not even asked
+                again = Again.AFTER_A_WAIT
+            return Trouble(error.reason, error.message, again, error.retry_after_s)
         except Exception:  # noqa: BLE001 - whatever one source does, the schedule goes on, and so do the others
             error_id = uuid.uuid4().hex
             _log.exception("a look broke", schedule=str(schedule.schedule_id), error_id=error_id)
@@ -86,11 +101,13 @@ class Turning:
             if schedule is None:
                 _log.info("look is void", schedule=str(look.schedule.schedule_id))
             elif isinstance(seen, Trouble):
-                self._advance(connection, schedule, trouble=seen)
-            elif schedule.wants(seen):
-                self._make(connection, schedule, seen)
-            else:
+                self._missed(connection, schedule, seen)
+            elif not schedule.wants(seen):
                 self._advance(connection, schedule)
+            elif trouble := self._hindrance(connection, schedule):  # meanwhile
+                self._missed(connection, schedule, trouble)
+            else:
+                self._make(connection, schedule, seen)
 
     def give_back(self, look: Look) -> None:
         """Leave a look to others."""
@@ -101,17 +118,6 @@ class Turning:
         due_time = schedule.next_time
         if due_time is None:
             raise AssertionError(f"{schedule.schedule_id} was taken although no time of it comes")
-        try:
-            limit_key = self._sources.of(schedule.spec.reference).host(schedule.spec.reference)
-        except DomainError as error:  # a setting was changed since it was created
-            self._advance(connection, schedule, trouble=Trouble(error.reason, error.message))
-            return
-        if self._fetches.unended(connection, schedule.created_by) >= self._limits.max_unended:
-            sentence = (
-                f"{self._limits.max_unended:,} jobs of {schedule.created_by} had not ended; that time was left out"
-            )
-            self._advance(connection, schedule, trouble=Trouble("TOO_MANY_JOBS", sentence))
-            return
         job_id = job_id_of(schedule.schedule_id, due_time)
         if not self._store.is_job(connection, job_id):  # it is where the database's clock went back
             job = NewJob(
@@ -119,7 +125,7 @@ class Turning:
                 created_by=schedule.created_by,
                 payload=schedule.spec.columns(),
                 priority=schedule.priority,
-                limit_key=limit_key,
+                limit_key=self._sources.of(schedule.spec.reference).host(schedule.spec.reference),
                 max_attempts=schedule.max_attempts,
                 hard_limit_ms=self._limits.hard_limit_ms,
             )
@@ -127,6 +133,36 @@ class Turning:
             self._store.made(connection, schedule.schedule_id, job_id, revision)
         self._advance(connection, schedule)
         _log.info("schedule came due", schedule=str(schedule.schedule_id), job=str(job_id))
+
+    def _hindrance(self, connection: JobConnection, schedule: Schedule) -> Trouble | None:
+        """Say why no job may be created just now; None: one may."""
+        try:
+            self._sources.of(schedule.spec.reference).host(schedule.spec.reference)
+        except DomainError as error:  # a setting was changed since it was created
+            return Trouble(error.reason, error.message, Again.AFTER_A_WAIT)
+        if self._fetches.unended(connection, schedule.created_by) >= self._limits.max_unended:
+            sentence = f"{self._limits.max_unended:,} jobs of {schedule.created_by} have not ended"
+            return Trouble("TOO_MANY_JOBS", sentence, Again.AFTER_A_WAIT)
+        return None
+
+    def _missed(self, connection: JobConnection, schedule: Schedule, trouble: Trouble) -> None:
+        """Have a time that came in vain tried again soon, where that may help and the next does not come before."""
+        following, delay_s = _following(schedule), self._delay_s(schedule, trouble)
+        if delay_s is None or (following is not None and following <= schedule.read_time + timedelta(seconds=delay_s)):
+            self._advance(connection, schedule, trouble=trouble)
+            return
+        counted = trouble.again is Again.AFTER_A_FAULT
+        self._store.put_off(connection, schedule.schedule_id, trouble, delay_s=delay_s, counted=counted)
+
+    def _delay_s(self, schedule: Schedule, trouble: Trouble) -> float | None:
+        """Draw the wait before the next try; None: there is none."""
+        tries = schedule.try_count + 1
+        if trouble.again is Again.AFTER_A_FAULT and tries < schedule.max_attempts:
+            return self._limits.backoff.delay_s(tries, trouble.retry_after_s)
+        waited = schedule.read_time - (schedule.try_time or schedule.read_time)
+        if trouble.again is Again.AFTER_A_WAIT and waited < MOST_WAITED:
+            return self._limits.backoff.delay_s(1, trouble.retry_after_s or ROOM_S)
+        return None
 
     def _advance(self, connection: JobConnection, schedule: Schedule, trouble: Trouble | None = None) -> None:
         self._store.advance(connection, schedule.schedule_id, _following(schedule), trouble=trouble)

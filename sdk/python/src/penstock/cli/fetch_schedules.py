@@ -59,7 +59,7 @@ _COLUMNS = (
     Column("reference", give="cut", least_width=16, optional=True),
     Column("source", optional=True),
 )
-_STYLES = {"on": "green", "off": "dim", "over": "dim", "failing": "bold red"}
+_STYLES = {"on": "green", "off": "dim", "over": "dim", "failing": "bold red", "failed": "bold red"}
 
 
 @app.command(epilog=EXAMPLES)
@@ -275,7 +275,7 @@ def _facts(output: Output, schedule: pb.FetchSchedule) -> RenderableType:
         ("last time", say_time(time_of(schedule.last_time))),
         ("last fetch", last),
         ("looked", say_time(time_of(schedule.last_check_time))),
-        ("saw", schedule.last_revision),
+        ("for revision", schedule.last_revision),
         ("error", said),
         ("tells", f"{schedule.webhook.url}{', signed' if schedule.webhook.signed else ''}"),
         ("created", f"{say_time(time_of(schedule.create_time))} by {schedule.created_by}"),
@@ -284,11 +284,11 @@ def _facts(output: Output, schedule: pb.FetchSchedule) -> RenderableType:
 
 
 def _state(schedule: pb.FetchSchedule) -> str:
-    """Say how it stands: off, over, failing where its last time did nothing, else on."""
+    """Say how it stands: off, over, failing where its last try did nothing, failed where none follows, or on."""
     if not schedule.enabled:
         return "off"
     if not schedule.HasField("next_time"):
-        return "over"
+        return "failed" if _fails(schedule) else "over"
     return "failing" if _fails(schedule) else "on"
 
 

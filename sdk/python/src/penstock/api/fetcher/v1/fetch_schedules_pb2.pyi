@@ -62,15 +62,15 @@ class FetchSchedule(_message.Message):
     auto_update: _builtins.bool
     """At each time it looks whether the source has another commit, ETag or digest than was fetched last, and only then
     creates a job. What says nothing by which it could be known again is fetched each time. A job that FAILED has
-    fetched nothing: the next time creates one again.
+    fetched nothing: the next time creates one again, although nothing is new. One that was CANCELLED was not wanted.
     """
     enabled: _builtins.bool
     """Whether it creates jobs."""
     last_job_id: _builtins.str
     """The last job that it created; empty: none yet."""
     last_revision: _builtins.str
-    """The revision that was seen last, with `auto_update`: what the source calls it, or `files:` and a SHA-256 over its
-    files' names, sizes, tags and digests. Empty: it has not looked yet, or there is none.
+    """The revision that the last job was created for, with `auto_update`: what the source calls it, or `files:` and a
+    SHA-256 over its files' names, sizes, tags and digests. Empty: there is no job yet, or no revision.
     """
     created_by: _builtins.str
     """The caller."""
@@ -90,7 +90,9 @@ class FetchSchedule(_message.Message):
 
     @_builtins.property
     def at_time(self) -> _timestamp_pb2.Timestamp:
-        """Once, at this time. The schedule is deleted as long after it as jobs are after their end."""
+        """Once, at this time. The schedule is deleted as long after it has created its job, or was given up with
+        `last_error`, as jobs are after their end.
+        """
 
     @_builtins.property
     def webhook(self) -> _fetch_jobs_pb2.FetchWebhook:
@@ -98,7 +100,9 @@ class FetchSchedule(_message.Message):
 
     @_builtins.property
     def next_time(self) -> _timestamp_pb2.Timestamp:
-        """The next time; unset where none comes: it is disabled, or its only time has come."""
+        """The next time; where one that came in vain is tried again, that. Unset where none comes: it is disabled, or its only
+        time is over.
+        """
 
     @_builtins.property
     def create_time(self) -> _timestamp_pb2.Timestamp:
@@ -106,7 +110,7 @@ class FetchSchedule(_message.Message):
 
     @_builtins.property
     def last_time(self) -> _timestamp_pb2.Timestamp:
-        """The time that came last, as it was planned; unset: none yet."""
+        """The time that was heeded last, as it was planned; unset: none yet."""
 
     @_builtins.property
     def last_check_time(self) -> _timestamp_pb2.Timestamp:
@@ -114,7 +118,9 @@ class FetchSchedule(_message.Message):
 
     @_builtins.property
     def last_error(self) -> Global___FetchScheduleError:
-        """Why the time that came last created no job and found nothing out; unset where it did. The next time tries again."""
+        """Why the last try created no job and found nothing out; unset where it did. `next_time` tries again; where that is
+        unset the only time was given up.
+        """
 
     def __init__(
         self,

@@ -28,7 +28,9 @@ if _version_not_supported:
 class FetchScheduleServiceStub(object):
     """FetchScheduleService creates jobs at their times, by the database's clock. A time that passed while no replica ran is
     made up for as soon as one runs, and several are made up for by one job. A time at which the schedule's last job has
-    not ended is left out.
+    not ended is left out. Until the next time comes one that came in vain is tried again, soon: where a look met a fault
+    that may pass, as often as a job of the schedule would be; for a day, where its source is switched off, a host is
+    busy, or too many jobs of its caller have not ended.
     """
 
     def __init__(self, channel):
@@ -67,7 +69,9 @@ class FetchScheduleServiceStub(object):
 class FetchScheduleServiceServicer(object):
     """FetchScheduleService creates jobs at their times, by the database's clock. A time that passed while no replica ran is
     made up for as soon as one runs, and several are made up for by one job. A time at which the schedule's last job has
-    not ended is left out.
+    not ended is left out. Until the next time comes one that came in vain is tried again, soon: where a look met a fault
+    that may pass, as often as a job of the schedule would be; for a day, where its source is switched off, a host is
+    busy, or too many jobs of its caller have not ended.
     """
 
     def CreateFetchSchedule(self, request, context):
@@ -149,7 +153,9 @@ def add_FetchScheduleServiceServicer_to_server(servicer, server):
 class FetchScheduleService(object):
     """FetchScheduleService creates jobs at their times, by the database's clock. A time that passed while no replica ran is
     made up for as soon as one runs, and several are made up for by one job. A time at which the schedule's last job has
-    not ended is left out.
+    not ended is left out. Until the next time comes one that came in vain is tried again, soon: where a look met a fault
+    that may pass, as often as a job of the schedule would be; for a day, where its source is switched off, a host is
+    busy, or too many jobs of its caller have not ended.
     """
 
     @staticmethod

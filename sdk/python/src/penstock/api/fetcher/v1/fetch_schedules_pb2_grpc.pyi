@@ -32,7 +32,9 @@ GRPC_VERSION: str
 class FetchScheduleServiceStub:
     """FetchScheduleService creates jobs at their times, by the database's clock. A time that passed while no replica ran is
     made up for as soon as one runs, and several are made up for by one job. A time at which the schedule's last job has
-    not ended is left out.
+    not ended is left out. Until the next time comes one that came in vain is tried again, soon: where a look met a fault
+    that may pass, as often as a job of the schedule would be; for a day, where its source is switched off, a host is
+    busy, or too many jobs of its caller have not ended.
     """
 
     @_typing.overload
@@ -61,7 +63,9 @@ class FetchScheduleServiceStub:
 class FetchScheduleServiceAsyncStub(FetchScheduleServiceStub):
     """FetchScheduleService creates jobs at their times, by the database's clock. A time that passed while no replica ran is
     made up for as soon as one runs, and several are made up for by one job. A time at which the schedule's last job has
-    not ended is left out.
+    not ended is left out. Until the next time comes one that came in vain is tried again, soon: where a look met a fault
+    that may pass, as often as a job of the schedule would be; for a day, where its source is switched off, a host is
+    busy, or too many jobs of its caller have not ended.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -86,7 +90,9 @@ class FetchScheduleServiceAsyncStub(FetchScheduleServiceStub):
 class FetchScheduleServiceServicer(metaclass=_abc_1.ABCMeta):
     """FetchScheduleService creates jobs at their times, by the database's clock. A time that passed while no replica ran is
     made up for as soon as one runs, and several are made up for by one job. A time at which the schedule's last job has
-    not ended is left out.
+    not ended is left out. Until the next time comes one that came in vain is tried again, soon: where a look met a fault
+    that may pass, as often as a job of the schedule would be; for a day, where its source is switched off, a host is
+    busy, or too many jobs of its caller have not ended.
     """
 
     @_abc_1.abstractmethod
