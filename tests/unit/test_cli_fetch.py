@@ -13,6 +13,7 @@ import pytest
 from rich.text import Text
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.api.fetcher.v1 import fetch_schedules_pb2 as schedules
 from penstock.api.fetcher.v1 import sources_pb2
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.cli import fetch_advice
@@ -132,7 +133,8 @@ def test_what_is_shown_fits_the_terminal(
     server.on("GetFetchJob", answer(pb.GetFetchJobResponse(job=jobs[1])))
     for arguments in (["inspect", "huggingface", LONG], ["list"], ["get", ID]):
         out, err = printed(capsys, *arguments)
-        widths = {Text(line).cell_len for line in (out + err).splitlines()}
+        lines = [line for line in (out + err).splitlines() if not line.startswith("  penstock ")]  # to be copied
+        widths = {Text(line).cell_len for line in lines}
         assert max(widths) <= width, out
         assert "cancelling" in out or arguments != ["list"]
         assert "0% of 1000.0 TiB" in out or arguments != ["list"]
@@ -167,7 +169,8 @@ def test_a_start_says_all_that_was_asked_for_and_no_secret_stands_on_the_line(
         (["--webhook-secret-env", "HOOK"], "give --webhook, too"),
         (["--webhook", "https://a.example", "--webhook-secret-env", "UNSET"], "UNSET is not set"),
         (["--at", "soon"], "'soon' is no time"),
-        (["--stage", "live"], "'live' is not one of"),
+        (["--stage", "live"], "'live' is not one of 'development', 'candidate', 'staging'."),
+        (["--name", ""], "it is empty; without --name"),
         (["--varaint", "q4"], "--variant"),
     ],
 )
@@ -180,6 +183,68 @@ def test_what_is_written_wrongly_is_refused_before_anything_is_asked(
     _, err = printed(capsys, "start", "url", "https://example.org/m.onnx", *arguments, exit_code=2)
     assert sentence in err
     assert server.calls == {}
+
+
+def test_where_the_framework_is_not_told_the_command_asks_for_it(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = found_in("default")
+    found.ClearField("framework")
+    server.on("InspectSource", answer(found))
+    _, err = printed(capsys, "inspect", "url", "https://example.org/m.zip")
+    assert "--name mini-lm --framework …" in err
+
+
+def test_a_time_that_has_passed_is_said_to_have(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    server.on("CreateFetchJob", answer(pb.CreateFetchJobResponse(job=job_in("QUEUED"))))
+    _, err = printed(capsys, "start", "url", "https://example.org/m.onnx", "--at", "2020-01-01T00:00Z")
+    assert "has passed: it begins at once" in err
+    _, err = printed(capsys, "start", "url", "https://example.org/m.onnx", "--at", "2h")
+    assert "has passed" not in err
+
+
+def test_of_what_there_is_not_the_right_list_shows_which_there_are(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    server.on("GetFetchJob", fail(errors.NotFound("there is no job 'zzz'", reason="JOB_NOT_FOUND")))
+    _, err = printed(capsys, "get", "zzz", exit_code=3)
+    assert err.endswith("there is no job 'zzz'; `penstock fetch list` shows which there are [JOB_NOT_FOUND]\n")
+    server.on("GetFetchSchedule", fail(errors.NotFound("there is no schedule", reason="SCHEDULE_NOT_FOUND")))
+    _, err = printed(capsys, "schedule", "get", "zzz", exit_code=3)
+    assert "`penstock fetch schedule list` shows which there are" in err
+
+
+def test_what_failed_is_not_shown_as_a_version(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    target = pb.FetchTarget(model="b", version="v1")
+    listed = [job_in("FAILED", "SECURITY", target=target), job_in("QUEUED", target=target)]
+    server.on("ListFetchJobs", answer(pb.ListFetchJobsResponse(jobs=listed)))
+    out, _ = printed(capsys, "list")
+    assert [re.search(r" (b( v1)?) ", line)[1] for line in out.splitlines()[1:]] == ["b", "b v1"]  # type: ignore[index]
+
+
+def test_a_further_version_of_a_model_is_said_to_be_one(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = pb.FetchResult(model="iris", version="v1", deployment_number=3)
+    server.on("GetFetchJob", answer(pb.GetFetchJobResponse(job=job_in("COMPLETED", result=result))))
+    out, _ = printed(capsys, "get", ID)
+    assert "iris v1, 0 B downloaded; it is number 3 of the model's" in out
+
+
+def test_the_help_of_the_group_has_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    out, _ = printed(capsys, "--help")
+    assert "penstock fetch start url https://example.org/flowers.onnx --watch" in out
+
+
+@pytest.mark.parametrize("group", [[], ["schedule"]])
+def test_one_letter_means_the_same_in_every_list(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str], group: list[str]
+) -> None:
+    server.on("ListFetchJobs", answer(pb.ListFetchJobsResponse()))
+    server.on("ListFetchSchedules", answer(schedules.ListFetchSchedulesResponse()))
+    printed(capsys, *group, "list", "-n", "7", "-m", "iris")
+    (asked,) = server.calls["ListFetchSchedules" if group else "ListFetchJobs"]
+    assert (asked.page_size, asked.model) == (7, "iris")
 
 
 @pytest.mark.parametrize("option", ["--state", "--status", "-s"])
@@ -249,7 +314,7 @@ def test_a_fetch_that_failed_ends_its_watching_with_1_and_what_helps(
     server.on("WatchFetchJob", stream(pb.WatchFetchJobResponse(job=job_in("FAILED", "RATE_LIMITED"))))
     _, err = printed(capsys, "watch", ID, exit_code=1)
     assert f"what helps: wait until the source has had its rest; then `penstock fetch retry {ID}`" in err
-    assert err.splitlines()[-1].endswith("is failed: it went wrong [RATE_LIMITED]")
+    assert err.splitlines()[-1] == f"penstock: fetch {ID} failed [RATE_LIMITED]", "what went wrong is said above"
     printed(capsys, "watch", ID, "--json", exit_code=1)
 
 

@@ -57,6 +57,7 @@ def test_the_commands_are_commands() -> None:
         ("no model 'x'; ListModels shows which", "no model 'x'; `penstock model list` shows which"),
         ("was deleted; call RestoreModel, or", "was deleted; run `penstock model restore`, or"),
         ("does not say it; give input_format: csv", "does not say it; give --input-format: csv"),
+        ("give framework='onnx' (--framework onnx) or another", "give --framework onnx or another"),
         ("is live; say `force` to delete it", "is live; say --force to delete it"),
         ("metadata.fields.pooling: 'x' came", "--field pooling: 'x' came"),
         ("metadata.fields: too long", "--field: too long"),

@@ -39,6 +39,12 @@ DEFAULT_PORTS = {
     Service.JOBS: 50056,
     Service.FETCHER: 50054,
 }
+_LISTS = {
+    (Service.JOBS, "JOB_NOT_FOUND"): "penstock job list",
+    (Service.FETCHER, "JOB_NOT_FOUND"): "penstock fetch list",
+    (Service.FETCHER, "SCHEDULE_NOT_FOUND"): "penstock fetch schedule list",
+}
+"""What shows which there are, where several services have one reason."""
 
 
 def surroundings(folder: Path | None = None) -> dict[str, str]:
@@ -89,6 +95,7 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
     travel in plain text to another machine.
     """
     from penstock.client import Client  # grpc takes 100 ms, which `--help` must not wait for
+    from penstock.errors import PenstockError
 
     environment = surroundings()
     said = url or environment.get(f"PENSTOCK_{service.name}_ADDRESS")
@@ -114,7 +121,12 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
         key_file=environment.get("PENSTOCK_KEY_FILE"),
         insecure=environment.get("PENSTOCK_INSECURE_TOKEN", "").lower() in _TRUE,
     ) as client:
-        yield client
+        try:
+            yield client
+        except PenstockError as error:
+            if (service, error.reason) in _LISTS:
+                error.add_note(f"`{_LISTS[service, error.reason]}` shows which there are")
+            raise
 
 
 def running_addresses(environment: Mapping[str, str]) -> dict[str, str]:

@@ -76,7 +76,6 @@ _HINTS = {
     "APPROVAL_REQUIRED": "give --note, and --approver",
     "WRONG_MODE": "--chat sends the prompt as a message",
     "EVALUATION_REQUIRED": "`penstock model evaluate MODEL VERSION --metric NAME=X` records one",
-    "JOB_NOT_FOUND": "`penstock job list` shows which there are",
     "RETRAINING_OFF": "`penstock monitoring set retraining.enabled=true` turns it on",
     "RETRAINING_TOO_SOON": "--force asks all the same",
     "TOO_FEW_LABELS": "--force asks all the same",

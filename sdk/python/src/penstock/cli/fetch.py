@@ -19,10 +19,13 @@ from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError
 from penstock.cli.fetch_advice import command_of, next_step
 from penstock.cli.fetch_options import (
+    Into,
+    IntoFilter,
     Reference,
     Revision,
     Sha256,
     SourceName,
+    StageOrNone,
     Variant,
     Webhook,
     WebhookEnv,
@@ -30,13 +33,13 @@ from penstock.cli.fetch_options import (
     WebhookSecretEnv,
     WebhookSecretFile,
     later,
+    say_if_past,
     told_of,
 )
-from penstock.cli.fetch_views import fetch_facts, fetches_table, inspection, sources_table, state_of
-from penstock.cli.ids import whole_id
-from penstock.cli.options import Framework, Json, Limit, NoColor, Stage, Token, Url, Yes, page_size, pairs
+from penstock.cli.fetch_views import fetch_facts, fetches_table, inspection, sources_table
+from penstock.cli.ids import whole_uuid
+from penstock.cli.options import Framework, Json, Limit, NoColor, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Output
-from penstock.cli.wording import at_the_command_line
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -61,7 +64,7 @@ class State(enum.StrEnum):
     CANCELLED = "cancelled"
 
 
-app = typer.Typer(no_args_is_help=True, help="Bring models from elsewhere into the registry.")
+app = typer.Typer(no_args_is_help=True, help="Bring models from elsewhere into the registry.", epilog=EXAMPLES)
 app.add_typer(fetch_schedules.app, name="schedule")
 Fetch = Annotated[str, typer.Argument(metavar="FETCH", help="The fetch's id, or how it begins.", show_default=False)]
 
@@ -94,16 +97,15 @@ def inspect(
     output.answer(document_of(found), inspection(output, found))
     output.warn(found.warnings)
     name = found.suggested_model or "NAME"
-    output.note(f"to fetch it: {command_of('start', found.source, '--name', name)}")
+    framework = "" if found.framework else " --framework …"
+    output.note(f"to fetch it: {command_of('start', found.source, '--name', name)}{framework}")
 
 
 @app.command(epilog=EXAMPLES)
 def start(
     source: SourceName,
     reference: Reference,
-    name: Annotated[
-        str, typer.Option("--name", "-n", metavar="MODEL", help="Into which model. Default: as the source suggests.")
-    ] = "",
+    name: Into = None,
     version: Annotated[
         str, typer.Option("--version", metavar="V", help="Default: that of the same files, else v1, v2 and so on.")
     ] = "",
@@ -114,10 +116,7 @@ def start(
         Framework | None,
         typer.Option("--framework", metavar="F", help="Default: by the files' names.", show_default=False),
     ] = None,
-    stage: Annotated[
-        Stage | None,
-        typer.Option("--stage", metavar="STAGE", help="Default: development; staging at most.", show_default=False),
-    ] = None,
+    stage: StageOrNone = None,
     approver: Annotated[str, typer.Option("--approver", metavar="NAME", help="For a stage that needs one.")] = "",
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; for a stage that needs one.")] = "",
     label: Annotated[
@@ -133,7 +132,7 @@ def start(
             "--at",
             metavar="TIME",
             parser=later,
-            help="Not before: in so long, such as 2h, or 2026-01-31T22:00.",
+            help="Not before: in so long, such as 2h, or 2026-01-31T22:00, in this machine's zone without +01:00.",
             show_default=False,
         ),
     ] = None,
@@ -157,11 +156,12 @@ def start(
     """
     output = Output(as_json=as_json, no_color=no_color)
     posted_to, secret = told_of(webhook, webhook_file, webhook_env, secret_file, secret_env)
+    say_if_past(output, at)
     with connect(Service.FETCHER, url, token) as client:
         job = client.fetcher.start(
             source,
             reference,
-            model=name,
+            model=name or "",
             version=version,
             revision=revision,
             variant=variant,
@@ -217,7 +217,7 @@ def list_fetches(
         list[State] | None,
         typer.Option("--state", "--status", "-s", metavar="STATE", help="Only in this state; again for more."),
     ] = None,
-    name: Annotated[str, typer.Option("--name", "-n", metavar="MODEL", help="Only into this model.")] = "",
+    name: IntoFilter = "",
     source: Annotated[str, typer.Option("--source", metavar="SOURCE", help="Only of this source.")] = "",
     limit: Limit = 50,
     url: Url = None,
@@ -274,7 +274,7 @@ def delete(
 
 
 def _whole(client: Client, fetch: str) -> str:
-    return whole_id(fetch, client.fetcher.list)
+    return whole_uuid(fetch, client.fetcher.list)
 
 
 def _followed(client: Client, output: Output, fetch: str) -> pb.FetchJob:
@@ -316,5 +316,5 @@ def _show(output: Output, job: pb.FetchJob, *, waited: bool = False) -> None:
 
 def _end_with(job: pb.FetchJob) -> None:
     if job.state != pb.FETCH_JOB_STATE_COMPLETED:
-        why = f": {at_the_command_line(job.error.message, job.error.reason)}" if job.error.message else ""
-        raise CommandError(f"fetch {job.id} is {state_of(job)}{why}", reason=job.error.reason or "FETCH_NOT_COMPLETED")
+        ended = "failed" if job.state == pb.FETCH_JOB_STATE_FAILED else "was cancelled"
+        raise CommandError(f"fetch {job.id} {ended}", reason=job.error.reason or "FETCH_NOT_COMPLETED")

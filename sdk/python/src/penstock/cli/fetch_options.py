@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import enum
 from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 
 from penstock.cli.alert_channel import secret_of
+from penstock.cli.formats import say_time
+from penstock.cli.output import Output
 from penstock.durations import parse_duration
 
 
@@ -25,11 +28,47 @@ def later(text: str | datetime) -> datetime:
         raise typer.BadParameter(f"{text!r} is no time: write in how long, such as 2h, or 2026-01-31T22:00") from None
 
 
+class FetchStage(enum.StrEnum):
+    """Where a fetched version may begin: what goes live is promoted by hand."""
+
+    DEVELOPMENT = "development"
+    CANDIDATE = "candidate"
+    STAGING = "staging"
+
+
+def _named(name: str | None) -> str | None:
+    if name is not None and not name.strip():
+        raise typer.BadParameter("it is empty; without --name the model is called as the source suggests")
+    return name
+
+
+def say_if_past(output: Output, at: datetime | None) -> None:
+    """Say of a time that has passed that nothing waits for it."""
+    if at is not None and at <= datetime.now(UTC):
+        output.note(f"{say_time(at)} {at.astimezone().tzname()} has passed: it begins at once")
+
+
 SourceName = Annotated[
     str, typer.Argument(metavar="SOURCE", help="`penstock fetch sources` lists them.", show_default=False)
 ]
 Reference = Annotated[
     str, typer.Argument(metavar="REFERENCE", help="What to fetch, in the source's own terms.", show_default=False)
+]
+Into = Annotated[
+    str | None,
+    typer.Option(
+        "--name",
+        "-n",
+        metavar="MODEL",
+        callback=_named,
+        help="Into which model. Default: as the source suggests.",
+        show_default=False,
+    ),
+]
+IntoFilter = Annotated[str, typer.Option("--name", "--model", "-m", metavar="MODEL", help="Only into this model.")]
+StageOrNone = Annotated[
+    FetchStage | None,
+    typer.Option("--stage", metavar="STAGE", help="Default: development; staging at most.", show_default=False),
 ]
 Revision = Annotated[
     str, typer.Option("--revision", metavar="REVISION", help="A branch, tag, commit or digest. Default: the newest.")

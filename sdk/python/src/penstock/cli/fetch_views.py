@@ -252,6 +252,8 @@ def _is_cancelled(job: pb.FetchJob) -> bool:
 
 
 def _into(job: pb.FetchJob) -> str:
+    if job.HasField("end_time") and not job.HasField("result"):
+        return job.target.model  # no version was made
     made = job.result if job.HasField("result") else job.target
     return f"{made.model} {made.version}".strip()
 
@@ -278,4 +280,5 @@ def _made(job: pb.FetchJob) -> str:
     result = job.result
     if result.existed:
         return f"{result.model} {result.version}, which was there already"
-    return f"{result.model} {result.version}, {say_bytes(result.downloaded_bytes)} downloaded"
+    number = f"; it is number {result.deployment_number:,} of the model's" if result.deployment_number > 1 else ""
+    return f"{result.model} {result.version}, {say_bytes(result.downloaded_bytes)} downloaded{number}"

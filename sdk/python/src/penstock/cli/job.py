@@ -18,8 +18,8 @@ from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError, ExitCode
 from penstock.cli.formats import say_bytes, say_count
-from penstock.cli.ids import whole_id
-from penstock.cli.job_views import follow, job_facts, jobs_table, state_of, workers_table
+from penstock.cli.ids import whole_uuid
+from penstock.cli.job_views import follow, job_facts, jobs_table, workers_table
 from penstock.cli.options import Json, Limit, Model, NoColor, Token, Url, Version, Yes, duration, page_size
 from penstock.cli.output import Output
 from penstock.cli.predict import read_argument
@@ -258,7 +258,7 @@ def workers(url: Url = None, token: Token = None, as_json: Json = False, no_colo
 
 
 def _whole(client: Client, job: str) -> str:
-    return whole_id(job, client.jobs.list)
+    return whole_uuid(job, client.jobs.list)
 
 
 def _source(source: str, sha256: str, input_format: Format | None) -> tuple[Path | None, pb.FileInput | None]:
@@ -289,4 +289,5 @@ def _end_with(job: pb.PredictionJob, *, waited: bool) -> None:
     """End the command as the job ended, where it was waited for."""
     if waited and job.state != pb.JOB_STATE_COMPLETED:
         why = f": {at_the_command_line(job.error.message, job.error.reason)}" if job.error.message else ""
-        raise CommandError(f"job {job.id} is {state_of(job)}{why}", reason=job.error.reason or "JOB_NOT_COMPLETED")
+        ended = "failed" if job.state == pb.JOB_STATE_FAILED else "was cancelled"
+        raise CommandError(f"job {job.id} {ended}{why}", reason=job.error.reason or "JOB_NOT_COMPLETED")

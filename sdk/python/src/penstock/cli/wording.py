@@ -22,6 +22,7 @@ COMMANDS = {
 _OPTIONS = {
     "`force`": "--force",
     "ask with force": "ask with --force",
+    "framework='onnx' (--framework onnx)": "--framework onnx",
     "input_format": "--input-format",
     "row_format": "--format",
     "max_failed_rows": "--max-failed-rows",
