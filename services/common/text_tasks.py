@@ -37,6 +37,10 @@ TASK_NAMES: Final = tuple(_NAMES)
 """All that a task type may be, the short names too."""
 MEAN, CLS = "mean", "cls"
 """How the tokens' vectors may become the text's, as the metadata field `pooling` says."""
+POOLINGS: Final = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": CLS}
+"""What sentence-transformers calls them in 1_Pooling/config.json."""
+KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
+"""Classes of modules.json that are served; what another computes has to be inside the graph."""
 
 
 def find_named(task_type: str) -> Task | None:

@@ -9,7 +9,7 @@ from google.protobuf.json_format import ParseDict
 from huggingface_hub.hf_api import ModelInfo
 
 from penstock.api.registry.v1 import registry_pb2 as registry
-from services.fetcher.sources.cards import Card, Texts, card_of, document, modules_of
+from services.fetcher.sources.cards import Card, Texts, card_of, document, generates, modules_of
 
 POOLING = {"word_embedding_dimension": 384, "pooling_mode_mean_tokens": True, "pooling_mode_cls_token": False}
 CONFIG = {"hidden_size": 384, "max_position_embeddings": 512, "architectures": ["BertModel"]}
@@ -84,7 +84,7 @@ def test_a_graphs_task_is_any() -> None:
     ],
 )
 def test_a_licence_and_its_conditions_are_said(licence: object, name: str, warning: str) -> None:
-    found = card(licence=licence)
+    found = card(licence=licence, task="text-classification")
     assert found.licence == name
     assert [each for each in found.warnings if warning and warning in each] == list(found.warnings)
     assert bool(found.warnings) == bool(warning)
@@ -106,6 +106,37 @@ def test_what_serving_cannot_do_is_said_before() -> None:
     assert "pooling" not in found.metadata["fields"]
     assert "pools by pooling_mode_max_tokens" in found.warnings[0]
     assert "modules.json has Dense" in found.warnings[1]
+
+
+def test_that_nothing_says_how_a_text_is_pooled_is_said() -> None:
+    """As of Xenova's BGE: serving takes the mean, the models were trained for the first token."""
+    [warning] = card(Texts(CONFIG)).warnings
+    assert "serving takes the mean" in warning
+    assert "need cls" in warning
+    assert card(Texts(CONFIG, pooling_config=POOLING)).warnings == ()
+    assert card(Texts(CONFIG), task="text-ranking").warnings == ()
+    assert card(Texts(CONFIG), framework="ONNX").warnings == ()
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "sentence"),
+    [
+        ("text-generation", "", "its task is text-generation"),
+        ("translation", "", "its task is translation"),
+        (None, "Qwen2ForCausalLM", "config.json names Qwen2ForCausalLM"),
+        ("fill-mask", "T5ForConditionalGeneration", "config.json names T5ForConditionalGeneration"),
+        (None, "GPT2LMHeadModel", "config.json names GPT2LMHeadModel"),
+        # As Qwen3-Embedding and Qwen3-Reranker.
+        ("feature-extraction", "Qwen3ForCausalLM", ""),
+        ("text-ranking", "Qwen3ForCausalLM", ""),
+        (None, "BertModel", ""),
+        (None, "", ""),
+        (["text-generation"], "", ""),
+    ],
+)
+def test_what_makes_texts_is_known_by_its_task_or_its_class(task: object, architecture: str, sentence: str) -> None:
+    info = ModelInfo(id="org/name", pipeline_tag=task)  # type: ignore[no-untyped-call]  # theirs
+    assert generates(info, {"architectures": [architecture] if architecture else None}) == sentence
 
 
 def test_a_strangers_word_is_taken_only_where_it_is_short_and_plain() -> None:

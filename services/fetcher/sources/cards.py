@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
-from services.common.text_tasks import CLS, MEAN, TASK_TYPES, Task, find_named
+from services.common.text_tasks import CLS, KNOWN_MODULES, MEAN, POOLINGS, TASK_TYPES, Task, find_named
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
@@ -21,8 +21,15 @@ MAX_WORD_BYTES: Final = 128
 MAX_WORDS: Final = 16
 MAX_COUNT: Final = 2**20
 """Of dimensions, of tokens: more is a way to say that there is no bound."""
-_POOLINGS: Final = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": CLS}
-_KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
+_GENERATING: Final = frozenset(
+    {
+        "text-generation", "text2text-generation", "conversational", "image-text-to-text", "any-to-any", "translation",
+        "summarization", "automatic-speech-recognition", "image-to-text", "video-text-to-text", "audio-text-to-text",
+    }
+)  # fmt: skip
+"""Tasks of models that make a text token by token, as the Hub names them."""
+_GENERATORS: Final = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+"""How the classes of such models are called."""
 _WIDTHS: Final = ("hidden_size", "dim", "d_model", "n_embd")
 """What architectures call the length of a token's vector, BERT's first."""
 _NON_COMMERCIAL: Final = re.compile(r"(^|[-_ ])(nc|non-?commercial)([-_ ]|$)")
@@ -122,7 +129,7 @@ def _licence(info: ModelInfo, page: str) -> tuple[str, tuple[str, ...]]:
 
 def _task(info: ModelInfo, framework: str) -> tuple[str, tuple[str, ...]]:
     """Name the task as the registry knows it; of a bundle it takes no other."""
-    said = _word(info.pipeline_tag) or (_word(info.card_data.get("pipeline_tag")) if info.card_data else "")
+    said = _said_task(info)
     task = find_named(said)
     if task is not None:
         return task.value, ()
@@ -135,19 +142,44 @@ def _task(info: ModelInfo, framework: str) -> tuple[str, tuple[str, ...]]:
     return "", (sentence,)
 
 
+def _said_task(info: ModelInfo) -> str:
+    return _word(info.pipeline_tag) or (_word(info.card_data.get("pipeline_tag")) if info.card_data else "")
+
+
+def generates(info: ModelInfo, config: Mapping[str, Any]) -> str:
+    """Say by what a model is known to make texts, which no bundle does; '' where nothing says so.
+
+    A task that is served goes before: some embed texts with a decoder.
+    """
+    said = _said_task(info)
+    if find_named(said) is not None:
+        return ""
+    if said in _GENERATING:
+        return f"its task is {said}"
+    named = next((name for name in _words(config.get("architectures")) if name.endswith(_GENERATORS)), "")
+    return f"config.json names {named}" if named else ""
+
+
 def _pooling(texts: Texts) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Say how tokens' vectors become the text's, as sentence-transformers saved it."""
     fields: dict[str, Any] = {}
     warnings = []
     modes = [name for name, on in texts.pooling_config.items() if name.startswith("pooling_mode_") and on is True]
-    if len(modes) == 1 and modes[0] in _POOLINGS:
-        fields["pooling"] = _POOLINGS[modes[0]]
+    if len(modes) == 1 and modes[0] in POOLINGS:
+        fields["pooling"] = POOLINGS[modes[0]]
     elif modes:
         named = ", ".join(filter(None, map(_word, modes[:MAX_WORDS])))
         warnings.append(f"it pools by {named}; {MEAN} and {CLS} are served, unless the graph pools itself")
-    unknown = [name for name in texts.modules if name and name not in _KNOWN_MODULES]
+    unknown = [name for name in texts.modules if name and name not in KNOWN_MODULES]
     if unknown:
         warnings.append(f"modules.json has {', '.join(unknown)} after the encoder, which the graph has to have inside")
+    if not modes:
+        # The mean of a model that was trained for another is a vector as well, and nobody sees that it is wrong.
+        warnings.append(
+            "nothing says how its tokens' vectors become the text's: unless the graph does that itself, serving takes "
+            f"the {MEAN}, and many models need {CLS}, such as BGE's; see its card, and where it says so, fetch it with "
+            f"the metadata field `pooling: {CLS}` (in a suite file, or by metadata= of the SDK)"
+        )
     if "Pooling" in texts.modules:
         fields["normalize"] = "Normalize" in texts.modules
     return fields, tuple(warnings)

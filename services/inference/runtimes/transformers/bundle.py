@@ -9,18 +9,16 @@ from pathlib import Path
 from typing import Any, Final, TypeGuard
 
 from services.common.errors import FailedPrecondition
-from services.common.text_tasks import CLS, MEAN
+from services.common.text_tasks import CLS, KNOWN_MODULES, MEAN, POOLINGS
 from services.inference.models import Metadata
 
 TOKENIZER: Final = "tokenizer.json"
-POOLINGS: Final = {"pooling_mode_mean_tokens": MEAN, "pooling_mode_cls_token": CLS}
 MAX_JSON_BYTES: Final = 16 * 2**20
 LONGEST_TOKENS: Final = 32_768
 """Where nobody says what the model reads: tokenizers write 10^30 for that."""
 # Their tables of positions begin after the padding's own place.
 OFFSET_POSITIONS: Final = frozenset({"camembert", "longformer", "mpnet", "roberta", "xlm-roberta", "xlm-roberta-xl"})
 DEFAULT_TEMPLATE: Final = "This example is {}."
-KNOWN_MODULES: Final = frozenset({"Transformer", "Pooling", "Normalize"})
 
 
 @dataclass(frozen=True, slots=True)
