@@ -78,7 +78,7 @@ class Hub:
     cdn: Origin
     token: str = "hf_the-secret"
     repositories: dict[str, Repository] = field(default_factory=dict)
-    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    asked: list[tuple[str, dict[str, str]]] = field(default_factory=list, repr=False)
 
     def publish(self, name: str, files: Mapping[str, bytes], **more: Any) -> str:
         """Commit files to `main` of a repository; gives the commit."""

@@ -8,11 +8,19 @@ import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 
 from services.common.errors import DomainError, InvalidArgument
-from services.fetcher.faults import Forbidden, ModelNotFound, NetworkError, RateLimited, Unauthorized
+from services.fetcher.faults import (
+    Forbidden,
+    ModelNotFound,
+    NetworkError,
+    RateLimited,
+    Unauthorized,
+    UnsupportedFramework,
+)
 from services.fetcher.sources.kept import KeptConnections
 from services.fetcher.sources.source import Stopping
 from tests import hub
@@ -206,3 +214,69 @@ def test_a_plain_graphs_config_may_lie_above_it(server: hub.Hub) -> None:
     plan = look(server, "org/images").plan
     assert (plan.framework, [file.path for file in plan.files]) == ("ONNX", ["model.onnx"])
     assert (plan.metadata["task_type"], plan.metadata["fields"]["label_count"]) == ("image-classification", 2)
+
+
+def test_a_look_shows_the_variants_of_which_one_has_to_be_named(server: hub.Hub) -> None:
+    files = {**FILES, "onnx/model_q4.onnx": GRAPH + b"4"}
+    del files["onnx/model.onnx"]
+    publish(server, "org/choose", files)
+    found = look(server, "org/choose")
+    assert ([variant.name for variant in found.variants], found.has_default) == (["fp16", "q4"], False)
+    assert "name one of: fp16, q4" in found.warnings[0]
+    with pytest.raises(InvalidArgument) as refused:
+        found.check(framework_named=True)
+    assert refused.value.reason == "UNKNOWN_VARIANT"
+    look(server, "org/choose", variant="q4").check(framework_named=False)
+    with pytest.raises(InvalidArgument, match="no 'q3'"):
+        look(server, "org/choose", variant="q3")
+
+
+def test_a_model_that_makes_texts_is_looked_at_and_not_fetched(server: hub.Hub) -> None:
+    publish(server, "org/generates", pipeline_tag="text-generation")
+    found = look(server, "org/generates")
+    assert [variant.name for variant in found.variants] == ["default", "fp16"]
+    assert found.unserved == found.warnings[0]
+    with pytest.raises(UnsupportedFramework, match=r"makes texts \(its task is text-generation\).*Ollama"):
+        found.check(framework_named=False)
+    found.check(framework_named=True)
+
+
+def test_a_decoders_class_tells_that_it_makes_texts_and_its_encoder_may_embed(server: hub.Hub) -> None:
+    config = json.dumps({"architectures": ["T5ForConditionalGeneration"]}).encode()
+    parts = {"onnx/encoder_model.onnx": GRAPH, "onnx/decoder_model.onnx": GRAPH + b"d"}
+    files = {"tokenizer.json": b"{}", "config.json": config, **parts}
+    publish(server, "org/t5", files, pipeline_tag=None)
+    with pytest.raises(UnsupportedFramework, match="encoder and a decoder"):
+        look(server, "org/t5").check(framework_named=True)
+    with pytest.raises(UnsupportedFramework, match="names T5ForConditionalGeneration"):
+        look(server, "org/t5", variant="decoder_model").check(framework_named=False)
+    look(server, "org/t5", variant="encoder_model").check(framework_named=False)
+
+
+def test_pooling_is_read_above_the_tokenizers_folder(server: hub.Hub) -> None:
+    """As BAAI/bge-m3 has it: the tokenizer in onnx/, what sentence-transformers saved on top."""
+    modules = [{"type": f"sentence_transformers.models.{name}"} for name in ("Transformer", "Pooling", "Normalize")]
+    files = {
+        "modules.json": json.dumps(modules).encode(),
+        "1_Pooling/config.json": json.dumps({"pooling_mode_cls_token": True}).encode(),
+        "sentence_bert_config.json": b'{"max_seq_length": 77}',
+        "onnx/tokenizer.json": b"{}", "onnx/config.json": b"{}", "onnx/model.onnx": GRAPH,
+    }  # fmt: skip
+    publish(server, "org/above", files)
+    found = look(server, "org/above")
+    fields = found.plan.metadata["fields"]
+    assert (fields["pooling"], fields["normalize"], fields["max_tokens"], found.warnings) == ("cls", True, 77, ())
+    assert {file.path for file in found.plan.files} == {path.removeprefix("onnx/") for path in files}
+
+
+def test_a_plan_of_another_endpoint_gets_no_token(server: hub.Hub) -> None:
+    """Plans are kept: those of an old PENSTOCK_FETCHER_HF_ENDPOINT lead to the host that it named."""
+    publish(server, "org/kept")
+    file = look(server, "org/kept").plan.files[0]
+    asked = len(server.asked)
+    elsewhere = f"http://127.0.0.1:{urlsplit(server.cdn.url).port}"
+    with source(elsewhere, server.token).open(file, 0, Stopping()) as flow:
+        assert b"".join(flow) == GRAPH
+    with source(server.url, server.token).open(file, 0, Stopping()) as flow:
+        assert b"".join(flow) == GRAPH
+    assert [headers.get("Authorization") for _, headers in server.asked[asked:]] == [None, f"Bearer {server.token}"]

@@ -14,11 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from google.protobuf.json_format import ParseDict
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from penstock.api.registry.v1 import registry_pb2 as registry
 from services.common.addresses import AddressRules
+from services.common.errors import DomainError
+from services.fetcher.downloading.lacking import identity_of
 from services.fetcher.faults import FileTooLarge, Forbidden, ModelNotFound, NetworkError, RegistrationRefused
 from services.fetcher.models import Reference
 from services.fetcher.sources import hub as asked_hub
+from services.fetcher.sources.hub import CARD
 from services.fetcher.sources.source import Stopping
 from tests import hub
 from tests.hub import FILES, look, publish, source
@@ -62,6 +69,83 @@ def test_a_description_without_end_is_not_read(server: hub.Hub, monkeypatch: pyt
         look(server, "org/endless")
 
 
+def test_of_too_many_files_none_is_looked_at(server: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(server, "org/crowd")
+    monkeypatch.setattr(asked_hub, "MAX_SIBLINGS", len(FILES) - 1)
+    with pytest.raises(FileTooLarge, match=rf"has {len(FILES)} files; {len(FILES) - 1} are looked at"):
+        look(server, "org/crowd")
+
+
+def test_what_is_not_fetched_costs_no_url(server: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [{"rfilename": f"other/{number}.txt", "size": 1} for number in range(1_000)]
+    publish(server, "org/large", said={"siblings": [{"rfilename": "onnx/model.onnx", "size": 9}, *others]})
+    described: list[str] = []
+    url = asked_hub.Hub.url
+
+    def noted(self: asked_hub.Hub, repository: str, commit: str, path: str) -> str:
+        described.append(path)
+        return url(self, repository, commit, path)
+
+    monkeypatch.setattr(asked_hub.Hub, "url", noted)
+    assert [file.path for file in look(server, "org/large").plan.files] == ["model.onnx"]
+    assert described == ["onnx/model.onnx"]
+
+
+_anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters(codec=None), max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=6,
+)
+_paths = st.sampled_from([*FILES, "modules.json", "a/b", "onnx", "1_Pooling/config.json"])
+_large = st.fixed_dictionaries({}, optional={"sha256": _anything | st.just("0" * 64), "size": _anything})
+_siblings = st.lists(
+    st.fixed_dictionaries(
+        {"rfilename": _paths | _anything},
+        optional={"size": st.just(5) | _anything, "blobId": _anything, "lfs": _large | _anything},
+    )
+    | _anything,
+    max_size=8,
+)
+_descriptions = st.fixed_dictionaries(
+    {"siblings": _siblings | _anything},
+    optional={
+        "id": _anything, "sha": _anything, "gated": _anything, "pipeline_tag": _anything, "library_name": _anything,
+        "tags": _anything, "private": _anything, "disabled": _anything,
+        "cardData": _anything | st.dictionaries(st.sampled_from([*CARD, "model-index", "tags"]), _anything, max_size=3),
+    },
+)  # fmt: skip
+
+
+@settings(max_examples=100, deadline=None)
+@given(_descriptions)
+def test_whatever_a_hub_says_is_a_plan_or_a_fault(server: hub.Hub, said: dict[str, Any]) -> None:
+    publish(server, "org/anything", said=said)
+    try:
+        found = look(server, "org/anything")
+    except DomainError:
+        return
+    for file in found.plan.files:
+        assert identity_of(source(server.url), file)
+    kept = json.dumps(found.plan.columns())
+    assert "\\u0000" not in kept, "PostgreSQL keeps no such text"
+    kept.encode().decode("unicode_escape").encode("utf-16", "surrogatepass").decode("utf-16")
+    ParseDict(dict(found.plan.metadata), registry.Metadata())
+
+
+@pytest.mark.parametrize("said", [{"sha": 5}, {"sha": ["0" * 40]}, {"sha": None}])
+def test_a_commit_that_is_none_is_a_fault_of_the_hubs(server: hub.Hub, said: dict[str, Any]) -> None:
+    publish(server, "org/commit", said=said)
+    with pytest.raises(NetworkError, match="names no commit"):
+        look(server, "org/commit")
+
+
+@pytest.mark.parametrize("blob_id", ["\ud800", "a\x00", 5, ["x"], None])
+def test_an_id_of_bytes_that_is_none_is_not_believed(server: hub.Hub, blob_id: object) -> None:
+    siblings = [{"rfilename": "model.onnx", "size": 1, "blobId": blob_id}]
+    commit = publish(server, "org/blob", said={"siblings": siblings})
+    assert look(server, "org/blob").plan.files[0].tag == f"{commit}-model.onnx"
+
+
 def test_names_of_files_that_lead_elsewhere_are_left_out(server: hub.Hub) -> None:
     names = ("../up", "/etc/passwd", "a\\b", "a/../../b", "c\x00d", "esc\x1b[2J", "", "a//b", "./x", "l" * 600)
     siblings = [{"rfilename": name, "size": 1} for name in names]
@@ -99,7 +183,8 @@ def test_a_model_of_too_many_files_is_refused(server: hub.Hub) -> None:
 
 def test_texts_that_are_large_or_no_json_are_not_believed(server: hub.Hub) -> None:
     large = b" " * (1024 * 1024 + 1)
-    publish(server, "org/texts", {**FILES, "config.json": large, "tokenizer_config.json": b"no", "modules.json": b"{}"})
+    files = {**FILES, "config.json": large, "tokenizer_config.json": b"no", "modules.json": b"{}"}
+    publish(server, "org/texts", files, pipeline_tag="text-ranking")
     found = look(server, "org/texts")
     assert [warning.partition(" ")[0] for warning in found.warnings] == [
         "config.json", "modules.json", "tokenizer_config.json",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,14 +28,20 @@ from services.fetcher.sources.source import Stopping
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import ModelInfo
 
-MAX_ANSWER_BYTES: Final = 16 * 1024 * 1024
-"""Of what the Hub says of a repository: some 60,000 files."""
+MAX_SIBLINGS: Final = 20_000
+"""Files of a repository that are looked at."""
+MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
+"""Of what the Hub says of a repository: a file takes up to 350 bytes, 20,000 of them 7 MiB."""
+DEADLINE_S: Final = 120.0
+"""For a whole answer of this kind: a sender just above the floor of speed would take hours."""
 TOKEN_SETTING: Final = "PENSTOCK_FETCHER_HF_TOKEN"  # noqa: S105 - a setting's name
 _JUDGED: Final = frozenset({401, 403, 404, 429})
 """Statuses that say more on the Hub than elsewhere."""
 _ONWARD: Final = frozenset({301, 302, 303, 307, 308})
-_SAID: Final = ("id", "sha", "private", "gated", "disabled", "pipeline_tag", "library_name")
-_CARD: Final = ("license", "license_name", "language", "base_model", "datasets", "pipeline_tag")
+_SAID: Final = ("id", "sha", "pipeline_tag", "library_name")
+_BLOB: Final = re.compile(r"[0-9a-f]{40,64}")
+CARD: Final = ("license", "license_name", "language", "base_model", "datasets", "pipeline_tag")
+"""What of a card is looked at."""
 
 _ask: ContextVar[Callable[[str], bytes]] = ContextVar("_ask")
 """How whoever called the client asks for a URL."""
@@ -193,22 +200,29 @@ def _reduced(content: bytes) -> dict[str, Any]:
     document = json.loads(content)
     if not isinstance(document, dict) or not isinstance(document.get("siblings"), list):
         raise TypeError
-    said = document.get("cardData")
+    siblings = document["siblings"]
+    if len(siblings) > MAX_SIBLINGS:
+        raise FileTooLarge(f"the repository has {len(siblings):,} files; {MAX_SIBLINGS:,} are looked at")
+    said, gated = document.get("cardData"), document.get("gated")
     return {
-        **{name: document.get(name) for name in _SAID},
+        **{name: text for name in _SAID if isinstance(text := document.get(name), str)},
+        # Whatever else it may mean one day: access is asked for.
+        "gated": gated if isinstance(gated, str) else bool(gated),
         "tags": _texts(document.get("tags")),
-        "cardData": {name: said.get(name) for name in _CARD} if isinstance(said, dict) else {},
-        "siblings": [_file(each) for each in document["siblings"] if isinstance(each, dict)],
+        "cardData": {name: said.get(name) for name in CARD} if isinstance(said, dict) else {},
+        "siblings": [_file(each) for each in siblings if isinstance(each, dict)],
     }
 
 
 def _file(said: Mapping[str, Any]) -> dict[str, Any]:
-    lfs = said.get("lfs")
+    path, blob_id, lfs = said["rfilename"], said.get("blobId"), said.get("lfs")
+    if not isinstance(path, str):
+        raise TypeError
     large = lfs if isinstance(lfs, dict) and isinstance(lfs.get("sha256"), str) else None
     return {
-        "rfilename": str(said["rfilename"]),
+        "rfilename": path,
         "size": _count((large or said).get("size")),
-        "blobId": str(said.get("blobId") or ""),
+        "blobId": blob_id if isinstance(blob_id, str) and _BLOB.fullmatch(blob_id) else "",
         "lfs": large and {"size": _count(large.get("size")), "sha256": large["sha256"], "pointerSize": 0},
     }
 

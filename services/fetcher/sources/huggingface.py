@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote
 
-from services.common.errors import InvalidArgument
+from services.common.errors import DomainError, InvalidArgument
 from services.fetcher.faults import FileTooLarge, NetworkError
 from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources.bundles import CONFIG, DEFAULT, Form, Layout, laid_out, upwards, within
-from services.fetcher.sources.cards import Texts, card_of, document, modules_of
+from services.fetcher.sources.cards import Texts, card_of, document, generates, modules_of
 from services.fetcher.sources.file_names import MAX_WARNINGS, check_distinct, fault_of, told_of
 from services.fetcher.sources.http_files import HttpFlow, opened
 from services.fetcher.sources.hub import Hub, read
@@ -78,14 +78,16 @@ class HuggingFaceSource:
             raise NetworkError(f"{self._hub.host} names no commit of {place.repository}")
         files, left_out = _believed(info.siblings or ())
         layout = laid_out(files.keys(), place.folder, place.repository)
-        chosen = layout.form(reference.variant)
+        chosen, refusal = _chosen(layout, reference.variant)
         _check(chosen, layout.root, place.repository)
-        remote = {path: self._remote(place.repository, info.sha or "", files[path]) for path in files}
+        # Of a repository with 20,000 files a few are fetched.
+        remote = _Files(lambda path: self._remote(place.repository, info.sha or "", files[path]), files.keys())
         if info.gated:
             self._hub.check_access(remote[chosen.main].locator, stopping, repository=place.repository)
         texts, unread = self._texts(place.repository, layout, remote, stopping)
         page = f"{self._hub.endpoint}/{place.repository}"
         card = card_of(info, texts, framework=layout.framework, page=page)
+        unserved = _unserved(generates(info, texts.config), layout, chosen, place.repository)
         variants = tuple(
             Variant(form.name, _within(layout.root, form, remote), form.precision)
             for form in (chosen, *layout.forms)[: 1 + MAX_VARIANTS]
@@ -98,10 +100,14 @@ class HuggingFaceSource:
                 metadata=_with_variant(card.metadata, layout, chosen),
             ),
             model_name(place.repository),
-            (*layout.warnings, *unread, *card.warnings, *left_out)[:MAX_WARNINGS],
+            tuple(filter(None, (*_said(refusal), unserved, *layout.warnings, *unread, *card.warnings, *left_out)))[
+                :MAX_WARNINGS
+            ],
             variants[1:],
             card.licence,
             layout.has_default,
+            refusal,
+            unserved,
         )
 
     def open(
@@ -219,6 +225,52 @@ def _believed(siblings: Iterable[RepoSibling]) -> tuple[dict[str, RepoSibling], 
         else:
             files[path] = sibling
     return files, told_of(left_out)
+
+
+class _Files(Mapping[str, RemoteFile]):
+    """The files of a repository by their paths, each described once it is asked for."""
+
+    def __init__(self, describe: Callable[[str], RemoteFile], paths: Collection[str]) -> None:
+        self._describe = cache(describe)
+        self._paths = paths
+
+    def __getitem__(self, path: str) -> RemoteFile:
+        return self._describe(path)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._paths
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._paths)
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+
+def _chosen(layout: Layout, variant: str) -> tuple[Form, DomainError | None]:
+    """Choose a form; where none is named and none is the default, give the first, and what a fetch raises."""
+    try:
+        return layout.form(variant), None
+    except DomainError as refusal:
+        if variant:
+            raise
+        return layout.forms[0], refusal
+
+
+def _said(refusal: DomainError | None) -> tuple[str, ...]:
+    return () if refusal is None else (f"nothing is fetched until a variant is named: {refusal.message}",)
+
+
+def _unserved(makes_texts: str, layout: Layout, form: Form, repository: str) -> str:
+    """Say why a generating model is of no use here; an encoder alone may be."""
+    stem = PurePosixPath(form.main).stem
+    if not makes_texts or layout.framework != "TRANSFORMERS" or ("encoder" in stem and "decoder" not in stem):
+        return ""
+    return (
+        f"{repository} makes texts ({makes_texts}), which no bundle does here: Ollama serves such models (penstock "
+        "model register NAME --ollama MODEL --mode chat); of bundles those that embed or classify are served. Where it "
+        "is one, name its framework (--framework)"
+    )
 
 
 def _check(form: Form, root: str, repository: str) -> None:

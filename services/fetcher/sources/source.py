@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 from typing import Final, Protocol
 
+from services.common.errors import DomainError
+from services.fetcher.faults import UnsupportedFramework
 from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources.kept import KeptConnections
 
@@ -42,6 +44,8 @@ class Found:
         variants: the default first; none where the source has none: then the plan is all there is.
         licence: its identifier, as the source has it; '' where it says none.
         has_default: whether the first variant is fetched where none is named; else one has to be.
+        refusal: what keeps anything of it from being fetched as it was asked for; the plan is the first variant's then.
+        unserved: why nobody could serve it, as far as the source tells; '' where it tells no such thing.
     """
 
     plan: Plan
@@ -50,6 +54,22 @@ class Found:
     variants: tuple[Variant, ...] = ()
     licence: str = ""
     has_default: bool = True
+    refusal: DomainError | None = None
+    unserved: str = ""
+
+    def check(self, *, framework_named: bool) -> None:
+        """See that it can be fetched; a look is given what cannot, too.
+
+        `framework_named`: whether whoever asks says by which framework it is served, whatever the source tells.
+
+        Raises:
+            InvalidArgument: a variant has to be named (UNKNOWN_VARIANT).
+            UnsupportedFramework: nobody could serve it.
+        """
+        if self.refusal is not None:
+            raise self.refusal
+        if self.unserved and not framework_named:
+            raise UnsupportedFramework(self.unserved)
 
 
 class Flow(Protocol):
