@@ -6,12 +6,14 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
 from services.common.addresses import AddressRules, AllowedHosts
-from services.fetcher.faults import Forbidden, NetworkError, RateLimited
+from services.fetcher.faults import Forbidden, ModelNotFound, NetworkError, RateLimited
 from services.fetcher.sources.http import Answer, GuardedHttp, HttpLimits
 from services.fetcher.sources.source import Stopping
 from tests import origins
@@ -57,7 +59,7 @@ def forever(piece: bytes) -> origins.Say:
 
 @pytest.mark.parametrize("piece", [b"a", b"HTTP/1.1 100 Continue\r\n\r\n"], ids=["header", "continue"])
 def test_a_head_that_never_ends_is_ended(piece: bytes) -> None:
-    with answering(forever(piece)) as url, pytest.raises(NetworkError, match="too slow"):
+    with answering(forever(piece)) as url, pytest.raises(NetworkError, match=r"too (slow|long)"):
         body(http(QUICK), url)
 
 
@@ -264,8 +266,39 @@ def test_a_redirect_from_tls_to_none_is_not_followed_nor_is_a_false_certificate_
         assert body(asks, f"{true}/here") == b"ok"
         with pytest.raises(Forbidden, match="without TLS"):
             body(asks, f"{true}/away")
-        with pytest.raises(NetworkError, match=r"TLS with false\.test failed"):
+        with pytest.raises(NetworkError, match=r"TLS with false\.test:[0-9]+ failed"):
             body(asks, f"{false}/here")
+
+
+@pytest.mark.parametrize("said", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"SSH-2.0-OpenSSH_9.2\r\n"])
+def test_who_speaks_no_tls_is_refused_by_its_port_and_the_settings_that_allow_it(said: bytes) -> None:
+    def say() -> None:
+        connection, _ = listener.accept()
+        with connection, suppress(OSError):
+            connection.recv(65_536)
+            connection.sendall(said)
+            while connection.recv(65_536):
+                pass
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=say)
+        thread.start()
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}/m.onnx"
+        with pytest.raises(Forbidden) as caught:
+            body(http(), url)
+        thread.join()
+    assert caught.value.message.startswith(f"127.0.0.1:{urlsplit(url).port} seems to speak no TLS")
+    for setting in ("PENSTOCK_FETCHER_ALLOWED_HOSTS", "PENSTOCK_FETCHER_OCI_PLAIN_HOSTS"):
+        assert setting in caught.value.message
+
+
+def test_an_error_names_the_port_where_it_is_not_the_schemes_own(origin: Origin) -> None:
+    with pytest.raises(ModelNotFound, match=rf"^127\.0\.0\.1:{urlsplit(origin.url).port} answered 404"):
+        body(http(), f"{origin.url}/nothing-there")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        url = f"http://127.0.0.1:{taken.getsockname()[1]}/m"
+    with pytest.raises(NetworkError, match=rf"^127\.0\.0\.1:{urlsplit(url).port} could not be reached"):
+        body(http(), url)
 
 
 def test_the_address_that_was_checked_is_the_one_connected_to(origin: Origin) -> None:

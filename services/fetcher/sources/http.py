@@ -178,7 +178,7 @@ class GuardedHttp:
             request.stopping.check()
             endpoint = self.endpoint(url)
             if before.scheme == "https" and endpoint.scheme != "https":
-                raise Forbidden(f"{before.host} redirects to a URL without TLS")
+                raise Forbidden(f"{before.authority} redirects to a URL without TLS")
             before = endpoint
             if not _same_origin(endpoint, request.origin):  # for good: nobody else chooses where credentials go
                 request = request.bare()
@@ -194,7 +194,7 @@ class GuardedHttp:
                 return answer
             self._leave(answer, request.stopping)
             url = onward
-        raise NetworkError(f"{request.origin.host} redirects more than {self._limits.max_redirects} times")
+        raise NetworkError(f"{request.origin.authority} redirects more than {self._limits.max_redirects} times")
 
     def _judged(self, answer: Answer, url: str, request: _Request) -> str | None:
         """Give where an answer redirects to; None where it is the one that was wanted."""
@@ -286,11 +286,11 @@ class GuardedHttp:
         return answer
 
     def _judge(self, answer: Answer, endpoint: Endpoint) -> None:
-        status, said = answer.status, f"{endpoint.host} answered {answer.status}"
+        status, said = answer.status, f"{endpoint.authority} answered {answer.status}"
         if status in (HTTPStatus.OK, HTTPStatus.PARTIAL_CONTENT, HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE):
             encodings = answer.headers.get("Content-Encoding", ""), answer.headers.get("Transfer-Encoding", "")
             if not {each.strip().lower() for each in encodings} <= {"", "identity", "chunked"}:
-                raise NetworkError(f"{endpoint.host} compresses what it was asked for uncompressed")
+                raise NetworkError(f"{endpoint.authority} compresses what it was asked for uncompressed")
             return
         if status in _REFUSED:
             raise Unauthorized(f"{said}: it does not give this to Penstock; see that its credentials are set")
@@ -378,4 +378,4 @@ def _onward(url: str, location: str, endpoint: Endpoint) -> str:
         plain = quote(location.encode("latin-1"), safe=_PRINTABLE)
         return urljoin(url, plain).partition("#")[0]
     except ValueError:
-        raise NetworkError(f"{endpoint.host} redirects to what is no URL") from None
+        raise NetworkError(f"{endpoint.authority} redirects to what is no URL") from None

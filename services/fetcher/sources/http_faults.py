@@ -1,16 +1,19 @@
-"""What goes wrong on a connection, in the terms of a fetch; nothing of a URL is said but its host."""
+"""What goes wrong on a connection, in the terms of a fetch; nothing of a URL is said but its host and port."""
 
 from __future__ import annotations
 
 import ssl
 from http.client import HTTPException
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from services.common.addresses import Endpoint
-from services.fetcher.faults import NetworkError
+from services.fetcher.faults import Forbidden, NetworkError
 
 if TYPE_CHECKING:
     from services.common.pinned import Pinned
+
+_NO_TLS: Final = {"WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"}
+"""What OpenSSL calls an answer that is none of TLS, by its own version."""
 
 
 def check_end(connection: Pinned) -> None:
@@ -20,14 +23,14 @@ def check_end(connection: Pinned) -> None:
 
 
 def translated(endpoint: Endpoint, error: Exception, connection: Pinned) -> Exception:
-    """Say what went wrong, and nothing of the URL but its host; what is no fault of the network stays as it is."""
+    """Say what went wrong, and of the URL its host and port alone; what is no fault of the network stays as it is."""
     from urllib3.exceptions import HTTPError
 
     if not isinstance(error, (HTTPError, HTTPException, OSError, ValueError)):
         return error
     if connection.overdue:
         return NetworkError(
-            f"the transfer from {endpoint.host} was ended: it was too slow, or nobody wants it any more"
+            f"the transfer from {endpoint.authority} was ended: it was too slow, or nobody wants it any more"
         )
     causes: list[BaseException] = []
     cause: BaseException | None = error
@@ -35,10 +38,17 @@ def translated(endpoint: Endpoint, error: Exception, connection: Pinned) -> Exce
         causes.append(cause)
         cause = cause.__cause__ or cause.__context__
     if any(isinstance(each, TimeoutError) for each in causes):
-        return NetworkError(f"{endpoint.host} was silent for too long")
+        return NetworkError(f"{endpoint.authority} was silent for too long")
     tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
     if tls is not None:
-        return NetworkError(f"TLS with {endpoint.host} failed: {tls.reason or 'no TLS'}")
+        if tls.reason in _NO_TLS:
+            return Forbidden(
+                f"{endpoint.authority} seems to speak no TLS, and without it what comes can be changed on the way; if "
+                "it is to be trusted, an administrator names its host in PENSTOCK_FETCHER_ALLOWED_HOSTS where the "
+                "fetcher runs, and an OCI registry also in PENSTOCK_FETCHER_OCI_PLAIN_HOSTS; a URL then begins with "
+                "http://"
+            )
+        return NetworkError(f"TLS with {endpoint.authority} failed: {tls.reason or 'no TLS'}")
     system = next((each for each in causes if isinstance(each, OSError) and each.strerror), None)
     why = str(system.strerror) if isinstance(system, OSError) else type(causes[-1]).__name__
-    return NetworkError(f"{endpoint.host} could not be reached, or broke off ({why})")
+    return NetworkError(f"{endpoint.authority} could not be reached, or broke off ({why})")

@@ -39,7 +39,7 @@ class HttpFlow:
     def __iter__(self) -> Iterator[bytes]:
         yield from self._answer.chunks()
         if self._end is not None and self.offset + self._answer.read_bytes < self._end:
-            raise NetworkError(f"{urlsplit(self._answer.url).hostname} broke off before the end")
+            raise NetworkError(f"{self._answer.endpoint.authority} broke off before the end")
 
     def shut(self) -> None:
         """End it from another thread."""
@@ -89,14 +89,14 @@ def begin_of(answer: Answer, offset: int) -> int:
     length = length_of(answer)
     wrong = int(end) < int(begin) or (size != "*" and int(end) >= int(size))
     if int(begin) != offset or wrong or length not in (None, int(end) + 1 - int(begin)):
-        raise NetworkError(f"{urlsplit(answer.url).hostname} sends another part of the file than it was asked for")
+        raise NetworkError(f"{answer.endpoint.authority} sends another part of the file than it was asked for")
     return offset
 
 
 def _range_of(answer: Answer) -> tuple[str, str, str]:
     found = _RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if found is None:
-        raise NetworkError(f"{urlsplit(answer.url).hostname} does not say which part of the file it sends")
+        raise NetworkError(f"{answer.endpoint.authority} does not say which part of the file it sends")
     return found[1], found[2], found[3]
 
 
@@ -140,5 +140,5 @@ def body_of(answer: Answer, most: int) -> bytes:
     for chunk in answer.chunks():
         body += chunk
         if len(body) > most:
-            raise FileTooLarge(f"{urlsplit(answer.url).hostname} answers with more than {most:,} bytes")
+            raise FileTooLarge(f"{answer.endpoint.authority} answers with more than {most:,} bytes")
     return bytes(body)
