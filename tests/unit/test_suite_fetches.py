@@ -44,7 +44,10 @@ def test_all_that_names_what_is_fetched_arrives(tmp_path: Path) -> None:
         ("source: {fetch: url, reference: u, path: m.onnx}", "takes one of `path`, `ollama` with a `mode`, and"),
         ("source: {fetch: url, reference: u, ollama: m, mode: chat}", "takes one of `path`, `ollama`"),
         ("source: {fetch: url, reference: u, varient: q}", "source.varient: is no field here; did you mean variant?"),
-        ("source: {fetch: url, reference: u, unpack: true}", "source.unpack: is no field here"),
+        (
+            "source: {fetch: url, reference: u, unpack: true}",
+            "source.unpack: is no field here; there are path, ollama, fetch, sha256, reference, revision, variant",
+        ),
         ("source: {fetch: url, reference: u, mode: chat}", "source.mode: is no field here"),
         ("source: {fetch: url, reference: u, sha256: abc}", "source.sha256: is no SHA-256: 64 of 0-9, a-f"),
         ("source: {fetch: url, reference: {a: b}}", "source.reference: takes a single value"),

@@ -202,7 +202,7 @@ class Fields:
         """Refuse the fields that nobody asked for."""
         for name in self._nodes:
             if name not in self._asked:
-                guess = _meant(name, self._asked) or f"; there are {', '.join(self._asked)}"
+                guess = _meant(name, self._asked) or f"; there are {', '.join(dict.fromkeys(self._asked))}"
                 self.complain(name, f"is no field here{guess}")
 
     def _values(self) -> dict[str, Any]:
