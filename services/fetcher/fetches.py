@@ -18,6 +18,7 @@ from services.common.keys import Principal
 from services.common.outbox import Delivery
 from services.common.outbox.webhooks import Webhook
 from services.fetcher.downloading.lacking import lacking_bytes
+from services.fetcher.layouts import carried
 from services.fetcher.models import FetchSpec, Phase, Reference
 from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.sources.catalogue import Sources
@@ -179,10 +180,16 @@ class Fetches:
         return self._sources.all()
 
     def inspect(self, reference: Reference, stopping: Stopping) -> tuple[Found, int | None]:
-        """Look at what a reference names, and how many bytes of it would be downloaded now; None: nobody knows."""
+        """Look at what a reference names, and how many bytes of it would be downloaded now; None: nobody knows, or a
+        variant has to be named first.
+        """
         source = self._sources.of(reference)
         found = source.find(reference, stopping)
         if reference.sha256 and len(found.plan.files) == 1:
             only = replace(found.plan.files[0], sha256=reference.sha256)
             found = replace(found, plan=replace(found.plan, files=(only,)))
+        plan, left_out = carried(found.plan, FetchTarget())
+        found = replace(found, plan=plan, warnings=(*found.warnings, *left_out))
+        if found.refusal is not None:
+            return found, None
         return found, lacking_bytes(self._downloads, source, found.plan.files)

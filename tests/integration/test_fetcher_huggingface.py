@@ -90,11 +90,28 @@ def test_inspecting_reads_no_weights(place: Place, server: hub.Hub) -> None:
 
 def test_where_no_variant_is_the_default_one_is_named(place: Place, server: hub.Hub) -> None:
     server.publish("org/undecided", {"model_fp16.onnx": models.classifier(), "model_q4.onnx": models.classifier()})
-    with pytest.raises(InvalidArgument, match="name one of: fp16, q4"):
-        place.client.fetcher.inspect("huggingface", "org/undecided")
+    seen = place.client.fetcher.inspect("huggingface", "org/undecided")
+    assert [(each.name, each.is_default) for each in seen.variants] == [("fp16", False), ("q4", False)]
+    assert "name one of: fp16, q4" in seen.warnings[0]
+    assert not seen.HasField("download_size_bytes"), "nothing would be downloaded"
+    job = place.fetch("huggingface", "org/undecided")
+    assert (job.state, job.error.reason) == (pb.FETCH_JOB_STATE_FAILED, "UNKNOWN_VARIANT")
     found = place.client.fetcher.inspect("huggingface", "org/undecided", variant="q4")
     assert [(each.name, each.is_default) for each in found.variants] == [("fp16", False), ("q4", False)]
     assert found.download_size_bytes == len(models.classifier())
+
+
+def test_what_makes_texts_is_shown_and_refused_before_anything_comes(place: Place, server: hub.Hub) -> None:
+    server.publish("org/generator", exported(), pipeline_tag="text-generation")
+    seen = place.client.fetcher.inspect("huggingface", "org/generator")
+    assert "which no bundle does here: Ollama" in seen.warnings[0]
+    asked = len(server.asked)
+    job = place.fetch("huggingface", "org/generator")
+    assert (job.state, job.error.reason) == (pb.FETCH_JOB_STATE_FAILED, "UNSUPPORTED_FRAMEWORK")
+    assert not any(path.endswith((".onnx", "tokenizer.json")) for path in server.paths()[asked:])
+    # Whoever knows better has the last word.
+    named = place.fetch("huggingface", "org/generator", framework=registry.FRAMEWORK_TRANSFORMERS)
+    assert named.state == pb.FETCH_JOB_STATE_COMPLETED, named.error
 
 
 def test_a_variant_is_served_by_its_own_graph(place: Place, server: hub.Hub) -> None:
