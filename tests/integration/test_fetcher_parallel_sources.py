@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.fetcher.faults import NetworkError, RateLimited, SourceChanged
+from services.fetcher.faults import NetworkError, RateLimited, SourceChanged, StorageError
 from services.fetcher.models import RemoteFile
 from tests.bringing import COUNT, PART, Bench, bringing, sha256_of
 from tests.ranges import Answer, Asked, empty
@@ -36,6 +36,48 @@ def test_a_source_that_ignores_ranges_after_the_look_is_read_by_one_stream(bench
     file = bench.find(bench.ranges.serve("/model.onnx", content, script))
     assert bench.bring(bench.claim(), file) == [sha256_of(content)]
     assert len(bench.ranges.begins("/model.onnx")) <= 5
+
+
+def test_a_gap_in_a_file_of_unknown_size_is_not_taken_for_its_end(bench: Bench) -> None:
+    content = os.urandom(5 * PART + 7)
+    url = bench.ranges.serve("/model.onnx", content, lambda _, answer: (*answer[:2], answer[2][: 3 * PART]))
+    file, run = RemoteFile("model.onnx", url, '"one"', None, ""), bench.claim()
+    with pytest.raises(NetworkError):
+        bench.bring(run, file)
+    with psycopg.connect(bench.url) as connection:
+        connection.execute("DELETE FROM fetcher.download_parts WHERE part_number = 1")
+    assert bench.parts() == [0, 2]
+
+    def script(asked: Asked, answer: Answer) -> Answer:
+        return answer if asked.number < 9 else empty(404)  # who takes the gap's end for the file's asks for ever
+
+    bench.ranges.files["/model.onnx"] = content, script
+    assert bench.bring(run, file) == [sha256_of(content)]
+    assert bench.ranges.asked["/model.onnx"][1].begin == PART
+    assert bench.parts() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_file_of_unknown_size_whose_last_part_is_safe_is_not_begun_anew(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = os.urandom(3 * PART + 7)
+    url = bench.ranges.serve("/model.onnx", content)
+    file, run = RemoteFile("model.onnx", url, '"one"', None, ""), bench.claim()
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.downloads, "finish", raising(StorageError("as if it were killed here")))
+        with pytest.raises(StorageError):
+            bench.bring(run, file)
+    safe = bench.parts()
+    asked = len(bench.ranges.asked["/model.onnx"])
+    assert bench.bring(run, file) == [sha256_of(content)]
+    assert (bench.parts(), len(bench.ranges.asked["/model.onnx"])) == (safe, asked)
+
+
+def raising(error: Exception) -> Callable[..., None]:
+    def raises(*_: object, **__: object) -> None:
+        raise error
+
+    return raises
 
 
 def test_one_connection_that_is_reset_ends_the_others_and_no_part_is_lost(bench: Bench) -> None:

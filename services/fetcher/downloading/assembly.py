@@ -122,6 +122,7 @@ class Assembly:
         """Wait for a part to hash; False where the file has ended before it."""
         with self._lines.changed:
             self._awaited = number
+            self._lines.changed.notify_all()  # whoever waits for memory: the others may make room from now on
             self._lines.wait(
                 lambda: number in self._held or number in self.parts or number == self.count, self._ending.stopping
             )

@@ -138,7 +138,7 @@ class Downloader:
 
     def _assembled(self, fetch: _Fetch, file: RemoteFile, taken: Taken, *, connections: int) -> Download:
         fetch.came(sum(part.size_bytes for part in taken.parts))
-        count = None if file.size_bytes is None else part_count(file.size_bytes, taken.part_bytes)
+        count = _count_of(taken, file.size_bytes)
         ending = Ending(fetch.ending.stopping)
         assembly = Assembly(
             fetch.lines,
@@ -254,11 +254,20 @@ class _Fetch:
 
 def _fits(taken: Taken, size_bytes: int | None) -> bool:
     """Whether all parts are where and as large as parts of such a file must be."""
+    *others, last = taken.parts
     most = taken.part_bytes
-    wanted = {
-        part.number: most if size_bytes is None else min(most, size_bytes - part.number * most) for part in taken.parts
-    }
-    return all(part.size_bytes == wanted[part.number] for part in taken.parts)
+    if size_bytes is None:
+        return all(part.size_bytes == most for part in others) and last.size_bytes <= most
+    return all(part.size_bytes == min(most, size_bytes - part.number * most) for part in taken.parts)
+
+
+def _count_of(taken: Taken, size_bytes: int | None) -> int | None:
+    """Say how many parts a file has; None where nobody knows: only its last part is shorter than the others."""
+    if size_bytes is not None:
+        return part_count(size_bytes, taken.part_bytes)
+    if taken.parts and taken.parts[-1].size_bytes < taken.part_bytes:
+        return taken.parts[-1].number + 1
+    return None
 
 
 def _check_digest(file: RemoteFile, sha256: str, *, reused: bool) -> None:

@@ -128,7 +128,7 @@ class Transfer:
         if wanted is not None and position != wanted:
             raise NetworkError(f"{file.path} ended after {position:,} of {wanted:,} bytes")
         # Only now: what is not all of it is not stored, for its last part would stand where others belong.
-        filling.end(position)
+        filling.end(position, last=end is None)
         return True
 
     def _check_size(self, size_bytes: int, end: int | None) -> None:
@@ -172,13 +172,13 @@ class _Filling:
             position += len(piece)
             chunk = chunk[len(piece) :]
 
-    def end(self, size_bytes: int) -> None:
-        """Hand over what is left: what came ends at this byte, and so does the file, unless it was known before."""
+    def end(self, size_bytes: int, *, last: bool) -> None:
+        """Hand over what is left: what came ends at this byte; `last`: so does the file, unless that was known."""
         if size_bytes == 0:
             self._buffer = self._lines.take(self._buffer_bytes, self._stopping)
         if self._buffer is not None:
             self._hand_over(size_bytes // self._part_bytes)
-        if self._assembly.count is None:
+        if last and self._assembly.count is None:
             self._assembly.end(part_count(size_bytes, self._part_bytes))
 
     def let_go(self) -> int:
