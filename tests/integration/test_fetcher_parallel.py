@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +13,16 @@ import pytest
 
 from services.common.errors import DomainError
 from services.common.jobs import Stopped, StopReason
+from services.fetcher.downloading import lines
+from services.fetcher.downloading.assembly import Assembly
+from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.lines import Lines
 from services.fetcher.faults import DigestMismatch, NetworkError, StorageError
+from services.fetcher.models import Part
+from services.fetcher.sources.source import Stopping
 from tests.bringing import COUNT, PART, Bench, bringing, sha256_of
 from tests.ranges import Answer, Asked, empty
+from tests.registry import wait_until
 
 pytestmark = pytest.mark.slow
 CloneDatabase = Callable[[str], str]
@@ -59,23 +67,37 @@ def test_parts_that_come_last_to_first_are_one_file_in_order(bench: Bench) -> No
     assert bench.bring(bench.claim(), file) == [sha256_of(content)]
 
 
-def test_no_more_parts_are_in_memory_than_connections_and_two_while_the_store_is_slow(bench: Bench) -> None:
+def test_no_more_parts_are_in_memory_than_connections_and_two_while_the_store_is_slow(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     content = os.urandom(4 * COUNT * PART)
-    lock, stored, most = threading.Lock(), [0], [0]
+    go_on, full, held, most, lock = threading.Event(), threading.Event(), [0], [0], threading.Lock()
+    has_room, give_back = Lines._has_room, Lines.give_back
 
-    def before() -> None:
+    def looking(lines: Lines) -> bool:
+        if not has_room(lines):
+            full.set()
+            return False
         with lock:
-            most[0] = max(most[0], len(bench.ranges.begins("/model.onnx")) - stored[0])
+            held[0] += 1
+            most[0] = max(most[0], held[0])
+        return True
 
-    def after() -> None:
+    def giving_back(lines: Lines, buffer: bytearray) -> None:
         with lock:
-            stored[0] += 1
+            held[0] -= 1
+        give_back(lines, buffer)
 
-    bench.blobs.before_put, bench.blobs.after_put = before, after
+    monkeypatch.setattr(Lines, "_has_room", looking)
+    monkeypatch.setattr(Lines, "give_back", giving_back)
+    bench.blobs.before_put = lambda: go_on.wait(60) or None
     file = bench.find(bench.ranges.serve("/model.onnx", content))
-    assert bench.bring(bench.claim(), file) == [sha256_of(content)]
-    # Four more may be asked for already, whose bytes nobody reads yet.
-    assert most[0] <= 4 + 2 + 4
+    with ThreadPoolExecutor(1) as pool:
+        brought = pool.submit(bench.bring, bench.claim(), file)
+        wait_until(lambda: full.is_set() or most[0] == 4 * COUNT or None)
+        go_on.set()
+    assert brought.result() == [sha256_of(content)]
+    assert most[0] == 4 + 2
 
 
 def test_a_part_that_is_late_holds_up_no_other(bench: Bench) -> None:
@@ -96,6 +118,29 @@ def test_a_part_that_is_late_holds_up_no_other(bench: Bench) -> None:
     bench.blobs.after_put = after
     file = bench.find(bench.ranges.serve("/model.onnx", content, script))
     assert bench.bring(bench.claim(), file) == [sha256_of(content)]
+
+
+def test_who_waits_for_memory_is_woken_once_the_digest_waits_for_a_late_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_LOOK_S", 600)  # by what happens alone
+    waits = threading.Event()
+    with Lines(1) as shared, ThreadPoolExecutor(2) as pool:
+        ending = Ending(Stopping())
+
+        def store(number: int, content: memoryview) -> Part:
+            return Part(number, sha256_of(bytes(content)), len(content))
+
+        assembly = Assembly(shared, ending, (), 5, store=store, read=lambda part: [bytes(part.size_bytes)])
+        with shared.holder(assembly):
+            for number in (1, 2, 3):
+                assembly.add(number, shared.take(1, ending.stopping), 1)
+            wait_until(lambda: len(assembly.parts) == 3 or None)
+            late = pool.submit(shared.take, 1, Stopping(check=waits.set))
+            assert waits.wait(60)  # told in the lock, which is let go where it waits
+            digest = pool.submit(assembly.digest)
+            assembly.add(0, late.result(60), 1)
+            assembly.add(4, shared.take(1, ending.stopping), 1)
+            assert digest.result(60) == sha256_of(bytes(5))
+            assembly.settle()
 
 
 def test_parts_of_another_size_are_gone_on_with(bench: Bench) -> None:
@@ -136,6 +181,13 @@ def test_the_same_file_under_two_paths_comes_once(bench: Bench) -> None:
     assert sorted(bench.ranges.begins("/layer")) == [0, PART, 2 * PART]
 
 
+def test_room_is_needed_once_for_what_a_plan_has_twice(bench: Bench) -> None:
+    content = os.urandom(3 * PART)
+    file = bench.find(bench.ranges.serve("/layer", content))
+    bench.blobs.free = 3 * PART
+    assert bench.bring(bench.claim(), file, replace(file, path="again.bin")) == [sha256_of(content)] * 2
+
+
 def test_a_file_that_fails_ends_the_others_and_what_came_whole_stays(bench: Bench) -> None:
     small = os.urandom(100)
     whole = threading.Event()
@@ -159,12 +211,13 @@ def test_a_file_that_fails_ends_the_others_and_what_came_whole_stays(bench: Benc
 
 def test_a_cancelled_run_ends_all_connections_at_once(bench: Bench) -> None:
     content = os.urandom(COUNT * PART)
-    four, never = threading.Barrier(5, timeout=60), threading.Event()
+    four, go_on = threading.Barrier(5, timeout=60), threading.Event()
+    outlasted: list[bool] = []
 
     def script(asked: Asked, answer: Answer) -> Answer:
         if asked.number:
             four.wait()
-            never.wait(60)
+            outlasted.append(not go_on.wait(60))  # else the source goes on at last
         return answer
 
     run = bench.claim()
@@ -178,8 +231,8 @@ def test_a_cancelled_run_ends_all_connections_at_once(bench: Bench) -> None:
     canceller.start()
     with pytest.raises((NetworkError, Stopped)):
         bench.bring(run, file)
-    assert not never.is_set(), "while the source still says nothing"
-    never.set()
+    assert outlasted == [], "while the source still says nothing"
+    go_on.set()
     canceller.join()
 
 

@@ -23,13 +23,17 @@ def identity_of(source: Source, file: RemoteFile) -> str:
 
 
 def lacking_bytes(downloads: DownloadStore, source: Source, files: Sequence[RemoteFile]) -> int | None:
-    """Say how many bytes of files a job would ask for now; None where the size of one that lacks is not known."""
+    """Say how many bytes of files a job would ask for now; None where the size of one that lacks is not known.
+
+    What a plan has under several paths comes once.
+    """
     identities = [identity_of(source, file) for file in files]
     here = downloads.here(identities, (file.sha256 for file in files))
-    lacking = 0
+    lacking, counted = 0, set[str]()
     for file, identity in zip(files, identities, strict=True):
-        if here.is_whole(identity, file.sha256):
+        if here.is_whole(identity, file.sha256) or identity in counted:
             continue
+        counted |= {identity} - {""}
         if file.size_bytes is None:
             return None
         lacking += max(0, file.size_bytes - here.bytes_of(identity))
