@@ -51,13 +51,14 @@ _REFUSED_V4 = tuple(
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
 _REFUSED_V6 = tuple(ipaddress.IPv6Network(text) for text in ("2001::/23", "2001:db8::/32", "2002::/16", "3fff::/20"))
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-# Where a cloud tells a machine its secrets (AWS and most others, ECS, IPv6 of AWS, Alibaba, Azure's own, Oracle):
+# Where a cloud tells a machine its secrets (AWS and most others, ECS, pods of EKS, the same over IPv6, Google's over
+# IPv6, Alibaba, Azure's own, Oracle):
 # allowed only by the address itself.
 METADATA = frozenset(
     ipaddress.ip_address(text)
     for text in (
-        "169.254.169.254", "169.254.170.2", "fd00:ec2::254", "fd00:ec2::23", "100.100.100.200", "168.63.129.16",
-        "192.0.0.192",
+        "169.254.169.254", "169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254",
+        "100.100.100.200", "168.63.129.16", "192.0.0.192",
     )
 )  # fmt: skip
 _NAME = re.compile(r"(?!-)[a-z0-9_-]{1,63}(?<!-)(\.(?!-)[a-z0-9_-]{1,63}(?<!-))*")
@@ -67,10 +68,10 @@ _NUMBER = re.compile(r"(0x[0-9a-f]*|[0-9]+)")
 _PARAMETER = re.compile(r"[?&#;~]([^=?&#;~\s]{1,100})=[^&#\s]")
 _WORD = re.compile(r"[A-Z]*[a-z0-9]+|[A-Z]+")
 _SECRET_WORD = re.compile(
-    r"(?:access|account|api|app|client|id|master|oauth|private|refresh|security|service|session|shared|signing|ssh|subscription|user"
-    r"|auth|hmac|jwt|key|sas|secret|token)*"
-    r"(?:auth|authorization|authcode|credentials?|hmac|jwt|key|passwd|password|passphrase|pwd|sas|secret|sig"
-    r"|signature|token)[0-9]*"
+    r"(?:access|account|api|app|client|deploy|download|id|job|master|oauth|private|read|refresh|security|service|session"
+    r"|shared|signing|ssh|subscription|user|auth|hmac|jwt|key|sas|secret|token)*"
+    r"(?:auth|authorization|authcode|bearer|credentials?|hdnea|hdntl|hdnts|hmac|jwt|key|otp|pass|passwd|password"
+    r"|passphrase|pat|pwd|sas|secret|[a-z]*sessid|[a-z]*sessionid|sig|signature|ticket|[a-z0-9]*token)[0-9]*"
 )
 _PLAIN = re.compile(r"[\x21-\x7e]+")
 
@@ -297,7 +298,7 @@ def bears_secret(text: str) -> bool:
     for said in {text, unquote(text)}:
         for name in _PARAMETER.findall(said):
             words = [word.lower() for word in _WORD.findall(name)]
-            if words == ["code"] or any(_SECRET_WORD.fullmatch(word) for word in words):
+            if words == ["code"] or any(_SECRET_WORD.fullmatch(word) for word in (*words, "".join(words))):
                 return True
     return False
 

@@ -16,7 +16,7 @@ import pytest
 from penstock.api.fetcher.v1 import sources_pb2 as pb
 from services.common.addresses import AddressRules, AllowedHosts, bears_secret
 from services.common.errors import DomainError, InvalidArgument, Unavailable
-from services.fetcher.faults import (
+from services.fetcher.faults import (, UnsupportedFramework
     FileTooLarge,
     Forbidden,
     ModelNotFound,
@@ -172,14 +172,49 @@ def test_a_name_is_all_that_is_taken_of_what_a_sender_says(said: str, name: str)
     assert found(answer(Content_Disposition=said)).path == name
 
 
+PAGE = "text/html; charset=utf-8"
+
+
+@pytest.mark.parametrize("page", [b"<!DOCTYPE html><title>iris.onnx</title>", b"\n\n<html>", b"\xef\xbb\xbf<html>"])
+def test_a_web_page_is_no_model(page: bytes) -> None:
+    for path in ("/blob/main/iris.onnx", "/login"):
+        with pytest.raises(UnsupportedFramework, match="sent a web page in the place of a model"):
+            found(answer(body=page, Content_Type=PAGE), path)
+    with pytest.raises(UnsupportedFramework):
+        part = answer("206 Partial Content", page[:1], Content_Range=f"bytes 0-0/{len(page)}", Content_Type=PAGE)
+        found(part)
+
+
+def test_a_model_that_its_server_calls_a_page_is_one() -> None:
+    assert found(answer(body=b"\x08\x07onnx", Content_Type=PAGE)).size_bytes == 6
+    assert found(answer(body=b"<a file>", Content_Type="application/octet-stream")).size_bytes == 8
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["127.0.0.1:8000/iris.onnx", "localhost:8000/iris.onnx", "iris.onnx", "https:///m.onnx", "https://a b/m.onnx",
+     "https://host.test:x/m.onnx", "https://host.test/m.onnx#main"],
+)  # fmt: skip
+def test_what_is_no_url_is_an_invalid_reference_and_no_matter_of_security(reference: str) -> None:
+    with pytest.raises(InvalidArgument, match=r"^source\.reference: (the URL|that)") as refused:
+        URLS.check(Reference("url", reference))
+    assert refused.value.reason == "INVALID_REFERENCE"
+    for forbidden in ("https://10.0.0.1/m.onnx", "http://host.test/m.onnx", "https://user:pass@host.test/m.onnx"):
+        with pytest.raises(Forbidden):
+            URLS.check(Reference("url", forbidden))
+
+
 SECRETS = (
     "token", "authtoken", "apitoken", "access_token", "accesskey", "accessKey", "AWSAccessKeyId", "api_key", "key",
     "X-Goog-Api-Key", "auth", "authorization", "jwt", "sas", "SASToken", "sig", "code", "%74oken", "hdnts=exp~hmac",
     "X-Amz-Signature", "X-Amz-Credential", "client-secret", "pwd", "user[token]", "u=https%3A%2F%2Fh%2F%3Ftoken",
+    "bearer", "pat", "gh_pat", "sessionid", "sessionId", "session_id", "JSESSIONID", "ticket", "pass", "deploykey",
+    "downloadtoken", "jobtoken", "mytoken", "hdnea=exp~acl", "hdntl", "otp", "PHPSESSID",
 )  # fmt: skip
 HARMLESS = (
     "monkey", "author", "authority", "design", "tokens", "max_tokens", "tokenizer", "keyword", "turkey", "codec",
     "zipcode", "asset", "signal", "revision", "download", "versionId", "keyboard",
+    "compass", "bypass", "passes", "path", "patch", "pattern", "tickets", "session", "bearers",
 )  # fmt: skip
 
 

@@ -157,6 +157,17 @@ def test_a_refusal_names_the_setting_that_lifts_it(url: str, names: str) -> None
     assert ("THE_SETTING" in caught.value.message) == bool(names)
 
 
+@pytest.mark.parametrize(
+    "address", ["169.254.170.2", "169.254.170.23", "fd00:ec2::254", "fd00:ec2::23", "fd20:ce::254", "100.100.100.200"]
+)
+def test_a_network_that_is_allowed_opens_none_of_the_clouds_secrets(address: str) -> None:
+    allowed = "trap.test,169.254.0.0/16,fd00::/8,100.64.0.0/10"
+    checked = rules(allowed, trap=[address])
+    with pytest.raises(UrlRefused):
+        checked.resolve(checked.endpoint("https://trap.test/"), 5)
+    assert rules(address).allows(ipaddress.ip_address(address))
+
+
 def test_where_a_cloud_tells_its_secrets_only_the_address_itself_opens() -> None:
     for allowed in ("trap.test", "169.254.0.0/16", "0.0.0.0/0"):
         checked = rules(allowed, trap=["169.254.169.254"])
