@@ -22,7 +22,7 @@ from penstock.cli.fetch_advice import Ways, help_for, next_step
 from penstock.cli.fetch_progress import follow
 from penstock.cli.output import Output
 from services.common import errors
-from services.fetcher.faults import RETRYABLE
+from services.fetcher import faults
 from services.fetcher.settings import FetcherSettings
 from tests.sdk import ScriptedServer, answer, fail, scripted_server, stream
 
@@ -344,11 +344,22 @@ def test_a_watch_says_once_that_the_fetcher_is_away_and_how_to_see_the_fetch_aga
         assert f"fetch {ID} goes on when it is back: `penstock fetch watch {ID}` shows it again [UNAVAILABLE]" in err
 
 
+def raised_by_jobs() -> set[str]:
+    """Give the reasons for which a job can fail: those of the code that does it, and those of jobs in general."""
+    fetcher = Path(faults.__file__).parent
+    code = [fetcher / "faults.py", fetcher / "work.py", fetcher / "registering.py", fetcher / "throttle.py"]
+    code += [*(fetcher / "downloading").rglob("*.py"), *(fetcher / "sources").rglob("*.py")]
+    said = "".join(path.read_text() for path in code if path.name != "servicer.py")
+    raised = set(re.findall(r'reason(?: = |=)"([A-Z0-9_]+)"', said)) - {"DOWNLOAD_DAMAGED"}  # it becomes SOURCE_CHANGED
+    return raised | faults.RETRYABLE | {"HARD_LIMIT", "INTERNAL"}
+
+
 def test_every_reason_has_its_help_and_every_setting_that_it_names_exists() -> None:
     said = (Path(pb.__file__).parents[7] / "protos/penstock/api/fetcher/v1/fetch_jobs.proto").read_text()
     (comment,) = re.findall(r"// A stable reason\.(.*?)string reason", said, re.DOTALL)
-    reasons = set(re.findall(r"\b[A-Z]{2,}_[A-Z_]+\b|SECURITY|UNAUTHORIZED", comment))
-    by_itself = {reason for reason in RETRYABLE if reason.startswith(("DATABASE", "LOCK", "TRANSACTION"))}
+    reasons = set(re.findall(r"\b[A-Z0-9]{2,}_[A-Z0-9_]+\b|SECURITY|UNAUTHORIZED|INTERNAL", comment))
+    assert reasons == raised_by_jobs()
+    by_itself = {reason for reason in faults.RETRYABLE if reason.startswith(("DATABASE", "LOCK", "TRANSACTION"))}
     assert reasons - by_itself == set(fetch_advice._BY_REASON)
     settings = {f"PENSTOCK_{name.upper()}" for name in FetcherSettings.model_fields}
     sources = ("url", "filesystem", "huggingface", "s3", "oci")
@@ -370,6 +381,8 @@ def test_every_reason_has_its_help_and_every_setting_that_it_names_exists() -> N
         (job_in("FAILED", "SECURITY", source="filesystem"), "PENSTOCK_FETCHER_ROOTS"),
         (job_in("FAILED", "UNSUPPORTED_FRAMEWORK"), "penstock fetch inspect url https://example.org/m.onnx"),
         (job_in("FAILED", "DATABASE_UNAVAILABLE"), f"penstock fetch retry {ID}"),
+        (job_in("FAILED", "UNKNOWN_VARIANT", source="huggingface"), "start another with one of them as its --variant"),
+        (job_in("FAILED", "REGISTRY_UNAUTHORIZED"), "PENSTOCK_SERVICE_TOKEN"),
     ],
 )
 def test_the_next_thing_to_do_is_said_of_every_state(job: pb.FetchJob, said: str) -> None:

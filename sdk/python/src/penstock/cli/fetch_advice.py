@@ -12,7 +12,8 @@ from penstock.api.fetcher.v1 import sources_pb2
 _BY_REASON: Final = {
     "NETWORK_ERROR": "see that the source can be reached from where the fetcher runs; then {again}",
     "RATE_LIMITED": "wait until the source has had its rest; then {again}",
-    "STORAGE_ERROR": "see to the fetcher's blob store (PENSTOCK_BLOB_URL) and to its disk; then {again}",
+    "STORAGE_ERROR": "see to the store that is named, the fetcher's own or the registry's (PENSTOCK_BLOB_URL of each), "
+    "and to its disk; then {again}",
     "SOURCE_CHANGED": "it changed while it was read: once it stays as it is, {again}",
     "REGISTRY_UNAVAILABLE": "see that the registry is well, by `penstock status`; then {again}",
     "WORKER_LOST": "its workers died: see their logs; then {again}",
@@ -27,6 +28,20 @@ _BY_REASON: Final = {
     "DIGEST_MISMATCH": "the bytes are not those that were announced: ask whoever publishes them, and {anew} with the "
     "{option}sha256 that they name",
     "REGISTRATION_REFUSED": "mend what the registry names, and {anew}",
+    "REGISTRY_UNAUTHORIZED": "an administrator gives the fetcher a key with the role operator, as "
+    "PENSTOCK_SERVICE_TOKEN or in the file of PENSTOCK_SERVICE_TOKEN_FILE where it runs; then {again}",
+    "UNKNOWN_VARIANT": "{inspect} lists the variants: {anew} with one of them as its {option}variant",
+    "SOURCE_DISABLED": "an administrator sets what the error names, where the fetcher runs; then {again}",
+    "CA_UNREADABLE": "an administrator mends the file of PENSTOCK_FETCHER_CA_FILE where the fetcher runs; then {again}",
+    "S3_ENDPOINT_INVALID": "an administrator mends PENSTOCK_FETCHER_S3_ENDPOINT or PENSTOCK_FETCHER_S3_REGION where "
+    "the fetcher runs; then {again}",
+    "OCI_AUTH_FILE_INVALID": "an administrator mends the file of PENSTOCK_FETCHER_OCI_AUTH_FILE where the fetcher "
+    "runs; then {again}",
+    "UNKNOWN_SOURCE": "`penstock fetch sources` lists those of this fetcher: {anew} with one of them",
+    "INVALID_REFERENCE": "write the reference as the error says, and {anew}",
+    "CREDENTIALS_IN_URL": "{anew} with a URL that bears no secret, and revoke the one that this bears",
+    "INTERNAL": "it is a defect: an administrator finds it in the fetcher's log by the id that the error names, and "
+    "reports it",
     "HARD_LIMIT": "an administrator raises PENSTOCK_FETCHER_HARD_LIMIT_MS where the fetcher runs; then {again}",
 }
 _BY_SOURCE: Final = {

@@ -35,7 +35,9 @@ class _FetchJobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FetchJo
     FETCH_JOB_STATE_UNSPECIFIED: _FetchJobState.ValueType  # 0
     """Never sent."""
     FETCH_JOB_STATE_PENDING: _FetchJobState.ValueType  # 1
-    """Its time has not come: it waits between two attempts, and `error` says why; or for another that fetches the same."""
+    """Its time has not come: it waits between two attempts, and `error` says why; for another that fetches the same; or,
+    all its files here, for the registry's validator.
+    """
     FETCH_JOB_STATE_QUEUED: _FetchJobState.ValueType  # 2
     """It waits for a worker."""
     FETCH_JOB_STATE_DOWNLOADING: _FetchJobState.ValueType  # 3
@@ -55,7 +57,9 @@ class FetchJobState(_FetchJobState, metaclass=_FetchJobStateEnumTypeWrapper):
 FETCH_JOB_STATE_UNSPECIFIED: FetchJobState.ValueType  # 0
 """Never sent."""
 FETCH_JOB_STATE_PENDING: FetchJobState.ValueType  # 1
-"""Its time has not come: it waits between two attempts, and `error` says why; or for another that fetches the same."""
+"""Its time has not come: it waits between two attempts, and `error` says why; for another that fetches the same; or,
+all its files here, for the registry's validator.
+"""
 FETCH_JOB_STATE_QUEUED: FetchJobState.ValueType  # 2
 """It waits for a worker."""
 FETCH_JOB_STATE_DOWNLOADING: FetchJobState.ValueType  # 3
@@ -399,11 +403,14 @@ class FetchError(_message.Message):
     RETRYABLE_FIELD_NUMBER: _builtins.int
     RETRY_TIME_FIELD_NUMBER: _builtins.int
     reason: _builtins.str
-    """A stable reason. Tried again by itself: NETWORK_ERROR, RATE_LIMITED, STORAGE_ERROR (the blob store),
-    REGISTRY_UNAVAILABLE, SOURCE_CHANGED (it became another while it was read, or what was here of it is damaged),
-    WORKER_LOST, DATABASE_UNAVAILABLE, DATABASE_TIMEOUT, LOCK_TIMEOUT, TRANSACTION_CONFLICT. Not tried again: SECURITY,
-    MODEL_NOT_FOUND, UNSUPPORTED_FRAMEWORK, FILE_TOO_LARGE, DIGEST_MISMATCH, UNAUTHORIZED, REGISTRATION_REFUSED,
-    HARD_LIMIT.
+    """A stable reason. Tried again by itself: NETWORK_ERROR, RATE_LIMITED, STORAGE_ERROR (the blob store, or the
+    registry's: `message` says which), REGISTRY_UNAVAILABLE, SOURCE_CHANGED (it became another while it was read, or
+    what was here of it is damaged), WORKER_LOST, DATABASE_UNAVAILABLE, DATABASE_TIMEOUT, LOCK_TIMEOUT,
+    TRANSACTION_CONFLICT. Not tried again: SECURITY, MODEL_NOT_FOUND, UNSUPPORTED_FRAMEWORK, UNKNOWN_VARIANT,
+    FILE_TOO_LARGE, DIGEST_MISMATCH, UNAUTHORIZED (by the source), REGISTRY_UNAUTHORIZED (the registry does not take
+    the service's key), REGISTRATION_REFUSED, HARD_LIMIT; what a setting of the service is to blame for:
+    SOURCE_DISABLED, CA_UNREADABLE, S3_ENDPOINT_INVALID, OCI_AUTH_FILE_INVALID; what was taken once and is not any
+    more: UNKNOWN_SOURCE, INVALID_REFERENCE, CREDENTIALS_IN_URL; INTERNAL (a defect; its id is in the log).
     """
     message: _builtins.str
     """A sentence that says what to do."""
