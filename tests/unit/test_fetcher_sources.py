@@ -16,13 +16,14 @@ import pytest
 from penstock.api.fetcher.v1 import sources_pb2 as pb
 from services.common.addresses import AddressRules, AllowedHosts, bears_secret
 from services.common.errors import DomainError, InvalidArgument, Unavailable
-from services.fetcher.faults import (, UnsupportedFramework
+from services.fetcher.faults import (
     FileTooLarge,
     Forbidden,
     ModelNotFound,
     NetworkError,
     RegistrationRefused,
     SourceChanged,
+    UnsupportedFramework,
 )
 from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources import filesystem
@@ -199,7 +200,12 @@ def test_what_is_no_url_is_an_invalid_reference_and_no_matter_of_security(refere
     with pytest.raises(InvalidArgument, match=r"^source\.reference: (the URL|that)") as refused:
         URLS.check(Reference("url", reference))
     assert refused.value.reason == "INVALID_REFERENCE"
-    for forbidden in ("https://10.0.0.1/m.onnx", "http://host.test/m.onnx", "https://user:pass@host.test/m.onnx"):
+    for forbidden in (
+        "https://10.0.0.1/m.onnx",
+        "http://host.test/m.onnx",
+        "file:///m.onnx",
+        "https://user:pass@host.test/m.onnx",
+    ):
         with pytest.raises(Forbidden):
             URLS.check(Reference("url", forbidden))
 
