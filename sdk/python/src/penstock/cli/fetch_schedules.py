@@ -16,10 +16,13 @@ from penstock.api.fetcher.v1 import fetch_schedules_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.fetch_options import (
+    Into,
+    IntoFilter,
     Reference,
     Revision,
     Sha256,
     SourceName,
+    StageOrNone,
     Variant,
     Webhook,
     WebhookEnv,
@@ -27,12 +30,13 @@ from penstock.cli.fetch_options import (
     WebhookSecretEnv,
     WebhookSecretFile,
     later,
+    say_if_past,
     told_of,
 )
 from penstock.cli.formats import say_time
-from penstock.cli.ids import whole_id
+from penstock.cli.ids import whole_uuid
 from penstock.cli.model_views import time_of
-from penstock.cli.options import Framework, Json, Limit, NoColor, Stage, Token, Url, Yes, page_size, pairs
+from penstock.cli.options import Framework, Json, Limit, NoColor, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Column, Output, styled
 from penstock.cli.wording import at_the_command_line
 
@@ -72,7 +76,7 @@ def create(
             "--at",
             metavar="TIME",
             parser=later,
-            help="Once: in so long, such as 2h, or 2026-01-31T22:00+01:00.",
+            help="Once: in so long, such as 2h, or 2026-01-31T22:00+01:00; in this machine's zone without +01:00.",
             show_default=False,
         ),
     ] = None,
@@ -85,9 +89,7 @@ def create(
     auto_update: Annotated[
         bool, typer.Option("--auto-update", help="Only what is new, into candidate; people take it further.")
     ] = False,
-    name: Annotated[
-        str, typer.Option("--name", "-n", metavar="MODEL", help="Into which model. Default: as the source suggests.")
-    ] = "",
+    name: Into = None,
     version: Annotated[str, typer.Option("--version", metavar="V", help="With --at. Default: v1, v2 and so on.")] = "",
     revision: Revision = "",
     variant: Variant = "",
@@ -96,10 +98,7 @@ def create(
         Framework | None,
         typer.Option("--framework", metavar="F", help="Default: by the files' names.", show_default=False),
     ] = None,
-    stage: Annotated[
-        Stage | None,
-        typer.Option("--stage", metavar="STAGE", help="Default: development; staging at most.", show_default=False),
-    ] = None,
+    stage: StageOrNone = None,
     approver: Annotated[str, typer.Option("--approver", metavar="NAME", help="For a stage that needs one.")] = "",
     note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; for a stage that needs one.")] = "",
     label: Annotated[
@@ -130,6 +129,7 @@ def create(
     if (at is None) == (not cron):
         raise typer.BadParameter("give one of --at and --cron")
     posted_to, secret = told_of(webhook, webhook_file, webhook_env, secret_file, secret_env)
+    say_if_past(output, at)
     with connect(Service.FETCHER, url, token) as client:
         made = client.fetcher.schedules.create(
             source,
@@ -138,7 +138,7 @@ def create(
             cron=cron,
             time_zone=time_zone,
             auto_update=auto_update,
-            model=name,
+            model=name or "",
             version=version,
             revision=revision,
             variant=variant,
@@ -159,7 +159,7 @@ def create(
 
 @app.command("list")
 def list_schedules(
-    name: Annotated[str, typer.Option("--name", "-n", metavar="MODEL", help="Only into this model.")] = "",
+    name: IntoFilter = "",
     source: Annotated[str, typer.Option("--source", metavar="SOURCE", help="Only of this source.")] = "",
     enabled: Annotated[
         bool | None, typer.Option("--on/--off", help="Only those that are on, or off.", show_default=False)
@@ -231,7 +231,7 @@ def delete(
 
 
 def _whole(client: Client, schedule: str) -> str:
-    return whole_id(schedule, client.fetcher.schedules.list)
+    return whole_uuid(schedule, client.fetcher.schedules.list)
 
 
 def _show(output: Output, schedule: pb.FetchSchedule) -> None:
@@ -247,7 +247,7 @@ def _table(output: Output, schedules: Sequence[pb.FetchSchedule]) -> RenderableT
         (
             each.id,
             styled(_state(each), _STYLES),
-            output.time(time_of(each.next_time)),
+            _with_zone(output.time(time_of(each.next_time)), time_of(each.next_time)),
             each.target.model,
             each.last_error.reason if _fails(each) else _last_state(each),
             _when(each),
@@ -270,7 +270,7 @@ def _facts(output: Output, schedule: pb.FetchSchedule) -> RenderableType:
         ("variant", source.variant),
         ("into", f"{schedule.target.model} {schedule.target.version}".strip()),
         ("when", _when(schedule)),
-        ("next", say_time(time_of(schedule.next_time)) if schedule.enabled else ""),
+        ("next", _said(time_of(schedule.next_time)) if schedule.enabled else ""),
         ("updates", "only what is new, into candidate" if schedule.auto_update else ""),
         ("last time", say_time(time_of(schedule.last_time))),
         ("last fetch", last),
@@ -304,5 +304,14 @@ def _last_state(schedule: pb.FetchSchedule) -> str:
 
 def _when(schedule: pb.FetchSchedule) -> str:
     if schedule.HasField("at_time"):
-        return f"once, {say_time(time_of(schedule.at_time))}"
+        return f"once, {_said(time_of(schedule.at_time))}"
     return f"{schedule.cron} {schedule.time_zone}"
+
+
+def _said(time: datetime | None) -> str:
+    return _with_zone(say_time(time), time)
+
+
+def _with_zone(words: str, time: datetime | None) -> str:
+    """Name the zone of a time: cron's may be another than that of whoever reads it."""
+    return f"{words} {time.astimezone().tzname()}" if time else words
