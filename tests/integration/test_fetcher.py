@@ -19,7 +19,7 @@ from tests.fetching import Place, fetching
 from tests.origins import answering
 from tests.postgres import PostgresServer
 from tests.registry import wait_until
-from tests.testdata import models
+from tests.testdata import bundles, models
 
 pytestmark = pytest.mark.slow
 
@@ -77,6 +77,35 @@ def test_a_folder_becomes_a_version_with_its_files(place: Place) -> None:
     assert again.existed
     assert "elsewhere is left out" in again.warnings[0]
     assert "not applied: labels" in again.warnings[1]
+
+
+def test_pickles_and_code_are_left_out_of_a_bundle(place: Place) -> None:
+    folder = place.root / "unsafe"
+    folder.mkdir()
+    for path, content in bundles.bundle().items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+    safe = sorted(path.name for path in folder.iterdir())
+    (folder / "pytorch_model.bin").write_bytes(bytes(1_000_000))
+    (folder / "modeling.py").write_text("")
+    inspected = place.client.fetcher.inspect("filesystem", str(folder))
+    assert sorted(file.path for file in inspected.variants[0].files) == safe
+    job = place.fetch("filesystem", str(folder))
+    assert job.state == pb.FETCH_JOB_STATE_COMPLETED, job.error
+    for warnings in (inspected.warnings, job.result.warnings):
+        assert [warning.partition(" ")[0] for warning in warnings] == ["modeling.py", "pytorch_model.bin"]
+    assert job.progress.done_bytes < 1_000_000
+
+
+@pytest.mark.parametrize("names", [["one.onnx", "two.onnx"], ["a/model.onnx", "b/model.onnx"]])
+def test_of_several_graphs_none_is_brought(place: Place, names: list[str]) -> None:
+    folder = place.root / names[0].partition(".")[0].replace("/", "-")
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(models.classifier())
+    job = place.fetch("filesystem", str(folder), model="several")
+    assert (job.error.reason, job.progress.done_bytes) == ("UNSUPPORTED_FRAMEWORK", 0)
+    assert all(name in job.error.message for name in names)
 
 
 def test_an_archive_is_unpacked(place: Place) -> None:
