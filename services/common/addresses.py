@@ -347,6 +347,8 @@ def _split(url: str, max_chars: int) -> SplitResult:
 def _host(parts: SplitResult) -> tuple[str, IPAddress | None]:
     """Give the host as it is compared, and the address that it is, if it is one."""
     host = (parts.hostname or "").rstrip(".")
+    if parts.scheme == "file":
+        raise UrlRefused("files are not allowed here: write https://host/path")
     if not parts.netloc:
         raise UrlMalformed("that does not begin with https:// and a host: write https://host/path")
     if not host or len(host) > MAX_HOST_CHARS:

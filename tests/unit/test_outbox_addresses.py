@@ -79,7 +79,7 @@ def test_a_number_is_no_host(host: str) -> None:
     [
         ("http://example.com/", "http is not allowed"),
         ("ftp://example.com/", "ftp is not allowed"),
-        ("file:///etc/passwd", "not begin with https:// and a host"),
+        ("file:///etc/passwd", "files are not allowed"),
         ("gopher://example.com:70/", "gopher is not allowed"),
         ("example.com/hook", "not begin with https:// and a host"),
         ("127.0.0.1:8000/hook", "not begin with https:// and a host"),

@@ -8,8 +8,9 @@ from http import HTTPStatus
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-from services.common.addresses import bears_secret
+from services.common.addresses import UrlMalformed, bears_secret
 from services.common.errors import InvalidArgument
+from services.fetcher.faults import Forbidden, UnsupportedFramework
 from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources.file_names import fault_of
 from services.fetcher.sources.http import Answer, GuardedHttp
@@ -17,6 +18,8 @@ from services.fetcher.sources.http_files import HttpFlow, begin_of, opened, size
 from services.fetcher.sources.source import Found, Stopping, is_archive, model_name
 
 _NAMED: Final = re.compile(r'filename="?([^";]+)"?', re.IGNORECASE)
+_PAGES_BEGIN: Final = (b"<", b"\n", b"\r", b"\t", b" ", b"\xef")
+"""A tag, white space, or a mark of UTF-8."""
 
 
 class UrlSource:
@@ -42,7 +45,12 @@ class UrlSource:
                 "one without, and revoke it if it has travelled"
             )
             raise InvalidArgument.field("source.reference", sentence, reason="CREDENTIALS_IN_URL")
-        self._http.endpoint(reference.reference)
+        try:
+            self._http.endpoint(reference.reference)
+        except Forbidden as error:
+            if isinstance(error.__cause__, UrlMalformed):
+                raise InvalidArgument.field("source.reference", error.message, reason="INVALID_REFERENCE") from error
+            raise
 
     def host(self, reference: Reference) -> str:
         """See `Source.host`."""
@@ -52,6 +60,7 @@ class UrlSource:
         """Ask for the first byte: what comes with it says how large the file is and when it changes."""
         with self._http.get(reference.reference, {"Range": "bytes=0-0"}, stopping) as answer:
             begin_of(answer, 0)
+            _check_no_page(answer)
             size_bytes = size_of(answer)
             tag = tag_of(answer, size_bytes)
             name = _name_of(answer, reference.reference)
@@ -64,6 +73,19 @@ class UrlSource:
     ) -> AbstractContextManager[HttpFlow]:
         """Ask for the rest of a file, provided that it is the same; who knows no ranges sends all of it."""
         return opened(self._http.get, file.locator, file, offset, stopping, end=end)
+
+
+def _check_no_page(answer: Answer) -> None:
+    """See that it is no page for people: a login, or one about the file; raises UnsupportedFramework.
+
+    Its type alone says nothing, for some servers call everything text/html; no model begins as pages do.
+    """
+    kind = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    if kind in ("text/html", "application/xhtml+xml") and next(answer.chunks(), b"")[:1] in _PAGES_BEGIN:
+        raise UnsupportedFramework(
+            f"{answer.endpoint.authority} sent a web page in the place of a model: give the URL of the file itself, "
+            "such as the one behind its download button, and one that nobody has to log in for"
+        )
 
 
 def _name_of(answer: Answer, url: str) -> str:
