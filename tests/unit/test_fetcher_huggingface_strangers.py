@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +69,25 @@ def test_a_description_without_end_is_not_read(server: hub.Hub, monkeypatch: pyt
     monkeypatch.setattr(asked_hub, "MAX_ANSWER_BYTES", 100)
     with pytest.raises(FileTooLarge, match=r"what .* says of org/endless has more than 100 bytes"):
         look(server, "org/endless")
+
+
+def test_a_description_that_drips_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may come faster than the floor of speed, and take hours all the same."""
+    monkeypatch.setattr(asked_hub, "DEADLINE_S", 0.05)
+    left = threading.Event()
+
+    def drip(connection: Any, _: str) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n")
+        with suppress(OSError):
+            while not left.wait(0.01):
+                connection.sendall(b" ")
+
+    with answering(drip) as url:
+        try:
+            with pytest.raises(NetworkError, match=r"has not come within 0\.05 s"):
+                source(url).find(Reference("huggingface", "org/name"), Stopping())
+        finally:
+            left.set()
 
 
 def test_of_too_many_files_none_is_looked_at(server: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -151,12 +151,19 @@ class Hub:
 
 
 def read(answer: Answer, most: int, what: str) -> bytes:
-    """Read a whole answer of at most so many bytes; raises FileTooLarge."""
+    """Read a whole answer of at most so many bytes.
+
+    Raises:
+        FileTooLarge: it has more.
+        NetworkError: it breaks off, or its sender was waited for for longer than DEADLINE_S.
+    """
     pieces: list[bytes] = []
     for piece in answer.chunks():
         pieces.append(piece)
         if answer.read_bytes > most:
             raise FileTooLarge(f"{what} has more than {most:,} bytes")
+        if answer.waited_s > DEADLINE_S:
+            raise NetworkError(f"{what} has not come within {DEADLINE_S:g} s")
     return b"".join(pieces)
 
 
