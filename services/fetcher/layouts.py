@@ -33,15 +33,15 @@ def check_layout(plan: Plan, target: FetchTarget) -> None:
     """See that a plan has one model, and that serving knows what is said of it.
 
     Raises:
-        UnsupportedFramework: it has several graphs, or none.
+        UnsupportedFramework: it has several graphs.
         RegistrationRefused: a bundle's metadata are no such thing.
     """
     framework = _framework(plan, target)
     if framework not in (registry.FRAMEWORK_ONNX, registry.FRAMEWORK_TRANSFORMERS):
         return
     graphs = model_files.graphs(file.path for file in plan.files)
-    if model_files.main_graph(graphs) is None:
-        names = ", ".join(map(shown, graphs[:_MOST_SHOWN])) or "none is there"
+    if len(graphs) > 1 and model_files.main_graph(graphs) is None:
+        names = ", ".join(map(shown, graphs[:_MOST_SHOWN]))
         raise UnsupportedFramework(
             "a version with an ONNX graph holds one .onnx file, or several of which one is model.onnx or "
             f"onnx/model.onnx: {names}; fetch one of them by itself, or from a folder of its own"
