@@ -89,16 +89,34 @@ def test_neither_ctrl_c_at_the_watcher_nor_a_kill_of_the_fetcher_ends_a_fetch(
         state = DataFolder(terminal.folder / ".penstock").find_running()
         assert state is not None
         process = psutil.Process(state.children["fetcher"].pid)
+        watcher = _begin_to_watch(terminal, job["id"])
         process.kill()
         process.wait(DEADLINE_S)
         sent = origin.sent_bytes
     finally:
         go_on.set()
     eventually(lambda: is_serving(state.addresses["fetcher"]))
-    ended = json.loads(terminal.run("fetch", "watch", job["id"], "--json").stdout.splitlines()[-1])
+    said, complaint = watcher.communicate(timeout=DEADLINE_S)
+    assert watcher.returncode == 0, complaint
+    ended = json.loads(said.splitlines()[-1])
     assert (ended["state"], ended["result"]["model"]) == ("completed", "large")
     assert ended["attempt_count"] > 1
     assert origin.sent_bytes - sent < len(content), "what was safe did not come again"
+
+
+def _begin_to_watch(terminal: Terminal, job_id: str) -> subprocess.Popen[str]:
+    """Watch a fetch as a program does, and have heard of it once."""
+    watcher = subprocess.Popen(
+        [*PENSTOCK, "fetch", "watch", job_id, "--json"],
+        cwd=terminal.folder,
+        env=terminal.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert watcher.stdout is not None
+    assert json.loads(watcher.stdout.readline())["id"] == job_id
+    return watcher
 
 
 def _interrupt_a_watcher(terminal: Terminal, job_id: str) -> None:
