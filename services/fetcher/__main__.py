@@ -109,7 +109,7 @@ def build(settings: FetcherSettings, stack: ExitStack) -> Server:
         lease_s=settings.fetcher_lease_ms / 1000,
     )
     does = Fetches(jobs, fetches, downloads, sources, webhooks, news, limits)
-    parts = Parts(schedule_store, jobs, fetches, sources, webhooks)
+    parts = Parts(schedule_store, jobs, fetches, sources, webhooks, metrics.registry)
     schedules, schedule_checks = open_schedules(settings, parts, stack)
     checks += schedule_checks
     served = (servicer.service(does), source_servicer.service(does), schedules)

@@ -12,12 +12,14 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from prometheus_client import CollectorRegistry
 
 from penstock.ids import uuid7
 from services.common.jobs import Backoff, Concurrency, Failure, JobFilters, JobState, JobStore
 from services.common.postgres import Database
 from services.fetcher.faults import HostBusy, NetworkError, RateLimited
 from services.fetcher.models import FetchSpec, Plan, Reference, RemoteFile
+from services.fetcher.schedules.metrics import ScheduleCollector
 from services.fetcher.schedules.models import Look, NewSchedule, Schedule, When, job_id_of
 from services.fetcher.schedules.store import ScheduleStore
 from services.fetcher.schedules.turning import Turning, TurnLimits
@@ -531,6 +533,34 @@ def test_an_expression_of_another_release_is_tried_again_later_and_stops_nobody(
     after = bench.get(unknown)
     assert after.next_time is not None
     assert after.next_time > after.read_time
+
+
+def test_it_is_counted_how_many_fail(bench: Bench, once: Schedule) -> None:
+    registry = CollectorRegistry()
+    registry.register(ScheduleCollector(bench.store))
+
+    def count() -> float | None:
+        return registry.get_sample_value("penstock_fetch_failing_schedules")
+
+    schedule = bench.schedule(auto_update=True)
+    assert count() == 0
+    bench.told.disabled_reason = "switched off"
+    assert bench.turning.turn(looks=False) is True
+    assert count() == 1
+    bench.wait(once, days=1)
+    assert bench.turning.turn(looks=False) is True
+    assert count() == 1, "it is over, and nobody may have noticed"
+    bench.told.disabled_reason = ""
+    failed = bench.look(schedule).last_job_id
+    assert failed is not None
+    bench.end_jobs("FAILED")
+    bench.jobs.delete(failed)
+    assert count() == 2
+    bench.sql("UPDATE fetcher.fetch_schedules SET end_time = end_time - interval '1 day' WHERE end_time IS NOT NULL")
+    assert count() == 1
+    with bench.store.transaction() as connection:
+        bench.store.enable(connection, schedule.schedule_id, enabled=False, next_time=None)
+    assert count() == 0
 
 
 def test_it_is_known_how_long_it_is_until_the_next_time(bench: Bench) -> None:

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+from prometheus_client import CollectorRegistry
+
 from services.common.jobs import Backoff, JobStore
 from services.common.jobs.housekeeping import DAY_S
 from services.common.server import Service
 from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.schedules.loop import ScheduleLoop
+from services.fetcher.schedules.metrics import ScheduleCollector
 from services.fetcher.schedules.schedules import ScheduleLimits, Schedules
 from services.fetcher.schedules.servicer import service
 from services.fetcher.schedules.store import ScheduleStore
@@ -29,12 +32,14 @@ class Parts:
     fetches: FetchStore
     sources: Sources
     webhooks: FetchWebhooks
+    registry: CollectorRegistry
 
 
 def open_schedules(
     settings: FetcherSettings, parts: Parts, stack: ExitStack
 ) -> tuple[Service, tuple[Callable[[], None], ...]]:
     """Give the service and what its health is read from; where this process works, schedules come due here."""
+    parts.registry.register(ScheduleCollector(parts.store))
     limits = ScheduleLimits(max_schedules=settings.fetcher_max_schedules)
     served = service(Schedules(parts.store, parts.sources, parts.webhooks, limits))
     if not settings.fetcher_worker_enabled:

@@ -129,6 +129,11 @@ _NEXT = """
 SELECT extract(epoch FROM min(greatest(next_time, retry_time, look_expire_time)) - clock_timestamp())::float8 AS wait_s
 FROM fetcher.fetch_schedules WHERE next_time IS NOT NULL
 """
+_FAILING = """
+SELECT count(*) AS count FROM fetcher.fetch_schedules
+WHERE enabled AND (end_time IS NULL OR end_time > clock_timestamp() - interval '1 day')
+  AND (last_job_failed OR error_reason NOT IN ('', 'STILL_RUNNING'))
+"""
 _NOTIFY = "SELECT pg_notify(%(channel)s, '')"
 
 
@@ -301,6 +306,12 @@ class ScheduleStore:
         with self._database.transaction() as connection:
             return connection.execute(_EXPIRE, {"kept_s": kept_s}).rowcount
 
+    def failing(self) -> int:
+        """Count the schedules whose last try or last job failed, those whose only time is over for a day."""
+        with self._database.transaction() as connection:
+            row = connection.execute(_FAILING).fetchone()
+        return int(row["count"]) if row else 0
+
     def next_s(self) -> float:
         """Say how long it is until the next time of any schedule; infinity where none comes."""
         with self._database.transaction() as connection:
@@ -333,6 +344,7 @@ def _schedule(row: DictRow) -> Schedule:
         "last_revision", "last_check_time", "read_time",
     )  # fmt: skip
     own = {"webhook_message_id": None, "phase": Phase.DOWNLOADING, "plan": None, "reused_bytes": 0, "done_files": 0}
+    own["bytes_per_second"] = 0
     return Schedule(
         **{name: row[name] for name in names},
         spec=FetchSpec.of({**row, **own}),
