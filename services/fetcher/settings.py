@@ -134,6 +134,9 @@ class FetcherSettings(ServerSettings, PostgresSettings):
     fetcher_webhook_allowed_hosts: HostNames = ""
     """Hosts' names, addresses and networks, separated by commas, that webhooks may reach although they are private;
     also without TLS and on any port."""
+    fetcher_webhook_only_hosts: Annotated[str, AfterValidator(_checked_only_hosts)] = ""
+    """The only hosts that webhooks reach, beside those that are allowed above, written as `fetcher_only_hosts` is,
+    which is of sources alone; by default any that is public."""
     fetcher_webhook_ca_file: Path | None = None
     """The certificates that vouch for the receivers of webhooks, PEM, in place of the system's."""
     fetcher_webhook_senders: Annotated[int, Field(ge=2, le=64)] = 4

@@ -182,6 +182,23 @@ def test_where_nothing_may_be_posted_nothing_is_fetched(place: Place, url: str, 
     assert list(place.client.fetcher.list()) == []
 
 
+def test_only_the_receivers_that_are_named_are_told(
+    postgres_server: PostgresServer, tmp_path: Path, receiver: Receiver
+) -> None:
+    more = {"fetcher_webhook_only_hosts": "hooks.example.org", "fetcher_allowed_ports": frozenset({443, 9443})}
+    with telling(postgres_server, tmp_path, **more) as place:
+        missing = place.origin.url + "/nothing.onnx"
+        for url, why in (
+            ("https://1.1.1.1/hook", "none of the hosts"),
+            ("https://hooks.example.org:9443/", "port 9443"),
+        ):
+            with pytest.raises(InvalidArgument, match=why) as refused:
+                place.client.fetcher.start("url", missing, webhook=url)
+            assert refused.value.reason == "URL_NOT_ALLOWED"
+        place.fetch("url", missing, webhook=receiver.url)
+        only(receiver)
+
+
 def test_without_a_key_only_a_webhook_that_is_not_secret_is_kept(
     postgres_server: PostgresServer, tmp_path: Path, receiver: Receiver
 ) -> None:

@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 from prometheus_client import CollectorRegistry
 
-from services.common.addresses import AddressRules, AllowedHosts
+from services.common.addresses import AddressRules, AllowedHosts, OnlyHosts
 from services.common.outbox import Outbox, OutboxCollector, OutboxLimits, OutboxWorkers
 from services.common.outbox.webhooks import Webhooks
 from services.common.postgres import Database
@@ -23,7 +23,11 @@ def open_webhooks(
     seal = Seal(settings.secrets_key_file)
     seal.check()
     setting = "PENSTOCK_FETCHER_WEBHOOK_ALLOWED_HOSTS where the fetcher runs"
-    rules = AddressRules(AllowedHosts.parse(settings.fetcher_webhook_allowed_hosts), setting=setting)
+    rules = AddressRules(
+        AllowedHosts.parse(settings.fetcher_webhook_allowed_hosts),
+        only=OnlyHosts.parse(settings.fetcher_webhook_only_hosts),
+        setting=setting,
+    )
     outbox = Outbox(database, "fetcher")
     webhooks = FetchWebhooks(outbox, fetches, seal, Webhooks(rules, ca_file=settings.fetcher_webhook_ca_file))
     if settings.fetcher_worker_enabled:
