@@ -80,7 +80,9 @@ def _origin(spec: FetchSpec, plan: Plan, digests: Sequence[str]) -> registry.Sou
     if len(digests) == 1 and not 0 < len(revision) <= MAX_REVISION_CHARS:
         revision = f"sha256:{digests[0]}" if digests[0] else ""
     return registry.Source(
-        origin=spec.reference.source, reference=spec.reference.reference, revision=revision[:MAX_REVISION_CHARS]
+        origin=spec.reference.source,
+        reference=plan.canonical or spec.reference.reference,
+        revision=revision[:MAX_REVISION_CHARS],
     )
 
 
@@ -106,7 +108,9 @@ def _traces(spec: FetchSpec, plan: Plan, downloads: Mapping[str, Download]) -> d
     first, last = min(places := [file.locator for file in plan.files]), max(places)
     common = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     place = first if len(places) == 1 else first[: first.rfind("/", 0, common) + 1]
+    asked_for = spec.reference.reference
     traces = {
+        "fetched_reference": asked_for if plan.canonical not in ("", asked_for) else "",
         "fetched_url": place if "://" in place and place != spec.reference.reference else "",
         "fetched_variant": spec.reference.variant,
         "fetched_sha256": next(iter(downloads.values())).sha256 if plan.unpack else "",

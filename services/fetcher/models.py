@@ -82,6 +82,7 @@ class Plan:
         framework: a name of the registry's Framework without its prefix, such as ONNX; '': by the files' names.
         metadata: what the source says of the model: the registry's Metadata as JSON.
         warnings: what the source said of it that whoever fetches should know; see `kept`.
+        canonical: the one spelling of the reference, without a revision; '' where it is the one that was asked for.
     """
 
     revision: str
@@ -90,6 +91,7 @@ class Plan:
     framework: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    canonical: str = ""
 
     @property
     def size_bytes(self) -> int | None:
@@ -105,7 +107,8 @@ class Plan:
         """Read it from JSON."""
         files = tuple(RemoteFile(**file) for file in columns["files"])
         told = tuple(columns["warnings"])
-        return cls(columns["revision"], files, columns["unpack"], columns["framework"], columns["metadata"], told)
+        said = {name: columns[name] for name in ("revision", "unpack", "framework", "metadata", "canonical")}
+        return cls(files=files, warnings=told, **said)
 
 
 @dataclass(frozen=True, slots=True)

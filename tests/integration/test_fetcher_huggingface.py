@@ -224,3 +224,14 @@ def test_what_cannot_be_fetched_is_said_at_once(
 def test_the_source_is_listed(place: Place) -> None:
     [source] = [each for each in place.client.fetcher.sources() if each.name == "huggingface"]
     assert (source.enabled, source.has_revisions, source.reference_form) == (True, True, "org/name")
+
+
+def test_a_commit_is_one_version_however_its_reference_is_written(place: Place, server: hub.Hub) -> None:
+    server.publish("org/one", {"model.onnx": models.classifier()})
+    made: list[tuple[str, bool]] = []
+    for reference in ("org/one@main", "org/one", "hf://org/one", f"{server.url}/org/one"):
+        result = place.fetch("huggingface", reference).result
+        made.append((result.version, result.existed))
+    assert made == [("v1", False)] + [("v1", True)] * 3
+    version = place.client.registry.get_version("one", "v1")
+    assert (version.source.reference, version.metadata.fields["fetched_reference"]) == ("org/one", "org/one@main")

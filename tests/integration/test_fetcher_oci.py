@@ -103,6 +103,9 @@ def test_a_digest_is_fetched_whatever_its_tag_became(shop: Shop) -> None:
     second = shop.registry.push("moving", "latest", [Layer(models.classifier(seed=1), "moving.onnx")])
     latest = shop.place.fetch("oci", f"{reference}:latest")
     assert (latest.result.version, latest.resolved_revision) == ("v2", second)
+    one = shop.place.fetch("oci", f"{reference}@{first}")
+    assert (one.result.version, one.result.existed) == ("v1", True), "its tag was written in another way"
+    assert shop.place.client.registry.get_version("moving", "v1").source.reference == reference
     for found in (
         shop.place.fetch("oci", f"{reference}@{first}", model="pinned"),
         shop.place.fetch("oci", f"{reference}:latest@{first}", model="pinned"),

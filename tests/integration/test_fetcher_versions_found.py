@@ -224,3 +224,12 @@ def test_what_the_validator_refuses_in_the_end_leaves_nothing(place: Place, monk
     job = place.fetch("url", place.origin.serve("/late.onnx", b"no model", etag='"late"'))
     assert (job.error.reason, job.attempt_count) == ("REGISTRATION_REFUSED", 1)
     assert list(place.client.registry.list_versions("late")) == []
+
+
+def test_a_path_is_one_however_it_is_written(place: Place) -> None:
+    file = place.root / "spelled.onnx"
+    file.write_bytes(models.classifier())
+    spelled = (f"file://{file}", str(file), f"{place.root}//spelled.onnx")
+    made = [(each.result.version, each.result.existed) for each in (place.fetch("filesystem", way) for way in spelled)]
+    assert made == [("v1", False), ("v1", True), ("v1", True)]
+    assert place.client.registry.get_version("spelled", "v1").source.reference == str(file)

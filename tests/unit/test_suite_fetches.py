@@ -81,6 +81,8 @@ def made(
         (FetchSource("huggingface", "org/m", revision=COMMIT), made(COMMIT), ""),
         (FetchSource("huggingface", "org/m", revision=COMMIT), made(OTHER), "is of the revision bbbbbb"),
         (FetchSource("huggingface", "org/m", revision="main"), made(OTHER), ""),
+        (FetchSource("huggingface", "org/m@main"), made(fetched_reference="org/m@main"), ""),
+        (FetchSource("huggingface", "org/m@v2"), made(fetched_reference="org/m@main"), "was made of huggingface org/m"),
         (FetchSource("huggingface", "org/m"), made(reference="org/n"), "was made of huggingface org/n instead of"),
         (FetchSource("huggingface", "org/m"), made(origin="url"), "was made of url org/m instead of huggingface"),
         (FetchSource("huggingface", "org/m"), made(origin="", reference=""), "was made of files instead of"),

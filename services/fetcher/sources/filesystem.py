@@ -111,7 +111,8 @@ class FilesystemSource:
         if reference.sha256 and len(files) == 1:
             files = (RemoteFile(files[0].path, files[0].locator, files[0].tag, files[0].size_bytes, reference.sha256),)
         unpack = len(files) == 1 and is_archive(files[0].path)
-        return Found(Plan("", files, unpack=unpack), model_name(inner.name or root.name), told_of(left_out))
+        plan = Plan("", files, unpack=unpack, canonical=str(root / inner))
+        return Found(plan, model_name(inner.name or root.name), told_of(left_out))
 
     @contextmanager
     def open(self, file: RemoteFile, offset: int, stopping: Stopping, *, end: int | None = None) -> Iterator[FileFlow]:

@@ -98,6 +98,7 @@ class HuggingFaceSource:
                 variants[0].files,
                 framework=layout.framework,
                 metadata=_with_variant(card.metadata, layout, chosen),
+                canonical="/".join(filter(None, (place.repository, place.folder))),
             ),
             model_name(place.repository),
             tuple(filter(None, (*_said(refusal), unserved, *layout.warnings, *unread, *card.warnings, *left_out)))[

@@ -82,7 +82,8 @@ class OciSource:
             raise DigestMismatch(f"its file hashes to {files[0].sha256}, and {reference.sha256} was asked for")
         if self._gives_ranges(max(files, key=lambda file: file.size_bytes or 0), stopping):
             files = tuple(replace(file, ranges=True) for file in files)
-        plan = Plan(digest, files, unpack=unpack, metadata=manifest.metadata())
+        canonical = f"{repository.host}/{repository.name}"
+        plan = Plan(digest, files, unpack=unpack, metadata=manifest.metadata(), canonical=canonical)
         return Found(plan, model_name(repository.name), licence=manifest.said("licenses"))
 
     @contextmanager

@@ -23,7 +23,8 @@ UPDATE fetcher.fetch_jobs SET done_files = %(done_files)s, reused_bytes = %(reus
 _TOLD = "UPDATE fetcher.fetch_jobs SET webhook_message_id = %(message_id)s WHERE job_id = %(job_id)s"
 # The phase of an ended job says whether a version of it is still to be looked at.
 _LEFTOVERS = """
-SELECT job_id, source, reference, model, version FROM fetcher.fetch_jobs
+SELECT job_id, source, coalesce(nullif(plan ->> 'canonical', ''), reference) AS reference, model, version
+FROM fetcher.fetch_jobs
 WHERE end_time > clock_timestamp() - interval '1 day' AND state IN ('FAILED', 'CANCELLED')
   AND phase IN ('PROCESSING', 'VALIDATING')
   AND version <> ''

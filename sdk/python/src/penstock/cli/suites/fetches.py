@@ -102,7 +102,8 @@ def difference(source: FetchSource, found: pb.ModelVersion) -> str:
 
 def _other_origin(source: FetchSource, found: pb.ModelVersion) -> str:
     there = found.source
-    if (there.origin, there.reference) == (source.source, source.reference):
+    asked_for = document_of(found.metadata.fields).get("fetched_reference", there.reference)
+    if there.origin == source.source and source.reference in (there.reference, asked_for):
         return ""
     known = " ".join(filter(None, (there.origin, there.reference))) or "files"
     return f"was made of {known} instead of {source.source} {source.reference}"
