@@ -97,6 +97,12 @@ def test_of_too_many_files_none_is_looked_at(server: hub.Hub, monkeypatch: pytes
         look(server, "org/crowd")
 
 
+def test_a_description_of_very_many_values_is_not_read(server: hub.Hub) -> None:
+    publish(server, "org/values", said={"config": [[] for _ in range(asked_hub.MAX_VALUES)]})
+    with pytest.raises(FileTooLarge, match="more than 200,000 values"):
+        look(server, "org/values")
+
+
 def test_what_is_not_fetched_costs_no_url(server: hub.Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     others = [{"rfilename": f"other/{number}.txt", "size": 1} for number in range(1_000)]
     publish(server, "org/large", said={"siblings": [{"rfilename": "onnx/model.onnx", "size": 9}, *others]})

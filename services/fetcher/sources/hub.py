@@ -23,6 +23,7 @@ from services.common.errors import DomainError
 from services.common.outbox.webhooks import read_retry_after
 from services.fetcher.faults import FileTooLarge, ModelNotFound, NetworkError, RateLimited, Unauthorized
 from services.fetcher.sources.http import MAX_RETRY_AFTER_S, Answer, GuardedHttp
+from services.fetcher.sources.http_files import hurried
 from services.fetcher.sources.source import Stopping
 
 if TYPE_CHECKING:
@@ -31,7 +32,9 @@ if TYPE_CHECKING:
 MAX_SIBLINGS: Final = 20_000
 """Files of a repository that are looked at."""
 MAX_ANSWER_BYTES: Final = 8 * 1024 * 1024
-"""Of what the Hub says of a repository: a file takes up to 350 bytes, 20,000 of them 7 MiB."""
+"""Of what the Hub says of a repository: 20,000 files take some 5 MiB, and 40 MiB of memory to read."""
+MAX_VALUES: Final = 200_000
+"""Objects and lists in it: 8 MiB of nothing else would take 200 MiB of memory, and seconds."""
 DEADLINE_S: Final = 120.0
 """For a whole answer of this kind: a sender just above the floor of speed would take hours."""
 TOKEN_SETTING: Final = "PENSTOCK_FETCHER_HF_TOKEN"  # noqa: S105 - a setting's name
@@ -81,6 +84,9 @@ class Hub:
             return HfApi(endpoint=self.endpoint, token=False).model_info(
                 repository, revision=revision or None, files_metadata=True
             )
+        except NetworkError as error:
+            sentence = f"{error.message}; where the Hub cannot be reached, an administrator names a mirror in"
+            raise NetworkError(f"{sentence} PENSTOCK_FETCHER_HF_ENDPOINT where the fetcher runs") from error
         except DomainError:
             raise
         except (ValueError, TypeError, KeyError, RecursionError) as error:
@@ -158,10 +164,11 @@ def read(answer: Answer, most: int, what: str) -> bytes:
         NetworkError: it breaks off, or its sender was waited for for longer than DEADLINE_S.
     """
     pieces: list[bytes] = []
-    for piece in answer.chunks():
-        pieces.append(piece)
-        if answer.read_bytes > most:
-            raise FileTooLarge(f"{what} has more than {most:,} bytes")
+    with hurried(answer):
+        for piece in answer.chunks():
+            pieces.append(piece)
+            if answer.read_bytes > most:
+                raise FileTooLarge(f"{what} has more than {most:,} bytes")
         if answer.waited_s > DEADLINE_S:
             raise NetworkError(f"{what} has not come within {DEADLINE_S:g} s")
     return b"".join(pieces)
@@ -204,6 +211,8 @@ def _reduced(content: bytes) -> dict[str, Any]:
 
     The rest is a stranger's card, and the library's classes raise for much that people write into one.
     """
+    if content.count(b"{") + content.count(b"[") > MAX_VALUES:
+        raise FileTooLarge(f"the repository's description has more than {MAX_VALUES:,} values")
     document = json.loads(content)
     if not isinstance(document, dict) or not isinstance(document.get("siblings"), list):
         raise TypeError
