@@ -128,8 +128,10 @@ def test_who_stops_waiting_ends_no_fetch_and_waits_for_the_same_one_the_next_tim
     suite = suite_of("left", place.origin.serve("/left.onnx", models.classifier()))
     with monkeypatch.context() as patched:
         patched.setattr(FetcherClient, "watch", _interrupted)
-        assert "run it again to go on from here" in apply(suite, "--yes", exit_code=130)
+        said = apply(suite, "--yes", exit_code=130)
     (job,) = place.client.fetcher.list(model="left")
+    assert f"to end it: penstock fetch cancel {job.id}" in " ".join(said.split())
+    assert "run it again to go on from here" in said
     place.end(job)
     apply(suite, "--yes")
     assert [each.id for each in place.client.fetcher.list(model="left")] == [job.id]

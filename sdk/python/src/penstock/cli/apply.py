@@ -124,7 +124,7 @@ def _carry_out(suite: Suite, plan: Plan, run: Run) -> None:
             if step.action not in _HIDDEN:
                 output.say(Text.assemble(("✔ ", "green"), _headline(step)))
     finally:
-        _say_what_is_left(output, plan.steps, done | failures.keys())
+        _say_what_is_left(run, plan.steps, done | failures.keys())
         output.answer(_document(suite, plan, dry_run=False, done=done, failures=failures))
         if len(done) < len(plan.steps):
             output.note("run it again to go on from here")
@@ -150,10 +150,15 @@ def _words(error: PenstockError | OSError) -> tuple[str, str]:
     return told.reason, told.message
 
 
-def _say_what_is_left(output: Output, steps: Sequence[Step], told: set[int]) -> None:
+def _say_what_is_left(run: Run, steps: Sequence[Step], told: set[int]) -> None:
     for number, step in enumerate(steps):
-        if number not in told and step.action not in _HIDDEN:
-            output.say(Text.assemble(("· ", "dim"), _headline(step), (" was not done", "dim")))
+        if number in told or step.action in _HIDDEN:
+            continue
+        fetch = run.fetches.get((step.model, step.version)) if step.action == "fetch version" else None
+        said = " goes on by itself" if fetch else " was not done"
+        run.output.say(Text.assemble(("· ", "dim"), _headline(step), (said, "dim")))
+        if fetch:
+            run.output.note(f"to see it again: penstock fetch watch {fetch}; to end it: penstock fetch cancel {fetch}")
 
 
 def _show(output: Output, suite: Suite, plan: Plan) -> None:
