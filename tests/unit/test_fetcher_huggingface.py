@@ -133,7 +133,7 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(server: hub.Hub) -> None:
         ({"answers": [(403, {})]}, "", Unauthorized, "answered 403.*PENSTOCK_FETCHER_HF_TOKEN"),
         ({"answers": [(404, {})]}, "", ModelNotFound, "knows no org/closed"),
         ({"answers": [(410, {})]}, "", ModelNotFound, "answered 410"),
-        ({"answers": [(500, {})]}, "", NetworkError, "answered 500"),
+        ({"answers": [(500, {})]}, "", NetworkError, "answered 500.*a mirror in PENSTOCK_FETCHER_HF_ENDPOINT"),
         ({"answers": [(302, {"Location": "https://169.254.169.254/"})]}, "", Forbidden, "private address"),
         ({"answers": [(302, {"Location": "http://10.0.0.1/"})]}, "", Forbidden, "http is not allowed"),
     ],

@@ -87,6 +87,9 @@ class Hub:
         except NetworkError as error:
             sentence = f"{error.message}; where the Hub cannot be reached, an administrator names a mirror in"
             raise NetworkError(f"{sentence} PENSTOCK_FETCHER_HF_ENDPOINT where the fetcher runs") from error
+        except NetworkError as error:
+            sentence = f"{error.message}; where the Hub cannot be reached, an administrator names a mirror in"
+            raise NetworkError(f"{sentence} PENSTOCK_FETCHER_HF_ENDPOINT where the fetcher runs") from error
         except DomainError:
             raise
         except (ValueError, TypeError, KeyError, RecursionError) as error:
