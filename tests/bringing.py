@@ -72,10 +72,18 @@ class Bench:
         return file
 
     def bring(
-        self, run: JobRun, *files: RemoteFile, connections: int = 4, part_bytes: int = PART, reserve_bytes: int = 0
+        self,
+        run: JobRun,
+        *files: RemoteFile,
+        connections: int = 4,
+        part_bytes: int = PART,
+        reserve_bytes: int = 0,
+        told: Callable[[int], None] = lambda _: None,
+        came: Callable[[int], None] = lambda _: None,
     ) -> list[str]:
         limits = DownloadLimits(part_bytes, 1024 * PART, reserve_bytes, connections)
-        brought = Downloader(self.downloads, self.blobs, limits).bring(run, self.source, files)
+        downloader = Downloader(self.downloads, self.blobs, limits)
+        brought = downloader.bring(run, self.source, files, told, came=came)
         return [brought[file.path].sha256 for file in files]
 
     def parts(self) -> list[int]:

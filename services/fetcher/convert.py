@@ -28,6 +28,8 @@ MAX_REFERENCE_CHARS = 2_048
 MAX_WORD_CHARS = 256
 MAX_ID_CHARS = 256
 MAX_TARGET_BYTES = 64 * 1024
+NEWS = timedelta(seconds=10)
+"""Older than this, a worker's word on how fast bytes come says nothing: it tells twice a second while some do."""
 DEFAULT_PRIORITY, LAST_PRIORITY = 5, 9
 DEFAULT_ATTEMPTS, MOST_ATTEMPTS = 3, 20
 _RUNNING = {
@@ -229,16 +231,18 @@ def _state(job: Job, spec: FetchSpec) -> pb.FetchJobState.ValueType:
 
 def _progress(job: Job, spec: FetchSpec) -> pb.FetchProgress:
     plan: Plan | None = spec.plan
-    came, ran_ms = job.progress.done - job.claim_count, job.run_time_ms
-    flows = job.state is JobState.RUNNING and spec.phase is Phase.DOWNLOADING and came > 0 and ran_ms > 0
+    told_lately = job.read_time - job.update_time <= NEWS
+    flows = job.state is JobState.RUNNING and spec.phase is Phase.DOWNLOADING and told_lately
+    speed = spec.bytes_per_second if flows else 0
+    left = max(0, plan.size_bytes - job.progress.done) if plan and plan.size_bytes is not None else None
     return pb.FetchProgress(
         done_bytes=job.progress.done,
         total_bytes=plan.size_bytes if plan else None,
         reused_bytes=spec.reused_bytes,
         done_files=spec.done_files,
         total_files=len(plan.files) if plan else 0,
-        bytes_per_second=came * 1000 // ran_ms if flows else 0,
-        remaining_ms=job.remaining_ms if flows else None,
+        bytes_per_second=speed,
+        remaining_ms=left * 1000 // speed if speed and left is not None else None,
     )
 
 

@@ -147,6 +147,7 @@ class FetchSpec:
     plan: Plan | None = None
     reused_bytes: int = 0
     done_files: int = 0
+    bytes_per_second: int = 0
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> Self:
@@ -164,6 +165,7 @@ class FetchSpec:
             plan=Plan.of(payload["plan"]) if payload["plan"] else None,
             reused_bytes=payload["reused_bytes"],
             done_files=payload["done_files"],
+            bytes_per_second=payload["bytes_per_second"],
         )
 
     def columns(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ from services.fetcher.sources.catalogue import Sources
 from services.fetcher.sources.source import Source, Stopping
 from services.fetcher.store.downloads import DownloadStore
 from services.fetcher.store.fetches import FetchStore
+from services.fetcher.telling import Telling
 
 AWAIT_S, MOST_AWAIT_S = 2.0, 15.0
 """How long a job is put back for while another brings what it wants: an eighth of what it has waited, within these.
@@ -163,16 +164,21 @@ class FetchWork:
         return plan, model
 
     def _bring(self, run: JobRun, source: Source, plan: Plan) -> dict[str, Download]:
-        """Bring all files, and say how far that is: of bytes twice a second, of files each."""
+        """Bring all files, and say how far that is: of bytes and their speed twice a second, of files each."""
         whole: list[Download] = []
         here_bytes = 0
+
+        def write(here: int, bytes_per_second: int) -> None:
+            with run.holding() as connection:
+                self._jobs.report(connection, run.lease, Progress(done=here, total=plan.size_bytes))
+                self._fetches.flows(connection, run.job.job_id, bytes_per_second)
 
         def told(here: int) -> None:
             nonlocal here_bytes
             here_bytes = here
+            telling.here(here)
             if here > self._max_bytes:
                 raise _too_many(f"at least {here:,}", self._max_bytes)
-            run.report(Progress(done=here, total=plan.size_bytes))
 
         def done(download: Download) -> None:
             whole.append(download)
@@ -181,7 +187,8 @@ class FetchWork:
                 self._jobs.report(connection, run.lease, Progress(done=here_bytes, total=plan.size_bytes))
                 self._fetches.file_done(connection, run.job.job_id, done_files=len(whole), reused_bytes=reused_bytes)
 
-        return self._downloader.bring(run, source, plan.files, told, done)
+        with Telling(write) as telling:
+            return self._downloader.bring(run, source, plan.files, told, done, telling.came)
 
 
 def _result(

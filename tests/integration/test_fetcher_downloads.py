@@ -8,11 +8,15 @@ import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from uuid import UUID
 
 import pytest
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from services.common.jobs import JobConnection
 from services.fetcher import __main__ as fetcher
+from services.fetcher import telling
+from services.fetcher.store.fetches import FetchStore
 from tests.fetching import Place, fetching
 from tests.origins import Say, answering
 from tests.postgres import PostgresServer
@@ -167,6 +171,40 @@ def test_what_a_job_brought_in_an_earlier_attempt_is_not_called_reused(place: Pl
         assert (job.attempt_count, job.progress.done_bytes, job.progress.reused_bytes) == (2, SIZE, 0)
         other = place.fetch("url", f"{url}/counted.onnx", model="other")
     assert (other.progress.done_bytes, other.progress.reused_bytes) == (SIZE, SIZE)
+
+
+def test_a_stall_is_told_with_all_that_came_before_it(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(telling, "INTERVAL_S", 0.05)
+    speeds, flows, go_on = list[int](), FetchStore.flows, threading.Event()
+
+    def flowing(store: FetchStore, connection: JobConnection, job_id: UUID, bytes_per_second: int) -> None:
+        flows(store, connection, job_id, bytes_per_second)
+        speeds.append(bytes_per_second)
+
+    monkeypatch.setattr(FetchStore, "flows", flowing)
+
+    def say(connection: socket.socket, head: str) -> None:
+        looks = "bytes=0-0" in head
+        size = 1 if looks else SIZE
+        begins = f"Content-Range: bytes 0-0/{SIZE}\r\n" if looks else ""
+        status = f"HTTP/1.1 {206 if looks else 200} X\r\n"
+        connection.sendall(f'{status}ETag: "x"\r\nContent-Length: {size}\r\n{begins}\r\n'.encode())
+        connection.sendall(bytes(min(size, 2 * PART)))
+        if not looks:
+            go_on.wait(60)
+            connection.sendall(bytes(SIZE - 2 * PART))
+
+    with answering(say) as url:
+        job = place.client.fetcher.start("url", f"{url}/stalls.onnx", max_attempts=1)
+        wait_until(lambda: (any(speeds) and not speeds[-1]) or None)
+        seen = wait_until(lambda: stalled(place.client.fetcher.get(job.id)))
+        assert (seen.state, seen.progress.HasField("remaining_ms")) == (pb.FETCH_JOB_STATE_DOWNLOADING, False)
+        go_on.set()
+        assert place.end(job).progress.done_bytes == SIZE
+
+
+def stalled(job: pb.FetchJob) -> pb.FetchJob | None:
+    return job if (job.progress.done_bytes, job.progress.bytes_per_second) == (2 * PART, 0) else None
 
 
 def test_who_waits_for_anothers_download_leaves_its_slot_to_others(place: Place) -> None:

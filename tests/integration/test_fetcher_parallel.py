@@ -83,6 +83,9 @@ def test_no_more_parts_are_in_memory_than_connections_and_two_while_the_store_is
             most[0] = max(most[0], held[0])
         return True
 
+    def hold() -> None:
+        go_on.wait(60)
+
     def giving_back(lines: Lines, buffer: bytearray) -> None:
         with lock:
             held[0] -= 1
@@ -90,7 +93,7 @@ def test_no_more_parts_are_in_memory_than_connections_and_two_while_the_store_is
 
     monkeypatch.setattr(Lines, "_has_room", looking)
     monkeypatch.setattr(Lines, "give_back", giving_back)
-    bench.blobs.before_put = lambda: go_on.wait(60) or None
+    bench.blobs.before_put = hold
     file = bench.find(bench.ranges.serve("/model.onnx", content))
     with ThreadPoolExecutor(1) as pool:
         brought = pool.submit(bench.bring, bench.claim(), file)

@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from services.fetcher.faults import NetworkError, RateLimited, SourceChanged, StorageError
+from services.fetcher.faults import DigestMismatch, NetworkError, RateLimited, SourceChanged, StorageError
 from services.fetcher.models import RemoteFile
 from tests.bringing import COUNT, PART, Bench, bringing, sha256_of
 from tests.ranges import Answer, Asked, empty
@@ -71,6 +71,30 @@ def test_a_file_of_unknown_size_whose_last_part_is_safe_is_not_begun_anew(
     asked = len(bench.ranges.asked["/model.onnx"])
     assert bench.bring(run, file) == [sha256_of(content)]
     assert (bench.parts(), len(bench.ranges.asked["/model.onnx"])) == (safe, asked)
+
+
+def test_what_is_here_is_told_at_once_and_what_comes_is_told_apart(bench: Bench) -> None:
+    content = os.urandom(5 * PART)
+    url = bench.ranges.serve("/model.onnx", content, lambda _, answer: (*answer[:2], answer[2][: 3 * PART]))
+    first = bench.find(bench.ranges.serve("/first.onnx", b"first"))
+    file, run = RemoteFile("model.onnx", url, '"one"', 5 * PART, ""), bench.claim()
+    with pytest.raises(NetworkError):
+        bench.bring(run, file)
+    assert bench.parts() == [0, 1, 2]
+    bench.ranges.serve("/model.onnx", content)
+    told, came = list[int](), list[int]()
+    bench.bring(run, first, file, connections=1, told=told.append, came=came.append)
+    assert (told[0], min(told), told[-1]) == (3 * PART, 3 * PART, 5 * PART + 5)
+    assert sum(came) == 2 * PART + 5
+
+
+def test_what_is_begun_anew_is_here_no_more(bench: Bench) -> None:
+    content = os.urandom(5 * PART)
+    file = bench.find(bench.ranges.serve("/model.onnx", content), sha256="0" * 64)
+    told = list[int]()
+    with pytest.raises(DigestMismatch):
+        bench.bring(bench.claim(), file, told=told.append)
+    assert (max(told), told[-1]) == (5 * PART, 0)
 
 
 def raising(error: Exception) -> Callable[..., None]:

@@ -22,7 +22,7 @@ PLAN = Plan('"one"', (RemoteFile("a.onnx", "https://example.org/a.onnx", '"one"'
 PAYLOAD: dict[str, Any] = {
     "source": "url", "reference": "https://example.org/a.onnx", "revision": "", "variant": "", "sha256": "",
     "target": b"", "model": "a", "version": "v1", "webhook": None, "webhook_message_id": None, "phase": "PROCESSING",
-    "plan": PLAN.columns(), "reused_bytes": 0, "done_files": 1, "schedule_id": None,
+    "plan": PLAN.columns(), "reused_bytes": 0, "done_files": 1, "bytes_per_second": 0, "schedule_id": None,
 }  # fmt: skip
 COMPLETED = Job(
     job_id=UUID("019a3f5e-7c00-7abc-8def-000000000001"), create_number=1, state=JobState.COMPLETED, priority=5,

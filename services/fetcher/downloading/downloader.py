@@ -13,13 +13,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 
 from services.common.blobs import Blob, BlobStore
 from services.common.errors import DataLoss, NotFound
 from services.common.jobs import JobRun
 from services.fetcher.downloading.assembly import Assembly
 from services.fetcher.downloading.ending import Ending
-from services.fetcher.downloading.lacking import identity_of, lacking_bytes
+from services.fetcher.downloading.lacking import here_bytes, identity_of, lacking_bytes
 from services.fetcher.downloading.lines import Lines
 from services.fetcher.downloading.transfer import Sizes, Transfer, part_count, too_large
 from services.fetcher.faults import DigestMismatch, FileTooLarge, SourceChanged, StorageError
@@ -65,8 +66,11 @@ class Downloader:
         files: Sequence[RemoteFile],
         told: Told = lambda _: None,
         done: Done = lambda _: None,
+        came: Told = lambda _: None,
     ) -> dict[str, Download]:
         """Bring files, or what lacks of them; gives them whole, by their paths, in their order.
+
+        `came` is told, by one thread at a time, how many bytes more came from the source.
 
         When it returns or raises, no thread of it is left, and all that came whole is noted.
 
@@ -82,7 +86,9 @@ class Downloader:
         connections = max(1, self._limits.connections >> max(0, run.job.attempt - 1))
         with Lines(connections) as lines:
             ending = Ending(Stopping(run.check, run.on_stop, run.forget, lines.kept))
-            fetch = _Fetch(run, source, lines, ending, told, done, deque(files))
+            here = here_bytes(self._downloads, source, files)
+            fetch = _Fetch(run, source, lines, ending, told, done, came, deque(files), here)
+            told(sum(here.values()))
             at_once = max(1, min(connections, len(files)))
             with ThreadPoolExecutor(at_once, thread_name_prefix="fetch-file") as pool:
                 for _ in range(at_once):
@@ -122,7 +128,7 @@ class Downloader:
         if taken is None:
             raise Awaited
         if taken.whole is not None and identity:
-            fetch.came(taken.whole.size_bytes)
+            fetch.found(file, taken.whole.size_bytes)
             return taken.whole
         if taken.parts and not (identity and _fits(taken, file.size_bytes)):
             # Nothing shows that these are bytes of the file as it is now.
@@ -134,10 +140,11 @@ class Downloader:
         except (SourceChanged, FileTooLarge, DigestMismatch):
             with run.holding() as connection:
                 self._downloads.begin_anew(connection, job_id, taken.download_id)
+            fetch.found(file, 0)
             raise
 
     def _assembled(self, fetch: _Fetch, file: RemoteFile, taken: Taken, *, connections: int) -> Download:
-        fetch.came(sum(part.size_bytes for part in taken.parts))
+        fetch.found(file, sum(part.size_bytes for part in taken.parts))
         count = _count_of(taken, file.size_bytes)
         ending = Ending(fetch.ending.stopping)
         assembly = Assembly(
@@ -150,7 +157,7 @@ class Downloader:
         )
         missing = sorted(set(range(count or 0)) - assembly.parts.keys())
         sizes = Sizes(taken.part_bytes, self._limits.max_file_bytes)
-        transfer = Transfer(fetch.lines, ending, fetch.source, file, sizes, fetch.came)
+        transfer = Transfer(fetch.lines, ending, fetch.source, file, sizes, partial(fetch.came, file))
         brings = threading.Thread(
             target=ending.guarded,
             args=(lambda: transfer.bring(assembly, missing, connections if file.ranges else 1),),
@@ -208,14 +215,20 @@ class _Fetch:
     ending: Ending
     told: Told
     done: Done
+    brought: Told
     waiting: deque[RemoteFile]
+    here: dict[str, int]
+    """How many bytes of each file are here, by its path."""
     downloads: dict[str, Download] = field(default_factory=dict)
     awaits: bool = False
     noting: threading.Lock = field(default_factory=threading.Lock)
     """Held while a part is noted: all wait for the job's row in any case, and need not wait with a connection each."""
-    _here_bytes: int = 0
+    _here_bytes: int = field(init=False)
     _alone: dict[str, threading.Lock] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)
+
+    def __post_init__(self) -> None:
+        self._here_bytes = sum(self.here.values())
 
     def next_file(self) -> RemoteFile | None:
         """Give the next file; None where there is none, or all of it is over."""
@@ -238,18 +251,28 @@ class _Fetch:
             self.awaits = True
             self.waiting.clear()
 
-    def came(self, size_bytes: int) -> None:
-        """Count bytes that are here, or that are not after all."""
+    def found(self, file: RemoteFile, size_bytes: int) -> None:
+        """Note how much of a file is here, now that it was looked at."""
         with self._lock:
-            self._here_bytes += size_bytes
-            here_bytes = self._here_bytes
-        self.told(here_bytes)
+            self._change(file, size_bytes - self.here[file.path])
+
+    def came(self, file: RemoteFile, size_bytes: int) -> None:
+        """Count bytes of a file that came, or that are not here after all."""
+        with self._lock:
+            if size_bytes > 0:
+                self.brought(size_bytes)
+            self._change(file, size_bytes)
 
     def finished(self, file: RemoteFile, download: Download) -> None:
         """Keep a file that is here whole, and say so."""
         with self._lock:
             self.downloads[file.path] = download
             self.done(download)
+
+    def _change(self, file: RemoteFile, more_bytes: int) -> None:
+        self.here[file.path] += more_bytes
+        self._here_bytes += more_bytes
+        self.told(self._here_bytes)
 
 
 def _fits(taken: Taken, size_bytes: int | None) -> bool:

@@ -22,6 +22,16 @@ def identity_of(source: Source, file: RemoteFile) -> str:
     return hashlib.sha256(known.encode()).hexdigest()
 
 
+def here_bytes(downloads: DownloadStore, source: Source, files: Sequence[RemoteFile]) -> dict[str, int]:
+    """Say how many bytes of each file are here, by its path; 0 of one that nothing shows to be the same."""
+    identities = [identity_of(source, file) for file in files]
+    here = downloads.here(identities, (file.sha256 for file in files))
+    return {
+        file.path: (here.is_whole(identity, file.sha256) and file.size_bytes) or here.bytes_of(identity)
+        for file, identity in zip(files, identities, strict=True)
+    }
+
+
 def lacking_bytes(downloads: DownloadStore, source: Source, files: Sequence[RemoteFile]) -> int | None:
     """Say how many bytes of files a job would ask for now; None where the size of one that lacks is not known.
 

@@ -44,6 +44,7 @@ CREATE TABLE fetcher.fetch_jobs (
     plan               jsonb,                                              -- what is fetched, once the source answered
     reused_bytes       bigint      NOT NULL DEFAULT 0,
     done_files         integer     NOT NULL DEFAULT 0,
+    bytes_per_second   bigint      NOT NULL DEFAULT 0,                     -- that come from the source, lately
     CONSTRAINT fetch_jobs_pkey PRIMARY KEY (job_id),
     CONSTRAINT fetch_jobs_state CHECK (state IN ('QUEUED', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED')),
     CONSTRAINT fetch_jobs_lease CHECK ((state = 'RUNNING') = (lease_expire_time IS NOT NULL)),

@@ -10,16 +10,17 @@ from services.common.jobs import JobConnection
 from services.fetcher.models import Leftover, Phase, Plan
 
 _PLAN = """
-UPDATE fetcher.fetch_jobs SET plan = %(plan)s, phase = 'DOWNLOADING', done_files = 0, reused_bytes = 0
-WHERE job_id = %(job_id)s
+UPDATE fetcher.fetch_jobs SET plan = %(plan)s, phase = 'DOWNLOADING', done_files = 0, reused_bytes = 0,
+    bytes_per_second = 0 WHERE job_id = %(job_id)s
 """
 _FORGET_PLAN = "UPDATE fetcher.fetch_jobs SET plan = NULL, phase = 'DOWNLOADING' WHERE job_id = %(job_id)s"
 _NAME = "UPDATE fetcher.fetch_jobs SET model = %(model)s, version = %(version)s WHERE job_id = %(job_id)s"
 _VERSION = "UPDATE fetcher.fetch_jobs SET version = %(version)s WHERE job_id = %(job_id)s"
-_PHASE = "UPDATE fetcher.fetch_jobs SET phase = %(phase)s WHERE job_id = %(job_id)s"
+_PHASE = "UPDATE fetcher.fetch_jobs SET phase = %(phase)s, bytes_per_second = 0 WHERE job_id = %(job_id)s"
 _FILE = """
 UPDATE fetcher.fetch_jobs SET done_files = %(done_files)s, reused_bytes = %(reused_bytes)s WHERE job_id = %(job_id)s
 """
+_FLOWS = "UPDATE fetcher.fetch_jobs SET bytes_per_second = %(bytes_per_second)s WHERE job_id = %(job_id)s"
 _TOLD = "UPDATE fetcher.fetch_jobs SET webhook_message_id = %(message_id)s WHERE job_id = %(job_id)s"
 # The phase of an ended job says whether a version of it is still to be looked at.
 _LEFTOVERS = """
@@ -63,6 +64,10 @@ class FetchStore:
         """Count a file that is here whole, and the bytes that were here before."""
         values = {"done_files": done_files, "reused_bytes": reused_bytes}
         connection.execute(_FILE, {"job_id": job_id, **values})
+
+    def flows(self, connection: JobConnection, job_id: UUID, bytes_per_second: int) -> None:
+        """Keep how fast bytes come."""
+        connection.execute(_FLOWS, {"job_id": job_id, "bytes_per_second": bytes_per_second})
 
     def told(self, connection: JobConnection, job_id: UUID, message_id: UUID) -> None:
         """Keep which message tells of the job's end."""

@@ -363,7 +363,7 @@ class FetchProgress(_message.Message):
     total_files: _builtins.int
     """Files in all; 0 until the source has answered."""
     bytes_per_second: _builtins.int
-    """Of the latest attempt, on average; 0 where nothing flows."""
+    """That came from the source in a second, over the last five; 0 where nothing flows."""
     remaining_ms: _builtins.int
     """How long the rest will take at this speed, in ms; unset where that cannot be said."""
     def __init__(
