@@ -22,6 +22,7 @@ from services.fetcher.layouts import carried
 from services.fetcher.models import FetchSpec, Phase, Reference
 from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.sources.catalogue import Sources
+from services.fetcher.sources.looking import looked_at
 from services.fetcher.sources.source import Found, Source, Stopping
 from services.fetcher.store.downloads import DownloadStore
 from services.fetcher.store.fetches import FetchStore
@@ -184,7 +185,7 @@ class Fetches:
         variant has to be named first.
         """
         source = self._sources.of(reference)
-        found = source.find(reference, stopping)
+        found = looked_at(source, reference, stopping)
         if reference.sha256 and len(found.plan.files) == 1:
             only = replace(found.plan.files[0], sha256=reference.sha256)
             found = replace(found, plan=replace(found.plan, files=(only,)))

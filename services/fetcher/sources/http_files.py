@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -19,6 +20,8 @@ from services.fetcher.sources.source import Stopping
 _RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18}|\*)")
 _LENGTH: Final = re.compile(r"[0-9]{1,18}")
 _ETAG: Final = re.compile(r"[\x20-\x7e]{1,1024}")
+MOST_TEXT_S: Final = 60.0
+"""How long what is read to its end at once may take, such as a listing."""
 SETTLED: Final = timedelta(seconds=60)
 """A date says which bytes there are once it lies so far back: they may change twice within a second."""
 
@@ -129,16 +132,29 @@ def _date_of(text: str) -> datetime | None:
     return date if date.tzinfo else date.replace(tzinfo=UTC)
 
 
+@contextmanager
+def hurried(answer: Answer) -> Iterator[None]:
+    """Shut an answer that is no file once it has taken `MOST_TEXT_S` in all, however fast it is by then."""
+    timer = threading.Timer(MOST_TEXT_S, answer.shut)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def body_of(answer: Answer, most: int) -> bytes:
     """Read a body that is no file: a listing, a manifest.
 
     Raises:
         FileTooLarge: it has more than `most` bytes.
-        NetworkError: it breaks off.
+        NetworkError: it breaks off, or takes longer than `MOST_TEXT_S`.
     """
     body = bytearray()
-    for chunk in answer.chunks():
-        body += chunk
-        if len(body) > most:
-            raise FileTooLarge(f"{answer.endpoint.authority} answers with more than {most:,} bytes")
+    with hurried(answer):
+        for chunk in answer.chunks():
+            body += chunk
+            if len(body) > most:
+                raise FileTooLarge(f"{answer.endpoint.authority} answers with more than {most:,} bytes")
     return bytes(body)

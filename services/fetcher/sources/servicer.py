@@ -63,7 +63,8 @@ def _stopping(context: grpc.ServicerContext) -> Stopping:
 
     def forget(callback: Callable[[], None]) -> None:
         with lock:
-            callbacks.remove(callback)
+            if callback in callbacks:
+                callbacks.remove(callback)
 
     if not context.add_callback(end):
         end()
