@@ -28,6 +28,7 @@ from services.fetcher.lineage import not_done
 from services.fetcher.models import Download, FetchResult, FetchSpec, Phase, Plan, kept
 from services.fetcher.registering import Registering, Validating, check_framework
 from services.fetcher.sources.catalogue import Sources
+from services.fetcher.sources.looking import looked_at
 from services.fetcher.sources.source import Source, Stopping
 from services.fetcher.store.downloads import DownloadStore
 from services.fetcher.store.fetches import FetchStore
@@ -147,7 +148,7 @@ class FetchWork:
             with run.holding() as connection:
                 self._fetches.enter(connection, run.job.job_id, Phase.DOWNLOADING)
             return spec.plan, spec.model
-        found = source.find(spec.reference, Stopping(run.check, run.on_stop, run.forget))
+        found = looked_at(source, spec.reference, Stopping(run.check, run.on_stop, run.forget))
         target = FetchTarget.FromString(spec.target)
         plan, left_out = carried(found.plan, target)
         plan, model = replace(plan, warnings=kept((*found.warnings, *left_out))), spec.model or found.suggested_model
