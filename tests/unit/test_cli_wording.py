@@ -58,6 +58,8 @@ def test_the_commands_are_commands() -> None:
         ("was deleted; call RestoreModel, or", "was deleted; run `penstock model restore`, or"),
         ("does not say it; give input_format: csv", "does not say it; give --input-format: csv"),
         ("give framework='onnx' (--framework onnx) or another", "give --framework onnx or another"),
+        ("at_time: 2026-01-31T22:00 has passed", "--at: 2026-01-31T22:00 has passed"),
+        ("required: at_time for once, or cron", "required: --at for once, or cron"),
         ("is live; say `force` to delete it", "is live; say --force to delete it"),
         ("metadata.fields.pooling: 'x' came", "--field pooling: 'x' came"),
         ("metadata.fields: too long", "--field: too long"),

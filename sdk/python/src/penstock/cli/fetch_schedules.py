@@ -30,7 +30,6 @@ from penstock.cli.fetch_options import (
     WebhookSecretEnv,
     WebhookSecretFile,
     later,
-    say_if_past,
     told_of,
 )
 from penstock.cli.formats import say_time
@@ -129,7 +128,6 @@ def create(
     if (at is None) == (not cron):
         raise typer.BadParameter("give one of --at and --cron")
     posted_to, secret = told_of(webhook, webhook_file, webhook_env, secret_file, secret_env)
-    say_if_past(output, at)
     with connect(Service.FETCHER, url, token) as client:
         made = client.fetcher.schedules.create(
             source,

@@ -31,6 +31,7 @@ _OPTIONS = {
     "metadata.fields.": "--field ",
     "metadata.fields": "--field",
     "approved_by": "--approver",
+    "at_time": "--at",
     "from_time or window": "--from or --window",
     "from_time": "--from",
     "to_time": "--until",
