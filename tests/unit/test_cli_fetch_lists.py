@@ -1,4 +1,4 @@
-"""What a list of fetches keeps where the terminal is narrow."""
+"""What a list of fetches keeps where the terminal is narrow, and what is told of one where nobody watches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from rich.text import Text
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import sources_pb2
+from penstock.cli.fetch_progress import follow
 from penstock.cli.fetch_views import fetches_table
 from penstock.cli.output import Output
 from penstock.ids import uuid7
@@ -56,3 +57,13 @@ def test_what_has_no_model_yet_says_what_it_is_of(
     failed = job("FAILED", "Xenova/all-MiniLM-L6-v2", "UNSUPPORTED_FRAMEWORK")
     out = shown(monkeypatch, capsys, width, failed, job("PENDING", "Xenova/x", "RATE_LIMITED", model=""))
     assert "of Xenova/x" in out
+
+
+def test_where_nobody_watches_bytes_without_an_end_are_told_as_they_double(capsys: pytest.CaptureFixture[str]) -> None:
+    jobs = [
+        pb.FetchJob(id="a", state=pb.FETCH_JOB_STATE_DOWNLOADING, progress=pb.FetchProgress(done_bytes=mib * 1024**2))
+        for mib in range(9)
+    ]
+    follow(Output(as_json=False, no_color=True), jobs)
+    said = ["downloading", *(f"downloading, {mib}.0 MiB" for mib in (1, 2, 4, 8))]
+    assert capsys.readouterr().err.splitlines() == [f"a: {words}" for words in said]

@@ -74,8 +74,8 @@ def _by_lines(output: Output, watched: Iterable[pb.FetchJob], title: str) -> pb.
     said: tuple[object, ...] = ()
     for job in watched:
         progress = job.progress
-        flows = job.state == pb.FETCH_JOB_STATE_DOWNLOADING and progress.total_bytes
-        part = progress.done_bytes * _PARTS // progress.total_bytes if flows else 0
+        flows = job.state == pb.FETCH_JOB_STATE_DOWNLOADING
+        part = _part(progress) if flows else 0
         now = (job.state, job.attempt_count, job.error.reason, job.cancel_requested, part)
         if now == said:
             continue
@@ -84,3 +84,10 @@ def _by_lines(output: Output, watched: Iterable[pb.FetchJob], title: str) -> pb.
         words = (state_of(job), bytes_words(progress) if flows else "", speed, left_words(progress))
         output.note(f"{title or job.id}: {printable(', '.join(filter(None, (*words, progress_words(job)))))}")
     return job
+
+
+def _part(progress: pb.FetchProgress) -> int:
+    """Give the part that the bytes are at; where nobody knows their end, one begins whenever their MiB have doubled."""
+    if progress.total_bytes:
+        return progress.done_bytes * _PARTS // progress.total_bytes
+    return (progress.done_bytes // 1024**2).bit_length()
