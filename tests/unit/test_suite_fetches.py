@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -120,9 +121,9 @@ def server() -> Iterator[ScriptedServer]:
         yield server
 
 
-def begun(server: ScriptedServer, folder: Path) -> str:
+def begun(server: ScriptedServer, folder: Path, more: str = "") -> str:
     """Take the step that begins a fetch, and give the job that it found or made."""
-    (model,) = read(folder, "source: {fetch: url, reference: u}").models
+    (model,) = read(folder, "source: {fetch: url, reference: u}" + more).models
     (spec,) = model.versions
     source = spec.source
     assert isinstance(source, FetchSource)
@@ -149,6 +150,28 @@ def test_what_a_fetch_once_made_and_is_gone_is_fetched_by_another_job(server: Sc
     first, second = (request.request_id for request in server.calls["CreateFetchJob"])
     assert first.startswith("apply-")
     assert second != first
+
+
+def test_a_fetch_under_way_is_waited_for_where_it_makes_the_same(server: ScriptedServer, tmp_path: Path) -> None:
+    source = jobs_pb2.FetchJob().source
+    source.source, source.reference = "url", "u"
+    said: dict[str, Any] = {"model": "m", "version": "1", "metadata": pb.Metadata(task_type="t")}
+    others = [
+        {**said, "framework": pb.FRAMEWORK_TENSORFLOW},
+        {**said, "framework": pb.FRAMEWORK_ONNX, "metadata": pb.Metadata(task_type="u")},
+        {**said, "framework": pb.FRAMEWORK_ONNX, "version": "2"},
+        {**said, "framework": pb.FRAMEWORK_ONNX},
+    ]
+    jobs = [
+        jobs_pb2.FetchJob(id=str(number), source=source, target=jobs_pb2.FetchTarget(**target))
+        for number, target in enumerate(others)
+    ]
+    server.on("CreateFetchJob", made_job("new", jobs_pb2.FETCH_JOB_STATE_QUEUED))
+    more = "\n    framework: onnx\n    metadata: {task_type: t}"
+    server.on("ListFetchJobs", answer(jobs_pb2.ListFetchJobsResponse(jobs=jobs)))
+    assert begun(server, tmp_path, more) == "3"
+    server.on("ListFetchJobs", answer(jobs_pb2.ListFetchJobsResponse(jobs=jobs[:3])))
+    assert begun(server, tmp_path, more) == "new"
 
 
 def test_what_is_there_by_now_is_not_fetched_again(server: ScriptedServer, tmp_path: Path) -> None:

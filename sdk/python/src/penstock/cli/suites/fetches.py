@@ -18,6 +18,7 @@ from penstock.cli.formats import say_bytes, say_count
 from penstock.cli.suites.schema import FetchSource, VersionSpec
 from penstock.cli.suites.steps import Action, Run, Step, differences, said_of_version
 from penstock.errors import FailedPrecondition, InvalidArgument, NotFound, PenstockError
+from penstock.values import enum_number
 
 if TYPE_CHECKING:
     from penstock.fetcher import FetcherClient
@@ -145,7 +146,7 @@ def _begun(run: Run, model: str, spec: VersionSpec, source: FetchSource) -> fetc
     """Give the job that fetches it: one that is under way, one that ended badly tried again, else a new one."""
     fetcher = run.fetcher()
     for job in fetcher.list(states=_UNENDED, model=model, source=source.source):
-        if job.target.version == spec.version and job.source == reference_of(source):
+        if job.source == reference_of(source) and _makes(job.target, spec):
             return job
     target = {
         "model": model,
@@ -166,6 +167,13 @@ def _begun(run: Run, model: str, spec: VersionSpec, source: FetchSource) -> fetc
     elif job.state == fetch_jobs_pb2.FETCH_JOB_STATE_COMPLETED and _is_gone(run, model, spec.version):
         return start(**source.said(), **target)
     return job
+
+
+def _makes(target: fetch_jobs_pb2.FetchTarget, spec: VersionSpec) -> bool:
+    """Say whether a fetch makes the version of a file, as far as that is not set afterwards."""
+    framework = enum_number("framework", pb.Framework, spec.framework)
+    said = (spec.version, framework, spec.metadata or pb.Metadata())
+    return (target.version, target.framework, target.metadata) == said
 
 
 def _is_gone(run: Run, model: str, version: str) -> bool:
