@@ -167,6 +167,13 @@ def test_a_file_whose_size_was_said_before_may_end_with_its_connection() -> None
         ('attachment; filename="' + "é" * 200 + '"', "model.onnx"),
         ("attachment; filename=", "m.onnx"),
         (";" * 60_000, "m.onnx"),
+        ("attachment; filename=roses.onnx ; size=4", "roses.onnx"),
+        ('attachment; filename="red;white.onnx"', "red;white.onnx"),
+        ("attachment; filename=\"x.onnx\"; filename*=UTF-8''ros%C3%A9.onnx", "rosé.onnx"),
+        ("attachment; filename*=UTF-8''ros%C3%A9.onnx; filename=\"x.onnx\"", "rosé.onnx"),
+        ("attachment; filename*=iso-8859-1'en'ros%E9.onnx", "rosé.onnx"),
+        ("attachment; filename*=UTF-8''..%2F..%2Fetc%2Fpasswd", "passwd"),
+        ("attachment; filename*=UTF-8''a%0Ab", "model.onnx"),
     ],
 )
 def test_a_name_is_all_that_is_taken_of_what_a_sender_says(said: str, name: str) -> None:
@@ -208,6 +215,26 @@ def test_what_is_no_url_is_an_invalid_reference_and_no_matter_of_security(refere
     ):
         with pytest.raises(Forbidden):
             URLS.check(Reference("url", forbidden))
+
+
+@pytest.mark.parametrize(
+    ("asked", "led", "name"),
+    [
+        ("/download/123", "/files/roses.onnx", "roses.onnx"),
+        ("/download/123", "/files/roses.tar.gz?signature=x", "roses.tar.gz"),
+        ("/tulips.onnx", "/files/roses.onnx", "tulips.onnx"),
+        ("/tulips.onnx", "/blobs/9f8a", "tulips.onnx"),
+        ("/download/123", "/blobs/9f8a", "123"),
+    ],
+)
+def test_a_url_that_says_nothing_is_named_by_where_it_leads(asked: str, led: str, name: str) -> None:
+    def say(connection: socket.socket, head: str) -> None:
+        if f" {asked} " in head:
+            connection.sendall(f"HTTP/1.1 302 Found\r\nLocation: {led}\r\nContent-Length: 0\r\n\r\n".encode())
+        else:
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+
+    assert found(say, asked).path == name
 
 
 SECRETS = (

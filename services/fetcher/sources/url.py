@@ -17,7 +17,9 @@ from services.fetcher.sources.http import Answer, GuardedHttp
 from services.fetcher.sources.http_files import HttpFlow, begin_of, opened, size_of, tag_of
 from services.fetcher.sources.source import Found, Stopping, is_archive, model_name
 
-_NAMED: Final = re.compile(r'filename="?([^";]+)"?', re.IGNORECASE)
+_EXTENDED: Final = re.compile(r"filename\*\s*=\s*(utf-8|iso-8859-1)'[^']*'([^';\s]+)", re.IGNORECASE)
+_NAMED: Final = re.compile(r'filename\s*=\s*(?:"([^"]+)"|([^";]+))', re.IGNORECASE)
+_MODELS: Final = (".onnx", ".keras", ".pb")
 _PAGES_BEGIN: Final = (b"<", b"\n", b"\r", b"\t", b" ", b"\xef")
 """A tag, white space, or a mark of UTF-8."""
 
@@ -89,8 +91,23 @@ def _check_no_page(answer: Answer) -> None:
 
 
 def _name_of(answer: Answer, url: str) -> str:
-    """Name the file as its sender does, else as its URL does; a name is all that is taken, never a path."""
-    found = _NAMED.search(answer.headers.get("Content-Disposition", ""))
-    said = found[1] if found else unquote(urlsplit(url).path)
-    name = said.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
+    """Name the file as its sender does, else by its URL, or by the one that this led to where only that is a model's.
+
+    A name is all that is taken, never a path.
+    """
+    names = [_last(unquote(urlsplit(each).path)) for each in (url, answer.url)]
+    by_url = next((name for name in names if is_archive(name) or name.lower().endswith(_MODELS)), names[0])
+    name = _said_by(answer.headers.get("Content-Disposition", "")) or by_url
     return name if name.strip(".") and not fault_of(name) else "model.onnx"
+
+
+def _said_by(disposition: str) -> str:
+    """Read a Content-Disposition (RFC 6266), whose `filename*` goes before `filename`; '' where it names nothing."""
+    if extended := _EXTENDED.search(disposition):
+        return _last(unquote(extended[2], extended[1]))
+    named = _NAMED.search(disposition)
+    return _last(named[1] or named[2]) or "." if named else ""
+
+
+def _last(path: str) -> str:
+    return path.replace("\\", "/").rstrip("/").rpartition("/")[2].strip()
