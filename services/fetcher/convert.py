@@ -134,7 +134,8 @@ def job_proto(job: Job, retention: timedelta, deliveries: Mapping[UUID, Delivery
     target = pb.FetchTarget.FromString(spec.target)
     target.model, target.version = spec.model, spec.version
     written = pb.FetchJob(
-        id=str(job.job_id), state=_state(job, spec), source=reference_proto(spec.reference), target=target,
+        id=str(job.job_id), state=state_proto(job.state, spec.phase), source=reference_proto(spec.reference),
+        target=target,
         resolved_revision=spec.plan.revision if spec.plan else "", attempt_count=job.attempt,
         max_attempts=job.max_attempts, priority=job.priority, worker_id=job.worker_id, created_by=job.created_by,
         cancel_requested=job.cancel_time is not None, progress=_progress(job, spec),
@@ -159,6 +160,14 @@ def job_proto(job: Job, retention: timedelta, deliveries: Mapping[UUID, Delivery
         if time is not None:
             getattr(written, name).FromDatetime(time)
     return written
+
+
+def state_proto(state: JobState, phase: Phase) -> pb.FetchJobState.ValueType:
+    """Write how far a job has come; `phase`: what it is at while it runs."""
+    if state is JobState.RUNNING:
+        processing = phase is not Phase.DOWNLOADING
+        return pb.FETCH_JOB_STATE_PROCESSING if processing else pb.FETCH_JOB_STATE_DOWNLOADING
+    return pb.FetchJobState.Value(f"FETCH_JOB_STATE_{state.value}")
 
 
 def reference_proto(said: Reference) -> sources_pb2.SourceReference:
@@ -220,13 +229,6 @@ def _framework(plan: Plan) -> registry.Framework.ValueType:
         return registry.Framework.Value(f"FRAMEWORK_{plan.framework}")
     by_names = None if plan.unpack else framework_of(file.path for file in plan.files)
     return by_names or registry.FRAMEWORK_UNSPECIFIED
-
-
-def _state(job: Job, spec: FetchSpec) -> pb.FetchJobState.ValueType:
-    if job.state is JobState.RUNNING:
-        processing = spec.phase is not Phase.DOWNLOADING
-        return pb.FETCH_JOB_STATE_PROCESSING if processing else pb.FETCH_JOB_STATE_DOWNLOADING
-    return pb.FetchJobState.Value(f"FETCH_JOB_STATE_{job.state.value}")
 
 
 def _progress(job: Job, spec: FetchSpec) -> pb.FetchProgress:

@@ -10,12 +10,10 @@ from penstock.api.fetcher.v1 import fetch_schedules_pb2 as pb
 from penstock.api.registry.v1 import registry_pb2 as registry
 from services.common import timestamps
 from services.common.errors import InvalidArgument
-from services.common.jobs import JobState
 from services.common.outbox.webhooks import Webhook
 from services.fetcher import convert
-from services.fetcher.models import Phase
 from services.fetcher.schedules import times
-from services.fetcher.schedules.models import LastJob, NewSchedule, Schedule, ScheduleFilters, When
+from services.fetcher.schedules.models import NewSchedule, Schedule, ScheduleFilters, When
 
 
 def new_schedule(request: pb.CreateFetchScheduleRequest) -> tuple[NewSchedule, Webhook | None]:
@@ -68,7 +66,7 @@ def schedule_proto(schedule: Schedule) -> pb.FetchSchedule:
     if spec.webhook is not None:
         written.webhook.CopyFrom(jobs.FetchWebhook(url=spec.webhook.shown_url, signed=spec.webhook.signed))
     if schedule.last_job is not None:
-        written.last_job_state = _state(schedule.last_job)
+        written.last_job_state = convert.state_proto(schedule.last_job.state, schedule.last_job.phase)
     if schedule.trouble is not None:
         written.last_error.reason, written.last_error.message = schedule.trouble.reason, schedule.trouble.message
         if schedule.trouble_time is not None:
@@ -119,10 +117,3 @@ def _target(request: pb.CreateFetchScheduleRequest) -> jobs.FetchTarget:
         raise InvalidArgument.field("target.stage", sentence, reason="INVALID_STAGE")
     target.stage = registry.STAGE_CANDIDATE
     return target
-
-
-def _state(job: LastJob) -> jobs.FetchJobState.ValueType:
-    if job.state is JobState.RUNNING:
-        processing = job.phase is Phase.PROCESSING
-        return jobs.FETCH_JOB_STATE_PROCESSING if processing else jobs.FETCH_JOB_STATE_DOWNLOADING
-    return jobs.FetchJobState.Value(f"FETCH_JOB_STATE_{job.state.value}")
