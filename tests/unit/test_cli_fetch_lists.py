@@ -8,7 +8,7 @@ from rich.text import Text
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
 from penstock.api.fetcher.v1 import sources_pb2
 from penstock.cli.fetch_progress import follow
-from penstock.cli.fetch_views import fetches_table
+from penstock.cli.fetch_views import fetches_table, progress_words
 from penstock.cli.output import Output
 from penstock.ids import uuid7
 
@@ -67,3 +67,13 @@ def test_where_nobody_watches_bytes_without_an_end_are_told_as_they_double(capsy
     follow(Output(as_json=False, no_color=True), jobs)
     said = ["downloading", *(f"downloading, {mib}.0 MiB" for mib in (1, 2, 4, 8))]
     assert capsys.readouterr().err.splitlines() == [f"a: {words}" for words in said]
+
+
+@pytest.mark.parametrize(
+    ("done_files", "said"), [(1, "for another fetch that brings the same"), (2, "for the registry's validator")]
+)
+def test_what_a_fetch_waits_for_is_told(done_files: int, said: str) -> None:
+    waits = job("PENDING", "org/m")
+    waits.start_time.GetCurrentTime()
+    waits.progress.done_files, waits.progress.total_files = done_files, 2
+    assert f"waits {said}" in progress_words(waits)

@@ -213,7 +213,8 @@ def _waiting_words(job: pb.FetchJob) -> str:
         return f"to be tried again at {say_short_time(time_of(job.error.retry_time))}"
     due = time_of(job.due_time)
     if job.HasField("start_time"):
-        return "for another fetch that brings the same"
+        all_here = 0 < job.progress.total_files == job.progress.done_files
+        return "for the registry's validator" if all_here else "for another fetch that brings the same"
     return f"until {say_short_time(due)}" if due and due > datetime.now(UTC) else "for its turn"
 
 
