@@ -138,7 +138,7 @@ class FilesystemSource:
             if path.is_relative_to(root) and ".." not in path.parts:
                 return root, path.relative_to(root)
         places = ", ".join(map(str, self._roots)) or "none is"
-        raise Forbidden(f"it lies in no folder that PENSTOCK_FETCHER_ROOTS allows ({places})")
+        raise Forbidden(f"the reference lies in no folder that PENSTOCK_FETCHER_ROOTS allows ({places})")
 
 
 @contextmanager

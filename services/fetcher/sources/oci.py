@@ -108,7 +108,7 @@ class OciSource:
                 sentence = "a digest is sha256: and 64 of 0-9 and a-f; others are not known here"
                 raise InvalidArgument.field(f"source.{field}", sentence, reason="INVALID_REFERENCE")
         if found["digest"] and reference.revision not in ("", found["digest"]):
-            sentence = "it is another than the reference's digest; leave one of them out"
+            sentence = "the revision is another than the reference's digest; leave one of them out"
             raise InvalidArgument.field("source.revision", sentence, reason="INVALID_REFERENCE")
         host = registry_of(found["host"])
         repository = Repository("http" if host in self._plain_hosts else "https", host, found["name"])

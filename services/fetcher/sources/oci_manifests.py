@@ -92,14 +92,14 @@ class Manifest(_Said):
         try:
             said = from_json(body)
         except ValueError as error:
-            raise UnsupportedFramework("it is no manifest of OCI (no JSON)") from error
+            raise UnsupportedFramework("that is no manifest of OCI (no JSON)") from error
         # Of each thing that is wrong pydantic keeps a record many times as large as the thing.
         _check_counts(said)
         try:
             manifest = cls.model_validate(said)
         except ValidationError as error:
             where = ".".join(map(str, error.errors(include_input=False, include_url=False)[0]["loc"]))
-            raise UnsupportedFramework(f"it is no manifest of OCI ({shown(where) or 'no object'})") from error
+            raise UnsupportedFramework(f"that is no manifest of OCI ({shown(where) or 'no object'})") from error
         kind = content_type.partition(";")[0].strip()
         # Of one that can be read in two ways, the digest would stand for either.
         twofold = manifest.layers is not None and manifest.manifests is not None
@@ -139,7 +139,7 @@ class Manifest(_Said):
         for layer in layers:
             path, packed = _path_of(layer, self.artifact_type)
             if packed and len(layers) > 1:
-                sentence = f"it has {len(layers):,} layers, and {shown(path)} is an archive among them"
+                sentence = f"the artifact has {len(layers):,} layers, and {shown(path)} is an archive among them"
                 raise UnsupportedFramework(f"{sentence}: push the files one by one, or all of them in one archive")
             unpack = packed or (len(layers) == 1 and is_archive(path))
             locator = f"{locate}@{layer.digest}"
@@ -173,11 +173,11 @@ def _check_counts(said: object) -> None:
         listed = said.get(name)
         if isinstance(listed, list):
             if len(listed) > MAX_FILES:
-                raise FileTooLarge(f"it has {len(listed):,} {name}; at most {MAX_FILES:,} are read, a file each")
+                raise FileTooLarge(f"a manifest has {len(listed):,} {name}; at most {MAX_FILES:,} are read")
             bearers += [each for each in listed if isinstance(each, dict)]
     most = max((len(noted) for each in bearers if isinstance(noted := each.get("annotations"), dict)), default=0)
     if most > MAX_ANNOTATIONS:
-        raise FileTooLarge(f"it has {most:,} annotations of one thing; at most {MAX_ANNOTATIONS:,} are read")
+        raise FileTooLarge(f"the manifest has {most:,} annotations of one thing; at most {MAX_ANNOTATIONS:,} are read")
 
 
 def _about_another(descriptor: Descriptor) -> bool:

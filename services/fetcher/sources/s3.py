@@ -167,7 +167,7 @@ class S3Source:
         if any(f"{place.bucket}/{place.key}/".startswith(f"{allowed}/") for allowed in self._buckets):
             return place
         places = ", ".join(self._buckets) or "none is"
-        raise Forbidden(f"it lies in no bucket that PENSTOCK_FETCHER_S3_BUCKETS allows ({places})")
+        raise Forbidden(f"the reference lies in no bucket that PENSTOCK_FETCHER_S3_BUCKETS allows ({places})")
 
     def _found(self, place: _Place, reference: Reference, stopping: Stopping) -> Found:
         with self._head(place, reference.revision, stopping) as answer:
