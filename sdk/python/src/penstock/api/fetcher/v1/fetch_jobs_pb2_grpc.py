@@ -82,7 +82,8 @@ class FetchJobServiceServicer(object):
         """Queues a job. What it says of the source is checked at once, save for what only the source can answer: that is
         found by the job. The same source and revision asked for by several is downloaded once.
         Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, UNKNOWN_SOURCE, INVALID_REFERENCE, INVALID_NAME, INVALID_STAGE
-        (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE, INVALID_WEBHOOK,
+        (PRODUCTION, ARCHIVED), INVALID_TIME, OUT_OF_BOUNDS, DIGEST_MALFORMED, TOO_LARGE, INVALID_WEBHOOK; of the target
+        what the registry would refuse: INVALID_TEXT, TOO_MANY, INVALID_ENUM, INVALID_FIELDS, UNKNOWN_TASK_TYPE;
         URL_NOT_ALLOWED (the webhook's). FAILED_PRECONDITION: SOURCE_DISABLED, SECURITY (the reference leads where it may
         not), REQUEST_ID_REUSED, SECRETS_KEY_MISSING (a webhook with a secret or a path needs the server's key),
         SECRETS_KEY_INVALID. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
