@@ -26,7 +26,9 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
-    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher")) as running:
+    # A source may be silent for longer than any test waits, so that nothing but what is tested ends a transfer.
+    patient = {"fetcher_silence_timeout_ms": 600_000}
+    with fetching(postgres_server, tmp_path_factory.mktemp("fetcher"), **patient) as running:
         yield running
 
 
@@ -214,10 +216,10 @@ def test_cancelling_ends_a_transfer_that_hangs(place: Place) -> None:
             connection.sendall(content[1:length])
 
     with answering(begin_and_hold) as url:
-        job = place.client.fetcher.start("url", f"{url}/held.onnx")
+        job = place.client.fetcher.start("url", f"{url}/hangs.onnx")
         assert arrived.wait(30)
         place.client.fetcher.cancel(job.id)
-        assert left.wait(30), "the connection ended although the source did not go on"
+        assert left.wait(60), "the connection ended although the source did not go on"
         assert place.end(job).state == pb.FETCH_JOB_STATE_CANCELLED
         retried = place.end(place.client.fetcher.retry(job.id))
     assert retried.state == pb.FETCH_JOB_STATE_COMPLETED, retried.error
