@@ -96,7 +96,8 @@ class PostgresServer:
         name = f"template_{service}"
         if name not in self._templates:
             self._create(name, template="template0")
-            migrate(self.url(name), service, ROOT / "services" / service / "migrations")
+            for folder in sorted((ROOT / "services" / service).rglob("migrations")):
+                migrate(self.url(name), folder.parent.name, folder)
             self._templates.add(name)
         return name
 

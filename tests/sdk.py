@@ -13,6 +13,7 @@ import grpc
 from google.protobuf.message_factory import GetMessageClass
 
 from penstock import Client
+from penstock.api.features.v1 import feature_views_pb2, features_pb2
 from penstock.api.fetcher.v1 import fetch_jobs_pb2, fetch_schedules_pb2, sources_pb2
 from penstock.api.inference.v1 import inference_pb2, prediction_jobs_pb2, response_cache_pb2, sessions_pb2
 from penstock.api.monitoring.v1 import (
@@ -34,6 +35,8 @@ from services.common.errors import DomainError
 from services.common.status import DETAILS_KEY, code_of, details_of
 
 CONTRACTS = (
+    feature_views_pb2.DESCRIPTOR,
+    features_pb2.DESCRIPTOR,
     fetch_jobs_pb2.DESCRIPTOR,
     fetch_schedules_pb2.DESCRIPTOR,
     sources_pb2.DESCRIPTOR,

@@ -28,6 +28,9 @@ from services.registry.downloads import Downloads
 from services.registry.editing import Editing
 from services.registry.epochs import begin_epoch
 from services.registry.evaluations import Evaluations
+from services.registry.features import servicer as features_servicer
+from services.registry.features.store.transaction import FeatureStore
+from services.registry.features.views import servicer as views_servicer
 from services.registry.garbage import Garbage
 from services.registry.housekeeping import Housekeeping
 from services.registry.intake import Intake
@@ -85,7 +88,14 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         ),
         roles=uploads_servicer.ROLES,
     )
-    services = (registry, administration, uploads)
+    features = FeatureStore(database)
+    services = (
+        registry,
+        administration,
+        uploads,
+        features_servicer.service(features),
+        views_servicer.service(features),
+    )
     traces = open_traces("registry", settings, stack)
     return Server(settings, services, keys=keys, metrics=metrics, checks=(database.check, blobs.check), traces=traces)
 

@@ -10,11 +10,14 @@ from services.registry.settings import StorageSettings
 
 SCHEMA = "registry"
 MIGRATIONS = Path(__file__).with_name("migrations")
+FEATURES_SCHEMA = "features"
+FEATURES_MIGRATIONS = Path(__file__).parent / "features" / "migrations"
 
 
 def migrate_schema(settings: StorageSettings) -> tuple[str, ...]:
-    """Bring the schema up to date; names what was applied."""
-    return migrate(settings.database_url.get_secret_value(), SCHEMA, MIGRATIONS)
+    """Bring the schemas up to date; names what was applied."""
+    url = settings.database_url.get_secret_value()
+    return (*migrate(url, SCHEMA, MIGRATIONS), *migrate(url, FEATURES_SCHEMA, FEATURES_MIGRATIONS))
 
 
 def open_registry_blobs(settings: StorageSettings) -> BlobStore:

@@ -11,6 +11,7 @@ from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServ
 from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
+from penstock.features import FeaturesClient
 from penstock.fetcher import FetcherClient
 from penstock.inference import InferenceClient
 from penstock.monitoring import MonitoringClient
@@ -123,6 +124,7 @@ class Client:
             TrainingServiceStub, _address(trainer, "PENSTOCK_TRAINER_ADDRESS"), credentials, limits
         )
         self._registry = RegistryClient(self._registry_connection)
+        self._features = FeaturesClient(self._registry_connection)
         self._inference = InferenceClient(self._inference_connection)
         self._monitoring = MonitoringClient(self._monitoring_connection)
         self._jobs = PredictionJobsClient(self._jobs_connection)
@@ -133,6 +135,11 @@ class Client:
     def registry(self) -> RegistryClient:
         """Models, their versions, and what is live."""
         return self._registry
+
+    @property
+    def features(self) -> FeaturesClient:
+        """Values of entities, as they are now and as they were known at any time."""
+        return self._features
 
     @property
     def inference(self) -> InferenceClient:

@@ -33,6 +33,19 @@ class Safety(enum.Enum):
 
 
 SAFETY: dict[str, dict[str, Safety]] = {
+    "penstock.api.features.v1": {
+        "CreateFeatureView": Safety.ALWAYS,  # the same features again are the same version
+        "GetFeatureView": Safety.ALWAYS,
+        "ListFeatureViews": Safety.ALWAYS,
+        "UpdateFeatureView": Safety.ALWAYS,
+        "DeleteFeatureView": Safety.NEVER,  # the second finds none
+        "WriteFeatures": Safety.ALWAYS,  # rows that are there already are not written again
+        "ImportFeatures": Safety.NEVER,  # its blocks may not be there to be read again
+        "GetFeatures": Safety.ALWAYS,
+        "GetFeaturesAsOf": Safety.NEVER,  # likewise
+        "ListFeatureHistory": Safety.ALWAYS,
+        "DeleteFeatures": Safety.NEVER,  # the second counts none
+    },
     "penstock.api.registry.v1": {
         "CreateModel": Safety.WITH_REQUEST_ID,
         "GetModel": Safety.ALWAYS,

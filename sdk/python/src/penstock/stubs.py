@@ -6,6 +6,8 @@ from typing import Any
 
 import grpc
 
+from penstock.api.features.v1.feature_views_pb2_grpc import FeatureViewServiceStub
+from penstock.api.features.v1.features_pb2_grpc import FeatureServiceStub
 from penstock.api.fetcher.v1.fetch_jobs_pb2_grpc import FetchJobServiceStub
 from penstock.api.fetcher.v1.fetch_schedules_pb2_grpc import FetchScheduleServiceStub
 from penstock.api.fetcher.v1.sources_pb2_grpc import SourceServiceStub
@@ -29,7 +31,9 @@ from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
 
 
-class RegistryStub(RegistryServiceStub, UploadServiceStub, AdministrationServiceStub):
+class RegistryStub(
+    RegistryServiceStub, UploadServiceStub, AdministrationServiceStub, FeatureViewServiceStub, FeatureServiceStub
+):
     """All that the registry answers, over one channel."""
 
     def __init__(self, channel: grpc.Channel) -> None:
@@ -37,6 +41,8 @@ class RegistryStub(RegistryServiceStub, UploadServiceStub, AdministrationService
         RegistryServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         UploadServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         AdministrationServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+        FeatureViewServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+        FeatureServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
 class InferenceStub(InferenceServiceStub, SessionServiceStub, ResponseCacheServiceStub):

@@ -1,0 +1,1 @@
+"""Views: which features there are of which entities."""
