@@ -260,7 +260,7 @@ def test_the_reference_is_a_suite_file(folder: Path, monkeypatch: pytest.MonkeyP
     assert len(served.serving_settings.ListFields()) == len(pb.ServingSettings.DESCRIPTOR.fields), "one of them is new"
     for name in ("iris.onnx", "bundle.tar.gz"):
         (folder / name).touch()
-    assert [model.name for model in read(folder, reference).models] == ["iris", "chat"]
+    assert [model.name for model in read(folder, reference).models] == ["iris", "chat", "minilm"]
     (folder / "hook.url").write_text("https://example.org/hook")
     for variable in re.findall(r"_env: (\w+)", watching):
         monkeypatch.setenv(variable, "set")
