@@ -23,6 +23,7 @@ NAME = "penstock.api.features.v1.FeatureService"
 ROLES: Mapping[str, Role] = {
     "WriteFeatures": Role.OPERATOR,
     "ImportFeatures": Role.OPERATOR,
+    "ImportFeatureSource": Role.OPERATOR,
     "GetFeatures": Role.VIEWER,
     "GetFeaturesAsOf": Role.VIEWER,
     "ListFeatureHistory": Role.VIEWER,

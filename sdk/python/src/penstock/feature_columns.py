@@ -18,7 +18,7 @@ from penstock.tensors import from_tensor, to_tensor
 Values = Sequence[Any] | NDArray[Any]
 """One value a row."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = np.timedelta64(1, "us")
+_KINDS = {"b": "BOOL", "i": "INT64", "u": "INT64", "f": "FLOAT64", "U": "STRING", "M": "TIMESTAMP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def to_us(field: str, time: datetime | int) -> int:
     """
     if isinstance(time, datetime):
         if time.tzinfo is None:
-            raise _refused(field, f"{time} has no time zone; give it one", "INVALID_TIME")
+            raise refused(field, f"{time} has no time zone; give it one", "INVALID_TIME")
         since = time - _EPOCH
         return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
     return int(time)
@@ -97,9 +97,27 @@ def to_column(name: str, values: Values, kind: str) -> pb.FeatureColumn:
     try:
         held = _typed(given, kind)
     except (TypeError, ValueError) as error:
-        raise _refused(name, f"the values are no {kind}: {error}", "WRONG_TYPE") from error
+        raise refused(name, f"the values are no {kind}: {error}", "WRONG_TYPE") from error
     gone = missing.astype(np.uint8).tobytes() if missing is not None and missing.any() else b""
     return pb.FeatureColumn(values=to_tensor(name, held), missing=gone)
+
+
+def to_value_column(name: str, values: Values) -> pb.FeatureColumn:
+    """Encode values of a request, whose type the values themselves say; one without any value is a FLOAT64.
+
+    Raises:
+        InvalidArgument: they are of no feature's type, or of several (WRONG_TYPE).
+    """
+    if isinstance(values, np.ndarray) and values.dtype != object:
+        kinds = {_KINDS.get(values.dtype.kind, "") if values.ndim == 1 else "FLOAT64_LIST"}
+    else:
+        kinds = {_kind_of(value) for value in values if value is not None} or {"FLOAT64"}
+    if kinds == {"FLOAT64", "INT64"}:
+        kinds = {"FLOAT64"}
+    kind = kinds.pop()
+    if kinds or not kind:
+        raise refused(name, "the values are of no feature's type, or of several; give one type", "WRONG_TYPE")
+    return to_column(name, values, kind)
 
 
 def from_selected(keys: Sequence[str], selected: pb.SelectedFeatures) -> FeatureValues:
@@ -120,6 +138,14 @@ def from_selected(keys: Sequence[str], selected: pb.SelectedFeatures) -> Feature
     statuses = [pb.FeatureStatus.Name(each).removeprefix("FEATURE_STATUS_") for each in selected.statuses]
     times = np.array(selected.event_times_us, np.int64)
     return FeatureValues(selected.view, selected.version, list(keys), statuses, times, columns, missing)
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, datetime):
+        return "TIMESTAMP"
+    if isinstance(value, list | tuple | np.ndarray):
+        return "FLOAT64_LIST"
+    return _KINDS.get(np.asarray(value).dtype.kind, "")
 
 
 def _as_objects(values: Values) -> NDArray[Any]:
@@ -157,5 +183,6 @@ def _stacked(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.array([np.zeros(length) if value is None else value for value in values], "<f8").reshape(-1, length)
 
 
-def _refused(field: str, sentence: str, reason: str) -> InvalidArgument:
+def refused(field: str, sentence: str, reason: str) -> InvalidArgument:
+    """Make the error of a field that is not sent."""
     return InvalidArgument(f"{field}: {sentence}", reason=reason, violations=[FieldViolation(field, sentence)])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -13,8 +14,16 @@ from numpy.typing import NDArray
 from penstock.api.features.v1 import feature_views_pb2 as views_pb
 from penstock.api.features.v1 import features_pb2 as pb
 from penstock.channels import Connection
-from penstock.errors import FieldViolation, InvalidArgument
-from penstock.feature_columns import FeatureValues, Values, from_selected, times_us, to_column, to_us
+from penstock.feature_columns import (
+    FeatureValues,
+    Values,
+    from_selected,
+    refused,
+    times_us,
+    to_column,
+    to_us,
+    to_value_column,
+)
 from penstock.paging import pages
 from penstock.stubs import RegistryStub
 from penstock.values import enum_number
@@ -23,6 +32,24 @@ BLOCK_ROWS = 8_192
 """Rows of one message of an import, or of a read as of a time."""
 Views = Mapping[str, Sequence[str]] | Sequence[str] | str
 """A view, several, or each with the features that are wanted of it; `name@2` is version 2, else the newest."""
+_ON_READ = views_pb.FEATURE_COMPUTATION_ON_READ
+
+
+@dataclass(frozen=True, slots=True)
+class SourceColumns:
+    """Which columns of a file or a query are what; each other one is the feature's of its name.
+
+    Attributes:
+        key: the entities; default: the one that is named as the view's entity.
+        event_time: when each became true; default: event_time, where there is one, else the time of the import.
+        create_time: when each was known elsewhere; default: they are known from now on.
+        ignored: to be left out.
+    """
+
+    key: str = ""
+    event_time: str = ""
+    create_time: str = ""
+    ignored: Sequence[str] = ()
 
 
 class FeaturesClient:
@@ -38,6 +65,9 @@ class FeaturesClient:
         entity: str,
         features: Mapping[str, str],
         descriptions: Mapping[str, str] | None = None,
+        expressions: Mapping[str, str] | None = None,
+        on_read: Collection[str] = (),
+        request_values: Mapping[str, str] | None = None,
         ttl_ms: int = 0,
         owner: str = "",
         description: str = "",
@@ -50,6 +80,9 @@ class FeaturesClient:
             entity: what its keys name.
             features: name → type: FLOAT64, INT64, BOOL, STRING, FLOAT64_LIST, TIMESTAMP, in any case.
             descriptions: name → what it is.
+            expressions: name → what computes it from others, such as "amount / visits"; when it is written.
+            on_read: those of them that are computed at each read instead.
+            request_values: name → type of what who reads may bring along for those.
             ttl_ms: for how long after its event a value holds; 0: for ever.
             owner: who answers for it.
             description: what it is.
@@ -59,7 +92,10 @@ class FeaturesClient:
             InvalidArgument: the service refuses a field; `violations` names it.
             FailedPrecondition: the view is about another entity (ENTITY_CHANGED).
         """
-        said = descriptions or {}
+        said, computed = descriptions or {}, expressions or {}
+        for named in (*computed, *on_read):
+            if named not in features:
+                raise refused("features", f"{named!r} has an expression and no type; give its type, too", "NO_FEATURES")
         view = views_pb.FeatureView(
             name=name,
             entity=entity,
@@ -68,8 +104,14 @@ class FeaturesClient:
                     name=feature,
                     type=enum_number("type", views_pb.FeatureType, kind),
                     description=said.get(feature, ""),
+                    expression=computed.get(feature, ""),
+                    computation=_ON_READ if feature in on_read else views_pb.FEATURE_COMPUTATION_UNSPECIFIED,
                 )
                 for feature, kind in features.items()
+            ],
+            request_values=[
+                views_pb.RequestValue(name=each, type=enum_number("type", views_pb.FeatureType, kind))
+                for each, kind in (request_values or {}).items()
             ],
             ttl_ms=ttl_ms,
             owner=owner,
@@ -171,9 +213,56 @@ class FeaturesClient:
 
         return self._connection.upload(self._connection.stub.ImportFeatures, pb.ImportFeaturesRequest, blocks())
 
-    def get(self, views: Views, keys: Sequence[str]) -> dict[str, FeatureValues]:
-        """Give the latest values of entities, by view; see `Views` for how they are named."""
-        request = pb.GetFeaturesRequest(keys=keys, selections=_selections(views))
+    def import_file(
+        self,
+        view: str,
+        uri: str,
+        *,
+        file_format: str | None = None,
+        columns: SourceColumns = SourceColumns(),
+    ) -> Iterator[pb.ImportFeatureSourceResponse]:
+        """Have the service write the rows of a file that it reads itself; gives how far it is, at last with `done`.
+
+        To end it, close the iterator. It can be asked for again: no row is written twice.
+
+        Args:
+            view: the view; `name@2` is version 2, else the newest.
+            uri: file:///folder/rows.parquet or s3://bucket/rows.csv, where the service's settings allow it.
+            file_format: csv or parquet; None: by the suffix.
+            columns: which of them are what.
+
+        Raises:
+            InvalidArgument: the file lies elsewhere (URI_NOT_ALLOWED), or is not of the view's columns.
+            NotFound: there is none (INPUT_NOT_FOUND).
+        """
+        number = pb.FEATURE_FILE_FORMAT_UNSPECIFIED
+        if file_format is not None:
+            number = enum_number("format", pb.FeatureFileFormat, file_format)
+        return self._import(view, columns, file=pb.FeatureFile(uri=uri, format=number))
+
+    def import_query(
+        self,
+        view: str,
+        connection: str,
+        sql: str,
+        *,
+        columns: SourceColumns = SourceColumns(),
+    ) -> Iterator[pb.ImportFeatureSourceResponse]:
+        """Have the service write the rows of a query of another PostgreSQL, as `import_file`.
+
+        `connection` is its name in the service's settings, `sql` one SELECT.
+        """
+        return self._import(view, columns, query=pb.FeatureQuery(connection=connection, sql=sql))
+
+    def get(
+        self, views: Views, keys: Sequence[str], *, request_values: Mapping[str, Values] | None = None
+    ) -> dict[str, FeatureValues]:
+        """Give the latest values of entities, by view; see `Views` for how they are named.
+
+        `request_values`: for features that are computed on read, one a key; None is missing.
+        """
+        brought = [to_value_column(name, values) for name, values in (request_values or {}).items()]
+        request = pb.GetFeaturesRequest(keys=keys, selections=_selections(views), request_values=brought)
         response = self._connection.unary(self._connection.stub.GetFeatures, request)
         return {each.view: from_selected(keys, each) for each in response.selected}
 
@@ -184,17 +273,18 @@ class FeaturesClient:
         times: Sequence[datetime | int] | NDArray[Any],
         *,
         known_time: datetime | int | None = None,
+        request_values: Mapping[str, Values] | None = None,
     ) -> Iterator[dict[str, FeatureValues]]:
         """Give values as they were known at a time per row, block by block, in the order of the rows.
 
         `known_time`: what was known at this time counts for all rows; None: at each row's own, so that no later
-        correction leaks into the past.
+        correction leaks into the past. `request_values`: as in `get`, one a row.
         """
         wanted, moments = _selections(views), times_us("times", times)
-        known = 0 if known_time is None else to_us("known_time", known_time)
+        known, brought = 0 if known_time is None else to_us("known_time", known_time), request_values or {}
         if len(moments) != len(keys):
             sentence = f"{len(moments):,} times came for {len(keys):,} keys; each row needs one"
-            raise InvalidArgument(f"times: {sentence}", reason="RAGGED", violations=[FieldViolation("times", sentence)])
+            raise refused("times", sentence, "RAGGED")
         starts = range(0, len(keys), BLOCK_ROWS)
 
         def blocks() -> Iterator[pb.GetFeaturesAsOfRequest]:
@@ -205,6 +295,7 @@ class FeaturesClient:
                     keys=keys[part],
                     as_of_times_us=moments[part].tolist(),
                     known_time_us=known,
+                    request_values=[to_value_column(name, values[part]) for name, values in brought.items()],
                 )
 
         answers = self._connection.exchange(self._connection.stub.GetFeaturesAsOf, pb.GetFeaturesAsOfRequest, blocks())
@@ -239,6 +330,19 @@ class FeaturesClient:
         request = pb.DeleteFeaturesRequest(view=name, version=version, keys=keys)
         return self._connection.unary(self._connection.stub.DeleteFeatures, request).deleted_count
 
+    def _import(self, view: str, columns: SourceColumns, **source: Any) -> Iterator[pb.ImportFeatureSourceResponse]:
+        name, version = _versioned(view)
+        request = pb.ImportFeatureSourceRequest(
+            view=name,
+            version=version,
+            key_column=columns.key,
+            event_time_column=columns.event_time,
+            create_time_column=columns.create_time,
+            ignored_columns=columns.ignored,
+            **source,
+        )
+        return self._connection.stream(self._connection.stub.ImportFeatureSource, request, timeout_s=None)
+
     def _rows(
         self,
         view: views_pb.FeatureView,
@@ -259,8 +363,7 @@ def _versioned(view: str) -> tuple[str, int]:
     if not mark:
         return name, 0
     if not (version.isascii() and version.isdigit()):
-        sentence = f"got {view!r}; write name or name@2"
-        raise InvalidArgument(f"view: {sentence}", reason="INVALID_NAME", violations=[FieldViolation("view", sentence)])
+        raise refused("view", f"got {view!r}; write name or name@2", "INVALID_NAME")
     return name, int(version)
 
 

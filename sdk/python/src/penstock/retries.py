@@ -41,6 +41,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "DeleteFeatureView": Safety.NEVER,  # the second finds none
         "WriteFeatures": Safety.ALWAYS,  # rows that are there already are not written again
         "ImportFeatures": Safety.NEVER,  # its blocks may not be there to be read again
+        "ImportFeatureSource": Safety.NEVER,  # it may have written what it has counted; who asks again counts anew
         "GetFeatures": Safety.ALWAYS,
         "GetFeaturesAsOf": Safety.NEVER,  # likewise
         "ListFeatureHistory": Safety.ALWAYS,

@@ -22,6 +22,7 @@ from penstock.cli import (
     drift,
     embed,
     events,
+    feature,
     feedback,
     fetch,
     generate,
@@ -60,6 +61,7 @@ app.add_typer(key.app, name="key", rich_help_panel=_RUN)
 app.command(rich_help_panel=_KEEP)(apply.apply)
 app.add_typer(model.app, name="model", rich_help_panel=_KEEP)
 app.add_typer(fetch.app, name="fetch", rich_help_panel=_KEEP)
+app.add_typer(feature.app, name="feature", rich_help_panel=_KEEP)
 app.command(rich_help_panel=_USE)(predict.predict)
 app.command(rich_help_panel=_USE, epilog=generate.EXAMPLES)(generate.generate)
 app.command(rich_help_panel=_USE, epilog=embed.EXAMPLES)(embed.embed)

@@ -64,6 +64,30 @@ FEATURE_TYPE_TIMESTAMP: FeatureType.ValueType  # 6
 """A point in time, to the microsecond."""
 Global___FeatureType: _TypeAlias = FeatureType  # noqa: Y015
 
+class _FeatureComputation:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureComputationEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureComputation.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_COMPUTATION_UNSPECIFIED: _FeatureComputation.ValueType  # 0
+    """ON_WRITE, where there is an expression."""
+    FEATURE_COMPUTATION_ON_WRITE: _FeatureComputation.ValueType  # 1
+    """When the row is written: kept, and read as other features are."""
+    FEATURE_COMPUTATION_ON_READ: _FeatureComputation.ValueType  # 2
+    """At each read, from the row and the request's values: nothing of it is kept, and no history has it."""
+
+class FeatureComputation(_FeatureComputation, metaclass=_FeatureComputationEnumTypeWrapper):
+    """FeatureComputation says when a feature with an expression is computed."""
+
+FEATURE_COMPUTATION_UNSPECIFIED: FeatureComputation.ValueType  # 0
+"""ON_WRITE, where there is an expression."""
+FEATURE_COMPUTATION_ON_WRITE: FeatureComputation.ValueType  # 1
+"""When the row is written: kept, and read as other features are."""
+FEATURE_COMPUTATION_ON_READ: FeatureComputation.ValueType  # 2
+"""At each read, from the row and the request's values: nothing of it is kept, and no history has it."""
+Global___FeatureComputation: _TypeAlias = FeatureComputation  # noqa: Y015
+
 @_typing.final
 class Feature(_message.Message):
     """Feature is one of a view's."""
@@ -73,8 +97,48 @@ class Feature(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     TYPE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    EXPRESSION_FIELD_NUMBER: _builtins.int
+    COMPUTATION_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """a-z, 0-9 and _, beginning with a letter, at most 63 characters."""
+    type: Global___FeatureType.ValueType
+    """Required."""
+    description: _builtins.str
+    """What it is, at most 1,000 characters."""
+    expression: _builtins.str
+    """Computes it from others of the row, such as `amount / visits`, at most 1,000 characters; docs/features.md has the
+    language. Its type is the feature's. Empty: the feature is written as it is. What is computed is never written.
+    """
+    computation: Global___FeatureComputation.ValueType
+    """When it is computed; only of a feature with an expression. Default: when the row is written."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        type: Global___FeatureType.ValueType = ...,
+        description: _builtins.str = ...,
+        expression: _builtins.str = ...,
+        computation: Global___FeatureComputation.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["computation", b"computation", "description", b"description", "expression", b"expression", "name", b"name", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Feature: _TypeAlias = Feature  # noqa: Y015
+
+@_typing.final
+class RequestValue(_message.Message):
+    """RequestValue is what who reads may bring along for features that are computed on read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    TYPE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As a feature's; no feature of the view has the same."""
     type: Global___FeatureType.ValueType
     """Required."""
     description: _builtins.str
@@ -92,7 +156,7 @@ class Feature(_message.Message):
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___Feature: _TypeAlias = Feature  # noqa: Y015
+Global___RequestValue: _TypeAlias = RequestValue  # noqa: Y015
 
 @_typing.final
 class FeatureView(_message.Message):
@@ -131,6 +195,7 @@ class FeatureView(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     UPDATE_TIME_FIELD_NUMBER: _builtins.int
+    REQUEST_VALUES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As a model's name."""
     version: _builtins.int
@@ -161,6 +226,10 @@ class FeatureView(_message.Message):
     def update_time(self) -> _timestamp_pb2.Timestamp:
         """When its owner, description, labels or TTL changed last."""
 
+    @_builtins.property
+    def request_values(self) -> _containers.RepeatedCompositeFieldContainer[Global___RequestValue]:
+        """What expressions of features that are computed on read may name beside the features, at most 64."""
+
     def __init__(
         self,
         *,
@@ -175,10 +244,11 @@ class FeatureView(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         update_time: _timestamp_pb2.Timestamp | None = ...,
+        request_values: _abc.Iterable[Global___RequestValue] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "update_time", b"update_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "description", b"description", "entity", b"entity", "features", b"features", "labels", b"labels", "name", b"name", "owner", b"owner", "ttl_ms", b"ttl_ms", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "created_by", b"created_by", "description", b"description", "entity", b"entity", "features", b"features", "labels", b"labels", "name", b"name", "owner", b"owner", "request_values", b"request_values", "ttl_ms", b"ttl_ms", "update_time", b"update_time", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

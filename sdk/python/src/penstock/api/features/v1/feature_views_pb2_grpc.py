@@ -70,6 +70,8 @@ class FeatureViewServiceServicer(object):
 
     def CreateFeatureView(self, request, context):
         """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator.
+        INVALID_ARGUMENT: INVALID_NAME, NO_FEATURES, TOO_MANY, DUPLICATE_NAME, OUT_OF_BOUNDS, INVALID_EXPRESSION.
+        FAILED_PRECONDITION: ENTITY_CHANGED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -40,7 +40,10 @@ class FeatureViewServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FeatureViewServiceAsyncStub: ...
     CreateFeatureView: _grpc.UnaryUnaryMultiCallable[_feature_views_pb2.CreateFeatureViewRequest, _feature_views_pb2.CreateFeatureViewResponse]
-    """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator."""
+    """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator.
+    INVALID_ARGUMENT: INVALID_NAME, NO_FEATURES, TOO_MANY, DUPLICATE_NAME, OUT_OF_BOUNDS, INVALID_EXPRESSION.
+    FAILED_PRECONDITION: ENTITY_CHANGED.
+    """
     GetFeatureView: _grpc.UnaryUnaryMultiCallable[_feature_views_pb2.GetFeatureViewRequest, _feature_views_pb2.GetFeatureViewResponse]
     """Gives a version of a view. Role: viewer. NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND."""
     ListFeatureViews: _grpc.UnaryUnaryMultiCallable[_feature_views_pb2.ListFeatureViewsRequest, _feature_views_pb2.ListFeatureViewsResponse]
@@ -62,7 +65,10 @@ class FeatureViewServiceAsyncStub(FeatureViewServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateFeatureView: _aio.UnaryUnaryMultiCallable[_feature_views_pb2.CreateFeatureViewRequest, _feature_views_pb2.CreateFeatureViewResponse]  # type: ignore[assignment]
-    """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator."""
+    """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator.
+    INVALID_ARGUMENT: INVALID_NAME, NO_FEATURES, TOO_MANY, DUPLICATE_NAME, OUT_OF_BOUNDS, INVALID_EXPRESSION.
+    FAILED_PRECONDITION: ENTITY_CHANGED.
+    """
     GetFeatureView: _aio.UnaryUnaryMultiCallable[_feature_views_pb2.GetFeatureViewRequest, _feature_views_pb2.GetFeatureViewResponse]  # type: ignore[assignment]
     """Gives a version of a view. Role: viewer. NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND."""
     ListFeatureViews: _aio.UnaryUnaryMultiCallable[_feature_views_pb2.ListFeatureViewsRequest, _feature_views_pb2.ListFeatureViewsResponse]  # type: ignore[assignment]
@@ -87,7 +93,10 @@ class FeatureViewServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _feature_views_pb2.CreateFeatureViewRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_feature_views_pb2.CreateFeatureViewResponse, _abc.Awaitable[_feature_views_pb2.CreateFeatureViewResponse]]:
-        """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator."""
+        """Makes a view, or its next version. The same features again give the newest version as it is. Role: operator.
+        INVALID_ARGUMENT: INVALID_NAME, NO_FEATURES, TOO_MANY, DUPLICATE_NAME, OUT_OF_BOUNDS, INVALID_EXPRESSION.
+        FAILED_PRECONDITION: ENTITY_CHANGED.
+        """
 
     @_abc_1.abstractmethod
     def GetFeatureView(

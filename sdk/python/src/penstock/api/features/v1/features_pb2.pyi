@@ -27,6 +27,30 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _FeatureFileFormat:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureFileFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureFileFormat.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_FILE_FORMAT_UNSPECIFIED: _FeatureFileFormat.ValueType  # 0
+    """By the suffix: .csv or .parquet."""
+    FEATURE_FILE_FORMAT_CSV: _FeatureFileFormat.ValueType  # 1
+    """Comma-separated in UTF-8, with a line of names; an empty field is missing."""
+    FEATURE_FILE_FORMAT_PARQUET: _FeatureFileFormat.ValueType  # 2
+    """Apache Parquet."""
+
+class FeatureFileFormat(_FeatureFileFormat, metaclass=_FeatureFileFormatEnumTypeWrapper):
+    """FeatureFileFormat says how a file of rows is written."""
+
+FEATURE_FILE_FORMAT_UNSPECIFIED: FeatureFileFormat.ValueType  # 0
+"""By the suffix: .csv or .parquet."""
+FEATURE_FILE_FORMAT_CSV: FeatureFileFormat.ValueType  # 1
+"""Comma-separated in UTF-8, with a line of names; an empty field is missing."""
+FEATURE_FILE_FORMAT_PARQUET: FeatureFileFormat.ValueType  # 2
+"""Apache Parquet."""
+Global___FeatureFileFormat: _TypeAlias = FeatureFileFormat  # noqa: Y015
+
 class _FeatureStatus:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -254,6 +278,156 @@ class ImportFeaturesResponse(_message.Message):
 Global___ImportFeaturesResponse: _TypeAlias = ImportFeaturesResponse  # noqa: Y015
 
 @_typing.final
+class ImportFeatureSourceRequest(_message.Message):
+    """ImportFeatureSourceRequest names rows that the service reads itself."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    QUERY_FIELD_NUMBER: _builtins.int
+    KEY_COLUMN_FIELD_NUMBER: _builtins.int
+    EVENT_TIME_COLUMN_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_COLUMN_FIELD_NUMBER: _builtins.int
+    IGNORED_COLUMNS_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view."""
+    version: _builtins.int
+    """0: the newest."""
+    key_column: _builtins.str
+    """The column of the entities. Default: the one that is named as the view's entity."""
+    event_time_column: _builtins.str
+    """The column of event times: timestamps (without a zone: UTC), or µs since 1970. Default: event_time; without such a
+    column all rows have the time of the import.
+    """
+    create_time_column: _builtins.str
+    """The column of when each was known elsewhere, written likewise. None: they are known from now on."""
+    @_builtins.property
+    def file(self) -> Global___FeatureFile:
+        """A file in one of the service's PENSTOCK_FEATURE_ROOTS."""
+
+    @_builtins.property
+    def query(self) -> Global___FeatureQuery:
+        """A query of a database among its PENSTOCK_FEATURE_CONNECTIONS_FILE."""
+
+    @_builtins.property
+    def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns to leave out; each other one is a feature's, by its name."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        version: _builtins.int = ...,
+        file: Global___FeatureFile | None = ...,
+        query: Global___FeatureQuery | None = ...,
+        key_column: _builtins.str = ...,
+        event_time_column: _builtins.str = ...,
+        create_time_column: _builtins.str = ...,
+        ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "query", b"query", "source", b"source"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_column", b"create_time_column", "event_time_column", b"event_time_column", "file", b"file", "ignored_columns", b"ignored_columns", "key_column", b"key_column", "query", b"query", "source", b"source", "version", b"version", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["file", "query"]  # noqa: Y015
+    _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
+
+Global___ImportFeatureSourceRequest: _TypeAlias = ImportFeatureSourceRequest  # noqa: Y015
+
+@_typing.final
+class FeatureFile(_message.Message):
+    """FeatureFile is a file of rows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """file:///folder/rows.parquet, or s3://bucket/rows.csv."""
+    format: Global___FeatureFileFormat.ValueType
+    """Default: by the suffix."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        format: Global___FeatureFileFormat.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureFile: _TypeAlias = FeatureFile  # noqa: Y015
+
+@_typing.final
+class FeatureQuery(_message.Message):
+    """FeatureQuery is a query of another PostgreSQL."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONNECTION_FIELD_NUMBER: _builtins.int
+    SQL_FIELD_NUMBER: _builtins.int
+    connection: _builtins.str
+    """As the service's settings name it; its address and password are theirs alone."""
+    sql: _builtins.str
+    """One SELECT, at most 16 KiB; it runs in a transaction that may only read."""
+    def __init__(
+        self,
+        *,
+        connection: _builtins.str = ...,
+        sql: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "sql", b"sql"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureQuery: _TypeAlias = FeatureQuery  # noqa: Y015
+
+@_typing.final
+class ImportFeatureSourceResponse(_message.Message):
+    """ImportFeatureSourceResponse tells how far the import is; the last one counts all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROW_COUNT_FIELD_NUMBER: _builtins.int
+    WRITTEN_COUNT_FIELD_NUMBER: _builtins.int
+    LATE_COUNT_FIELD_NUMBER: _builtins.int
+    DUPLICATE_COUNT_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    row_count: _builtins.int
+    """Rows that were taken so far."""
+    written_count: _builtins.int
+    """As WriteFeaturesResponse."""
+    late_count: _builtins.int
+    """As WriteFeaturesResponse."""
+    duplicate_count: _builtins.int
+    """As WriteFeaturesResponse."""
+    done: _builtins.bool
+    """Whether that was all."""
+    def __init__(
+        self,
+        *,
+        row_count: _builtins.int = ...,
+        written_count: _builtins.int = ...,
+        late_count: _builtins.int = ...,
+        duplicate_count: _builtins.int = ...,
+        done: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["done", b"done", "duplicate_count", b"duplicate_count", "late_count", b"late_count", "row_count", b"row_count", "written_count", b"written_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ImportFeatureSourceResponse: _TypeAlias = ImportFeatureSourceResponse  # noqa: Y015
+
+@_typing.final
 class FeatureSelection(_message.Message):
     """FeatureSelection names features of a view."""
 
@@ -293,6 +467,7 @@ class GetFeaturesRequest(_message.Message):
 
     KEYS_FIELD_NUMBER: _builtins.int
     SELECTIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_VALUES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def keys(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Required."""
@@ -301,15 +476,20 @@ class GetFeaturesRequest(_message.Message):
     def selections(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureSelection]:
         """Required; all about the same entity."""
 
+    @_builtins.property
+    def request_values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureColumn]:
+        """Values for features that are computed on read, one a key; what is not given is missing."""
+
     def __init__(
         self,
         *,
         keys: _abc.Iterable[_builtins.str] | None = ...,
         selections: _abc.Iterable[Global___FeatureSelection] | None = ...,
+        request_values: _abc.Iterable[Global___FeatureColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "selections", b"selections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["keys", b"keys", "request_values", b"request_values", "selections", b"selections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -399,6 +579,7 @@ class GetFeaturesAsOfRequest(_message.Message):
     KEYS_FIELD_NUMBER: _builtins.int
     AS_OF_TIMES_US_FIELD_NUMBER: _builtins.int
     KNOWN_TIME_US_FIELD_NUMBER: _builtins.int
+    REQUEST_VALUES_FIELD_NUMBER: _builtins.int
     known_time_us: _builtins.int
     """In the first message: what was known at this time, in µs since 1970, whatever a row's own; 0: at each row's own
     time, so that nothing leaks back.
@@ -415,6 +596,10 @@ class GetFeaturesAsOfRequest(_message.Message):
     def as_of_times_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """As of when, in µs since 1970: one a row."""
 
+    @_builtins.property
+    def request_values(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureColumn]:
+        """As in GetFeaturesRequest, one a row of this block."""
+
     def __init__(
         self,
         *,
@@ -422,10 +607,11 @@ class GetFeaturesAsOfRequest(_message.Message):
         keys: _abc.Iterable[_builtins.str] | None = ...,
         as_of_times_us: _abc.Iterable[_builtins.int] | None = ...,
         known_time_us: _builtins.int = ...,
+        request_values: _abc.Iterable[Global___FeatureColumn] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_times_us", b"as_of_times_us", "keys", b"keys", "known_time_us", b"known_time_us", "selections", b"selections"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["as_of_times_us", b"as_of_times_us", "keys", b"keys", "known_time_us", b"known_time_us", "request_values", b"request_values", "selections", b"selections"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -45,6 +45,11 @@ class FeatureServiceStub(object):
                 request_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeaturesRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeaturesResponse.FromString,
                 _registered_method=True)
+        self.ImportFeatureSource = channel.unary_stream(
+                '/penstock.api.features.v1.FeatureService/ImportFeatureSource',
+                request_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeatureSourceRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeatureSourceResponse.FromString,
+                _registered_method=True)
         self.GetFeatures = channel.unary_unary(
                 '/penstock.api.features.v1.FeatureService/GetFeatures',
                 request_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.GetFeaturesRequest.SerializeToString,
@@ -74,8 +79,8 @@ class FeatureServiceServicer(object):
     def WriteFeatures(self, request, context):
         """Writes rows, all of them or none; what is older than an entity's latest is kept in its history and never
         overwrites it. A row that is there already (same key, event time and values) is not written twice.
-        Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows,
-        10,000).
+        Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, COMPUTED_FEATURE (one with an expression came), DUPLICATE_NAME,
+        WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows, 10,000), and what a malformed tensor is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -89,9 +94,21 @@ class FeatureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ImportFeatureSource(self, request, context):
+        """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
+        written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
+        twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
+        UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
+        SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetFeatures(self, request, context):
         """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
-        TOO_MANY (keys, 10,000).
+        UNKNOWN_REQUEST_VALUE, WRONG_TYPE, RAGGED, ENTITY_MISMATCH, VIEW_REQUIRED, TOO_MANY (keys, 10,000).
+        RESOURCE_EXHAUSTED: TOO_LARGE, where the answer is over PENSTOCK_MAX_MESSAGE_BYTES: ask for less at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -99,7 +116,8 @@ class FeatureServiceServicer(object):
 
     def GetFeaturesAsOf(self, request_iterator, context):
         """Gives the values as they were known at a time per row: for training. Rows go in and come out in the same order.
-        Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE, RAGGED, INVALID_TIME. RESOURCE_EXHAUSTED: TOO_MANY (rows).
+        Role: viewer. INVALID_ARGUMENT: as GetFeatures, INVALID_TIME, TOO_MANY (rows of a block, 65,536).
+        RESOURCE_EXHAUSTED: TOO_LARGE, as GetFeatures of a block.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -107,7 +125,7 @@ class FeatureServiceServicer(object):
 
     def ListFeatureHistory(self, request, context):
         """Lists all that was ever written of one entity, the latest event first. Role: viewer.
-        INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -132,6 +150,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.ImportFeatures,
                     request_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeaturesRequest.FromString,
                     response_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeaturesResponse.SerializeToString,
+            ),
+            'ImportFeatureSource': grpc.unary_stream_rpc_method_handler(
+                    servicer.ImportFeatureSource,
+                    request_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeatureSourceRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeatureSourceResponse.SerializeToString,
             ),
             'GetFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.GetFeatures,
@@ -209,6 +232,33 @@ class FeatureService(object):
             '/penstock.api.features.v1.FeatureService/ImportFeatures',
             penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeaturesRequest.SerializeToString,
             penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ImportFeatureSource(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.api.features.v1.FeatureService/ImportFeatureSource',
+            penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeatureSourceRequest.SerializeToString,
+            penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ImportFeatureSourceResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -42,24 +42,33 @@ class FeatureServiceStub:
     WriteFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.WriteFeaturesRequest, _features_pb2.WriteFeaturesResponse]
     """Writes rows, all of them or none; what is older than an entity's latest is kept in its history and never
     overwrites it. A row that is there already (same key, event time and values) is not written twice.
-    Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows,
-    10,000).
+    Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, COMPUTED_FEATURE (one with an expression came), DUPLICATE_NAME,
+    WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows, 10,000), and what a malformed tensor is.
     """
     ImportFeatures: _grpc.StreamUnaryMultiCallable[_features_pb2.ImportFeaturesRequest, _features_pb2.ImportFeaturesResponse]
     """Writes any number of rows, block by block: what is told as written is safe, whatever becomes of the rest.
     Role: operator. INVALID_ARGUMENT: as WriteFeatures, naming the block; RESOURCE_EXHAUSTED: TOO_LARGE (a block).
     """
+    ImportFeatureSource: _grpc.UnaryStreamMultiCallable[_features_pb2.ImportFeatureSourceRequest, _features_pb2.ImportFeatureSourceResponse]
+    """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
+    written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
+    twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
+    UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
+    SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+    """
     GetFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]
     """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
-    TOO_MANY (keys, 10,000).
+    UNKNOWN_REQUEST_VALUE, WRONG_TYPE, RAGGED, ENTITY_MISMATCH, VIEW_REQUIRED, TOO_MANY (keys, 10,000).
+    RESOURCE_EXHAUSTED: TOO_LARGE, where the answer is over PENSTOCK_MAX_MESSAGE_BYTES: ask for less at once.
     """
     GetFeaturesAsOf: _grpc.StreamStreamMultiCallable[_features_pb2.GetFeaturesAsOfRequest, _features_pb2.GetFeaturesAsOfResponse]
     """Gives the values as they were known at a time per row: for training. Rows go in and come out in the same order.
-    Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE, RAGGED, INVALID_TIME. RESOURCE_EXHAUSTED: TOO_MANY (rows).
+    Role: viewer. INVALID_ARGUMENT: as GetFeatures, INVALID_TIME, TOO_MANY (rows of a block, 65,536).
+    RESOURCE_EXHAUSTED: TOO_LARGE, as GetFeatures of a block.
     """
     ListFeatureHistory: _grpc.UnaryUnaryMultiCallable[_features_pb2.ListFeatureHistoryRequest, _features_pb2.ListFeatureHistoryResponse]
     """Lists all that was ever written of one entity, the latest event first. Role: viewer.
-    INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
     """
     DeleteFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.DeleteFeaturesRequest, _features_pb2.DeleteFeaturesResponse]
     """Deletes all that is known of entities, history included. Role: operator. INVALID_ARGUMENT: TOO_MANY (keys, 10,000)."""
@@ -72,24 +81,33 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     WriteFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.WriteFeaturesRequest, _features_pb2.WriteFeaturesResponse]  # type: ignore[assignment]
     """Writes rows, all of them or none; what is older than an entity's latest is kept in its history and never
     overwrites it. A row that is there already (same key, event time and values) is not written twice.
-    Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows,
-    10,000).
+    Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, COMPUTED_FEATURE (one with an expression came), DUPLICATE_NAME,
+    WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows, 10,000), and what a malformed tensor is.
     """
     ImportFeatures: _aio.StreamUnaryMultiCallable[_features_pb2.ImportFeaturesRequest, _features_pb2.ImportFeaturesResponse]  # type: ignore[assignment]
     """Writes any number of rows, block by block: what is told as written is safe, whatever becomes of the rest.
     Role: operator. INVALID_ARGUMENT: as WriteFeatures, naming the block; RESOURCE_EXHAUSTED: TOO_LARGE (a block).
     """
+    ImportFeatureSource: _aio.UnaryStreamMultiCallable[_features_pb2.ImportFeatureSourceRequest, _features_pb2.ImportFeatureSourceResponse]  # type: ignore[assignment]
+    """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
+    written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
+    twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
+    UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
+    SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+    """
     GetFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]  # type: ignore[assignment]
     """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
-    TOO_MANY (keys, 10,000).
+    UNKNOWN_REQUEST_VALUE, WRONG_TYPE, RAGGED, ENTITY_MISMATCH, VIEW_REQUIRED, TOO_MANY (keys, 10,000).
+    RESOURCE_EXHAUSTED: TOO_LARGE, where the answer is over PENSTOCK_MAX_MESSAGE_BYTES: ask for less at once.
     """
     GetFeaturesAsOf: _aio.StreamStreamMultiCallable[_features_pb2.GetFeaturesAsOfRequest, _features_pb2.GetFeaturesAsOfResponse]  # type: ignore[assignment]
     """Gives the values as they were known at a time per row: for training. Rows go in and come out in the same order.
-    Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE, RAGGED, INVALID_TIME. RESOURCE_EXHAUSTED: TOO_MANY (rows).
+    Role: viewer. INVALID_ARGUMENT: as GetFeatures, INVALID_TIME, TOO_MANY (rows of a block, 65,536).
+    RESOURCE_EXHAUSTED: TOO_LARGE, as GetFeatures of a block.
     """
     ListFeatureHistory: _aio.UnaryUnaryMultiCallable[_features_pb2.ListFeatureHistoryRequest, _features_pb2.ListFeatureHistoryResponse]  # type: ignore[assignment]
     """Lists all that was ever written of one entity, the latest event first. Role: viewer.
-    INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
     """
     DeleteFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.DeleteFeaturesRequest, _features_pb2.DeleteFeaturesResponse]  # type: ignore[assignment]
     """Deletes all that is known of entities, history included. Role: operator. INVALID_ARGUMENT: TOO_MANY (keys, 10,000)."""
@@ -105,8 +123,8 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_features_pb2.WriteFeaturesResponse, _abc.Awaitable[_features_pb2.WriteFeaturesResponse]]:
         """Writes rows, all of them or none; what is older than an entity's latest is kept in its history and never
         overwrites it. A row that is there already (same key, event time and values) is not written twice.
-        Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows,
-        10,000).
+        Role: operator. INVALID_ARGUMENT: UNKNOWN_FEATURE, COMPUTED_FEATURE (one with an expression came), DUPLICATE_NAME,
+        WRONG_TYPE, RAGGED, INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (rows, 10,000), and what a malformed tensor is.
         """
 
     @_abc_1.abstractmethod
@@ -120,13 +138,27 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         """
 
     @_abc_1.abstractmethod
+    def ImportFeatureSource(
+        self,
+        request: _features_pb2.ImportFeatureSourceRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_features_pb2.ImportFeatureSourceResponse], _abc.AsyncIterator[_features_pb2.ImportFeatureSourceResponse]]:
+        """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
+        written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
+        twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
+        UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
+        SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+        """
+
+    @_abc_1.abstractmethod
     def GetFeatures(
         self,
         request: _features_pb2.GetFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.GetFeaturesResponse, _abc.Awaitable[_features_pb2.GetFeaturesResponse]]:
         """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
-        TOO_MANY (keys, 10,000).
+        UNKNOWN_REQUEST_VALUE, WRONG_TYPE, RAGGED, ENTITY_MISMATCH, VIEW_REQUIRED, TOO_MANY (keys, 10,000).
+        RESOURCE_EXHAUSTED: TOO_LARGE, where the answer is over PENSTOCK_MAX_MESSAGE_BYTES: ask for less at once.
         """
 
     @_abc_1.abstractmethod
@@ -136,7 +168,8 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.GetFeaturesAsOfResponse], _abc.AsyncIterator[_features_pb2.GetFeaturesAsOfResponse]]:
         """Gives the values as they were known at a time per row: for training. Rows go in and come out in the same order.
-        Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE, RAGGED, INVALID_TIME. RESOURCE_EXHAUSTED: TOO_MANY (rows).
+        Role: viewer. INVALID_ARGUMENT: as GetFeatures, INVALID_TIME, TOO_MANY (rows of a block, 65,536).
+        RESOURCE_EXHAUSTED: TOO_LARGE, as GetFeatures of a block.
         """
 
     @_abc_1.abstractmethod
@@ -146,7 +179,7 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_features_pb2.ListFeatureHistoryResponse, _abc.Awaitable[_features_pb2.ListFeatureHistoryResponse]]:
         """Lists all that was ever written of one entity, the latest event first. Role: viewer.
-        INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
         """
 
     @_abc_1.abstractmethod
