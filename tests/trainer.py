@@ -91,7 +91,7 @@ def no_training_config() -> DomainError:
 @contextmanager
 def serve_trainer(trainer: ScriptedTrainer | None = None, *, port: int = 0) -> Iterator[ScriptedTrainer]:
     """Serve it on a port of the loopback, with the kit that every service is served by."""
-    trainer = trainer or ScriptedTrainer()
+    trainer = trainer or ScriptedTrainer()  # type: ignore[abstract] # what is not asked of it is UNIMPLEMENTED
     register = partial(training_pb2_grpc.add_TrainingServiceServicer_to_server, trainer)
     settings = ServerSettings(port=port, metrics_port=0, health_interval_ms=50)
     keys = KeyRing(None)

@@ -82,7 +82,7 @@ def test_an_approved_request_waits_for_a_trainer_and_says_so(
 
 
 def test_a_trainer_that_goes_away_in_mid_run_is_waited_for(clone_database: Callable[[str], str]) -> None:
-    port, trainer = free_port(), ScriptedTrainer()
+    port, trainer = free_port(), ScriptedTrainer()  # type: ignore[abstract] # as in tests.trainer
     with serve_retraining(clone_database("monitoring"), trainer_address=f"127.0.0.1:{port}") as there:
         with serve_trainer(trainer, port=port):
             asked = there.create(force=True)

@@ -196,8 +196,12 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
     assert {rpc for rpc in always if not rpc.startswith(verbs)} == {
         "AcknowledgeAlert",
         "AttachProfile",
+        "PreviewDataset",
+        "ReadTrainingLog",
+        "SplitDataset",
         "CancelFetchJob",
         "CancelPredictionJob",
+        "CancelTrainingRun",
         "CollectGarbage",
         "CreateDownloadUrl",
         "CreateFeatureView",

@@ -8,7 +8,6 @@ from types import TracebackType
 from typing import Self
 
 from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServiceStub
-from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
 from penstock.features import FeaturesClient
@@ -18,7 +17,7 @@ from penstock.monitoring import MonitoringClient
 from penstock.prediction_jobs import PredictionJobsClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
-from penstock.stubs import FetcherStub, InferenceStub, MonitoringStub, RegistryStub
+from penstock.stubs import FetcherStub, InferenceStub, MonitoringStub, RegistryStub, TrainerStub
 from penstock.training import TrainingClient
 
 DEFAULT_ADDRESSES = {
@@ -121,7 +120,7 @@ class Client:
             FetcherStub, _address(fetcher, "PENSTOCK_FETCHER_ADDRESS"), credentials, limits
         )
         self._trainer_connection = Connection(
-            TrainingServiceStub, _address(trainer, "PENSTOCK_TRAINER_ADDRESS"), credentials, limits
+            TrainerStub, _address(trainer, "PENSTOCK_TRAINER_ADDRESS"), credentials, limits
         )
         self._registry = RegistryClient(self._registry_connection)
         self._features = FeaturesClient(self._registry_connection)

@@ -172,8 +172,23 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "InspectSource": Safety.ALWAYS,
     },
     "penstock.api.trainer.v1": {
+        "UploadDataset": Safety.WITH_REQUEST_ID,  # and only from a source that can be read again
+        "BuildDataset": Safety.WITH_REQUEST_ID,
+        "GetDataset": Safety.ALWAYS,
+        "ListDatasets": Safety.ALWAYS,
+        "PreviewDataset": Safety.ALWAYS,
+        "DownloadDataset": Safety.ALWAYS,  # resumed at the byte where it broke
+        "SplitDataset": Safety.ALWAYS,  # the same split again is the same one
+        "DeleteDataset": Safety.NEVER,  # the second finds none
         "CreateTrainingRun": Safety.WITH_REQUEST_ID,
         "GetTrainingRun": Safety.ALWAYS,
+        "ListTrainingRuns": Safety.ALWAYS,
+        "WatchTrainingRun": Safety.ALWAYS,
+        "CancelTrainingRun": Safety.ALWAYS,
+        "ListTrainingEpochs": Safety.ALWAYS,
+        "ReadTrainingLog": Safety.ALWAYS,  # resumed at the byte where it broke
+        "DeleteTrainingRun": Safety.NEVER,  # the second finds none
+        "ListRecipes": Safety.ALWAYS,
     },
 }
 """By proto package and RPC. A test holds it complete against the contracts."""

@@ -29,6 +29,8 @@ from penstock.api.monitoring.v1.retraining_pb2_grpc import RetrainingServiceStub
 from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServiceStub
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
+from penstock.api.trainer.v1.datasets_pb2_grpc import DatasetServiceStub
+from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 
 
 class RegistryStub(
@@ -61,6 +63,14 @@ class FetcherStub(FetchJobServiceStub, FetchScheduleServiceStub, SourceServiceSt
         FetchJobServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
         FetchScheduleServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         SourceServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+
+
+class TrainerStub(TrainingServiceStub, DatasetServiceStub):
+    """All that the trainer answers."""
+
+    def __init__(self, channel: grpc.Channel) -> None:
+        TrainingServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
+        DatasetServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
 class MonitoringStub(

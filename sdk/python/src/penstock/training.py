@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from penstock.api.trainer.v1 import training_pb2 as pb
-from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 from penstock.channels import Connection
 from penstock.ids import uuid7
+from penstock.stubs import TrainerStub
 from penstock.values import enum_number
 
 Type: TypeAlias = "pb.TrainingType.ValueType | str | None"
@@ -17,7 +17,7 @@ Type: TypeAlias = "pb.TrainingType.ValueType | str | None"
 class TrainingClient:
     """Calls the trainer."""
 
-    def __init__(self, connection: Connection[TrainingServiceStub]) -> None:
+    def __init__(self, connection: Connection[TrainerStub]) -> None:
         self._connection = connection
 
     def create_run(

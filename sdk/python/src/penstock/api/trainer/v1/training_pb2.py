@@ -22,32 +22,89 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&penstock/api/trainer/v1/training.proto\x12\x17penstock.api.trainer.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"T\n\x0fTrainingTrigger\x12\x14\n\x0crequested_by\x18\x01 \x01(\t\x12\x1d\n\x15retraining_request_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"\xfe\x03\n\x0bTrainingRun\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x38\n\x05state\x18\x03 \x01(\x0e\x32).penstock.api.trainer.v1.TrainingRunState\x12\x33\n\x04type\x18\x04 \x01(\x0e\x32%.penstock.api.trainer.v1.TrainingType\x12\x39\n\x07trigger\x18\x05 \x01(\x0b\x32(.penstock.api.trainer.v1.TrainingTrigger\x12\x16\n\x0eparent_version\x18\x06 \x01(\t\x12\x16\n\x0e\x63onfig_version\x18\x07 \x01(\x05\x12\x0f\n\x07\x64\x61taset\x18\x08 \x01(\t\x12\x13\n\x0bnew_version\x18\t \x01(\t\x12\x1e\n\x11validation_passed\x18\n \x01(\x08H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.TimestampB\x14\n\x12_validation_passed\"\xdd\x01\n\x18\x43reateTrainingRunRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x04type\x18\x02 \x01(\x0e\x32%.penstock.api.trainer.v1.TrainingType\x12\x16\n\x0eparent_version\x18\x03 \x01(\t\x12\x39\n\x07trigger\x18\x04 \x01(\x0b\x32(.penstock.api.trainer.v1.TrainingTrigger\x12\x16\n\x0e\x63onfig_version\x18\x05 \x01(\x05\x12\x12\n\nrequest_id\x18\x06 \x01(\t\"N\n\x19\x43reateTrainingRunResponse\x12\x31\n\x03run\x18\x01 \x01(\x0b\x32$.penstock.api.trainer.v1.TrainingRun\"#\n\x15GetTrainingRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"K\n\x16GetTrainingRunResponse\x12\x31\n\x03run\x18\x01 \x01(\x0b\x32$.penstock.api.trainer.v1.TrainingRun*\xfb\x01\n\x10TrainingRunState\x12\"\n\x1eTRAINING_RUN_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRAINING_RUN_STATE_QUEUED\x10\x01\x12\x1e\n\x1aTRAINING_RUN_STATE_RUNNING\x10\x02\x12!\n\x1dTRAINING_RUN_STATE_VALIDATING\x10\x03\x12 \n\x1cTRAINING_RUN_STATE_COMPLETED\x10\x04\x12\x1d\n\x19TRAINING_RUN_STATE_FAILED\x10\x05\x12 \n\x1cTRAINING_RUN_STATE_CANCELLED\x10\x06*\x7f\n\x0cTrainingType\x12\x1d\n\x19TRAINING_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRAINING_TYPE_INITIAL\x10\x01\x12\x19\n\x15TRAINING_TYPE_RETRAIN\x10\x02\x12\x1a\n\x16TRAINING_TYPE_FINETUNE\x10\x03\x32\x80\x02\n\x0fTrainingService\x12z\n\x11\x43reateTrainingRun\x12\x31.penstock.api.trainer.v1.CreateTrainingRunRequest\x1a\x32.penstock.api.trainer.v1.CreateTrainingRunResponse\x12q\n\x0eGetTrainingRun\x12..penstock.api.trainer.v1.GetTrainingRunRequest\x1a/.penstock.api.trainer.v1.GetTrainingRunResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n&penstock/api/trainer/v1/training.proto\x12\x17penstock.api.trainer.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"T\n\x0fTrainingTrigger\x12\x14\n\x0crequested_by\x18\x01 \x01(\t\x12\x1d\n\x15retraining_request_id\x18\x02 \x01(\t\x12\x0c\n\x04note\x18\x03 \x01(\t\"\xbf\x0c\n\x0bTrainingRun\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x38\n\x05state\x18\x03 \x01(\x0e\x32).penstock.api.trainer.v1.TrainingRunState\x12\x33\n\x04type\x18\x04 \x01(\x0e\x32%.penstock.api.trainer.v1.TrainingType\x12\x39\n\x07trigger\x18\x05 \x01(\x0b\x32(.penstock.api.trainer.v1.TrainingTrigger\x12\x16\n\x0eparent_version\x18\x06 \x01(\t\x12\x16\n\x0e\x63onfig_version\x18\x07 \x01(\x05\x12\x0f\n\x07\x64\x61taset\x18\x08 \x01(\t\x12\x13\n\x0bnew_version\x18\t \x01(\t\x12\x1e\n\x11validation_passed\x18\n \x01(\x08H\x00\x88\x01\x01\x12\x0f\n\x07message\x18\x0b \x01(\t\x12/\n\x0b\x63reate_time\x18\x0c \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nstart_time\x18\r \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12,\n\x08\x65nd_time\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0e\n\x06recipe\x18\x0f \x01(\t\x12+\n\nparameters\x18\x10 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x13\n\x0b\x64\x61ta_source\x18\x11 \x01(\t\x12;\n\x08\x65xecutor\x18\x12 \x01(\x0e\x32).penstock.api.trainer.v1.TrainingExecutor\x12\x13\n\x0b\x63ode_sha256\x18\x13 \x01(\t\x12J\n\x0b\x65nvironment\x18\x14 \x03(\x0b\x32\x35.penstock.api.trainer.v1.TrainingRun.EnvironmentEntry\x12\x13\n\x0btrain_count\x18\x15 \x01(\x03\x12\x18\n\x10validation_count\x18\x16 \x01(\x03\x12\x12\n\ntest_count\x18\x17 \x01(\x03\x12M\n\rtrain_metrics\x18\x18 \x03(\x0b\x32\x36.penstock.api.trainer.v1.TrainingRun.TrainMetricsEntry\x12W\n\x12validation_metrics\x18\x19 \x03(\x0b\x32;.penstock.api.trainer.v1.TrainingRun.ValidationMetricsEntry\x12K\n\x0ctest_metrics\x18\x1a \x03(\x0b\x32\x35.penstock.api.trainer.v1.TrainingRun.TestMetricsEntry\x12\x13\n\x0b\x64one_epochs\x18\x1b \x01(\x03\x12\x14\n\x0ctotal_epochs\x18\x1c \x01(\x03\x12\x0e\n\x06reason\x18\x1d \x01(\t\x12\x11\n\tretryable\x18\x1e \x01(\x08\x12\x0f\n\x07\x61ttempt\x18\x1f \x01(\x05\x12\x13\n\x0b\x64uration_ms\x18  \x01(\x03\x12/\n\x0b\x63\x61ncel_time\x18! \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nshortfalls\x18\" \x03(\t\x12\x15\n\revaluation_id\x18# \x01(\x03\x12\x14\n\x0clabel_column\x18$ \x01(\t\x12\x17\n\x0f\x66\x65\x61ture_columns\x18% \x03(\t\x12\x12\n\ncreated_by\x18& \x01(\t\x12\x19\n\x11new_version_stage\x18\' \x01(\t\x12\x12\n\nprofile_id\x18( \x01(\t\x1a\x32\n\x10\x45nvironmentEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x33\n\x11TrainMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x38\n\x16ValidationMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x32\n\x10TestMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x42\x14\n\x12_validation_passed\"\xd0\x01\n\rTrainingEpoch\x12\x0e\n\x06number\x18\x01 \x01(\x03\x12\x44\n\x07metrics\x18\x02 \x03(\x0b\x32\x33.penstock.api.trainer.v1.TrainingEpoch.MetricsEntry\x12(\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61ttempt\x18\x04 \x01(\x05\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\xfd\x02\n\x18\x43reateTrainingRunRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x33\n\x04type\x18\x02 \x01(\x0e\x32%.penstock.api.trainer.v1.TrainingType\x12\x16\n\x0eparent_version\x18\x03 \x01(\t\x12\x39\n\x07trigger\x18\x04 \x01(\x0b\x32(.penstock.api.trainer.v1.TrainingTrigger\x12\x16\n\x0e\x63onfig_version\x18\x05 \x01(\x05\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x13\n\x0b\x64\x61ta_source\x18\x07 \x01(\t\x12+\n\nparameters\x18\x08 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x0f\n\x07version\x18\t \x01(\t\x12\x0e\n\x06recipe\x18\n \x01(\t\x12;\n\x08\x65xecutor\x18\x0b \x01(\x0e\x32).penstock.api.trainer.v1.TrainingExecutor\"N\n\x19\x43reateTrainingRunResponse\x12\x31\n\x03run\x18\x01 \x01(\x0b\x32$.penstock.api.trainer.v1.TrainingRun\"#\n\x15GetTrainingRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"K\n\x16GetTrainingRunResponse\x12\x31\n\x03run\x18\x01 \x01(\x0b\x32$.penstock.api.trainer.v1.TrainingRun\"\x8a\x01\n\x17ListTrainingRunsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x39\n\x06states\x18\x02 \x03(\x0e\x32).penstock.api.trainer.v1.TrainingRunState\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"g\n\x18ListTrainingRunsResponse\x12\x32\n\x04runs\x18\x01 \x03(\x0b\x32$.penstock.api.trainer.v1.TrainingRun\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\":\n\x17WatchTrainingRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0b\x61\x66ter_epoch\x18\x02 \x01(\x03\"\x85\x01\n\x18WatchTrainingRunResponse\x12\x31\n\x03run\x18\x01 \x01(\x0b\x32$.penstock.api.trainer.v1.TrainingRun\x12\x36\n\x06\x65pochs\x18\x02 \x03(\x0b\x32&.penstock.api.trainer.v1.TrainingEpoch\"&\n\x18\x43\x61ncelTrainingRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"N\n\x19\x43\x61ncelTrainingRunResponse\x12\x31\n\x03run\x18\x01 \x01(\x0b\x32$.penstock.api.trainer.v1.TrainingRun\"N\n\x19ListTrainingEpochsRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\"m\n\x1aListTrainingEpochsResponse\x12\x36\n\x06\x65pochs\x18\x01 \x03(\x0b\x32&.penstock.api.trainer.v1.TrainingEpoch\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"D\n\x16ReadTrainingLogRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0e\n\x06\x66ollow\x18\x03 \x01(\x08\"8\n\x17ReadTrainingLogResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x12\x0e\n\x06offset\x18\x02 \x01(\x03\"&\n\x18\x44\x65leteTrainingRunRequest\x12\n\n\x02id\x18\x01 \x01(\t\"\x1b\n\x19\x44\x65leteTrainingRunResponse\"\x14\n\x12ListRecipesRequest\"G\n\x13ListRecipesResponse\x12\x30\n\x07recipes\x18\x01 \x03(\x0b\x32\x1f.penstock.api.trainer.v1.Recipe\"\x8b\x01\n\x06Recipe\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12<\n\nparameters\x18\x03 \x03(\x0b\x32(.penstock.api.trainer.v1.RecipeParameter\x12\x0f\n\x07\x61llowed\x18\x04 \x01(\x08\x12\x0f\n\x07refusal\x18\x05 \x01(\t\"c\n\x0fRecipeParameter\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12-\n\rdefault_value\x18\x03 \x01(\x0b\x32\x16.google.protobuf.Value*\xfb\x01\n\x10TrainingRunState\x12\"\n\x1eTRAINING_RUN_STATE_UNSPECIFIED\x10\x00\x12\x1d\n\x19TRAINING_RUN_STATE_QUEUED\x10\x01\x12\x1e\n\x1aTRAINING_RUN_STATE_RUNNING\x10\x02\x12!\n\x1dTRAINING_RUN_STATE_VALIDATING\x10\x03\x12 \n\x1cTRAINING_RUN_STATE_COMPLETED\x10\x04\x12\x1d\n\x19TRAINING_RUN_STATE_FAILED\x10\x05\x12 \n\x1cTRAINING_RUN_STATE_CANCELLED\x10\x06*\x7f\n\x0cTrainingType\x12\x1d\n\x19TRAINING_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15TRAINING_TYPE_INITIAL\x10\x01\x12\x19\n\x15TRAINING_TYPE_RETRAIN\x10\x02\x12\x1a\n\x16TRAINING_TYPE_FINETUNE\x10\x03*\xad\x01\n\x10TrainingExecutor\x12!\n\x1dTRAINING_EXECUTOR_UNSPECIFIED\x10\x00\x12\x1b\n\x17TRAINING_EXECUTOR_LOCAL\x10\x01\x12\x19\n\x15TRAINING_EXECUTOR_RAY\x10\x02\x12 \n\x1cTRAINING_EXECUTOR_KUBERNETES\x10\x03\x12\x1c\n\x18TRAINING_EXECUTOR_REMOTE\x10\x04\x32\xcd\x08\n\x0fTrainingService\x12z\n\x11\x43reateTrainingRun\x12\x31.penstock.api.trainer.v1.CreateTrainingRunRequest\x1a\x32.penstock.api.trainer.v1.CreateTrainingRunResponse\x12q\n\x0eGetTrainingRun\x12..penstock.api.trainer.v1.GetTrainingRunRequest\x1a/.penstock.api.trainer.v1.GetTrainingRunResponse\x12w\n\x10ListTrainingRuns\x12\x30.penstock.api.trainer.v1.ListTrainingRunsRequest\x1a\x31.penstock.api.trainer.v1.ListTrainingRunsResponse\x12y\n\x10WatchTrainingRun\x12\x30.penstock.api.trainer.v1.WatchTrainingRunRequest\x1a\x31.penstock.api.trainer.v1.WatchTrainingRunResponse0\x01\x12z\n\x11\x43\x61ncelTrainingRun\x12\x31.penstock.api.trainer.v1.CancelTrainingRunRequest\x1a\x32.penstock.api.trainer.v1.CancelTrainingRunResponse\x12}\n\x12ListTrainingEpochs\x12\x32.penstock.api.trainer.v1.ListTrainingEpochsRequest\x1a\x33.penstock.api.trainer.v1.ListTrainingEpochsResponse\x12v\n\x0fReadTrainingLog\x12/.penstock.api.trainer.v1.ReadTrainingLogRequest\x1a\x30.penstock.api.trainer.v1.ReadTrainingLogResponse0\x01\x12z\n\x11\x44\x65leteTrainingRun\x12\x31.penstock.api.trainer.v1.DeleteTrainingRunRequest\x1a\x32.penstock.api.trainer.v1.DeleteTrainingRunResponse\x12h\n\x0bListRecipes\x12+.penstock.api.trainer.v1.ListRecipesRequest\x1a,.penstock.api.trainer.v1.ListRecipesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.api.trainer.v1.training_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_TRAININGRUNSTATE']._serialized_start=1118
-  _globals['_TRAININGRUNSTATE']._serialized_end=1369
-  _globals['_TRAININGTYPE']._serialized_start=1371
-  _globals['_TRAININGTYPE']._serialized_end=1498
-  _globals['_TRAININGTRIGGER']._serialized_start=100
-  _globals['_TRAININGTRIGGER']._serialized_end=184
-  _globals['_TRAININGRUN']._serialized_start=187
-  _globals['_TRAININGRUN']._serialized_end=697
-  _globals['_CREATETRAININGRUNREQUEST']._serialized_start=700
-  _globals['_CREATETRAININGRUNREQUEST']._serialized_end=921
-  _globals['_CREATETRAININGRUNRESPONSE']._serialized_start=923
-  _globals['_CREATETRAININGRUNRESPONSE']._serialized_end=1001
-  _globals['_GETTRAININGRUNREQUEST']._serialized_start=1003
-  _globals['_GETTRAININGRUNREQUEST']._serialized_end=1038
-  _globals['_GETTRAININGRUNRESPONSE']._serialized_start=1040
-  _globals['_GETTRAININGRUNRESPONSE']._serialized_end=1115
-  _globals['_TRAININGSERVICE']._serialized_start=1501
-  _globals['_TRAININGSERVICE']._serialized_end=1757
+  _globals['_TRAININGRUN_ENVIRONMENTENTRY']._loaded_options = None
+  _globals['_TRAININGRUN_ENVIRONMENTENTRY']._serialized_options = b'8\001'
+  _globals['_TRAININGRUN_TRAINMETRICSENTRY']._loaded_options = None
+  _globals['_TRAININGRUN_TRAINMETRICSENTRY']._serialized_options = b'8\001'
+  _globals['_TRAININGRUN_VALIDATIONMETRICSENTRY']._loaded_options = None
+  _globals['_TRAININGRUN_VALIDATIONMETRICSENTRY']._serialized_options = b'8\001'
+  _globals['_TRAININGRUN_TESTMETRICSENTRY']._loaded_options = None
+  _globals['_TRAININGRUN_TESTMETRICSENTRY']._serialized_options = b'8\001'
+  _globals['_TRAININGEPOCH_METRICSENTRY']._loaded_options = None
+  _globals['_TRAININGEPOCH_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_TRAININGRUNSTATE']._serialized_start=3896
+  _globals['_TRAININGRUNSTATE']._serialized_end=4147
+  _globals['_TRAININGTYPE']._serialized_start=4149
+  _globals['_TRAININGTYPE']._serialized_end=4276
+  _globals['_TRAININGEXECUTOR']._serialized_start=4279
+  _globals['_TRAININGEXECUTOR']._serialized_end=4452
+  _globals['_TRAININGTRIGGER']._serialized_start=130
+  _globals['_TRAININGTRIGGER']._serialized_end=214
+  _globals['_TRAININGRUN']._serialized_start=217
+  _globals['_TRAININGRUN']._serialized_end=1816
+  _globals['_TRAININGRUN_ENVIRONMENTENTRY']._serialized_start=1581
+  _globals['_TRAININGRUN_ENVIRONMENTENTRY']._serialized_end=1631
+  _globals['_TRAININGRUN_TRAINMETRICSENTRY']._serialized_start=1633
+  _globals['_TRAININGRUN_TRAINMETRICSENTRY']._serialized_end=1684
+  _globals['_TRAININGRUN_VALIDATIONMETRICSENTRY']._serialized_start=1686
+  _globals['_TRAININGRUN_VALIDATIONMETRICSENTRY']._serialized_end=1742
+  _globals['_TRAININGRUN_TESTMETRICSENTRY']._serialized_start=1744
+  _globals['_TRAININGRUN_TESTMETRICSENTRY']._serialized_end=1794
+  _globals['_TRAININGEPOCH']._serialized_start=1819
+  _globals['_TRAININGEPOCH']._serialized_end=2027
+  _globals['_TRAININGEPOCH_METRICSENTRY']._serialized_start=1981
+  _globals['_TRAININGEPOCH_METRICSENTRY']._serialized_end=2027
+  _globals['_CREATETRAININGRUNREQUEST']._serialized_start=2030
+  _globals['_CREATETRAININGRUNREQUEST']._serialized_end=2411
+  _globals['_CREATETRAININGRUNRESPONSE']._serialized_start=2413
+  _globals['_CREATETRAININGRUNRESPONSE']._serialized_end=2491
+  _globals['_GETTRAININGRUNREQUEST']._serialized_start=2493
+  _globals['_GETTRAININGRUNREQUEST']._serialized_end=2528
+  _globals['_GETTRAININGRUNRESPONSE']._serialized_start=2530
+  _globals['_GETTRAININGRUNRESPONSE']._serialized_end=2605
+  _globals['_LISTTRAININGRUNSREQUEST']._serialized_start=2608
+  _globals['_LISTTRAININGRUNSREQUEST']._serialized_end=2746
+  _globals['_LISTTRAININGRUNSRESPONSE']._serialized_start=2748
+  _globals['_LISTTRAININGRUNSRESPONSE']._serialized_end=2851
+  _globals['_WATCHTRAININGRUNREQUEST']._serialized_start=2853
+  _globals['_WATCHTRAININGRUNREQUEST']._serialized_end=2911
+  _globals['_WATCHTRAININGRUNRESPONSE']._serialized_start=2914
+  _globals['_WATCHTRAININGRUNRESPONSE']._serialized_end=3047
+  _globals['_CANCELTRAININGRUNREQUEST']._serialized_start=3049
+  _globals['_CANCELTRAININGRUNREQUEST']._serialized_end=3087
+  _globals['_CANCELTRAININGRUNRESPONSE']._serialized_start=3089
+  _globals['_CANCELTRAININGRUNRESPONSE']._serialized_end=3167
+  _globals['_LISTTRAININGEPOCHSREQUEST']._serialized_start=3169
+  _globals['_LISTTRAININGEPOCHSREQUEST']._serialized_end=3247
+  _globals['_LISTTRAININGEPOCHSRESPONSE']._serialized_start=3249
+  _globals['_LISTTRAININGEPOCHSRESPONSE']._serialized_end=3358
+  _globals['_READTRAININGLOGREQUEST']._serialized_start=3360
+  _globals['_READTRAININGLOGREQUEST']._serialized_end=3428
+  _globals['_READTRAININGLOGRESPONSE']._serialized_start=3430
+  _globals['_READTRAININGLOGRESPONSE']._serialized_end=3486
+  _globals['_DELETETRAININGRUNREQUEST']._serialized_start=3488
+  _globals['_DELETETRAININGRUNREQUEST']._serialized_end=3526
+  _globals['_DELETETRAININGRUNRESPONSE']._serialized_start=3528
+  _globals['_DELETETRAININGRUNRESPONSE']._serialized_end=3555
+  _globals['_LISTRECIPESREQUEST']._serialized_start=3557
+  _globals['_LISTRECIPESREQUEST']._serialized_end=3577
+  _globals['_LISTRECIPESRESPONSE']._serialized_start=3579
+  _globals['_LISTRECIPESRESPONSE']._serialized_end=3650
+  _globals['_RECIPE']._serialized_start=3653
+  _globals['_RECIPE']._serialized_end=3792
+  _globals['_RECIPEPARAMETER']._serialized_start=3794
+  _globals['_RECIPEPARAMETER']._serialized_end=3893
+  _globals['_TRAININGSERVICE']._serialized_start=4455
+  _globals['_TRAININGSERVICE']._serialized_end=5556
 # @@protoc_insertion_point(module_scope)

@@ -7,9 +7,12 @@ Errors of every RPC: UNAUTHENTICATED and PERMISSION_DENIED by the caller's key, 
 naming the field, UNAVAILABLE while the database can't be reached. Others stand at the RPC.
 """
 
+from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
+from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
@@ -90,6 +93,38 @@ TRAINING_TYPE_FINETUNE: TrainingType.ValueType  # 3
 """The parent's weights."""
 Global___TrainingType: _TypeAlias = TrainingType  # noqa: Y015
 
+class _TrainingExecutor:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _TrainingExecutorEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TrainingExecutor.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    TRAINING_EXECUTOR_UNSPECIFIED: _TrainingExecutor.ValueType  # 0
+    """In a request: as the recipe's parameter `executor` says, else LOCAL."""
+    TRAINING_EXECUTOR_LOCAL: _TrainingExecutor.ValueType  # 1
+    """In a process of its own beside the trainer."""
+    TRAINING_EXECUTOR_RAY: _TrainingExecutor.ValueType  # 2
+    """As a job of a Ray cluster."""
+    TRAINING_EXECUTOR_KUBERNETES: _TrainingExecutor.ValueType  # 3
+    """As a Job of Kubernetes."""
+    TRAINING_EXECUTOR_REMOTE: _TrainingExecutor.ValueType  # 4
+    """On a worker elsewhere, which asks for it; see TrainingWorkerService."""
+
+class TrainingExecutor(_TrainingExecutor, metaclass=_TrainingExecutorEnumTypeWrapper):
+    """TrainingExecutor is where a run's recipe runs."""
+
+TRAINING_EXECUTOR_UNSPECIFIED: TrainingExecutor.ValueType  # 0
+"""In a request: as the recipe's parameter `executor` says, else LOCAL."""
+TRAINING_EXECUTOR_LOCAL: TrainingExecutor.ValueType  # 1
+"""In a process of its own beside the trainer."""
+TRAINING_EXECUTOR_RAY: TrainingExecutor.ValueType  # 2
+"""As a job of a Ray cluster."""
+TRAINING_EXECUTOR_KUBERNETES: TrainingExecutor.ValueType  # 3
+"""As a Job of Kubernetes."""
+TRAINING_EXECUTOR_REMOTE: TrainingExecutor.ValueType  # 4
+"""On a worker elsewhere, which asks for it; see TrainingWorkerService."""
+Global___TrainingExecutor: _TypeAlias = TrainingExecutor  # noqa: Y015
+
 @_typing.final
 class TrainingTrigger(_message.Message):
     """TrainingTrigger says what brought a run about."""
@@ -126,6 +161,86 @@ class TrainingRun(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class EnvironmentEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TrainMetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class ValidationMetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class TestMetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     MODEL_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
@@ -140,6 +255,32 @@ class TrainingRun(_message.Message):
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     START_TIME_FIELD_NUMBER: _builtins.int
     END_TIME_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    DATA_SOURCE_FIELD_NUMBER: _builtins.int
+    EXECUTOR_FIELD_NUMBER: _builtins.int
+    CODE_SHA256_FIELD_NUMBER: _builtins.int
+    ENVIRONMENT_FIELD_NUMBER: _builtins.int
+    TRAIN_COUNT_FIELD_NUMBER: _builtins.int
+    VALIDATION_COUNT_FIELD_NUMBER: _builtins.int
+    TEST_COUNT_FIELD_NUMBER: _builtins.int
+    TRAIN_METRICS_FIELD_NUMBER: _builtins.int
+    VALIDATION_METRICS_FIELD_NUMBER: _builtins.int
+    TEST_METRICS_FIELD_NUMBER: _builtins.int
+    DONE_EPOCHS_FIELD_NUMBER: _builtins.int
+    TOTAL_EPOCHS_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    RETRYABLE_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    DURATION_MS_FIELD_NUMBER: _builtins.int
+    CANCEL_TIME_FIELD_NUMBER: _builtins.int
+    SHORTFALLS_FIELD_NUMBER: _builtins.int
+    EVALUATION_ID_FIELD_NUMBER: _builtins.int
+    LABEL_COLUMN_FIELD_NUMBER: _builtins.int
+    FEATURE_COLUMNS_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    NEW_VERSION_STAGE_FIELD_NUMBER: _builtins.int
+    PROFILE_ID_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
@@ -160,6 +301,44 @@ class TrainingRun(_message.Message):
     """Whether the new version met the success criteria; unset until it is known."""
     message: _builtins.str
     """What is going on, or why it failed."""
+    recipe: _builtins.str
+    """How it is trained, for example `sklearn`."""
+    data_source: _builtins.str
+    """Where the rows come from, as the config or the caller says."""
+    executor: Global___TrainingExecutor.ValueType
+    """Where it runs."""
+    code_sha256: _builtins.str
+    """Lowercase hex: of the recipe's code, its parameters and the versions of the libraries that it uses."""
+    train_count: _builtins.int
+    """Rows of each part; 0 until the dataset is divided."""
+    validation_count: _builtins.int
+    """Likewise."""
+    test_count: _builtins.int
+    """Likewise: rows that training never saw."""
+    done_epochs: _builtins.int
+    """How far it has come; 0 of 0: nobody knows yet."""
+    total_epochs: _builtins.int
+    """Likewise."""
+    reason: _builtins.str
+    """A stable reason where it FAILED, such as TRAINING_FAILED, OUT_OF_MEMORY, TIME_LIMIT, LOSS_NOT_FINITE,
+    INVALID_DATA, DATASET_NOT_FOUND, REGISTRATION_FAILED.
+    """
+    retryable: _builtins.bool
+    """Whether asking again for the same may help."""
+    attempt: _builtins.int
+    """How often it was begun."""
+    duration_ms: _builtins.int
+    """From its beginning to its end, or to now, in ms."""
+    evaluation_id: _builtins.int
+    """The evaluation in the registry that says whether the validation passed; 0: none yet."""
+    label_column: _builtins.str
+    """The label's column."""
+    created_by: _builtins.str
+    """Who asked for it."""
+    new_version_stage: _builtins.str
+    """The version's stage as it was registered, for example CANDIDATE."""
+    profile_id: _builtins.str
+    """The reference profile that was made of the rows that it learned from; empty: none."""
     @_builtins.property
     def trigger(self) -> Global___TrainingTrigger:
         """What brought it about."""
@@ -175,6 +354,40 @@ class TrainingRun(_message.Message):
     @_builtins.property
     def end_time(self) -> _timestamp_pb2.Timestamp:
         """When it ended."""
+
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct:
+        """What the recipe was told, its defaults not among it."""
+
+    @_builtins.property
+    def environment(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """What it ran with: python, platform, each library by name with its version."""
+
+    @_builtins.property
+    def train_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """By name, such as `accuracy` and `loss`; of the rows that it learned from."""
+
+    @_builtins.property
+    def validation_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of the rows that early stopping and search look at."""
+
+    @_builtins.property
+    def test_metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Of the rows that training never saw, as the recipe measured them; what the version does there once it is served is
+        in the registry's evaluations.
+        """
+
+    @_builtins.property
+    def cancel_time(self) -> _timestamp_pb2.Timestamp:
+        """Set once somebody asked for its end."""
+
+    @_builtins.property
+    def shortfalls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Each success criterion that was not met, in a sentence; why a validation could not be made."""
+
+    @_builtins.property
+    def feature_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The columns that it learns from, in the order in which the version takes them."""
 
     def __init__(
         self,
@@ -193,16 +406,100 @@ class TrainingRun(_message.Message):
         create_time: _timestamp_pb2.Timestamp | None = ...,
         start_time: _timestamp_pb2.Timestamp | None = ...,
         end_time: _timestamp_pb2.Timestamp | None = ...,
+        recipe: _builtins.str = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        data_source: _builtins.str = ...,
+        executor: Global___TrainingExecutor.ValueType = ...,
+        code_sha256: _builtins.str = ...,
+        environment: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        train_count: _builtins.int = ...,
+        validation_count: _builtins.int = ...,
+        test_count: _builtins.int = ...,
+        train_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        validation_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        test_metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        done_epochs: _builtins.int = ...,
+        total_epochs: _builtins.int = ...,
+        reason: _builtins.str = ...,
+        retryable: _builtins.bool = ...,
+        attempt: _builtins.int = ...,
+        duration_ms: _builtins.int = ...,
+        cancel_time: _timestamp_pb2.Timestamp | None = ...,
+        shortfalls: _abc.Iterable[_builtins.str] | None = ...,
+        evaluation_id: _builtins.int = ...,
+        label_column: _builtins.str = ...,
+        feature_columns: _abc.Iterable[_builtins.str] | None = ...,
+        created_by: _builtins.str = ...,
+        new_version_stage: _builtins.str = ...,
+        profile_id: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "create_time", b"create_time", "end_time", b"end_time", "start_time", b"start_time", "trigger", b"trigger", "validation_passed", b"validation_passed"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "cancel_time", b"cancel_time", "create_time", b"create_time", "end_time", b"end_time", "parameters", b"parameters", "start_time", b"start_time", "trigger", b"trigger", "validation_passed", b"validation_passed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "config_version", b"config_version", "create_time", b"create_time", "dataset", b"dataset", "end_time", b"end_time", "id", b"id", "message", b"message", "model", b"model", "new_version", b"new_version", "parent_version", b"parent_version", "start_time", b"start_time", "state", b"state", "trigger", b"trigger", "type", b"type", "validation_passed", b"validation_passed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "attempt", b"attempt", "cancel_time", b"cancel_time", "code_sha256", b"code_sha256", "config_version", b"config_version", "create_time", b"create_time", "created_by", b"created_by", "data_source", b"data_source", "dataset", b"dataset", "done_epochs", b"done_epochs", "duration_ms", b"duration_ms", "end_time", b"end_time", "environment", b"environment", "evaluation_id", b"evaluation_id", "executor", b"executor", "feature_columns", b"feature_columns", "id", b"id", "label_column", b"label_column", "message", b"message", "model", b"model", "new_version", b"new_version", "new_version_stage", b"new_version_stage", "parameters", b"parameters", "parent_version", b"parent_version", "profile_id", b"profile_id", "reason", b"reason", "recipe", b"recipe", "retryable", b"retryable", "shortfalls", b"shortfalls", "start_time", b"start_time", "state", b"state", "test_count", b"test_count", "test_metrics", b"test_metrics", "total_epochs", b"total_epochs", "train_count", b"train_count", "train_metrics", b"train_metrics", "trigger", b"trigger", "type", b"type", "validation_count", b"validation_count", "validation_metrics", b"validation_metrics", "validation_passed", b"validation_passed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__validation_passed: _TypeAlias = _typing.Literal["validation_passed"]  # noqa: Y015
     _WhichOneofArgType__validation_passed: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__validation_passed) -> _WhichOneofReturnType__validation_passed | None: ...
 
 Global___TrainingRun: _TypeAlias = TrainingRun  # noqa: Y015
+
+@_typing.final
+class TrainingEpoch(_message.Message):
+    """TrainingEpoch is what a recipe told of one step: an epoch of a network, a trial of a search."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class MetricsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    METRICS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """1, 2, 3 …"""
+    attempt: _builtins.int
+    """The attempt that told it: a run that was rescued goes on after its last checkpoint, and may tell some again."""
+    @_builtins.property
+    def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Finite numbers by name, such as `loss`, `validation_loss`, `accuracy`."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When it was told."""
+
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        metrics: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        attempt: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "metrics", b"metrics", "number", b"number", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TrainingEpoch: _TypeAlias = TrainingEpoch  # noqa: Y015
 
 @_typing.final
 class CreateTrainingRunRequest(_message.Message):
@@ -216,6 +513,11 @@ class CreateTrainingRunRequest(_message.Message):
     TRIGGER_FIELD_NUMBER: _builtins.int
     CONFIG_VERSION_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DATA_SOURCE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    RECIPE_FIELD_NUMBER: _builtins.int
+    EXECUTOR_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model; required."""
     type: Global___TrainingType.ValueType
@@ -225,10 +527,24 @@ class CreateTrainingRunRequest(_message.Message):
     config_version: _builtins.int
     """The version of the training config; 0: the latest."""
     request_id: _builtins.str
-    """A UUID; the same again gives the first result."""
+    """At most 128 characters; the same again gives the first result."""
+    data_source: _builtins.str
+    """In place of the config's: NAME or NAME/VERSION of a dataset, `traffic` or `traffic:7d` (labelled traffic of this
+    model, of so long), or several with `+` between them.
+    """
+    version: _builtins.str
+    """What the new version is called; empty: a name is generated."""
+    recipe: _builtins.str
+    """The recipe, where the model has no training config, or in place of it."""
+    executor: Global___TrainingExecutor.ValueType
+    """Where it runs."""
     @_builtins.property
     def trigger(self) -> Global___TrainingTrigger:
         """What brought it about; `requested_by` is the caller's own name where it is not a service's key."""
+
+    @_builtins.property
+    def parameters(self) -> _struct_pb2.Struct:
+        """In place of the config's, by name; those that are not named stay."""
 
     def __init__(
         self,
@@ -239,10 +555,15 @@ class CreateTrainingRunRequest(_message.Message):
         trigger: Global___TrainingTrigger | None = ...,
         config_version: _builtins.int = ...,
         request_id: _builtins.str = ...,
+        data_source: _builtins.str = ...,
+        parameters: _struct_pb2.Struct | None = ...,
+        version: _builtins.str = ...,
+        recipe: _builtins.str = ...,
+        executor: Global___TrainingExecutor.ValueType = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["trigger", b"trigger"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "trigger", b"trigger"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_version", b"config_version", "model", b"model", "parent_version", b"parent_version", "request_id", b"request_id", "trigger", b"trigger", "type", b"type"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config_version", b"config_version", "data_source", b"data_source", "executor", b"executor", "model", b"model", "parameters", b"parameters", "parent_version", b"parent_version", "recipe", b"recipe", "request_id", b"request_id", "trigger", b"trigger", "type", b"type", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,3 +638,437 @@ class GetTrainingRunResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetTrainingRunResponse: _TypeAlias = GetTrainingRunResponse  # noqa: Y015
+
+@_typing.final
+class ListTrainingRunsRequest(_message.Message):
+    """ListTrainingRunsRequest asks for a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    STATES_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """Only of this model; empty: of all."""
+    page_size: _builtins.int
+    """1 to 1,000; 0: 50."""
+    page_token: _builtins.str
+    """Of the answer before, with the same filters."""
+    @_builtins.property
+    def states(self) -> _containers.RepeatedScalarFieldContainer[Global___TrainingRunState.ValueType]:
+        """Only in these states; none: in any."""
+
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        states: _abc.Iterable[Global___TrainingRunState.ValueType] | None = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "states", b"states"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainingRunsRequest: _TypeAlias = ListTrainingRunsRequest  # noqa: Y015
+
+@_typing.final
+class ListTrainingRunsResponse(_message.Message):
+    """ListTrainingRunsResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there are no more."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingRun]:
+        """The newest first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___TrainingRun] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainingRunsResponse: _TypeAlias = ListTrainingRunsResponse  # noqa: Y015
+
+@_typing.final
+class WatchTrainingRunRequest(_message.Message):
+    """WatchTrainingRunRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    AFTER_EPOCH_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    after_epoch: _builtins.int
+    """Only epochs after this one are told."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        after_epoch: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_epoch", b"after_epoch", "id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTrainingRunRequest: _TypeAlias = WatchTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class WatchTrainingRunResponse(_message.Message):
+    """WatchTrainingRunResponse is a run, and what came since the answer before."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___TrainingRun:
+        """As it stands."""
+
+    @_builtins.property
+    def epochs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingEpoch]:
+        """In order; at most 1,000 an answer."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___TrainingRun | None = ...,
+        epochs: _abc.Iterable[Global___TrainingEpoch] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchTrainingRunResponse: _TypeAlias = WatchTrainingRunResponse  # noqa: Y015
+
+@_typing.final
+class CancelTrainingRunRequest(_message.Message):
+    """CancelTrainingRunRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelTrainingRunRequest: _TypeAlias = CancelTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class CancelTrainingRunResponse(_message.Message):
+    """CancelTrainingRunResponse is the run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUN_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def run(self) -> Global___TrainingRun:
+        """As it stands: CANCELLED, or with `cancel_time` until it has ended."""
+
+    def __init__(
+        self,
+        *,
+        run: Global___TrainingRun | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["run", b"run"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CancelTrainingRunResponse: _TypeAlias = CancelTrainingRunResponse  # noqa: Y015
+
+@_typing.final
+class ListTrainingEpochsRequest(_message.Message):
+    """ListTrainingEpochsRequest asks for a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """The run."""
+    page_size: _builtins.int
+    """1 to 1,000; 0: 1,000."""
+    page_token: _builtins.str
+    """Of the answer before."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainingEpochsRequest: _TypeAlias = ListTrainingEpochsRequest  # noqa: Y015
+
+@_typing.final
+class ListTrainingEpochsResponse(_message.Message):
+    """ListTrainingEpochsResponse is a page."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EPOCHS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Empty: there are no more."""
+    @_builtins.property
+    def epochs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingEpoch]:
+        """In order."""
+
+    def __init__(
+        self,
+        *,
+        epochs: _abc.Iterable[Global___TrainingEpoch] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["epochs", b"epochs", "next_page_token", b"next_page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrainingEpochsResponse: _TypeAlias = ListTrainingEpochsResponse  # noqa: Y015
+
+@_typing.final
+class ReadTrainingLogRequest(_message.Message):
+    """ReadTrainingLogRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    offset: _builtins.int
+    """Bytes to leave out at the beginning."""
+    follow: _builtins.bool
+    """Go on until the run has ended."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        offset: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["follow", b"follow", "id", b"id", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadTrainingLogRequest: _TypeAlias = ReadTrainingLogRequest  # noqa: Y015
+
+@_typing.final
+class ReadTrainingLogResponse(_message.Message):
+    """ReadTrainingLogResponse is a piece."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHUNK_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
+    chunk: _builtins.bytes
+    """Bytes, UTF-8 where the recipe printed such; at most 64 KiB."""
+    offset: _builtins.int
+    """Where the piece begins, counted in all that was printed; where it is not the end of the piece before, what lies
+    between was left out.
+    """
+    def __init__(
+        self,
+        *,
+        chunk: _builtins.bytes = ...,
+        offset: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "offset", b"offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReadTrainingLogResponse: _TypeAlias = ReadTrainingLogResponse  # noqa: Y015
+
+@_typing.final
+class DeleteTrainingRunRequest(_message.Message):
+    """DeleteTrainingRunRequest names a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    """Its id."""
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["id", b"id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTrainingRunRequest: _TypeAlias = DeleteTrainingRunRequest  # noqa: Y015
+
+@_typing.final
+class DeleteTrainingRunResponse(_message.Message):
+    """DeleteTrainingRunResponse is empty."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteTrainingRunResponse: _TypeAlias = DeleteTrainingRunResponse  # noqa: Y015
+
+@_typing.final
+class ListRecipesRequest(_message.Message):
+    """ListRecipesRequest asks for all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecipesRequest: _TypeAlias = ListRecipesRequest  # noqa: Y015
+
+@_typing.final
+class ListRecipesResponse(_message.Message):
+    """ListRecipesResponse is all."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECIPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def recipes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Recipe]:
+        """By name."""
+
+    def __init__(
+        self,
+        *,
+        recipes: _abc.Iterable[Global___Recipe] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["recipes", b"recipes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListRecipesResponse: _TypeAlias = ListRecipesResponse  # noqa: Y015
+
+@_typing.final
+class Recipe(_message.Message):
+    """Recipe is a way of training."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    ALLOWED_FIELD_NUMBER: _builtins.int
+    REFUSAL_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """As a training config names it, for example `keras-mlp`."""
+    description: _builtins.str
+    """What it does, in a sentence or two."""
+    allowed: _builtins.bool
+    """Whether policy lets it run here, and what it needs is installed."""
+    refusal: _builtins.str
+    """Why not, and what to do."""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___RecipeParameter]:
+        """What it takes."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _abc.Iterable[Global___RecipeParameter] | None = ...,
+        allowed: _builtins.bool = ...,
+        refusal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "description", b"description", "name", b"name", "parameters", b"parameters", "refusal", b"refusal"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Recipe: _TypeAlias = Recipe  # noqa: Y015
+
+@_typing.final
+class RecipeParameter(_message.Message):
+    """RecipeParameter is what a recipe can be told."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    description: _builtins.str
+    """What it is: its unit, its range."""
+    @_builtins.property
+    def default_value(self) -> _struct_pb2.Value:
+        """What it is where nobody says."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        default_value: _struct_pb2.Value | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["default_value", b"default_value"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_value", b"default_value", "description", b"description", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecipeParameter: _TypeAlias = RecipeParameter  # noqa: Y015

@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class TrainingServiceStub(object):
-    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED.
+    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED. How a model is trained is
+    its training config, which the registry keeps; see UpdateModel there.
     """
 
     def __init__(self, channel):
@@ -45,16 +46,54 @@ class TrainingServiceStub(object):
                 request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.GetTrainingRunRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.GetTrainingRunResponse.FromString,
                 _registered_method=True)
+        self.ListTrainingRuns = channel.unary_unary(
+                '/penstock.api.trainer.v1.TrainingService/ListTrainingRuns',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingRunsRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingRunsResponse.FromString,
+                _registered_method=True)
+        self.WatchTrainingRun = channel.unary_stream(
+                '/penstock.api.trainer.v1.TrainingService/WatchTrainingRun',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.WatchTrainingRunRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.WatchTrainingRunResponse.FromString,
+                _registered_method=True)
+        self.CancelTrainingRun = channel.unary_unary(
+                '/penstock.api.trainer.v1.TrainingService/CancelTrainingRun',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.CancelTrainingRunRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.CancelTrainingRunResponse.FromString,
+                _registered_method=True)
+        self.ListTrainingEpochs = channel.unary_unary(
+                '/penstock.api.trainer.v1.TrainingService/ListTrainingEpochs',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingEpochsRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingEpochsResponse.FromString,
+                _registered_method=True)
+        self.ReadTrainingLog = channel.unary_stream(
+                '/penstock.api.trainer.v1.TrainingService/ReadTrainingLog',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ReadTrainingLogRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ReadTrainingLogResponse.FromString,
+                _registered_method=True)
+        self.DeleteTrainingRun = channel.unary_unary(
+                '/penstock.api.trainer.v1.TrainingService/DeleteTrainingRun',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.DeleteTrainingRunRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.DeleteTrainingRunResponse.FromString,
+                _registered_method=True)
+        self.ListRecipes = channel.unary_unary(
+                '/penstock.api.trainer.v1.TrainingService/ListRecipes',
+                request_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListRecipesRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListRecipesResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServiceServicer(object):
-    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED.
+    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED. How a model is trained is
+    its training config, which the registry keeps; see UpdateModel there.
     """
 
     def CreateTrainingRun(self, request, context):
-        """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED.
-        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the parent). FAILED_PRECONDITION: NO_TRAINING_CONFIG,
-        REQUEST_ID_REUSED.
+        """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
+        INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
+        parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
+        FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
+        RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -62,6 +101,60 @@ class TrainingServiceServicer(object):
 
     def GetTrainingRun(self, request, context):
         """Gives a run as it stands. Role: viewer. NOT_FOUND: RUN_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrainingRuns(self, request, context):
+        """Lists runs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchTrainingRun(self, request, context):
+        """Gives a run at once, again with each epoch and when it changes, at least every 15 s, until it has ended. Role:
+        viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING; watch again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelTrainingRun(self, request, context):
+        """Ends a run; asked of one that runs, its processes are ended within seconds. Asking twice is asking once. Role:
+        operator. NOT_FOUND: RUN_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListTrainingEpochs(self, request, context):
+        """Gives the epochs of a run, in order: what WatchTrainingRun told. Role: viewer. NOT_FOUND: RUN_NOT_FOUND.
+        INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReadTrainingLog(self, request, context):
+        """Gives what a run printed, from a byte on; with `follow` it goes on until the run has ended. Of more than 4 MiB the
+        first and the last 2 are kept. Role: viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteTrainingRun(self, request, context):
+        """Deletes a run that has ended, its epochs and log; the version that it made stays. Role: admin. NOT_FOUND:
+        RUN_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE (it has not ended).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListRecipes(self, request, context):
+        """Lists the recipes that may be named here, with what they take. Role: viewer.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -80,6 +173,41 @@ def add_TrainingServiceServicer_to_server(servicer, server):
                     request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.GetTrainingRunRequest.FromString,
                     response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.GetTrainingRunResponse.SerializeToString,
             ),
+            'ListTrainingRuns': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrainingRuns,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingRunsRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingRunsResponse.SerializeToString,
+            ),
+            'WatchTrainingRun': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchTrainingRun,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.WatchTrainingRunRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.WatchTrainingRunResponse.SerializeToString,
+            ),
+            'CancelTrainingRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelTrainingRun,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.CancelTrainingRunRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.CancelTrainingRunResponse.SerializeToString,
+            ),
+            'ListTrainingEpochs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrainingEpochs,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingEpochsRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingEpochsResponse.SerializeToString,
+            ),
+            'ReadTrainingLog': grpc.unary_stream_rpc_method_handler(
+                    servicer.ReadTrainingLog,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ReadTrainingLogRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ReadTrainingLogResponse.SerializeToString,
+            ),
+            'DeleteTrainingRun': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteTrainingRun,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.DeleteTrainingRunRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.DeleteTrainingRunResponse.SerializeToString,
+            ),
+            'ListRecipes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListRecipes,
+                    request_deserializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListRecipesRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListRecipesResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'penstock.api.trainer.v1.TrainingService', rpc_method_handlers)
@@ -89,7 +217,8 @@ def add_TrainingServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingService(object):
-    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED.
+    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED. How a model is trained is
+    its training config, which the registry keeps; see UpdateModel there.
     """
 
     @staticmethod
@@ -136,6 +265,195 @@ class TrainingService(object):
             '/penstock.api.trainer.v1.TrainingService/GetTrainingRun',
             penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.GetTrainingRunRequest.SerializeToString,
             penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.GetTrainingRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrainingRuns(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/ListTrainingRuns',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingRunsRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingRunsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchTrainingRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/WatchTrainingRun',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.WatchTrainingRunRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.WatchTrainingRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelTrainingRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/CancelTrainingRun',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.CancelTrainingRunRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.CancelTrainingRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrainingEpochs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/ListTrainingEpochs',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingEpochsRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListTrainingEpochsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReadTrainingLog(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/ReadTrainingLog',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ReadTrainingLogRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ReadTrainingLogResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteTrainingRun(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/DeleteTrainingRun',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.DeleteTrainingRunRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.DeleteTrainingRunResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListRecipes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/penstock.api.trainer.v1.TrainingService/ListRecipes',
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListRecipesRequest.SerializeToString,
+            penstock_dot_api_dot_trainer_dot_v1_dot_training__pb2.ListRecipesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -31,35 +31,93 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingServiceStub:
-    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED."""
+    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED. How a model is trained is
+    its training config, which the registry keeps; see UpdateModel there.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> TrainingServiceAsyncStub: ...
     CreateTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CreateTrainingRunRequest, _training_pb2.CreateTrainingRunResponse]
-    """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED.
-    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the parent). FAILED_PRECONDITION: NO_TRAINING_CONFIG,
-    REQUEST_ID_REUSED.
+    """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
+    INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
+    parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
+    FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
+    RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
     """
     GetTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetTrainingRunRequest, _training_pb2.GetTrainingRunResponse]
     """Gives a run as it stands. Role: viewer. NOT_FOUND: RUN_NOT_FOUND."""
+    ListTrainingRuns: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListTrainingRunsRequest, _training_pb2.ListTrainingRunsResponse]
+    """Lists runs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    WatchTrainingRun: _grpc.UnaryStreamMultiCallable[_training_pb2.WatchTrainingRunRequest, _training_pb2.WatchTrainingRunResponse]
+    """Gives a run at once, again with each epoch and when it changes, at least every 15 s, until it has ended. Role:
+    viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING; watch again.
+    """
+    CancelTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CancelTrainingRunRequest, _training_pb2.CancelTrainingRunResponse]
+    """Ends a run; asked of one that runs, its processes are ended within seconds. Asking twice is asking once. Role:
+    operator. NOT_FOUND: RUN_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
+    """
+    ListTrainingEpochs: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListTrainingEpochsRequest, _training_pb2.ListTrainingEpochsResponse]
+    """Gives the epochs of a run, in order: what WatchTrainingRun told. Role: viewer. NOT_FOUND: RUN_NOT_FOUND.
+    INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    """
+    ReadTrainingLog: _grpc.UnaryStreamMultiCallable[_training_pb2.ReadTrainingLogRequest, _training_pb2.ReadTrainingLogResponse]
+    """Gives what a run printed, from a byte on; with `follow` it goes on until the run has ended. Of more than 4 MiB the
+    first and the last 2 are kept. Role: viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING.
+    """
+    DeleteTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.DeleteTrainingRunRequest, _training_pb2.DeleteTrainingRunResponse]
+    """Deletes a run that has ended, its epochs and log; the version that it made stays. Role: admin. NOT_FOUND:
+    RUN_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE (it has not ended).
+    """
+    ListRecipes: _grpc.UnaryUnaryMultiCallable[_training_pb2.ListRecipesRequest, _training_pb2.ListRecipesResponse]
+    """Lists the recipes that may be named here, with what they take. Role: viewer."""
 
 @_typing.type_check_only
 class TrainingServiceAsyncStub(TrainingServiceStub):
-    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED."""
+    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED. How a model is trained is
+    its training config, which the registry keeps; see UpdateModel there.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateTrainingRunRequest, _training_pb2.CreateTrainingRunResponse]  # type: ignore[assignment]
-    """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED.
-    NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the parent). FAILED_PRECONDITION: NO_TRAINING_CONFIG,
-    REQUEST_ID_REUSED.
+    """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
+    INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
+    parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
+    FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
+    RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
     """
     GetTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetTrainingRunRequest, _training_pb2.GetTrainingRunResponse]  # type: ignore[assignment]
     """Gives a run as it stands. Role: viewer. NOT_FOUND: RUN_NOT_FOUND."""
+    ListTrainingRuns: _aio.UnaryUnaryMultiCallable[_training_pb2.ListTrainingRunsRequest, _training_pb2.ListTrainingRunsResponse]  # type: ignore[assignment]
+    """Lists runs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+    WatchTrainingRun: _aio.UnaryStreamMultiCallable[_training_pb2.WatchTrainingRunRequest, _training_pb2.WatchTrainingRunResponse]  # type: ignore[assignment]
+    """Gives a run at once, again with each epoch and when it changes, at least every 15 s, until it has ended. Role:
+    viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING; watch again.
+    """
+    CancelTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CancelTrainingRunRequest, _training_pb2.CancelTrainingRunResponse]  # type: ignore[assignment]
+    """Ends a run; asked of one that runs, its processes are ended within seconds. Asking twice is asking once. Role:
+    operator. NOT_FOUND: RUN_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
+    """
+    ListTrainingEpochs: _aio.UnaryUnaryMultiCallable[_training_pb2.ListTrainingEpochsRequest, _training_pb2.ListTrainingEpochsResponse]  # type: ignore[assignment]
+    """Gives the epochs of a run, in order: what WatchTrainingRun told. Role: viewer. NOT_FOUND: RUN_NOT_FOUND.
+    INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+    """
+    ReadTrainingLog: _aio.UnaryStreamMultiCallable[_training_pb2.ReadTrainingLogRequest, _training_pb2.ReadTrainingLogResponse]  # type: ignore[assignment]
+    """Gives what a run printed, from a byte on; with `follow` it goes on until the run has ended. Of more than 4 MiB the
+    first and the last 2 are kept. Role: viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING.
+    """
+    DeleteTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.DeleteTrainingRunRequest, _training_pb2.DeleteTrainingRunResponse]  # type: ignore[assignment]
+    """Deletes a run that has ended, its epochs and log; the version that it made stays. Role: admin. NOT_FOUND:
+    RUN_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE (it has not ended).
+    """
+    ListRecipes: _aio.UnaryUnaryMultiCallable[_training_pb2.ListRecipesRequest, _training_pb2.ListRecipesResponse]  # type: ignore[assignment]
+    """Lists the recipes that may be named here, with what they take. Role: viewer."""
 
 class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED."""
+    """TrainingService runs trainings: QUEUED → RUNNING → VALIDATING → COMPLETED | FAILED | CANCELLED. How a model is trained is
+    its training config, which the registry keeps; see UpdateModel there.
+    """
 
     @_abc_1.abstractmethod
     def CreateTrainingRun(
@@ -67,9 +125,11 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _training_pb2.CreateTrainingRunRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.CreateTrainingRunResponse, _abc.Awaitable[_training_pb2.CreateTrainingRunResponse]]:
-        """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED.
-        NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the parent). FAILED_PRECONDITION: NO_TRAINING_CONFIG,
-        REQUEST_ID_REUSED.
+        """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
+        INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
+        parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
+        FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
+        RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
         """
 
     @_abc_1.abstractmethod
@@ -79,5 +139,71 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_training_pb2.GetTrainingRunResponse, _abc.Awaitable[_training_pb2.GetTrainingRunResponse]]:
         """Gives a run as it stands. Role: viewer. NOT_FOUND: RUN_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListTrainingRuns(
+        self,
+        request: _training_pb2.ListTrainingRunsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ListTrainingRunsResponse, _abc.Awaitable[_training_pb2.ListTrainingRunsResponse]]:
+        """Lists runs, the newest first. Role: viewer. INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN."""
+
+    @_abc_1.abstractmethod
+    def WatchTrainingRun(
+        self,
+        request: _training_pb2.WatchTrainingRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.WatchTrainingRunResponse], _abc.AsyncIterator[_training_pb2.WatchTrainingRunResponse]]:
+        """Gives a run at once, again with each epoch and when it changes, at least every 15 s, until it has ended. Role:
+        viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING; watch again.
+        """
+
+    @_abc_1.abstractmethod
+    def CancelTrainingRun(
+        self,
+        request: _training_pb2.CancelTrainingRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.CancelTrainingRunResponse, _abc.Awaitable[_training_pb2.CancelTrainingRunResponse]]:
+        """Ends a run; asked of one that runs, its processes are ended within seconds. Asking twice is asking once. Role:
+        operator. NOT_FOUND: RUN_NOT_FOUND. FAILED_PRECONDITION: JOB_ENDED.
+        """
+
+    @_abc_1.abstractmethod
+    def ListTrainingEpochs(
+        self,
+        request: _training_pb2.ListTrainingEpochsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ListTrainingEpochsResponse, _abc.Awaitable[_training_pb2.ListTrainingEpochsResponse]]:
+        """Gives the epochs of a run, in order: what WatchTrainingRun told. Role: viewer. NOT_FOUND: RUN_NOT_FOUND.
+        INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
+        """
+
+    @_abc_1.abstractmethod
+    def ReadTrainingLog(
+        self,
+        request: _training_pb2.ReadTrainingLogRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_training_pb2.ReadTrainingLogResponse], _abc.AsyncIterator[_training_pb2.ReadTrainingLogResponse]]:
+        """Gives what a run printed, from a byte on; with `follow` it goes on until the run has ended. Of more than 4 MiB the
+        first and the last 2 are kept. Role: viewer. NOT_FOUND: RUN_NOT_FOUND. UNAVAILABLE: DRAINING.
+        """
+
+    @_abc_1.abstractmethod
+    def DeleteTrainingRun(
+        self,
+        request: _training_pb2.DeleteTrainingRunRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.DeleteTrainingRunResponse, _abc.Awaitable[_training_pb2.DeleteTrainingRunResponse]]:
+        """Deletes a run that has ended, its epochs and log; the version that it made stays. Role: admin. NOT_FOUND:
+        RUN_NOT_FOUND. FAILED_PRECONDITION: WRONG_STATE (it has not ended).
+        """
+
+    @_abc_1.abstractmethod
+    def ListRecipes(
+        self,
+        request: _training_pb2.ListRecipesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ListRecipesResponse, _abc.Awaitable[_training_pb2.ListRecipesResponse]]:
+        """Lists the recipes that may be named here, with what they take. Role: viewer."""
 
 def add_TrainingServiceServicer_to_server(servicer: TrainingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
