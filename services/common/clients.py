@@ -31,6 +31,7 @@ def client_of(
     settings: ClientSettings,
     *,
     registry: str | None = None,
+    inference: str | None = None,
     monitoring: str | None = None,
     trainer: str | None = None,
     timeout_s: float = TIMEOUT_S,
@@ -41,6 +42,7 @@ def client_of(
     own_pair = settings.ca_file is not None and settings.cert_file is None
     return Client(
         registry=registry,
+        inference=inference,
         monitoring=monitoring,
         trainer=trainer,
         token=token.get_secret_value() if token else "",

@@ -1,0 +1,1 @@
+"""The trainer: datasets, training runs, validation."""

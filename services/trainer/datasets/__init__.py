@@ -1,0 +1,1 @@
+"""Datasets: rows in versions that never change."""

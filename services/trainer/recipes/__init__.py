@@ -1,0 +1,1 @@
+"""Recipes: ways of training, each run in a process of its own."""

@@ -1,0 +1,1 @@
+"""Training runs: what callers see, what the store keeps, and the work itself."""
