@@ -15,12 +15,17 @@ from penstock.api.features.v1 import features_pb2 as pb
 from penstock.errors import InvalidArgument as Malformed
 from penstock.tensors import from_tensor, to_tensor
 from services.common.errors import InvalidArgument
+from services.registry.features.expressions.plan import plan_of
 from services.registry.features.models import (
+    FIRST_US,
+    LAST_US,
     Column,
+    Computation,
     Feature,
     FeatureStatus,
     FeatureType,
     NewView,
+    RequestValue,
     Rows,
     Selected,
     Times,
@@ -31,6 +36,7 @@ from services.registry.features.store.columns import DTYPES
 from services.registry.features.values import Selection
 
 MAX_FEATURES: Final = 256
+MAX_REQUEST_VALUES: Final = 64
 MAX_ROWS: Final = 10_000
 MAX_KEYS: Final = 10_000
 MAX_BLOCK_ROWS: Final = 65_536
@@ -41,9 +47,9 @@ MAX_LIST_LENGTH: Final = 4_096
 MAX_LABELS: Final = 64
 MAX_LABEL_CHARS: Final = 256
 MAX_TTL_MS: Final = 100 * 365 * 86_400_000
-FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FEATURE = re.compile(r"[a-z][a-z0-9_]{0,62}")
+_COMPUTATIONS = {each: views_pb.FeatureComputation.Value(f"FEATURE_COMPUTATION_{each.value}") for each in Computation}
 _STATUSES = {each: pb.FeatureStatus.Value(f"FEATURE_STATUS_{each.value}") for each in FeatureStatus}
 
 
@@ -58,11 +64,16 @@ def new_view(message: views_pb.FeatureView) -> NewView:
     if len(message.features) > MAX_FEATURES:
         sentence = f"{len(message.features):,} came; {MAX_FEATURES} are allowed"
         raise InvalidArgument.field("view.features", sentence, reason="TOO_MANY")
-    features = [_feature(number, each) for number, each in enumerate(message.features)]
-    names = [each.name for each in features]
+    if len(message.request_values) > MAX_REQUEST_VALUES:
+        sentence = f"{len(message.request_values):,} came; {MAX_REQUEST_VALUES} are allowed"
+        raise InvalidArgument.field("view.request_values", sentence, reason="TOO_MANY")
+    features = tuple(_feature(number, each) for number, each in enumerate(message.features))
+    values = tuple(_request_value(number, each) for number, each in enumerate(message.request_values))
+    names = [each.name for each in features] + [each.name for each in values]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise InvalidArgument.field("view.features", f"{twice!r} comes twice", reason="DUPLICATE_NAME")
+    plan_of(features, values)
     return NewView(
         name=message.name,
         entity=message.entity,
@@ -71,6 +82,7 @@ def new_view(message: views_pb.FeatureView) -> NewView:
         owner=_text("view.owner", message.owner),
         description=_text("view.description", message.description),
         labels=_labels("view.labels", message.labels),
+        request_values=values,
     )
 
 
@@ -102,8 +114,20 @@ def view_proto(view: View) -> views_pb.FeatureView:
                 name=each.name,
                 type=views_pb.FeatureType.Value(f"FEATURE_TYPE_{each.type.value}"),
                 description=each.description,
+                expression=each.expression,
+                computation=_COMPUTATIONS[each.computation]
+                if each.expression
+                else views_pb.FEATURE_COMPUTATION_UNSPECIFIED,
             )
             for each in view.features
+        ],
+        request_values=[
+            views_pb.RequestValue(
+                name=each.name,
+                type=views_pb.FeatureType.Value(f"FEATURE_TYPE_{each.type.value}"),
+                description=each.description,
+            )
+            for each in view.request_values
         ],
         ttl_ms=view.ttl_ms,
         owner=view.owner,
@@ -129,11 +153,30 @@ def rows(message: pb.FeatureRows, view: View, *, most: int = MAX_ROWS) -> Rows:
             raise InvalidArgument.field(field, sentence, reason="UNKNOWN_FEATURE")
         if name in columns:
             raise InvalidArgument.field(field, "it comes twice", reason="DUPLICATE_NAME")
+        if by_name[name].expression:
+            sentence = f"it is computed by {by_name[name].expression!r}; leave it out"
+            raise InvalidArgument.field(field, sentence, reason="COMPUTED_FEATURE")
         columns[name] = _column(field, by_name[name], column, count)
     given = np.array(message.event_times_us, np.int64)
     times = _times("rows.event_times_us", given, count) if len(given) != 1 else np.full(count, given[0])
     _in_years("rows.event_times_us", times)
     return Rows(keys(message.keys, most=most), times, columns)
+
+
+def request_values(columns: Sequence[pb.FeatureColumn], row_count: int) -> dict[str, Column]:
+    """Read what a request brings along for features that are computed on read; raises InvalidArgument."""
+    found: dict[str, Column] = {}
+    for column in columns:
+        name = column.values.name
+        field = f"request_values[{name[:80]!r}]"
+        if name in found:
+            raise InvalidArgument.field(field, "it comes twice", reason="DUPLICATE_NAME")
+        values = _decoded(field, column)
+        rank = 2 if values.ndim == 2 else 1
+        if values.dtype not in (DTYPES.values() if rank == 1 else [np.dtype("<f8")]):
+            raise InvalidArgument.field(field, f"{values.dtype} is no feature's type", reason="WRONG_TYPE")
+        found[name] = _checked(field, values, column.missing, row_count, rank)
+    return found
 
 
 def create_times(request: pb.ImportFeaturesRequest, row_count: int) -> Times | None:
@@ -206,38 +249,63 @@ def _stacked(values: NDArray[Any], missing: NDArray[np.bool_]) -> NDArray[np.flo
     return stacked
 
 
-def _feature(number: int, message: views_pb.Feature) -> Feature:
+def _feature(number: int, message: views_pb.Feature, where: str = "features") -> Feature:
     if not _FEATURE.fullmatch(message.name):
         sentence = f"got {message.name[:80]!r}; a-z, 0-9 and '_', a letter first, at most 63 characters"
-        raise InvalidArgument.field(f"view.features[{number}].name", sentence, reason="INVALID_NAME")
+        raise InvalidArgument.field(f"view.{where}[{number}].name", sentence, reason="INVALID_NAME")
     kinds = {views_pb.FeatureType.Value(f"FEATURE_TYPE_{each.value}"): each for each in FeatureType}
     if message.type not in kinds:
         sentence = f"required, and one of {', '.join(FeatureType)}"
-        raise InvalidArgument.field(f"view.features[{number}].type", sentence, reason="INVALID_FIELD")
+        raise InvalidArgument.field(f"view.{where}[{number}].type", sentence, reason="INVALID_FIELD")
     description = _text(f"view.features[{number}].description", message.description)
-    return Feature(message.name, kinds[message.type], description)
+    computations = {number: each for each, number in _COMPUTATIONS.items()}
+    if message.computation and (not message.expression or message.computation not in computations):
+        sentence = "ON_WRITE or ON_READ, and only with an expression"
+        raise InvalidArgument.field(f"view.features[{number}].computation", sentence, reason="INVALID_FIELD")
+    return Feature(
+        message.name,
+        kinds[message.type],
+        description,
+        message.expression,
+        computations.get(message.computation, Computation.ON_WRITE),
+    )
+
+
+def _request_value(number: int, message: views_pb.RequestValue) -> RequestValue:
+    read = _feature(number, views_pb.Feature(name=message.name, type=message.type), "request_values")
+    description = _text(f"view.request_values[{number}].description", message.description)
+    return RequestValue(read.name, read.type, description)
 
 
 def _column(field: str, feature: Feature, message: pb.FeatureColumn, row_count: int) -> Column:
+    values = _decoded(field, message)
+    rank = 2 if feature.type is FeatureType.FLOAT64_LIST else 1
+    wanted = np.dtype("<f8") if rank == 2 else DTYPES[feature.type]
+    if values.ndim == rank and values.dtype != wanted:
+        sentence = f"got {values.dtype}; {feature.type.value} takes {'BYTES' if wanted.kind == 'O' else wanted}"
+        raise InvalidArgument.field(field, sentence, reason="WRONG_TYPE")
+    return _checked(field, values, message.missing, row_count, rank)
+
+
+def _decoded(field: str, message: pb.FeatureColumn) -> NDArray[Any]:
     try:
-        values = from_tensor(message.values)
+        return from_tensor(message.values)
     except Malformed as error:
         raise InvalidArgument.field(field, error.message, reason=error.reason) from error
-    rank = 2 if feature.type is FeatureType.FLOAT64_LIST else 1
+
+
+def _checked(field: str, values: NDArray[Any], gone: bytes, row_count: int, rank: int) -> Column:
+    """See that there is a value a row, none too large; texts are decoded."""
     if values.ndim != rank or len(values) != row_count:
         sentence = f"its shape is {list(values.shape)}; {rank} dimension{'s' * (rank > 1)} with {row_count} rows wanted"
         raise InvalidArgument.field(field, sentence, reason="RAGGED")
-    wanted = np.dtype("<f8") if rank == 2 else DTYPES[feature.type]
-    if values.dtype != wanted:
-        sentence = f"got {values.dtype}; {feature.type.value} takes {'BYTES' if wanted.kind == 'O' else wanted}"
-        raise InvalidArgument.field(field, sentence, reason="WRONG_TYPE")
-    if message.missing and len(message.missing) != row_count:
-        sentence = f"missing has {len(message.missing)} bytes for {row_count} rows"
+    if gone and len(gone) != row_count:
+        sentence = f"missing has {len(gone)} bytes for {row_count} rows"
         raise InvalidArgument.field(field, sentence, reason="RAGGED")
-    missing = np.frombuffer(message.missing, np.uint8) != 0 if message.missing else np.zeros(row_count, np.bool_)
-    if feature.type is FeatureType.STRING:
+    missing = np.frombuffer(gone, np.uint8) != 0 if gone else np.zeros(row_count, np.bool_)
+    if values.dtype.kind == "O":
         values = _strings(field, values, missing)
-    if rank == 2 and values.shape[1] > MAX_LIST_LENGTH:
+    if rank > 1 and values.shape[1] > MAX_LIST_LENGTH:
         sentence = f"lists of {values.shape[1]:,}; {MAX_LIST_LENGTH:,} values are allowed"
         raise InvalidArgument.field(field, sentence, reason="OUT_OF_BOUNDS")
     return Column(values, missing)

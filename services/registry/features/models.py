@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 Times = NDArray[np.int64]
 """Points in time, in µs since 1970."""
+FIRST_US, LAST_US = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The first and the last that there is: of the years 1 and 9999."""
 
 
 class FeatureType(enum.StrEnum):
@@ -26,6 +28,13 @@ class FeatureType(enum.StrEnum):
     TIMESTAMP = "TIMESTAMP"
 
 
+class Computation(enum.StrEnum):
+    """When a feature with an expression is computed."""
+
+    ON_WRITE = "ON_WRITE"
+    ON_READ = "ON_READ"
+
+
 class FeatureStatus(enum.StrEnum):
     """What became of an entity's row."""
 
@@ -36,7 +45,18 @@ class FeatureStatus(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Feature:
-    """One of a view's."""
+    """One of a view's. One with an `expression` is computed from others, and never written."""
+
+    name: str
+    type: FeatureType
+    description: str = ""
+    expression: str = ""
+    computation: Computation = Computation.ON_WRITE
+
+
+@dataclass(frozen=True, slots=True)
+class RequestValue:
+    """What who reads may bring along, for features that are computed on read."""
 
     name: str
     type: FeatureType
@@ -54,6 +74,7 @@ class NewView:
     owner: str = ""
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    request_values: Sequence[RequestValue] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +85,7 @@ class View:
     name: str
     version: int
     entity: str
-    features: Sequence[Feature]
+    features: tuple[Feature, ...]
     ttl_ms: int
     owner: str
     description: str
@@ -72,6 +93,12 @@ class View:
     created_by: str
     create_time: datetime
     update_time: datetime
+    request_values: tuple[RequestValue, ...] = ()
+
+    @property
+    def stored(self) -> Sequence[Feature]:
+        """The features that its tables have a column of, in order: all but those that are computed on read."""
+        return [each for each in self.features if each.computation is not Computation.ON_READ]
 
 
 @dataclass(frozen=True, slots=True)

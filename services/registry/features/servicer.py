@@ -77,7 +77,9 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     def GetFeatures(self, request: pb.GetFeaturesRequest, _: grpc.ServicerContext) -> pb.GetFeaturesResponse:
         """Give the latest values."""
-        found, read_time_us = self._values.latest(convert.keys(request.keys), convert.selections(request.selections))
+        keys = convert.keys(request.keys)
+        brought = convert.request_values(request.request_values, len(keys))
+        found, read_time_us = self._values.latest(keys, convert.selections(request.selections), brought)
         response = pb.GetFeaturesResponse(selected=map(convert.selected_proto, found))
         response.read_time.FromMicroseconds(read_time_us)
         return response
@@ -92,7 +94,8 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
                 selections, known_time_us = convert.selections(request.selections), request.known_time_us
             times = convert.as_of_times(request)
             keys = convert.keys(request.keys, most=convert.MAX_BLOCK_ROWS)
-            found = self._values.as_of(selections, keys, times, known_time_us)
+            brought = convert.request_values(request.request_values, len(keys))
+            found = self._values.as_of(selections, keys, times, known_time_us, brought)
             yield pb.GetFeaturesAsOfResponse(selected=map(convert.selected_proto, found))
 
     def ListFeatureHistory(
@@ -102,10 +105,10 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         view, rows, token = self._values.history(
             request.view, request.version, request.key, page_size=request.page_size, page_token=request.page_token
         )
-        columns = list(zip(*rows, strict=True)) or [()] * (2 + len(view.features))
+        columns = list(zip(*rows, strict=True)) or [()] * (2 + len(view.stored))
         values = [
             convert.column_proto(feature, column_of(feature, column))
-            for feature, column in zip(view.features, columns[2:], strict=True)
+            for feature, column in zip(view.stored, columns[2:], strict=True)
         ]
         written = pb.FeatureRows(keys=[request.key] * len(rows), event_times_us=columns[0], columns=values)
         return pb.ListFeatureHistoryResponse(

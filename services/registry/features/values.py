@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +11,9 @@ import numpy as np
 
 from services.common import pages
 from services.common.errors import InvalidArgument
-from services.registry.features.models import Rows, Selected, Times, View, Written
-from services.registry.features.store.transaction import FeatureStore
+from services.registry.features import computing
+from services.registry.features.models import Column, Rows, Selected, Times, View, Written
+from services.registry.features.store.transaction import FeatureStore, FeatureTables
 
 FUTURE_TOLERANCE_US = 5 * 60 * 1_000_000
 """How far clocks of writers may be ahead."""
@@ -49,32 +50,37 @@ class FeatureValues:
             raise InvalidArgument.field("rows.event_times_us", sentence, reason="INVALID_TIME")
         if not len(rows.keys):
             return Written()
+        rows = computing.written(view, rows)
         with self._store.transaction() as tables:
             return tables.values.write(view, rows, create_times)
 
-    def latest(self, keys: Sequence[str], selections: Sequence[Selection]) -> tuple[list[Selected], int]:
+    def latest(
+        self, keys: Sequence[str], selections: Sequence[Selection], brought: Mapping[str, Column]
+    ) -> tuple[list[Selected], int]:
         """Give the latest values, and the time of reading in µs; raises NotFound, InvalidArgument (UNKNOWN_FEATURE)."""
         now = time.time_ns() // 1_000
         with self._store.transaction() as tables:
-            views = [tables.views.get(each.view, each.version) for each in selections]
-            _check_entity(views)
-            chosen = zip(views, selections, strict=True)
-            return [
-                tables.values.latest(view, keys, places_of(view, each.features), now=now) for view, each in chosen
-            ], now
+            wanted = _wanted(tables, selections, brought)
+            found = [tables.values.latest(each.view, keys, each.places, now=now) for each in wanted]
+        times = np.full(len(keys), now)
+        return [each.given(selected, times) for each, selected in zip(wanted, found, strict=True)], now
 
     def as_of(
-        self, selections: Sequence[Selection], keys: Sequence[str], as_of: Times, known_time: int
+        self,
+        selections: Sequence[Selection],
+        keys: Sequence[str],
+        as_of: Times,
+        known_time: int,
+        brought: Mapping[str, Column],
     ) -> list[Selected]:
         """Give the values of rows as they were known at their times, or at `known_time` where that is not 0."""
         with self._store.transaction() as tables:
-            views = [tables.views.get(each.view, each.version) for each in selections]
-            _check_entity(views)
-            settled = min((tables.values.settled(view) for view in views), default=0)
+            wanted = _wanted(tables, selections, brought)
+            settled = min((tables.values.settled(each.view) for each in wanted), default=0)
             known = np.minimum(as_of if not known_time else np.full(len(keys), known_time), settled)
             tables.values.ask(keys, as_of, known)
-            chosen = zip(views, selections, strict=True)
-            return [tables.values.as_of(view, places_of(view, each.features), as_of) for view, each in chosen]
+            found = [tables.values.as_of(each.view, each.places, as_of) for each in wanted]
+        return [each.given(selected, as_of) for each, selected in zip(wanted, found, strict=True)]
 
     def history(
         self, view: str, version: int, key: str, *, page_size: int, page_token: str
@@ -103,18 +109,13 @@ class FeatureValues:
             return max(tables.values.delete(each, keys) for each in versions)
 
 
-def places_of(view: View, names: Sequence[str]) -> list[int]:
-    """Find features in a view; none: all. Raises InvalidArgument (UNKNOWN_FEATURE)."""
-    by_name = {feature.name: place for place, feature in enumerate(view.features)}
-    for name in names:
-        if name not in by_name:
-            sentence = f"view {view.name!r} {view.version} has no feature {name[:80]!r}; it has {', '.join(by_name)}"
-            raise InvalidArgument.field("features", sentence, reason="UNKNOWN_FEATURE")
-    return [by_name[name] for name in names] if names else list(range(len(view.features)))
-
-
-def _check_entity(views: Sequence[View]) -> None:
+def _wanted(
+    tables: FeatureTables, selections: Sequence[Selection], brought: Mapping[str, Column]
+) -> list[computing.Wanted]:
+    views = [tables.views.get(each.view, each.version) for each in selections]
     entities = sorted({view.entity for view in views})
     if len(entities) > 1:
         sentence = f"the views are about {' and '.join(entities)}; ask for views of one entity at a time"
         raise InvalidArgument.field("selections", sentence, reason="ENTITY_MISMATCH")
+    computing.check_known(views, brought)
+    return [computing.wanted(view, each.features, brought) for view, each in zip(views, selections, strict=True)]

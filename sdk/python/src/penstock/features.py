@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -220,7 +220,7 @@ class FeaturesClient:
         *,
         file_format: str | None = None,
         columns: SourceColumns = SourceColumns(),
-    ) -> Iterator[pb.ImportFeatureSourceResponse]:
+    ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
         """Have the service write the rows of a file that it reads itself; gives how far it is, at last with `done`.
 
         To end it, close the iterator. It can be asked for again: no row is written twice.
@@ -247,7 +247,7 @@ class FeaturesClient:
         sql: str,
         *,
         columns: SourceColumns = SourceColumns(),
-    ) -> Iterator[pb.ImportFeatureSourceResponse]:
+    ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
         """Have the service write the rows of a query of another PostgreSQL, as `import_file`.
 
         `connection` is its name in the service's settings, `sql` one SELECT.
@@ -330,7 +330,9 @@ class FeaturesClient:
         request = pb.DeleteFeaturesRequest(view=name, version=version, keys=keys)
         return self._connection.unary(self._connection.stub.DeleteFeatures, request).deleted_count
 
-    def _import(self, view: str, columns: SourceColumns, **source: Any) -> Iterator[pb.ImportFeatureSourceResponse]:
+    def _import(
+        self, view: str, columns: SourceColumns, **source: Any
+    ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
         name, version = _versioned(view)
         request = pb.ImportFeatureSourceRequest(
             view=name,

@@ -90,7 +90,7 @@ class ValueTable:
         distinct = _last_of_each(rows, created)
         self._stage(view, rows, created, distinct)
         names = {"latest": latest_table(view), "rows": rows_table(view)}
-        places = range(len(view.features))
+        places = range(len(view.stored))
         self._connection.execute(
             sql.SQL(_DROP_KNOWN).format(known=_listed(places, "known"), staged=_listed(places, "staged"), **names)
         )
@@ -110,7 +110,7 @@ class ValueTable:
         by_column = list(zip(*(found.get(key, nothing) for key in keys), strict=True))
         times = np.fromiter((time or 0 for time in by_column[1]), np.int64, len(keys))
         known = np.fromiter((time is not None for time in by_column[1]), np.bool_, len(keys))
-        features = [view.features[place] for place in places]
+        features = [view.stored[place] for place in places]
         columns = [column_of(feature, values) for feature, values in zip(features, by_column[2:], strict=True)]
         return _selected(view, features, times, known, columns, np.full(len(keys), now))
 
@@ -135,7 +135,7 @@ class ValueTable:
         statement = sql.SQL(_AS_OF).format(features=column_names(places, "found"), rows=rows_table(view))
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
             text = b"".join(copy)
-        features = [view.features[place] for place in places]
+        features = [view.stored[place] for place in places]
         numbers, times, known, columns = read_csv(text, features)
         order = np.argsort(numbers, kind="stable")
         ordered = [Column(column.values[order], column.missing[order]) for column in columns]
@@ -143,7 +143,7 @@ class ValueTable:
 
     def history(self, view: View, key: str, *, before: tuple[int, int], limit: int) -> list[tuple[Any, ...]]:
         """List what was written of an entity: event time, create time, values in the view's order."""
-        statement = sql.SQL(_HISTORY).format(features=column_names(range(len(view.features))), rows=rows_table(view))
+        statement = sql.SQL(_HISTORY).format(features=column_names(range(len(view.stored))), rows=rows_table(view))
         values = {"key": key, "event_time": before[0], "create_time": before[1], "limit": limit}
         with self._connection.cursor(row_factory=tuple_row) as cursor:
             return cursor.execute(statement, values).fetchall()
@@ -159,7 +159,7 @@ class ValueTable:
 
         count = len(rows.keys)
         columns = [pyarrow.array(rows.keys, pyarrow.string()), pyarrow.array(rows.event_times), pyarrow.array(created)]
-        columns += [arrow_of(feature, rows.columns.get(feature.name), count) for feature in view.features]
+        columns += [arrow_of(feature, rows.columns.get(feature.name), count) for feature in view.stored]
         if len(distinct) < count:
             columns = [column.take(pyarrow.array(distinct)) for column in columns]
         self._connection.execute(sql.SQL(_STAGE).format(rows_table(view)))

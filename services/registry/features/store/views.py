@@ -11,11 +11,20 @@ from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
 from services.common.errors import FailedPrecondition, NotFound
-from services.registry.features.models import Feature, FeatureType, NewView, View, ViewChange
+from services.registry.features.models import (
+    Computation,
+    Feature,
+    FeatureType,
+    NewView,
+    RequestValue,
+    View,
+    ViewChange,
+)
 from services.registry.features.store.columns import SQL_TYPES
 
 _COLUMNS: LiteralString = """
-view_id, name, version, entity, features, ttl_ms, owner, description, labels, created_by, create_time, update_time
+view_id, name, version, entity, features, request_values, ttl_ms, owner, description, labels, created_by, create_time,
+update_time
 """
 _NAME = """
 INSERT INTO features.view_names (name, entity) VALUES (%(name)s, %(entity)s)
@@ -26,9 +35,10 @@ _INSERT: LiteralString = f"""
 WITH numbered AS (
     UPDATE features.view_names SET last_version = last_version + 1 WHERE name = %(name)s RETURNING last_version
 )
-INSERT INTO features.views (name, version, entity, features, ttl_ms, owner, description, labels, created_by)
-VALUES (%(name)s, (SELECT last_version FROM numbered), %(entity)s, %(features)s, %(ttl_ms)s, %(owner)s,
-    %(description)s, %(labels)s, %(created_by)s)
+INSERT INTO features.views (name, version, entity, features, request_values, ttl_ms, owner, description, labels,
+    created_by)
+VALUES (%(name)s, (SELECT last_version FROM numbered), %(entity)s, %(features)s, %(request_values)s, %(ttl_ms)s,
+    %(owner)s, %(description)s, %(labels)s, %(created_by)s)
 RETURNING {_COLUMNS}
 """  # noqa: S608 - the columns are ours
 _FIND: LiteralString = f"""
@@ -78,6 +88,7 @@ class ViewTable:
         values = {
             **asdict(new),
             "features": Jsonb([asdict(feature) for feature in new.features]),
+            "request_values": Jsonb([asdict(each) for each in new.request_values]),
             "labels": Jsonb(dict(new.labels)),
             "created_by": created_by,
         }
@@ -129,7 +140,7 @@ class ViewTable:
     def _make_tables(self, view: View) -> None:
         features = [
             sql.SQL("{} {}").format(column_name(place), sql.SQL(SQL_TYPES[feature.type]))
-            for place, feature in enumerate(view.features)
+            for place, feature in enumerate(view.stored)
         ]
         columns = sql.SQL(", ").join(
             [sql.SQL("entity_key text NOT NULL, event_time bigint NOT NULL, create_time bigint NOT NULL"), *features]
@@ -154,7 +165,7 @@ def latest_table(view: View) -> sql.Identifier:
 
 
 def column_name(place: int) -> sql.Identifier:
-    """Name the column of a view's feature, by its place: a feature's own name is never part of a statement."""
+    """Name the column of a stored feature, by its place: a feature's own name is never part of a statement."""
     return sql.Identifier(f"f{place}")
 
 
@@ -166,5 +177,17 @@ def column_names(places: Sequence[int], table: str = "") -> sql.Composed:
 
 
 def _view(row: dict[str, Any]) -> View:
-    features = tuple(Feature(each["name"], FeatureType(each["type"]), each["description"]) for each in row["features"])
-    return View(**{**row, "features": features})
+    features = tuple(
+        Feature(
+            each["name"],
+            FeatureType(each["type"]),
+            each["description"],
+            each.get("expression", ""),  # what was made before there were expressions says nothing of them
+            Computation(each.get("computation", Computation.ON_WRITE)),
+        )
+        for each in row["features"]
+    )
+    values = tuple(
+        RequestValue(each["name"], FeatureType(each["type"]), each["description"]) for each in row["request_values"]
+    )
+    return View(**{**row, "features": features, "request_values": values})

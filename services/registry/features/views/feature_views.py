@@ -66,5 +66,10 @@ class FeatureViews:
 
 
 def _same(view: View, new: NewView) -> bool:
-    kinds = [(feature.name, feature.type) for feature in view.features]
-    return kinds == [(feature.name, feature.type) for feature in new.features]
+    """Say whether values mean the same: descriptions are not asked."""
+    return _meaning(view) == _meaning(new)
+
+
+def _meaning(view: View | NewView) -> object:
+    features = [(each.name, each.type, each.expression, each.computation) for each in view.features]
+    return features, sorted((each.name, each.type) for each in view.request_values)

@@ -1,0 +1,1 @@
+"""Expressions that compute features from others: a small language, checked when a view is made."""
