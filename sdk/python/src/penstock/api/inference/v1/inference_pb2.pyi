@@ -12,6 +12,7 @@ from google.protobuf import message as _message
 from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from penstock.api.features.v1 import feature_lookups_pb2 as _feature_lookups_pb2
 from penstock.api.status.v1 import status_pb2 as _status_pb2
 from penstock.api.tensors.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
@@ -66,6 +67,7 @@ class PredictRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     SKIP_CACHE_FIELD_NUMBER: _builtins.int
+    ENTITY_IDS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     version: _builtins.str
@@ -100,6 +102,13 @@ class PredictRequest(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The outputs wanted; empty: all."""
 
+    @_builtins.property
+    def entity_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The entities that the rows are about, one a row, 1 to 256 characters each, at most 10,000: what the request leaves
+        out of the inputs is read from the feature view that the version's serving settings name, and what it brings wins.
+        With them `features` and `tensors` may both be left out.
+        """
+
     def __init__(
         self,
         *,
@@ -114,10 +123,11 @@ class PredictRequest(_message.Message):
         priority: _builtins.int = ...,
         timeout_ms: _builtins.int = ...,
         skip_cache: _builtins.bool = ...,
+        entity_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "model", b"model", "outputs", b"outputs", "priority", b"priority", "request_id", b"request_id", "session_id", b"session_id", "skip_cache", b"skip_cache", "tensors", b"tensors", "timeout_ms", b"timeout_ms", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity_ids", b"entity_ids", "features", b"features", "model", b"model", "outputs", b"outputs", "priority", b"priority", "request_id", b"request_id", "session_id", b"session_id", "skip_cache", b"skip_cache", "tensors", b"tensors", "timeout_ms", b"timeout_ms", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -137,6 +147,7 @@ class PredictResponse(_message.Message):
     FRAMEWORK_FIELD_NUMBER: _builtins.int
     LATENCY_MS_FIELD_NUMBER: _builtins.int
     CACHE_FIELD_NUMBER: _builtins.int
+    LOOKUP_FIELD_NUMBER: _builtins.int
     inference_id: _builtins.str
     """The id under which the prediction is recorded and feedback is given: a UUIDv7."""
     model: _builtins.str
@@ -159,6 +170,10 @@ class PredictResponse(_message.Message):
     def confidences(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Where the model is a classifier: the highest class probability of each row."""
 
+    @_builtins.property
+    def lookup(self) -> _feature_lookups_pb2.FeatureLookup:
+        """What was read of the entities, where the request named them and left inputs out."""
+
     def __init__(
         self,
         *,
@@ -170,10 +185,11 @@ class PredictResponse(_message.Message):
         framework: _builtins.str = ...,
         latency_ms: _builtins.float = ...,
         cache: _builtins.str = ...,
+        lookup: _feature_lookups_pb2.FeatureLookup | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lookup", b"lookup"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "confidences", b"confidences", "framework", b"framework", "inference_id", b"inference_id", "latency_ms", b"latency_ms", "model", b"model", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cache", b"cache", "confidences", b"confidences", "framework", b"framework", "inference_id", b"inference_id", "latency_ms", b"latency_ms", "lookup", b"lookup", "model", b"model", "outputs", b"outputs", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -75,6 +75,10 @@ class InferenceServiceServicer(object):
         INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
         DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
         version has never been seen here.
+        With entity ids besides: INVALID_ARGUMENT: TOO_MANY, INVALID_FIELD, ENTITY_COUNT_MISMATCH. FAILED_PRECONDITION:
+        NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
+        view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
+        did not give them in time; `retryable`).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -45,6 +45,10 @@ class InferenceServiceStub:
     INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
     DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
     version has never been seen here.
+    With entity ids besides: INVALID_ARGUMENT: TOO_MANY, INVALID_FIELD, ENTITY_COUNT_MISMATCH. FAILED_PRECONDITION:
+    NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
+    view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
+    did not give them in time; `retryable`).
     """
     PredictStream: _grpc.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]
     """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
@@ -86,6 +90,10 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
     DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
     version has never been seen here.
+    With entity ids besides: INVALID_ARGUMENT: TOO_MANY, INVALID_FIELD, ENTITY_COUNT_MISMATCH. FAILED_PRECONDITION:
+    NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
+    view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
+    did not give them in time; `retryable`).
     """
     PredictStream: _aio.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]  # type: ignore[assignment]
     """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
@@ -130,6 +138,10 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         INTERNAL: MODEL_FAILED, RUN_TERMINATED (the model broke, or ran for too long).
         DEADLINE_EXCEEDED, CANCELLED by the client's own doing. UNAVAILABLE: the registry is not reachable and the
         version has never been seen here.
+        With entity ids besides: INVALID_ARGUMENT: TOO_MANY, INVALID_FIELD, ENTITY_COUNT_MISMATCH. FAILED_PRECONDITION:
+        NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
+        view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
+        did not give them in time; `retryable`).
         """
 
     @_abc_1.abstractmethod

@@ -14,6 +14,7 @@ from google.protobuf import struct_pb2 as _struct_pb2
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from penstock.api.features.v1 import feature_lookups_pb2 as _feature_lookups_pb2
 from penstock.api.tensors.v1 import tensors_pb2 as _tensors_pb2
 import builtins as _builtins
 import sys
@@ -62,6 +63,7 @@ class Payload(_message.Message):
 
     FIELDS_FIELD_NUMBER: _builtins.int
     TENSORS_FIELD_NUMBER: _builtins.int
+    LOOKUP_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def fields(self) -> _struct_pb2.Struct:
         """Named values."""
@@ -70,15 +72,20 @@ class Payload(_message.Message):
     def tensors(self) -> _tensors_pb2.TensorList:
         """Tensors, as the runtime took or gave them."""
 
+    @_builtins.property
+    def lookup(self) -> _feature_lookups_pb2.FeatureLookup:
+        """Of what went in: which of it was read from a feature view."""
+
     def __init__(
         self,
         *,
         fields: _struct_pb2.Struct | None = ...,
         tensors: _tensors_pb2.TensorList | None = ...,
+        lookup: _feature_lookups_pb2.FeatureLookup | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "kind", b"kind", "tensors", b"tensors"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "kind", b"kind", "lookup", b"lookup", "tensors", b"tensors"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "kind", b"kind", "tensors", b"tensors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["fields", b"fields", "kind", b"kind", "lookup", b"lookup", "tensors", b"tensors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["fields", "tensors"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015

@@ -190,6 +190,34 @@ OLLAMA_MODE_EMBED: OllamaMode.ValueType  # 3
 """Texts in, vectors out. `text` BYTES [-1]; `embedding` FP32 [-1, -1]."""
 Global___OllamaMode: _TypeAlias = OllamaMode  # noqa: Y015
 
+class _MissingFeatureAction:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MissingFeatureActionEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MissingFeatureAction.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MISSING_FEATURE_ACTION_UNSPECIFIED: _MissingFeatureAction.ValueType  # 0
+    """As REFUSE."""
+    MISSING_FEATURE_ACTION_REFUSE: _MissingFeatureAction.ValueType  # 1
+    """It is refused: FAILED_PRECONDITION, ENTITY_NOT_FOUND, FEATURE_MISSING or FEATURE_STALE."""
+    MISSING_FEATURE_ACTION_USE_DEFAULT: _MissingFeatureAction.ValueType  # 2
+    """The default stands in; where there is none, as REFUSE."""
+    MISSING_FEATURE_ACTION_USE_NAN: _MissingFeatureAction.ValueType  # 3
+    """The default stands in; where there is none, NaN, if the model takes floats; else as REFUSE."""
+
+class MissingFeatureAction(_MissingFeatureAction, metaclass=_MissingFeatureActionEnumTypeWrapper):
+    """MissingFeatureAction is what happens to a request for which a view has no value."""
+
+MISSING_FEATURE_ACTION_UNSPECIFIED: MissingFeatureAction.ValueType  # 0
+"""As REFUSE."""
+MISSING_FEATURE_ACTION_REFUSE: MissingFeatureAction.ValueType  # 1
+"""It is refused: FAILED_PRECONDITION, ENTITY_NOT_FOUND, FEATURE_MISSING or FEATURE_STALE."""
+MISSING_FEATURE_ACTION_USE_DEFAULT: MissingFeatureAction.ValueType  # 2
+"""The default stands in; where there is none, as REFUSE."""
+MISSING_FEATURE_ACTION_USE_NAN: MissingFeatureAction.ValueType  # 3
+"""The default stands in; where there is none, NaN, if the model takes floats; else as REFUSE."""
+Global___MissingFeatureAction: _TypeAlias = MissingFeatureAction  # noqa: Y015
+
 class _QueueFullAction:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -701,6 +729,7 @@ class ServingSettings(_message.Message):
     WARM_UP_FIELD_NUMBER: _builtins.int
     PRELOAD_FIELD_NUMBER: _builtins.int
     RESPONSE_CACHE_FIELD_NUMBER: _builtins.int
+    FEATURE_VIEW_FIELD_NUMBER: _builtins.int
     max_in_flight: _builtins.int
     """Requests of this version in flight at once, per process; 0: the server's default."""
     pinned: _builtins.bool
@@ -733,6 +762,10 @@ class ServingSettings(_message.Message):
     def response_cache(self) -> Global___ResponseCachePolicy:
         """Whether answers are kept; unset: they are not."""
 
+    @_builtins.property
+    def feature_view(self) -> Global___FeatureViewPolicy:
+        """Where inputs come from that requests with entity ids leave out; unset: requests bring all inputs."""
+
     def __init__(
         self,
         *,
@@ -749,14 +782,73 @@ class ServingSettings(_message.Message):
         warm_up: _abc.Iterable[Global___WarmUpRequest] | None = ...,
         preload: _builtins.bool = ...,
         response_cache: Global___ResponseCachePolicy | None = ...,
+        feature_view: Global___FeatureViewPolicy | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["response_cache", b"response_cache"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature_view", b"feature_view", "response_cache", b"response_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_priority", b"default_priority", "instances", b"instances", "max_batch_size", b"max_batch_size", "max_in_flight", b"max_in_flight", "max_queue_delay_us", b"max_queue_delay_us", "max_queue_size", b"max_queue_size", "pinned", b"pinned", "preload", b"preload", "priority_levels", b"priority_levels", "queue_full_action", b"queue_full_action", "response_cache", b"response_cache", "timeout_ms", b"timeout_ms", "warm_up", b"warm_up"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_priority", b"default_priority", "feature_view", b"feature_view", "instances", b"instances", "max_batch_size", b"max_batch_size", "max_in_flight", b"max_in_flight", "max_queue_delay_us", b"max_queue_delay_us", "max_queue_size", b"max_queue_size", "pinned", b"pinned", "preload", b"preload", "priority_levels", b"priority_levels", "queue_full_action", b"queue_full_action", "response_cache", b"response_cache", "timeout_ms", b"timeout_ms", "warm_up", b"warm_up"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ServingSettings: _TypeAlias = ServingSettings  # noqa: Y015
+
+@_typing.final
+class FeatureViewPolicy(_message.Message):
+    """FeatureViewPolicy says how inputs are filled from a feature view."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class NamesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    MISSING_ACTION_FIELD_NUMBER: _builtins.int
+    DEFAULTS_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """`spending`: its newest version at each request, or `spending@2`; empty: no view."""
+    missing_action: Global___MissingFeatureAction.ValueType
+    """What happens where an entity or a value is not known, or is older than the view's TTL."""
+    @_builtins.property
+    def names(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The model's inputs and columns to the view's features, where the names differ; at most 1,000."""
+
+    @_builtins.property
+    def defaults(self) -> _struct_pb2.Struct:
+        """What stands in with USE_DEFAULT and USE_NAN, by the model's input or column: numbers, texts, booleans; at most 1,000."""
+
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        names: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        missing_action: Global___MissingFeatureAction.ValueType = ...,
+        defaults: _struct_pb2.Struct | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["defaults", b"defaults", "missing_action", b"missing_action", "names", b"names", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureViewPolicy: _TypeAlias = FeatureViewPolicy  # noqa: Y015
 
 @_typing.final
 class WarmUpRequest(_message.Message):
