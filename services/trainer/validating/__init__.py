@@ -1,0 +1,1 @@
+"""A version tried on rows that it has not seen, as it is served, beside the one that serves; and judged."""

@@ -1,0 +1,65 @@
+"""What is tried, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """A version to be tried.
+
+    Attributes:
+        trial_id: the run's id, or the validation's: the same one again is one evaluation in the registry.
+        model: whose version it is.
+        version: the exact version.
+        rows: the held-out rows, with the columns that versions take and the label; None: there are none.
+        label: the label's column.
+        against: the exact version that it is compared with; '': none.
+        dataset: what the rows are of, as NAME/VERSION; goes with the evaluation.
+        task_type: `binary-classification`, `classification` or `regression`; '': as the version's metadata say, else as
+            its outputs and the labels do.
+        slices: columns of the rows whose values are judged one by one.
+        note: goes with the evaluation.
+    """
+
+    trial_id: str
+    model: str
+    version: str
+    rows: pa.Table | None
+    label: str = "label"
+    against: str = ""
+    dataset: str = ""
+    task_type: str = ""
+    slices: Sequence[str] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """How a trial went.
+
+    Attributes:
+        passed: whether every success criterion of the model is met, and nothing else stood in the way.
+        metrics: what criteria may bound, by name: `accuracy`, `accuracy_vs_live` (the version's less the live one's),
+            `accuracy_vs_live_low` and `…_high` (the ends of its 95 % interval), `latency_p95_ms`, `size_bytes`,
+            `accuracy[COLUMN=VALUE]`, `worst_slice_accuracy[COLUMN]`.
+        live_metrics: of the version that it is compared with, on the same rows; empty where there is none.
+        shortfalls: a sentence for each criterion that is not met, and for whatever else stood in the way.
+        notes: sentences for whoever looks at it: what was left out, and why.
+        evaluation_id: of the evaluation in the registry; 0: none was recorded, since the version could not be tried.
+        live_version: what it was compared with; '': nothing.
+        row_count: rows that were predicted.
+    """
+
+    passed: bool
+    metrics: Mapping[str, float]
+    shortfalls: Sequence[str] = ()
+    evaluation_id: int = 0
+    live_version: str = ""
+    live_metrics: Mapping[str, float] | None = None
+    notes: Sequence[str] = ()
+    row_count: int = 0
