@@ -13,6 +13,7 @@ from penstock.api.inference.v1.inference_pb2 import PredictRequest, PredictRespo
 from penstock.api.registry.v1 import registry_pb2
 from penstock.api.status.v1.status_pb2 import Status
 from services.common.errors import FieldViolation, InvalidArgument
+from services.common.keys import Role, caller, require
 from services.inference.features import from_features
 from services.inference.following.catalog import CatalogVersion
 from services.inference.models import (
@@ -132,10 +133,16 @@ def _ollama(version: registry_pb2.ModelVersion) -> OllamaReference | None:
 
 
 def caller_of(request: PredictRequest) -> Caller:
-    """Read who asks; raises InvalidArgument (INVALID_FIELD) as `check_ids` does."""
+    """Read who asks; raises InvalidArgument (INVALID_FIELD) as `check_ids` does.
+
+    Raises:
+        PermissionDenied: no event is to be left, and the caller is no operator (ROLE_TOO_WEAK).
+    """
     ids = {"user_id": request.user_id, "session_id": request.session_id, "request_id": request.request_id}
     check_ids(request.model, ids)
-    return Caller(**ids)
+    if request.skip_event:
+        require(caller(), Role.OPERATOR, "a prediction that leaves no event (skip_event)")
+    return Caller(**ids, unrecorded=request.skip_event)
 
 
 def check_ids(model: str, ids: dict[str, str]) -> None:

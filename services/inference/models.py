@@ -171,8 +171,9 @@ class ResolvedVersion:
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Whom a prediction is for, in the caller's own words."""
+    """Whom a prediction is for, in the caller's own words. `unrecorded`: it leaves no event."""
 
     user_id: str = ""
     session_id: str = ""
     request_id: str = ""
+    unrecorded: bool = False

@@ -71,9 +71,9 @@ class EventLog:
         self._spool = spool
 
     def record(self, event: Event) -> None:
-        """Take an event; about a microsecond, unless the spool is full and told to wait."""
+        """Take an event, unless it is to leave none; about a microsecond, unless the spool is full and told to wait."""
         spool = self._spool
-        if spool is None:
+        if spool is None or event.caller.unrecorded:
             return
         resolved = event.resolved
         # Tensors that will not be kept must not wait in the queue: while the disk is full it holds thousands.

@@ -16,7 +16,7 @@ class Validating:
     """Tries versions as the inference service serves them."""
 
     def __init__(self, open_client: Callable[[], Client]) -> None:
-        """Take what opens a client of registry and inference: each trial has its own, which closes when it is to end."""
+        """Take what opens a client of registry and inference: each trial has its own, which closes when it ends."""
         self._open_client = open_client
 
     def validate(self, stopping: Stopping, trial: Trial, told: Told = lambda _done, _total: None) -> Validation:

@@ -34,6 +34,7 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
         priority: int = 0,
         queue_timeout_ms: int = 0,
         skip_cache: bool = False,
+        skip_event: bool = False,
         timeout_s: float | None = None,
         retry: bool = False,
     ) -> Prediction:
@@ -52,6 +53,8 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
             priority: 1 goes first while several wait, up to the version's number of levels; 0: its default level.
             queue_timeout_ms: how long it may wait before it runs, in ms; 0: the version's time-out.
             skip_cache: neither look into the response cache nor keep the answer there.
+            skip_event: leave no event behind, so that monitoring does not count the prediction; for operators, who try
+                a version.
             timeout_s: of the whole call, in seconds; None: the client's.
             retry: try again where the service is unavailable or busy. Each try that got through is an inference of
                 its own.
@@ -75,6 +78,7 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
             priority=priority,
             queue_timeout_ms=queue_timeout_ms,
             skip_cache=skip_cache,
+            skip_event=skip_event,
         )
         answer = self._connection.unary(self._connection.stub.Predict, request, timeout_s=timeout_s, retry=retry)
         return prediction_of(answer)

@@ -54,6 +54,7 @@ def make_request(
     priority: int = 0,
     queue_timeout_ms: int = 0,
     skip_cache: bool = False,
+    skip_event: bool = False,
 ) -> pb.PredictRequest:
     """Write a request, for `predict_stream`; see `predict` for the arguments.
 
@@ -83,6 +84,7 @@ def make_request(
         priority=priority,
         timeout_ms=queue_timeout_ms,
         skip_cache=skip_cache,
+        skip_event=skip_event,
     )
 
 

@@ -28,47 +28,47 @@ from penstock.api.status.v1 import status_pb2 as penstock_dot_api_dot_status_dot
 from penstock.api.tensors.v1 import tensors_pb2 as penstock_dot_api_dot_tensors_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)penstock/api/inference/v1/inference.proto\x12\x19penstock.api.inference.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a.penstock/api/features/v1/feature_lookups.proto\x1a#penstock/api/status/v1/status.proto\x1a%penstock/api/tensors/v1/tensors.proto\"\xa5\x02\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x30\n\x07tensors\x18\x04 \x03(\x0b\x32\x1f.penstock.api.tensors.v1.Tensor\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ntimeout_ms\x18\n \x01(\x03\x12\x12\n\nskip_cache\x18\x0b \x01(\x08\x12\x12\n\nentity_ids\x18\x0c \x03(\t\"\xfd\x01\n\x0fPredictResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x30\n\x07outputs\x18\x02 \x03(\x0b\x32\x1f.penstock.api.tensors.v1.Tensor\x12\x13\n\x0b\x63onfidences\x18\x03 \x03(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\tframework\x18\x06 \x01(\t\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\x12\r\n\x05\x63\x61\x63he\x18\x08 \x01(\t\x12\x37\n\x06lookup\x18\t \x01(\x0b\x32\'.penstock.api.features.v1.FeatureLookup\"R\n\x14PredictStreamRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).penstock.api.inference.v1.PredictRequest\"\x94\x01\n\x15PredictStreamResponse\x12@\n\nprediction\x18\x01 \x01(\x0b\x32*.penstock.api.inference.v1.PredictResponseH\x00\x12/\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1e.penstock.api.status.v1.StatusH\x00\x42\x08\n\x06result\"\x8a\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\nskip_cache\x18\x07 \x01(\x08\"\xa7\x01\n\rEmbedResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x38\n\nembeddings\x18\x02 \x03(\x0b\x32$.penstock.api.inference.v1.Embedding\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xf1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x38\n\x08messages\x18\x04 \x03(\x0b\x32&.penstock.api.inference.v1.ChatMessage\x12;\n\x07options\x18\x05 \x01(\x0b\x32*.penstock.api.inference.v1.GenerateOptions\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc9\x01\n\x0fGenerateOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"q\n\x10GenerateResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x39\n\ncompletion\x18\x03 \x01(\x0b\x32%.penstock.api.inference.v1.Completion\"\xd0\x01\n\nCompletion\x12>\n\rfinish_reason\x18\x01 \x01(\x0e\x32\'.penstock.api.inference.v1.FinishReason\x12\x1a\n\x12prompt_token_count\x18\x02 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\x04 \x01(\x01\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\"\xe7\x01\n\x0bRankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\x05items\x18\x04 \x03(\x0b\x32#.penstock.api.inference.v1.RankItem\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x12\n\nskip_cache\x18\t \x01(\x08\"K\n\x08RankItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\"\x8e\x01\n\x0cRankResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x34\n\x05items\x18\x02 \x03(\x0b\x32%.penstock.api.inference.v1.RankedItem\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\"6\n\nRankedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\r\n\x05\x65rror\x18\x03 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x88\x04\n\x10InferenceService\x12`\n\x07Predict\x12).penstock.api.inference.v1.PredictRequest\x1a*.penstock.api.inference.v1.PredictResponse\x12v\n\rPredictStream\x12/.penstock.api.inference.v1.PredictStreamRequest\x1a\x30.penstock.api.inference.v1.PredictStreamResponse(\x01\x30\x01\x12Z\n\x05\x45mbed\x12\'.penstock.api.inference.v1.EmbedRequest\x1a(.penstock.api.inference.v1.EmbedResponse\x12\x65\n\x08Generate\x12*.penstock.api.inference.v1.GenerateRequest\x1a+.penstock.api.inference.v1.GenerateResponse0\x01\x12W\n\x04Rank\x12&.penstock.api.inference.v1.RankRequest\x1a\'.penstock.api.inference.v1.RankResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n)penstock/api/inference/v1/inference.proto\x12\x19penstock.api.inference.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a.penstock/api/features/v1/feature_lookups.proto\x1a#penstock/api/status/v1/status.proto\x1a%penstock/api/tensors/v1/tensors.proto\"\xb9\x02\n\x0ePredictRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12)\n\x08\x66\x65\x61tures\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x30\n\x07tensors\x18\x04 \x03(\x0b\x32\x1f.penstock.api.tensors.v1.Tensor\x12\x0f\n\x07outputs\x18\x05 \x03(\t\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x10\n\x08priority\x18\t \x01(\x05\x12\x12\n\ntimeout_ms\x18\n \x01(\x03\x12\x12\n\nskip_cache\x18\x0b \x01(\x08\x12\x12\n\nentity_ids\x18\x0c \x03(\t\x12\x12\n\nskip_event\x18\r \x01(\x08\"\xfd\x01\n\x0fPredictResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x30\n\x07outputs\x18\x02 \x03(\x0b\x32\x1f.penstock.api.tensors.v1.Tensor\x12\x13\n\x0b\x63onfidences\x18\x03 \x03(\x01\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x11\n\tframework\x18\x06 \x01(\t\x12\x12\n\nlatency_ms\x18\x07 \x01(\x01\x12\r\n\x05\x63\x61\x63he\x18\x08 \x01(\t\x12\x37\n\x06lookup\x18\t \x01(\x0b\x32\'.penstock.api.features.v1.FeatureLookup\"R\n\x14PredictStreamRequest\x12:\n\x07request\x18\x01 \x01(\x0b\x32).penstock.api.inference.v1.PredictRequest\"\x94\x01\n\x15PredictStreamResponse\x12@\n\nprediction\x18\x01 \x01(\x0b\x32*.penstock.api.inference.v1.PredictResponseH\x00\x12/\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x1e.penstock.api.status.v1.StatusH\x00\x42\x08\n\x06result\"\x8a\x01\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\r\n\x05texts\x18\x03 \x03(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x12\n\nsession_id\x18\x05 \x01(\t\x12\x12\n\nrequest_id\x18\x06 \x01(\t\x12\x12\n\nskip_cache\x18\x07 \x01(\x08\"\xa7\x01\n\rEmbedResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x38\n\nembeddings\x18\x02 \x03(\x0b\x32$.penstock.api.inference.v1.Embedding\x12\x12\n\ndimensions\x18\x03 \x01(\x05\x12\r\n\x05model\x18\x04 \x01(\t\x12\x0f\n\x07version\x18\x05 \x01(\t\x12\x12\n\nlatency_ms\x18\x06 \x01(\x01\"\x1b\n\tEmbedding\x12\x0e\n\x06values\x18\x01 \x03(\x02\"\xf1\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06prompt\x18\x03 \x01(\t\x12\x38\n\x08messages\x18\x04 \x03(\x0b\x32&.penstock.api.inference.v1.ChatMessage\x12;\n\x07options\x18\x05 \x01(\x0b\x32*.penstock.api.inference.v1.GenerateOptions\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\xc9\x01\n\x0fGenerateOptions\x12\x17\n\nmax_tokens\x18\x01 \x01(\x05H\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x01H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x01H\x02\x88\x01\x01\x12\x12\n\x05top_k\x18\x04 \x01(\x05H\x03\x88\x01\x01\x12\x11\n\x04seed\x18\x05 \x01(\x03H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\tB\r\n\x0b_max_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seed\"q\n\x10GenerateResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x39\n\ncompletion\x18\x03 \x01(\x0b\x32%.penstock.api.inference.v1.Completion\"\xd0\x01\n\nCompletion\x12>\n\rfinish_reason\x18\x01 \x01(\x0e\x32\'.penstock.api.inference.v1.FinishReason\x12\x1a\n\x12prompt_token_count\x18\x02 \x01(\x03\x12\x1a\n\x12output_token_count\x18\x03 \x01(\x03\x12\x16\n\x0e\x66irst_token_ms\x18\x04 \x01(\x01\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\x12\r\n\x05model\x18\x06 \x01(\t\x12\x0f\n\x07version\x18\x07 \x01(\t\"\xe7\x01\n\x0bRankRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12(\n\x07\x63ontext\x18\x03 \x01(\x0b\x32\x17.google.protobuf.Struct\x12\x32\n\x05items\x18\x04 \x03(\x0b\x32#.penstock.api.inference.v1.RankItem\x12\r\n\x05top_k\x18\x05 \x01(\x05\x12\x0f\n\x07user_id\x18\x06 \x01(\t\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x12\n\nskip_cache\x18\t \x01(\x08\"K\n\x08RankItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x03 \x01(\t\x12\x10\n\x08\x63\x61tegory\x18\x04 \x01(\t\"\x8e\x01\n\x0cRankResponse\x12\x14\n\x0cinference_id\x18\x01 \x01(\t\x12\x34\n\x05items\x18\x02 \x03(\x0b\x32%.penstock.api.inference.v1.RankedItem\x12\r\n\x05model\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x12\n\nlatency_ms\x18\x05 \x01(\x01\"6\n\nRankedItem\x12\n\n\x02id\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x01\x12\r\n\x05\x65rror\x18\x03 \x01(\t*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\x88\x04\n\x10InferenceService\x12`\n\x07Predict\x12).penstock.api.inference.v1.PredictRequest\x1a*.penstock.api.inference.v1.PredictResponse\x12v\n\rPredictStream\x12/.penstock.api.inference.v1.PredictStreamRequest\x1a\x30.penstock.api.inference.v1.PredictStreamResponse(\x01\x30\x01\x12Z\n\x05\x45mbed\x12\'.penstock.api.inference.v1.EmbedRequest\x1a(.penstock.api.inference.v1.EmbedResponse\x12\x65\n\x08Generate\x12*.penstock.api.inference.v1.GenerateRequest\x1a+.penstock.api.inference.v1.GenerateResponse0\x01\x12W\n\x04Rank\x12&.penstock.api.inference.v1.RankRequest\x1a\'.penstock.api.inference.v1.RankResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.api.inference.v1.inference_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FINISHREASON']._serialized_start=2685
-  _globals['_FINISHREASON']._serialized_end=2780
+  _globals['_FINISHREASON']._serialized_start=2705
+  _globals['_FINISHREASON']._serialized_end=2800
   _globals['_PREDICTREQUEST']._serialized_start=227
-  _globals['_PREDICTREQUEST']._serialized_end=520
-  _globals['_PREDICTRESPONSE']._serialized_start=523
-  _globals['_PREDICTRESPONSE']._serialized_end=776
-  _globals['_PREDICTSTREAMREQUEST']._serialized_start=778
-  _globals['_PREDICTSTREAMREQUEST']._serialized_end=860
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=863
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1011
-  _globals['_EMBEDREQUEST']._serialized_start=1014
-  _globals['_EMBEDREQUEST']._serialized_end=1152
-  _globals['_EMBEDRESPONSE']._serialized_start=1155
-  _globals['_EMBEDRESPONSE']._serialized_end=1322
-  _globals['_EMBEDDING']._serialized_start=1324
-  _globals['_EMBEDDING']._serialized_end=1351
-  _globals['_GENERATEREQUEST']._serialized_start=1354
-  _globals['_GENERATEREQUEST']._serialized_end=1595
-  _globals['_CHATMESSAGE']._serialized_start=1597
-  _globals['_CHATMESSAGE']._serialized_end=1641
-  _globals['_GENERATEOPTIONS']._serialized_start=1644
-  _globals['_GENERATEOPTIONS']._serialized_end=1845
-  _globals['_GENERATERESPONSE']._serialized_start=1847
-  _globals['_GENERATERESPONSE']._serialized_end=1960
-  _globals['_COMPLETION']._serialized_start=1963
-  _globals['_COMPLETION']._serialized_end=2171
-  _globals['_RANKREQUEST']._serialized_start=2174
-  _globals['_RANKREQUEST']._serialized_end=2405
-  _globals['_RANKITEM']._serialized_start=2407
-  _globals['_RANKITEM']._serialized_end=2482
-  _globals['_RANKRESPONSE']._serialized_start=2485
-  _globals['_RANKRESPONSE']._serialized_end=2627
-  _globals['_RANKEDITEM']._serialized_start=2629
-  _globals['_RANKEDITEM']._serialized_end=2683
-  _globals['_INFERENCESERVICE']._serialized_start=2783
-  _globals['_INFERENCESERVICE']._serialized_end=3303
+  _globals['_PREDICTREQUEST']._serialized_end=540
+  _globals['_PREDICTRESPONSE']._serialized_start=543
+  _globals['_PREDICTRESPONSE']._serialized_end=796
+  _globals['_PREDICTSTREAMREQUEST']._serialized_start=798
+  _globals['_PREDICTSTREAMREQUEST']._serialized_end=880
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=883
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=1031
+  _globals['_EMBEDREQUEST']._serialized_start=1034
+  _globals['_EMBEDREQUEST']._serialized_end=1172
+  _globals['_EMBEDRESPONSE']._serialized_start=1175
+  _globals['_EMBEDRESPONSE']._serialized_end=1342
+  _globals['_EMBEDDING']._serialized_start=1344
+  _globals['_EMBEDDING']._serialized_end=1371
+  _globals['_GENERATEREQUEST']._serialized_start=1374
+  _globals['_GENERATEREQUEST']._serialized_end=1615
+  _globals['_CHATMESSAGE']._serialized_start=1617
+  _globals['_CHATMESSAGE']._serialized_end=1661
+  _globals['_GENERATEOPTIONS']._serialized_start=1664
+  _globals['_GENERATEOPTIONS']._serialized_end=1865
+  _globals['_GENERATERESPONSE']._serialized_start=1867
+  _globals['_GENERATERESPONSE']._serialized_end=1980
+  _globals['_COMPLETION']._serialized_start=1983
+  _globals['_COMPLETION']._serialized_end=2191
+  _globals['_RANKREQUEST']._serialized_start=2194
+  _globals['_RANKREQUEST']._serialized_end=2425
+  _globals['_RANKITEM']._serialized_start=2427
+  _globals['_RANKITEM']._serialized_end=2502
+  _globals['_RANKRESPONSE']._serialized_start=2505
+  _globals['_RANKRESPONSE']._serialized_end=2647
+  _globals['_RANKEDITEM']._serialized_start=2649
+  _globals['_RANKEDITEM']._serialized_end=2703
+  _globals['_INFERENCESERVICE']._serialized_start=2803
+  _globals['_INFERENCESERVICE']._serialized_end=3323
 # @@protoc_insertion_point(module_scope)

@@ -68,6 +68,7 @@ class PredictRequest(_message.Message):
     TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     SKIP_CACHE_FIELD_NUMBER: _builtins.int
     ENTITY_IDS_FIELD_NUMBER: _builtins.int
+    SKIP_EVENT_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     version: _builtins.str
@@ -86,6 +87,10 @@ class PredictRequest(_message.Message):
     """How long the request may wait before it runs, in ms; 0: the version's time-out. The call's deadline holds beside it."""
     skip_cache: _builtins.bool
     """Neither look into the response cache nor keep the answer there."""
+    skip_event: _builtins.bool
+    """Leave no event behind: monitoring does not count the prediction, and the inference id is good for no feedback. For
+    trials of a version, such as a validation; operators alone may ask for it.
+    """
     @_builtins.property
     def features(self) -> _struct_pb2.Struct:
         """The inputs: give one of `features` and `tensors`.
@@ -124,10 +129,11 @@ class PredictRequest(_message.Message):
         timeout_ms: _builtins.int = ...,
         skip_cache: _builtins.bool = ...,
         entity_ids: _abc.Iterable[_builtins.str] | None = ...,
+        skip_event: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity_ids", b"entity_ids", "features", b"features", "model", b"model", "outputs", b"outputs", "priority", b"priority", "request_id", b"request_id", "session_id", b"session_id", "skip_cache", b"skip_cache", "tensors", b"tensors", "timeout_ms", b"timeout_ms", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity_ids", b"entity_ids", "features", b"features", "model", b"model", "outputs", b"outputs", "priority", b"priority", "request_id", b"request_id", "session_id", b"session_id", "skip_cache", b"skip_cache", "skip_event", b"skip_event", "tensors", b"tensors", "timeout_ms", b"timeout_ms", "user_id", b"user_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -79,6 +79,7 @@ class InferenceServiceServicer(object):
         NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
         view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
         did not give them in time; `retryable`).
+        With skip_event: PERMISSION_DENIED: ROLE_TOO_WEAK (the caller is no operator).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

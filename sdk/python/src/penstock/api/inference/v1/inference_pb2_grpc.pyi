@@ -49,6 +49,7 @@ class InferenceServiceStub:
     NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
     view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
     did not give them in time; `retryable`).
+    With skip_event: PERMISSION_DENIED: ROLE_TOO_WEAK (the caller is no operator).
     """
     PredictStream: _grpc.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]
     """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
@@ -94,6 +95,7 @@ class InferenceServiceAsyncStub(InferenceServiceStub):
     NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
     view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
     did not give them in time; `retryable`).
+    With skip_event: PERMISSION_DENIED: ROLE_TOO_WEAK (the caller is no operator).
     """
     PredictStream: _aio.StreamStreamMultiCallable[_inference_pb2.PredictStreamRequest, _inference_pb2.PredictStreamResponse]  # type: ignore[assignment]
     """Runs a stream of requests, many of them in flight at once; the answers come in the order of the requests.
@@ -142,6 +144,7 @@ class InferenceServiceServicer(metaclass=_abc_1.ABCMeta):
         NO_FEATURE_VIEW (the version names none), ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE, FEATURE_MISMATCH (the
         view does not have what the model takes), and what the view lacks. UNAVAILABLE: FEATURES_UNAVAILABLE (the registry
         did not give them in time; `retryable`).
+        With skip_event: PERMISSION_DENIED: ROLE_TOO_WEAK (the caller is no operator).
         """
 
     @_abc_1.abstractmethod
