@@ -27,7 +27,11 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICERS = [
     ".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted(ROOT.glob("services/**/servicer.py"))
 ]
-AHEAD = {"penstock.api.trainer.v1.TrainingService", "penstock.api.trainer.v1.DatasetService"}
+AHEAD = {
+    "penstock.api.trainer.v1.TrainingService",
+    "penstock.api.trainer.v1.DatasetService",
+    "penstock.api.trainer.v1.TrainingWorkerService",
+}
 """Contracts that others speak already, and whose own service is yet to come."""
 ROLES = {"none": Role.PUBLIC, "viewer": Role.VIEWER, "operator": Role.OPERATOR, "admin": Role.ADMIN}
 

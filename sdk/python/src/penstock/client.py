@@ -19,6 +19,7 @@ from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
 from penstock.stubs import FetcherStub, InferenceStub, MonitoringStub, RegistryStub, TrainerStub
 from penstock.training import TrainingClient
+from penstock.training_worker import TrainingWorkerClient
 
 DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
@@ -119,9 +120,8 @@ class Client:
         self._fetcher_connection = Connection(
             FetcherStub, _address(fetcher, "PENSTOCK_FETCHER_ADDRESS"), credentials, limits
         )
-        self._trainer_connection = Connection(
-            TrainerStub, _address(trainer, "PENSTOCK_TRAINER_ADDRESS"), credentials, limits
-        )
+        trainer_address = _address(trainer, "PENSTOCK_TRAINER_ADDRESS")
+        self._trainer_connection = Connection(TrainerStub, trainer_address, credentials, limits)
         self._registry = RegistryClient(self._registry_connection)
         self._features = FeaturesClient(self._registry_connection)
         self._inference = InferenceClient(self._inference_connection)
@@ -129,6 +129,7 @@ class Client:
         self._jobs = PredictionJobsClient(self._jobs_connection)
         self._fetcher = FetcherClient(self._fetcher_connection)
         self._training = TrainingClient(self._trainer_connection)
+        self._training_worker = TrainingWorkerClient(self._trainer_connection, trainer_address, credentials)
 
     @property
     def registry(self) -> RegistryClient:
@@ -164,6 +165,11 @@ class Client:
     def training(self) -> TrainingClient:
         """Runs that make a version of a model."""
         return self._training
+
+    @property
+    def training_worker(self) -> TrainingWorkerClient:
+        """What a worker elsewhere asks for and tells."""
+        return self._training_worker
 
     def close(self) -> None:
         """Close every connection; calls in flight end with Cancelled, later ones raise FailedPrecondition."""

@@ -189,6 +189,13 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "ReadTrainingLog": Safety.ALWAYS,  # resumed at the byte where it broke
         "DeleteTrainingRun": Safety.NEVER,  # the second finds none
         "ListRecipes": Safety.ALWAYS,
+        "ClaimTrainingTask": Safety.NEVER,  # the second is another run
+        "GetTrainingTask": Safety.ALWAYS,
+        "DownloadTrainingInput": Safety.ALWAYS,  # resumed at the byte where it broke
+        "ReportTrainingProgress": Safety.ALWAYS,  # known by its sequence
+        "UploadTrainingOutput": Safety.ALWAYS,  # the same files again take the place of those
+        "CompleteTrainingRun": Safety.ALWAYS,  # the same outcome again is answered as before
+        "FailTrainingRun": Safety.ALWAYS,
     },
 }
 """By proto package and RPC. A test holds it complete against the contracts."""
