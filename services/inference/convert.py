@@ -20,7 +20,9 @@ from services.inference.models import (
     ArtifactFile,
     Caller,
     CapturePolicy,
+    FeatureViewPolicy,
     Metadata,
+    MissingFeatureAction,
     OllamaReference,
     QueueFullAction,
     ResolvedVersion,
@@ -39,6 +41,10 @@ UNKNOWN: Final = "unknown"
 STATES: Final = {number: name.removeprefix("VERSION_STATE_") for name, number in registry_pb2.VersionState.items()}
 STAGES: Final = {number: name.removeprefix("STAGE_").lower() for name, number in registry_pb2.Stage.items()}
 FRAMEWORKS: Final = {number: name.removeprefix("FRAMEWORK_").lower() for name, number in registry_pb2.Framework.items()}
+_MISSING_ACTIONS: Final = {
+    registry_pb2.MISSING_FEATURE_ACTION_USE_DEFAULT: MissingFeatureAction.USE_DEFAULT,
+    registry_pb2.MISSING_FEATURE_ACTION_USE_NAN: MissingFeatureAction.USE_NAN,
+}
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 MAX_ID_CHARS = 256
 MAX_MODEL_CHARS = 128
@@ -94,6 +100,7 @@ def _signature(version: registry_pb2.ModelVersion) -> Signature:
 def _serving(settings: registry_pb2.ServingSettings) -> ServingSettings:
     displaces = settings.queue_full_action == registry_pb2.QUEUE_FULL_ACTION_DISPLACE
     cache = settings.response_cache
+    view = settings.feature_view
     return ServingSettings(
         max_in_flight=settings.max_in_flight,
         pinned=settings.pinned,
@@ -108,6 +115,12 @@ def _serving(settings: registry_pb2.ServingSettings) -> ServingSettings:
         warm_up=tuple(_warm_ups(settings.warm_up)),
         preload=settings.preload,
         response_cache=ResponseCachePolicy(cache.enabled, cache.ttl_ms, cache.max_answer_bytes),
+        feature_view=FeatureViewPolicy(
+            view.view,
+            dict(view.names),
+            _MISSING_ACTIONS.get(view.missing_action, MissingFeatureAction.REFUSE),
+            _fields_of(view.defaults),
+        ),
     )
 
 

@@ -97,6 +97,29 @@ class ResponseCachePolicy:
     max_answer_bytes: int = 0
 
 
+class MissingFeatureAction(enum.Enum):
+    """What happens to a request for which a feature view has no value."""
+
+    REFUSE = "refuse"
+    USE_DEFAULT = "use_default"
+    """The default stands in; where there is none, it is refused."""
+    USE_NAN = "use_nan"
+    """As USE_DEFAULT; and where there is none, NaN stands in, if the model takes floats."""
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureViewPolicy:
+    """Where inputs come from that requests with entity ids leave out: `view` is `name` or `name@2`, "" for none.
+
+    `names` (where the view's differ) and `defaults` go by the model's inputs and columns.
+    """
+
+    view: str = ""
+    names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    missing_action: MissingFeatureAction = MissingFeatureAction.REFUSE
+    defaults: Mapping[str, float | str | bool] = field(default_factory=dict, hash=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
     """How a version is served; 0 means the server's default throughout. See ServingSettings in registry.proto."""
@@ -114,6 +137,7 @@ class ServingSettings:
     warm_up: tuple[WarmUp, ...] = ()
     preload: bool = False
     response_cache: ResponseCachePolicy = ResponseCachePolicy()
+    feature_view: FeatureViewPolicy = FeatureViewPolicy()
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from services.common.errors import EtagMismatch
 from services.registry.auditing import model_changed, version_changed
 from services.registry.edits import ModelEdit, VersionEdit
 from services.registry.models import Model, ModelVersion
+from services.registry.serving_features import check_inputs
 from services.registry.signatures import check_warm_ups
 from services.registry.store import Store
 from services.registry.training import TrainingConfig
@@ -60,7 +61,9 @@ class Editing:
                 return found
             if wanted.serving_settings != found.serving_settings:
                 wanted.serving_settings.check()
-                check_warm_ups(wanted.serving_settings, found.signature or found.declared_signature)
+                signature = found.signature or found.declared_signature
+                check_warm_ups(wanted.serving_settings, signature)
+                check_inputs(wanted.serving_settings, signature)
             tables.versions.update(wanted)
             version_changed(tables, "UpdateVersion", found, wanted)
             tables.changes.record()

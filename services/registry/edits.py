@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
-from services.registry.serving import ResponseCachePolicy, ServingSettings
+from services.registry.serving import FeatureViewPolicy, ResponseCachePolicy, ServingSettings
 
 SETTINGS_FIELDS = (
     *(f"serving_settings.{field.name}" for field in fields(ServingSettings)),
     *(f"serving_settings.response_cache.{field.name}" for field in fields(ResponseCachePolicy)),
+    *(f"serving_settings.feature_view.{field.name}" for field in fields(FeatureViewPolicy)),
     "capture_policy.disabled",
     "capture_policy.share",
     "capture_policy.max_bytes",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -46,6 +47,27 @@ class ResponseCachePolicy:
     max_answer_bytes: int = 0
 
 
+class MissingFeatureAction(StrEnum):
+    """What happens to a request for which a feature view has no value."""
+
+    REFUSE = "REFUSE"
+    USE_DEFAULT = "USE_DEFAULT"
+    USE_NAN = "USE_NAN"
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureViewPolicy:
+    """How inputs are filled: from `view` (`name` or `name@2`; "": from none), by `names` where names differ.
+
+    `names` and `defaults` go by the model's inputs and columns.
+    """
+
+    view: str = ""
+    names: Mapping[str, str] = field(default_factory=dict, hash=False)
+    missing_action: MissingFeatureAction | None = None
+    defaults: Mapping[str, bool | float | str] = field(default_factory=dict, hash=False)
+
+
 @dataclass(frozen=True, slots=True)
 class ServingSettings:
     """How inference serves a version; 0 and None are the defaults that the contract names."""
@@ -63,6 +85,7 @@ class ServingSettings:
     warm_up: tuple[WarmUp, ...] = ()
     preload: bool = False
     response_cache: ResponseCachePolicy = ResponseCachePolicy()
+    feature_view: FeatureViewPolicy = FeatureViewPolicy()
 
     def check(self) -> None:
         """Let settings pass that agree with each other; raises InvalidArgument (OUT_OF_BOUNDS).

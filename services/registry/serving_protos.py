@@ -11,7 +11,15 @@ from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from services.common import checks
 from services.common.errors import InvalidArgument
-from services.registry.serving import QueueFullAction, ResponseCachePolicy, ServingSettings, WarmUp, WarmUpTensor
+from services.registry.serving import (
+    FeatureViewPolicy,
+    QueueFullAction,
+    ResponseCachePolicy,
+    ServingSettings,
+    WarmUp,
+    WarmUpTensor,
+)
+from services.registry.serving_features import feature_view, view_message
 
 FIELD: Final = "serving_settings"
 MAX_ROWS: Final = 65_536
@@ -52,11 +60,12 @@ def serving_settings(settings: pb.ServingSettings) -> ServingSettings:
         warm_up=_warm_ups(settings.warm_up),
         preload=settings.preload,
         response_cache=_response_cache(settings.response_cache),
+        feature_view=feature_view(settings.feature_view),
     )
 
 
 def settings_message(settings: ServingSettings) -> pb.ServingSettings:
-    """Write how a version is served; a cache policy that says nothing is left unset."""
+    """Write how a version is served; policies that say nothing are left unset."""
     message = pb.ServingSettings(
         **{name: getattr(settings, name) for name in _LIMITS},
         pinned=settings.pinned,
@@ -71,6 +80,8 @@ def settings_message(settings: ServingSettings) -> pb.ServingSettings:
                 enabled=policy.enabled, ttl_ms=policy.ttl_ms, max_answer_bytes=policy.max_answer_bytes
             )
         )
+    if settings.feature_view != FeatureViewPolicy():
+        message.feature_view.CopyFrom(view_message(settings.feature_view))
     return message
 
 

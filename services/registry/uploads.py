@@ -26,6 +26,7 @@ from services.registry.models import (
     UploadPart,
 )
 from services.registry.promotions import check_going_live
+from services.registry.serving_features import check_inputs
 from services.registry.signatures import check_warm_ups
 from services.registry.stages import birth_stage
 from services.registry.store import Store, Tables
@@ -69,6 +70,7 @@ class Uploads:
             new.serving_settings.check()
             signature = references.reference_signature(new.ollama.mode) if new.ollama else new.declared_signature
             check_warm_ups(new.serving_settings, signature)
+            check_inputs(new.serving_settings, signature)
         birth_stage(new.stage)
         if new.stage is not None:
             check_going_live(new.stage, Approval(caller().name, new.approved_by, new.note))

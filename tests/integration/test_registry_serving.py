@@ -14,6 +14,7 @@ from google.protobuf.json_format import MessageToDict
 from penstock.api.registry.v1 import administration_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.tensors import to_tensor
+from penstock.values import to_struct
 from tests import catalogue
 from tests.catalogue import INVALID, Catalogue, get_model, get_version, refused
 
@@ -31,6 +32,14 @@ def full(signature_input: str) -> pb.ServingSettings:
         queue_full_action=pb.QUEUE_FULL_ACTION_DISPLACE, priority_levels=5, default_priority=5, timeout_ms=6,
         instances=7, warm_up=[pb.WarmUpRequest(tensors=[to_tensor(signature_input, [b"\x00\xff"])])], preload=True,
         response_cache=pb.ResponseCachePolicy(enabled=True, ttl_ms=8, max_answer_bytes=9),
+        feature_view=filled(signature_input),
+    )  # fmt: skip
+
+
+def filled(signature_input: str) -> pb.FeatureViewPolicy:
+    return pb.FeatureViewPolicy(
+        view="words@2", names={signature_input: "text"}, missing_action=pb.MISSING_FEATURE_ACTION_USE_DEFAULT,
+        defaults=to_struct({signature_input: "none"}),
     )  # fmt: skip
 
 
@@ -40,10 +49,13 @@ def input_of(version: pb.ModelVersion) -> str:
 
 def test_each_field_can_be_set_by_itself_and_cleared_by_itself(running: Catalogue) -> None:
     settings = full(input_of(get_version(running.stub, "1")))
-    names = [field.name for field in pb.ServingSettings.DESCRIPTOR.fields if field.name != "response_cache"]
+    names = [field.name for field in pb.ServingSettings.DESCRIPTOR.fields if field.message_type is None]
+    names.append("warm_up")
     # The contract names the levels before the default, which needs them.
     paths = [f"serving_settings.{name}" for name in names]
-    paths += [f"serving_settings.response_cache.{name}" for name in ("enabled", "ttl_ms", "max_answer_bytes")]
+    for policy in ("response_cache", "feature_view"):
+        fields = getattr(settings, policy).DESCRIPTOR.fields
+        paths += [f"serving_settings.{policy}.{field.name}" for field in fields]
     update = partial(catalogue.update_version, running.stub)
     before = pb.ServingSettings()
     for path in paths:
@@ -76,6 +88,12 @@ def test_new_versions_inherit_all_of_it_and_a_whole_replaces_it(running: Catalog
          "OUT_OF_BOUNDS", "default_priority"),
         (["serving_settings.warm_up"], pb.ServingSettings(warm_up=[
             pb.WarmUpRequest(tensors=[to_tensor("who", [1])])]), "SIGNATURE_MISMATCH", "warm_up[0].tensors[0]"),
+        (["serving_settings.feature_view"], pb.ServingSettings(feature_view=pb.FeatureViewPolicy(
+            view="words", names={"who": "text"})), "SIGNATURE_MISMATCH", "feature_view.names"),
+        (["serving_settings.feature_view"], pb.ServingSettings(feature_view=pb.FeatureViewPolicy(view="words@0")),
+         "INVALID_NAME", "feature_view.view"),
+        (["serving_settings.feature_view"], pb.ServingSettings(feature_view=pb.FeatureViewPolicy(
+            defaults=to_struct({"who": [1]}))), "INVALID_FIELDS", "feature_view.defaults"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused_by_its_field(

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.tensors.v1 import tensors_pb2
 from penstock.tensors import to_tensor
+from penstock.values import to_struct
 from services.common.errors import InvalidArgument
 from services.inference.convert import catalog_version
-from services.inference.models import QueueFullAction
+from services.inference.models import FeatureViewPolicy, MissingFeatureAction, QueueFullAction
 from services.registry.models import Signature, TensorSpec
 from services.registry.serving import ServingSettings, json_of
 from services.registry.serving_protos import serving_settings, settings_message
@@ -35,6 +36,12 @@ FULL = pb.ServingSettings(
     warm_up=[pb.WarmUpRequest(tensors=[ROW, TEXTS], repeat_count=100), pb.WarmUpRequest(row_count=65_536)],
     preload=True,
     response_cache=pb.ResponseCachePolicy(enabled=True, ttl_ms=30 * 86_400_000, max_answer_bytes=2**31 - 1),
+    feature_view=pb.FeatureViewPolicy(
+        view="spending@2",
+        names={"X": "amount"},
+        missing_action=pb.MISSING_FEATURE_ACTION_USE_NAN,
+        defaults=to_struct({"X": 1.5, "text": "none", "member": True}),
+    ),
 )
 TAKES = Signature((TensorSpec("X", "FP64", (-1, 2)),), ())
 
@@ -68,6 +75,9 @@ def test_inference_reads_every_field_as_the_registry_wrote_it() -> None:
         65_536, 10_000_000, 3_600_000, True,
     )  # fmt: skip
     assert read.queue_full_action is QueueFullAction.DISPLACE
+    assert read.feature_view == FeatureViewPolicy(
+        "spending@2", {"X": "amount"}, MissingFeatureAction.USE_NAN, {"X": 1.5, "text": "none", "member": True}
+    )
     first, second = read.warm_up
     assert first.tensors["text"].tolist() == ["été".encode(), b""]
     assert (first.row_count, first.repeat_count, second.row_count, second.repeat_count) == (1, 100, 65_536, 1)

@@ -8,6 +8,7 @@ from typing import Any, Final, TypeVar
 
 from google.protobuf.field_mask_pb2 import FieldMask
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.errors import FieldViolation, InvalidArgument
@@ -26,7 +27,7 @@ class Unset(enum.Enum):
 
 
 UNSET: Final = Unset.UNSET
-_ENUMS: Final = {"queue_full_action": pb.QueueFullAction}
+_ENUMS: Final = {"queue_full_action": pb.QueueFullAction, "missing_action": pb.MissingFeatureAction}
 
 
 class RegistryEditing(RegistryConnected):
@@ -55,7 +56,8 @@ class RegistryEditing(RegistryConnected):
             serving_settings: the default of later versions. A message replaces it, a mapping changes the fields that
                 it names (None: back to the default), None clears it. For example `{"max_batch_size": 32,
                 "queue_full_action": "displace", "response_cache": {"enabled": True, "ttl_ms": 60_000}}`, or with
-                `warm_up` a list of WarmUpRequest, whose tensors `penstock.tensors.to_tensor` makes.
+                `warm_up` a list of WarmUpRequest, whose tensors `penstock.tensors.to_tensor` makes, or
+                `{"feature_view": {"view": "spending@2", "names": {"column": "feature"}}}`.
             capture_policy: likewise.
             etag: the model's, as it was read: then nothing is changed that somebody else changed since.
 
@@ -189,7 +191,8 @@ def _put_each(message: Message, paths: list[str], field: str, values: Mapping[st
             sentence = f"there is no {name!r}; it has {allowed}"
             violation = FieldViolation(f"{field}.{name}", sentence)
             raise InvalidArgument(f"{field}: {sentence}", reason="UNKNOWN_FIELD", violations=[violation])
-        if isinstance(value, Mapping):
+        inner = message.DESCRIPTOR.fields_by_name[name].message_type
+        if isinstance(value, Mapping) and inner not in (None, Struct.DESCRIPTOR) and not inner.GetOptions().map_entry:
             _put_each(getattr(message, name), paths, f"{field}.{name}", value)
             continue
         paths.append(f"{field}.{name}")

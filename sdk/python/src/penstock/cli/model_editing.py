@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from typing import Annotated, Any, TypeVar
 import typer
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+from google.protobuf.struct_pb2 import Struct
 from rich.text import Text
 
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
+from penstock.cli.formats import parse_pairs
 from penstock.cli.model_views import model_facts, version_facts
 from penstock.cli.options import Json, Model, NoColor, Token, Url, pairs
 from penstock.cli.output import Column, Output
@@ -47,7 +50,8 @@ def change(
             "--serving",
             metavar="K=V",
             help="max_batch_size=32, max_queue_delay_us=500, queue_full_action=displace, warm_up=1,8, "
-            "response_cache.enabled=true and so on (a wrong name lists them all); an empty value: back to the default.",
+            "response_cache.enabled=true, feature_view.view=NAME and so on (a wrong name lists them all); an empty "
+            "value: back to the default.",
         ),
     ] = None,
     capture: Annotated[
@@ -218,6 +222,10 @@ def _reader(field: Any) -> tuple[Callable[[str], Any], str]:
     """Say how a field is read, and what it takes."""
     if field.name == _WARM_UP:
         return _row_counts, "numbers of rows with commas between them (one warm-up request of zeros each)"
+    if field.message_type is Struct.DESCRIPTOR:
+        return _json_object, "a JSON object"
+    if field.message_type is not None:
+        return _named, "NAME=FEATURE, with commas between several"
     if field.cpp_type == FieldDescriptor.CPPTYPE_ENUM:
         words = {str(enum_word(field.enum_type, number)): number for number in field.enum_type.values_by_number}
         del words["None"]
@@ -255,6 +263,17 @@ def _trained(config: pb.TrainingConfig, changes: Mapping[str, Any]) -> pb.Traini
 
 def _row_counts(text: str) -> list[pb.WarmUpRequest]:
     return [pb.WarmUpRequest(row_count=_whole(rows)) for rows in text.split(",")]
+
+
+def _named(text: str) -> dict[str, str]:
+    return parse_pairs(text.split(","))
+
+
+def _json_object(text: str) -> dict[str, Any]:
+    found = json.loads(text)
+    if not isinstance(found, dict):
+        raise ValueError("it is no object")  # noqa: TRY004 - as json.loads does of what is no JSON
+    return found
 
 
 def _whole(text: str) -> int:

@@ -200,6 +200,7 @@ def serving_words(settings: pb.ServingSettings) -> str:
         "preloaded": settings.preload,
         "pinned": settings.pinned,
         _cache_words(settings.response_cache): settings.response_cache.enabled,
+        f"inputs filled from {settings.feature_view.view}": settings.feature_view.view,
     }
     return ", ".join(said for said, holds in words.items() if holds)
 

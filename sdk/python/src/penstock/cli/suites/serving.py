@@ -31,6 +31,14 @@ class QueueFullAction(enum.StrEnum):
     DISPLACE = "displace"
 
 
+class MissingAction(enum.StrEnum):
+    """What happens to a request for which a feature view has no value."""
+
+    REFUSE = "refuse"
+    USE_DEFAULT = "use_default"
+    USE_NAN = "use_nan"
+
+
 class Datatype(enum.StrEnum):
     """The datatypes that values can be written in, as the Open Inference Protocol names them, in any case."""
 
@@ -60,6 +68,7 @@ def serving_settings(fields: Fields | None) -> pb.ServingSettings | None:
         preload=fields.truth("preload") or False,
         warm_up=[_warm_up(each) for each in fields.items("warm_up")],
         response_cache=_response_cache(fields.fields("response_cache")),
+        feature_view=_feature_view(fields.fields("feature_view")),
     )
     action = fields.choice("queue_full_action", QueueFullAction)
     if action:
@@ -76,6 +85,20 @@ def _response_cache(fields: Fields | None) -> pb.ResponseCachePolicy | None:
         ttl_ms=fields.number("ttl_ms", int, least=0, most=2**53) or 0,
         max_answer_bytes=fields.number("max_answer_bytes", int, least=0, most=2**53) or 0,
     )
+    fields.done()
+    return policy
+
+
+def _feature_view(fields: Fields | None) -> pb.FeatureViewPolicy | None:
+    if fields is None:
+        return None
+    policy = pb.FeatureViewPolicy(view=fields.text("view", required=True) or "", names=fields.pairs("names") or {})
+    action = fields.choice("missing_action", MissingAction)
+    if action:
+        policy.missing_action = pb.MissingFeatureAction.Value(f"MISSING_FEATURE_ACTION_{action.name}")
+    defaults = fields.free("defaults")
+    if defaults:
+        policy.defaults.update(defaults)
     fields.done()
     return policy
 
