@@ -107,7 +107,7 @@ def test_every_serving_setting_can_be_written_and_warm_ups_from_values(folder: P
         "    {max_batch_size: 32, max_queue_delay_us: 500, max_queue_size: 9, queue_full_action: Displace,\n"
         "     priority_levels: 2, default_priority: 1, timeout_ms: 5, instances: 3, preload: true, max_in_flight: 4,\n"
         "     pinned: true, response_cache: {enabled: true, ttl_ms: 60000, max_answer_bytes: 7},\n"
-        "     feature_view: {view: v@2, names: {a: b}, missing_action: use_nan, defaults: {a: 1.5, c: 'no', d: false}},\n"
+        "     feature_view: {view: v, names: {a: b}, missing_action: use_nan, defaults: {a: 1.5, c: 'no', d: false}},\n"
         "     warm_up: [{row_count: 8, repeat_count: 2}, {tensors: [\n"
         "       {name: X, datatype: FP32, values: [[1, 2.5]]}, {name: t, datatype: bytes, values: ['1', no]},\n"
         "       {name: n, datatype: uint8, values: [0, 255]}, {name: b, datatype: bool, values: true}]}]}\n",
@@ -121,7 +121,7 @@ def test_every_serving_setting_can_be_written_and_warm_ups_from_values(folder: P
         warm_up=[pb.WarmUpRequest(row_count=8, repeat_count=2), pb.WarmUpRequest(tensors=tensors)],
         response_cache=pb.ResponseCachePolicy(enabled=True, ttl_ms=60_000, max_answer_bytes=7),
         feature_view=pb.FeatureViewPolicy(
-            view="v@2", names={"a": "b"}, missing_action=pb.MISSING_FEATURE_ACTION_USE_NAN,
+            view="v", names={"a": "b"}, missing_action=pb.MISSING_FEATURE_ACTION_USE_NAN,
             defaults=to_struct({"a": 1.5, "c": "no", "d": False}),
         ),
     )  # fmt: skip
