@@ -46,10 +46,12 @@ class Context:
 
     def rows(self, part: Part | str) -> pa.Table:
         """Read a part's rows: `train`, `validation` or `test`; one that has none has no rows, and the same columns."""
-        path = self.folder.rows(Part(part))
-        if not path.exists():
+        path, learned_from = self.folder.rows(Part(part)), self.folder.rows(Part.TRAIN)
+        if path.exists():
+            return pq.read_table(path)
+        if not learned_from.exists():
             raise TrainingFailed("this recipe needs rows; name a data source", reason="INVALID_DATA")
-        return pq.read_table(path)
+        return pq.read_schema(learned_from).empty_table()
 
     def report(self, number: int, metrics: Mapping[str, float], *, total: int = 0) -> None:
         """Tell of an epoch or a trial: 1, 2, 3 … of `total`.

@@ -6,10 +6,12 @@ imported inside `train` alone, in the process of the run.
 
 from __future__ import annotations
 
-from typing import ClassVar, Protocol
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from services.trainer.faults import TrainingFailed
 from services.trainer.recipes.context import Context
 from services.trainer.task import Outcome
 
@@ -18,6 +20,15 @@ class Parameters(BaseModel):
     """What a recipe can be told: a field each, with its default, its range and a docstring that says what it is."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @classmethod
+    def told(cls, parameters: Mapping[str, Any]) -> Self:
+        """Read what a recipe was told; raises TrainingFailed(INVALID_PARAMETERS), naming each that cannot be meant."""
+        try:
+            return cls.model_validate(dict(parameters))
+        except ValidationError as error:
+            said = (f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in error.errors(include_url=False))
+            raise TrainingFailed("; ".join(said), reason="INVALID_PARAMETERS") from error
 
 
 class Recipe(Protocol):
