@@ -15,6 +15,14 @@ VALUES (%(owner_id)s, %(name)s, %(sha256)s, %(size_bytes)s)
 ON CONFLICT (owner_id, name) DO UPDATE SET sha256 = excluded.sha256, size_bytes = excluded.size_bytes
 """
 _NAMES = "SELECT name, sha256, size_bytes FROM trainer.named_blobs WHERE owner_id = %(owner_id)s ORDER BY name"
+# A checkpoint helps nobody once the run has ended; what it left stays as long as the run.
+_EXPIRE = """
+DELETE FROM trainer.named_blobs AS named
+WHERE named.name IN ('checkpoint', 'out') AND NOT EXISTS (
+    SELECT FROM trainer.training_runs AS run
+    WHERE run.job_id = named.owner_id AND (named.name = 'out' OR run.end_time IS NULL)
+)
+"""
 _FORGET = "DELETE FROM trainer.named_blobs WHERE owner_id = %(owner_id)s AND starts_with(name, %(prefix)s)"
 
 
@@ -39,3 +47,16 @@ class NamedBlobs:
     def forget(self, connection: JobConnection, owner_id: UUID, prefix: str = "") -> None:
         """Have an owner keep nothing any more, of what begins with a prefix."""
         connection.execute(_FORGET, {"owner_id": owner_id, "prefix": prefix})
+
+
+class RunFiles:
+    """The blobs of runs, for their housekeeping."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self.ledger = ledger_of(database)
+
+    def expire(self, kept_s: float) -> int:  # noqa: ARG002 - they go with their runs
+        """Forget what ended and deleted runs kept; gives how many names."""
+        with self._database.transaction() as connection:
+            return connection.execute(_EXPIRE).rowcount

@@ -12,7 +12,7 @@ from psycopg import Connection, Cursor, sql
 from psycopg.rows import DictRow
 from psycopg.types.json import Jsonb
 
-from services.common.errors import FailedPrecondition, NotFound
+from services.common.errors import Aborted, FailedPrecondition, NotFound
 from services.common.jobs import statements
 from services.common.jobs.job import (
     Failure,
@@ -126,9 +126,20 @@ class JobStore:
             values=sql.SQL("").join(sql.SQL(", {}").format(sql.Placeholder(name)) for name in names),
         )
         if connection.execute(statement, {**values, **new.payload}).rowcount == 0:
-            return self._first_of(connection, new)
+            if known := self.known(connection, new.created_by, new.request_id, new.body_sha256):
+                return known
+            raise Aborted("the job that this request created was just deleted; ask again", reason="JOB_DELETED")
         self._notify(connection, self.queued, self.changed)
         return self._get(connection, new.job_id)
+
+    def known(self, connection: JobConnection, created_by: str, request_id: str, body_sha256: str) -> Job | None:
+        """Give what a request created within 7 days; raises FailedPrecondition (REQUEST_ID_REUSED) of another body."""
+        values = {"created_by": created_by, "request_id": request_id}
+        row = self._run(connection, statements.FIND_REQUEST, values).fetchone() if request_id else None
+        if row is not None and row["body_sha256"] != body_sha256:
+            sentence = f"the request_id {request_id!r} came with another request before; choose a new one for a new"
+            raise FailedPrecondition(f"{sentence} request, and repeat one exactly", reason="REQUEST_ID_REUSED")
+        return self._get(connection, row["job_id"]) if row is not None else None
 
     def get(self, job_id: UUID) -> Job:
         """Read a job; raises NotFound (JOB_NOT_FOUND)."""
@@ -341,17 +352,6 @@ class JobStore:
         for job in map(_job, rows):
             if job.ended:
                 self._on_end(connection, job)
-
-    def _first_of(self, connection: JobConnection, new: NewJob) -> Job:
-        values = {"created_by": new.created_by, "request_id": new.request_id}
-        row = self._run(connection, statements.FIND_REQUEST, values).fetchone()
-        if row is None or row["body_sha256"] != new.body_sha256:
-            sentence = (
-                f"the request_id {new.request_id!r} came with another request before; choose a new one for a new "
-                "request, and send exactly the same to repeat one"
-            )
-            raise FailedPrecondition(sentence, reason="REQUEST_ID_REUSED")
-        return self._get(connection, row["job_id"])
 
     def _get(self, connection: JobConnection, job_id: UUID) -> Job:
         statement = sql.SQL("{} WHERE job_id = %(job_id)s").format(self._sql(statements.SELECT))

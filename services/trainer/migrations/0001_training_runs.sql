@@ -50,6 +50,7 @@ CREATE TABLE trainer.training_runs (
     outcome            jsonb,                                              -- what the recipe left
     new_version        text        NOT NULL DEFAULT '',                    -- as asked for, or as generated; kept at once
     new_version_stage  text        NOT NULL DEFAULT '',
+    version_generated  boolean     NOT NULL DEFAULT false,                 -- new_version is; another may take its place
     registered         boolean     NOT NULL DEFAULT false,
     validation_passed  boolean,
     shortfalls         jsonb       NOT NULL DEFAULT '[]',

@@ -2,13 +2,97 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+from services.common.jobs import Backoff, Concurrency, Job, JobConnection, JobStore, JobWorkers, WorkerLimits
+from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
+from services.common.jobs.news import JobNews
+from services.common.jobs.workers import end_process
 from services.common.server import Service
+from services.trainer.datasets.materialising import Datasets
 from services.trainer.parts import Parts
+from services.trainer.recipes.catalogue import find_recipe
+from services.trainer.registering.registering import Registering
+from services.trainer.runs import servicer
+from services.trainer.runs.folders import Folders
+from services.trainer.runs.metrics import TrainingCollector, TrainingCounters
+from services.trainer.runs.models import ExecutorName
+from services.trainer.runs.parents import Parents
+from services.trainer.runs.planning import Planning
+from services.trainer.runs.runs import RunLimits, Runs
+from services.trainer.runs.store import RunStore
+from services.trainer.runs.work import Profiling, Steps, TrainingWork, WorkLimits
+from services.trainer.store import NamedBlobs, RunFiles, ledger_of
+from services.trainer.task import Executor
+from services.trainer.validating.validating import Validating
+
+SCHEMA, TABLE = "trainer", "training_runs"
 
 
-def open_runs(parts: Parts) -> tuple[Sequence[Service], Sequence[Callable[[], None]]]:
+def open_runs(
+    parts: Parts,
+    datasets: Datasets,
+    executors: Mapping[ExecutorName, Executor],
+    profiling: Profiling,
+) -> tuple[Sequence[Service], Sequence[Callable[[], None]]]:
     """Open what runs need; gives the services, and what the health answer asks."""
-    del parts
-    return (), ()
+    settings, store, named = parts.settings, RunStore(parts.database), NamedBlobs()
+
+    def ended(connection: JobConnection, job: Job) -> None:
+        datasets.release(connection, job.job_id)
+
+    jobs = JobStore(parts.database, SCHEMA, TABLE, on_end=ended)
+    checks: list[Callable[[], None]] = []
+    busy: Callable[[], int] = lambda: 0  # noqa: E731 - in the place of the workers'
+    if settings.trainer_worker_enabled:
+        workers = _workers(parts, jobs, store, named, Steps(
+            datasets=datasets,
+            parents=Parents(parts.open_client, settings.trainer_max_artifact_bytes),
+            executors=executors,
+            registering=Registering(parts.open_client),
+            profiling=profiling,
+            validating=Validating(parts.open_client),
+            reads_parent=lambda name: find_recipe(name).reads_parent,
+        ))  # fmt: skip
+        checks.append(workers.check)
+        busy = lambda: workers.busy_count  # noqa: E731
+    parts.metrics.register(TrainingCollector(jobs, busy))
+    kept_s = settings.trainer_retention_days * DAY_S
+    kept = Kept(jobs_s=kept_s, files_s=kept_s, blob_grace_s=settings.blob_grace_ms / 1000)
+    interval_s = settings.trainer_housekeeping_interval_ms / 1000
+    housekeeping = Housekeeping(jobs, RunFiles(parts.database), parts.blobs, kept, interval_s=interval_s)
+    housekeeping.open()
+    parts.stack.callback(housekeeping.close)
+    news = JobNews(jobs.listen([jobs.changed], poll_interval_s=1.0))
+    news.open()
+    parts.stack.callback(news.close)
+    planning = Planning(parts.open_client, frozenset(executors), scripts_enabled=settings.trainer_scripts_enabled)
+    limits = RunLimits(hard_limit_ms=settings.trainer_hard_limit_ms, max_unended=settings.trainer_max_unended)
+    does = Runs(jobs, store, datasets, planning, news, limits)
+    return (servicer.service(does),), checks
+
+
+def _workers(parts: Parts, jobs: JobStore, store: RunStore, named: NamedBlobs, steps: Steps) -> JobWorkers:
+    settings = parts.settings
+    folders = Folders(parts.blobs, ledger_of(parts.database), named, settings.trainer_max_artifact_bytes)
+    limits = WorkLimits(
+        time_limit_s=settings.trainer_time_limit_ms / 1000,
+        memory_limit_bytes=settings.trainer_memory_limit_bytes,
+        work_folder=settings.trainer_work_folder,
+    )
+    work = TrainingWork(jobs, store, folders, steps, limits)
+    workers = JobWorkers(
+        jobs,
+        TrainingCounters(parts.metrics).counted(work),
+        WorkerLimits(
+            slots=settings.trainer_runs,
+            lease_s=settings.trainer_lease_ms / 1000,
+            poll_s=settings.poll_interval_ms / 1000,
+            concurrency=Concurrency(total=settings.trainer_max_running),
+            backoff=Backoff(base_s=1.0),
+        ),
+        on_stuck=end_process,
+    )
+    workers.open()
+    parts.stack.callback(workers.close, settings.drain_grace_ms / 1000)
+    return workers

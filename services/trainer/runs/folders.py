@@ -1,0 +1,75 @@
+"""Folders of a run, kept as blobs: the checkpoint, and what the recipe left. Whoever takes the run over finds them."""
+
+from __future__ import annotations
+
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from services.common.blobs import BlobStore
+from services.common.blobs.store import BlobLedger
+from services.common.jobs import JobRun
+from services.trainer.faults import TrainingFailed
+from services.trainer.store import NamedBlobs
+
+CHECKPOINT, OUT = "checkpoint", "out"
+PIECE_BYTES = 1024 * 1024
+
+
+class Folders:
+    """Keeps folders, packed, by name. `max_bytes`: of each."""
+
+    def __init__(self, blobs: BlobStore, ledger: BlobLedger, named: NamedBlobs, max_bytes: int) -> None:
+        self._blobs = blobs
+        self._ledger = ledger
+        self._named = named
+        self._max_bytes = max_bytes
+
+    def keep(self, run: JobRun, name: str, folder: Path) -> None:
+        """Keep a folder as it is now, in the place of what was kept under this name.
+
+        Raises:
+            TrainingFailed: it holds what is no plain file, or too much (INVALID_OUTCOME, TOO_MUCH_OUTPUT).
+        """
+        with tempfile.TemporaryFile(dir=folder.parent) as packed:
+            with tarfile.open(fileobj=packed, mode="w") as archive:
+                for path in _plain(folder, self._max_bytes):
+                    archive.add(path, path.relative_to(folder), recursive=False)
+            packed.seek(0)
+            pieces = iter(lambda: packed.read(PIECE_BYTES), b"")
+            blob = self._blobs.put(
+                pieces,
+                max_bytes=2 * self._max_bytes,
+                before_publish=lambda blob: self._ledger.keep(blob.sha256),
+            )
+        with run.holding() as connection:
+            self._named.name(connection, run.job.job_id, name, blob.sha256, blob.size_bytes)
+
+    def restore(self, run: JobRun, name: str, folder: Path) -> bool:
+        """Bring back what was kept; False where nothing was."""
+        with run.holding() as connection:
+            kept = self._named.named(connection, run.job.job_id).get(name)
+        if kept is None:
+            return False
+        with tempfile.TemporaryFile(dir=folder.parent) as packed:
+            with self._blobs.open(kept[0]) as reader:
+                for piece in reader:
+                    packed.write(piece)
+            packed.seek(0)
+            with tarfile.open(fileobj=packed) as archive:
+                archive.extractall(folder, filter="data")
+        return True
+
+
+def _plain(folder: Path, max_bytes: int) -> Iterator[Path]:
+    """Name what is in a folder, which untrusted code may have filled; links are never followed."""
+    size_bytes = 0
+    for path in sorted(folder.rglob("*")):
+        if path.is_symlink() or not (path.is_file() or path.is_dir()):
+            raise TrainingFailed(f"{folder.name} holds {path.name!r}, which is no plain file", reason="INVALID_OUTCOME")
+        size_bytes += path.stat().st_size if path.is_file() else 0
+        if size_bytes > max_bytes:
+            sentence = f"{folder.name} holds more than {max_bytes:,} bytes (PENSTOCK_TRAINER_MAX_ARTIFACT_BYTES)"
+            raise TrainingFailed(sentence, reason="TOO_MUCH_OUTPUT")
+        yield path

@@ -1,0 +1,148 @@
+"""What a run will be, from what was asked for and what the registry says of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from penstock import Client
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.errors import AlreadyExists as TheyHaveIt
+from penstock.errors import NotFound as TheyLackIt
+from penstock.errors import PenstockError
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.trainer.faults import RegistryUnavailable
+from services.trainer.recipes.catalogue import RECIPES, check_parameters, find_recipe, refusal_of
+from services.trainer.recipes.recipe import Recipe
+from services.trainer.runs.convert import plain_parameters
+from services.trainer.runs.models import ExecutorName, NewRun, Offered, RunSpec
+from services.trainer.runs.splitting import split_of
+from services.trainer.task import TrainingType
+
+OWN_PARAMETERS = frozenset({"split", "executor", "slices"})
+"""Of a config's parameters, what is the run's and not the recipe's."""
+
+
+class Planning:
+    """Plans runs. `executors`: those that are configured here."""
+
+    def __init__(
+        self, open_client: Callable[[], Client], executors: frozenset[ExecutorName], *, scripts_enabled: bool
+    ) -> None:
+        self._open_client = open_client
+        self._executors = executors
+        self._scripts_enabled = scripts_enabled
+
+    def offered(self) -> list[Offered]:
+        """List the recipes by name, with why they can't be used here."""
+        return [Offered(RECIPES[name], self._refusal(RECIPES[name], ExecutorName.LOCAL)) for name in sorted(RECIPES)]
+
+    def planned(self, new: NewRun) -> RunSpec:
+        """Say what a run will be; see the contract for what is raised."""
+        with asking_registry(), self._open_client() as client:
+            model = _model(client, new)
+            parent = new.parent_version or model.production_version or model.latest_version
+            if new.parent_version:
+                _check_version(client, new.model, new.parent_version)
+        config = model.training_config
+        recipe_name = new.recipe or config.recipe
+        if not recipe_name:
+            raise FailedPrecondition(
+                f"nobody has said how {new.model} is trained: set its training config (penstock model update "
+                f"{new.model} --training-config FILE), or name a recipe",
+                reason="NO_TRAINING_CONFIG",
+            )
+        if new.config_version and new.config_version != config.number:
+            raise FailedPrecondition(
+                f"the training config of {new.model} is number {config.number} now, and number {new.config_version} "
+                "is not kept; ask for the latest, with 0",
+                reason="CONFIG_VERSION_GONE",
+            )
+        parameters: dict[str, Any] = {}
+        if recipe_name == config.recipe:
+            parameters = plain_parameters(config.parameters)
+        parameters |= new.parameters
+        recipe = find_recipe(recipe_name)
+        check_parameters(recipe, {name: value for name, value in parameters.items() if name not in OWN_PARAMETERS})
+        split_of(parameters)
+        executor = self._executor(new, parameters)
+        if refusal := self._refusal(recipe, executor):
+            raise FailedPrecondition(refusal, reason="RECIPE_NOT_ALLOWED")
+        kind = new.type or (TrainingType.RETRAIN if parent else TrainingType.INITIAL)
+        if not parent and (kind is TrainingType.FINETUNE or recipe.reads_parent):
+            sentence = f"{new.model} has no version whose weights this could begin with; train its first one"
+            raise FailedPrecondition(sentence, reason="NO_PARENT")
+        return RunSpec(
+            model=new.model,
+            type=kind,
+            recipe=recipe_name,
+            executor=executor,
+            parameters=parameters,
+            data_source=self._data_source(new, config, recipe),
+            config_version=config.number if recipe_name == config.recipe else 0,
+            parent_version="" if kind is TrainingType.INITIAL else parent,
+            trigger=new.trigger,
+            new_version=new.version,
+        )
+
+    def _refusal(self, recipe: Recipe, executor: ExecutorName) -> str:
+        return refusal_of(recipe, scripts_enabled=self._scripts_enabled, here=executor is ExecutorName.LOCAL)
+
+    def _executor(self, new: NewRun, parameters: dict[str, Any]) -> ExecutorName:
+        said = new.executor or str(parameters.get("executor", ExecutorName.LOCAL)).upper()
+        try:
+            executor = ExecutorName(said)
+        except ValueError:
+            known = ", ".join(each.value.lower() for each in ExecutorName)
+            sentence = f"there is no executor {said[:80]!r}; there are {known}"
+            raise InvalidArgument.field("parameters.executor", sentence, reason="INVALID_PARAMETERS") from None
+        if executor not in self._executors:
+            sentence = (
+                f"the executor {executor.value.lower()} is not configured here; docs/training.md says which settings "
+                "it needs"
+            )
+            raise FailedPrecondition(sentence, reason="EXECUTOR_NOT_CONFIGURED")
+        return executor
+
+    @staticmethod
+    def _data_source(new: NewRun, config: registry.TrainingConfig, recipe: Recipe) -> str:
+        source = new.data_source or config.data_source
+        if not source and recipe.reads_rows:
+            sentence = "name where the rows come from: a dataset as NAME or NAME/VERSION, or `traffic`"
+            raise InvalidArgument.field("data_source", sentence, reason="INVALID_DATA_SOURCE")
+        return source
+
+
+@contextmanager
+def asking_registry() -> Iterator[None]:
+    """Have what the registry does not answer be a fault of ours that may pass; NotFound is let through."""
+    try:
+        yield
+    except TheyLackIt:
+        raise
+    except PenstockError as error:
+        sentence = f"the registry gives no answer: {error.message} ({error.reason})"
+        raise RegistryUnavailable(sentence, retry_after_s=1.0) from error
+
+
+def _model(client: Client, new: NewRun) -> registry.Model:
+    """Read the model; one that is not there is made where the request says how it is trained."""
+    try:
+        return client.registry.get_model(new.model)
+    except TheyLackIt:
+        if not new.recipe:
+            sentence = f"there is no model {new.model!r}; create it, or name a recipe and it is created"
+            raise NotFound(sentence, reason="MODEL_NOT_FOUND") from None
+    try:
+        return client.registry.create_model(new.model)
+    except TheyHaveIt:
+        return client.registry.get_model(new.model)
+
+
+def _check_version(client: Client, model: str, version: str) -> None:
+    try:
+        client.registry.get_version(model, version)
+    except TheyLackIt:
+        sentence = f"{model} has no version {version!r}"
+        raise NotFound(sentence, reason="VERSION_NOT_FOUND") from None
