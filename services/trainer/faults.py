@@ -12,6 +12,14 @@ RETRYABLE = frozenset(
 )  # fmt: skip
 """Reasons of which the same again may help."""
 
+RECIPE_REASONS = frozenset(
+    {
+        "TRAINING_FAILED", "INVALID_DATA", "INVALID_PARAMETERS", "LOSS_NOT_FINITE", "OUT_OF_MEMORY", "TIME_LIMIT",
+        "TOO_MUCH_OUTPUT", "INVALID_OUTCOME", "RECIPE_NOT_ALLOWED",
+    }
+)  # fmt: skip
+"""Why a recipe did not do it: what a run's process says besides is TRAINING_FAILED."""
+
 
 class TrainingFailed(FailedPrecondition):
     """The recipe did not do it: the same again fails the same way.

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -43,6 +44,7 @@ def run_child(
     deadline: float,
     limit_bytes: int,
     stdin: IO[bytes] | int = subprocess.DEVNULL,
+    into: IO[bytes] | None = None,
 ) -> Ended:
     """Run a module of ours in a process group of its own and hear it to its end.
 
@@ -53,24 +55,17 @@ def run_child(
         deadline: on the monotonic clock.
         limit_bytes: of its answer, and separately of what it says on stderr.
         stdin: what it may read.
+        into: where its answer goes as it comes, in place of `Ended.said`; None: it is held in memory.
 
     Raises:
         TimeoutError: it had not ended at the deadline.
         TooMuch: it said more than it may.
         OSError: no process can be started.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), module, settings],
-        stdin=stdin,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        env={},
-        cwd=folder,
-        start_new_session=True,
-    )
+    process = start_child(module, settings, folder, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
         try:
-            heard = _listen(process, deadline, limit_bytes)
+            heard = _listen(process, deadline, limit_bytes, into)
         finally:
             # The whole group, before its leader is reaped, so that the number is still its own. A leader that
             # has closed its pipes by ending keeps the exit code that it ended with.
@@ -79,15 +74,56 @@ def run_child(
     return Ended(process.returncode, *heard)
 
 
+def start_child(
+    module: str,
+    settings: str,
+    folder: Path,
+    *,
+    stdout: IO[bytes] | int,
+    stderr: IO[bytes] | int,
+    stdin: IO[bytes] | int = subprocess.DEVNULL,
+    environment: Mapping[str, str] | None = None,
+    descriptors: Collection[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a module of ours in a session and process group of its own, without our environment.
+
+    Args:
+        module: run as `__main__`.
+        settings: its first argument, 128 KiB at most.
+        folder: that it starts in.
+        stdout: where it prints to.
+        stderr: where it complains to.
+        stdin: what it may read.
+        environment: all that it has of one; by default nothing.
+        descriptors: what else of ours stays open in it, under the same numbers.
+
+    Raises:
+        OSError: no process can be started.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-B", "-c", _START, str(_ROOT), module, settings],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        env=dict(environment or {}),
+        cwd=folder,
+        pass_fds=tuple(descriptors),
+        start_new_session=True,
+    )
+
+
 def signal_name(number: int) -> str:
     """Name a signal, as `Ended.returncode` has its number."""
     named = {known.value: known.name for known in signal.Signals}
     return named.get(number, f"signal {number}")
 
 
-def _listen(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int) -> tuple[bytearray, bytearray]:
+def _listen(
+    process: subprocess.Popen[bytes], deadline: float, limit_bytes: int, into: IO[bytes] | None
+) -> tuple[bytearray, bytearray]:
     """Read both pipes to their ends; raises TimeoutError at the deadline, TooMuch above the limit."""
     heard: dict[IO[bytes], bytearray] = {}
+    passed_on_bytes = 0
     with selectors.DefaultSelector() as selector:
         for pipe in filter(None, (process.stdout, process.stderr)):
             heard[pipe] = bytearray()
@@ -99,9 +135,15 @@ def _listen(process: subprocess.Popen[bytes], deadline: float, limit_bytes: int)
             for key, _ in selector.select(remaining_s):
                 pipe = key.data
                 chunk = os.read(pipe.fileno(), _READ_BYTES)
-                heard[pipe] += chunk
-                if len(heard[pipe]) > limit_bytes:
-                    raise TooMuch
+                if into is not None and pipe is process.stdout:
+                    passed_on_bytes += len(chunk)
+                    if passed_on_bytes > limit_bytes:
+                        raise TooMuch
+                    into.write(chunk)
+                else:
+                    heard[pipe] += chunk
+                    if len(heard[pipe]) > limit_bytes:
+                        raise TooMuch
                 if not chunk:
                     selector.unregister(pipe)
     said, complained = heard.values()

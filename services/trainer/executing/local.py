@@ -1,0 +1,98 @@
+"""Runs a recipe in a process of its own beside the trainer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from services.common.children.child import signal_name
+from services.trainer.executing.hearing import Hearing
+from services.trainer.executing.outcomes import read_outcome
+from services.trainer.executing.recipe_process import RecipeProcess
+from services.trainer.executing.watching import Watch
+from services.trainer.faults import TrainingFailed
+from services.trainer.recipes.lines import Done, Failed
+from services.trainer.task import Event, Outcome, RunFolder, Stopping, Task
+
+GIBIBYTE: Final = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class LocalLimits:
+    """What a run's processes may do beside what its task says.
+
+    Attributes:
+        max_output_bytes: all files that they write, together, at any moment.
+        max_log_bytes: what they may print.
+        threads: that libraries are told to compute with.
+    """
+
+    max_output_bytes: int = 5 * GIBIBYTE
+    max_log_bytes: int = 8 * GIBIBYTE
+    threads: int = 1
+
+
+class LocalExecutor:
+    """Runs recipes in processes of their own on this machine; keeps no state, so that any threads may share one."""
+
+    name: ClassVar[str] = "LOCAL"
+
+    def __init__(self, limits: LocalLimits | None = None) -> None:
+        self._limits = limits or LocalLimits()
+
+    def execute(self, task: Task, folder: RunFolder, tell: Callable[[Event], None], stopping: Stopping) -> Outcome:
+        """Run a task to its end; see `Executor`. Whatever happens, nothing of it runs any more when this is over."""
+        stopping.check()
+        _prepare(task, folder)
+        with RecipeProcess(folder.path, _environment(folder, self._limits.threads)) as process:
+            stopping.on_stop(process.kill)
+            try:
+                hearing = Hearing(process, tell, self._limits.max_log_bytes)
+                with Watch(process, folder.path, task, self._limits.max_output_bytes) as watch:
+                    hearing.listen()
+                returncode = process.end()
+                hearing.listen_to_the_rest()
+            finally:
+                stopping.forget(process.kill)
+        if hearing.end is None:
+            stopping.check()
+        self._check(hearing, watch, returncode)
+        return read_outcome(folder, self._limits.max_output_bytes)
+
+    def _check(self, hearing: Hearing, watch: Watch, returncode: int) -> None:
+        """Let a recipe pass that is done; raises TrainingFailed for any other."""
+        match watch.exceeded or hearing.end:
+            case Done():
+                return
+            case Failed(reason, message):
+                raise TrainingFailed(message, reason=reason)
+        if returncode < 0:
+            sentence = f"the recipe's process was ended by {signal_name(-returncode)}; {watch.used()}"
+            raise TrainingFailed(sentence)
+        raise TrainingFailed(f"the recipe's process ended with code {returncode} and left no outcome; see its log")
+
+
+def _prepare(task: Task, folder: RunFolder) -> None:
+    task.write(folder.task)
+    for own in ("home", "tmp"):
+        (folder.path / own).mkdir(exist_ok=True)
+    # Of an attempt before: it would be taken for this one's.
+    folder.outcome.unlink(missing_ok=True)
+
+
+def _environment(folder: RunFolder, threads: int) -> dict[str, str]:
+    """All that the process has of an environment: nothing of ours, and libraries that are quiet and modest."""
+    quiet = {
+        "ORT_DISABLE_TELEMETRY": "1",
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+        "KERAS_BACKEND": "tensorflow",
+        "TOKENIZERS_PARALLELISM": "false",
+    }
+    counted = (
+        "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS",
+        "LOKY_MAX_CPU_COUNT", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
+    )  # fmt: skip
+    places = {"HOME": str(folder.path / "home"), "TMPDIR": str(folder.path / "tmp"), "PATH": "/usr/bin:/bin"}
+    return {**places, "LANG": "C.UTF-8", **quiet, **dict.fromkeys(counted, str(threads))}

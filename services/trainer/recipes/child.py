@@ -1,0 +1,146 @@
+"""The process of a run: `… child SETTINGS`, started in the run's folder in a session of its own.
+
+Two processes. The guard, which is started, imports nothing of what trains: it ends the whole group as soon as whoever
+started it has gone, however that came about, and ends as the recipe ended. Below it the recipe runs; what it prints is
+the log, what it tells goes over a pipe of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+
+from services.common.errors import DomainError
+from services.trainer.faults import TrainingFailed
+from services.trainer.recipes.lines import Done, Failed, Said, line_of
+from services.trainer.task import CheckpointWritten, Event, Log, RunFolder, Task
+
+_ACK_BYTES = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What the executor asks for: the descriptors by number, and the limits.
+
+    `life` ends when whoever started us does, and `events` and `acks` are the recipe's.
+    """
+
+    events: int
+    acks: int
+    life: int
+
+    def to_json(self) -> str:
+        """Write them as the child's argument."""
+        return json.dumps({"events": self.events, "acks": self.acks, "life": self.life})
+
+
+class Wire:
+    """What the recipe tells: lines out, and for a checkpoint a byte back once it is kept."""
+
+    def __init__(self, events: int, acks: int) -> None:
+        self._events = events
+        self._acks = acks
+        self._lock = threading.Lock()
+
+    def tell(self, event: Event) -> None:
+        """Tell an event, and come back once it is heard; for a checkpoint, once it is kept."""
+        if isinstance(event, Log):
+            os.write(1, event.chunk)
+            return
+        self.say(event)
+        if isinstance(event, CheckpointWritten) and not os.read(self._acks, _ACK_BYTES):
+            os._exit(1)  # nobody is there any more to keep it
+
+    def say(self, said: Said) -> None:
+        """Write a line, whole."""
+        remaining = memoryview(line_of(said))
+        with self._lock:
+            while remaining:
+                remaining = remaining[os.write(self._events, remaining) :]
+
+
+def main() -> None:
+    """Be the guard of a process that trains."""
+    settings = Settings(**json.loads(sys.argv[1]))
+    # Before any thread is started, which no fork would carry over.
+    recipe = os.fork()
+    if recipe == 0:
+        os.close(settings.life)
+        _train(settings)
+    for descriptor in (settings.events, settings.acks):
+        os.close(descriptor)
+    threading.Thread(target=_end_with, args=(settings.life,), daemon=True).start()
+    _, status = os.waitpid(recipe, 0)
+    _end_as(status)
+
+
+def _end_with(life: int) -> None:
+    """Wait for the end of whoever started us, and end the group: ourselves, the recipe and what it has started."""
+    with contextlib.suppress(OSError):
+        while os.read(life, 1):
+            pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _end_as(status: int) -> None:
+    """End as the recipe did, so that our exit code is its own."""
+    if os.WIFSIGNALED(status):
+        number = os.WTERMSIG(status)
+        with contextlib.suppress(OSError):  # of SIGKILL nothing can be set
+            signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+    os._exit(os.waitstatus_to_exitcode(status))
+
+
+def _train(settings: Settings) -> None:
+    """Do the task of this folder, say how it ended, and leave without clean-up: libraries hang in theirs."""
+    wire = Wire(settings.events, settings.acks)
+    folder = RunFolder(Path.cwd())
+    code = 1
+    try:
+        wire.say(_ended(folder, wire))
+        code = 0
+    finally:
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(code)
+
+
+def _ended(folder: RunFolder, wire: Wire) -> Done | Failed:
+    # Imported here, so that the guard has none of it.
+    from services.trainer.recipes.catalogue import find_recipe
+    from services.trainer.recipes.context import Context
+
+    task = Task.read(folder.task)
+    try:
+        outcome = find_recipe(task.recipe).train(Context(task, folder, wire.tell))
+        outcome.write(folder.outcome)
+    except TrainingFailed as error:
+        return Failed(error.reason, error.message)
+    except DomainError as error:
+        traceback.print_exc()
+        return Failed("TRAINING_FAILED", error.message)
+    except MemoryError:
+        traceback.print_exc()
+        return Failed("OUT_OF_MEMORY", "the recipe asked for more memory than it may have")
+    except BaseException as error:  # noqa: BLE001 - whatever a stranger's code raises, SystemExit among it, is told
+        traceback.print_exc()
+        return Failed("TRAINING_FAILED", f"the recipe raised {_sentence(error)}; the run's log has the traceback")
+    return Done()
+
+
+def _sentence(error: BaseException) -> str:
+    said = str(error)
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+
+
+if __name__ == "__main__":
+    main()
