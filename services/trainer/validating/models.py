@@ -8,6 +8,10 @@ from dataclasses import dataclass
 import pyarrow as pa
 
 
+class Untried(Exception):
+    """A version cannot be tried: it does not load, fails, or cannot be given these rows. The sentence says why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Trial:
     """A version to be tried.
@@ -47,7 +51,6 @@ class Validation:
         metrics: what criteria may bound, by name: `accuracy`, `accuracy_vs_live` (the version's less the live one's),
             `accuracy_vs_live_low` and `…_high` (the ends of its 95 % interval), `latency_p95_ms`, `size_bytes`,
             `accuracy[COLUMN=VALUE]`, `worst_slice_accuracy[COLUMN]`.
-        live_metrics: of the version that it is compared with, on the same rows; empty where there is none.
         shortfalls: a sentence for each criterion that is not met, and for whatever else stood in the way.
         notes: sentences for whoever looks at it: what was left out, and why.
         evaluation_id: of the evaluation in the registry; 0: none was recorded, since the version could not be tried.
@@ -60,6 +63,5 @@ class Validation:
     shortfalls: Sequence[str] = ()
     evaluation_id: int = 0
     live_version: str = ""
-    live_metrics: Mapping[str, float] | None = None
     notes: Sequence[str] = ()
     row_count: int = 0
