@@ -223,7 +223,7 @@ class FeaturesClient:
     ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
         """Have the service write the rows of a file that it reads itself; gives how far it is, at last with `done`.
 
-        To end it, close the iterator. It can be asked for again: no row is written twice.
+        To end it, close the iterator. It can be asked for again: no row that has an event time is written twice.
 
         Args:
             view: the view; `name@2` is version 2, else the newest.
@@ -255,15 +255,21 @@ class FeaturesClient:
         return self._import(view, columns, query=pb.FeatureQuery(connection=connection, sql=sql))
 
     def get(
-        self, views: Views, keys: Sequence[str], *, request_values: Mapping[str, Values] | None = None
+        self,
+        views: Views,
+        keys: Sequence[str],
+        *,
+        request_values: Mapping[str, Values] | None = None,
+        timeout_s: float | None = None,
     ) -> dict[str, FeatureValues]:
         """Give the latest values of entities, by view; see `Views` for how they are named.
 
-        `request_values`: for features that are computed on read, one a key; None is missing.
+        `request_values`: for features that are computed on read, one a key; None is missing. `timeout_s`: of the whole
+        call, in seconds; None: the client's.
         """
         brought = [to_value_column(name, values) for name, values in (request_values or {}).items()]
         request = pb.GetFeaturesRequest(keys=keys, selections=_selections(views), request_values=brought)
-        response = self._connection.unary(self._connection.stub.GetFeatures, request)
+        response = self._connection.unary(self._connection.stub.GetFeatures, request, timeout_s=timeout_s)
         return {each.view: from_selected(keys, each) for each in response.selected}
 
     def get_as_of(
