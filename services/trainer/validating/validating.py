@@ -2,14 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import structlog
+from numpy.typing import NDArray
 
 from penstock import Client
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.errors import NotFound, PenstockError
+from services.common.errors import DomainError
+from services.trainer.registering.answers import registry_answers
 from services.trainer.task import Stopping
-from services.trainer.validating.models import Trial, Validation
+from services.trainer.validating.held_out import HeldOut, held_out
+from services.trainer.validating.inputs import inputs_of
+from services.trainer.validating.measuring import bounded, compared, measured, sliced
+from services.trainer.validating.models import Trial, Untried, Validation
+from services.trainer.validating.outputs import Answers, answers_of, task_type_of
+from services.trainer.validating.predicting import Predicting
 
+MAX_LOOKED_THROUGH: Final = 100
+"""Evaluations of a version, the newest, among which the trial's own is looked for."""
+MAX_NOTE_CHARS: Final = 4_096
+MAX_DATASET_CHARS: Final = 256
 Told = Callable[[int, int], None]
 """Hears how many rows are predicted, and how many there will be."""
+_log = structlog.get_logger(__name__)
 
 
 class Validating:
@@ -22,11 +41,141 @@ class Validating:
     def validate(self, stopping: Stopping, trial: Trial, told: Told = lambda _done, _total: None) -> Validation:
         """Try a version, and record how it did in the registry, which judges it by the model's success criteria.
 
-        A version that does not load, or fails, has not passed; that is an answer, and no fault.
+        A version that does not load, or fails, has not passed; that is an answer, and no fault. Nothing is recorded of
+        it then, so that the registry goes on to refuse it STAGING where the model has criteria. The same trial again
+        (a rescue) gives what was recorded.
 
         Raises:
             RegistrationFailed: the registry refuses what is recorded.
             RegistryUnavailable, InferenceUnavailable: they give no answer; the same again may help.
             Stopped: it is to end.
         """
-        raise NotImplementedError
+        with self._open_client() as client:
+            stopping.on_stop(client.close)
+            try:
+                return _Trying(client, stopping, trial, told).validation()
+            except (PenstockError, DomainError):
+                stopping.check()  # what it stumbled over may be its own end
+                raise
+            finally:
+                stopping.forget(client.close)
+
+
+class _Trying:
+    """One trial."""
+
+    def __init__(self, client: Client, stopping: Stopping, trial: Trial, told: Told) -> None:
+        self._client = client
+        self._stopping = stopping
+        self._trial = trial
+        self._told = told
+        self._notes: list[str] = []
+        self._mark = f"validation {trial.trial_id}"
+
+    def validation(self) -> Validation:
+        trial = self._trial
+        with registry_answers():
+            version = self._client.registry.get_version(trial.model, trial.version)
+            criteria = self._client.registry.get_model(trial.model).training_config.success_criteria
+            live = self._live()
+            done = self._recorded()
+        if done is not None:
+            return self._judged(done, live)
+        try:
+            rows = self._rows(criteria)
+            metrics: dict[str, float] = {"size_bytes": float(version.size_bytes)}
+            if rows is not None:
+                metrics |= self._measured(version, live, rows)
+        except Untried as untried:
+            shortfalls = (str(untried), *(f"{each.metric} was not measured" for each in criteria))
+            return Validation(False, {}, shortfalls, live_version=_name(live), notes=tuple(self._notes))
+        with registry_answers():
+            evaluation = self._client.registry.record_evaluation(
+                trial.model,
+                trial.version,
+                bounded(metrics, [criterion.metric for criterion in criteria]),
+                dataset=trial.dataset[:MAX_DATASET_CHARS],
+                note="\n".join(filter(None, (self._mark, trial.note, *self._notes)))[:MAX_NOTE_CHARS],
+                request_id=f"validation-{trial.trial_id}",
+            )
+        validation = self._judged(evaluation, live)
+        return replace(validation, row_count=rows.table.num_rows if rows else 0)
+
+    def _live(self) -> registry.ModelVersion | None:
+        """Find what it is compared with; one that is gone is no reason not to judge the new one by itself."""
+        against = self._trial.against
+        if not against or against == self._trial.version:
+            return None
+        try:
+            return self._client.registry.get_version(self._trial.model, against)
+        except NotFound:
+            self._notes.append(f"version {against}, which it was to be compared with, is gone")
+            return None
+
+    def _recorded(self) -> registry.Evaluation | None:
+        """Find what an attempt before this one recorded."""
+        found = self._client.registry.evaluations(self._trial.model, self._trial.version)
+        for _, evaluation in zip(range(MAX_LOOKED_THROUGH), found, strict=False):
+            if evaluation.note.splitlines()[:1] == [self._mark]:
+                return evaluation
+        return None
+
+    def _judged(self, evaluation: registry.Evaluation, live: registry.ModelVersion | None) -> Validation:
+        notes = tuple(self._notes or evaluation.note.splitlines()[1:])
+        return Validation(
+            evaluation.passed,
+            dict(evaluation.metrics),
+            tuple(evaluation.shortfalls),
+            evaluation.id,
+            live_version=_name(live),
+            notes=notes,
+        )
+
+    def _rows(self, criteria: Sequence[registry.SuccessCriterion]) -> HeldOut | None:
+        """Give the rows to judge by; None where there are none, and nobody wants to know."""
+        rows = held_out(self._trial)
+        if rows is not None:
+            self._notes += rows.notes
+            return rows
+        sentence = (
+            "there are no held-out rows to judge it by: have the split leave some for the test, or validate it with "
+            f"others (penstock validate {self._trial.model} {self._trial.version} --dataset NAME)"
+        )
+        if criteria:
+            raise Untried(sentence)
+        self._notes.append(sentence)
+        return None
+
+    def _measured(
+        self, version: registry.ModelVersion, live: registry.ModelVersion | None, rows: HeldOut
+    ) -> dict[str, float]:
+        task_type = task_type_of(version, self._trial.task_type, rows.labels)
+        labels = rows.as_labels(task_type)
+        total = rows.table.num_rows * (1 if live is None else 2)
+        inputs = inputs_of(version, rows.table)
+        asking = Predicting(self._client, self._stopping, version)
+        new = answers_of(version, asking.outputs(inputs, lambda done: self._told(done, total)), task_type)
+        found = measured(labels, new) | asking.latencies(inputs)
+        by_slice, notes = sliced(labels, new, rows.table, self._trial.slices)
+        self._notes += notes
+        found |= by_slice
+        if live is not None:
+            found |= self._compared(labels, new, live, rows, total)
+        return found
+
+    def _compared(
+        self, labels: NDArray[Any], new: Answers, live: registry.ModelVersion, rows: HeldOut, total: int
+    ) -> dict[str, float]:
+        """Have the live version answer the same rows; where it cannot, criteria on the difference are not met."""
+        before = rows.table.num_rows
+        try:
+            asking = Predicting(self._client, self._stopping, live)
+            outputs = asking.outputs(inputs_of(live, rows.table), lambda done: self._told(before + done, total))
+            return compared(labels, new, answers_of(live, outputs, new.task_type))
+        except Untried as untried:
+            self._notes.append(f"it was not compared with {live.version}: {untried}")
+            return {}
+
+
+def _name(version: registry.ModelVersion | None) -> str:
+    return version.version if version is not None else ""

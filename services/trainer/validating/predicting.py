@@ -1,0 +1,159 @@
+"""Rows through a version as it is served: by its exact name, past the cache, and without an event."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from penstock import Client
+from penstock.api.registry.v1.registry_pb2 import ModelVersion
+from penstock.errors import (
+    Cancelled,
+    DeadlineExceeded,
+    NotFound,
+    PenstockError,
+    PermissionDenied,
+    ResourceExhausted,
+    Unauthenticated,
+    Unavailable,
+)
+from penstock.predictions import Prediction
+from services.trainer.faults import InferenceUnavailable
+from services.trainer.task import Stopping
+from services.trainer.validating.inputs import Inputs
+from services.trainer.validating.models import Untried
+
+BATCH_ROWS: Final = 256
+CONCURRENCY: Final = 4
+"""Requests at once: enough to keep a version busy, and few beside live traffic."""
+TIMEOUT_S: Final = 120.0
+"""Of one request with its retries; the first waits until the version is loaded."""
+APPEAR_S: Final = 60.0
+"""How long the inference service may take to hear of a version that the registry has."""
+LOOK_INTERVAL_S: Final = 0.2
+WARM_UPS: Final = 10
+TIMED: Final = 200
+"""Single rows that latency is measured by, after the warm-ups, for at most so long:"""
+TIMED_S: Final = 20.0
+_UNHEARD: Final = frozenset({"MODEL_NOT_FOUND", "VERSION_NOT_FOUND", "NO_VERSION_READY", "VERSION_NOT_READY"})
+_SILENT: Final = (Unavailable, ResourceExhausted, DeadlineExceeded, Cancelled)
+_NO_KEY: Final = (Unauthenticated, PermissionDenied)
+
+
+class Predicting:
+    """Asks one version."""
+
+    def __init__(self, client: Client, stopping: Stopping, version: ModelVersion) -> None:
+        self._client = client
+        self._stopping = stopping
+        self._version = version
+
+    def outputs(self, inputs: Inputs, told: Callable[[int], None]) -> dict[str, NDArray[Any]]:
+        """Predict all rows, some at once; gives each output with a row a row. `told` hears how many rows are done.
+
+        Raises:
+            Untried: the version does not load, fails, or does not take the rows.
+            InferenceUnavailable: there is no answer.
+            Stopped: it is to end.
+        """
+        size = BATCH_ROWS if inputs.batched else 1
+        begins = range(0, inputs.row_count, size)
+        first = self._first(inputs.between(0, size))
+        answers = {0: first}
+        told(min(size, inputs.row_count))
+        with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="validation") as pool:
+            waiting: dict[Future[Prediction], int] = {}
+            try:
+                for begin in begins[1:]:
+                    waiting[pool.submit(self._predict, inputs.between(begin, begin + size))] = begin
+                    if len(waiting) >= 2 * CONCURRENCY:
+                        self._take(waiting, answers)
+                    told(min(inputs.row_count, len(answers) * size))
+                while waiting:
+                    self._take(waiting, answers)
+            finally:
+                for future in waiting:
+                    future.cancel()
+        told(inputs.row_count)
+        return self._joined([answers[begin] for begin in begins], inputs.row_count)
+
+    def latencies(self, inputs: Inputs) -> dict[str, float]:
+        """Time single rows one after another, as the service itself times them: p50, p95 and p99 in ms.
+
+        Raises as `outputs`.
+        """
+        times: list[float] = []
+        until = time.monotonic() + TIMED_S
+        for number in range(WARM_UPS + TIMED):
+            row = number % inputs.row_count
+            answer = self._predict(inputs.between(row, row + 1))
+            if number >= WARM_UPS:
+                times.append(answer.latency_ms)
+                if time.monotonic() > until:
+                    break
+        return {f"latency_p{share}_ms": float(np.percentile(times, share)) for share in (50, 95, 99)}
+
+    def _first(self, tensors: Mapping[str, NDArray[Any]]) -> Prediction:
+        """Ask for the first time: the inference service may not have heard of the version yet."""
+        until = time.monotonic() + APPEAR_S
+        while True:
+            try:
+                return self._asked(tensors)
+            except PenstockError as error:
+                if error.reason not in _UNHEARD or time.monotonic() >= until:
+                    raise self._fault(error) from error
+            self._stopping.wait(LOOK_INTERVAL_S)
+
+    def _predict(self, tensors: Mapping[str, NDArray[Any]]) -> Prediction:
+        self._stopping.check()
+        try:
+            return self._asked(tensors)
+        except PenstockError as error:
+            raise self._fault(error) from error
+
+    def _asked(self, tensors: Mapping[str, NDArray[Any]]) -> Prediction:
+        return self._client.inference.predict(
+            self._version.model,
+            tensors=tensors,
+            version=self._version.version,
+            skip_cache=True,
+            skip_event=True,
+            retry=True,
+            timeout_s=TIMEOUT_S,
+        )
+
+    def _fault(self, error: PenstockError) -> Exception:
+        """Tell a version that is at fault from a service that is away."""
+        self._stopping.check()  # what it stumbled over may be its own end
+        said = f"{error.message} ({error.reason})"
+        if isinstance(error, _NO_KEY):
+            sentence = f"the inference service does not let this trainer try versions: {said}; it needs a key with the"
+            return Untried(f"{sentence} role operator, as PENSTOCK_SERVICE_TOKEN")
+        if isinstance(error, _SILENT) or (isinstance(error, NotFound) and error.reason in _UNHEARD):
+            return InferenceUnavailable(f"the inference service gives no answer: {said}")
+        return Untried(f"version {self._version.version} could not be tried: {said}")
+
+    def _take(self, waiting: dict[Future[Prediction], int], answers: dict[int, Prediction]) -> None:
+        done, _ = wait(waiting, timeout=LOOK_INTERVAL_S, return_when=FIRST_COMPLETED)
+        self._stopping.check()
+        for future in done:
+            answers[waiting.pop(future)] = future.result()
+
+    def _joined(self, answers: list[Prediction], row_count: int) -> dict[str, NDArray[Any]]:
+        joined: dict[str, NDArray[Any]] = {}
+        for name in answers[0].outputs:
+            parts = [answer.outputs[name] for answer in answers if name in answer.outputs]
+            if any(part.ndim == 0 for part in parts):
+                continue
+            values = np.concatenate(parts)
+            if len(values) == row_count:
+                joined[name] = values
+        if not joined:
+            version = self._version.version
+            raise Untried(f"version {version} gives no output with one answer a row, so it cannot be measured")
+        return joined
