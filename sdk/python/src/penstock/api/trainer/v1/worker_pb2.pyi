@@ -3,10 +3,10 @@
 isort:skip_file
 Outside workers: whoever runs a training elsewhere, as a job of Ray or Kubernetes or as a worker that asks for runs.
 
-Every RPC but ClaimTrainingTask needs no API key: its caller shows the token of the run, 256 random bits, which is good
-for one worker's hold on one run. It is void once the run was completed, failed or cancelled, and once another worker
-has been given the run. What was answered is answered again where the same is sent again, so that a lost answer can be
-asked for once more.
+Every RPC but ClaimTrainingTask needs no API key: its caller shows the token of the run, 256 random bits, which is
+good for one worker's hold on one run. It is void once the run was completed, failed or cancelled, and once another
+worker has been given the run. What was answered is answered again where the same is sent again, so that a lost
+answer can be asked for once more.
 
 Errors of every RPC: UNAUTHENTICATED: INVALID_RUN_TOKEN (no run has such a token). PERMISSION_DENIED: RUN_TOKEN_VOID:
 stop at once, nobody wants it any more. INVALID_ARGUMENT with a BadRequest naming the field. UNAVAILABLE:
@@ -96,8 +96,8 @@ class TrainingTask(_message.Message):
 
     @_builtins.property
     def inputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___TrainingInput]:
-        """What is to be brought before it begins, by DownloadTrainingInput: rows below `data/`, as Parquet; the parent's files
-        below `parent/`, a script's below `script/`, a checkpoint to go on from below `checkpoint/`.
+        """What is to be brought before it begins, by DownloadTrainingInput: rows below `data/`, as Parquet; the parent's
+        files below `parent/`, a script's below `script/`, a checkpoint to go on from below `checkpoint/`.
         """
 
     def __init__(
@@ -710,7 +710,7 @@ class TrainingOutcome(_message.Message):
 
     @_builtins.property
     def metadata(self) -> _struct_pb2.Struct:
-        """More to keep with the version; at most 64 KiB."""
+        """More to keep with the version; at most 16 KiB."""
 
     @_builtins.property
     def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

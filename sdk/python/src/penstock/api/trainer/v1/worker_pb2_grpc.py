@@ -26,7 +26,8 @@ if _version_not_supported:
 
 
 class TrainingWorkerServiceStub(object):
-    """TrainingWorkerService is what outside workers speak: fetch a task and its files, tell how it goes, hand in what it made.
+    """TrainingWorkerService is what outside workers speak: they fetch a task and its files, tell how it goes, and hand in
+    what they made.
     """
 
     def __init__(self, channel):
@@ -73,7 +74,8 @@ class TrainingWorkerServiceStub(object):
 
 
 class TrainingWorkerServiceServicer(object):
-    """TrainingWorkerService is what outside workers speak: fetch a task and its files, tell how it goes, hand in what it made.
+    """TrainingWorkerService is what outside workers speak: they fetch a task and its files, tell how it goes, and hand in
+    what they made.
     """
 
     def ClaimTrainingTask(self, request, context):
@@ -112,8 +114,8 @@ class TrainingWorkerServiceServicer(object):
     def UploadTrainingOutput(self, request_iterator, context):
         """Hands in files: the version's, before it is completed, or a checkpoint, kept at once. They take the place of those
         of the same kind that were handed in before. Role: none; the token is enough. INVALID_ARGUMENT: HEADER_REQUIRED,
-        INVALID_PATH, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer came than were
-        announced).
+        INVALID_PATH, DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer
+        came than were announced).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,8 +124,8 @@ class TrainingWorkerServiceServicer(object):
     def CompleteTrainingRun(self, request, context):
         """Ends a training well: the version's files are those that were uploaded, or lie at URLs, which the trainer may reach
         by its network rules. Its token is void from then on. Role: none; the token is enough. INVALID_ARGUMENT:
-        INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, URL_NOT_ALLOWED. PERMISSION_DENIED: RUN_TOKEN_VOID also where it was
-        completed otherwise before.
+        INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, DIGEST_MALFORMED, URL_NOT_ALLOWED, TOO_LARGE. PERMISSION_DENIED:
+        RUN_TOKEN_VOID also where it was completed otherwise before.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -183,7 +185,8 @@ def add_TrainingWorkerServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class TrainingWorkerService(object):
-    """TrainingWorkerService is what outside workers speak: fetch a task and its files, tell how it goes, hand in what it made.
+    """TrainingWorkerService is what outside workers speak: they fetch a task and its files, tell how it goes, and hand in
+    what they made.
     """
 
     @staticmethod

@@ -3,10 +3,10 @@
 isort:skip_file
 Outside workers: whoever runs a training elsewhere, as a job of Ray or Kubernetes or as a worker that asks for runs.
 
-Every RPC but ClaimTrainingTask needs no API key: its caller shows the token of the run, 256 random bits, which is good
-for one worker's hold on one run. It is void once the run was completed, failed or cancelled, and once another worker
-has been given the run. What was answered is answered again where the same is sent again, so that a lost answer can be
-asked for once more.
+Every RPC but ClaimTrainingTask needs no API key: its caller shows the token of the run, 256 random bits, which is
+good for one worker's hold on one run. It is void once the run was completed, failed or cancelled, and once another
+worker has been given the run. What was answered is answered again where the same is sent again, so that a lost
+answer can be asked for once more.
 
 Errors of every RPC: UNAUTHENTICATED: INVALID_RUN_TOKEN (no run has such a token). PERMISSION_DENIED: RUN_TOKEN_VOID:
 stop at once, nobody wants it any more. INVALID_ARGUMENT with a BadRequest naming the field. UNAVAILABLE:
@@ -37,7 +37,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class TrainingWorkerServiceStub:
-    """TrainingWorkerService is what outside workers speak: fetch a task and its files, tell how it goes, hand in what it made."""
+    """TrainingWorkerService is what outside workers speak: they fetch a task and its files, tell how it goes, and hand in
+    what they made.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -62,21 +64,23 @@ class TrainingWorkerServiceStub:
     UploadTrainingOutput: _grpc.StreamUnaryMultiCallable[_worker_pb2.UploadTrainingOutputRequest, _worker_pb2.UploadTrainingOutputResponse]
     """Hands in files: the version's, before it is completed, or a checkpoint, kept at once. They take the place of those
     of the same kind that were handed in before. Role: none; the token is enough. INVALID_ARGUMENT: HEADER_REQUIRED,
-    INVALID_PATH, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer came than were
-    announced).
+    INVALID_PATH, DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer
+    came than were announced).
     """
     CompleteTrainingRun: _grpc.UnaryUnaryMultiCallable[_worker_pb2.CompleteTrainingRunRequest, _worker_pb2.CompleteTrainingRunResponse]
     """Ends a training well: the version's files are those that were uploaded, or lie at URLs, which the trainer may reach
     by its network rules. Its token is void from then on. Role: none; the token is enough. INVALID_ARGUMENT:
-    INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, URL_NOT_ALLOWED. PERMISSION_DENIED: RUN_TOKEN_VOID also where it was
-    completed otherwise before.
+    INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, DIGEST_MALFORMED, URL_NOT_ALLOWED, TOO_LARGE. PERMISSION_DENIED:
+    RUN_TOKEN_VOID also where it was completed otherwise before.
     """
     FailTrainingRun: _grpc.UnaryUnaryMultiCallable[_worker_pb2.FailTrainingRunRequest, _worker_pb2.FailTrainingRunResponse]
     """Ends a training badly. Its token is void from then on. Role: none; the token is enough."""
 
 @_typing.type_check_only
 class TrainingWorkerServiceAsyncStub(TrainingWorkerServiceStub):
-    """TrainingWorkerService is what outside workers speak: fetch a task and its files, tell how it goes, hand in what it made."""
+    """TrainingWorkerService is what outside workers speak: they fetch a task and its files, tell how it goes, and hand in
+    what they made.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     ClaimTrainingTask: _aio.UnaryUnaryMultiCallable[_worker_pb2.ClaimTrainingTaskRequest, _worker_pb2.ClaimTrainingTaskResponse]  # type: ignore[assignment]
@@ -98,20 +102,22 @@ class TrainingWorkerServiceAsyncStub(TrainingWorkerServiceStub):
     UploadTrainingOutput: _aio.StreamUnaryMultiCallable[_worker_pb2.UploadTrainingOutputRequest, _worker_pb2.UploadTrainingOutputResponse]  # type: ignore[assignment]
     """Hands in files: the version's, before it is completed, or a checkpoint, kept at once. They take the place of those
     of the same kind that were handed in before. Role: none; the token is enough. INVALID_ARGUMENT: HEADER_REQUIRED,
-    INVALID_PATH, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer came than were
-    announced).
+    INVALID_PATH, DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer
+    came than were announced).
     """
     CompleteTrainingRun: _aio.UnaryUnaryMultiCallable[_worker_pb2.CompleteTrainingRunRequest, _worker_pb2.CompleteTrainingRunResponse]  # type: ignore[assignment]
     """Ends a training well: the version's files are those that were uploaded, or lie at URLs, which the trainer may reach
     by its network rules. Its token is void from then on. Role: none; the token is enough. INVALID_ARGUMENT:
-    INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, URL_NOT_ALLOWED. PERMISSION_DENIED: RUN_TOKEN_VOID also where it was
-    completed otherwise before.
+    INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, DIGEST_MALFORMED, URL_NOT_ALLOWED, TOO_LARGE. PERMISSION_DENIED:
+    RUN_TOKEN_VOID also where it was completed otherwise before.
     """
     FailTrainingRun: _aio.UnaryUnaryMultiCallable[_worker_pb2.FailTrainingRunRequest, _worker_pb2.FailTrainingRunResponse]  # type: ignore[assignment]
     """Ends a training badly. Its token is void from then on. Role: none; the token is enough."""
 
 class TrainingWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
-    """TrainingWorkerService is what outside workers speak: fetch a task and its files, tell how it goes, hand in what it made."""
+    """TrainingWorkerService is what outside workers speak: they fetch a task and its files, tell how it goes, and hand in
+    what they made.
+    """
 
     @_abc_1.abstractmethod
     def ClaimTrainingTask(
@@ -161,8 +167,8 @@ class TrainingWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.UploadTrainingOutputResponse, _abc.Awaitable[_worker_pb2.UploadTrainingOutputResponse]]:
         """Hands in files: the version's, before it is completed, or a checkpoint, kept at once. They take the place of those
         of the same kind that were handed in before. Role: none; the token is enough. INVALID_ARGUMENT: HEADER_REQUIRED,
-        INVALID_PATH, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer came than were
-        announced).
+        INVALID_PATH, DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, TOO_LARGE, TOO_MANY_FILES, FILES_MISSING (fewer
+        came than were announced).
         """
 
     @_abc_1.abstractmethod
@@ -173,8 +179,8 @@ class TrainingWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.CompleteTrainingRunResponse, _abc.Awaitable[_worker_pb2.CompleteTrainingRunResponse]]:
         """Ends a training well: the version's files are those that were uploaded, or lie at URLs, which the trainer may reach
         by its network rules. Its token is void from then on. Role: none; the token is enough. INVALID_ARGUMENT:
-        INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, URL_NOT_ALLOWED. PERMISSION_DENIED: RUN_TOKEN_VOID also where it was
-        completed otherwise before.
+        INVALID_OUTCOME, NO_ARTIFACT, INVALID_PATH, DIGEST_MALFORMED, URL_NOT_ALLOWED, TOO_LARGE. PERMISSION_DENIED:
+        RUN_TOKEN_VOID also where it was completed otherwise before.
         """
 
     @_abc_1.abstractmethod

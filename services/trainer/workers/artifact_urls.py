@@ -1,0 +1,171 @@
+"""Files of a version that lie at URLs: brought by the rules that keep a stranger's URL out of our own network."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from http import HTTPStatus
+from http.client import HTTPException
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urljoin
+
+from services.common.addresses import MAX_SIGNED_URL_CHARS, AddressRules, Endpoint, UrlRefused
+from services.common.errors import DomainError, FailedPrecondition
+from services.trainer.faults import ExecutorUnavailable, TrainingFailed
+from services.trainer.task import Stopping
+from services.trainer.workers.models import RemoteFile
+
+if TYPE_CHECKING:
+    from urllib3.response import HTTPResponse
+
+    from services.common.pinned import Pinned
+
+MAX_REDIRECTS: Final = 5
+PIECE_BYTES: Final = 64 * 1024
+_REDIRECTS: Final = {301, 302, 303, 307, 308}
+
+
+@dataclass(frozen=True, slots=True)
+class UrlLimits:
+    """How patient: seconds to connect, and without a byte; the least speed, once that long has passed."""
+
+    connect_s: float = 10.0
+    silence_s: float = 30.0
+    floor_bytes_per_s: int = 1_024
+
+
+class ArtifactUrls:
+    """Brings files. Sends no credentials and no cookies; follows redirects, each checked as the URL itself is."""
+
+    def __init__(self, rules: AddressRules, limits: UrlLimits | None = None, *, ca_file: Path | None = None) -> None:
+        self._rules = rules
+        self._limits = limits or UrlLimits()
+        self._ca_file = ca_file
+
+    def bring(self, file: RemoteFile, target: Path, max_bytes: int, stopping: Stopping) -> int:
+        """Write a file, verified, to where there is none; gives its size in bytes.
+
+        Raises:
+            TrainingFailed: it may not be brought, is not there, is too large, or is not what was declared
+                (INVALID_OUTCOME).
+            ExecutorUnavailable: where it lies, nobody answers; the same again may help.
+            Stopped: the run is to end.
+        """
+        url, before = file.url, ""
+        for _ in range(MAX_REDIRECTS + 1):
+            stopping.check()
+            endpoint = self._endpoint(url, before)
+            with self._asked(endpoint, stopping) as (response, connection):
+                onward = response.headers.get("Location")
+                if response.status not in _REDIRECTS or not onward:
+                    return self._written(file, response, connection, endpoint, target, max_bytes)
+            url, before = urljoin(url, onward).partition("#")[0], endpoint.scheme
+        raise _unusable(file, f"more than {MAX_REDIRECTS} redirects lead to it")
+
+    def _endpoint(self, url: str, before: str) -> Endpoint:
+        try:
+            endpoint = self._rules.endpoint(url, max_chars=MAX_SIGNED_URL_CHARS)
+        except UrlRefused as error:
+            raise TrainingFailed(
+                f"a file of the version lies where it must not: {error.message}", reason="INVALID_OUTCOME"
+            ) from error
+        if before == "https" and endpoint.scheme != "https":
+            sentence = (
+                f"a file of the version was to be brought over TLS, and is led on to {endpoint.authority} without"
+            )
+            raise TrainingFailed(sentence, reason="INVALID_OUTCOME")
+        return endpoint
+
+    @contextmanager
+    def _asked(self, endpoint: Endpoint, stopping: Stopping) -> Iterator[tuple[HTTPResponse, Pinned]]:
+        """Ask, at an address that was checked; the connection is closed when this is over, and when the run ends."""
+        from urllib3.exceptions import HTTPError  # it takes a tenth of a service's start
+
+        connection = self._connection(endpoint, stopping)
+        headers = {
+            "Host": endpoint.authority, "User-Agent": "penstock", "Accept-Encoding": "identity", "Connection": "close"
+        }  # fmt: skip
+        # A head that comes byte by byte hides from time-outs.
+        deadline = threading.Timer(self._limits.connect_s + self._limits.silence_s, connection.shut)
+        deadline.daemon = True
+        stopping.on_stop(connection.shut)
+        deadline.start()
+        try:
+            connection.request("GET", endpoint.target, headers=headers, preload_content=False)
+            response = connection.getresponse()
+            deadline.cancel()
+            if connection.overdue:
+                raise TimeoutError
+            yield response, connection
+        except (HTTPError, HTTPException, OSError, ValueError) as error:
+            stopping.check()
+            sentence = f"{endpoint.authority} could not be reached, was silent for too long, or broke off"
+            raise ExecutorUnavailable(sentence) from error
+        finally:
+            deadline.cancel()
+            stopping.forget(connection.shut)
+            connection.let_go()
+
+    def _connection(self, endpoint: Endpoint, stopping: Stopping) -> Pinned:
+        from services.common.pinned import Pinned, PinnedSecure
+
+        try:
+            addresses = self._rules.resolve(endpoint, self._limits.connect_s, stopping.check)
+        except UrlRefused as error:
+            raise TrainingFailed(error.message, reason="INVALID_OUTCOME") from error
+        except DomainError as error:
+            raise ExecutorUnavailable(error.message) from error
+        until = time.monotonic() + self._limits.silence_s
+        if endpoint.scheme == "http":
+            return Pinned(endpoint, addresses, self._limits.connect_s, until)
+        try:
+            context = ssl.create_default_context(cafile=self._ca_file)
+        except OSError as error:
+            sentence = f"the certificates that vouch for hosts of artifacts cannot be read ({error.strerror})"
+            raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
+        return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
+
+    def _written(
+        self,
+        file: RemoteFile,
+        response: HTTPResponse,
+        connection: Pinned,
+        endpoint: Endpoint,
+        target: Path,
+        max_bytes: int,
+    ) -> int:
+        if response.status >= 500 or response.status == HTTPStatus.TOO_MANY_REQUESTS:
+            raise ExecutorUnavailable(f"{endpoint.authority} answered {response.status}")
+        if response.status != HTTPStatus.OK:
+            raise _unusable(file, f"{endpoint.authority} answered {response.status}")
+        digest, size_bytes, begun = sha256(), 0, time.monotonic()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with target.open("xb") as out:
+            while piece := response.read1(PIECE_BYTES, decode_content=False):
+                size_bytes += len(piece)
+                if size_bytes > (file.size_bytes or max_bytes) or size_bytes > max_bytes:
+                    raise _unusable(
+                        file, f"it has more than the {min(file.size_bytes or max_bytes, max_bytes):,} bytes allowed"
+                    )
+                digest.update(piece)
+                out.write(piece)
+                self._check_speed(size_bytes, time.monotonic() - begun, endpoint)
+        if connection.overdue:
+            raise TimeoutError
+        if digest.hexdigest() != file.sha256:
+            raise _unusable(file, f"its SHA-256 is {digest.hexdigest()}, and {file.sha256} was declared")
+        return size_bytes
+
+    def _check_speed(self, size_bytes: int, taken_s: float, endpoint: Endpoint) -> None:
+        if taken_s > self._limits.silence_s and size_bytes < taken_s * self._limits.floor_bytes_per_s:
+            raise ExecutorUnavailable(f"{endpoint.authority} gives the file too slowly")
+
+
+def _unusable(file: RemoteFile, why: str) -> TrainingFailed:
+    return TrainingFailed(f"the version's file {file.path} cannot be used: {why}", reason="INVALID_OUTCOME")
