@@ -9,12 +9,13 @@ from pydantic import Field, SecretStr
 
 from services.common.postgres import PostgresSettings
 from services.common.settings import MEBIBYTE, Port, ServerSettings
+from services.trainer.workers.settings import OutsideSettings
 
 GIBIBYTE = 1024 * MEBIBYTE
 HOUR_MS = 3_600_000
 
 
-class TrainerSettings(ServerSettings, PostgresSettings):
+class TrainerSettings(ServerSettings, PostgresSettings, OutsideSettings):
     """The settings of one trainer process."""
 
     port: Port = 50055

@@ -57,6 +57,7 @@ class Task:
         attempt: 1, 2, 3 …
         time_limit_s: how long the process may take.
         memory_limit_bytes: what it may use.
+        resources: what it asks of where it is trained, see `executing/resources.py`.
     """
 
     run_id: str
@@ -67,6 +68,7 @@ class Task:
     attempt: int = 1
     time_limit_s: float = 3_600.0
     memory_limit_bytes: int = 4 * 1024**3
+    resources: Mapping[str, Any] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
         """Write it as JSON."""

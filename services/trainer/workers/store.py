@@ -76,7 +76,6 @@ _VOID_ALL = """
 UPDATE trainer.outside_tasks SET state = 'VOID', artifacts = '[]', end_time = coalesce(end_time, clock_timestamp())
 WHERE run_id = %(run_id)s AND state <> 'VOID'
 """
-_BROUGHT = "UPDATE trainer.outside_tasks SET artifacts = '[]' WHERE task_id = %(task_id)s"
 _TELL = """
 INSERT INTO trainer.outside_events (task_id, kind, body, chunk) VALUES (%(task_id)s, %(kind)s, %(body)s, %(chunk)s)
 """
@@ -232,11 +231,6 @@ class OutsideStore:
     def fail(self, connection: JobConnection, task_id: UUID, end_sha256: str, reason: str, message: str) -> None:
         """End a task badly."""
         self._end(connection, task_id, TaskState.FAILED, end_sha256, reason=reason, message=message.replace("\0", " "))
-
-    def brought(self, task_id: UUID) -> None:
-        """Forget the URLs of files that are here: they may bear secrets."""
-        with self._database.transaction() as connection:
-            connection.execute(_BROUGHT, {"task_id": task_id})
 
     def void(self, connection: JobConnection, run_id: UUID) -> None:
         """Have no token of a run be good any more."""

@@ -1,0 +1,265 @@
+"""Runs that are trained elsewhere: begun at a place, followed by what their workers tell, and collected.
+
+Whoever takes a run over goes on with what still runs there: the task's row says what it is called, and its worker tells
+whoever reads. Only where nothing runs any more is it begun anew, from the last checkpoint that was handed in.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+from uuid import UUID
+
+import structlog
+
+from services.common.errors import DomainError, Unavailable
+from services.common.jobs import Stopped, StopReason
+from services.common.jobs.news import JobNews
+from services.trainer.executing.outcomes import check_files
+from services.trainer.executing.resources import Resources
+from services.trainer.faults import ExecutorUnavailable, TrainingFailed
+from services.trainer.task import CheckpointWritten, Event, Log, Outcome, RunFolder, Stopping, Task
+from services.trainer.workers.artifact_urls import ArtifactUrls
+from services.trainer.workers.callbacks import WORKER_LOST
+from services.trainer.workers.files import OutsideFiles
+from services.trainer.workers.models import OutputKind, OutsideTask, RemoteFile, TaskState
+from services.trainer.workers.store import OutsideStore
+from services.trainer.workers.tokens import new_token
+
+_log = structlog.get_logger(__name__)
+LOOK_S: Final = 1.0
+STANDING_LOOKS: Final = 5
+"""A place is asked how a submission stands at every so many looks."""
+Tell = Callable[[Event], None]
+
+
+class Standing(enum.Enum):
+    """How a submission stands where it was made."""
+
+    GOING = enum.auto()
+    """It waits there, or runs."""
+    ENDED = enum.auto()
+    """Nothing of it runs any more."""
+    UNKNOWN = enum.auto()
+    """There is none of this name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What is submitted: its name, which is nobody else's, and what its worker needs to know."""
+
+    name: str
+    token: str
+    task: Task
+    resources: Resources
+    environment: Mapping[str, str]
+
+
+class Place(Protocol):
+    """Where workers run. Each call is bounded in time, and raises ExecutorUnavailable where nobody answers."""
+
+    name: str
+    """RAY, KUBERNETES, REMOTE."""
+    submits: bool
+    """Whether workers are started there; else they ask for runs themselves."""
+
+    def submit(self, submission: Submission) -> None:
+        """Have a worker begin; the same name again is the same one. Raises TrainingFailed where it is refused."""
+        ...
+
+    def standing(self, name: str) -> tuple[Standing, str]:
+        """Say how a submission stands, and the place's own word for it."""
+        ...
+
+    def stop(self, name: str) -> None:
+        """End a submission, whatever is left of it."""
+        ...
+
+    def log_tail(self, name: str) -> bytes:
+        """Give the end of what its worker printed; empty where nobody knows."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a worker may be silent, and how long a run waits for one that asks; in seconds."""
+
+    silence_s: float = 120.0
+    wait_s: float = 1_800.0
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideParts:
+    """What runs elsewhere are followed by. `environment`: of each submission, beside the token."""
+
+    store: OutsideStore
+    files: OutsideFiles
+    urls: ArtifactUrls
+    news: JobNews
+    patience: Patience
+    environment: Mapping[str, str]
+
+
+class OutsideExecutor:
+    """Runs tasks at a place; see `Executor`."""
+
+    def __init__(self, place: Place, parts: OutsideParts) -> None:
+        self.name = place.name
+        self._place = place
+        self._store = parts.store
+        self._files = parts.files
+        self._urls = parts.urls
+        self._news = parts.news
+        self._patience = parts.patience
+        self._environment = parts.environment
+
+    def execute(self, task: Task, folder: RunFolder, tell: Tell, stopping: Stopping) -> Outcome:
+        """Run a task to its end; see `Executor`. What goes on there goes on while a trainer drains or has died."""
+        stopping.check()
+        outside = self._resumed(task, folder, tell) or self._begun(task, folder, stopping)
+        try:
+            ended = self._followed(outside, folder, tell, stopping)
+        except Stopped as stopped:
+            # Where the lease is lost, or this process drains, another follows what goes on.
+            if stopped.reason in (StopReason.CANCELLED, StopReason.SOFT_LIMIT):
+                self._give_up(outside)
+            raise
+        return self._collected(ended, folder, stopping)
+
+    def _resumed(self, task: Task, folder: RunFolder, tell: Tell) -> OutsideTask | None:
+        """Go on with what an attempt before began; None where nothing goes on. What it told is heard in any case."""
+        last = self._store.latest(UUID(task.run_id))
+        if last is None or last.executor != self.name:
+            return None
+        if last.state in (TaskState.WAITING, TaskState.RUNNING) and self._goes_on(last):
+            self._store.adopt(last.task_id, task)
+            return last
+        self._hear(last, folder, tell)
+        last = self._store.get(last.task_id)
+        if last.state is TaskState.COMPLETED:
+            return last
+        if last.state is not TaskState.VOID:
+            self._give_up(last)
+        return None
+
+    def _goes_on(self, outside: OutsideTask) -> bool:
+        return not self._place.submits or self._place.standing(outside.submission)[0] is Standing.GOING
+
+    def _begun(self, task: Task, folder: RunFolder, stopping: Stopping) -> OutsideTask:
+        resources = Resources.of(task.resources)
+        token = new_token() if self._place.submits else ""
+        outside = self._store.add(task, self.name, resources.labels, token)
+        self._files.offer(outside, folder, stopping.check)
+        self._store.ready(outside.task_id)
+        if self._place.submits:
+            environment = {**self._environment, "PENSTOCK_RUN_TOKEN": token}
+            submission = Submission(outside.submission, token, task, resources, environment)
+            try:
+                self._place.submit(submission)
+            except DomainError:
+                self._give_up(outside)
+                raise
+        return outside
+
+    def _followed(self, outside: OutsideTask, folder: RunFolder, tell: Tell, stopping: Stopping) -> OutsideTask:
+        """Tell on what the worker tells, until it has ended well."""
+        looks = 0
+        while True:
+            stopping.check()
+            seen = self._news.count
+            try:
+                heard = self._hear(outside, folder, tell)
+                now = self._store.get(outside.task_id)
+            except Unavailable as error:  # while the lease holds, the database may be back
+                _log.info("outside worker not heard", run=str(outside.run_id), reason=error.reason)
+                stopping.wait(LOOK_S)
+                continue
+            if now.state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.VOID):
+                if not heard:  # what it told before its end comes first
+                    return self._ended(now)
+                continue
+            self._check_silence(now)
+            looks += 1
+            if self._place.submits and looks % STANDING_LOOKS == 0:
+                self._check_standing(now, tell)
+            if not heard:
+                self._news.wait(seen, LOOK_S)
+
+    def _hear(self, outside: OutsideTask, folder: RunFolder, tell: Tell) -> bool:
+        """Tell on what was told and not read; gives whether there was some. Each is forgotten once it is told on."""
+        told = self._store.told(outside.task_id)
+        for number, events in told:
+            for event in events:
+                if isinstance(event, CheckpointWritten):
+                    self._files.fetch(outside, OutputKind.CHECKPOINT, folder.checkpoint)
+                tell(event)
+            self._store.read(outside.task_id, number)
+        return bool(told)
+
+    def _ended(self, outside: OutsideTask) -> OutsideTask:
+        if outside.state is TaskState.COMPLETED:
+            return outside
+        if outside.state is TaskState.VOID:
+            raise ExecutorUnavailable("another worker was given the run", reason=WORKER_LOST)
+        if outside.reason == WORKER_LOST:
+            raise ExecutorUnavailable(f"the worker gave the run up: {outside.message}", reason=WORKER_LOST)
+        raise TrainingFailed(outside.message, reason=outside.reason)
+
+    def _check_silence(self, outside: OutsideTask) -> None:
+        """Give the run up where nothing is heard of its worker, or nobody asks for it; it is tried again."""
+        if outside.state is TaskState.RUNNING and outside.silent_s > self._patience.silence_s:
+            self._give_up(outside)
+            who = outside.worker or outside.submission
+            sentence = f"nothing was heard of the worker {who} for {outside.silent_s:.0f} s"
+            raise ExecutorUnavailable(sentence, reason=WORKER_LOST)
+        if not self._place.submits and outside.state is TaskState.WAITING and outside.silent_s > self._patience.wait_s:
+            self._give_up(outside)
+            wanted = f" with the labels {', '.join(outside.labels)}" if outside.labels else ""
+            raise ExecutorUnavailable(f"no remote worker{wanted} asked for the run; see that one runs")
+
+    def _check_standing(self, outside: OutsideTask, tell: Tell) -> None:
+        """Look whether the place says that nothing runs there any more, although the worker has said no such thing."""
+        try:
+            standing, word = self._place.standing(outside.submission)
+        except ExecutorUnavailable as error:  # the worker may well be heard meanwhile
+            _log.info("standing not known", run=str(outside.run_id), message=error.message)
+            return
+        if standing is Standing.GOING:
+            return
+        if self._store.get(outside.task_id).state is not outside.state:  # it ended in between, and has said so
+            return
+        if tail := self._log_tail(outside):
+            tell(Log(tail))
+        self._give_up(outside)
+        sentence = f"{outside.submission} ended there ({word}), and its worker had not said how; see the log"
+        raise ExecutorUnavailable(sentence, reason=WORKER_LOST)
+
+    def _log_tail(self, outside: OutsideTask) -> bytes:
+        try:
+            return self._place.log_tail(outside.submission)
+        except ExecutorUnavailable:
+            return b""
+
+    def _give_up(self, outside: OutsideTask) -> None:
+        """Have a task's token be void, and nothing of it run; what cannot be reached ends by its token."""
+        with self._store.transaction() as connection:
+            self._store.void(connection, outside.run_id)
+        if self._place.submits:
+            try:
+                self._place.stop(outside.submission)
+            except ExecutorUnavailable as error:
+                _log.warning("submission not stopped", submission=outside.submission, message=error.message)
+
+    def _collected(self, outside: OutsideTask, folder: RunFolder, stopping: Stopping) -> Outcome:
+        """Have the run's folder hold what was made, as if it had been made here."""
+        outcome = Outcome.of(outside.outcome or {})
+        self._files.fetch(outside, OutputKind.ARTIFACT, folder.artifact)
+        left_bytes = self._files.max_bytes
+        for file in (RemoteFile(**each) for each in outside.artifacts):
+            target = folder.artifact.joinpath(*file.path.split("/"))
+            left_bytes -= self._urls.bring(file, target, left_bytes, stopping)
+        outcome.write(folder.outcome)
+        check_files(folder.artifact, self._files.max_bytes)
+        return outcome

@@ -1,0 +1,80 @@
+"""Outside workers, put together: the service that they speak to, and the executors that follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from services.common.addresses import AddressRules, AllowedHosts
+from services.common.jobs import JobConnection
+from services.common.jobs.news import JobNews
+from services.common.server import Service
+from services.trainer.executing.outside import OutsideExecutor, OutsideParts, Patience, Place
+from services.trainer.executing.remote import RemotePlace
+from services.trainer.parts import Parts
+from services.trainer.runs.models import ExecutorName
+from services.trainer.store import NamedBlobs, ledger_of
+from services.trainer.task import Executor
+from services.trainer.workers import servicer
+from services.trainer.workers.artifact_urls import ArtifactUrls
+from services.trainer.workers.callbacks import Callbacks
+from services.trainer.workers.files import OutsideFiles
+from services.trainer.workers.settings import OutsideSettings
+from services.trainer.workers.store import OutsideStore
+
+REPORTS_A_SILENCE = 6
+"""A worker reports so often in the time after which it is given up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What outside workers bring to the trainer: `ended` is told of a run that ends, in the transaction that ends it."""
+
+    services: Sequence[Service]
+    executors: Mapping[ExecutorName, Executor]
+    ended: Callable[[JobConnection, UUID], None]
+
+
+def open_outside(parts: Parts) -> Outside:
+    """Open what outside workers need."""
+    settings = parts.settings
+    store = OutsideStore(parts.database)
+    files = OutsideFiles(
+        parts.database, parts.blobs, ledger_of(parts.database), NamedBlobs(), settings.trainer_max_artifact_bytes
+    )
+    rules = AddressRules(
+        AllowedHosts.parse(settings.trainer_artifact_allowed_hosts),
+        setting="PENSTOCK_TRAINER_ARTIFACT_ALLOWED_HOSTS where the trainer runs",
+    )
+    news = JobNews(store.listen(poll_interval_s=1.0))
+    news.open()
+    parts.stack.callback(news.close)
+    followed = OutsideParts(
+        store=store,
+        files=files,
+        urls=ArtifactUrls(rules, ca_file=settings.trainer_artifact_ca_file),
+        news=news,
+        patience=Patience(settings.trainer_worker_silence_ms / 1000, settings.trainer_worker_wait_ms / 1000),
+        environment={
+            **settings.trainer_outside_environment,
+            "PENSTOCK_TRAINER_ADDRESS": settings.trainer_worker_address,
+        },
+    )
+    executors = {ExecutorName(place.name): OutsideExecutor(place, followed) for place in _places(settings)}
+    limits = servicer.TaskLimits(
+        report_interval_ms=settings.trainer_worker_silence_ms // REPORTS_A_SILENCE,
+        max_artifact_bytes=settings.trainer_max_artifact_bytes,
+    )
+
+    def ended(connection: JobConnection, run_id: UUID) -> None:
+        store.void(connection, run_id)
+        files.forget(connection, run_id)
+
+    return Outside((servicer.service(Callbacks(store, files, rules), limits),), executors, ended)
+
+
+def _places(settings: OutsideSettings) -> list[Place]:
+    """Name the places that are configured."""
+    del settings
+    return [RemotePlace()]
