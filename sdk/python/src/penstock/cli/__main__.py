@@ -39,6 +39,7 @@ from penstock.cli import (
     retraining,
     session,
     suite,
+    train,
 )
 from penstock.cli.commands import HELP_OPTIONS, CommandTree
 from penstock.cli.exits import ExitCode, epilogue, failure_of
@@ -61,6 +62,7 @@ app.add_typer(key.app, name="key", rich_help_panel=_RUN)
 app.command(rich_help_panel=_KEEP)(apply.apply)
 app.add_typer(model.app, name="model", rich_help_panel=_KEEP)
 app.add_typer(fetch.app, name="fetch", rich_help_panel=_KEEP)
+app.add_typer(train.app, name="train", rich_help_panel=_KEEP)
 app.add_typer(feature.app, name="feature", rich_help_panel=_KEEP)
 app.command(rich_help_panel=_USE)(predict.predict)
 app.command(rich_help_panel=_USE, epilog=generate.EXAMPLES)(generate.generate)

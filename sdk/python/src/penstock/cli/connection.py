@@ -30,6 +30,7 @@ class Service(enum.StrEnum):
     MONITORING = "monitoring"
     JOBS = "jobs"
     FETCHER = "fetcher"
+    TRAINER = "trainer"
 
 
 DEFAULT_PORTS = {
@@ -38,6 +39,7 @@ DEFAULT_PORTS = {
     Service.MONITORING: 50053,
     Service.JOBS: 50056,
     Service.FETCHER: 50054,
+    Service.TRAINER: 50055,
 }
 _LISTS = {
     (Service.JOBS, "JOB_NOT_FOUND"): "penstock job list",
@@ -115,6 +117,7 @@ def connect(service: Service, url: str | None, token: str | None) -> Iterator[Cl
         monitoring=address if service is Service.MONITORING else None,
         jobs=address if service is Service.JOBS else None,
         fetcher=address if service is Service.FETCHER else None,
+        trainer=address if service is Service.TRAINER else None,
         token=token or environment.get("PENSTOCK_TOKEN", ""),
         ca_file=environment.get("PENSTOCK_CA_FILE"),
         cert_file=environment.get("PENSTOCK_CERT_FILE"),

@@ -1,0 +1,225 @@
+"""Training runs and recipes, as tables and facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.text import Text
+
+from penstock.api.trainer.v1 import training_pb2 as pb
+from penstock.cli.documents import document_of
+from penstock.cli.formats import say_count, say_duration, say_time, say_value
+from penstock.cli.model_views import time_of
+from penstock.cli.output import Column, Output, printable, styled
+
+_COLUMNS = (
+    Column("run", give="id"),
+    Column("state"),
+    Column("model", give="cut", least_width=10),
+    Column("made"),
+    Column("valid"),
+    Column("recipe", optional=True),
+    Column("type", optional=True),
+    Column("epochs", "right", optional=True),
+    Column("took", "right", optional=True),
+    Column("why", optional=True),
+    Column("created", optional=True),
+)
+_RECIPE_COLUMNS = (
+    Column("recipe"),
+    Column("here"),
+    Column("what it does", give="wrap", least_width=24),
+    Column("why not", give="wrap", least_width=20),
+)
+_PARAMETER_COLUMNS = (
+    Column("parameter"),
+    Column("default", give="cut", least_width=8),
+    Column("what it is", give="wrap", least_width=24),
+)
+_METRIC_COLUMNS = (Column("metric"), Column("train", "right"), Column("validation", "right"), Column("test", "right"))
+_STYLES = {
+    "queued": "yellow",
+    "running": "cyan",
+    "validating": "cyan",
+    "completed": "green",
+    "failed": "bold red",
+    "cancelled": "dim",
+}
+_FIRST = ("loss", "val_loss", "validation_loss", "accuracy", "rmse", "value")
+"""Metrics that people look for first."""
+
+
+def shown_first(name: str) -> tuple[int, str]:
+    """Sort metrics: the loss first, then what people look for, then by name."""
+    return (_FIRST.index(name) if name in _FIRST else len(_FIRST), name)
+
+
+def metric_word(value: float) -> str:
+    """Write a metric to four significant digits."""
+    return f"{value:.4g}"
+
+
+def state_of(run: pb.TrainingRun) -> str:
+    """Say a run's state as options take it."""
+    return pb.TrainingRunState.Name(run.state).removeprefix("TRAINING_RUN_STATE_").lower()
+
+
+def runs_table(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType:
+    """Lay out runs, one a row."""
+    rows = [
+        (
+            run.id,
+            _state(run),
+            run.model,
+            run.new_version,
+            _validity(run),
+            run.recipe,
+            _type(run),
+            _epochs(run),
+            _took(run),
+            run.reason,
+            output.time(time_of(run.create_time)),
+        )
+        for run in runs
+    ]
+    return output.table(_COLUMNS, rows, empty="no run: `penstock train start MODEL` makes one")
+
+
+def run_facts(output: Output, run: pb.TrainingRun) -> RenderableType:
+    """Lay out what there is to know of a run, with its metrics."""
+    failed = run.state == pb.TRAINING_RUN_STATE_FAILED
+    trigger = run.trigger
+    parts = (("train", run.train_count), ("validation", run.validation_count), ("test", run.test_count))
+    rows = ", ".join(f"{count:,} {name}" for name, count in parts if count)
+    columns = ", ".join(run.feature_columns)
+    config = f", config {run.config_version}" if run.config_version else ""
+    known = [
+        ("model", run.model),
+        ("made", f"{run.new_version}, {run.new_version_stage.lower()}" if run.new_version else ""),
+        ("validation", _validity(run)),
+        ("recipe", f"{run.recipe}, {_type(run)}{config}"),
+        ("told", say_value(document_of(run.parameters)) if run.parameters.fields else ""),
+        ("data", run.dataset or run.data_source),
+        ("rows", rows),
+        ("predicts", run.label_column),
+        ("from", columns if len(columns) <= 200 else f"{say_count(len(run.feature_columns), 'column')}"),
+        ("better than", run.parent_version),
+        ("epochs", _epochs(run)),
+        ("error" if failed else "at", f"{run.message} [{run.reason}]" if run.reason else _at(run)),
+        ("asked for by", trigger.requested_by),
+        ("answers", f"retraining request {trigger.retraining_request_id}" if trigger.retraining_request_id else ""),
+        ("because", trigger.note),
+        ("executor", pb.TrainingExecutor.Name(run.executor).removeprefix("TRAINING_EXECUTOR_").lower()),
+        ("attempt", f"{run.attempt:,}" if run.attempt > 1 else ""),
+        ("profile", run.profile_id),
+        ("code", say_value(run.code_sha256) if run.code_sha256 else ""),
+        ("libraries", ", ".join(f"{name} {version}" for name, version in sorted(run.environment.items()))),
+        ("created", say_time(time_of(run.create_time))),
+        ("took", _took(run)),
+    ]
+    facts = output.facts(Text.assemble((run.id, "bold"), "  ", _state(run)), known)
+    if not (run.train_metrics or run.validation_metrics or run.test_metrics):
+        return facts
+    return Group(facts, Text(), _metrics_table(output, run))
+
+
+def recipes_table(output: Output, recipes: Sequence[pb.Recipe]) -> RenderableType:
+    """Lay out the recipes."""
+    rows = [(recipe.name, _here(recipe), recipe.description, recipe.refusal) for recipe in recipes]
+    return output.table(_RECIPE_COLUMNS, rows, empty="this trainer knows no recipe")
+
+
+def recipe_facts(output: Output, recipe: pb.Recipe) -> RenderableType:
+    """Lay out what a recipe takes."""
+    facts = output.facts(
+        Text.assemble((recipe.name, "bold"), "  ", _here(recipe)),
+        [("does", recipe.description), ("why not", recipe.refusal)],
+    )
+    rows = [
+        (each.name, say_value(_default(each)) if each.HasField("default_value") else "required", each.description)
+        for each in recipe.parameters
+    ]
+    return Group(facts, Text(), output.table(_PARAMETER_COLUMNS, rows, empty="it takes nothing"))
+
+
+def comparison(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType:
+    """Lay out runs side by side: what differs among what they were told, and their metrics, the best in bold."""
+    columns = [Column(""), *(Column(run.id, "right", give="id") for run in runs)]
+    facts: list[tuple[str, list[str]]] = [
+        ("model", [run.model for run in runs]),
+        ("made", [run.new_version for run in runs]),
+        ("recipe", [run.recipe for run in runs]),
+        ("data", [run.dataset or run.data_source for run in runs]),
+        ("state", [state_of(run) for run in runs]),
+        ("took", [_took(run) for run in runs]),
+    ]
+    told = [document_of(run.parameters) for run in runs]
+    facts += [(name, [say_value(each.get(name)) for each in told]) for name in _differing(told)]
+    rows: list[Sequence[str | Text]] = [[name, *values] for name, values in facts]
+    for part, metrics in (("test", [run.test_metrics for run in runs]), ("train", [run.train_metrics for run in runs])):
+        names = sorted({name for each in metrics for name in each}, key=shown_first)
+        rows += [[f"{part} {name}", *_best_in_bold(name, [each.get(name) for each in metrics])] for name in names]
+    return output.table(columns, rows, empty="nothing to compare")
+
+
+def _best_in_bold(name: str, values: Sequence[float | None]) -> list[str | Text]:
+    known = [value for value in values if value is not None]
+    lower = any(word in name for word in ("loss", "rmse", "mae", "error", "brier"))
+    best = (min(known) if lower else max(known)) if len(set(known)) > 1 else None
+    return [
+        "" if value is None else Text(metric_word(value), style="bold green" if value == best else "")
+        for value in values
+    ]
+
+
+def _differing(told: Sequence[Mapping[str, Any]]) -> list[str]:
+    names = sorted({name for each in told for name in each})
+    return [name for name in names if any(each.get(name) != told[0].get(name) for each in told)]
+
+
+def _metrics_table(output: Output, run: pb.TrainingRun) -> RenderableType:
+    parts = (run.train_metrics, run.validation_metrics, run.test_metrics)
+    names = sorted({name for part in parts for name in part}, key=shown_first)
+    rows = [(name, *(metric_word(part[name]) if name in part else "" for part in parts)) for name in names]
+    return output.table(_METRIC_COLUMNS, rows, empty="no metrics")
+
+
+def _default(parameter: pb.RecipeParameter) -> Any:
+    return document_of(parameter.default_value)
+
+
+def _here(recipe: pb.Recipe) -> Text:
+    return Text("yes", style="green") if recipe.allowed else Text("no", style="yellow")
+
+
+def _state(run: pb.TrainingRun) -> Text:
+    word = state_of(run)
+    if run.HasField("cancel_time") and not run.HasField("end_time"):
+        return Text(f"{word}, asked to end", style="yellow")
+    return styled(word, _STYLES)
+
+
+def _type(run: pb.TrainingRun) -> str:
+    return pb.TrainingType.Name(run.type).removeprefix("TRAINING_TYPE_").lower()
+
+
+def _at(run: pb.TrainingRun) -> str:
+    return printable(run.message)
+
+
+def _validity(run: pb.TrainingRun) -> str | Text:
+    if not run.HasField("validation_passed"):
+        return ""
+    return Text("passed", style="green") if run.validation_passed else Text("not passed", style="yellow")
+
+
+def _epochs(run: pb.TrainingRun) -> str:
+    if not run.done_epochs:
+        return ""
+    return f"{run.done_epochs:,}" + (f" of {run.total_epochs:,}" if run.total_epochs else "")
+
+
+def _took(run: pb.TrainingRun) -> str:
+    return say_duration(run.duration_ms / 1000) if run.duration_ms else ""
