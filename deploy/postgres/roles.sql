@@ -4,6 +4,7 @@
 \set monitoring_password `cat /run/secrets/monitoring_database_password`
 \set jobs_password `cat /run/secrets/jobs_database_password`
 \set fetcher_password `cat /run/secrets/fetcher_database_password`
+\set trainer_password `cat /run/secrets/trainer_database_password`
 
 REVOKE ALL ON DATABASE penstock FROM PUBLIC;
 REVOKE ALL ON SCHEMA public FROM PUBLIC;
@@ -12,4 +13,5 @@ CREATE ROLE registry LOGIN PASSWORD :'registry_password';
 CREATE ROLE monitoring LOGIN PASSWORD :'monitoring_password';
 CREATE ROLE jobs LOGIN PASSWORD :'jobs_password';
 CREATE ROLE fetcher LOGIN PASSWORD :'fetcher_password';
-GRANT CONNECT, CREATE, TEMPORARY ON DATABASE penstock TO registry, monitoring, jobs, fetcher;
+CREATE ROLE trainer LOGIN PASSWORD :'trainer_password';
+GRANT CONNECT, CREATE, TEMPORARY ON DATABASE penstock TO registry, monitoring, jobs, fetcher, trainer;

@@ -24,6 +24,7 @@ from services.monitoring.settings import MonitoringSettings
 from services.registry.bucket import BucketSettings
 from services.registry.settings import RegistrySettings
 from services.registry.validation.settings import ValidatorSettings
+from services.trainer.settings import TrainerSettings
 from tests.deployment import DEPLOY, ROOT, SERVICES, TARGETS, ancestry, compose, stages, variables
 
 SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
@@ -33,16 +34,18 @@ SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
     "jobs": (JobsSettings, ProbeSettings),
     "monitoring": (MonitoringSettings, ProbeSettings),
     "fetcher": (FetcherSettings, ProbeSettings),
+    "trainer": (TrainerSettings, ProbeSettings),
     "bucket": (BucketSettings, RegistrySettings),
     "migrate-registry": (RegistrySettings,),
     "migrate-jobs": (JobsSettings,),
     "migrate-monitoring": (MonitoringSettings,),
     "migrate-fetcher": (FetcherSettings,),
+    "migrate-trainer": (TrainerSettings,),
 }
 READ_ELSEWHERE = {"PENSTOCK_SECRETS_DIR"}
 SECRETS_OF_SOURCES = ("fetcher_hf_token", "fetcher_s3_access_key", "fetcher_s3_secret_key", "fetcher_oci_auth")
 NO_CREDENTIALS = '{"auths": {}}'
-JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs", "migrate-fetcher")
+JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs", "migrate-fetcher", "migrate-trainer")
 ALL = compose()["services"]
 
 
@@ -301,7 +304,7 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
     folder = tmp_path / "secrets"
     made = make_secrets(folder)
     assert folder.stat().st_mode & 0o777 == 0o700
-    for service in ("registry", "monitoring", "jobs", "fetcher"):
+    for service in ("registry", "monitoring", "jobs", "fetcher", "trainer"):
         password = made[f"{service}_database_password"].strip()
         assert len(password) == 64
         assert made[f"{service}_database_url"].strip() == f"postgresql://{service}:{password}@postgres:5432/penstock"
@@ -310,7 +313,7 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
     assert len(set(passwords)) == len(passwords)
     assert compose()["secrets"].keys() == made.keys()
     # This one is a key of the suite's own: `penstock key create` prints it, and it goes into the file that waits.
-    assert {made[f"{name}_token"] for name in ("inference", "monitoring", "jobs", "fetcher")} == {""}
+    assert {made[f"{name}_token"] for name in ("inference", "monitoring", "jobs", "fetcher", "trainer")} == {""}
     assert {made[name] for name in SECRETS_OF_SOURCES} == {"", NO_CREDENTIALS}
     written = {"inference_token": "pk_made", "fetcher_hf_token": "hf_made"}
     for name, text in written.items():

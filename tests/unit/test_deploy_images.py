@@ -17,7 +17,7 @@ import pytest
 from tests.deployment import CODE, ROOT, SERVICES, TARGETS, WITH_TENSORFLOW, ancestry, locked, stages
 
 RUNTIMES = {"tensorflow", "tensorflow-cpu", "onnx", "onnxruntime", "keras", "tokenizers", "transformers", "h5py"}
-TOOLS = {"pytest", "mypy", "ruff", "hypothesis", "moto", "grpcio-tools", "pip", "hatchling", "scikit-learn", "torch"}
+TOOLS = {"pytest", "mypy", "ruff", "hypothesis", "moto", "grpcio-tools", "pip", "hatchling", "torch"}
 ENTRYPOINTS = {
     "registry": ["services.registry", "services.registry.bucket"],
     "validator": ["services.registry.validation", "services.registry"],
@@ -25,6 +25,8 @@ ENTRYPOINTS = {
     "jobs": ["services.inference.jobs", "services.inference.jobs.readers"],
     "monitoring": ["services.monitoring"],
     "fetcher": ["services.fetcher"],
+    "trainer": ["services.trainer", "services.trainer.recipes.child"],
+    "trainer-tensorflow": ["services.trainer", "services.trainer.recipes.child"],
     "inference-tensorflow": ["services.inference"],
     "jobs-tensorflow": ["services.inference.jobs", "services.inference.jobs.readers"],
     "cli": ["penstock.cli"],
@@ -110,13 +112,14 @@ def test_no_runtime_is_in_an_image_that_opens_no_model(target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 def test_no_tool_of_developers_is_in_an_image(target: str) -> None:
     assert not locked(target).keys() & TOOLS
+    assert ("scikit-learn" in locked(target)) == target.startswith("trainer"), "it trains, and serves nothing"
 
 
 def test_the_validator_opens_every_framework() -> None:
     assert {"onnx", "onnxruntime", "tokenizers", "tensorflow-cpu"} <= locked("validator").keys()
 
 
-@pytest.mark.parametrize("target", WITH_TENSORFLOW)
+@pytest.mark.parametrize("target", ["inference-tensorflow", "jobs-tensorflow"])
 def test_there_is_an_image_that_predicts_with_every_runtime(target: str) -> None:
     assert {"onnxruntime", "tokenizers", "tensorflow-cpu"} <= locked(target).keys()
 
