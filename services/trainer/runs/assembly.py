@@ -11,7 +11,7 @@ from services.common.jobs.workers import end_process
 from services.common.server import Service
 from services.trainer.datasets.materialising import Datasets
 from services.trainer.parts import Parts
-from services.trainer.recipes.catalogue import find_recipe
+from services.trainer.recipes.catalogue import Catalogue
 from services.trainer.registering.registering import Registering
 from services.trainer.runs import servicer
 from services.trainer.runs.folders import Folders
@@ -36,6 +36,7 @@ def open_runs(
     profiling: Profiling,
 ) -> tuple[Sequence[Service], Sequence[Callable[[], None]]]:
     """Open what runs need; gives the services, and what the health answer asks."""
+    catalogue = Catalogue(scripts_enabled=parts.settings.trainer_scripts_enabled)
     settings, store, named = parts.settings, RunStore(parts.database), NamedBlobs()
 
     def ended(connection: JobConnection, job: Job) -> None:
@@ -52,7 +53,7 @@ def open_runs(
             registering=Registering(parts.open_client),
             profiling=profiling,
             validating=Validating(parts.open_client),
-            reads_parent=lambda name: find_recipe(name).reads_parent,
+            reads_parent=catalogue.reads_parent,
         ))  # fmt: skip
         checks.append(workers.check)
         busy = lambda: workers.busy_count  # noqa: E731
@@ -66,9 +67,9 @@ def open_runs(
     news = JobNews(jobs.listen([jobs.changed], poll_interval_s=1.0))
     news.open()
     parts.stack.callback(news.close)
-    planning = Planning(parts.open_client, frozenset(executors), scripts_enabled=settings.trainer_scripts_enabled)
+    planning = Planning(parts.open_client, catalogue, frozenset(executors))
     limits = RunLimits(hard_limit_ms=settings.trainer_hard_limit_ms, max_unended=settings.trainer_max_unended)
-    does = Runs(jobs, store, datasets, planning, news, limits)
+    does = Runs(jobs, store, datasets, planning, catalogue, news, limits)
     return (servicer.service(does),), checks
 
 

@@ -17,7 +17,8 @@ from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import Job, JobState
 from services.common.keys import Principal
 from services.trainer.faults import RETRYABLE
-from services.trainer.runs.models import ExecutorName, KeptEpoch, NewRun, Offered, Phase, RunFilters, RunSpec, Trigger
+from services.trainer.recipes.catalogue import Offered
+from services.trainer.runs.models import ExecutorName, KeptEpoch, NewRun, Phase, RunFilters, RunSpec, Trigger
 from services.trainer.task import Part, TrainingType
 
 MAX_NOTE_CHARS = 1_000

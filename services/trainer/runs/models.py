@@ -9,7 +9,6 @@ from datetime import datetime
 from typing import Any, Self
 
 from services.common.jobs import JobState
-from services.trainer.recipes.recipe import Recipe
 from services.trainer.task import Outcome, Part, TrainingType
 
 
@@ -129,14 +128,6 @@ class RunFilters:
     states: frozenset[JobState] = frozenset()
     phase: Phase | None = None
     model: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Offered:
-    """A recipe, and why it can't be used here; '' where it can."""
-
-    recipe: Recipe
-    refusal: str
 
 
 @dataclass(frozen=True, slots=True)

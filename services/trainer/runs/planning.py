@@ -13,10 +13,10 @@ from penstock.errors import NotFound as TheyLackIt
 from penstock.errors import PenstockError
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.trainer.faults import RegistryUnavailable
-from services.trainer.recipes.catalogue import RECIPES, check_parameters, find_recipe, refusal_of
+from services.trainer.recipes.catalogue import Catalogue
 from services.trainer.recipes.recipe import Recipe
 from services.trainer.runs.convert import plain_parameters
-from services.trainer.runs.models import ExecutorName, NewRun, Offered, RunSpec
+from services.trainer.runs.models import ExecutorName, NewRun, RunSpec
 from services.trainer.runs.splitting import split_of
 from services.trainer.task import TrainingType
 
@@ -28,15 +28,11 @@ class Planning:
     """Plans runs. `executors`: those that are configured here."""
 
     def __init__(
-        self, open_client: Callable[[], Client], executors: frozenset[ExecutorName], *, scripts_enabled: bool
+        self, open_client: Callable[[], Client], catalogue: Catalogue, executors: frozenset[ExecutorName]
     ) -> None:
         self._open_client = open_client
+        self._catalogue = catalogue
         self._executors = executors
-        self._scripts_enabled = scripts_enabled
-
-    def offered(self) -> list[Offered]:
-        """List the recipes by name, with why they can't be used here."""
-        return [Offered(RECIPES[name], self._refusal(RECIPES[name], ExecutorName.LOCAL)) for name in sorted(RECIPES)]
 
     def planned(self, new: NewRun) -> RunSpec:
         """Say what a run will be; see the contract for what is raised."""
@@ -63,12 +59,10 @@ class Planning:
         if recipe_name == config.recipe:
             parameters = plain_parameters(config.parameters)
         parameters |= new.parameters
-        recipe = find_recipe(recipe_name)
-        check_parameters(recipe, {name: value for name, value in parameters.items() if name not in OWN_PARAMETERS})
-        split_of(parameters)
         executor = self._executor(new, parameters)
-        if refusal := self._refusal(recipe, executor):
-            raise FailedPrecondition(refusal, reason="RECIPE_NOT_ALLOWED")
+        own = {name: value for name, value in parameters.items() if name not in OWN_PARAMETERS}
+        recipe = self._catalogue.checked(recipe_name, own, here=executor is ExecutorName.LOCAL)
+        split_of(parameters)
         kind = new.type or (TrainingType.RETRAIN if parent else TrainingType.INITIAL)
         if not parent and (kind is TrainingType.FINETUNE or recipe.reads_parent):
             sentence = f"{new.model} has no version whose weights this could begin with; train its first one"
@@ -85,9 +79,6 @@ class Planning:
             trigger=new.trigger,
             new_version=new.version,
         )
-
-    def _refusal(self, recipe: Recipe, executor: ExecutorName) -> str:
-        return refusal_of(recipe, scripts_enabled=self._scripts_enabled, here=executor is ExecutorName.LOCAL)
 
     def _executor(self, new: NewRun, parameters: dict[str, Any]) -> ExecutorName:
         said = new.executor or str(parameters.get("executor", ExecutorName.LOCAL)).upper()

@@ -14,7 +14,8 @@ from services.common.jobs import Job, JobFilters, JobStore, NewJob
 from services.common.jobs.news import JobNews
 from services.common.keys import Principal
 from services.trainer.datasets.materialising import Datasets
-from services.trainer.runs.models import KeptEpoch, LogPiece, NewRun, Offered, RunFilters
+from services.trainer.recipes.catalogue import Catalogue, Offered
+from services.trainer.runs.models import KeptEpoch, LogPiece, NewRun, RunFilters
 from services.trainer.runs.planning import Planning
 from services.trainer.runs.store import RunStore, columns_of
 
@@ -41,6 +42,7 @@ class Runs:
         store: RunStore,
         datasets: Datasets,
         planning: Planning,
+        catalogue: Catalogue,
         news: JobNews,
         limits: RunLimits,
     ) -> None:
@@ -48,6 +50,7 @@ class Runs:
         self._store = store
         self._datasets = datasets
         self._planning = planning
+        self._catalogue = catalogue
         self._news = news
         self._limits = limits
 
@@ -160,7 +163,7 @@ class Runs:
 
     def recipes(self) -> Sequence[Offered]:
         """List the recipes, also those that are not allowed here."""
-        return self._planning.offered()
+        return self._catalogue.offered()
 
 
 def _named(run_id: UUID, call: Callable[[], T]) -> T:
