@@ -26,6 +26,8 @@ from tests.postgres import PostgresServer
 from tests.services import Running, running_monitoring, running_registry
 from tests.validating import COLUMNS, GoesOn, flowers, registration
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def registry(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:

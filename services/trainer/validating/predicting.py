@@ -42,6 +42,8 @@ TIMED: Final = 200
 TIMED_S: Final = 20.0
 _UNHEARD: Final = frozenset({"MODEL_NOT_FOUND", "VERSION_NOT_FOUND", "NO_VERSION_READY", "VERSION_NOT_READY"})
 _SILENT: Final = (Unavailable, ResourceExhausted, DeadlineExceeded, Cancelled)
+_TOO_LARGE: Final = frozenset({"SESSION_BUDGET_EXCEEDED"})
+"""A version that does not fit is at fault itself, though the service says that it is full."""
 _NO_KEY: Final = (Unauthenticated, PermissionDenied)
 
 
@@ -134,7 +136,10 @@ class Predicting:
         if isinstance(error, _NO_KEY):
             sentence = f"the inference service does not let this trainer try versions: {said}; it needs a key with the"
             return Untried(f"{sentence} role operator, as PENSTOCK_SERVICE_TOKEN")
-        if isinstance(error, _SILENT) or (isinstance(error, NotFound) and error.reason in _UNHEARD):
+        does_not_fit = error.reason in _TOO_LARGE
+        if (isinstance(error, _SILENT) and not does_not_fit) or (
+            isinstance(error, NotFound) and error.reason in _UNHEARD
+        ):
             return InferenceUnavailable(f"the inference service gives no answer: {said}")
         return Untried(f"version {self._version.version} could not be tried: {said}")
 
