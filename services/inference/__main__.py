@@ -26,7 +26,7 @@ from services.inference.caching.counts import CacheStatistics
 from services.inference.caching.engine import CachingEngine
 from services.inference.caching.memory import MemoryAnswers
 from services.inference.caching.metrics import CacheCollector
-from services.inference.composition import engine_limits, follow, open_sessions, open_spool
+from services.inference.composition import engine_limits, follow, open_lookups, open_sessions, open_spool
 from services.inference.control import control, log_settings, trace_settings
 from services.inference.control import servicer as control_servicer
 from services.inference.engine.engine import Engine
@@ -63,7 +63,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     cache = _response_cache(settings, stack, member)
     spool = open_spool(settings, stack, member)
     events = EventLog(spool)
-    predictor = Predictor(catalog, CachingEngine(engine, cache), events)
+    predictor = Predictor(catalog, CachingEngine(engine, cache), events, open_lookups(settings, stack))
     generator = TextGenerator(catalog, engine, events)
     runs = TextRuns(catalog, CachingEngine(engine, cache), events, max_batch_size=settings.max_batch_size)
     follow(settings, stack, catalog, sessions, member)

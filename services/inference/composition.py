@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from penstock.retries import NO_RETRIES
 from services.common.errors import DomainError
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
@@ -21,6 +22,8 @@ from services.inference.events.spool import Spool, SpoolSettings
 from services.inference.following.catalog import Catalog
 from services.inference.following.follower import CatalogTaker, Follower
 from services.inference.following.takeovers import Takeovers
+from services.inference.lookups.lookups import FeatureLookups
+from services.inference.lookups.reader import FeatureReader
 from services.inference.models import ResolvedVersion
 from services.inference.runtimes.cpus import cpu_count
 from services.inference.runtimes.onnx_graphs import OptimisedGraphs
@@ -153,6 +156,13 @@ def open_spool(settings: InferenceSettings, stack: ExitStack, member: Membership
     spool.open()
     stack.callback(spool.close, settings.drain_grace_ms / 1000)
     return spool
+
+
+def open_lookups(settings: InferenceSettings, stack: ExitStack) -> FeatureLookups:
+    """Open the look-ups of entities, with a client of their own, which never asks twice."""
+    timeout_s = settings.feature_timeout_ms / 1000
+    client = stack.enter_context(client_of(settings, timeout_s=timeout_s, retry=NO_RETRIES))
+    return FeatureLookups(FeatureReader(client, timeout_s=timeout_s, max_at_once=settings.max_feature_lookups))
 
 
 def follow(

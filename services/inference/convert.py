@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 from google.protobuf.json_format import MessageToDict
@@ -14,8 +15,10 @@ from penstock.api.registry.v1 import registry_pb2
 from penstock.api.status.v1.status_pb2 import Status
 from services.common.errors import FieldViolation, InvalidArgument
 from services.common.keys import Role, caller, require
-from services.inference.features import from_features
+from services.inference.features import Given, from_features, given_in
 from services.inference.following.catalog import CatalogVersion
+from services.inference.lookups import lookups
+from services.inference.lookups.convert import lookup_message
 from services.inference.models import (
     ArtifactFile,
     Caller,
@@ -31,7 +34,7 @@ from services.inference.models import (
     Signature,
     WarmUp,
 )
-from services.inference.prediction import Prediction
+from services.inference.prediction import Inputs, Prediction
 from services.inference.runtimes.transformers.tasks import served_signature
 from services.inference.tensor_protos import add_tensor, specs_of, tensor_of
 from services.inference.tensors import Tensor
@@ -213,6 +216,24 @@ def inputs_of(request: PredictRequest, signature: Signature) -> dict[str, Tensor
     return inputs
 
 
+def read_inputs_of(request: PredictRequest) -> Inputs:
+    """Say how the inputs are read; raises InvalidArgument (TOO_MANY, INVALID_FIELD) as `lookups.check_ids` does."""
+    if not request.entity_ids:
+        return partial(inputs_of, request)
+    ids = tuple(request.entity_ids)
+    lookups.check_ids(ids)
+    return lookups.EntityInputs(ids, partial(given_of, request))
+
+
+def given_of(request: PredictRequest, signature: Signature) -> Given:
+    """Read what a request with entities brings; raises InvalidArgument as `inputs_of`, but for what is missing."""
+    if request.tensors or request.HasField("features"):
+        if request.HasField("features") and not request.tensors:
+            return given_in(request.features, signature)
+        return Given(inputs_of(request, signature), {})
+    return Given({}, {})
+
+
 def response_of(prediction: Prediction) -> PredictResponse:
     """Write the answer."""
     response = PredictResponse()
@@ -239,5 +260,7 @@ def _write(prediction: Prediction, response: PredictResponse) -> None:
     response.latency_ms = prediction.latency_ms
     if prediction.cache:
         response.cache = prediction.cache
+    if prediction.lookup is not None:
+        response.lookup.CopyFrom(lookup_message(prediction.lookup, with_keys=False))
     for name, array in prediction.outputs.items():
         add_tensor(response.outputs, name, array)

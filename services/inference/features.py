@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -43,11 +45,44 @@ def from_features(features: Struct, signature: Signature) -> dict[str, Tensor]:
             raise InvalidArgument.field(
                 spec.name, f"this input is missing; {_takes(signature)}", reason="MISSING_INPUT"
             )
+    _refuse_unknown(given, taken, signature)
+    return inputs
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What a request brings where the rest is filled in: whole inputs, and columns of others, by name."""
+
+    inputs: dict[str, Tensor]
+    columns: dict[str, Tensor]
+
+
+def given_in(features: Struct, signature: Signature) -> Given:
+    """Read the features that are there, as `from_features` does.
+
+    Raises:
+        InvalidArgument: as `from_features`, but for what is missing; and where an input came both whole and by
+            columns (DUPLICATE_INPUT).
+    """
+    given = features.fields
+    inputs = {spec.name: _whole(spec, _nested(given[spec.name])) for spec in signature.inputs if spec.name in given}
+    columns: dict[str, Tensor] = {}
+    for spec in signature.inputs:
+        for name in spec.columns:
+            if name in given and name not in inputs:
+                if spec.name in inputs:
+                    sentence = f"it is a column of {spec.name!r}, which came as well; send one of them"
+                    raise InvalidArgument.field(name, sentence, reason="DUPLICATE_INPUT")
+                columns[name] = _whole(TensorSpec(name, spec.datatype, (ANY,)), _nested(given[name]))
+    _refuse_unknown(given, inputs.keys() | columns.keys(), signature)
+    return Given(inputs, columns)
+
+
+def _refuse_unknown(given: Iterable[str], taken: Collection[str], signature: Signature) -> None:
     unknown = next((name for name in given if name not in taken), None)
     if unknown is not None:
         shown = unknown[:MAX_ECHOED_CHARS]
         raise InvalidArgument.field(shown, f"the model has no such input; {_takes(signature)}", reason="UNKNOWN_INPUT")
-    return inputs
 
 
 def _whole(spec: TensorSpec, value: Nested) -> Tensor:
@@ -69,7 +104,7 @@ def _whole(spec: TensorSpec, value: Nested) -> Tensor:
 
 
 def _from_columns(spec: TensorSpec, columns: dict[str, Nested]) -> Tensor:
-    arrays: list[Tensor] = []
+    arrays: dict[str, Tensor] = {}
     for name in spec.columns:
         if name not in columns:
             listed = ", ".join(map(repr, spec.columns))
@@ -77,7 +112,13 @@ def _from_columns(spec: TensorSpec, columns: dict[str, Nested]) -> Tensor:
                 name, f"this column of {spec.name!r} is missing; it takes {listed}", reason="MISSING_INPUT"
             )
         column = TensorSpec(name, spec.datatype, (ANY,))
-        arrays.append(_whole(column, columns[name]))
+        arrays[name] = _whole(column, columns[name])
+    return stack_columns(spec, arrays)
+
+
+def stack_columns(spec: TensorSpec, columns: Mapping[str, Tensor]) -> Tensor:
+    """Put an input's columns, each of one value or one a row, side by side; raises InvalidArgument (RAGGED_INPUT)."""
+    arrays = [columns[name] for name in spec.columns]
     rows = {array.size for array in arrays if array.size != 1} or {1}
     if len(rows) > 1:
         counts = ", ".join(f"{name!r} {array.size}" for name, array in zip(spec.columns, arrays, strict=True))
@@ -119,7 +160,7 @@ def _array(spec: TensorSpec, value: Nested, shape: tuple[int, ...]) -> Tensor:
         return array.reshape(shape)
     with np.errstate(over="ignore"):  # looked at below
         array = np.array(flat, dtype=dtype)
-    if _is_float(dtype) and np.isinf(array).any():
+    if is_float(dtype) and np.isinf(array).any():
         _refuse_overflow(spec, flat, array)
     return array.reshape(shape)
 
@@ -146,7 +187,7 @@ def _element(spec: TensorSpec, dtype: np.dtype[Any], value: Nested) -> Nested:
         return value.encode()
     if kind == "b" and isinstance(value, bool):
         return value
-    if _is_float(dtype) and (value is None or isinstance(value, float)):
+    if is_float(dtype) and (value is None or isinstance(value, float)):
         return math.nan if value is None else value
     if kind in "iu" and isinstance(value, float) and value.is_integer():
         limits = np.iinfo(dtype)
@@ -156,7 +197,8 @@ def _element(spec: TensorSpec, dtype: np.dtype[Any], value: Nested) -> Nested:
     raise InvalidArgument.field(spec.name, f"{came} came; the model takes {spec.datatype}", reason="DATATYPE_MISMATCH")
 
 
-def _is_float(dtype: np.dtype[Any]) -> bool:
+def is_float(dtype: np.dtype[Any]) -> bool:
+    """Whether a tensor of this type can hold NaN."""
     return dtype.kind == "f" or dtype == BFLOAT16  # whose kind is that of any foreign type
 
 

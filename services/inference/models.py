@@ -121,6 +121,18 @@ class FeatureViewPolicy:
 
 
 @dataclass(frozen=True, slots=True)
+class Lookup:
+    """What a prediction took from a feature view: see FeatureLookup in feature_lookups.proto."""
+
+    view: str
+    version: int
+    names: tuple[str, ...]
+    keys: tuple[str, ...]
+    event_times_us: tuple[int, ...]
+    substituted_count: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServingSettings:
     """How a version is served; 0 means the server's default throughout. See ServingSettings in registry.proto."""
 

@@ -8,17 +8,20 @@ from dataclasses import dataclass
 from functools import partial
 
 from penstock.ids import uuid7
-from services.common.errors import DomainError, InvalidArgument
+from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
 from services.inference import prediction_spans
 from services.inference.caching.engine import CachingEngine
 from services.inference.confidence import Confidence
 from services.inference.engine.engine import Engine, InferenceAnswer, InferenceRequest
 from services.inference.events.events import Event, EventLog
 from services.inference.following.catalog import Catalog
-from services.inference.models import Caller, ResolvedVersion, Signature
+from services.inference.lookups.lookups import EntityInputs, FeatureLookups
+from services.inference.models import Caller, Lookup, ResolvedVersion, Signature
 from services.inference.tensors import Tensor
 
 ReadInputs = Callable[[Signature], dict[str, Tensor]]
+Inputs = ReadInputs | EntityInputs
+"""Reads the tensors once the signature is known; or names entities, of which the rest is looked up."""
 OnCancel = Callable[[Callable[[], None]], bool]
 MAX_CONFIDENCES = 10_000
 
@@ -27,7 +30,8 @@ MAX_CONFIDENCES = 10_000
 class Prediction:
     """The answer. `confidences`: one a row, where the model is a classifier.
 
-    `cache` says what the response cache had: "HIT", "MISS", or "" where it was not asked.
+    `cache` says what the response cache had: "HIT", "MISS", or "" where it was not asked; `lookup` what came from a
+    feature view, if anything did.
     """
 
     inference_id: str
@@ -36,6 +40,7 @@ class Prediction:
     confidences: list[float]
     latency_ms: float
     cache: str = ""
+    lookup: Lookup | None = None
 
 
 Outcome = Prediction | Exception
@@ -45,8 +50,16 @@ Done = Callable[[Outcome], None]
 class Predictor:
     """Answers predictions and records each, the failed ones too."""
 
-    def __init__(self, catalog: Catalog, engine: Engine | CachingEngine, events: EventLog) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        engine: Engine | CachingEngine,
+        events: EventLog,
+        lookups: FeatureLookups | None = None,
+    ) -> None:
+        """`lookups` fill the inputs of requests that name entities; None where there are no such requests."""
         self._catalog = catalog
+        self._lookups = lookups
         self._engine = engine
         self._events = events
         self._confidences: dict[str, Confidence] = {}
@@ -55,7 +68,7 @@ class Predictor:
         self,
         model: str,
         version: str,
-        read_inputs: ReadInputs,
+        read_inputs: Inputs,
         caller: Caller,
         *,
         outputs: tuple[str, ...] = (),
@@ -71,7 +84,7 @@ class Predictor:
         Args:
             model: its name.
             version: a selector; '' is PRODUCTION, else the latest.
-            read_inputs: reads the tensors once the signature is known.
+            read_inputs: reads the tensors once the signature is known, or names entities.
             caller: goes into the event.
             outputs: the outputs wanted; none named: all.
             timeout_s: the time left, from now; None: for as long as it takes.
@@ -82,7 +95,7 @@ class Predictor:
             on_cancel: takes a callback for when the client goes away; says False where it has gone already.
 
         Raises:
-            DomainError: see `Engine.submit` and `Catalog.resolve`.
+            DomainError: see `Engine.submit`, `Catalog.resolve` and `FeatureLookups.fill`.
         """
         attempt = _Attempt(model, caller)
         try:
@@ -103,7 +116,7 @@ class Predictor:
         self,
         model: str,
         version: str,
-        read_inputs: ReadInputs,
+        read_inputs: Inputs,
         caller: Caller,
         done: Done,
         *,
@@ -138,7 +151,7 @@ class Predictor:
         self,
         attempt: _Attempt,
         version: str,
-        read_inputs: ReadInputs,
+        read_inputs: Inputs,
         outputs: tuple[str, ...],
         timeout_s: float | None,
         queue_timeout_s: float,
@@ -147,21 +160,34 @@ class Predictor:
         any_priority: bool,
     ) -> InferenceRequest:
         event = attempt.event
+        deadline_ns = 0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9)
         attempt.resolved = event.resolved = resolved = self._catalog.resolve(event.model, version)
         if priority > 1 and not any_priority:
             _check_priority(priority, resolved)
-        event.inputs = inputs = read_inputs(resolved.signature)
+        if isinstance(read_inputs, EntityInputs):
+            inputs = self._filled(event, resolved, read_inputs, timeout_s)
+        else:
+            inputs = read_inputs(resolved.signature)
+        event.inputs = inputs
         return InferenceRequest(
             event.model,
             version,
             inputs,
             outputs=outputs,
-            deadline_ns=0 if timeout_s is None else time.monotonic_ns() + int(timeout_s * 1e9),
+            deadline_ns=deadline_ns,
             timeout_ns=int(queue_timeout_s * 1e9),
             resolved=resolved,
             priority=priority,
             skip_cache=skip_cache,
         )
+
+    def _filled(
+        self, event: Event, version: ResolvedVersion, asked: EntityInputs, left_s: float | None
+    ) -> dict[str, Tensor]:
+        if self._lookups is None:
+            raise FailedPrecondition("entities are not looked up here; send all inputs", reason="NO_FEATURE_VIEW")
+        inputs, event.lookup = self._lookups.fill(version, asked, left_s)
+        return inputs
 
     def _hand_over(self, attempt: _Attempt, done: Done, answer: InferenceAnswer) -> None:
         outcome: Outcome
@@ -185,7 +211,9 @@ class Predictor:
         if event.trace.recorded:
             prediction_spans.record(event.trace, event.inference_id, answer)
         self._events.record(event)
-        return Prediction(event.inference_id, resolved, answer.outputs, confidences, latency_ms, answer.cache)
+        return Prediction(
+            event.inference_id, resolved, answer.outputs, confidences, latency_ms, answer.cache, event.lookup
+        )
 
     def _failed(self, attempt: _Attempt, error: Exception) -> None:
         event = attempt.event

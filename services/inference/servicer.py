@@ -72,7 +72,7 @@ class InferenceServicer(InferenceServiceServicer):
         prediction = self._predictor.predict(
             request.model,
             request.version,
-            partial(convert.inputs_of, request),
+            convert.read_inputs_of(request),
             convert.caller_of(request),
             outputs=tuple(request.outputs),
             timeout_s=remaining_s(context),
@@ -117,7 +117,7 @@ class InferenceServicer(InferenceServiceServicer):
         return self._predictor.submit(
             request.model,
             request.version,
-            partial(convert.inputs_of, request),
+            convert.read_inputs_of(request),
             convert.caller_of(request),
             done,
             outputs=tuple(request.outputs),

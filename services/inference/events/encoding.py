@@ -15,7 +15,8 @@ from typing import Final
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.wire import sized, varint
 from services.inference.events.events import MAX_PAYLOAD_BYTES, Event, captured
-from services.inference.models import ResolvedVersion
+from services.inference.lookups.convert import lookup_message
+from services.inference.models import Lookup, ResolvedVersion
 from services.inference.tensor_protos import DATATYPE_NUMBERS, add_tensor
 from services.inference.tensors import Tensor, datatype_of
 
@@ -55,7 +56,7 @@ class EventEncoder:
         if caller.session_id:
             parts.append(sized(_SESSION, caller.session_id.encode()))
         if version is not None and (version.captures_all or captured(event.inference_id, version.resolved.capture)):
-            version.append_payloads(parts, event.inputs, event.outputs)
+            version.append_payloads(parts, event.inputs, event.outputs, event.lookup)
         confidences = event.confidences
         if confidences:
             parts.append(_double(_CONFIDENCE, sum(confidences) / len(confidences)))
@@ -99,8 +100,13 @@ class _Version:
         version, framework = self.resolved.version.encode(), self.resolved.framework.encode()
         return sized(_MODEL, model.encode()) + sized(_VERSION, version) + sized(_FRAMEWORK, framework)
 
-    def append_payloads(self, parts: list[bytes], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
+    def append_payloads(
+        self, parts: list[bytes], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor], lookup: Lookup | None
+    ) -> None:
         """Add both payloads, unless they are larger than the policy and monitoring allow."""
+        if lookup is not None:  # its length is not told by the tensors' shapes
+            self._append_messages(parts, inputs, outputs, lookup)
+            return
         shapes = (
             *[(name, tensor.dtype, tensor.shape) for name, tensor in inputs.items()],
             None,
@@ -133,8 +139,14 @@ class _Version:
         self._layouts[shapes] = layout
         return layout
 
-    def _append_messages(self, parts: list[bytes], inputs: Mapping[str, Tensor], outputs: Mapping[str, Tensor]) -> None:
-        features, prediction = _message(inputs), _message(outputs)
+    def _append_messages(
+        self,
+        parts: list[bytes],
+        inputs: Mapping[str, Tensor],
+        outputs: Mapping[str, Tensor],
+        lookup: Lookup | None = None,
+    ) -> None:
+        features, prediction = _message(inputs, lookup), _message(outputs)
         if self._fit(len(features), len(prediction)):
             parts += (sized(_FEATURES, features), sized(_PREDICTION, prediction))
 
@@ -168,8 +180,8 @@ def _opened(tag: bytes, heads: Layout, length: int) -> Layout:
     return (tag + varint(length) + heads[0], *heads[1:]) if heads else ()
 
 
-def _message(tensors: Mapping[str, Tensor]) -> bytes:
-    payload = pb.Payload()
+def _message(tensors: Mapping[str, Tensor], lookup: Lookup | None = None) -> bytes:
+    payload = pb.Payload(lookup=None if lookup is None else lookup_message(lookup))
     for name, tensor in tensors.items():
         add_tensor(payload.tensors.tensors, name, tensor)
     return payload.SerializeToString()

@@ -12,7 +12,7 @@ from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from services.common.errors import InvalidArgument, Unavailable
 from services.common.traces import CURRENT
 from services.inference.events.delivery import Result, Verdict
-from services.inference.models import Caller, CapturePolicy, ResolvedVersion
+from services.inference.models import Caller, CapturePolicy, Lookup, ResolvedVersion
 from services.inference.tensors import Tensor
 
 MAX_PAYLOAD_BYTES = 2**20
@@ -29,6 +29,7 @@ class Event:
         "inference_id",
         "inputs",
         "latency_ms",
+        "lookup",
         "model",
         "outputs",
         "resolved",
@@ -43,6 +44,7 @@ class Event:
         self.resolved: ResolvedVersion | None = None
         self.inputs: Mapping[str, Tensor] = {}
         self.outputs: Mapping[str, Tensor] = {}
+        self.lookup: Lookup | None = None
         self.confidences: Sequence[float] = ()
         self.row_count = 1
         self.latency_ms = 0.0

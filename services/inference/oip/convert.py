@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
 
 from services.common.errors import InvalidArgument
+from services.inference.features import Given
+from services.inference.lookups.lookups import EntityInputs
 from services.inference.models import ResolvedVersion, Signature
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.oip.classes import best_classes
-from services.inference.oip.parameters import OFFSET, REGION, SIZE, class_count_of, place_of
-from services.inference.prediction import Prediction
+from services.inference.oip.parameters import OFFSET, REGION, SIZE, class_count_of, entity_ids_of, place_of
+from services.inference.prediction import Inputs, Prediction
 from services.inference.shared_memory.control import SharedMemory
 from services.inference.shared_memory.regions import Place
 from services.inference.tensors import Tensor, datatype_of, dtype_of, element_count, from_raw, to_raw
@@ -33,6 +36,13 @@ CONTENTS: Final = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+
+
+def read_inputs_of(request: pb.ModelInferRequest, memory: SharedMemory) -> Inputs:
+    """Say how the inputs are read; raises InvalidArgument as `parameters.entity_ids_of` does."""
+    read = partial(inputs_of, request, memory)
+    ids = entity_ids_of(request)
+    return EntityInputs(ids, lambda signature: Given(read(signature), {})) if ids else read
 
 
 def inputs_of(request: pb.ModelInferRequest, memory: SharedMemory, signature: Signature) -> dict[str, Tensor]:
@@ -167,6 +177,8 @@ def infer_response(
     response.model_version = version.version
     response.id = request.id
     response.parameters["inference_id"].string_param = prediction.inference_id
+    if prediction.lookup is not None:
+        response.parameters["feature_view"].string_param = f"{prediction.lookup.view}@{prediction.lookup.version}"
     arrays = prediction.outputs
     wishes: dict[str, pb.ModelInferRequest.InferRequestedOutputTensor] = {}
     if request.outputs:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from services.common.errors import InvalidArgument, Unimplemented
 from services.inference.convert import check_ids
+from services.inference.lookups.lookups import check_ids as check_entities
 from services.inference.models import Caller
 from services.inference.oip import open_inference_pb2 as pb
 from services.inference.shared_memory.regions import Place
@@ -61,6 +63,23 @@ def priority_of(request: pb.ModelInferRequest) -> int:
 def skips_cache(request: pb.ModelInferRequest) -> bool:
     """Read our own parameter `skip_cache`."""
     return "skip_cache" in request.parameters and request.parameters["skip_cache"].bool_param
+
+
+def entity_ids_of(request: pb.ModelInferRequest) -> tuple[str, ...]:
+    """Read our own parameter `entity_ids`, a JSON list of texts; none where it is not there.
+
+    Raises InvalidArgument: it is no such list (INVALID_PARAMETER), or as `lookups.check_ids` does.
+    """
+    if not request.parameters or "entity_ids" not in request.parameters:
+        return ()
+    try:
+        ids = json.loads(request.parameters["entity_ids"].string_param)
+    except (ValueError, RecursionError):
+        ids = None
+    if not isinstance(ids, list) or not ids or not all(isinstance(each, str) for each in ids):
+        raise _refused("entity_ids", 'send a JSON list of texts, such as ["ada"], one a row')
+    check_entities(tuple(ids))
+    return tuple(ids)
 
 
 def refuse_sequences(request: pb.ModelInferRequest) -> None:

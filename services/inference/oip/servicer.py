@@ -156,7 +156,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         prediction = self._predictor.predict(
             request.model_name,
             request.model_version,
-            partial(convert.inputs_of, request, self._memory),
+            convert.read_inputs_of(request, self._memory),
             parameters.caller_of(request),
             outputs=convert.outputs_of(request, self._memory),
             timeout_s=remaining_s(context),
@@ -254,7 +254,7 @@ class OpenInferenceServicer(GRPCInferenceServiceServicer):
         return self._predictor.submit(
             request.model_name,
             request.model_version,
-            partial(convert.inputs_of, request, self._memory),
+            convert.read_inputs_of(request, self._memory),
             parameters.caller_of(request),
             done,
             outputs=convert.outputs_of(request, self._memory),

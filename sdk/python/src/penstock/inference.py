@@ -26,6 +26,7 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
         features: Mapping[str, Any] | NDArray[Any] | None = None,
         *,
         tensors: Mapping[str, ArrayLike] | None = None,
+        entity_ids: Sequence[str] = (),
         version: str = "",
         outputs: Sequence[str] = (),
         user_id: str = "",
@@ -45,6 +46,8 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
             features: values by the name of an input or a column: numbers, strings, booleans or (nested) lists of
                 them, None for NaN; a flat list is one row. Or one numpy array, for a model with one input.
             tensors: arrays by the name of an input, in the model's own datatypes: the fast way.
+            entity_ids: the entities that the rows are about, one a row: what is left out of the inputs is read from the
+                feature view that the version's serving settings name. With them neither of both need be given.
             version: an exact version, a stage, `latest`; empty: PRODUCTION, else the latest.
             outputs: which outputs are wanted; empty: all.
             user_id: who it is for; at most 256 characters, kept with the event.
@@ -62,7 +65,8 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
         Raises:
             InvalidArgument: an input is unknown, missing, or of the wrong datatype or shape; `violations` names it.
             NotFound: no such model or version.
-            FailedPrecondition: the model could not be loaded (MODEL_LOAD_FAILED).
+            FailedPrecondition: the model could not be loaded (MODEL_LOAD_FAILED); of an entity there is no value
+                (ENTITY_NOT_FOUND, FEATURE_MISSING, FEATURE_STALE), or the version has no view (NO_FEATURE_VIEW).
             ResourceExhausted: the server is full (QUEUE_FULL, SESSION_BUDGET_EXCEEDED).
             DeadlineExceeded, Unavailable: no answer in time, or at all.
         """
@@ -70,6 +74,7 @@ class InferenceClient(InferenceStreams, InferenceGeneration, InferenceTexts, Inf
             model,
             features,
             tensors=tensors,
+            entity_ids=entity_ids,
             version=version,
             outputs=outputs,
             user_id=user_id,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from penstock.api.features.v1.feature_lookups_pb2 import FeatureLookup
 from penstock.api.inference.v1 import inference_pb2 as pb
 from penstock.errors import InvalidArgument
 from penstock.tensors import from_tensor, to_tensor
@@ -29,6 +30,7 @@ class Prediction:
         latency_ms: inside the server, in ms.
         cache: "HIT" where the answer came from the response cache, "MISS" where it was looked for in vain, and "" where
             it was not looked for.
+        lookup: which inputs were read from a feature view, of which version, and how fresh they were; None: none were.
     """
 
     inference_id: str
@@ -39,6 +41,7 @@ class Prediction:
     framework: str
     latency_ms: float
     cache: str = ""
+    lookup: FeatureLookup | None = None
 
 
 def make_request(
@@ -46,6 +49,7 @@ def make_request(
     features: Mapping[str, Any] | NDArray[Any] | None = None,
     *,
     tensors: Mapping[str, ArrayLike] | None = None,
+    entity_ids: Sequence[str] = (),
     version: str = "",
     outputs: Sequence[str] = (),
     user_id: str = "",
@@ -59,10 +63,11 @@ def make_request(
     """Write a request, for `predict_stream`; see `predict` for the arguments.
 
     Raises:
-        InvalidArgument: both of features and tensors came, or neither (FEATURES_OR_TENSORS), or what came cannot be
-            sent (FEATURES_NOT_NAMED, UNSUPPORTED_VALUE).
+        InvalidArgument: both of features and tensors came, or neither and no entity ids (FEATURES_OR_TENSORS), or
+            what came cannot be sent (FEATURES_NOT_NAMED, UNSUPPORTED_VALUE).
     """
-    if (features is None) == (tensors is None):
+    neither = features is None and tensors is None
+    if (neither and not entity_ids) or not (features is None or tensors is None):
         raise InvalidArgument("give either features or tensors, and not both", reason="FEATURES_OR_TENSORS")
     if isinstance(features, np.ndarray):
         tensors = {"": features}  # the only input needs no name
@@ -77,6 +82,7 @@ def make_request(
         version=version,
         features=None if features is None else to_struct(features),
         tensors=[to_tensor(name, array) for name, array in (tensors or {}).items()],
+        entity_ids=entity_ids,
         outputs=outputs,
         user_id=user_id,
         session_id=session_id,
@@ -99,4 +105,5 @@ def prediction_of(answer: pb.PredictResponse) -> Prediction:
         framework=answer.framework,
         latency_ms=answer.latency_ms,
         cache=answer.cache,
+        lookup=answer.lookup if answer.HasField("lookup") else None,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,14 +12,15 @@ import typer
 from rich.text import Text
 
 from penstock.cli.connection import Service, connect
-from penstock.cli.documents import json_value
-from penstock.cli.formats import say_ms, say_number, say_share
+from penstock.cli.documents import document_of, json_value
+from penstock.cli.formats import say_count, say_ms, say_names, say_number, say_share, say_time
 from penstock.cli.options import Json, Model, NoColor, Token, Url, Version
 from penstock.cli.output import Column, Output
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from penstock.api.features.v1.feature_lookups_pb2 import FeatureLookup
     from penstock.inference import Prediction
 
 MAX_INPUT_BYTES = 64 * 1024 * 1024
@@ -34,10 +36,21 @@ def predict(
         str,
         typer.Argument(
             metavar="JSON | @FILE | -",
-            help="The features by name, as a JSON object, or a list of such rows. @FILE reads a file, - stdin.",
+            help="The features by name, as a JSON object, or a list of such rows. @FILE reads a file, - stdin, the "
+            "default without --entity.",
             show_default=False,
         ),
-    ] = "-",
+    ] = "",
+    entity: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--entity",
+            metavar="ID",
+            help="The entity that the row is about; again for each row. The features that are left out are read from "
+            "the version's feature view.",
+            show_default=False,
+        ),
+    ] = None,
     version: Version = None,
     user: Annotated[str, typer.Option("--user", metavar="ID", help="Who it is for; kept with the event.")] = "",
     session: Annotated[str, typer.Option("--session", metavar="ID", help="Kept with the event.")] = "",
@@ -51,15 +64,23 @@ def predict(
 ) -> None:
     """Run a model on one row or many, and record the prediction; --json has long outputs whole."""
     output = Output(as_json=as_json, no_color=no_color)
-    inputs = parse_features(read_argument(features))
+    inputs = parse_features(read_argument(features or "-")) if features or not entity else None
     with connect(Service.INFERENCE, url, token) as client:
         prediction = client.inference.predict(
-            model, inputs, version=version or "", user_id=user, session_id=session, request_id=request_id
+            model,
+            inputs,
+            entity_ids=entity or (),
+            version=version or "",
+            user_id=user,
+            session_id=session,
+            request_id=request_id,
         )
     columns, rows = _rows(prediction)
     answered = Text.assemble((f"{prediction.model} {prediction.version}", "bold"))
     answered.append(f"  {prediction.framework}, {say_ms(prediction.latency_ms)}, inference {prediction.inference_id}")
     output.answer(_document(prediction), output.table(columns, rows[:SHOWN_ROWS], empty="no rows"), answered)
+    if prediction.lookup:
+        output.note(_lookup_words(prediction.lookup))
     if len(rows) > SHOWN_ROWS:
         output.note(f"{SHOWN_ROWS} of {len(rows):,} rows shown; --json gives all")
     output.note(f"later: penstock feedback {prediction.inference_id} --outcome …")
@@ -105,6 +126,13 @@ def parse_features(text: str) -> dict[str, Any]:
     return {name: [row[name] for row in features] for name in names}
 
 
+def _lookup_words(lookup: FeatureLookup) -> str:
+    known = [each for each in lookup.event_times_us if each]
+    age = f", the oldest of {say_time(datetime.fromtimestamp(min(known) / 1e6, UTC))}" if known else ""
+    instead = f"; in place of {say_count(lookup.substituted_count, 'value')} others" if lookup.substituted_count else ""
+    return f"from {lookup.view}@{lookup.version}: {say_names(lookup.names)}{age}{instead}"
+
+
 def _document(prediction: Prediction) -> dict[str, Any]:
     return {
         "inference_id": prediction.inference_id,
@@ -113,6 +141,7 @@ def _document(prediction: Prediction) -> dict[str, Any]:
         "framework": prediction.framework,
         "latency_ms": prediction.latency_ms,
         "confidences": list(prediction.confidences),
+        "lookup": document_of(prediction.lookup) if prediction.lookup else None,
         "outputs": {name: json_value(array.tolist()) for name, array in prediction.outputs.items()},
     }
 

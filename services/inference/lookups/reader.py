@@ -1,0 +1,66 @@
+"""The feature store as predictions read it: one call to the registry, with a tight deadline, and never a second."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Final
+
+from penstock import Client
+from penstock import errors as sdk
+from penstock.feature_columns import FeatureValues
+from services.common import errors
+from services.inference.engine.requests import late_error
+
+RETRY_AFTER_S: Final = 1.0
+# What the caller of a prediction should hear where the registry refuses: another request would be refused alike.
+_REFUSALS: Final = (sdk.InvalidArgument, sdk.NotFound, sdk.Unauthenticated, sdk.PermissionDenied, sdk.Unimplemented)
+
+
+class FeatureReader:
+    """Reads the latest values of entities. At most `max_at_once` reads are under way: a registry that hangs holds so
+    many threads, and no more."""
+
+    def __init__(self, client: Client, *, timeout_s: float, max_at_once: int) -> None:
+        self._client = client
+        self._timeout_s = timeout_s
+        self._room = threading.BoundedSemaphore(max_at_once)
+
+    def read(self, view: str, features: Sequence[str], keys: Sequence[str], left_s: float | None) -> FeatureValues:
+        """Read some features of entities; `view` is `name` or `name@2`, `left_s` the time that the caller has left.
+
+        Raises:
+            Unavailable: the registry did not give them in time, or too many reads are under way (FEATURES_UNAVAILABLE).
+            DeadlineExceeded: the caller had less time than that (REQUEST_TIMEOUT).
+            ResourceExhausted: they are more than a message holds (TOO_LARGE).
+            FailedPrecondition: there is no such view or feature, or this service may not read it; the reason is the
+                registry's.
+        """
+        if not self._room.acquire(blocking=False):
+            raise _unavailable(view, "too many reads are under way")
+        timeout_s = self._timeout_s if left_s is None else min(left_s, self._timeout_s)
+        try:
+            (values,) = self._client.features.get({view: features}, keys, timeout_s=timeout_s).values()
+        except sdk.DeadlineExceeded as error:
+            if timeout_s < self._timeout_s:
+                raise late_error() from error
+            raise _unavailable(view, f"the registry did not answer within {timeout_s:g} s") from error
+        except _REFUSALS as error:
+            raise errors.FailedPrecondition(f"the feature view {view!r}: {error}", reason=error.reason) from error
+        except sdk.ResourceExhausted as error:
+            if error.reason != "TOO_LARGE":
+                raise _unavailable(view, str(error)) from error
+            raise errors.ResourceExhausted(f"the feature view {view!r}: {error}", reason=error.reason) from error
+        except sdk.PenstockError as error:
+            raise _unavailable(view, str(error)) from error
+        finally:
+            self._room.release()
+        return values
+
+
+def _unavailable(view: str, why: str) -> errors.Unavailable:
+    return errors.Unavailable(
+        f"the feature view {view!r} cannot be read: {why}; try again, or send all inputs",
+        reason="FEATURES_UNAVAILABLE",
+        retry_after_s=RETRY_AFTER_S,
+    )
