@@ -237,8 +237,10 @@ class Stopping(Protocol):
 class Executor(Protocol):
     """Where recipes run. A new one is one file of `executing/`."""
 
-    name: str
-    """LOCAL, RAY, KUBERNETES, REMOTE."""
+    @property
+    def name(self) -> str:
+        """LOCAL, RAY, KUBERNETES, REMOTE."""
+        ...
 
     def execute(self, task: Task, folder: RunFolder, tell: Callable[[Event], None], stopping: Stopping) -> Outcome:
         """Run a task to its end in a folder that is made and filled; what it tells goes to `tell`, in order, from one

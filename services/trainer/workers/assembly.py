@@ -29,7 +29,7 @@ REPORTS_A_SILENCE = 6
 
 @dataclass(frozen=True, slots=True)
 class Outside:
-    """What outside workers bring to the trainer: `ended` is told of a run that ends, in the transaction that ends it."""
+    """What outside workers bring to the trainer: `ended` is told of a run, in the transaction that ends it."""
 
     services: Sequence[Service]
     executors: Mapping[ExecutorName, Executor]
