@@ -93,7 +93,7 @@ def build(settings: RegistrySettings, stack: ExitStack) -> Server:
         registry,
         administration,
         uploads,
-        features_servicer.service(features),
+        features_servicer.service(features, settings),
         views_servicer.service(features),
     )
     traces = open_traces("registry", settings, stack)

@@ -11,6 +11,7 @@ from pydantic_settings import NoDecode
 from services.common.postgres import PostgresSettings
 from services.common.settings import AT_COMMAS, MEBIBYTE, Port, ServerSettings, Settings
 
+Root = Annotated[str, Field(pattern=r"^(file:///|s3://[^/]+)")]
 FrameworkName = Annotated[str, Field(pattern="^(onnx|tensorflow|transformers)$")]
 AllowedName = Annotated[str, Field(pattern=r"^(keras-lambda|tensorflow-files|onnx-domain:[\w.-]{1,100})$")]
 
@@ -85,3 +86,24 @@ class RegistrySettings(ServerSettings, StorageSettings, ValidationSettings):
     blob_grace_ms: Annotated[int, Field(ge=60_000, le=2_592_000_000)] = 86_400_000
     """How long a blob that nothing names is left alone, once before it is condemned and once before it is deleted. It
     must be longer than the longest upload takes."""
+    feature_roots: Annotated[frozenset[Root], NoDecode, AT_COMMAS] = frozenset()
+    """Where files may lie that features are imported from: folders (file:///data/in) and buckets with a prefix
+    (s3://bucket/in) of the blob store's own server, separated by commas. Operators may read all that lies there."""
+    feature_connections_file: Path | None = None
+    """The databases that features may be imported from by a query: a file of names and URLs, {"shop":
+    "postgresql://reader:…@host/db"}, read each time. Operators may read what these users may: let them only SELECT."""
+    feature_imports: Annotated[int, Field(ge=1, le=64)] = 2
+    """Imports of features from files and queries at once in this process."""
+    feature_import_dir: Path | None = None
+    """Where files are copied to while they are imported; by default the system's folder for temporary files. It needs
+    room for the largest, times those that come at once."""
+    feature_max_import_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 4 * 1024**3
+    """The largest file that features are imported from."""
+    feature_max_import_rows: Annotated[int, Field(ge=1, le=10**10)] = 100_000_000
+    """The most rows that one import may have."""
+    feature_import_timeout_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 3_600_000
+    """How long one import may take."""
+    feature_query_timeout_ms: Annotated[int, Field(ge=100, le=86_400_000)] = 600_000
+    """How long a query of another database may take to its last row."""
+    feature_require_sandbox: bool = False
+    """Refuse to read a file of features without seccomp, where the kernel has none."""

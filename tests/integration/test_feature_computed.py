@@ -62,7 +62,7 @@ def test_what_is_computed_on_write_is_kept_and_read_as_others(client: penstock.C
 
 def test_what_is_computed_on_read_takes_the_requests_values(client: penstock.Client) -> None:
     client.features.write("spending", ["dan"], {"amount": [10.0], "taste": [[1.0, 2.0]]}, event_times=THEN)
-    brought = {"basket": [40, 5], "item": [[3.0, 4.0], [3.0, 4.0]]}
+    brought: dict[str, Any] = {"basket": [40, 5], "item": [[3.0, 4.0], [3.0, 4.0]]}
     before = _age_days()
     found = client.features.get("spending", ["dan", "nobody"], request_values=brought)["spending"]
     dan, nobody = found.rows()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import partial
 
 import grpc
@@ -13,6 +14,8 @@ from penstock.api.features.v1 import features_pb2_grpc
 from services.common.keys import Role
 from services.common.server import Service
 from services.registry.features import convert
+from services.registry.features.imports import convert as imports_convert
+from services.registry.features.imports.feature_imports import FeatureImports, ImportSettings
 from services.registry.features.models import Written
 from services.registry.features.store.columns import column_of
 from services.registry.features.store.transaction import FeatureStore
@@ -31,13 +34,14 @@ ROLES: Mapping[str, Role] = {
 }
 
 
-def service(store: FeatureStore) -> Service:
-    """Build it, on a store."""
+def service(store: FeatureStore, imports: ImportSettings) -> Service:
+    """Build it, on a store, with imports as the settings say."""
+    values = FeatureValues(store)
     return Service(
         name=NAME,
         register=partial(
             features_pb2_grpc.add_FeatureServiceServicer_to_server,
-            FeatureServicer(FeatureViews(store), FeatureValues(store)),
+            FeatureServicer(FeatureViews(store), values, FeatureImports.from_settings(imports, values)),
         ),
         roles=ROLES,
     )
@@ -46,9 +50,10 @@ def service(store: FeatureStore) -> Service:
 class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     """See features.proto for what each RPC promises."""
 
-    def __init__(self, views: FeatureViews, values: FeatureValues) -> None:
+    def __init__(self, views: FeatureViews, values: FeatureValues, imports: FeatureImports) -> None:
         self._views = views
         self._values = values
+        self._imports = imports
 
     def WriteFeatures(self, request: pb.WriteFeaturesRequest, _: grpc.ServicerContext) -> pb.WriteFeaturesResponse:
         """Write rows."""
@@ -74,6 +79,15 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             late_count=written.late_count,
             duplicate_count=written.duplicate_count,
         )
+
+    def ImportFeatureSource(
+        self, request: pb.ImportFeatureSourceRequest, _: grpc.ServicerContext
+    ) -> Iterator[pb.ImportFeatureSourceResponse]:
+        """Write the rows of a file or a query."""
+        source = imports_convert.source(request)
+        view = self._views.get(request.view, request.version)
+        with closing(self._imports.run(view, source, imports_convert.columns(request, view))) as reached:
+            yield from map(imports_convert.progress_proto, reached)
 
     def GetFeatures(self, request: pb.GetFeaturesRequest, _: grpc.ServicerContext) -> pb.GetFeaturesResponse:
         """Give the latest values."""

@@ -96,10 +96,11 @@ class FeatureServiceServicer(object):
 
     def ImportFeatureSource(self, request, context):
         """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
-        written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
-        twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
-        UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
-        SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+        written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
+        event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
+        QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
+        FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
+        RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -51,10 +51,11 @@ class FeatureServiceStub:
     """
     ImportFeatureSource: _grpc.UnaryStreamMultiCallable[_features_pb2.ImportFeatureSourceRequest, _features_pb2.ImportFeatureSourceResponse]
     """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
-    written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
-    twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
-    UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
-    SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+    written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
+    event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
+    QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
+    FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
+    RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
     """
     GetFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]
     """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
@@ -90,10 +91,11 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     """
     ImportFeatureSource: _aio.UnaryStreamMultiCallable[_features_pb2.ImportFeatureSourceRequest, _features_pb2.ImportFeatureSourceResponse]  # type: ignore[assignment]
     """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
-    written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
-    twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
-    UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
-    SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+    written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
+    event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
+    QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
+    FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
+    RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
     """
     GetFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]  # type: ignore[assignment]
     """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
@@ -144,10 +146,11 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_features_pb2.ImportFeatureSourceResponse], _abc.AsyncIterator[_features_pb2.ImportFeatureSourceResponse]]:
         """Writes the rows of a file or a query that this service reads itself, and tells how far it is. What is told as
-        written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row is written
-        twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE, QUERY_FAILED,
-        UNKNOWN_COLUMN, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE,
-        SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+        written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
+        event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
+        QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
+        FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
+        RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
         """
 
     @_abc_1.abstractmethod
