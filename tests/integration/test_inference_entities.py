@@ -13,6 +13,7 @@ from numpy.testing import assert_array_equal
 from onnx import TensorProto
 
 import penstock
+from penstock.cli.__main__ import run
 from penstock.predictions import make_request
 from services.inference.oip import open_inference_pb2 as oip
 from tests import inference
@@ -33,7 +34,12 @@ def suite(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
     with inference.running_suite(postgres_server, folder, feature_timeout_ms=60_000) as suite:
         features = suite.client.features
         features.create_view("spending", entity="customer", features=KINDS)
-        rows = {"amount": [1.5, 2.5, 3.5], "times": [3, 4, None], "member": [True, False, True], "score": [9.0] * 3}
+        rows: dict[str, list[Any]] = {
+            "amount": [1.5, 2.5, 3.5],
+            "times": [3, 4, None],
+            "member": [True, False, True],
+            "score": [9.0] * 3,
+        }
         features.write("spending", ["ada", "bob", "cyd"], rows, event_times=THEN)
         features.create_view("fleeting", entity="customer", features=KINDS, ttl_ms=1_000)
         features.write("fleeting", ["ada"], {name: values[:1] for name, values in rows.items()}, event_times=THEN)
@@ -162,15 +168,37 @@ def test_the_open_inference_protocol_takes_entities_as_a_parameter(suite: Suite)
 def test_the_newest_version_of_a_view_is_read_where_none_is_named(suite: Suite) -> None:
     features = suite.client.features
     features.create_view("changing", entity="customer", features=dict.fromkeys(COLUMNS, "float64"))
-    features.write("changing", ["ada"], dict.fromkeys(COLUMNS, [1.0]))
+    features.write("changing", ["ada"], {each: [1.0] for each in COLUMNS})
     inference.register(suite.client, "following", models.identity(TensorProto.FLOAT), columns=COLUMNS)
     settings = {"feature_view": {"view": "changing"}}
     suite.client.registry.update_version("following", "1.0.0", serving_settings=settings)
     inference.wait_until(lambda: reason(suite, "following", ["ada"]) is None or None)
     features.create_view("changing", entity="customer", features={**dict.fromkeys(COLUMNS, "float64"), "more": "bool"})
     assert reason(suite, "following", ["ada"]) == ("FailedPrecondition", "ENTITY_NOT_FOUND")
-    features.write("changing@2", ["ada"], dict.fromkeys(COLUMNS, [2.0]))
+    features.write("changing@2", ["ada"], {each: [2.0] for each in COLUMNS})
     answer = suite.client.inference.predict("following", entity_ids=["ada"])
     assert answer.outputs["y"].tolist() == [[2.0] * 4]
     assert answer.lookup is not None
     assert answer.lookup.version == 2
+
+
+def test_the_command_line_names_the_view_and_asks_by_entity(
+    suite: Suite, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PENSTOCK_REGISTRY_ADDRESS", suite.registry.address)
+    monkeypatch.setenv("PENSTOCK_INFERENCE_ADDRESS", suite.inference.address)
+    said = ["view=spending@1", "names=visits=times,score=score", "missing_action=use_nan", 'defaults={"amount": 7}']
+    serving = [word for each in said for word in ("--serving", f"feature_view.{each}")]
+    assert run(["model", "set", "plain", "1.0.0", *serving]) == 0
+    assert "inputs filled from spending@1" in capsys.readouterr().out
+    inference.wait_until(lambda: reason(suite, "plain", ["ada"]) is None or None)
+    assert run(["predict", "plain", "--entity", "nobody", "--entity", "ada", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["outputs"]["y"] == [[7, "NaN", "NaN", "NaN"], [1.5, 3, 1, 9]]
+    assert (document["lookup"]["view"], document["lookup"]["substituted_count"]) == ("spending", 4)
+    assert run(["predict", "plain", '{"member": 0.5}', "--entity", "bob"]) == 0
+    shown = capsys.readouterr()
+    assert "[2.5, 4, 0.5, 9]" in shown.out
+    assert "from spending@1: amount, visits, score, the oldest of 2023-11-1" in shown.err
+    assert run(["model", "set", "plain", "1.0.0", "--serving", "feature_view.view="]) == 0
+    inference.wait_until(lambda: reason(suite, "plain", ["ada"]) or None)

@@ -8,13 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from penstock.api.features.v1.feature_lookups_pb2 import FeatureLookup
 from penstock.api.monitoring.v1 import monitoring_pb2 as pb
 from penstock.ids import uuid7
 from penstock.monitoring import _request
 from services.common.traces import Trace
 from services.inference.events.encoding import EventEncoder, encode
 from services.inference.events.events import MAX_PAYLOAD_BYTES, Event, captured
-from services.inference.models import ArtifactFile, Caller, CapturePolicy, ResolvedVersion, Signature
+from services.inference.models import ArtifactFile, Caller, CapturePolicy, Lookup, ResolvedVersion, Signature
 from services.inference.tensor_protos import add_tensor
 from services.inference.tensors import Tensor
 
@@ -41,6 +42,17 @@ POLICIES = st.builds(
 )
 
 
+LOOKUPS = st.builds(
+    Lookup,
+    TEXTS,
+    st.integers(0, 2**31 - 1),
+    st.lists(TEXTS, max_size=2).map(tuple),
+    st.lists(TEXTS, max_size=3).map(tuple),
+    st.lists(st.integers(0, 2**62), max_size=3).map(tuple),
+    st.integers(0, 2**31),
+)
+
+
 class Traced(Trace):
     trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
 
@@ -61,6 +73,7 @@ def events(draw: st.DrawFn) -> Event:
     event.row_count = draw(st.one_of(st.sampled_from([0, 1, 127, 128]), st.integers(0, 2**31 - 1)))
     if draw(st.booleans()):
         event.trace = Traced()
+    event.lookup = draw(st.one_of(st.none(), LOOKUPS))
     return event
 
 
@@ -84,6 +97,9 @@ def message_of(event: Event) -> pb.InferenceEvent:
         for payload, tensors in ((message.features, event.inputs), (message.prediction, event.outputs)):
             for name, tensor in tensors.items():
                 add_tensor(payload.tensors.tensors, name, tensor)
+        if event.lookup is not None:
+            fields = ("view", "version", "names", "keys", "event_times_us", "substituted_count")
+            message.features.lookup.CopyFrom(FeatureLookup(**{name: getattr(event.lookup, name) for name in fields}))
         sizes = message.features.ByteSize(), message.prediction.ByteSize()
         if sum(sizes) > resolved.capture.max_bytes or max(sizes) > MAX_PAYLOAD_BYTES:
             message.ClearField("features")

@@ -292,6 +292,7 @@ def _truth(text: str) -> bool:
 
 
 _READERS: dict[int, Callable[[str], Any]] = {
+    FieldDescriptor.CPPTYPE_STRING: str,
     FieldDescriptor.CPPTYPE_INT32: _whole,
     FieldDescriptor.CPPTYPE_INT64: _whole,
     FieldDescriptor.CPPTYPE_DOUBLE: _number,

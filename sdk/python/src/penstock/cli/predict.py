@@ -13,7 +13,7 @@ from rich.text import Text
 
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, json_value
-from penstock.cli.formats import say_count, say_ms, say_names, say_number, say_share, say_time
+from penstock.cli.formats import say_count, say_ms, say_number, say_share, say_time
 from penstock.cli.options import Json, Model, NoColor, Token, Url, Version
 from penstock.cli.output import Column, Output
 
@@ -130,7 +130,9 @@ def _lookup_words(lookup: FeatureLookup) -> str:
     known = [each for each in lookup.event_times_us if each]
     age = f", the oldest of {say_time(datetime.fromtimestamp(min(known) / 1e6, UTC))}" if known else ""
     instead = f"; in place of {say_count(lookup.substituted_count, 'value')} others" if lookup.substituted_count else ""
-    return f"from {lookup.view}@{lookup.version}: {say_names(lookup.names)}{age}{instead}"
+    more = f" and {len(lookup.names) - MAX_SHOWN_VALUES:,} more" if len(lookup.names) > MAX_SHOWN_VALUES else ""
+    names = ", ".join(lookup.names[:MAX_SHOWN_VALUES]) + more
+    return f"from {lookup.view}@{lookup.version}: {names}{age}{instead}"
 
 
 def _document(prediction: Prediction) -> dict[str, Any]:
