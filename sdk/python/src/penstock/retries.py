@@ -172,6 +172,11 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "InspectSource": Safety.ALWAYS,
     },
     "penstock.api.trainer.v1": {
+        "ValidateVersion": Safety.WITH_REQUEST_ID,
+        "GetValidation": Safety.ALWAYS,
+        "ListValidations": Safety.ALWAYS,
+        "WatchValidation": Safety.ALWAYS,
+        "CancelValidation": Safety.ALWAYS,
         "UploadDataset": Safety.WITH_REQUEST_ID,  # and only from a source that can be read again
         "BuildDataset": Safety.WITH_REQUEST_ID,
         "GetDataset": Safety.ALWAYS,
