@@ -7,7 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 
-from services.common.children.system_calls import ARCHITECTURES, COMPUTING, READING, assemble
+from services.common.children.system_calls import (
+    ARCHITECTURES,
+    COMPUTING,
+    CONNECTING,
+    LEAVING,
+    READING,
+    SYSTEM,
+    assemble,
+    assemble_refusing,
+)
 
 PID = 4242
 ALLOW, REFUSE, MISSING = 0x7FFF0000, 0x00050001, 0x00050026
@@ -53,6 +62,8 @@ def decide(program: bytes, audit_arch: int, number: int, arguments: Sequence[int
             accumulator &= value
         elif code == 0x15:
             at += if_true if accumulator == value else if_false
+        elif code == 0x35:
+            at += if_true if accumulator >= value else if_false
         else:
             assert code == 0x06
             return int(value)
@@ -116,3 +127,55 @@ class TestFilter:
     def test_the_numbers_of_another_processor_are_refused(self, machine: str) -> None:
         numbers = self.numbers(machine, COMPUTING | READING)
         assert {self.decide(machine, number, audit_arch=0x40000003, reading=True) for number in numbers} == {REFUSE}
+
+
+# What training needs of a system: the call, its arguments, the answer.
+TRAINING = [
+    (("openat", 257, 56), (0, 0, 0o1101), ALLOW),
+    (("execve", 59, 221), (), ALLOW),
+    (CLONE, (PROCESS,), ALLOW),
+    (CLONE, (THREAD,), ALLOW),
+    (CLONE, (PROCESS | NEW_USER,), REFUSE),
+    (("clone3", 435, 435), (), MISSING),
+    (("prlimit64", 302, 261), (0,), ALLOW),
+    (("prlimit64", 302, 261), (PID,), REFUSE),
+    (("kill", 62, 129), (PID, 9), ALLOW),  # whose, no filter can say
+]
+
+
+@pytest.mark.parametrize("machine", ARCHITECTURES)
+class TestFilterOfWhatTrains:
+    def decide(self, machine: str, number: int, arguments: Sequence[int] = (), *, network: bool = False) -> int:
+        architecture = ARCHITECTURES[machine]
+        return decide(assemble_refusing(architecture, network=network), architecture.audit_arch, number, arguments)
+
+    @pytest.mark.parametrize("network", [False, True])
+    def test_leaving_its_group_and_the_system_are_refused(self, machine: str, network: bool) -> None:
+        refused = {name: calls[ARCHITECTURES[machine].column] for name, calls in (LEAVING | SYSTEM).items()}
+        decided = {
+            name: self.decide(machine, number, network=network) for name, number in refused.items() if number > 0
+        }
+        assert decided == dict.fromkeys(decided, REFUSE)
+        assert {"setsid", "setpgid", "ptrace", "unshare", "mount"} <= set(decided)
+
+    def test_connections_are_let_in_by_policy_alone(self, machine: str) -> None:
+        socket = CONNECTING["socket"][ARCHITECTURES[machine].column]
+        assert self.decide(machine, socket) == REFUSE
+        assert self.decide(machine, socket, network=True) == ALLOW
+
+    def test_what_computes_and_reads_can_do_so(self, machine: str) -> None:
+        column = ARCHITECTURES[machine].column
+        numbers = [calls[column] for calls in (COMPUTING | READING).values() if calls[column] >= 0]
+        assert {self.decide(machine, number) for number in numbers} == {ALLOW}
+
+    @pytest.mark.parametrize(("call", "arguments", "answer"), TRAINING)
+    def test_such_a_call_is_decided_by_its_arguments(
+        self, machine: str, call: tuple[str, int, int], arguments: Sequence[int], answer: int
+    ) -> None:
+        assert self.decide(machine, call[1:][ARCHITECTURES[machine].column], arguments) == answer
+
+    def test_other_ways_into_the_kernel_are_refused(self, machine: str) -> None:
+        architecture = ARCHITECTURES[machine]
+        program = assemble_refusing(architecture, network=True)
+        assert decide(program, 0x40000003, 20) == REFUSE
+        assert decide(program, architecture.audit_arch, 0x40000000 | 41) == REFUSE

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from .system_calls import ARCHITECTURES, assemble
+from .system_calls import ARCHITECTURES, Architecture, assemble
 
 NOBODY = 65534
 
@@ -61,14 +61,15 @@ def enter(limits: SandboxLimits, parent_pid: int, *, reading: bool = False) -> t
     every module is imported.
     """
     return (
-        *_drop_user(),
+        *drop_user(),
         *_limit_resources(limits, reading=reading),
-        *_tie_to_parent(parent_pid),
+        *tie_to_parent(parent_pid),
         *_filter_system_calls(reading=reading),
     )
 
 
-def _drop_user() -> Iterator[str]:
+def drop_user() -> Iterator[str]:
+    """Become another uid for good, without capabilities, where we are root; yields what that gave."""
     if os.geteuid() != 0:
         return
     # A container may be root in name only: then it keeps its uid, and the other layers stand.
@@ -100,7 +101,8 @@ def _limit_resources(limits: SandboxLimits, *, reading: bool) -> Iterator[str]:
             yield f"limit:{name}"
 
 
-def _tie_to_parent(parent_pid: int) -> Iterator[str]:
+def tie_to_parent(parent_pid: int) -> Iterator[str]:
+    """Die when the parent's thread that started us does, and gain no privileges; yields what the system has of it."""
     if not sys.platform.startswith("linux"):
         return
     libc = ctypes.CDLL(None)
@@ -117,7 +119,11 @@ def _filter_system_calls(*, reading: bool) -> Iterator[str]:
     architecture = ARCHITECTURES.get(platform.machine())
     if architecture is None or not sys.platform.startswith("linux"):
         return
-    program = assemble(architecture, os.getpid(), reading=reading)
+    yield from install_filter(assemble(architecture, os.getpid(), reading=reading), architecture)
+
+
+def install_filter(program: bytes, architecture: Architecture) -> Iterator[str]:
+    """Have the kernel judge each system call by a program for good; yields "seccomp" where it does."""
     instructions = ctypes.create_string_buffer(program, len(program))
     # struct sock_fprog: the number of instructions, then (aligned) where they are.
     descriptor = struct.pack("@HxxxxxxQ", len(program) // 8, ctypes.addressof(instructions))

@@ -1,6 +1,7 @@
 """The system calls that a child may still make, and the seccomp filter that refuses every other one.
 
-Two lists: what computing needs, and beside it what a runtime needs that starts threads and reads files by path.
+Two lists: what computing needs, and beside it what a runtime needs that starts threads and reads files by path. And a
+list the other way around, for what trains and may use most of a system: what it may not.
 Numbers are those of x86-64 (asm/unistd_64.h) and aarch64 (asm-generic/unistd.h).
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 # linux/seccomp.h, linux/filter.h
 RET_ALLOW, RET_EPERM, RET_ENOSYS = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38
-_LOAD, _AND, _JUMP_IF_EQUAL, _RETURN = 0x20, 0x54, 0x15, 0x06
+_LOAD, _AND, _JUMP_IF_EQUAL, _JUMP_IF_ABOVE, _RETURN = 0x20, 0x54, 0x15, 0x35, 0x06
 _OFFSET_NUMBER, _OFFSET_ARCHITECTURE, _OFFSET_ARGUMENTS = 0, 4, 16
 
 # linux/sched.h: what makes a clone a thread of this process; and the namespaces, which no thread of ours has.
@@ -21,6 +22,8 @@ _CLONE_NEW = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x10000000 | 0x200000
 _THREAD = _CLONE_VM | _CLONE_SIGHAND | _CLONE_THREAD
 # asm-generic/fcntl.h: O_WRONLY, O_RDWR, O_CREAT, O_TRUNC, O_APPEND, and the bit of O_TMPFILE.
 _WRITING = 0o1 | 0o2 | 0o100 | 0o1000 | 0o2000 | 0o20000000
+# asm/unistd.h: the bit of x32's numbers.
+_SECOND_SET = 0x40000000
 # linux/prctl.h, asm-generic/fcntl.h
 _PR_SET_NAME = 15
 _F_GETFD, _F_SETFD, _F_GETFL = 1, 2, 3
@@ -100,6 +103,59 @@ READING = {
     "sched_getparam": (143, 121),
     "mincore": (27, 232),
 }
+# Refused to what trains: leaving its process group, in which it is ended; other processes' memory; the system itself.
+LEAVING = {"setsid": (112, 157), "setpgid": (109, 154)}
+SYSTEM = {
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "pidfd_getfd": (438, 438),
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "name_to_handle_at": (303, 264),
+    "open_by_handle_at": (304, 265),
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "syslog": (103, 116),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "clock_adjtime": (305, 266),
+    "adjtimex": (159, 171),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "iopl": (172, _NONE),
+    "ioperm": (173, _NONE),
+}
+CONNECTING = {"socket": (41, 198)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +168,7 @@ class Condition:
 
 
 _EVERY_BIT = 0xFFFFFFFF
+_PRLIMIT = (302, 261)
 _OPENAT, _CLONE, _PRCTL, _FCNTL, _TGKILL, _CLONE3 = (257, 56), (56, 220), (157, 167), (72, 25), (234, 131), (435, 435)
 
 
@@ -148,6 +205,33 @@ def assemble(architecture: Architecture, pid: int, *, reading: bool) -> bytes:
     for number, condition in conditions.items():
         program += _conditional(number, condition)
     program.append(_instruction(_RETURN, RET_EPERM))
+    return b"".join(program)
+
+
+def assemble_refusing(architecture: Architecture, *, network: bool) -> bytes:
+    """Write the filter for what trains: all but LEAVING and SYSTEM, and without `network` CONNECTING.
+
+    A clone makes no namespace, and the limits that are set are a process' own. `clone3`, whose flags no filter can see,
+    is ENOSYS, so that the C library takes `clone`. Other ways into the kernel, of 32-bit programs, are refused.
+    """
+    column = architecture.column
+    refused = [numbers[column] for numbers in (LEAVING | SYSTEM | ({} if network else CONNECTING)).values()]
+    program = [
+        _instruction(_LOAD, _OFFSET_ARCHITECTURE),
+        _instruction(_JUMP_IF_EQUAL, architecture.audit_arch, if_true=1),
+        _instruction(_RETURN, RET_EPERM),
+        _instruction(_LOAD, _OFFSET_NUMBER),
+        # x86-64 has a second set of numbers for the same calls, above this bit.
+        _instruction(_JUMP_IF_ABOVE, _SECOND_SET, if_false=1),
+        _instruction(_RETURN, RET_EPERM),
+    ]
+    for number in refused:
+        if number != _NONE:
+            program += [_instruction(_JUMP_IF_EQUAL, number, if_false=1), _instruction(_RETURN, RET_EPERM)]
+    program += [_instruction(_JUMP_IF_EQUAL, _CLONE3[column], if_false=1), _instruction(_RETURN, RET_ENOSYS)]
+    program += _conditional(_CLONE[column], Condition(0, _CLONE_NEW, (0,)))
+    program += _conditional(_PRLIMIT[column], Condition(0, _EVERY_BIT, (0,)))
+    program.append(_instruction(_RETURN, RET_ALLOW))
     return b"".join(program)
 
 

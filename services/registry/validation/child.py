@@ -23,10 +23,10 @@ from pathlib import Path
 # Read by OpenBLAS when NumPy is imported, and by tokenizers: one thread.
 os.environ |= {"OPENBLAS_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "RAYON_NUM_THREADS": "1"}
 
+from services.common.children.landlock import library_folders, restrict_files
 from services.common.children.sandbox import SandboxLimits, enter
 
 from .files import list_files, map_files
-from .landlock import library_folders, restrict_files
 from .layout import is_tensorflow_js, tensorflow_model
 from .report import Failure, FailureReason, Refusal, ValidationReport, out_of_memory
 

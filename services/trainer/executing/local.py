@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Final
@@ -12,6 +13,8 @@ from services.trainer.executing.outcomes import read_outcome
 from services.trainer.executing.recipe_process import RecipeProcess
 from services.trainer.executing.watching import Watch
 from services.trainer.faults import TrainingFailed
+from services.trainer.recipes.catalogue import SCRIPT
+from services.trainer.recipes.confinement import OWN, Confinement
 from services.trainer.recipes.lines import Done, Failed
 from services.trainer.task import Event, Outcome, RunFolder, Stopping, Task
 
@@ -26,11 +29,15 @@ class LocalLimits:
         max_output_bytes: all files that they write, together, at any moment.
         max_log_bytes: what they may print.
         threads: that libraries are told to compute with.
+        script_network: whether scripts may connect; recipes of ours never do.
+        require_sandbox: run nothing where the kernel has less than the whole sandbox.
     """
 
     max_output_bytes: int = 5 * GIBIBYTE
     max_log_bytes: int = 8 * GIBIBYTE
     threads: int = 1
+    script_network: bool = False
+    require_sandbox: bool = False
 
 
 class LocalExecutor:
@@ -45,7 +52,7 @@ class LocalExecutor:
         """Run a task to its end; see `Executor`. Whatever happens, nothing of it runs any more when this is over."""
         stopping.check()
         _prepare(task, folder)
-        with RecipeProcess(folder.path, _environment(folder, self._limits.threads)) as process:
+        with self._started(task, folder) as process:
             stopping.on_stop(process.kill)
             try:
                 hearing = Hearing(process, tell, self._limits.max_log_bytes)
@@ -60,6 +67,13 @@ class LocalExecutor:
         self._check(hearing, watch, returncode)
         return read_outcome(folder, self._limits.max_output_bytes)
 
+    def _started(self, task: Task, folder: RunFolder) -> RecipeProcess:
+        limits = self._limits
+        network = limits.script_network and task.recipe == SCRIPT
+        confinement = Confinement(task.memory_limit_bytes, limits.max_output_bytes, network)
+        environment = _environment(folder, limits.threads)
+        return RecipeProcess(folder.path, environment, confinement, require=limits.require_sandbox)
+
     def _check(self, hearing: Hearing, watch: Watch, returncode: int) -> None:
         """Let a recipe pass that is done; raises TrainingFailed for any other."""
         match watch.exceeded or hearing.end:
@@ -67,15 +81,18 @@ class LocalExecutor:
                 return
             case Failed(reason, message):
                 raise TrainingFailed(message, reason=reason)
+        if returncode == -signal.SIGKILL:
+            # It was not us, and nobody else is known to do it.
+            sentence = f"the recipe's process was killed, as a system does that has no memory left{watch.used()}"
+            raise TrainingFailed(sentence, reason="OUT_OF_MEMORY")
         if returncode < 0:
-            sentence = f"the recipe's process was ended by {signal_name(-returncode)}; {watch.used()}"
-            raise TrainingFailed(sentence)
+            raise TrainingFailed(f"the recipe's process was ended by {signal_name(-returncode)}{watch.used()}")
         raise TrainingFailed(f"the recipe's process ended with code {returncode} and left no outcome; see its log")
 
 
 def _prepare(task: Task, folder: RunFolder) -> None:
     task.write(folder.task)
-    for own in ("home", "tmp"):
+    for own in OWN:
         (folder.path / own).mkdir(exist_ok=True)
     # Of an attempt before: it would be taken for this one's.
     folder.outcome.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ import signal
 import socket
 import threading
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -17,6 +18,7 @@ import psutil
 from services.common.children.child import start_child
 from services.trainer.faults import ExecutorUnavailable
 from services.trainer.recipes.child import Settings
+from services.trainer.recipes.confinement import Confinement
 
 _CHILD: Final = "services.trainer.recipes.child"
 _GONE_S: Final = 30.0
@@ -29,15 +31,18 @@ class RecipeProcess:
     `life` ends when the guard, the group's leader, does.
     """
 
-    def __init__(self, folder: Path, environment: dict[str, str]) -> None:
-        """Start it. Raises ExecutorUnavailable where the machine has nothing left for it."""
+    def __init__(self, folder: Path, environment: dict[str, str], confinement: Confinement, *, require: bool) -> None:
+        """Start it; with `require` it runs nothing where its sandbox is not whole.
+
+        Raises ExecutorUnavailable where the machine has nothing left for it.
+        """
         self._lock = threading.Lock()
         self._reaped = False
         self._life, theirs = socket.socketpair()
         self.log, log = os.pipe()
         self.events, events = os.pipe()
         acks, self._acks = os.pipe()
-        settings = Settings(events=events, acks=acks, life=theirs.fileno())
+        settings = Settings(events, acks, theirs.fileno(), **asdict(confinement), require_sandbox=require)
         try:
             self._process = start_child(
                 _CHILD,

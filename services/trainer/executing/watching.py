@@ -51,8 +51,8 @@ class Watch:
         self._thread.join()
 
     def used(self) -> str:
-        """Say what memory they were seen to use at most."""
-        return f"its processes used {_mebibytes(self._peak_bytes)} of memory at most"
+        """Say what memory they were seen to use at most, as the end of a sentence."""
+        return f"; {_mebibytes(self._peak_bytes)} of memory were seen in use at most" if self._peak_bytes else ""
 
     def _look(self) -> None:
         looks = 0

@@ -8,37 +8,50 @@ the log, what it tells goes over a pipe of its own.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from services.common.errors import DomainError
 from services.trainer.faults import TrainingFailed
+from services.trainer.recipes.confinement import WANTED, Confinement, confine
 from services.trainer.recipes.lines import Done, Failed, Said, line_of
-from services.trainer.task import CheckpointWritten, Event, Log, RunFolder, Task
+from services.trainer.task import CheckpointWritten, Event, Log, Outcome, RunFolder, Task
 
 _ACK_BYTES = 1
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What the executor asks for: the descriptors by number, and the limits.
+    """What the executor asks for.
 
-    `life` ends when whoever started us does, and `events` and `acks` are the recipe's.
+    Attributes:
+        events: the descriptor to tell over.
+        acks: the descriptor by which is heard that a checkpoint is kept.
+        life: a descriptor that ends when whoever started us does.
+        memory_limit_bytes: of all processes together; one may reserve somewhat more.
+        file_limit_bytes: of each file.
+        network: whether the recipe may connect.
+        require_sandbox: run nothing where the kernel has less than the whole sandbox.
     """
 
     events: int
     acks: int
     life: int
+    memory_limit_bytes: int
+    file_limit_bytes: int
+    network: bool = False
+    require_sandbox: bool = False
 
     def to_json(self) -> str:
         """Write them as the child's argument."""
-        return json.dumps({"events": self.events, "acks": self.acks, "life": self.life})
+        return json.dumps(asdict(self))
 
 
 class Wire:
@@ -69,11 +82,12 @@ class Wire:
 def main() -> None:
     """Be the guard of a process that trains."""
     settings = Settings(**json.loads(sys.argv[1]))
+    guard = os.getpid()
     # Before any thread is started, which no fork would carry over.
     recipe = os.fork()
     if recipe == 0:
         os.close(settings.life)
-        _train(settings)
+        _train(settings, guard)
     for descriptor in (settings.events, settings.acks):
         os.close(descriptor)
     threading.Thread(target=_end_with, args=(settings.life,), daemon=True).start()
@@ -99,19 +113,34 @@ def _end_as(status: int) -> None:
     os._exit(os.waitstatus_to_exitcode(status))
 
 
-def _train(settings: Settings) -> None:
+def _train(settings: Settings, guard_pid: int) -> None:
     """Do the task of this folder, say how it ended, and leave without clean-up: libraries hang in theirs."""
     wire = Wire(settings.events, settings.acks)
     folder = RunFolder(Path.cwd())
     code = 1
     try:
-        wire.say(_ended(folder, wire))
+        wire.say(_confined(folder, settings, guard_pid) or _ended(folder, wire))
         code = 0
     finally:
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _confined(folder: RunFolder, settings: Settings, guard_pid: int) -> Failed | None:
+    """Give up what training needs not, and say in the log what that was; Failed: it is not enough."""
+    limits = Confinement(settings.memory_limit_bytes, settings.file_limit_bytes, settings.network)
+    protections = confine(folder.path, limits, guard_pid)
+    print("confined by:", ", ".join(protections) or "nothing", flush=True)  # noqa: T201 - this is the log
+    missing = ", ".join(sorted(WANTED - set(protections)))
+    if not (missing and settings.require_sandbox):
+        return None
+    sentence = (
+        f"this machine demands a sandbox that its kernel does not give ({missing} is missing), so nothing was run; "
+        "train on another kernel, or unset PENSTOCK_TRAINER_REQUIRE_SANDBOX"
+    )
+    return Failed("RECIPE_NOT_ALLOWED", sentence)
 
 
 def _ended(folder: RunFolder, wire: Wire) -> Done | Failed:
@@ -121,8 +150,7 @@ def _ended(folder: RunFolder, wire: Wire) -> Done | Failed:
 
     task = Task.read(folder.task)
     try:
-        outcome = find_recipe(task.recipe).train(Context(task, folder, wire.tell))
-        outcome.write(folder.outcome)
+        _leave(find_recipe(task.recipe).train(Context(task, folder, wire.tell)), folder)
     except TrainingFailed as error:
         return Failed(error.reason, error.message)
     except DomainError as error:
@@ -131,10 +159,27 @@ def _ended(folder: RunFolder, wire: Wire) -> Done | Failed:
     except MemoryError:
         traceback.print_exc()
         return Failed("OUT_OF_MEMORY", "the recipe asked for more memory than it may have")
+    except OSError as error:
+        traceback.print_exc()
+        if error.errno == errno.EFBIG:
+            return Failed("TOO_MUCH_OUTPUT", f"the recipe wrote a file that is too large: {_sentence(error)}")
+        return _raised(error)
     except BaseException as error:  # noqa: BLE001 - whatever a stranger's code raises, SystemExit among it, is told
         traceback.print_exc()
-        return Failed("TRAINING_FAILED", f"the recipe raised {_sentence(error)}; the run's log has the traceback")
+        return _raised(error)
     return Done()
+
+
+def _raised(error: BaseException) -> Failed:
+    return Failed("TRAINING_FAILED", f"the recipe raised {_sentence(error)}; the run's log has the traceback")
+
+
+def _leave(outcome: Outcome, folder: RunFolder) -> None:
+    try:
+        outcome.write(folder.outcome)
+    except (ValueError, TypeError) as error:
+        traceback.print_exc()
+        raise TrainingFailed(f"the recipe's outcome can't be written: {error}", reason="INVALID_OUTCOME") from error
 
 
 def _sentence(error: BaseException) -> str:

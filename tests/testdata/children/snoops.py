@@ -19,8 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from services.common.children import sandbox as sandbox_module
+from services.common.children.landlock import library_folders, restrict_files
 from services.common.children.sandbox import SandboxLimits, enter
-from services.registry.validation.landlock import library_folders, restrict_files
 from services.registry.validation.report import Signature, ValidationReport
 
 

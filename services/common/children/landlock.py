@@ -1,4 +1,4 @@
-"""Landlock by its bare system calls: from now on this thread, and all that it starts, can only read, and only there.
+"""Landlock by its bare system calls: from now on this thread, and all that it starts, has these files and no others.
 
 Called before the runtime is imported, since threads that run already would keep their rights.
 """
@@ -18,7 +18,11 @@ from pathlib import Path
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION, _PATH_BENEATH = 1, 1
 # linux/landlock.h: rights over files, by the version that brought them; networks, abstract sockets and signals.
-_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR, _IOCTL = 1 << 0, 1 << 1, 1 << 2, 1 << 3, 1 << 15
+# Beside reading and writing: removing and making folders and files, pipes, sockets and links; moving them; cutting.
+_CHANGING = sum(1 << bit for bit in (4, 5, 7, 8, 9, 10, 12, 13, 14))
+_OF_FILES = _EXECUTE | _READ_FILE | _WRITE_FILE | _IOCTL | 1 << 14
+_DEVICE = _READ_FILE | _WRITE_FILE | _IOCTL
 _RIGHTS_OF_VERSION = {1: 0x1FFF, 2: 0x3FFF, 3: 0x7FFF, 4: 0x7FFF, 5: 0xFFFF}
 _NETWORK_VERSION, _ALL_NETWORK = 4, 3
 _SCOPE_VERSION, _ALL_SCOPES = 6, 3
@@ -34,8 +38,23 @@ _SYSTEM = (
 )
 
 
-def restrict_files(folders: Iterable[Path]) -> Iterator[str]:
-    """Leave reading below `folders` alone, and yield "landlock" where the kernel took it; nothing where it has none."""
+def restrict_files(
+    reading: Iterable[Path],
+    *,
+    running: Iterable[Path] = (),
+    writing: Iterable[Path] = (),
+    devices: Iterable[Path] = (),
+    network: bool = False,
+) -> Iterator[str]:
+    """Leave nothing but these, and yield "landlock" where the kernel took it; nothing where it has none.
+
+    Args:
+        reading: files, and folders with all below them, that can be read.
+        running: that can be read and run.
+        writing: folders below which all can be read, written, made and removed; no device.
+        devices: that can be read, written and told.
+        network: whether connections stay allowed.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     if not sys.platform.startswith("linux"):
         return
@@ -43,16 +62,23 @@ def restrict_files(folders: Iterable[Path]) -> Iterator[str]:
     if version < 1:
         return
     handled = _RIGHTS_OF_VERSION[min(version, max(_RIGHTS_OF_VERSION))]
-    network = _ALL_NETWORK if version >= _NETWORK_VERSION else 0
+    connections = _ALL_NETWORK if version >= _NETWORK_VERSION and not network else 0
     scopes = _ALL_SCOPES if version >= _SCOPE_VERSION else 0
     # struct landlock_ruleset_attr, as long as this kernel knows it.
-    attributes = struct.pack("=QQQ", handled, network, scopes)[: 8 * (1 + bool(network) + bool(scopes))]
+    known = 1 + (version >= _NETWORK_VERSION) + (version >= _SCOPE_VERSION)
+    attributes = struct.pack("=QQQ", handled, connections, scopes)[: 8 * known]
     ruleset = libc.syscall(_CREATE_RULESET, attributes, len(attributes), 0)
     if ruleset < 0:
         return
     try:
-        for folder in folders:
-            _allow_reading(libc, ruleset, folder)
+        for paths, rights in (
+            (reading, _READ_FILE | _READ_DIR),
+            (running, _READ_FILE | _READ_DIR | _EXECUTE),
+            (writing, _READ_FILE | _READ_DIR | _WRITE_FILE | _CHANGING),
+            (devices, _DEVICE),
+        ):
+            for path in paths:
+                _allow(libc, ruleset, path, rights & handled)
         if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 and libc.syscall(_RESTRICT_SELF, ruleset, 0) == 0:
             yield "landlock"
     finally:
@@ -69,12 +95,12 @@ def library_folders(code: Path) -> list[Path]:
     return [code, *(Path(each) for each in sorted(named | python | system))]
 
 
-def _allow_reading(libc: ctypes.CDLL, ruleset: int, path: Path) -> None:
+def _allow(libc: ctypes.CDLL, ruleset: int, path: Path, rights: int) -> None:
     with contextlib.suppress(OSError):  # what is not there needs no leave
         opened = os.open(path, os.O_PATH | os.O_CLOEXEC)
         try:
-            rights = _READ_FILE | (_READ_DIR if path.is_dir() else 0)
-            rule = struct.pack("=Qi", rights, opened)
+            # What only folders have, a file is refused for.
+            rule = struct.pack("=Qi", rights if path.is_dir() else rights & _OF_FILES, opened)
             libc.syscall(_ADD_RULE, ruleset, _PATH_BENEATH, rule, 0)
         finally:
             os.close(opened)
