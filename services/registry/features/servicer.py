@@ -13,7 +13,7 @@ from penstock.api.features.v1 import features_pb2 as pb
 from penstock.api.features.v1 import features_pb2_grpc
 from services.common.keys import Role
 from services.common.server import Service
-from services.registry.features import convert
+from services.registry.features import convert, samples
 from services.registry.features.imports import convert as imports_convert
 from services.registry.features.imports.feature_imports import FeatureImports, ImportSettings
 from services.registry.features.models import Written
@@ -30,6 +30,7 @@ ROLES: Mapping[str, Role] = {
     "GetFeatures": Role.VIEWER,
     "GetFeaturesAsOf": Role.VIEWER,
     "ListFeatureHistory": Role.VIEWER,
+    "SampleFeatures": Role.VIEWER,
     "DeleteFeatures": Role.OPERATOR,
 }
 
@@ -37,11 +38,12 @@ ROLES: Mapping[str, Role] = {
 def service(store: FeatureStore, imports: ImportSettings) -> Service:
     """Build it, on a store, with imports as the settings say."""
     values = FeatureValues(store)
+    taken = samples.FeatureSamples(store)
     return Service(
         name=NAME,
         register=partial(
             features_pb2_grpc.add_FeatureServiceServicer_to_server,
-            FeatureServicer(FeatureViews(store), values, FeatureImports.from_settings(imports, values)),
+            FeatureServicer(FeatureViews(store), values, FeatureImports.from_settings(imports, values), taken),
         ),
         roles=ROLES,
     )
@@ -50,7 +52,10 @@ def service(store: FeatureStore, imports: ImportSettings) -> Service:
 class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     """See features.proto for what each RPC promises."""
 
-    def __init__(self, views: FeatureViews, values: FeatureValues, imports: FeatureImports) -> None:
+    def __init__(
+        self, views: FeatureViews, values: FeatureValues, imports: FeatureImports, taken: samples.FeatureSamples
+    ) -> None:
+        self._samples = taken
         self._views = views
         self._values = values
         self._imports = imports
@@ -128,6 +133,14 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
         return pb.ListFeatureHistoryResponse(
             rows=written, create_times_us=np.array(columns[1], np.int64).tolist(), next_page_token=token
         )
+
+    def SampleFeatures(
+        self, request: pb.SampleFeaturesRequest, _: grpc.ServicerContext
+    ) -> Iterator[pb.SampleFeaturesResponse]:
+        """Give what was written of a sample of the entities."""
+        sample = self._samples.take(samples.request_from(request))
+        for block in sample.blocks:
+            yield samples.response_of(sample, block)
 
     def DeleteFeatures(self, request: pb.DeleteFeaturesRequest, _: grpc.ServicerContext) -> pb.DeleteFeaturesResponse:
         """Delete all that is known of entities."""

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 
 from penstock.api.features.v1 import feature_views_pb2 as views_pb
 from penstock.api.features.v1 import features_pb2 as pb
-from penstock.channels import Connection
 from penstock.feature_columns import (
     FeatureValues,
     Values,
@@ -24,8 +23,8 @@ from penstock.feature_columns import (
     to_us,
     to_value_column,
 )
+from penstock.feature_samples import FeatureSampling
 from penstock.paging import pages
-from penstock.stubs import RegistryStub
 from penstock.values import enum_number
 
 BLOCK_ROWS = 8_192
@@ -52,11 +51,8 @@ class SourceColumns:
     ignored: Sequence[str] = ()
 
 
-class FeaturesClient:
+class FeaturesClient(FeatureSampling):
     """Calls the feature store, which the registry serves."""
-
-    def __init__(self, connection: Connection[RegistryStub]) -> None:
-        self._connection = connection
 
     def create_view(
         self,

@@ -45,6 +45,7 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "GetFeatures": Safety.ALWAYS,
         "GetFeaturesAsOf": Safety.NEVER,  # likewise
         "ListFeatureHistory": Safety.ALWAYS,
+        "SampleFeatures": Safety.NEVER,  # a stream: who has read some of it begins anew
         "DeleteFeatures": Safety.NEVER,  # the second counts none
     },
     "penstock.api.registry.v1": {

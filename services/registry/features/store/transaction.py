@@ -9,6 +9,7 @@ from psycopg import Connection
 from psycopg.rows import DictRow
 
 from services.common.postgres import Database
+from services.registry.features.store.samples import SampleTable
 from services.registry.features.store.values import ValueTable
 from services.registry.features.store.views import ViewTable
 
@@ -19,6 +20,7 @@ class FeatureTables:
     def __init__(self, connection: Connection[DictRow]) -> None:
         self.views = ViewTable(connection)
         self.values = ValueTable(connection)
+        self.samples = SampleTable(connection)
 
 
 class FeatureStore:

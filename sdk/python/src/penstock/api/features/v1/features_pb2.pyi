@@ -714,6 +714,82 @@ class ListFeatureHistoryResponse(_message.Message):
 Global___ListFeatureHistoryResponse: _TypeAlias = ListFeatureHistoryResponse  # noqa: Y015
 
 @_typing.final
+class SampleFeaturesRequest(_message.Message):
+    """SampleFeaturesRequest says of which events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VIEW_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    FROM_TIME_US_FIELD_NUMBER: _builtins.int
+    TO_TIME_US_FIELD_NUMBER: _builtins.int
+    MAX_ROWS_FIELD_NUMBER: _builtins.int
+    view: _builtins.str
+    """The view."""
+    version: _builtins.int
+    """0: the newest."""
+    from_time_us: _builtins.int
+    """From this event time on, in µs since 1970."""
+    to_time_us: _builtins.int
+    """Up to this one, exclusive; required."""
+    max_rows: _builtins.int
+    """At most so many rows, 1 to 200,000; 0: 100,000."""
+    def __init__(
+        self,
+        *,
+        view: _builtins.str = ...,
+        version: _builtins.int = ...,
+        from_time_us: _builtins.int = ...,
+        to_time_us: _builtins.int = ...,
+        max_rows: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["from_time_us", b"from_time_us", "max_rows", b"max_rows", "to_time_us", b"to_time_us", "version", b"version", "view", b"view"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleFeaturesRequest: _TypeAlias = SampleFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class SampleFeaturesResponse(_message.Message):
+    """SampleFeaturesResponse is the next block of rows, by entity and event time; at least one comes, of a window without
+    rows an empty one.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ROWS_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    WINDOW_ROW_COUNT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    version: _builtins.int
+    """The version."""
+    window_row_count: _builtins.int
+    """Rows of the window, of all entities, corrections counted by themselves."""
+    share: _builtins.float
+    """The share of the hashes that was chosen, over 0 to 1; 1: all entities are there."""
+    @_builtins.property
+    def rows(self) -> Global___FeatureRows:
+        """Features that are computed on read are in none."""
+
+    def __init__(
+        self,
+        *,
+        rows: Global___FeatureRows | None = ...,
+        version: _builtins.int = ...,
+        window_row_count: _builtins.int = ...,
+        share: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["rows", b"rows", "share", b"share", "version", b"version", "window_row_count", b"window_row_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SampleFeaturesResponse: _TypeAlias = SampleFeaturesResponse  # noqa: Y015
+
+@_typing.final
 class DeleteFeaturesRequest(_message.Message):
     """DeleteFeaturesRequest names entities."""
 

@@ -65,6 +65,11 @@ class FeatureServiceStub(object):
                 request_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ListFeatureHistoryRequest.SerializeToString,
                 response_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ListFeatureHistoryResponse.FromString,
                 _registered_method=True)
+        self.SampleFeatures = channel.unary_stream(
+                '/penstock.api.features.v1.FeatureService/SampleFeatures',
+                request_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.SampleFeaturesRequest.SerializeToString,
+                response_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.SampleFeaturesResponse.FromString,
+                _registered_method=True)
         self.DeleteFeatures = channel.unary_unary(
                 '/penstock.api.features.v1.FeatureService/DeleteFeatures',
                 request_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.DeleteFeaturesRequest.SerializeToString,
@@ -132,6 +137,16 @@ class FeatureServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def SampleFeatures(self, request, context):
+        """Gives what was written of a sample of the entities, the latest correction of each event: for profiles and checks of
+        drift. Entities are chosen by a hash of their keys, all rows of one or none, and the same in each window.
+        Role: viewer. INVALID_ARGUMENT: INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (no entity's rows fit into max_rows).
+        RESOURCE_EXHAUSTED: TOO_LARGE, of a block.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteFeatures(self, request, context):
         """Deletes all that is known of entities, history included. Role: operator. INVALID_ARGUMENT: TOO_MANY (keys, 10,000).
         """
@@ -171,6 +186,11 @@ def add_FeatureServiceServicer_to_server(servicer, server):
                     servicer.ListFeatureHistory,
                     request_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ListFeatureHistoryRequest.FromString,
                     response_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ListFeatureHistoryResponse.SerializeToString,
+            ),
+            'SampleFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.SampleFeatures,
+                    request_deserializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.SampleFeaturesRequest.FromString,
+                    response_serializer=penstock_dot_api_dot_features_dot_v1_dot_features__pb2.SampleFeaturesResponse.SerializeToString,
             ),
             'DeleteFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.DeleteFeatures,
@@ -341,6 +361,33 @@ class FeatureService(object):
             '/penstock.api.features.v1.FeatureService/ListFeatureHistory',
             penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ListFeatureHistoryRequest.SerializeToString,
             penstock_dot_api_dot_features_dot_v1_dot_features__pb2.ListFeatureHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SampleFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/penstock.api.features.v1.FeatureService/SampleFeatures',
+            penstock_dot_api_dot_features_dot_v1_dot_features__pb2.SampleFeaturesRequest.SerializeToString,
+            penstock_dot_api_dot_features_dot_v1_dot_features__pb2.SampleFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

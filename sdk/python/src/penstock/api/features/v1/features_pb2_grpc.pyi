@@ -71,6 +71,12 @@ class FeatureServiceStub:
     """Lists all that was ever written of one entity, the latest event first. Role: viewer.
     INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
     """
+    SampleFeatures: _grpc.UnaryStreamMultiCallable[_features_pb2.SampleFeaturesRequest, _features_pb2.SampleFeaturesResponse]
+    """Gives what was written of a sample of the entities, the latest correction of each event: for profiles and checks of
+    drift. Entities are chosen by a hash of their keys, all rows of one or none, and the same in each window.
+    Role: viewer. INVALID_ARGUMENT: INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (no entity's rows fit into max_rows).
+    RESOURCE_EXHAUSTED: TOO_LARGE, of a block.
+    """
     DeleteFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.DeleteFeaturesRequest, _features_pb2.DeleteFeaturesResponse]
     """Deletes all that is known of entities, history included. Role: operator. INVALID_ARGUMENT: TOO_MANY (keys, 10,000)."""
 
@@ -110,6 +116,12 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     ListFeatureHistory: _aio.UnaryUnaryMultiCallable[_features_pb2.ListFeatureHistoryRequest, _features_pb2.ListFeatureHistoryResponse]  # type: ignore[assignment]
     """Lists all that was ever written of one entity, the latest event first. Role: viewer.
     INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
+    """
+    SampleFeatures: _aio.UnaryStreamMultiCallable[_features_pb2.SampleFeaturesRequest, _features_pb2.SampleFeaturesResponse]  # type: ignore[assignment]
+    """Gives what was written of a sample of the entities, the latest correction of each event: for profiles and checks of
+    drift. Entities are chosen by a hash of their keys, all rows of one or none, and the same in each window.
+    Role: viewer. INVALID_ARGUMENT: INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (no entity's rows fit into max_rows).
+    RESOURCE_EXHAUSTED: TOO_LARGE, of a block.
     """
     DeleteFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.DeleteFeaturesRequest, _features_pb2.DeleteFeaturesResponse]  # type: ignore[assignment]
     """Deletes all that is known of entities, history included. Role: operator. INVALID_ARGUMENT: TOO_MANY (keys, 10,000)."""
@@ -183,6 +195,18 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_features_pb2.ListFeatureHistoryResponse, _abc.Awaitable[_features_pb2.ListFeatureHistoryResponse]]:
         """Lists all that was ever written of one entity, the latest event first. Role: viewer.
         INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN. RESOURCE_EXHAUSTED: TOO_LARGE: ask for a smaller page.
+        """
+
+    @_abc_1.abstractmethod
+    def SampleFeatures(
+        self,
+        request: _features_pb2.SampleFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_features_pb2.SampleFeaturesResponse], _abc.AsyncIterator[_features_pb2.SampleFeaturesResponse]]:
+        """Gives what was written of a sample of the entities, the latest correction of each event: for profiles and checks of
+        drift. Entities are chosen by a hash of their keys, all rows of one or none, and the same in each window.
+        Role: viewer. INVALID_ARGUMENT: INVALID_TIME, OUT_OF_BOUNDS, TOO_MANY (no entity's rows fit into max_rows).
+        RESOURCE_EXHAUSTED: TOO_LARGE, of a block.
         """
 
     @_abc_1.abstractmethod

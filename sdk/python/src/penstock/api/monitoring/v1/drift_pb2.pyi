@@ -483,9 +483,9 @@ class CheckDriftRequest(_message.Message):
     TO_TIME_FIELD_NUMBER: _builtins.int
     AS_SCHEDULED_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """The model; required."""
+    """The model, or `view:NAME`; required."""
     version: _builtins.str
-    """The version; empty: the one that answered most in the window."""
+    """The version; empty: the one that answered most in the window; of a view the newest."""
     as_scheduled: _builtins.bool
     """Make the check that is next by schedule now, over the configured window before now and at the level of those: rules
     judge it, it may ask for a retraining, and the next comes a whole interval later. No window is given with it. Each

@@ -31,7 +31,10 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class DriftServiceStub:
-    """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas."""
+    """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
+    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -44,7 +47,8 @@ class DriftServiceStub:
     has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
     wait to be counted).
     RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
-    MODEL_NOT_FOUND (nobody knows it).
+    MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetDriftCheck: _grpc.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -55,7 +59,10 @@ class DriftServiceStub:
 
 @_typing.type_check_only
 class DriftServiceAsyncStub(DriftServiceStub):
-    """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas."""
+    """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
+    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CheckDrift: _aio.UnaryUnaryMultiCallable[_drift_pb2.CheckDriftRequest, _drift_pb2.CheckDriftResponse]  # type: ignore[assignment]
@@ -65,7 +72,8 @@ class DriftServiceAsyncStub(DriftServiceStub):
     has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
     wait to be counted).
     RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
-    MODEL_NOT_FOUND (nobody knows it).
+    MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetDriftCheck: _aio.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]  # type: ignore[assignment]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -75,7 +83,10 @@ class DriftServiceAsyncStub(DriftServiceStub):
     """
 
 class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
-    """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas."""
+    """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
+    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    """
 
     @_abc_1.abstractmethod
     def CheckDrift(
@@ -89,7 +100,8 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         has no profile), DRIFT_OFF, BUCKETS_WAIT (as_scheduled, while buckets that were over a minute ago
         wait to be counted).
         RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
-        MODEL_NOT_FOUND (nobody knows it).
+        MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
+        FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod

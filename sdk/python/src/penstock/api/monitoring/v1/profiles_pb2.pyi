@@ -293,6 +293,8 @@ class WindowSource(_message.Message):
     """WindowSource is live traffic. Of more than 250,000 events, or 256 MiB of payloads, a uniform sample is read. The
     columns of a tensor are named as in what the version is compared with, or as they were declared when it was
     registered, or else as in the model's last profile, where they are as many; otherwise NAME[0], NAME[1] and so on.
+    Of a feature view it is the rows whose event time lies in it, as they are known now: of more than 100,000 those of a
+    sample of the entities.
     """
 
     DESCRIPTOR: _descriptor.Descriptor

@@ -27,6 +27,7 @@ if _version_not_supported:
 
 class ProfileServiceStub(object):
     """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …
     """
 
     def __init__(self, channel):
@@ -64,6 +65,7 @@ class ProfileServiceStub(object):
 
 class ProfileServiceServicer(object):
     """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …
     """
 
     def UploadProfile(self, request_iterator, context):
@@ -83,7 +85,8 @@ class ProfileServiceServicer(object):
     def CreateProfile(self, request, context):
         """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
         Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
+        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+        VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -151,6 +154,7 @@ def add_ProfileServiceServicer_to_server(servicer, server):
  # This class is part of an EXPERIMENTAL API.
 class ProfileService(object):
     """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …
     """
 
     @staticmethod

@@ -31,7 +31,9 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ProfileServiceStub:
-    """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place."""
+    """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …
+    """
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -50,7 +52,8 @@ class ProfileServiceStub:
     CreateProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
     Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
+    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+    VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]
     """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
@@ -66,7 +69,9 @@ class ProfileServiceStub:
 
 @_typing.type_check_only
 class ProfileServiceAsyncStub(ProfileServiceStub):
-    """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place."""
+    """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …
+    """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadProfile: _aio.StreamUnaryMultiCallable[_profiles_pb2.UploadProfileRequest, _profiles_pb2.UploadProfileResponse]  # type: ignore[assignment]
@@ -82,7 +87,8 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     CreateProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]  # type: ignore[assignment]
     """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
     Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
+    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+    VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]  # type: ignore[assignment]
     """One profile with all its features. Role: viewer. NOT_FOUND: PROFILE_NOT_FOUND. INVALID_ARGUMENT: MODEL_REQUIRED."""
@@ -97,7 +103,9 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     """
 
 class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
-    """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place."""
+    """ProfileService makes and keeps reference profiles. A profile never changes; another one takes its place.
+    In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …
+    """
 
     @_abc_1.abstractmethod
     def UploadProfile(
@@ -123,7 +131,8 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_profiles_pb2.CreateProfileResponse, _abc.Awaitable[_profiles_pb2.CreateProfileResponse]]:
         """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
         Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE.
+        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+        VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
