@@ -55,6 +55,8 @@ class TrainerSettings(ServerSettings, PostgresSettings, OutsideSettings):
     """Runs worked on at once in this process; those that run elsewhere (Ray, Kubernetes, remote workers) count."""
     trainer_max_running: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Runs worked on at once over all replicas; by default as many as they have workers."""
+    trainer_validations: Annotated[int, Field(ge=1, le=64)] = 1
+    """Validations that were asked for by themselves, worked on at once in this process; those of runs don't count."""
     trainer_lease_ms: Annotated[int, Field(ge=1_000, le=600_000)] = 30_000
     """How long after a worker's death another takes its run over."""
     poll_interval_ms: Annotated[int, Field(ge=50, le=60_000)] = 5_000
@@ -78,3 +80,18 @@ class TrainerSettings(ServerSettings, PostgresSettings, OutsideSettings):
     trainer_scripts_enabled: bool = False
     """Whether the recipe `script` may be used: whoever is an operator can then run code of their own where the trainer
     runs."""
+
+    dataset_max_bytes: Annotated[int, Field(ge=1, le=1024**4)] = GIBIBYTE
+    """The most bytes that one upload of rows may have."""
+    dataset_max_rows: Annotated[int, Field(ge=1, le=1_000_000_000)] = 10_000_000
+    """The most rows that a version of a dataset may have."""
+    dataset_max_columns: Annotated[int, Field(ge=1, le=10_000)] = 2_000
+    """The most columns that a version of a dataset may have."""
+    dataset_max_unpacked_bytes: Annotated[int, Field(ge=1, le=1024**4)] = 4 * GIBIBYTE
+    """The most that the rows of one version may unpack to, whatever their file packs them to."""
+    dataset_read_memory_bytes: Annotated[int, Field(ge=64 * MEBIBYTE, le=1024**4)] = 1536 * MEBIBYTE
+    """The memory that the process may use that reads a file of rows, beside what it needs anyway."""
+    dataset_read_timeout_ms: Annotated[int, Field(ge=1_000, le=HOUR_MS)] = 600_000
+    """How long that process may take."""
+    dataset_builds: Annotated[int, Field(ge=1, le=64)] = 1
+    """Datasets that this process gathers at once, from live traffic and feature views."""

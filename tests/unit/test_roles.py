@@ -30,7 +30,6 @@ SERVICERS = [
 AHEAD = {
     "penstock.api.trainer.v1.TrainingService",
     "penstock.api.trainer.v1.DatasetService",
-    "penstock.api.trainer.v1.ValidationService",
 }
 """Contracts that others speak already, and whose own service is yet to come."""
 ROLES = {"none": Role.PUBLIC, "viewer": Role.VIEWER, "operator": Role.OPERATOR, "admin": Role.ADMIN}

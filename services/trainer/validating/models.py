@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import pyarrow as pa
 
@@ -43,6 +44,22 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class Criterion:
+    """A success criterion: the metric is at most (`at_most`), or at least, the threshold."""
+
+    metric: str
+    at_most: bool
+    threshold: float
+
+    def met(self, metrics: Mapping[str, float]) -> bool:
+        """Whether it is met; what was not measured meets nothing."""
+        value = metrics.get(self.metric)
+        if value is None:
+            return False
+        return value <= self.threshold if self.at_most else value >= self.threshold
+
+
+@dataclass(frozen=True, slots=True)
 class Validation:
     """How a trial went.
 
@@ -56,6 +73,7 @@ class Validation:
         evaluation_id: of the evaluation in the registry; 0: none was recorded, since the version could not be tried.
         live_version: what it was compared with; '': nothing.
         row_count: rows that were predicted.
+        criteria: the model's, as they stood.
     """
 
     passed: bool
@@ -65,3 +83,10 @@ class Validation:
     live_version: str = ""
     notes: Sequence[str] = ()
     row_count: int = 0
+    criteria: Sequence[Criterion] = ()
+
+    @classmethod
+    def of(cls, columns: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` wrote."""
+        criteria = tuple(Criterion(**each) for each in columns.get("criteria", ()))
+        return cls(**{**columns, "criteria": criteria})

@@ -18,7 +18,7 @@ from services.trainer.task import Stopping
 from services.trainer.validating.held_out import HeldOut, held_out
 from services.trainer.validating.inputs import inputs_of
 from services.trainer.validating.measuring import bounded, compared, measured, sliced
-from services.trainer.validating.models import Trial, Untried, Validation
+from services.trainer.validating.models import Criterion, Trial, Untried, Validation
 from services.trainer.validating.outputs import Answers, answers_of, task_type_of
 from services.trainer.validating.predicting import Predicting
 
@@ -80,7 +80,7 @@ class _Trying:
             live = self._live()
             done = self._recorded()
         if done is not None:
-            return self._judged(done, live)
+            return self._judged(done, live, criteria)
         try:
             rows = self._rows(criteria)
             metrics: dict[str, float] = {"size_bytes": float(version.size_bytes)}
@@ -88,7 +88,9 @@ class _Trying:
                 metrics |= self._measured(version, live, rows)
         except Untried as untried:
             shortfalls = (str(untried), *(f"{each.metric} was not measured" for each in criteria))
-            return Validation(False, {}, shortfalls, live_version=_name(live), notes=tuple(self._notes))
+            return Validation(
+                False, {}, shortfalls, live_version=_name(live), notes=tuple(self._notes), criteria=_kept(criteria)
+            )
         with registry_answers():
             evaluation = self._client.registry.record_evaluation(
                 trial.model,
@@ -98,7 +100,7 @@ class _Trying:
                 note="\n".join(filter(None, (self._mark, trial.note, *self._notes)))[:MAX_NOTE_CHARS],
                 request_id=f"validation-{trial.trial_id}",
             )
-        validation = self._judged(evaluation, live)
+        validation = self._judged(evaluation, live, criteria)
         return replace(validation, row_count=rows.table.num_rows if rows else 0)
 
     def _live(self) -> registry.ModelVersion | None:
@@ -120,7 +122,12 @@ class _Trying:
                 return evaluation
         return None
 
-    def _judged(self, evaluation: registry.Evaluation, live: registry.ModelVersion | None) -> Validation:
+    def _judged(
+        self,
+        evaluation: registry.Evaluation,
+        live: registry.ModelVersion | None,
+        criteria: Sequence[registry.SuccessCriterion],
+    ) -> Validation:
         notes = tuple(self._notes or evaluation.note.splitlines()[1:])
         return Validation(
             evaluation.passed,
@@ -129,6 +136,7 @@ class _Trying:
             evaluation.id,
             live_version=_name(live),
             notes=notes,
+            criteria=_kept(criteria),
         )
 
     def _rows(self, criteria: Sequence[registry.SuccessCriterion]) -> HeldOut | None:
@@ -179,3 +187,9 @@ class _Trying:
 
 def _name(version: registry.ModelVersion | None) -> str:
     return version.version if version is not None else ""
+
+
+def _kept(criteria: Sequence[registry.SuccessCriterion]) -> tuple[Criterion, ...]:
+    return tuple(
+        Criterion(each.metric, each.comparison == registry.COMPARISON_AT_MOST, each.threshold) for each in criteria
+    )
