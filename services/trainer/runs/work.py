@@ -29,6 +29,7 @@ from services.trainer.runs.store import RunStore
 from services.trainer.runs.telling import Telling
 from services.trainer.task import Executor, Outcome, Part, RunFolder, Stopping, Task, TrainingType
 from services.trainer.validating.models import Trial, Validation
+from services.trainer.validating.store import ValidationStore, said
 from services.trainer.validating.validating import Validating
 
 
@@ -71,6 +72,7 @@ class TrainingWork:
         self._folders = folders
         self._steps = steps
         self._limits = limits
+        self._validations = ValidationStore()
 
     def __call__(self, run: JobRun) -> Mapping[str, Any]:
         """Do a run to its end. What it raises says how it ended, see `common.jobs.Work`."""
@@ -195,8 +197,8 @@ class TrainingWork:
                 shortfalls=validation.shortfalls,
                 evaluation_id=validation.evaluation_id,
             )
-            said = "passed" if validation.passed else "did not pass"
-            self._store.at(connection, run_id, f"version {spec.new_version} {said} validation")
+            self._store.at(connection, run_id, said(spec.new_version, validation))
+            self._validations.of_run(connection, run_id, trial, validation)
         return validation
 
     def _profile(self, run: JobRun, spec: RunSpec, folder: RunFolder) -> None:
