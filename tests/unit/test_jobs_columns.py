@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 TABLES = {
     ("inference", "prediction_jobs"): "services/inference/migrations/0001_prediction_jobs.sql",
     ("fetcher", "fetch_jobs"): "services/fetcher/migrations/0001_fetch_jobs.sql",
+    ("trainer", "dataset_builds"): "services/trainer/migrations/0002_datasets.sql",
     ("trainer", "training_runs"): "services/trainer/migrations/0001_training_runs.sql",
     ("trainer", "validations"): "services/trainer/migrations/0004_validations.sql",
 }

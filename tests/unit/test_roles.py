@@ -29,7 +29,6 @@ SERVICERS = [
 ]
 AHEAD = {
     "penstock.api.trainer.v1.TrainingService",
-    "penstock.api.trainer.v1.DatasetService",
 }
 """Contracts that others speak already, and whose own service is yet to come."""
 ROLES = {"none": Role.PUBLIC, "viewer": Role.VIEWER, "operator": Role.OPERATOR, "admin": Role.ADMIN}

@@ -10,6 +10,7 @@ from typing import Self
 from penstock.api.inference.v1.prediction_jobs_pb2_grpc import PredictionJobServiceStub
 from penstock.channels import MEBIBYTE, Connection, Limits
 from penstock.credentials import Address, Credentials
+from penstock.datasets import DatasetsClient
 from penstock.features import FeaturesClient
 from penstock.fetcher import FetcherClient
 from penstock.inference import InferenceClient
@@ -20,6 +21,7 @@ from penstock.retries import RetryPolicy
 from penstock.stubs import FetcherStub, InferenceStub, MonitoringStub, RegistryStub, TrainerStub
 from penstock.training import TrainingClient
 from penstock.training_worker import TrainingWorkerClient
+from penstock.validations import ValidationsClient
 
 DEFAULT_ADDRESSES = {
     "PENSTOCK_REGISTRY_ADDRESS": "localhost:50051",
@@ -129,6 +131,8 @@ class Client:
         self._jobs = PredictionJobsClient(self._jobs_connection)
         self._fetcher = FetcherClient(self._fetcher_connection)
         self._training = TrainingClient(self._trainer_connection)
+        self._datasets = DatasetsClient(self._trainer_connection)
+        self._validations = ValidationsClient(self._trainer_connection)
         self._training_worker = TrainingWorkerClient(self._trainer_connection, trainer_address, credentials)
 
     @property
@@ -165,6 +169,16 @@ class Client:
     def training(self) -> TrainingClient:
         """Runs that make a version of a model."""
         return self._training
+
+    @property
+    def validations(self) -> ValidationsClient:
+        """Versions tried on rows that they have not seen."""
+        return self._validations
+
+    @property
+    def datasets(self) -> DatasetsClient:
+        """Rows to learn from and to judge by, in versions that never change."""
+        return self._datasets
 
     @property
     def training_worker(self) -> TrainingWorkerClient:

@@ -100,9 +100,9 @@ class _SplitBy:
 class _SplitByEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_SplitBy.ValueType], _builtins.type):
     DESCRIPTOR: _descriptor.EnumDescriptor
     SPLIT_BY_UNSPECIFIED: _SplitBy.ValueType  # 0
-    """By a hash of each row's place and the seed."""
+    """Not said: by seed."""
     SPLIT_BY_SEED: _SplitBy.ValueType  # 1
-    """Likewise."""
+    """By a hash of each row's place and the seed; docs/datasets.md says which."""
     SPLIT_BY_TIME: _SplitBy.ValueType  # 2
     """By a time column: the earliest rows train, the latest test."""
     SPLIT_BY_KEY: _SplitBy.ValueType  # 3
@@ -112,9 +112,9 @@ class SplitBy(_SplitBy, metaclass=_SplitByEnumTypeWrapper):
     """SplitBy says how rows are divided."""
 
 SPLIT_BY_UNSPECIFIED: SplitBy.ValueType  # 0
-"""By a hash of each row's place and the seed."""
+"""Not said: by seed."""
 SPLIT_BY_SEED: SplitBy.ValueType  # 1
-"""Likewise."""
+"""By a hash of each row's place and the seed; docs/datasets.md says which."""
 SPLIT_BY_TIME: SplitBy.ValueType  # 2
 """By a time column: the earliest rows train, the latest test."""
 SPLIT_BY_KEY: SplitBy.ValueType  # 3
@@ -283,7 +283,6 @@ class DatasetSource(_message.Message):
     UPLOAD_FIELD_NUMBER: _builtins.int
     TRAFFIC_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
-    QUERY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def upload(self) -> Global___UploadSource:
         """A file that was sent."""
@@ -296,23 +295,18 @@ class DatasetSource(_message.Message):
     def features(self) -> Global___FeatureSource:
         """Feature views, as of a time per row of another dataset."""
 
-    @_builtins.property
-    def query(self) -> Global___QuerySource:
-        """What a database answered, or files elsewhere."""
-
     def __init__(
         self,
         *,
         upload: Global___UploadSource | None = ...,
         traffic: Global___TrafficSource | None = ...,
         features: Global___FeatureSource | None = ...,
-        query: Global___QuerySource | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "query", b"query", "traffic", b"traffic", "upload", b"upload"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "traffic", b"traffic", "upload", b"upload"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "query", b"query", "traffic", b"traffic", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "kind", b"kind", "traffic", b"traffic", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["upload", "traffic", "features", "query"]  # noqa: Y015
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["upload", "traffic", "features"]  # noqa: Y015
     _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
 
@@ -458,32 +452,6 @@ class FeatureSource(_message.Message):
 Global___FeatureSource: _TypeAlias = FeatureSource  # noqa: Y015
 
 @_typing.final
-class QuerySource(_message.Message):
-    """QuerySource is what a connection that the operator has set answers; see docs/datasets.md."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    CONNECTION_FIELD_NUMBER: _builtins.int
-    QUERY_FIELD_NUMBER: _builtins.int
-    connection: _builtins.str
-    """The connection's name, such as `warehouse`."""
-    query: _builtins.str
-    """SQL of a database; a path or a pattern of files."""
-    def __init__(
-        self,
-        *,
-        connection: _builtins.str = ...,
-        query: _builtins.str = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connection", b"connection", "query", b"query"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___QuerySource: _TypeAlias = QuerySource  # noqa: Y015
-
-@_typing.final
 class Dataset(_message.Message):
     """Dataset is a version of a dataset."""
 
@@ -524,6 +492,7 @@ class Dataset(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     CREATE_TIME_FIELD_NUMBER: _builtins.int
     READY_TIME_FIELD_NUMBER: _builtins.int
+    PROGRESS_ROWS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As a model's name."""
     version: _builtins.int
@@ -542,6 +511,8 @@ class Dataset(_message.Message):
     """What it is, at most 1,000 characters."""
     created_by: _builtins.str
     """The caller."""
+    progress_rows: _builtins.int
+    """Of a version that is BUILDING: rows that have been gathered so far."""
     @_builtins.property
     def columns(self) -> _containers.RepeatedCompositeFieldContainer[Global___Column]:
         """In order."""
@@ -584,10 +555,11 @@ class Dataset(_message.Message):
         created_by: _builtins.str = ...,
         create_time: _timestamp_pb2.Timestamp | None = ...,
         ready_time: _timestamp_pb2.Timestamp | None = ...,
+        progress_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["create_time", b"create_time", "ready_time", b"ready_time", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "digest", b"digest", "labels", b"labels", "message", b"message", "name", b"name", "ready_time", b"ready_time", "row_count", b"row_count", "size_bytes", b"size_bytes", "source", b"source", "splits", b"splits", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "create_time", b"create_time", "created_by", b"created_by", "description", b"description", "digest", b"digest", "labels", b"labels", "message", b"message", "name", b"name", "progress_rows", b"progress_rows", "ready_time", b"ready_time", "row_count", b"row_count", "size_bytes", b"size_bytes", "source", b"source", "splits", b"splits", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1075,7 +1047,7 @@ class DownloadDatasetRequest(_message.Message):
     part: Global___DatasetPart.ValueType
     """The part of the split."""
     offset: _builtins.int
-    """Bytes to leave out at the beginning, to go on with a download that broke; 0 where a part is asked for."""
+    """Bytes to leave out at the beginning, to go on with a download that broke."""
     def __init__(
         self,
         *,
@@ -1101,8 +1073,14 @@ class DownloadDatasetResponse(_message.Message):
 
     CHUNK_FIELD_NUMBER: _builtins.int
     DATASET_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
     chunk: _builtins.bytes
     """Bytes, at most 1 MiB."""
+    sha256: _builtins.str
+    """In the first message alone: lowercase hex, of the whole file."""
+    size_bytes: _builtins.int
+    """In the first message alone: of the whole file."""
     @_builtins.property
     def dataset(self) -> Global___Dataset:
         """In the first message alone: of the version."""
@@ -1112,10 +1090,12 @@ class DownloadDatasetResponse(_message.Message):
         *,
         chunk: _builtins.bytes = ...,
         dataset: Global___Dataset | None = ...,
+        sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dataset", b"dataset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chunk", b"chunk", "dataset", b"dataset", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1191,7 +1171,7 @@ class DeleteDatasetRequest(_message.Message):
     version: _builtins.int
     """Required."""
     force: _builtins.bool
-    """Also while a run has not ended that reads it: its bytes go once that has."""
+    """Also while a run has not ended that reads it, or while it is BUILDING."""
     def __init__(
         self,
         *,

@@ -83,8 +83,9 @@ class DatasetServiceServicer(object):
 
     def UploadDataset(self, request_iterator, context):
         """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
-        version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (naming the
-        row and what is wrong: ragged, mistyped), NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows).
+        version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
+        that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
+        UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
         FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -92,10 +93,11 @@ class DatasetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def BuildDataset(self, request, context):
-        """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row, a query.
-        It is BUILDING at first. Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME.
-        NOT_FOUND: MODEL_NOT_FOUND, VIEW_NOT_FOUND, DATASET_NOT_FOUND. FAILED_PRECONDITION: CONNECTION_UNKNOWN,
-        REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
+        """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row.
+        It is BUILDING at first, and FAILED where there is nothing to gather. Role: operator. INVALID_ARGUMENT:
+        SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME. NOT_FOUND: DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND (of the rows
+        that features are read for). FAILED_PRECONDITION: REQUEST_ID_REUSED, MONITORING_NOT_CONFIGURED (of live traffic).
+        RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,15 +119,16 @@ class DatasetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def PreviewDataset(self, request, context):
-        """Gives some rows, as JSON. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY.
+        """Gives some rows, as JSON. Role: viewer. INVALID_ARGUMENT: OUT_OF_BOUNDS. FAILED_PRECONDITION: DATASET_NOT_READY.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadDataset(self, request, context):
-        """Gives a version, or one part of a split, as Parquet. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY.
-        OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPTED.
+        """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
+        split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+        OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,8 +143,10 @@ class DatasetServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DeleteDataset(self, request, context):
-        """Deletes a version; what runs with it ends as if it were there. Role: admin. FAILED_PRECONDITION: DATASET_IN_USE
-        (a run that has not ended; `force` deletes it as soon as that has).
+        """Deletes a version; its number is never given again. Role: admin. INVALID_ARGUMENT: VERSION_REQUIRED.
+        FAILED_PRECONDITION: DATASET_IN_USE (a run that has not ended reads it, or it is BUILDING). By `force` it is gone for
+        everybody at once, save for those runs: they end as if it were there, and its bytes go after them. What builds it is
+        ended.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -39,15 +39,17 @@ class DatasetServiceStub:
     def __new__(cls, channel: _aio.Channel) -> DatasetServiceAsyncStub: ...
     UploadDataset: _grpc.StreamUnaryMultiCallable[_datasets_pb2.UploadDatasetRequest, _datasets_pb2.UploadDatasetResponse]
     """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
-    version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (naming the
-    row and what is wrong: ragged, mistyped), NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows).
+    version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
+    that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
+    UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
     FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
     """
     BuildDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.BuildDatasetRequest, _datasets_pb2.BuildDatasetResponse]
-    """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row, a query.
-    It is BUILDING at first. Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME.
-    NOT_FOUND: MODEL_NOT_FOUND, VIEW_NOT_FOUND, DATASET_NOT_FOUND. FAILED_PRECONDITION: CONNECTION_UNKNOWN,
-    REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
+    """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row.
+    It is BUILDING at first, and FAILED where there is nothing to gather. Role: operator. INVALID_ARGUMENT:
+    SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME. NOT_FOUND: DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND (of the rows
+    that features are read for). FAILED_PRECONDITION: REQUEST_ID_REUSED, MONITORING_NOT_CONFIGURED (of live traffic).
+    RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
     """
     GetDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.GetDatasetRequest, _datasets_pb2.GetDatasetResponse]
     """Gives a version. Role: viewer. NOT_FOUND: DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
@@ -56,18 +58,21 @@ class DatasetServiceStub:
     INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
     """
     PreviewDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.PreviewDatasetRequest, _datasets_pb2.PreviewDatasetResponse]
-    """Gives some rows, as JSON. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY."""
+    """Gives some rows, as JSON. Role: viewer. INVALID_ARGUMENT: OUT_OF_BOUNDS. FAILED_PRECONDITION: DATASET_NOT_READY."""
     DownloadDataset: _grpc.UnaryStreamMultiCallable[_datasets_pb2.DownloadDatasetRequest, _datasets_pb2.DownloadDatasetResponse]
-    """Gives a version, or one part of a split, as Parquet. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY.
-    OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPTED.
+    """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
+    split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+    OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
     """
     SplitDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.SplitDatasetRequest, _datasets_pb2.SplitDatasetResponse]
     """Divides a version into training, validation and test, for good: the same again gives the same split. Role: operator.
     INVALID_ARGUMENT: INVALID_SHARES, UNKNOWN_COLUMN, EMPTY_PART. FAILED_PRECONDITION: DATASET_NOT_READY.
     """
     DeleteDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.DeleteDatasetRequest, _datasets_pb2.DeleteDatasetResponse]
-    """Deletes a version; what runs with it ends as if it were there. Role: admin. FAILED_PRECONDITION: DATASET_IN_USE
-    (a run that has not ended; `force` deletes it as soon as that has).
+    """Deletes a version; its number is never given again. Role: admin. INVALID_ARGUMENT: VERSION_REQUIRED.
+    FAILED_PRECONDITION: DATASET_IN_USE (a run that has not ended reads it, or it is BUILDING). By `force` it is gone for
+    everybody at once, save for those runs: they end as if it were there, and its bytes go after them. What builds it is
+    ended.
     """
 
 @_typing.type_check_only
@@ -77,15 +82,17 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     UploadDataset: _aio.StreamUnaryMultiCallable[_datasets_pb2.UploadDatasetRequest, _datasets_pb2.UploadDatasetResponse]  # type: ignore[assignment]
     """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
-    version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (naming the
-    row and what is wrong: ragged, mistyped), NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows).
+    version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
+    that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
+    UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
     FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
     """
     BuildDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.BuildDatasetRequest, _datasets_pb2.BuildDatasetResponse]  # type: ignore[assignment]
-    """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row, a query.
-    It is BUILDING at first. Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME.
-    NOT_FOUND: MODEL_NOT_FOUND, VIEW_NOT_FOUND, DATASET_NOT_FOUND. FAILED_PRECONDITION: CONNECTION_UNKNOWN,
-    REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
+    """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row.
+    It is BUILDING at first, and FAILED where there is nothing to gather. Role: operator. INVALID_ARGUMENT:
+    SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME. NOT_FOUND: DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND (of the rows
+    that features are read for). FAILED_PRECONDITION: REQUEST_ID_REUSED, MONITORING_NOT_CONFIGURED (of live traffic).
+    RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
     """
     GetDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.GetDatasetRequest, _datasets_pb2.GetDatasetResponse]  # type: ignore[assignment]
     """Gives a version. Role: viewer. NOT_FOUND: DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND."""
@@ -94,18 +101,21 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     INVALID_ARGUMENT: INVALID_PAGE_SIZE, INVALID_PAGE_TOKEN.
     """
     PreviewDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.PreviewDatasetRequest, _datasets_pb2.PreviewDatasetResponse]  # type: ignore[assignment]
-    """Gives some rows, as JSON. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY."""
+    """Gives some rows, as JSON. Role: viewer. INVALID_ARGUMENT: OUT_OF_BOUNDS. FAILED_PRECONDITION: DATASET_NOT_READY."""
     DownloadDataset: _aio.UnaryStreamMultiCallable[_datasets_pb2.DownloadDatasetRequest, _datasets_pb2.DownloadDatasetResponse]  # type: ignore[assignment]
-    """Gives a version, or one part of a split, as Parquet. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY.
-    OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPTED.
+    """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
+    split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+    OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
     """
     SplitDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.SplitDatasetRequest, _datasets_pb2.SplitDatasetResponse]  # type: ignore[assignment]
     """Divides a version into training, validation and test, for good: the same again gives the same split. Role: operator.
     INVALID_ARGUMENT: INVALID_SHARES, UNKNOWN_COLUMN, EMPTY_PART. FAILED_PRECONDITION: DATASET_NOT_READY.
     """
     DeleteDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.DeleteDatasetRequest, _datasets_pb2.DeleteDatasetResponse]  # type: ignore[assignment]
-    """Deletes a version; what runs with it ends as if it were there. Role: admin. FAILED_PRECONDITION: DATASET_IN_USE
-    (a run that has not ended; `force` deletes it as soon as that has).
+    """Deletes a version; its number is never given again. Role: admin. INVALID_ARGUMENT: VERSION_REQUIRED.
+    FAILED_PRECONDITION: DATASET_IN_USE (a run that has not ended reads it, or it is BUILDING). By `force` it is gone for
+    everybody at once, save for those runs: they end as if it were there, and its bytes go after them. What builds it is
+    ended.
     """
 
 class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -118,8 +128,9 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.UploadDatasetResponse, _abc.Awaitable[_datasets_pb2.UploadDatasetResponse]]:
         """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
-        version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (naming the
-        row and what is wrong: ragged, mistyped), NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows).
+        version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
+        that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
+        UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
         FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
         """
 
@@ -129,10 +140,11 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _datasets_pb2.BuildDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.BuildDatasetResponse, _abc.Awaitable[_datasets_pb2.BuildDatasetResponse]]:
-        """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row, a query.
-        It is BUILDING at first. Role: operator. INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME.
-        NOT_FOUND: MODEL_NOT_FOUND, VIEW_NOT_FOUND, DATASET_NOT_FOUND. FAILED_PRECONDITION: CONNECTION_UNKNOWN,
-        REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
+        """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row.
+        It is BUILDING at first, and FAILED where there is nothing to gather. Role: operator. INVALID_ARGUMENT:
+        SOURCE_REQUIRED, INVALID_NAME, INVALID_TIME. NOT_FOUND: DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND (of the rows
+        that features are read for). FAILED_PRECONDITION: REQUEST_ID_REUSED, MONITORING_NOT_CONFIGURED (of live traffic).
+        RESOURCE_EXHAUSTED: TOO_MANY_JOBS.
         """
 
     @_abc_1.abstractmethod
@@ -159,7 +171,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _datasets_pb2.PreviewDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.PreviewDatasetResponse, _abc.Awaitable[_datasets_pb2.PreviewDatasetResponse]]:
-        """Gives some rows, as JSON. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY."""
+        """Gives some rows, as JSON. Role: viewer. INVALID_ARGUMENT: OUT_OF_BOUNDS. FAILED_PRECONDITION: DATASET_NOT_READY."""
 
     @_abc_1.abstractmethod
     def DownloadDataset(
@@ -167,8 +179,9 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _datasets_pb2.DownloadDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_datasets_pb2.DownloadDatasetResponse], _abc.AsyncIterator[_datasets_pb2.DownloadDatasetResponse]]:
-        """Gives a version, or one part of a split, as Parquet. Role: viewer. FAILED_PRECONDITION: DATASET_NOT_READY.
-        OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPTED.
+        """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
+        split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+        OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
         """
 
     @_abc_1.abstractmethod
@@ -187,8 +200,10 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _datasets_pb2.DeleteDatasetRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_datasets_pb2.DeleteDatasetResponse, _abc.Awaitable[_datasets_pb2.DeleteDatasetResponse]]:
-        """Deletes a version; what runs with it ends as if it were there. Role: admin. FAILED_PRECONDITION: DATASET_IN_USE
-        (a run that has not ended; `force` deletes it as soon as that has).
+        """Deletes a version; its number is never given again. Role: admin. INVALID_ARGUMENT: VERSION_REQUIRED.
+        FAILED_PRECONDITION: DATASET_IN_USE (a run that has not ended reads it, or it is BUILDING). By `force` it is gone for
+        everybody at once, save for those runs: they end as if it were there, and its bytes go after them. What builds it is
+        ended.
         """
 
 def add_DatasetServiceServicer_to_server(servicer: DatasetServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

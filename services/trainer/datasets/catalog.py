@@ -1,0 +1,151 @@
+"""Versions as they are looked up, read and deleted."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from services.common import pages
+from services.common.blobs import BlobReader
+from services.common.blobs.flow import check_offset
+from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
+from services.common.jobs import JobStore
+from services.trainer.datasets.dividing import Dividing, divided, get_split
+from services.trainer.datasets.files import RowFiles, chunks_of, read_rows, write_parts
+from services.trainer.datasets.models import Dataset, DatasetState, KeptSplit
+from services.trainer.datasets.splits import Split
+from services.trainer.datasets.store import DatasetStore
+from services.trainer.task import Part
+
+DEFAULT_PAGE: Final = 50
+_LAST: Final = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class SentFile:
+    """A file that is downloaded: of which version, and what all of it hashes to and how long it is."""
+
+    dataset: Dataset
+    sha256: str
+    size_bytes: int
+
+
+class Catalog:
+    """Looks versions up."""
+
+    def __init__(self, store: DatasetStore, files: RowFiles, dividing: Dividing, builds: JobStore) -> None:
+        self._store = store
+        self._files = files
+        self._dividing = dividing
+        self._builds = builds
+
+    def get(self, name: str, version: int) -> Dataset:
+        """Read a version, 0: the newest that is READY; raises NotFound."""
+        return self._store.get(name, version)
+
+    def page(self, name: str, *, page_size: int, page_token: str) -> tuple[list[Dataset], str]:
+        """List all versions of one, the newest first; or the newest version of each, by name."""
+        size = pages.page_size(page_size, default=DEFAULT_PAGE)
+        filters = {"datasets": name}
+        position = pages.decode(page_token, filters)
+        after, before = "", _LAST
+        if position is not None:
+            after, before = _position(position, named=bool(name))
+        found = self._store.page(name, after=after, before=before, limit=size + 1)
+        if len(found) <= size:
+            return found, ""
+        last = found[size - 1]
+        return found[:size], pages.encode([last.version if name else last.name], filters)
+
+    def preview(self, name: str, version: int, offset: int, limit: int) -> list[dict[str, Any]]:
+        """Read some rows; raises as `get`, and FailedPrecondition (DATASET_NOT_READY)."""
+        dataset = self._ready(name, version)
+        with self._files.brought(self._store.blob(dataset.version_id)) as path:
+            return read_rows(path, offset, limit)
+
+    def download(
+        self, name: str, version: int, *, split_id: str, part: Part | None, offset: int
+    ) -> tuple[SentFile, Iterator[bytes]]:
+        """Give the bytes of a version's file, or of one part of a split, as Parquet.
+
+        Raises:
+            FailedPrecondition: DATASET_NOT_READY.
+            NotFound: SPLIT_NOT_FOUND.
+            InvalidArgument: PART_REQUIRED.
+            OutOfRange: OFFSET_OUT_OF_RANGE.
+        """
+        dataset = self._ready(name, version)
+        if bool(split_id) != (part is not None):
+            sentence = "a part is of a split: name both, or neither for all rows"
+            raise InvalidArgument.field("part", sentence, reason="PART_REQUIRED")
+        sha256 = self._store.blob(dataset.version_id)
+        if part is None:
+            reader = self._files.open(sha256, offset)
+            return SentFile(dataset, sha256, dataset.size_bytes), _closing(reader)
+        stack = ExitStack()
+        with stack:
+            path = stack.enter_context(self._files.brought(sha256))
+            _, parts = divided(dataset, get_split(dataset, split_id).split, path)
+            out = path.with_name("part.parquet")
+            write_parts(path, parts, {part: out})
+            size_bytes = out.stat().st_size
+            check_offset(offset, size_bytes=size_bytes)
+            with out.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            # Whoever reads the bytes to their end, or closes them, lets go of the folder.
+            return SentFile(dataset, digest, size_bytes), _with(stack.pop_all(), chunks_of(out, offset))
+
+    def split(self, name: str, version: int, split: Split) -> KeptSplit:
+        """Divide a version; see `Dividing.split`."""
+        return self._dividing.split(self._ready(name, version), split)
+
+    def delete(self, name: str, version: int, *, force: bool) -> None:
+        """Delete a version; raises NotFound, and FailedPrecondition (DATASET_IN_USE) unless by force."""
+        dataset = self._store.get(name, version)
+        with self._store.transaction() as connection:
+            build = self._store.delete(connection, dataset, force=force)
+        if build is not None:
+            self._cancel(build)
+
+    def _cancel(self, build: UUID) -> None:
+        try:
+            self._builds.cancel(build)
+        except FailedPrecondition:
+            return  # it has ended meanwhile, and the version goes with the next housekeeping
+
+    def _ready(self, name: str, version: int) -> Dataset:
+        return ready(self._store.get(name, version))
+
+
+def ready(
+    dataset: Dataset,
+    refusal: Callable[[str], DomainError] = lambda sentence: FailedPrecondition(sentence, reason="DATASET_NOT_READY"),
+) -> Dataset:
+    """Give a version back that can be read."""
+    if dataset.state is not DatasetState.READY:
+        why = f": {dataset.message}" if dataset.message else "; wait until it is READY"
+        raise refusal(f"{dataset.reference} is {dataset.state}{why}")
+    return dataset
+
+
+def _closing(reader: BlobReader) -> Iterator[bytes]:
+    with reader:
+        yield from reader
+
+
+def _with(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
+    with stack:
+        yield from chunks
+
+
+def _position(position: list[Any], *, named: bool) -> tuple[str, int]:
+    match position:
+        case [int(before)] if named and 0 < before <= _LAST:
+            return "", before
+        case [str(after)] if not named and len(after) <= 128 and "\0" not in after:
+            return after, _LAST
+    raise pages.unknown_token()

@@ -1,0 +1,113 @@
+"""Files of rows: where they are kept for good, and where they are looked at."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from services.common.allowed_files import write_scratch
+from services.common.blobs import Blob, BlobReader, BlobStore
+from services.trainer.datasets.rows.writing import open_writer, read_batches
+from services.trainer.datasets.splits import PARTS
+from services.trainer.datasets.store import DatasetStore
+from services.trainer.task import Part
+
+CHUNK_BYTES: Final = 1024 * 1024
+
+
+class RowFiles:
+    """The files of versions, in the blob store, and copies of them in a folder of this process."""
+
+    def __init__(self, store: DatasetStore, blobs: BlobStore, folder: Path | None, max_bytes: int) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._folder = folder
+        self._max_bytes = max_bytes
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """Lend an empty folder."""
+        with tempfile.TemporaryDirectory(prefix="penstock-dataset-", dir=self._folder) as folder:
+            yield Path(folder)
+
+    def keep(self, path: Path) -> Blob:
+        """Store a file; whoever names it does so soon."""
+        return self._blobs.put(
+            chunks_of(path),
+            size_bytes=path.stat().st_size,
+            max_bytes=self._max_bytes,
+            before_publish=lambda coming: self._store.ledger.keep(coming.sha256),
+        )
+
+    def open(self, sha256: str, offset: int = 0) -> BlobReader:
+        """Read a file from a byte on."""
+        return self._blobs.open(sha256, offset=offset)
+
+    @contextmanager
+    def brought(self, sha256: str) -> Iterator[Path]:
+        """Lend a copy of a file."""
+        with self.scratch() as folder:
+            path = folder / "rows.parquet"
+            with path.open("xb") as out, self._blobs.open(sha256) as reader:
+                for chunk in reader:
+                    write_scratch(out, chunk)
+            yield path
+
+
+def chunks_of(path: Path, offset: int = 0) -> Iterator[bytes]:
+    """Give the bytes of a file from one on."""
+    with path.open("rb") as file:
+        file.seek(offset)
+        while chunk := file.read(CHUNK_BYTES):
+            yield chunk
+
+
+def read_column(path: Path, name: str) -> pa.ChunkedArray:
+    """Read one column of a file of ours."""
+    return pq.read_table(path, columns=[name]).column(name)
+
+
+def read_rows(path: Path, offset: int, limit: int) -> list[dict[str, Any]]:
+    """Read some rows of a file of ours."""
+    found: list[dict[str, Any]] = []
+    with pq.ParquetFile(path) as file:
+        for number in range(file.metadata.num_row_groups):
+            rows = int(file.metadata.row_group(number).num_rows)
+            if offset >= rows:
+                offset -= rows
+                continue
+            found += file.read_row_group(number).slice(offset, limit - len(found)).to_pylist()
+            offset = 0
+            if len(found) >= limit:
+                break
+    return found
+
+
+def write_parts(
+    path: Path, parts: NDArray[Any], out: Mapping[Part, Path], columns: Sequence[str] | None = None
+) -> None:
+    """Write the rows of each part that is asked for into a file of its own, in their order."""
+    written: dict[Part, Any] = {}
+    start = 0
+    try:
+        for batch in read_batches(path, columns):
+            places = parts[start : start + batch.num_rows]
+            start += batch.num_rows
+            for number, part in enumerate(PARTS):
+                if part not in out:
+                    continue
+                if part not in written:
+                    written[part] = open_writer(out[part], batch.schema)
+                chosen = batch.filter(pa.array(places == number))
+                if chosen.num_rows:
+                    written[part].write_batch(chosen)
+    finally:
+        for writer in written.values():
+            writer.close()
