@@ -59,10 +59,15 @@ class ValidationWork:
         )
         compared = f" beside {spec.against}" if spec.against else ""
         self._say(run, f"predicting {rows.num_rows if rows else 0:,} rows with version {spec.version}{compared}")
-        validation = self._validating.validate(
-            run, trial, lambda done, total: run.report(Progress(done=done, total=total))
-        )
-        self._say(run, said(spec.version, validation))
+        progress = run.job.progress
+
+        def told(done: int, total: int) -> None:
+            nonlocal progress
+            progress = Progress(done=done, total=total)
+            run.report(progress)
+
+        validation = self._validating.validate(run, trial, told)
+        self._say(run, said(spec.version, validation), progress)
         return asdict(validation)
 
     def _rows(self, run: JobRun, spec: ValidationSpec) -> tuple[pa.Table | None, str]:
@@ -83,8 +88,8 @@ class ValidationWork:
             self._store.prepared(connection, run.job.job_id, given.dataset)
         return (pa.concat_tables(tables) if tables else None), given.dataset
 
-    def _say(self, run: JobRun, message: str) -> None:
+    def _say(self, run: JobRun, message: str, progress: Progress | None = None) -> None:
         run.check()
         with run.holding() as connection:
             self._store.at(connection, run.job.job_id, message)
-            self._jobs.report(connection, run.lease, run.job.progress)
+            self._jobs.report(connection, run.lease, progress or run.job.progress)
