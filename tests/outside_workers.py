@@ -108,7 +108,11 @@ class Elsewhere:
         with tempfile.TemporaryDirectory(dir=self.folder) as path:
             folder = RunFolder(Path(path))
             folder.make()
-            for name, content in self.inputs.items():
+            kept = {
+                f"checkpoint/{name}": content for _, files in told.checkpoints[-1:] for name, content in files.items()
+            }
+            for name, content in {**self.inputs, **kept}.items():
+                (folder.path / name).parent.mkdir(parents=True, exist_ok=True)
                 (folder.path / name).write_bytes(content)
             parameters = dict(payload["parameters"])
             resources = parameters.pop("resources", {})
@@ -138,6 +142,12 @@ class Elsewhere:
             yield workers
         finally:
             workers.close(LONG_S)
+
+    def fall_silent(self, run_id: UUID) -> None:
+        """Have nothing been heard of a run's worker for an hour."""
+        with self.database.transaction() as connection:
+            ago = "UPDATE trainer.outside_tasks SET heard_time = now() - interval '1 hour' WHERE run_id = %s"
+            connection.execute(ago, [run_id])
 
     def worker(self, **settings: str) -> subprocess.Popen[bytes]:
         """Start a worker's process."""

@@ -170,14 +170,14 @@ class OutsideExecutor:
             stopping.check()
             seen = self._news.count
             try:
-                heard = self._hear(outside, folder, tell)
                 now = self._store.get(outside.task_id)
+                heard = self._hear(outside, folder, tell)  # after it: what came before an end is there with it
             except Unavailable as error:  # while the lease holds, the database may be back
                 _log.info("outside worker not heard", run=str(outside.run_id), reason=error.reason)
                 stopping.wait(LOOK_S)
                 continue
             if now.state in (TaskState.COMPLETED, TaskState.FAILED, TaskState.VOID):
-                if not heard:  # what it told before its end comes first
+                if not heard:
                     return self._ended(now)
                 continue
             self._check_silence(now)

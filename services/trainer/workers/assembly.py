@@ -23,8 +23,8 @@ from services.trainer.workers.files import OutsideFiles
 from services.trainer.workers.settings import OutsideSettings
 from services.trainer.workers.store import OutsideStore
 
-REPORTS_A_SILENCE = 6
-"""A worker reports so often in the time after which it is given up."""
+REPORTS_A_SILENCE, MAX_INTERVAL_MS = 6, 5_000
+"""A worker reports so often in the time after which it is given up, and so that it hears of a run's end in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ def open_outside(parts: Parts) -> Outside:
     )
     executors = {ExecutorName(place.name): OutsideExecutor(place, followed) for place in _places(settings)}
     limits = servicer.TaskLimits(
-        report_interval_ms=settings.trainer_worker_silence_ms // REPORTS_A_SILENCE,
+        report_interval_ms=min(MAX_INTERVAL_MS, settings.trainer_worker_silence_ms // REPORTS_A_SILENCE),
         max_artifact_bytes=settings.trainer_max_artifact_bytes,
     )
 

@@ -20,7 +20,8 @@ class OutsideSettings(Settings):
     """Where workers elsewhere reach this service: host:port, with grpcs:// before it for TLS. Without it nothing is
     submitted to Ray or Kubernetes."""
     trainer_worker_silence_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 120_000
-    """How long a worker elsewhere may be silent before its run is given to another; it reports six times as often."""
+    """How long a worker elsewhere may be silent before its run is given to another; it reports at least six times as
+    often, and every five seconds."""
     trainer_worker_wait_ms: Annotated[int, Field(ge=1_000, le=604_800_000)] = 1_800_000
     """How long a run waits for a remote worker to ask for it; it takes one of `trainer_runs` meanwhile."""
     trainer_artifact_allowed_hosts: HostNames = ""

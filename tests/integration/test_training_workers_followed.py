@@ -1,0 +1,208 @@
+"""Runs that are trained elsewhere go on while trainers come and go, and are given to others where workers do."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+from uuid import UUID
+
+import pytest
+
+import penstock
+from penstock import errors
+from services.common.jobs import JobState
+from services.trainer.task import Event
+from services.trainer.workers.store import OutsideStore
+from services.trainer.workers.tokens import digest_of
+from tests.outside_workers import LONG_S, Elsewhere, elsewhere, finish, hand_in, refused, state_of, wait_for
+from tests.postgres import PostgresServer
+
+SCRIPT = dedent(
+    """
+    import time
+    from services.trainer.task import Column, Outcome, Part
+
+    def train(context):
+        begun = context.checkpoint / "begun"
+        print("from a checkpoint" if begun.exists() else "from nothing", flush=True)
+        for number in (1, 2):
+            context.report(number, {"loss": 1 / number}, total=2)
+        begun.write_text("yes")
+        context.save_checkpoint(2)
+        while context.parameters.get("hang"):
+            time.sleep(0.05)
+        if context.parameters.get("sour"):
+            raise ValueError("these rows taste bad")
+        (context.artifact / "model.onnx").write_bytes(b"a model")
+        return Outcome("ONNX", features=[Column("x", "FP32")], metrics={Part.TEST: {"accuracy": 0.5}})
+    """
+)
+
+
+@pytest.fixture(scope="module")
+def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
+    """Nobody follows runs but who is started."""
+    with elsewhere(postgres_server.clone("trainer"), tmp_path_factory.mktemp("elsewhere"), trains=False) as found:
+        yield found
+
+
+def test_a_trainer_that_drains_leaves_the_worker_at_work_and_the_next_one_follows_it(
+    place: Elsewhere, tmp_path: Path
+) -> None:
+    worker = place.client.training_worker
+    with place.trainer():
+        run_id, token = place.begun()
+        worker.report(token, 1, log=b"one ")
+        wait_for(lambda: bytes(place.told[run_id].log) == b"one ")
+    assert state_of(place, run_id) is JobState.QUEUED
+    assert worker.report(token, 2, log=b"two ") is False
+    with place.trainer():
+        worker.report(token, 3, log=b"three")
+        finish(place, token, tmp_path)
+        job = place.ended(run_id)
+    assert (job.state, bytes(place.told[run_id].log)) == (JobState.COMPLETED, b"one two three")
+    assert place.told[run_id].artifact == {"model.onnx": b"a model"}
+
+
+def test_a_worker_that_is_done_before_anybody_follows_again_is_done(place: Elsewhere, tmp_path: Path) -> None:
+    with place.trainer():
+        run_id, token = place.begun()
+    finish(place, token, tmp_path)
+    with place.trainer():
+        job = place.ended(run_id)
+    assert (job.state, place.told[run_id].artifact) == (JobState.COMPLETED, {"model.onnx": b"a model"})
+
+
+def test_what_is_told_between_two_looks_just_before_the_end_is_heard(
+    place: Elsewhere, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker, store = place.client.training_worker, OutsideStore
+    told, ending = store.told, list[str]()
+
+    def told_and_ended(self: OutsideStore, task_id: UUID) -> list[tuple[int, list[Event]]]:
+        found = told(self, task_id)
+        if ending:
+            token = ending.pop()
+            worker.report(token, 1, log=b"last words")
+            worker.fail(token, "TRAINING_FAILED", "it raised")
+        return found
+
+    monkeypatch.setattr(store, "told", told_and_ended)
+    with place.trainer():
+        run_id, token = place.begun()
+        ending.append(token)
+        assert place.ended(run_id).state is JobState.FAILED
+    assert bytes(place.told[run_id].log) == b"last words"
+
+
+def test_a_silent_workers_run_is_given_to_another_and_its_token_is_void(place: Elsewhere, tmp_path: Path) -> None:
+    worker = place.client.training_worker
+    with place.trainer():
+        run_id, token = place.begun()
+        hand_in(place.client, token, tmp_path, {"state": b"five"}, kind="CHECKPOINT", epoch=5)
+        place.fall_silent(run_id)
+        second = place.claimed()
+        assert (second.task.run_id, second.task.attempt) == (str(run_id), 2)
+        with refused("RUN_TOKEN_VOID"):
+            finish(place, token, tmp_path)
+        finish(place, second.run_token, tmp_path)
+        assert place.ended(run_id).state is JobState.COMPLETED
+    assert place.told[run_id].checkpoints == [(5, {"state": b"five"})]
+    with refused("RUN_TOKEN_VOID"):
+        worker.get_task(token)
+
+
+def test_runs_whose_workers_are_all_lost_fail_and_say_that_trying_again_may_help(place: Elsewhere) -> None:
+    with place.trainer():
+        run_id, token = place.begun()
+        for _ in range(2):
+            place.client.training_worker.fail(token, "WORKER_LOST", "it was told to end")
+            token = place.claimed().run_token
+        place.client.training_worker.fail(token, "WORKER_LOST", "it was told to end")
+        job = place.ended(run_id)
+    assert (job.state, job.attempt, job.error.reason) == (JobState.FAILED, 3, "WORKER_LOST")
+
+
+@pytest.mark.slow
+def test_a_worker_of_its_own_process_asks_for_a_run_and_does_it(place: Elsewhere) -> None:
+    process = place.worker(PENSTOCK_WORKER_ONCE="true")
+    with place.trainer():
+        run_id = place.start(code=SCRIPT)
+        assert process.wait(LONG_S) == 0, place.logs()
+        job = place.ended(run_id)
+    told = place.told[run_id]
+    assert job.state is JobState.COMPLETED, (job.error, bytes(told.log), place.logs())
+    assert [epoch.number for epoch in told.epochs] == [1, 2]
+    assert b"from nothing" in told.log
+    assert told.checkpoints == [(2, {"begun": b"yes", "state": b"one"})]
+    assert told.artifact == {"model.onnx": b"a model"}
+    assert told.outcome is not None
+    assert told.outcome.metrics == {"test": {"accuracy": 0.5}}
+    assert [column.name for column in told.outcome.features] == ["x"]
+
+
+@pytest.mark.slow
+def test_a_recipe_that_raises_elsewhere_fails_the_run_with_its_own_words(place: Elsewhere) -> None:
+    process = place.worker(PENSTOCK_WORKER_ONCE="true")
+    with place.trainer():
+        run_id = place.start(code=SCRIPT, sour=True)
+        assert process.wait(LONG_S) == 0, place.logs()
+        job = place.ended(run_id)
+    assert (job.state, job.error.reason) == (JobState.FAILED, "TRAINING_FAILED"), place.logs()
+    assert b"these rows taste bad" in place.told[run_id].log
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_is_followed_by_another_from_the_last_checkpoint(place: Elsewhere) -> None:
+    first = place.worker(PENSTOCK_WORKER_NAME="first")
+    with place.trainer():
+        run_id = place.start(code=SCRIPT, hang=True)
+        wait_for(lambda: bool(place.told[run_id].checkpoints))
+        os.kill(first.pid, signal.SIGKILL)
+        first.wait(LONG_S)
+        place.fall_silent(run_id)
+        second = place.worker(PENSTOCK_WORKER_NAME="second", PENSTOCK_WORKER_ONCE="true")
+        wait_for(lambda: b"from a checkpoint" in place.told[run_id].log)
+        place.jobs.cancel(run_id)
+        assert place.ended(run_id).state is JobState.CANCELLED
+        assert second.wait(LONG_S) == 0, place.logs()
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_told_to_end_gives_its_run_up_at_once(place: Elsewhere) -> None:
+    first = place.worker()
+    with place.trainer():
+        run_id = place.start(code=SCRIPT, hang=True)
+        wait_for(lambda: bool(place.told[run_id].checkpoints))
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(LONG_S) == 0, place.logs()
+        wait_for(lambda: place.jobs.get(run_id).attempt == 2)
+        place.jobs.cancel(run_id)
+        assert place.ended(run_id).state is JobState.CANCELLED
+
+
+@pytest.mark.slow
+def test_a_worker_with_a_runs_token_does_that_run_and_one_with_none_that_is_good_says_so(place: Elsewhere) -> None:
+    with place.trainer():
+        run_id, token = place.begun(code=SCRIPT)
+        assert place.worker(PENSTOCK_RUN_TOKEN=token).wait(LONG_S) == 0, place.logs()
+        assert place.ended(run_id).state is JobState.COMPLETED
+    void, wrong = place.worker(PENSTOCK_RUN_TOKEN=token), place.worker(PENSTOCK_RUN_TOKEN="nobody's")
+    assert (void.wait(LONG_S), wrong.wait(LONG_S)) == (1, 1)
+    said = place.logs()
+    assert "RUN_TOKEN_VOID" in said
+    assert "INVALID_RUN_TOKEN" in said
+    assert token not in said
+    assert digest_of(token) not in said
+
+
+def test_a_token_is_not_sent_to_another_machine_in_plain_text(place: Elsewhere) -> None:
+
+    with penstock.Client(trainer="192.0.2.1:50055", token="") as client:
+        with refused("TOKEN_OVER_INSECURE_CHANNEL", errors.InvalidArgument):
+            client.training_worker.get_task("a token")
+        with refused("TOKEN_OVER_INSECURE_CHANNEL", errors.InvalidArgument):
+            client.training_worker.complete("a token", None)  # type: ignore[arg-type] # refused before it is looked at
