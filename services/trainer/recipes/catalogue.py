@@ -10,11 +10,17 @@ from typing import Any, Final
 from pydantic import ValidationError
 
 from services.common.errors import FailedPrecondition, FieldViolation, InvalidArgument
+from services.trainer.recipes.keras_mlp import KerasMlp
+from services.trainer.recipes.onnx_optimize import OnnxOptimize
+from services.trainer.recipes.onnx_quantize import OnnxQuantize
 from services.trainer.recipes.recipe import Parameters, Recipe
 from services.trainer.recipes.script import Script
+from services.trainer.recipes.sklearn_recipe import Sklearn
 
 SCRIPT: Final = Script.name
-RECIPES: Mapping[str, Recipe] = {recipe.name: recipe for recipe in (Script(),)}
+RECIPES: Mapping[str, Recipe] = {
+    recipe.name: recipe for recipe in (KerasMlp(), OnnxOptimize(), OnnxQuantize(), Script(), Sklearn())
+}
 """Every recipe, by name. A new one is a line here."""
 
 
