@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from penstock import Client
+from penstock.api.registry.v1 import registry_pb2 as registry
+from penstock.api.tensors.v1 import tensors_pb2 as tensors
 from penstock.errors import PenstockError
 from services.common.checks import file_path
 from services.common.jobs import JobRun
 from services.trainer.faults import TrainingFailed
+from services.trainer.recipes.parent_version import ParentInput, ParentVersion
 from services.trainer.registering.answers import registry_answers
 from services.trainer.runs.models import RunSpec
 from services.trainer.task import RunFolder, TrainingType
@@ -22,7 +25,7 @@ class Parents:
         self._max_bytes = max_bytes
 
     def bring(self, run: JobRun, spec: RunSpec, folder: RunFolder, *, always: bool) -> None:
-        """Write the parent's files into `folder.parent`, where the run begins with them.
+        """Write the parent's files, and what the registry says of it, where the run begins with them.
 
         Raises:
             TrainingFailed: they are more than is allowed (TOO_MUCH_OUTPUT).
@@ -41,8 +44,30 @@ class Parents:
                     path = folder.parent / file_path("files.path", file.path)
                     path.parent.mkdir(parents=True, exist_ok=True)
                     client.registry.download(spec.model, spec.parent_version, path, path=file.path)
+                described(version).write(folder)
             except PenstockError:
                 run.check()  # what it stumbled over may be its own end
                 raise
             finally:
                 run.forget(client.close)
+
+
+def described(version: registry.ModelVersion) -> ParentVersion:
+    """Say of a version what its files don't: what its inputs mean, and what it answers."""
+    fields = version.metadata.fields.fields
+    return ParentVersion(
+        version=version.version,
+        framework=registry.Framework.Name(version.framework).removeprefix("FRAMEWORK_"),
+        inputs=tuple(
+            ParentInput(
+                spec.name,
+                tensors.DataType.Name(spec.datatype).removeprefix("DATA_TYPE_"),
+                tuple(spec.shape),
+                tuple(spec.columns),
+            )
+            for spec in version.signature.inputs
+        ),
+        task_type=version.metadata.task_type,
+        label=fields["label_column"].string_value if "label_column" in fields else "",
+        classes=tuple(each.string_value for each in fields["classes"].list_value.values) if "classes" in fields else (),
+    )
