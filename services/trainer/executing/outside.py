@@ -148,7 +148,10 @@ class OutsideExecutor:
         return not self._place.submits or self._place.standing(outside.submission)[0] is Standing.GOING
 
     def _begun(self, task: Task, folder: RunFolder, stopping: Stopping) -> OutsideTask:
-        resources = Resources.of(task.resources)
+        try:
+            resources = Resources.of(task.resources)
+        except ValueError as error:
+            raise TrainingFailed(str(error), reason="INVALID_PARAMETERS") from error
         token = new_token() if self._place.submits else ""
         outside = self._store.add(task, self.name, resources.labels, token)
         self._files.offer(outside, folder, stopping.check)

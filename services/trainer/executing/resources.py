@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-
-from services.trainer.faults import TrainingFailed
 
 
 class Resources(BaseModel):
@@ -25,11 +22,11 @@ class Resources(BaseModel):
     """What a remote worker must have said that it has, for example `gpu`."""
 
     @classmethod
-    def of(cls, said: Mapping[str, Any]) -> Self:
-        """Read them; raises TrainingFailed (INVALID_PARAMETERS)."""
+    def of(cls, said: object) -> Self:
+        """Read them; raises ValueError, with a sentence."""
         try:
-            return cls.model_validate(dict(said))
+            return cls.model_validate(said)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(map(str, ("resources", *first["loc"])))
-            raise TrainingFailed(f"{where}: {first['msg']}", reason="INVALID_PARAMETERS") from error
+            raise ValueError(f"{where}: {first['msg']}") from None

@@ -137,6 +137,7 @@ class TrainingWork:
             attempt=run.job.attempt,
             time_limit_s=self._limits.time_limit_s,
             memory_limit_bytes=self._limits.memory_limit_bytes,
+            resources=spec.parameters.get("resources", {}),
         )
 
     def _registered(self, run: JobRun, spec: RunSpec, rows: Materialised | None, folder: RunFolder) -> RunSpec:
