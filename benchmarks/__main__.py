@@ -19,6 +19,7 @@ BENCHMARKS = (
     "drift",
     "quality",
     "registry",
+    "features",
     "transfer",
     "fetching",
     "fetch-jobs",

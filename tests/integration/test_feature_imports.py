@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -237,7 +238,7 @@ def test_nothing_else_is_read(place: Place, view: str) -> None:
         f"s3://{place.bucket.name}/rows.parquet",
         "https://example.org/rows.parquet",
     ):
-        error = refusal(lambda uri=uri: place.client.features.import_file(view, uri))
+        error = refusal(partial(place.client.features.import_file, view, uri))
         assert error.reason == "URI_NOT_ALLOWED", uri
     error = refusal(lambda: place.client.features.import_file(view, place.file("absent.csv")))
     assert (type(error), error.reason) == (NotFound, "INPUT_NOT_FOUND")
@@ -251,7 +252,7 @@ def test_an_import_that_nobody_waits_for_ends_and_makes_room(place: Place, view:
     assert next(coming).row_count == 0
     error = refusal(lambda: place.client.features.import_query(view, "shop", "SELECT 'a' AS customer"))
     assert (type(error), error.reason) == (ResourceExhausted, "TOO_MANY_IMPORTS")
-    coming.close()  # type: ignore[attr-defined] # generators have one
+    coming.close()
 
     def quiet() -> bool | None:
         look = "SELECT FROM pg_stat_activity WHERE query LIKE '%pg_sleep(600)%rows_to_import'"

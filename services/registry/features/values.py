@@ -14,6 +14,7 @@ from services.common.errors import InvalidArgument
 from services.registry.features import computing
 from services.registry.features.models import Column, Rows, Selected, Times, View, Written
 from services.registry.features.store.transaction import FeatureStore, FeatureTables
+from services.registry.features.store.values import Asked
 
 FUTURE_TOLERANCE_US = 5 * 60 * 1_000_000
 """How far clocks of writers may be ahead."""
@@ -78,8 +79,8 @@ class FeatureValues:
             wanted = _wanted(tables, selections, brought)
             settled = min((tables.values.settled(each.view) for each in wanted), default=0)
             known = np.minimum(as_of if not known_time else np.full(len(keys), known_time), settled)
-            tables.values.ask(keys, as_of, known)
-            found = [tables.values.as_of(each.view, each.places, as_of) for each in wanted]
+            asked = Asked(keys, as_of, known)
+            found = [tables.values.as_of(each.view, each.places, asked) for each in wanted]
         return [each.given(selected, as_of) for each, selected in zip(wanted, found, strict=True)]
 
     def history(

@@ -93,6 +93,8 @@ def read_csv(
 
 def column_of(feature: Feature, values: Sequence[Any]) -> Column:
     """Make a column of what psycopg read; None is missing."""
+    if None not in values and DTYPES[feature.type] != np.dtype(object):  # most are like this, and it is done at once
+        return Column(np.array(values, DTYPES[feature.type]), np.zeros(len(values), np.bool_))
     missing = np.fromiter((value is None for value in values), np.bool_, len(values))
     dtype = DTYPES[feature.type]
     if dtype == np.dtype(object):
