@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Final
 
 from services.common.errors import NotFound
+from services.monitoring.feature_views.subjects import view_of
 from services.monitoring.registry_reader import MissingError, RegistryReader
 from services.monitoring.store.known_models import KnownModelStore
 
@@ -53,7 +54,7 @@ class KnownModels:
 
     def doubt(self, model: str) -> str:
         """Say that nobody knows a model, and which names are near it; empty where it is known, and for ""."""
-        if not model or model in self._known:
+        if not model or model in self._known or view_of(model):  # of views the registry says so when they are read
             return ""
         if not self._store.knows(model):
             candidates = self._candidates(model)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from services.monitoring.alerts.alerts import Alerts
     from services.monitoring.configuration.configurations import Configurations
     from services.monitoring.drift.checks import DriftChecks
+    from services.monitoring.feature_views.views import FeatureViews
     from services.monitoring.known_models import KnownModels
     from services.monitoring.notifications.channels import Channels
     from services.monitoring.profiles.live import LiveProfiles
@@ -51,6 +52,7 @@ class Parts:
     metrics: MetricsReader = field(init=False)
     totals: TotalsReader = field(init=False)
     live: LiveProfiles = field(init=False)
+    views: FeatureViews = field(init=False)
     profiles: Profiles = field(init=False)
     drift: DriftChecks = field(init=False)
     quality: QualityChecks = field(init=False)

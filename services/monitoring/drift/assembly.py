@@ -17,6 +17,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         CheckStore(parts.database, "drift"),
         parts.profiles,
         parts.live,
+        parts.views,
         parts.metrics,
         parts.configurations,
         parts.clock,

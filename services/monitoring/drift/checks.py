@@ -17,6 +17,9 @@ from services.monitoring.configuration.models import DriftConfiguration
 from services.monitoring.drift import convert
 from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.models import DriftCheck, DriftFilters, Labels, Rules, Trigger
+from services.monitoring.feature_views.counting import count_rows
+from services.monitoring.feature_views.subjects import view_of
+from services.monitoring.feature_views.views import FeatureViews
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.models import GROUPS, Reference
@@ -49,6 +52,7 @@ class DriftChecks:
         store: CheckStore,
         profiles: Profiles,
         live: LiveProfiles,
+        views: FeatureViews,
         metrics: MetricsReader,
         configurations: Configurations,
         clock: Clock,
@@ -62,6 +66,7 @@ class DriftChecks:
         self._rounds = Rounds(store, seen, clock, self._intervals, self._check_due)
         self._profiles = profiles
         self._live = live
+        self._views = views
         self._metrics = metrics
         self._configurations = configurations
         self._clock = clock
@@ -86,13 +91,18 @@ class DriftChecks:
             InvalidArgument: the window ends before it begins or after now, or is longer than 30 days (INVALID_WINDOW).
             NotFound: no version is named, and none had traffic (VERSION_NOT_SEEN).
             FailedPrecondition: there is no reference (NO_REFERENCE), checks are off (DRIFT_OFF), or the check that is
-                next by schedule would not see what waits to be counted (BUCKETS_WAIT).
+                next by schedule would not see what waits to be counted (BUCKETS_WAIT); a view has none (NOT_SCHEDULED).
+            DomainError: of a view what `FeatureViews.read` raises.
         """
         now = self._clock()
         not_ahead(from_time, to_time, now)
         end = to_time or now
         window = check_window(from_time, end, self._configurations.effective(model, version).drift.window)
-        version = version or busiest(self._metrics, model, window)
+        view = view_of(model)
+        if view and as_scheduled:
+            sentence = "feature views are checked on demand alone; leave as_scheduled out"
+            raise FailedPrecondition(sentence, reason="NOT_SCHEDULED")
+        version = version or (self._views.newest(view) if view else busiest(self._metrics, model, window))
         configuration = self._configurations.effective(model, version).drift
         if not configuration.enabled:
             raise FailedPrecondition(
@@ -194,7 +204,10 @@ class DriftChecks:
         counted: Collection[datetime],
     ) -> DriftCheck:
         now = self._clock()
-        live = self._live.window(reference, version, window.from_time, window.to_time, counted=counted)
+        if view := view_of(reference.model):
+            live = count_rows(reference, self._views.read(view, version, window), window)
+        else:
+            live = self._live.window(reference, version, window.from_time, window.to_time, counted=counted)
         complete = completeness(window, live.uncounted_buckets, now, under_way=trigger is Trigger.REQUEST)
         rules = Rules(
             alpha=alpha,

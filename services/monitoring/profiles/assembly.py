@@ -10,6 +10,7 @@ from threading import BoundedSemaphore
 from services.common.allowed_files import AllowedFiles
 from services.common.errors import DomainError, NotFound
 from services.common.server import Service
+from services.monitoring.feature_views.views import FeatureViews
 from services.monitoring.parts import Parts
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.live import LiveProfiles, Recounts
@@ -55,6 +56,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
     # The client comes with a part of its own, before the first question does.
     registrations = Registrations(lambda: RegistryReader(parts.client, places, with_trainer=False))
     parts.live = LiveProfiles(live, recounts)
+    parts.views = FeatureViews(lambda: parts.client)
     parts.profiles = Profiles(
         store,
         references,
@@ -64,6 +66,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.clock,
         attached,
         Versions(registrations, SampleStore(parts.database), parts.known_models.doubt, parts.clock),
+        parts.views,
         require_sandbox=settings.profile_require_sandbox,
     )
     return (service(ProfileServicer(parts.profiles, parts.known_models)),)

@@ -16,6 +16,9 @@ from penstock.ids import uuid7
 from services.common import pages
 from services.common.errors import ResourceExhausted
 from services.common.keys import caller
+from services.monitoring.feature_views.describing import describe_view
+from services.monitoring.feature_views.subjects import view_of
+from services.monitoring.feature_views.views import FeatureViews
 from services.monitoring.models import Window
 from services.monitoring.profiles.files import RowFiles
 from services.monitoring.profiles.layouts import ANY_NAMES, Layout
@@ -62,6 +65,7 @@ class Profiles:
         clock: Clock,
         attached: Callable[[], None],
         versions: Versions,
+        views: FeatureViews,
         *,
         require_sandbox: bool,
     ) -> None:
@@ -74,6 +78,7 @@ class Profiles:
         self._clock = clock
         self._attached = attached
         self._versions = versions
+        self._views = views
         self._require_sandbox = require_sandbox
         self._making = threading.BoundedSemaphore(MAX_MAKING)
         self._receiving = threading.BoundedSemaphore(MAX_RECEIVING)
@@ -97,7 +102,7 @@ class Profiles:
             ResourceExhausted: others are sent or made just now (TOO_MANY_PROFILES).
             Unavailable: there is no room for the file (SCRATCH_FULL).
         """
-        known = self._versions.look_up(new.model, new.version)
+        known = self._look_up(new.model, new.version)
         with _place(self._receiving, MAX_RECEIVING), self._files.sent(chunks, sha256=sha256) as (path, digest):
             new = replace(new, body_sha256=hashlib.sha256(new.body_sha256 + bytes.fromhex(digest)).digest())
             made = self._store.find_made(new, caller().name)
@@ -116,7 +121,7 @@ class Profiles:
             ResourceExhausted: TOO_MANY_PROFILES.
             Unavailable: INPUT_UNAVAILABLE, SCRATCH_FULL.
         """
-        known = self._versions.look_up(new.model, new.version)
+        known = self._look_up(new.model, new.version)
         made = self._store.find_made(new, caller().name)
         if made is not None:
             return self._warned(made, known)
@@ -165,7 +170,7 @@ class Profiles:
             NotFound: PROFILE_NOT_FOUND, VERSION_NOT_FOUND.
         """
         reference = self._references.get(profile_id)
-        known = self._versions.look_up(reference.model, version)
+        known = self._look_up(reference.model, version)
         attachment = Attachment(reference.model, version, profile_id, self._clock(), caller().name, known.columns)
         self._store.attach(attachment)
         self._attached()
@@ -184,12 +189,22 @@ class Profiles:
             profile_id = newest[0].id if newest else None
         return Layout.named_by(self._references.get(profile_id), columns) if profile_id else ANY_NAMES
 
+    def _look_up(self, model: str, version: str) -> KnownVersion:
+        view = view_of(model)
+        if not view:
+            return self._versions.look_up(model, version)
+        self._views.require(view, version)
+        return KnownVersion(())
+
     def _describe_file(self, path: Path, row_format: RowFormat, columns: Columns) -> Description:
         with _place(self._making, MAX_MAKING):
             frame = read_rows(path, row_format, columns, require_sandbox=self._require_sandbox)
             return build_reference(frame, columns)
 
     def _describe_window(self, new: NewProfile, window: Window) -> Description:
+        if view := view_of(new.model):
+            with _place(self._making, MAX_MAKING):
+                return describe_view(self._views.read(view, new.version, window), new.columns, window)
         with _place(self._making, MAX_MAKING):
             payloads = self._live.payloads(new.model, new.version, window, columns=MAX_FEATURES)
             traffic = read_traffic(payloads.slices, new.columns, window, self.layout(new.model, new.version))

@@ -101,10 +101,13 @@ def _aligned(outputs: Frame, of_outputs: _Rows, of_inputs: _Rows, row_count: int
 def _clusterings(frame: Frame, window: Window) -> list[Clusters]:
     """Put rows together by the bucket of 5 minutes and, where there are enough, by the hour."""
     times_ms = frame.columns[_TIME].numbers
-    if times_ms is None:
-        return []
+    return [] if times_ms is None else clusterings_in_time(times_ms.astype(np.int64), window)
+
+
+def clusterings_in_time(times_ms: NDArray[np.int64], window: Window) -> list[Clusters]:
+    """Put rows [N], one at least, together by the bucket of 5 minutes and, where there are enough, by the hour."""
     start_ms = int(window.from_time.timestamp() * 1000) // _BUCKET_MS * _BUCKET_MS
-    buckets = np.maximum(times_ms.astype(np.int64) - start_ms, 0) // _BUCKET_MS
+    buckets = np.maximum(times_ms - start_ms, 0) // _BUCKET_MS
     hours = buckets // _HOUR_BUCKETS
     found = [Clusters(buckets.astype(np.intp), int(buckets.max()) + 1)]
     if np.unique(hours).size >= _MIN_HOURS:
