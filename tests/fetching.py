@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from blake3 import blake3
 from pydantic import SecretStr
 
 import penstock
@@ -47,9 +48,9 @@ class Place:
         """Fetch, and wait for the end."""
         return self.end(self.client.fetcher.start(source, reference, **more))
 
-    def blob(self, sha256: str) -> Path:
-        """Find a blob among the downloads."""
-        (found,) = self.blobs.rglob(sha256)
+    def blob(self, content: bytes) -> Path:
+        """Find the blob of a part among the downloads."""
+        (found,) = self.blobs.rglob(blake3(content).hexdigest())
         return found
 
     @contextmanager

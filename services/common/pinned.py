@@ -11,6 +11,8 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from http.client import HTTPResponse, IncompleteRead
+from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
@@ -18,6 +20,27 @@ from services.common.addresses import Endpoint
 
 _SLICE_MS = 50
 _UNDER_WAY = {errno.EINPROGRESS, errno.EAGAIN}
+
+
+class Received(HTTPResponse):
+    """An answer whose body is read into its reader's own memory."""
+
+    def readinto1(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Read what is there, by one call to the system at most; 0 at the end. Raises IncompleteRead before it."""
+        if self.isclosed():
+            return 0
+        if self.chunked:
+            piece = self.read1(len(buffer))
+            buffer[: len(piece)] = piece
+            return len(piece)
+        count = self.fp.readinto1(buffer if self.length is None else buffer[: self.length])
+        if self.length is not None:
+            self.length -= count
+        if not count:
+            self.close()
+            if self.length:
+                raise IncompleteRead(b"", self.length)
+        return count
 
 
 class Pinned(HTTPConnection):
@@ -28,6 +51,8 @@ class Pinned(HTTPConnection):
         self._pin(addresses, connect_s, until)
 
     def _pin(self, addresses: Sequence[str], connect_s: float, until: float) -> None:
+        self.response_class = self._receive  # type: ignore[assignment] # it makes answers
+        self.received: Received | None = None
         self._addresses = addresses
         self._connect_s = connect_s
         self._until = until
@@ -50,6 +75,10 @@ class Pinned(HTTPConnection):
             if self._handle is not None:
                 self._handle.close()
                 self._handle = None
+
+    def _receive(self, *args: Any, **more: Any) -> Received:
+        self.received = Received(*args, **more)
+        return self.received
 
     def _new_conn(self) -> socket.socket:
         """Connect to the first address that answers, and to no other than those given."""

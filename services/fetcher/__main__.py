@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from services.common.addresses import AddressRules, AllowedHosts, OnlyHosts
-from services.common.blobs import BlobStore, open_blobs
+from services.common.blobs import BlobStore, open_passing_blobs
 from services.common.clients import client_of
 from services.common.jobs import Backoff, Concurrency, Job, JobConnection, JobStore, JobWorkers, WorkerLimits
 from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
@@ -208,7 +208,7 @@ def _s3_access(settings: FetcherSettings) -> S3Access:
 
 def _blobs(settings: FetcherSettings) -> BlobStore:
     access_key, secret_key = settings.blob_access_key, settings.blob_secret_key
-    return open_blobs(
+    return open_passing_blobs(
         settings.blob_url,
         prefix="fetcher",
         access_key=access_key.get_secret_value() if access_key else None,

@@ -177,13 +177,13 @@ class FetchSpec:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Some bytes of a download that are safe: the blob `sha256`. Parts are numbered from 0, without gaps.
+    """Some bytes of a download that are safe: a blob, by its address. Parts are numbered from 0, without gaps.
 
     `own`: the job that asks has brought it, in whichever attempt.
     """
 
     number: int
-    sha256: str
+    address: str
     size_bytes: int
     own: bool = True
 

@@ -27,6 +27,7 @@ from services.fetcher.sources.http import GuardedHttp
 from services.fetcher.sources.oci import OciSource
 from services.fetcher.sources.oci_login import AuthFile
 from services.fetcher.sources.source import Found, Stopping
+from tests.flows import all_of
 from tests.oci_registry import INDEX, MANIFEST, TITLE
 from tests.origins import Say, answering
 
@@ -199,7 +200,7 @@ def test_a_layer_of_another_size_is_another() -> None:
         source = OciSource(GuardedHttp(AddressRules(AllowedHosts.parse("127.0.0.1"))), AuthFile(None), [host])
         moved = file.__class__("m.onnx", f"oci://{host}/models/m@{HASH}", "", file.size_bytes, file.sha256)
         with pytest.raises((SourceChanged, NetworkError)), source.open(moved, 0, Stopping(), end=1) as flow:
-            b"".join(flow)
+            all_of(flow)
 
 
 def test_a_password_is_not_asked_for_by_whoever_a_registry_redirects_to() -> None:

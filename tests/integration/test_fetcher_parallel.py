@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from mmap import mmap
 from pathlib import Path
 
 import pytest
@@ -86,7 +87,7 @@ def test_no_more_parts_are_in_memory_than_connections_and_two_while_the_store_is
     def hold() -> None:
         go_on.wait(60)
 
-    def giving_back(lines: Lines, buffer: bytearray) -> None:
+    def giving_back(lines: Lines, buffer: mmap) -> None:
         with lock:
             held[0] -= 1
         give_back(lines, buffer)
@@ -129,7 +130,7 @@ def test_who_waits_for_memory_is_woken_once_the_digest_waits_for_a_late_part(mon
     with Lines(1) as shared, ThreadPoolExecutor(2) as pool:
         ending = Ending(Stopping())
 
-        def store(number: int, content: memoryview) -> Part:
+        def store(number: int, content: memoryview, _taken: Callable[[], None]) -> Part:
             return Part(number, sha256_of(bytes(content)), len(content))
 
         assembly = Assembly(shared, ending, (), 5, store=store, read=lambda part: [bytes(part.size_bytes)])

@@ -28,6 +28,7 @@ from services.fetcher.models import Reference, RemoteFile
 from services.fetcher.sources.http import GuardedHttp
 from services.fetcher.sources.s3 import S3Access, S3Source
 from services.fetcher.sources.source import Found, Stopping
+from tests.flows import all_of
 from tests.origins import Say, answering
 from tests.s3 import S3Bucket, s3_server
 
@@ -63,7 +64,7 @@ def found(source: S3Source, reference: Reference) -> RemoteFile:
 def read(source: S3Source, file: RemoteFile, offset: int = 0, end: int | None = None) -> bytes:
     with source.open(file, offset, Stopping(), end=end) as flow:
         assert flow.offset == offset
-        return b"".join(flow)
+        return all_of(flow)
 
 
 @contextmanager

@@ -54,7 +54,17 @@ class ToldFlow:
     offset: int
     size_bytes: int | None = None
 
-    def __iter__(self) -> Iterator[bytes]:
+    def __post_init__(self) -> None:
+        self._coming = self._pieces()
+        self._left = b""
+
+    def readinto(self, buffer: memoryview) -> int:
+        self._left = self._left or next(self._coming, b"")
+        piece, self._left = self._left[: len(buffer)], self._left[len(buffer) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+    def _pieces(self) -> Iterator[bytes]:
         for number, piece in enumerate(self.source.pieces):
             self.source.hold(number)
             yield piece

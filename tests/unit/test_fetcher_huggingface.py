@@ -24,6 +24,7 @@ from services.fetcher.faults import (
 from services.fetcher.sources.kept import KeptConnections
 from services.fetcher.sources.source import Stopping
 from tests import hub
+from tests.flows import all_of
 from tests.hub import FILES, GRAPH, look, publish, source
 
 
@@ -58,7 +59,7 @@ def test_a_commits_files_stay_what_they_are(server: hub.Hub) -> None:
         found = look(server, "org/moves", revision=revision)
         assert found.plan.revision == first
         with source(server.url).open(found.plan.files[0], 100, Stopping(), end=102) as flow:
-            assert (flow.offset, b"".join(flow)) == (100, b"11")
+            assert (flow.offset, all_of(flow)) == (100, b"11")
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_the_token_goes_to_the_hub_and_to_nobody_else(server: hub.Hub) -> None:
     asked, elsewhere = len(server.asked), len(server.cdn.asked)
     found = look(server, "org/private", server.token)
     with source(server.url, server.token).open(found.plan.files[0], 0, Stopping()) as flow:
-        assert b"".join(flow) == GRAPH
+        assert all_of(flow) == GRAPH
     assert {headers.get("Authorization") for _, headers in server.asked[asked:]} == {f"Bearer {server.token}"}
     assert [headers.get("Authorization") for _, headers in server.cdn.asked[elsewhere:]] == [None]
     assert server.token not in f"{found}{source(server.url, server.token)!r}{vars(source(server.url, server.token))}"
@@ -200,7 +201,7 @@ def test_a_signed_url_that_has_run_out_is_asked_for_anew(server: hub.Hub) -> Non
     with closing(KeptConnections()) as kept:
         for begin in (0, 100):
             with source(server.url, server.token).open(found.plan.files[0], begin, Stopping(kept=kept)) as flow:
-                assert (flow.offset, b"".join(flow)) == (begin, GRAPH[begin:])
+                assert (flow.offset, all_of(flow)) == (begin, GRAPH[begin:])
             path = server.signed_path("org/long", found.plan.files[0].sha256)
             server.cdn.files[path].failures.append((403, {}))
         asked = server.paths().count(f"/org/long/resolve/{found.plan.revision}/onnx/model.onnx")
@@ -276,7 +277,7 @@ def test_a_plan_of_another_endpoint_gets_no_token(server: hub.Hub) -> None:
     asked = len(server.asked)
     elsewhere = f"http://127.0.0.1:{urlsplit(server.cdn.url).port}"
     with source(elsewhere, server.token).open(file, 0, Stopping()) as flow:
-        assert b"".join(flow) == GRAPH
+        assert all_of(flow) == GRAPH
     with source(server.url, server.token).open(file, 0, Stopping()) as flow:
-        assert b"".join(flow) == GRAPH
+        assert all_of(flow) == GRAPH
     assert [headers.get("Authorization") for _, headers in server.asked[asked:]] == [None, f"Bearer {server.token}"]

@@ -65,7 +65,7 @@ def test_it_reads_to_its_end_and_back(blobs: Counted, download: Download) -> Non
 def test_a_damaged_part_is_noticed_wherever_its_reading_begins(
     blobs: Counted, download: Download, tmp_path: Path, damage: str
 ) -> None:
-    sha256 = download.parts[2].sha256
+    sha256 = download.parts[2].address
     blob = tmp_path / sha256[:2] / sha256
     if damage == "gone":
         blob.unlink()

@@ -34,6 +34,7 @@ from services.fetcher.sources.source import Found, Stopping
 from services.fetcher.sources.url import UrlSource
 from services.registry.file_names import FileNames
 from tests import origins
+from tests.flows import all_of, pieces
 from tests.origins import Origin, answering
 
 PATIENT = HttpLimits(connect_s=600, silence_s=600, floor_s=600)
@@ -64,7 +65,7 @@ def opened(
     say: origins.Say, offset: int = 0, tag: str = '"a"', size_bytes: int | None = 10
 ) -> tuple[int, int | None, bytes]:
     with answering(say) as url, URLS.open(RemoteFile("m", url + "/m", tag, size_bytes), offset, Stopping()) as flow:
-        return flow.offset, flow.size_bytes, b"".join(flow)
+        return flow.offset, flow.size_bytes, all_of(flow)
 
 
 def ranged(said: str, body: bytes, tag: str = '"a"') -> origins.Say:
@@ -113,7 +114,7 @@ def test_a_file_that_is_another_by_now_is_begun_anew(say: origins.Say, offset: i
 def test_going_on_is_asked_for_the_same_file_only(origin: Origin) -> None:
     url = origin.serve("/part", b"0123456789")
     with URLS.open(RemoteFile("m", url, '"one"', 10), 4, Stopping()) as flow:
-        assert b"".join(flow) == b"456789"
+        assert all_of(flow) == b"456789"
     assert origin.asked[-1][1]["If-Range"] == '"one"'
 
 
@@ -299,7 +300,7 @@ def test_a_folder_leaves_no_handle_open(tmp_path: Path) -> None:
     (tmp_path / "deep" / "er" / "graph.onnx").write_bytes(b"x")
     file = looked_at(tmp_path).plan.files[0]
     with folder_source(tmp_path).open(file, 0, Stopping()) as flow:
-        assert b"".join(flow) == b"x"
+        assert all_of(flow) == b"x"
     with pytest.raises(DomainError):
         folder_source(tmp_path).find(Reference("filesystem", f"{tmp_path}/deep/none/x"), Stopping())
     assert handles_in(tmp_path) == 0
@@ -337,13 +338,13 @@ def test_many_that_are_left_out_are_counted(tmp_path: Path) -> None:
 def test_a_file_that_changes_while_it_is_read_is_begun_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: Any
 ) -> None:
-    monkeypatch.setattr(filesystem, "CHUNK_BYTES", 2)
+    monkeypatch.setattr(filesystem, "MOST_AT_ONCE", 2)
     path = tmp_path / "m.onnx"
     path.write_bytes(b"a" * 5)
     os.utime(path, (1, 1))
     file = looked_at(tmp_path).plan.files[0]
     with folder_source(tmp_path).open(file, 0, Stopping()) as flow:
-        chunks = iter(flow)
+        chunks = pieces(flow)
         came = next(chunks)
         change(path)
         with pytest.raises(SourceChanged):

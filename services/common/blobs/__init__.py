@@ -12,7 +12,7 @@ from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, BlobStore, checked_sha256
 from services.common.blobs.file import FileBlobStore
-from services.common.blobs.flow import BlobReader
+from services.common.blobs.flow import BlobReader, DigestName
 from services.common.errors import FailedPrecondition
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ __all__ = [
     "FileBlobStore",
     "checked_sha256",
     "open_blobs",
+    "open_passing_blobs",
 ]
 
 _PREFIX = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
@@ -43,6 +44,23 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
 
     Raises FailedPrecondition for a URL or prefix that can't be meant, and for S3 without keys (BLOB_URL_INVALID).
     """
+    return _opened(url, prefix, access_key, secret_key, digest="sha256", cached=True)
+
+
+def open_passing_blobs(
+    url: str, *, prefix: str, access_key: str | None = None, secret_key: str | None = None
+) -> BlobStore:
+    """Open the store for what passes through one service: read once, by it alone. See `open_blobs`.
+
+    Addresses are BLAKE3, which costs a quarter of SHA-256, and into a folder bytes go straight to the disk where the
+    file system can do that, so that they push nothing out of memory which others read.
+    """
+    return _opened(url, prefix, access_key, secret_key, digest="blake3", cached=False)
+
+
+def _opened(
+    url: str, prefix: str, access_key: str | None, secret_key: str | None, *, digest: DigestName, cached: bool
+) -> BlobStore:
     if not _PREFIX.fullmatch(prefix):
         message = f"blob prefix {prefix!r}: use lowercase letters, digits, - and _, beginning with a letter or digit"
         raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
@@ -54,16 +72,18 @@ def open_blobs(url: str, *, prefix: str, access_key: str | None = None, secret_k
         )
         raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
     if parts.scheme == "file" and not parts.netloc and len(parts.path) > 1 and not parts.query:
-        files = FileBlobStore(Path(unquote(parts.path)) / prefix)
+        files = FileBlobStore(Path(unquote(parts.path)) / prefix, digest=digest, cached=cached)
         files.prepare()
         return files
     if parts.scheme == "s3" and parts.netloc and not parts.path.strip("/"):
-        return _open_s3(parts.netloc, parts.query, prefix, access_key, secret_key)
+        return _open_s3(parts.netloc, parts.query, prefix, access_key, secret_key, digest)
     message = f"blob URL {url!r}: use file:///absolute/path or s3://bucket?endpoint=http://host:port&region=…"
     raise FailedPrecondition(message, reason="BLOB_URL_INVALID")
 
 
-def _open_s3(bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None) -> S3BlobStore:
+def _open_s3(
+    bucket: str, query: str, prefix: str, access_key: str | None, secret_key: str | None, digest: DigestName
+) -> S3BlobStore:
     options = {name: values[-1] for name, values in parse_qs(query).items()}
     if unknown := sorted(options.keys() - {"endpoint", "public_endpoint", "region"}):
         message = f"blob URL: unknown option {', '.join(unknown)}; s3:// takes endpoint, public_endpoint and region"
@@ -87,6 +107,7 @@ def _open_s3(bucket: str, query: str, prefix: str, access_key: str | None, secre
             secret_key=secret_key,
             public_endpoint=public.netloc if public else None,
             public_secure=public is not None and public.scheme == "https",
+            digest=digest,
         )
         objects.prepare()
     except ValueError as error:  # minio's own word on bucket names

@@ -17,12 +17,17 @@ MAX_URL_LIFETIME_S: Final = 7 * 24 * 60 * 60
 
 @dataclass(frozen=True, slots=True)
 class Blob:
-    """Stored bytes: their address, which is their SHA-256 in 64 lowercase hex digits, and how many they are."""
+    """Stored bytes: their address, which is their SHA-256 in 64 lowercase hex digits, and how many they are.
+
+    In a store that was opened with BLAKE3 the address is that: as long, and written likewise.
+    """
 
     sha256: str
     size_bytes: int
 
 
+OnTaken = Callable[[], None]
+"""Told that the memory of what is stored is read no more."""
 BeforePublish = Callable[[Blob], None]
 """Told what is about to be seen, once all of it is there and checked; what it raises keeps it from being seen."""
 
@@ -57,13 +62,15 @@ class BlobStore(Protocol):
         size_bytes: int | None = None,
         max_bytes: int,
         before_publish: BeforePublish | None = None,
+        on_taken: OnTaken | None = None,
     ) -> Blob:
         """Store the bytes that flow from `chunks`, in constant memory, and return their address and size.
 
         What is declared (`sha256`, `size_bytes`) is checked before the blob can be seen; None means that the
         caller learns it from the answer. Whatever goes wrong, an exception out of `chunks` included, nothing
         stays behind. Bytes that are there already are written over by themselves: one object, and a damaged
-        one is healed. `before_publish` is called once all of that is settled and before the blob can be seen.
+        one is healed. `before_publish` is called once all of that is settled and before the blob can be seen;
+        `on_taken` as soon as nothing reads the memory of `chunks` any more, by a store that knows before it returns.
 
         Raises InvalidArgument (DIGEST_MALFORMED, DIGEST_MISMATCH, SIZE_MISMATCH, or TOO_LARGE above
         `max_bytes`) and ResourceExhausted (BLOB_STORE_FULL).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import re
 import shutil
@@ -13,8 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO, Final, ParamSpec, TypeVar
 
-from services.common.blobs.blob import BeforePublish, Blob, checked_sha256, is_sha256
-from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, Inflow, check_offset
+from services.common.blobs.blob import BeforePublish, Blob, OnTaken, checked_sha256, is_sha256
+from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, DigestName, Inflow, check_offset, hash_of
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
 STALE_AFTER_S: Final = 24 * 60 * 60
@@ -31,10 +32,13 @@ class FileBlobStore:
     """A `BlobStore` under `root`: `<root>/ab/abcd…` are blobs, `<root>/incoming/` is what still arrives.
 
     Both lie on one file system, since only there is a rename one step. Processes may share a root.
+    `digest` is what addresses are. Not `cached`: chunks that begin with a page of memory go past the system's cache.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, digest: DigestName = "sha256", cached: bool = True) -> None:
         self._root = root
+        self._new_hash = hash_of(digest)
+        self._cached = cached
         self._incoming = root / "incoming"
         self._lasting: set[str] = set()
 
@@ -54,16 +58,22 @@ class FileBlobStore:
         size_bytes: int | None = None,
         max_bytes: int,
         before_publish: BeforePublish | None = None,
+        on_taken: OnTaken | None = None,
     ) -> Blob:
         """Store the bytes: temporary file, fsync, rename, fsync of the folder. See `BlobStore.put`."""
         declared = None if sha256 is None else checked_sha256(sha256)
-        inflow = Inflow(_pieces(chunks), sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes)
+        pieces = _pieces(chunks) if self._cached else chunks
+        inflow = Inflow(pieces, sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes, new_hash=self._new_hash)
         temporary = self._incoming / f"{uuid.uuid4().hex}.part"
         try:
             file: BinaryIO = _call(temporary.open, "xb", buffering=0)
             try:
+                if not self._cached:
+                    _go_direct(file, direct=True)
                 for chunk in inflow:
                     _call(_write, file, chunk)
+                if on_taken is not None:
+                    on_taken()
                 _call(os.fsync, file.fileno())
             finally:
                 _call(file.close)
@@ -92,6 +102,7 @@ class FileBlobStore:
             offset=offset,
             read=lambda: _call(file.read, READ_BYTES),
             release=file.close,
+            new_hash=self._new_hash,
         )
 
     def stat(self, sha256: str) -> Blob:
@@ -205,7 +216,28 @@ def _write(file: BinaryIO, chunk: Chunk) -> None:
     with memoryview(chunk) as rest:
         done = 0
         while done < len(rest):
-            done += file.write(rest[done:])
+            try:
+                done += file.write(rest[done:])
+            except OSError as error:
+                # What does not fill blocks of the disk, such as a file's last bytes, goes by way of the cache.
+                if error.errno != errno.EINVAL or not _go_direct(file, direct=False):
+                    raise
+
+
+def _go_direct(file: BinaryIO, *, direct: bool) -> bool:
+    """Have writes go straight from the caller's memory to the disk, or not; False where that changes nothing."""
+    way: int = getattr(os, "O_DIRECT", 0)  # Linux has it, and there not every file system
+    flags = fcntl.fcntl(file, fcntl.F_GETFL)
+    wanted = flags | way if direct else flags & ~way
+    if wanted == flags:
+        return False
+    try:
+        fcntl.fcntl(file, fcntl.F_SETFL, wanted)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        return False
+    return True
 
 
 def _listed(folder: Path) -> list[Path]:

@@ -5,13 +5,39 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from types import TracebackType
-from typing import Final, Self
+from typing import Final, Literal, Protocol, Self
 
 from services.common.errors import DataLoss, InvalidArgument, OutOfRange
 
 READ_BYTES: Final = 1024 * 1024
 Chunk = bytes | memoryview
 """Some bytes that flow in; whoever lends a view of memory may use that again once `put` returns."""
+
+
+class Hash(Protocol):
+    """A digest of 32 bytes in the making, as hashlib has it."""
+
+    def update(self, data: Chunk, /) -> object:
+        """Take more bytes."""
+        ...
+
+    def hexdigest(self) -> str:
+        """Give the digest of all bytes so far."""
+        ...
+
+
+NewHash = Callable[[], Hash]
+DigestName = Literal["sha256", "blake3"]
+
+
+def hash_of(digest: DigestName) -> NewHash:
+    """Give what makes digests of a name, each 64 hex digits."""
+    if digest == "sha256":
+        return hashlib.sha256
+    # Only who addresses blobs by it has the package.
+    from blake3 import blake3
+
+    return blake3
 
 
 class Inflow:
@@ -22,12 +48,20 @@ class Inflow:
     an error holds bytes that are what was declared.
     """
 
-    def __init__(self, chunks: Iterable[Chunk], *, sha256: str | None, size_bytes: int | None, max_bytes: int) -> None:
+    def __init__(
+        self,
+        chunks: Iterable[Chunk],
+        *,
+        sha256: str | None,
+        size_bytes: int | None,
+        max_bytes: int,
+        new_hash: NewHash = hashlib.sha256,
+    ) -> None:
         self._chunks = chunks
         self._declared_sha256 = sha256
         self._declared_bytes = size_bytes
         self._max_bytes = max_bytes
-        self._hash = hashlib.sha256()
+        self._hash = new_hash()
         self.size_bytes = 0
         self.ended = False
 
@@ -104,12 +138,13 @@ class BlobReader:
         offset: int,
         read: Callable[[], bytes],
         release: Callable[[], None],
+        new_hash: NewHash = hashlib.sha256,
     ) -> None:
         self.sha256 = sha256
         self.size_bytes = size_bytes  # of the whole blob as stored, wherever this read begins
         self._read = read  # the next chunk; b"" at the end
         self._release = release
-        self._hash = hashlib.sha256() if offset == 0 else None
+        self._hash = new_hash() if offset == 0 else None
         self._closed = False
 
     def __iter__(self) -> Self:

@@ -41,8 +41,8 @@ from minio.error import MinioException, S3Error
 from minio.signer import sign_v4_s3
 from urllib3.exceptions import HTTPError
 
-from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, checked_sha256, is_sha256
-from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, Inflow, check_offset
+from services.common.blobs.blob import MAX_URL_LIFETIME_S, BeforePublish, Blob, OnTaken, checked_sha256, is_sha256
+from services.common.blobs.flow import READ_BYTES, BlobReader, Chunk, DigestName, Inflow, check_offset, hash_of
 from services.common.blobs.s3_parts import CHECKED, SentPart, checksum, completion
 from services.common.errors import DomainError, FailedPrecondition, NotFound, ResourceExhausted, Unavailable
 
@@ -93,7 +93,9 @@ class S3BlobStore:
         public_secure: bool = False,
         connect_timeout_s: float = 3.0,
         answer_timeout_s: float = 30.0,
+        digest: DigestName = "sha256",
     ) -> None:
+        self._new_hash = hash_of(digest)
         self._bucket = bucket
         self._prefix = prefix
         self._region = region
@@ -107,14 +109,7 @@ class S3BlobStore:
         self._probe_http = bounded_http(probe_timeout_s, probe_timeout_s, retries=0)
 
         def client(endpoint: str, secure: bool, http: urllib3.PoolManager) -> Minio:
-            return Minio(
-                endpoint,
-                access_key=access_key,
-                secret_key=secret_key,
-                secure=secure,
-                region=region,
-                http_client=http,
-            )
+            return Minio(endpoint, access_key, secret_key, secure=secure, region=region, http_client=http)
 
         self._client = client(endpoint, secure, self._http)
         self._once = client(endpoint, secure, self._once_http)
@@ -138,10 +133,11 @@ class S3BlobStore:
         size_bytes: int | None = None,
         max_bytes: int,
         before_publish: BeforePublish | None = None,
+        on_taken: OnTaken | None = None,  # noqa: ARG002 -- the protocol's
     ) -> Blob:
         """Store the bytes, the digest checked before the upload is completed. See `BlobStore.put`."""
         declared = None if sha256 is None else checked_sha256(sha256)
-        inflow = Inflow(chunks, sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes)
+        inflow = Inflow(chunks, sha256=declared, size_bytes=size_bytes, max_bytes=max_bytes, new_hash=self._new_hash)
         largest = max_bytes if size_bytes is None else size_bytes
         parts = inflow.parts(max(PART_BYTES, math.ceil(largest / MAX_PARTS)))
         first = next(parts)
@@ -182,6 +178,7 @@ class S3BlobStore:
             offset=offset,
             read=lambda: self._call(response.read, READ_BYTES, decode_content=False),
             release=release,
+            new_hash=self._new_hash,
         )
 
     def stat(self, sha256: str) -> Blob:

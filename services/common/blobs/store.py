@@ -20,7 +20,7 @@ _log = structlog.get_logger(__name__)
 PAGE = 1_000
 
 _KEEP: LiteralString = """
-INSERT INTO {blobs} AS known (sha256) VALUES (%(sha256)s)
+INSERT INTO {blobs} AS known (sha256) SELECT unnest(%(sha256s)s::text[])
 ON CONFLICT (sha256) DO UPDATE SET touch_time = clock_timestamp(), condemn_time = NULL
 WHERE known.delete_time IS NULL
 """
@@ -49,10 +49,11 @@ class BlobLedger:
         self._database = database
         self._parts = {"blobs": sql.Identifier(schema, "blobs"), "unnamed": sql.SQL(unnamed)}
 
-    def keep(self, sha256: str) -> None:
-        """Note a blob before its bytes can be seen; raises Unavailable while it is being deleted."""
+    def keep(self, *sha256s: str) -> None:
+        """Note blobs before their bytes can be seen; raises Unavailable while one of them is being deleted."""
+        distinct = sorted(set(sha256s))  # in one order: two who keep the same never wait for each other
         with self._database.transaction() as connection:
-            if connection.execute(self._sql(_KEEP), {"sha256": sha256}).rowcount == 0:
+            if connection.execute(self._sql(_KEEP), {"sha256s": distinct}).rowcount < len(distinct):
                 sentence = "the same bytes are just being deleted; send them again in a moment"
                 raise Unavailable(sentence, reason="BLOB_BEING_DELETED", retry_after_s=5.0)
 

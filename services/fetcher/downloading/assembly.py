@@ -6,23 +6,26 @@ import hashlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
+from mmap import mmap
 
 from services.fetcher.downloading.ending import Ending
 from services.fetcher.downloading.lines import Lines
 from services.fetcher.models import Part
 
-Store = Callable[[int, memoryview], Part]
-"""Stores a part of this number and notes it; the bytes are another's once it returns."""
+Taken = Callable[[], None]
+Store = Callable[[int, memoryview, Taken], Part]
+"""Stores a part of this number and notes it; may say on the way that its memory is read no more."""
 Read = Callable[[Part], Iterable[bytes]]
 """Gives the bytes of a part that is stored."""
 
 
 @dataclass(slots=True)
 class _Held:
-    """A part in memory, which goes once it is both stored and hashed."""
+    """A part that is not noted yet, or not hashed. Its memory goes once it is both taken by the store and hashed."""
 
-    buffer: bytearray
+    buffer: mmap | None
     size_bytes: int
+    taken: bool = False
     hashing: bool = False
     hashed: bool = False
 
@@ -47,12 +50,12 @@ class Assembly:
         self.parts = {part.number: part for part in parts}
         self.count = count
 
-    def add(self, number: int, buffer: bytearray, size_bytes: int) -> None:
+    def add(self, number: int, buffer: mmap, size_bytes: int) -> None:
         """Take a part that has come, in memory that `Lines.take` gave."""
         with self._lines.changed:
-            self._held[number] = _Held(buffer, size_bytes)
+            held = self._held[number] = _Held(buffer, size_bytes)
             self._lines.changed.notify_all()
-        work = self._lines.pool.submit(self._ending.guarded, lambda: self._keep(number, buffer, size_bytes))
+        work = self._lines.pool.submit(self._ending.guarded, lambda: self._keep(number, held, buffer))
         self._storing.append(work)
 
     def end(self, count: int) -> None:
@@ -89,11 +92,11 @@ class Assembly:
         digest, number = hashlib.sha256(), 0
         while self._comes(number):
             held = self._held.get(number)
-            if held is not None:
+            if held is not None and held.buffer is not None:
                 digest.update(memoryview(held.buffer)[: held.size_bytes])
                 with self._lines.changed:
                     held.hashed = True
-                    self._let_go(number)
+                    self._let_go(number, held)
             else:
                 for chunk in self._read(self.parts[number]):
                     self._ending.check()
@@ -107,9 +110,10 @@ class Assembly:
         with self._lines.changed:
             while self._held:
                 _, held = self._held.popitem()
-                self._lines.give_back(held.buffer)
+                if held.buffer is not None:
+                    self._lines.give_back(held.buffer)
 
-    def give_way(self) -> bytearray | None:
+    def give_way(self) -> mmap | None:
         """See `GivesWay`: the last part goes first, for the digest comes to it last."""
         if self._awaited is None or self._awaited in self._held or self._awaited in self.parts:
             return None
@@ -131,15 +135,25 @@ class Assembly:
                 self._held[number].hashing = True
             return number != self.count
 
-    def _keep(self, number: int, buffer: bytearray, size_bytes: int) -> None:
-        part = self._store(number, memoryview(buffer)[:size_bytes])
+    def _keep(self, number: int, held: _Held, buffer: mmap) -> None:
+        content = memoryview(buffer)[: held.size_bytes]
+        part = self._store(number, content, lambda: self._taken(number, held))
         with self._lines.changed:
             self.parts[number] = part
-            self._let_go(number)
+            held.taken = True
+            self._let_go(number, held)
             self._lines.changed.notify_all()
 
-    def _let_go(self, number: int) -> None:
-        held = self._held.get(number)
-        if held is not None and held.hashed and number in self.parts:
-            del self._held[number]
-            self._lines.give_back(held.buffer)
+    def _taken(self, number: int, held: _Held) -> None:
+        with self._lines.changed:
+            held.taken = True
+            self._let_go(number, held)
+
+    def _let_go(self, number: int, held: _Held) -> None:
+        if not (held.hashed and held.taken):
+            return
+        if held.buffer is not None:
+            buffer, held.buffer = held.buffer, None
+            self._lines.give_back(buffer)
+        if number in self.parts:
+            self._held.pop(number, None)

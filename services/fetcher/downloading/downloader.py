@@ -8,21 +8,24 @@ reads the parts that are there once, for it.
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from uuid import UUID
 
-from services.common.blobs import Blob, BlobStore
+from services.common.blobs import BlobStore
 from services.common.errors import DataLoss, NotFound
 from services.common.jobs import JobRun
 from services.fetcher.downloading.assembly import Assembly
 from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.filling import part_count
+from services.fetcher.downloading.grouping import Grouped
 from services.fetcher.downloading.lacking import here_bytes, identity_of, lacking_bytes
 from services.fetcher.downloading.lines import Lines
-from services.fetcher.downloading.transfer import Sizes, Transfer, part_count, too_large
+from services.fetcher.downloading.transfer import Sizes, Transfer, too_large
 from services.fetcher.faults import DigestMismatch, FileTooLarge, SourceChanged, StorageError
 from services.fetcher.models import Download, Part, RemoteFile
 from services.fetcher.sources.source import Source, Stopping
@@ -87,7 +90,9 @@ class Downloader:
         with Lines(connections) as lines:
             ending = Ending(Stopping(run.check, run.on_stop, run.forget, lines.kept))
             here = here_bytes(self._downloads, source, files)
-            fetch = _Fetch(run, source, lines, ending, told, done, came, deque(files), here)
+            keeping = Grouped[str](lambda coming: self._downloads.ledger.keep(*coming))
+            noting = Grouped[tuple[UUID, Part]](lambda parts: self._note(run, parts))
+            fetch = _Fetch(run, source, lines, ending, told, done, came, deque(files), here, keeping, noting)
             told(sum(here.values()))
             at_once = max(1, min(connections, len(files)))
             with ThreadPoolExecutor(at_once, thread_name_prefix="fetch-file") as pool:
@@ -152,7 +157,7 @@ class Downloader:
             ending,
             taken.parts,
             count,
-            store=lambda number, content: self._stored(fetch, taken, number, content),
+            store=lambda number, content, on_taken: self._stored(fetch, taken, number, content, on_taken),
             read=self._read,
         )
         missing = sorted(set(range(count or 0)) - assembly.parts.keys())
@@ -182,23 +187,34 @@ class Downloader:
             )
         return whole
 
-    def _stored(self, fetch: _Fetch, taken: Taken, number: int, content: memoryview) -> Part:
+    def _stored(
+        self, fetch: _Fetch, taken: Taken, number: int, content: memoryview, on_taken: Callable[[], None]
+    ) -> Part:
         """Store a part, and note it while the lease holds."""
-        run = fetch.run
-        run.check()
-
-        def keep(coming: Blob) -> None:
-            self._downloads.ledger.keep(coming.sha256)
-
-        blob = self._blobs.put([content], size_bytes=len(content), max_bytes=len(content), before_publish=keep)
+        fetch.run.check()
+        blob = self._blobs.put(
+            [content],
+            size_bytes=len(content),
+            max_bytes=len(content),
+            before_publish=lambda coming: fetch.keeping.do(coming.sha256),
+            on_taken=on_taken,
+        )
         part = Part(number, blob.sha256, blob.size_bytes)
-        with fetch.noting, run.holding() as connection:
-            self._downloads.put(connection, run.job.job_id, taken.download_id, part)
+        fetch.noting.do((taken.download_id, part))
         return part
+
+    def _note(self, run: JobRun, parts: Sequence[tuple[UUID, Part]]) -> None:
+        """Note parts of whichever files, each with its download."""
+        by_download: defaultdict[UUID, list[Part]] = defaultdict(list)
+        for download_id, part in parts:
+            by_download[download_id].append(part)
+        with run.holding() as connection:
+            for download_id, several in by_download.items():
+                self._downloads.put(connection, run.job.job_id, download_id, several)
 
     def _read(self, part: Part) -> Iterator[bytes]:
         try:
-            with self._blobs.open(part.sha256) as reader:
+            with self._blobs.open(part.address) as reader:
                 yield from reader
         except (DataLoss, NotFound) as error:
             sentence = "what was downloaded before is damaged in the blob store; it is brought anew"
@@ -219,10 +235,12 @@ class _Fetch:
     waiting: deque[RemoteFile]
     here: dict[str, int]
     """How many bytes of each file are here, by its path."""
+    keeping: Grouped[str]
+    """Notes blobs that are about to be seen; the disk is waited for once for all of them."""
+    noting: Grouped[tuple[UUID, Part]]
+    """Notes parts that are safe, each with its download: all wait for the job's row in any case."""
     downloads: dict[str, Download] = field(default_factory=dict)
     awaits: bool = False
-    noting: threading.Lock = field(default_factory=threading.Lock)
-    """Held while a part is noted: all wait for the job's row in any case, and need not wait with a connection each."""
     _here_bytes: int = field(init=False)
     _alone: dict[str, threading.Lock] = field(default_factory=dict)
     _lock: threading.RLock = field(default_factory=threading.RLock)

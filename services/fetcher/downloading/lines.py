@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from mmap import mmap
 from types import TracebackType
 from typing import Final, Protocol, Self
 
@@ -20,7 +21,7 @@ _LOOK_S: Final = 0.5
 class GivesWay(Protocol):
     """Who has parts in memory that it can do without."""
 
-    def give_way(self) -> bytearray | None:
+    def give_way(self) -> mmap | None:
         """Give up the memory of a part that can be read again; None where none can. Called in `Lines.changed`."""
         ...
 
@@ -35,10 +36,10 @@ class Lines:
         self.connections = connections
         self.changed = threading.Condition()
         self.kept = KeptConnections()
-        self.pool = ThreadPoolExecutor(max(SPARE_PARTS, connections), thread_name_prefix="fetch-store")
+        self.pool = ThreadPoolExecutor(2 * connections + SPARE_PARTS, thread_name_prefix="fetch-store")
         self._idle = connections
         self._parts_left = connections + SPARE_PARTS
-        self._unused: list[bytearray] = []
+        self._unused: list[mmap] = []
         self._holders: list[GivesWay] = []
 
     def __enter__(self) -> Self:
@@ -74,8 +75,11 @@ class Lines:
             with self.changed:
                 self._holders.remove(holder)
 
-    def take(self, size_bytes: int, stopping: Stopping) -> bytearray:
-        """Give memory for a part, as soon as there is some; whoever takes it gives it back."""
+    def take(self, size_bytes: int, stopping: Stopping) -> mmap:
+        """Give memory for a part, as soon as there is some; whoever takes it gives it back.
+
+        It begins with a page, as a disk wants it that takes bytes from there itself.
+        """
         with self.changed:
             self.wait(self._has_room, stopping)
             self._parts_left -= 1
@@ -84,9 +88,9 @@ class Lines:
                 self._unused.remove(fitting)
             else:
                 self._unused.clear()  # of another size: of no use, and they would stand beside the new one
-        return bytearray(size_bytes) if fitting is None else fitting
+        return mmap(-1, size_bytes) if fitting is None else fitting
 
-    def give_back(self, buffer: bytearray) -> None:
+    def give_back(self, buffer: mmap) -> None:
         """Take memory back."""
         with self.changed:
             self._parts_left += 1

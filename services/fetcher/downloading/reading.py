@@ -96,7 +96,7 @@ class DownloadReader(io.RawIOBase):
         part = self._download.parts[number]
         content = bytearray()
         try:
-            with self._blobs.open(part.sha256) as reader:
+            with self._blobs.open(part.address) as reader:
                 for chunk in reader:
                     content += chunk
         except (DataLoss, NotFound) as error:

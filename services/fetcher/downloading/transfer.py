@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from services.fetcher.downloading.assembly import Assembly
 from services.fetcher.downloading.ending import Ending
+from services.fetcher.downloading.filling import Filling, Told
 from services.fetcher.downloading.lines import Lines
 from services.fetcher.faults import FileTooLarge, NetworkError, RateLimited, SourceChanged
 from services.fetcher.models import RemoteFile
-from services.fetcher.sources.source import Flow, Source, Stopping
-
-Told = Callable[[int], None]
-"""Told how many bytes more are here; fewer, where some were for nothing."""
+from services.fetcher.sources.source import Flow, Source
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,26 +100,34 @@ class Transfer:
                 raise NetworkError(sentence)
             if flow.offset < begun and not alone:
                 return False
-            filling = _Filling(self._lines, assembly, stopping, self._sizes.part_bytes, self._file.size_bytes)
+            filling = Filling(
+                self._lines, assembly, stopping, part_bytes=self._sizes.part_bytes, size_bytes=self._file.size_bytes
+            )
             try:
                 return self._filled(filling, flow, begun, end if flow.offset == begun else None, alone=alone)
             finally:
                 self._told(-filling.let_go())
 
-    def _filled(self, filling: _Filling, flow: Flow, begun: int, end: int | None, *, alone: bool) -> bool:
-        position = flow.offset
-        for came in flow:
+    def _filled(self, filling: Filling, flow: Flow, begun: int, end: int | None, *, alone: bool) -> bool:
+        file, position = self._file, flow.offset
+        while True:
+            # Where all of it should have come, there is no room for more of it: only its end is wanted.
+            room = filling.spare if position == (file.size_bytes if end is None else end) else filling.room(position)
+            count = flow.readinto(room)
             self._ending.check()
-            if begun == 0 and end is not None and position + len(came) > end:
+            if not count:
+                break
+            if begun == 0 and end is not None and position + count > end:
                 # Of the file's begin nothing but its length tells a part from the whole.
                 if not alone:
                     return False
                 end = None
-            chunk = memoryview(came)[max(0, begun - position) :]
-            self._check_size(position + len(came), end)
-            filling.add(max(begun, position), chunk, self._told)
-            position += len(came)
-        file = self._file
+            self._check_size(position + count, end)
+            if room is filling.spare:
+                filling.add(position, room[:count], self._told)
+            else:
+                self._told(filling.came(position, count))
+            position += count
         if position < begun:
             raise SourceChanged(f"{file.path} is shorter than what came of it before; it is begun anew")
         wanted = file.size_bytes if end is None else end
@@ -140,64 +146,6 @@ class Transfer:
             raise SourceChanged(f"{file.path} has more than the {file.size_bytes:,} bytes announced; it is begun anew")
         if end is not None and size_bytes > end:
             raise NetworkError(f"{file.path} was sent beyond byte {end:,}, up to which it was asked for")
-
-
-class _Filling:
-    """Cuts what comes into parts, each in memory of its own; those that are here already are passed over."""
-
-    def __init__(
-        self, lines: Lines, assembly: Assembly, stopping: Stopping, part_bytes: int, size_bytes: int | None
-    ) -> None:
-        self._lines = lines
-        self._assembly = assembly
-        self._stopping = stopping
-        self._part_bytes = part_bytes
-        self._buffer_bytes = part_bytes if size_bytes is None else max(1, min(part_bytes, size_bytes))
-        self._buffer: bytearray | None = None
-        self._filled = 0
-
-    def add(self, position: int, chunk: memoryview, told: Told) -> None:
-        """Take bytes that begin at a position of the file."""
-        while chunk:
-            number, begin = divmod(position, self._part_bytes)
-            piece = chunk[: self._part_bytes - begin]
-            if begin == 0 and not self._assembly.has(number):
-                self._buffer = self._lines.take(self._buffer_bytes, self._stopping)
-            if self._buffer is not None:
-                self._buffer[begin : begin + len(piece)] = piece
-                self._filled = begin + len(piece)
-                told(len(piece))
-                if self._filled == self._part_bytes:
-                    self._hand_over(number)
-            position += len(piece)
-            chunk = chunk[len(piece) :]
-
-    def end(self, size_bytes: int, *, last: bool) -> None:
-        """Hand over what is left: what came ends at this byte; `last`: so does the file, unless that was known."""
-        if size_bytes == 0:
-            self._buffer = self._lines.take(self._buffer_bytes, self._stopping)
-        if self._buffer is not None:
-            self._hand_over(size_bytes // self._part_bytes)
-        if last and self._assembly.count is None:
-            self._assembly.end(part_count(size_bytes, self._part_bytes))
-
-    def let_go(self) -> int:
-        """Give back the memory of a part that is not all here; gives how many bytes of it had come."""
-        buffer, filled, self._buffer, self._filled = self._buffer, self._filled, None, 0
-        if buffer is None:
-            return 0
-        self._lines.give_back(buffer)
-        return filled
-
-    def _hand_over(self, number: int) -> None:
-        buffer, filled, self._buffer, self._filled = self._buffer, self._filled, None, 0
-        if buffer is not None:
-            self._assembly.add(number, buffer, filled)
-
-
-def part_count(size_bytes: int, part_bytes: int) -> int:
-    """Say how many parts a file has; an empty one has one."""
-    return max(1, -(-size_bytes // part_bytes))
 
 
 def too_large(file: RemoteFile, most: int) -> FileTooLarge:

@@ -26,7 +26,7 @@ from services.fetcher.models import Plan, Reference, RemoteFile
 from services.fetcher.sources.file_names import check_distinct, fault_of, shown, told_of
 from services.fetcher.sources.source import MAX_FILES, Found, Stopping, is_archive, model_name
 
-CHUNK_BYTES: Final = 1024 * 1024
+MOST_AT_ONCE: Final = 1024 * 1024
 MAX_ENTRIES: Final = 10_000
 MAX_DEPTH: Final = 32
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
@@ -43,23 +43,21 @@ class FileFlow:
         self._file = file
         self._end = end
         self._shut = threading.Event()
+        self._position = offset
         self.offset = offset
         self.size_bytes = file.size_bytes
 
-    def __iter__(self) -> Iterator[bytes]:
-        """Give the bytes; raises SourceChanged in the end where the file is no more as it was looked at."""
-        position = self.offset
-        while chunk := self._read(position):
-            if self._shut.is_set():
-                raise NetworkError("the reading was ended")
-            position += len(chunk)
-            yield chunk
-        _check_same(self._handle, self._file)
-
-    def _read(self, position: int) -> bytes:
+    def readinto(self, buffer: memoryview) -> int:
+        """See `Flow.readinto`."""
+        if self._shut.is_set():
+            raise NetworkError("the reading was ended")
+        end = (self.size_bytes or 0) if self._end is None else self._end
         with _told(self._file.path):
-            end = (self.size_bytes or 0) if self._end is None else self._end
-            return os.pread(self._handle, min(CHUNK_BYTES, max(0, end - position)), position)
+            count = os.preadv(self._handle, [buffer[: min(MOST_AT_ONCE, end - self._position)]], self._position)
+        self._position += count
+        if not count:
+            _check_same(self._handle, self._file)
+        return count
 
     def shut(self) -> None:
         """End it from another thread."""

@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 
     from services.common.pinned import Pinned
 
-CHUNK_BYTES: Final = 512 * 1024
+CHUNK_BYTES: Final = 64 * 1024
+MOST_AT_ONCE: Final = 1024 * 1024
+"""Read at once: nobody counts bytes, or sees that they are to come no more, in the midst of that."""
 MAX_RETRY_AFTER_S: Final = 3_600.0
 _LEAST_LOOK_S: Final = 0.01
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
@@ -54,6 +56,7 @@ class Answer:
 
     def __init__(self, response: HTTPResponse, connection: Pinned, endpoint: Endpoint, url: str) -> None:
         self._response = response
+        self._body = connection.received
         self.connection = connection
         self.endpoint = endpoint
         self.url = url
@@ -72,18 +75,28 @@ class Answer:
         since = self._waits_since
         return self._waited_s + (0.0 if since is None else time.monotonic() - since)
 
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what has come of the body into memory, waiting for some; 0 at its end.
+
+        Raises NetworkError where it breaks off.
+        """
+        count = self._received(buffer[:MOST_AT_ONCE])
+        if count:
+            self.read_bytes += count
+            self.on_bytes(count)
+        return count
+
     def chunks(self) -> Iterator[bytes]:
         """Give the body as it comes; raises NetworkError where it breaks off."""
-        while chunk := self._next():
-            self.read_bytes += len(chunk)
-            self.on_bytes(len(chunk))
-            yield chunk
+        buffer = memoryview(bytearray(CHUNK_BYTES))
+        while count := self.readinto(buffer):
+            yield bytes(buffer[:count])
 
-    def _next(self) -> bytes:
+    def _received(self, buffer: memoryview) -> int:
         begun = self._waits_since = time.monotonic()
         try:
-            chunk = self._response.read1(CHUNK_BYTES, decode_content=False)
-            if not chunk:
+            count = self._body.readinto1(buffer) if self._body is not None else 0
+            if not count:
                 check_end(self.connection)
                 self.ended = True
         except Exception as error:
@@ -91,7 +104,7 @@ class Answer:
         finally:
             self._waits_since = None
             self._waited_s += time.monotonic() - begun
-        return chunk
+        return count
 
     def shut(self) -> None:
         """End it from another thread."""

@@ -39,10 +39,12 @@ class HttpFlow:
         self.offset = offset
         self.size_bytes = size_bytes
 
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._answer.chunks()
-        if self._end is not None and self.offset + self._answer.read_bytes < self._end:
+    def readinto(self, buffer: memoryview) -> int:
+        """See `Flow.readinto`."""
+        count = self._answer.readinto(buffer)
+        if not count and self._end is not None and self.offset + self._answer.read_bytes < self._end:
             raise NetworkError(f"{self._answer.endpoint.authority} broke off before the end")
+        return count
 
     def shut(self) -> None:
         """End it from another thread."""

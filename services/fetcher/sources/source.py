@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -73,10 +73,7 @@ class Found:
 
 
 class Flow(Protocol):
-    """The bytes of a file, on their way. Iterating raises NetworkError where they end too early.
-
-    SourceChanged comes in the end where they are no more those of the file.
-    """
+    """The bytes of a file, on their way."""
 
     @property
     def offset(self) -> int:
@@ -88,7 +85,14 @@ class Flow(Protocol):
         """The whole file's size; None where the source does not say."""
         ...
 
-    def __iter__(self) -> Iterator[bytes]: ...
+    def readinto(self, buffer: memoryview) -> int:
+        """Read what is there into memory, waiting for some; gives how many bytes, 0 at the end.
+
+        Raises:
+            NetworkError: they end too early.
+            SourceChanged: in the end, where they are no more those of the file.
+        """
+        ...
 
     def shut(self) -> None:
         """End it from another thread: whoever iterates finds an error at once."""

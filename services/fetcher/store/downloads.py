@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, LiteralString
 from uuid import UUID
@@ -38,7 +38,7 @@ WHERE sha256 = %(sha256)s AND download_id = (
 RETURNING download_id, part_bytes, sha256, size_bytes
 """
 _PARTS = """
-SELECT part_number AS number, sha256, size_bytes, job_id = %(job_id)s AS own FROM fetcher.download_parts
+SELECT part_number AS number, sha256 AS address, size_bytes, job_id = %(job_id)s AS own FROM fetcher.download_parts
 WHERE download_id = %(download_id)s ORDER BY part_number
 """
 _HERE = """
@@ -53,7 +53,8 @@ SELECT FROM fetcher.downloads WHERE download_id = %(download_id)s AND job_id = %
 """
 _PUT = """
 INSERT INTO fetcher.download_parts (download_id, part_number, sha256, size_bytes, job_id)
-VALUES (%(download_id)s, %(number)s, %(sha256)s, %(size_bytes)s, %(job_id)s)
+SELECT %(download_id)s, parts.*, %(job_id)s
+FROM unnest(%(numbers)s::integer[], %(addresses)s::text[], %(sizes)s::bigint[]) parts
 """
 _CLEAR = "DELETE FROM fetcher.download_parts WHERE download_id = %(download_id)s"
 _FINISH = """
@@ -137,14 +138,18 @@ class DownloadStore:
             row = connection.execute(_TAKE, values).fetchone()
             return None if row is None else self._held(connection, job_id, row)
 
-    def put(self, connection: JobConnection, job_id: UUID, download_id: UUID, part: Part) -> None:
-        """Note a part that is safe, in a job's `holding`; raises LeaseLost where the download is another's by now.
+    def put(self, connection: JobConnection, job_id: UUID, download_id: UUID, parts: Sequence[Part]) -> None:
+        """Note parts that are safe, in a job's `holding`; raises LeaseLost where the download is another's by now.
 
         The commit waits for no disk: what a crash of the database forgets of the last moment is brought again.
         """
         connection.execute("SET LOCAL synchronous_commit TO off")
         self._hold(connection, job_id, download_id)
-        values = {"number": part.number, "sha256": part.sha256, "size_bytes": part.size_bytes}
+        values = {
+            "numbers": [part.number for part in parts],
+            "addresses": [part.address for part in parts],
+            "sizes": [part.size_bytes for part in parts],
+        }
         connection.execute(_PUT, {"download_id": download_id, "job_id": job_id, **values})
 
     def finish(
@@ -183,7 +188,7 @@ class DownloadStore:
         download_id = row["download_id"]
         found = connection.execute(_PARTS, {"download_id": download_id, "job_id": job_id}).fetchall()
         parts = [Part(**each) for each in found]
-        if not all(self.ledger.touch(connection, part.sha256) for part in parts):
+        if not all(self.ledger.touch(connection, part.address) for part in parts):
             connection.execute(_CLEAR, {"download_id": download_id})
             connection.execute(_GONE, {"download_id": download_id})
             return Taken(download_id, row["part_bytes"], [], None)
