@@ -1,10 +1,11 @@
 """A large file through the fetcher into its blob store, against curl and against the bare minio client.
 
 All ask the same server on loopback, which sends by sendfile from the page cache. On a folder the other side is
-`curl -o` into the same file system, by itself and with an fsync in the end, since the fetcher makes one of each part;
-on S3 it is minio's `put_object` of the same stream. The fetcher's time is that from the request to the file being
-whole, hashed and noted in PostgreSQL; registering it is another matter. Sides take turns on unpinned cores; each turn
-brings another file, and what was written before is synced first.
+`curl -o` into the same file system: by itself, with an fsync in the end, since the fetcher makes one of each part, and
+through sha256sum as well, since the fetcher hashes all of it. On S3 it is minio's `put_object` of the same stream. The
+fetcher's time is that from the request to the file being whole, hashed and noted in PostgreSQL; it asks a registry
+beforehand whether it has the model, and is stopped as it begins to register it. Sides take turns on unpinned cores; each
+turn brings another file, and what was written before is synced first.
 Run it by `.venv/bin/python -m benchmarks fetching --mib 1024`; `--mib 5120 --rounds 1` shows the memory of 5 GiB.
 """
 
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.contenders.fetcher import RunningFetcher, running_fetcher
+from benchmarks.contenders.registry import running_registry
 from benchmarks.harness import Ratio, cpu_seconds, interleave, memory_growth_bytes, running, surroundings, wait_until
 from benchmarks.transfer import stamp, write_random
 from penstock.cli.embedded.ports import free_port
@@ -35,6 +37,7 @@ from tests.s3 import find_minio, s3_server
 
 MEBIBYTE = 1024 * 1024
 NAME = "model.onnx"
+CURL = ("curl", "--silent", "--show-error", "--fail")
 console = Console()
 if not console.is_terminal:
     console = Console(width=120)  # the table's own; a pipe has none
@@ -77,7 +80,7 @@ class Place:
 
 
 @contextmanager
-def on_files(folder: Path, connections: int) -> Iterator[Place]:
+def on_files(folder: Path, settings: Mapping[str, str]) -> Iterator[Place]:
     """Run a fetcher over a folder."""
     blobs, target = folder / "blobs", folder / "curled"
 
@@ -86,20 +89,25 @@ def on_files(folder: Path, connections: int) -> Iterator[Place]:
             if path.is_file():
                 path.unlink()
 
-    def curl(url: str, *, sync: bool = False) -> None:
-        subprocess.run(["curl", "--silent", "--show-error", "--fail", "-o", target, url], check=True)
-        if sync:
-            handle = os.open(target, os.O_RDONLY)
-            os.fsync(handle)
-            os.close(handle)
+    def curl(url: str) -> None:
+        subprocess.run([*CURL, "-o", target, url], check=True)
 
-    environment = {"PENSTOCK_BLOB_URL": f"file://{blobs}", "PENSTOCK_FETCHER_CONNECTIONS": str(connections)}
-    with running_fetcher(folder, environment) as fetcher:
-        yield Place(fetcher, {"curl": curl, "curl, fsync": lambda url: curl(url, sync=True)}, clear)
+    def curl_and_sync(url: str) -> None:
+        curl(url)
+        sync(target)
+
+    def curl_hash_and_sync(url: str) -> None:
+        pipeline = '"$@" | tee "$0" | sha256sum --binary'
+        subprocess.run(["sh", "-c", pipeline, target, *CURL, url], check=True, stdout=subprocess.DEVNULL)
+        sync(target)
+
+    others = {"curl": curl, "curl, fsync": curl_and_sync, "curl, sha256sum, fsync": curl_hash_and_sync}
+    with running_fetcher(folder, {**settings, "PENSTOCK_BLOB_URL": f"file://{blobs}"}) as fetcher:
+        yield Place(fetcher, others, clear)
 
 
 @contextmanager
-def on_s3(folder: Path, connections: int) -> Iterator[Place]:
+def on_s3(folder: Path, settings: Mapping[str, str]) -> Iterator[Place]:
     """Run MinIO, and a fetcher over it."""
     with s3_server(folder) as server:
         bucket, client = server.make_bucket().name, server.client()
@@ -109,16 +117,26 @@ def on_s3(folder: Path, connections: int) -> Iterator[Place]:
                 client.remove_object(bucket, str(found.object_name))
 
         environment = {
+            **settings,
             "PENSTOCK_BLOB_URL": f"s3://{bucket}?endpoint={server.endpoint}&region={server.region}",
             "PENSTOCK_BLOB_ACCESS_KEY": server.access_key,
             "PENSTOCK_BLOB_SECRET_KEY": server.secret_key,
-            "PENSTOCK_FETCHER_CONNECTIONS": str(connections),
         }
         with running_fetcher(folder, environment) as fetcher:
             yield Place(fetcher, {"minio client": lambda url: put(client, bucket, url)}, clear)
 
 
-STORES: Mapping[str, Callable[[Path, int], AbstractContextManager[Place]]] = {"files": on_files, "S3": on_s3}
+STORES: Mapping[str, Callable[[Path, Mapping[str, str]], AbstractContextManager[Place]]] = {
+    "files": on_files,
+    "S3": on_s3,
+}
+
+
+def sync(path: Path) -> None:
+    """Have a file on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    os.fsync(handle)
+    os.close(handle)
 
 
 def put(client: Minio, bucket: str, url: str) -> None:
@@ -172,13 +190,21 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="penstock-fetching-", dir=options.folder) as name:
             folder, port = Path(name), free_port()
             folder.chmod(0o711)  # as root, PostgreSQL's own user passes through
-            served = folder / "served"
+            served, beside = folder / "served", folder / "registry"
             served.mkdir()
+            beside.mkdir()
             write_random(served / NAME, options.mib)
             origin = [sys.executable, "-m", "benchmarks.contenders.origin", str(served), str(port)]
             with (
                 running(origin, os.environ, folder / "origin.log"),
-                STORES[store](folder, options.connections) as place,
+                running_registry(beside, {"PENSTOCK_BLOB_URL": f"file://{beside}/blobs"}) as registry,
+                STORES[store](
+                    folder,
+                    {
+                        "PENSTOCK_REGISTRY_ADDRESS": registry.address,
+                        "PENSTOCK_FETCHER_CONNECTIONS": str(options.connections),
+                    },
+                ) as place,
             ):
                 taken = measure(place, served / NAME, f"http://127.0.0.1:{port}/{NAME}", options.rounds)
             for row in rows_of(store, options.mib, taken):

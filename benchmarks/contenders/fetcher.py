@@ -1,4 +1,4 @@
-"""The fetcher in a process of its own, over a PostgreSQL of its own; no registry is there, so what came is not used."""
+"""The fetcher in a process of its own, over a PostgreSQL of its own; what came is not used."""
 
 from __future__ import annotations
 

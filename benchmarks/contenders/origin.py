@@ -16,6 +16,7 @@ _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # as servers of files do: else the end of each range waits for an acknowledgement
     server: _Server
 
     def do_GET(self) -> None:
