@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,7 @@ from pydantic import SecretStr
 import penstock
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.api.trainer.v1 import validations_pb2 as pb
+from penstock.cli.__main__ import run
 from penstock.ids import uuid7
 from services.trainer.__main__ import build
 from services.trainer.registering.registering import Registering
@@ -160,3 +162,33 @@ def test_a_validation_is_cancelled_and_asking_twice_is_asking_once(
 def test_a_difference_is_told_from_a_metric_of_that_name() -> None:
     assert plain_names(["accuracy", "accuracy_vs_live", "accuracy_vs_live_low"]) == {"accuracy"}
     assert plain_names(["won_vs_live"]) == {"won_vs_live"}, "a script's own metric"
+
+
+def test_the_command_shows_a_table_and_ends_as_the_version_did(
+    place: TrainingPlace, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(*arguments: str) -> tuple[int, str, str]:
+        code = run(["validate", "iris", *arguments, "--url", place.addresses["trainer"]])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    code, table, _ = said("1.1.0", "--dataset", "flowers", "--slice", "region", "--watch")
+    assert code == 0
+    assert "iris 1.1.0  passed" in table
+    assert "worst_slice_accuracy[region]" in table
+    (accuracy,) = (line for line in table.splitlines() if line.startswith("accuracy "))
+    assert "low end ≥ 0" in accuracy
+    assert accuracy.endswith("yes")
+    code, table, error = said("1.1.0", "--dataset", "flowers/1", "--alone", "--all-rows", "--watch")
+    assert code == 1
+    assert "not measured" in table
+    assert "VALIDATION_NOT_PASSED" in error
+    code, listed, _ = said("1.1.0", "--history", "--json")
+    newest, before, *_ = json.loads(listed)
+    assert (newest["passed"], before["passed"]) == (False, True)
+    code, shown, _ = said("--show", newest["id"][:13])
+    assert newest["id"] in shown
+    assert said("--show", newest["id"], "--history")[0] == 2
+    assert said()[0] == 2
+    assert said("--cancel", newest["id"])[0] == 1
+    assert said("9.9.9")[0] == 3

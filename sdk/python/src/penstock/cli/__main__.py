@@ -19,6 +19,7 @@ from penstock.cli import (
     apply,
     bench,
     cache,
+    dataset,
     drift,
     embed,
     events,
@@ -40,6 +41,7 @@ from penstock.cli import (
     session,
     suite,
     train,
+    validate,
 )
 from penstock.cli.commands import HELP_OPTIONS, CommandTree
 from penstock.cli.exits import ExitCode, epilogue, failure_of
@@ -62,7 +64,9 @@ app.add_typer(key.app, name="key", rich_help_panel=_RUN)
 app.command(rich_help_panel=_KEEP)(apply.apply)
 app.add_typer(model.app, name="model", rich_help_panel=_KEEP)
 app.add_typer(fetch.app, name="fetch", rich_help_panel=_KEEP)
+app.add_typer(dataset.app, name="dataset", rich_help_panel=_KEEP)
 app.add_typer(train.app, name="train", rich_help_panel=_KEEP)
+app.command(rich_help_panel=_KEEP, epilog=validate.EXAMPLES)(validate.validate)
 app.add_typer(feature.app, name="feature", rich_help_panel=_KEEP)
 app.command(rich_help_panel=_USE)(predict.predict)
 app.command(rich_help_panel=_USE, epilog=generate.EXAMPLES)(generate.generate)
