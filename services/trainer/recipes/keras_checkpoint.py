@@ -34,8 +34,8 @@ class Checkpoint:
 
     def write(self, folder: Path) -> None:
         """Put it in the place of the one before, whole or not at all."""
-        arrays: dict[str, Any] = {f"state_{place}": array for place, array in enumerate(self.state)}
-        arrays |= {f"best_{place}": array for place, array in enumerate(self.best)}
+        arrays: dict[str, Any] = {f"state/{place}": array for place, array in enumerate(self.state)}
+        arrays |= {f"best/{place}": array for place, array in enumerate(self.best)}
         written = folder / f"{_FILE}.part"
         with written.open("wb") as file:
             np.savez(file, epoch=self.epoch, best_epoch=self.best_epoch, best_loss=self.best_loss, **arrays)
@@ -43,7 +43,7 @@ class Checkpoint:
 
     @classmethod
     def find(cls, folder: Path) -> Checkpoint | None:
-        """Read what `write` wrote; None where there is none, or it cannot be read."""
+        """Read what `write` wrote, None where nobody did; raises ValueError where it cannot be read."""
         try:
             with np.load(folder / _FILE, allow_pickle=False) as file:
                 return cls(
@@ -53,9 +53,11 @@ class Checkpoint:
                     float(file["best_loss"]),
                     _listed(file, "best"),
                 )
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except FileNotFoundError:
             return None
+        except (OSError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            raise ValueError(f"it cannot be read: {error}") from error
 
 
 def _listed(file: Any, name: str) -> list[NDArray[Any]]:
-    return [file[f"{name}_{place}"] for place in range(sum(each.startswith(f"{name}_") for each in file.files))]
+    return [file[f"{name}/{place}"] for place in range(sum(each.startswith(f"{name}/") for each in file.files))]

@@ -136,13 +136,13 @@ def _wanted(rows: Rows, part: Part) -> NDArray[Any]:
 
 def _resume(network: KerasNetwork, patience: Patience, context: Context) -> int:
     """Go on from the last checkpoint; gives the epochs that are done."""
-    found = Checkpoint.find(context.checkpoint)
-    if found is None:
-        return 0
     try:
+        found = Checkpoint.find(context.checkpoint)
+        if found is None:
+            return 0
         network.state = found.state
     except ValueError as error:
-        print(f"the checkpoint is of another network, and learning begins anew: {error}")  # noqa: T201 - it is the log
+        print(f"the checkpoint is left, and learning begins anew: {error}")  # noqa: T201 - it is the run's log
         return 0
     patience.best_epoch, patience.best_loss, patience.best = found.best_epoch, found.best_loss, found.best
     print(f"going on after epoch {found.epoch}, from the checkpoint")  # noqa: T201 - what is printed is the run's log

@@ -69,11 +69,15 @@ def _layers(activations: list[str], arrays: Mapping[str, NDArray[Any]]) -> Itera
 
 def _of_onnx(folder: Path) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
     import onnx
+    from google.protobuf.message import DecodeError
 
     from services.trainer.recipes.onnx_version import OWN, RECIPE
 
     (path,) = folder.rglob("*.onnx")
-    model = onnx.ModelProto.FromString(path.read_bytes())
+    try:
+        model = onnx.ModelProto.FromString(path.read_bytes())
+    except DecodeError as error:
+        raise ValueError("it is no ONNX") from error
     kept = {each.key: each.value for each in model.metadata_props}
     prefixes = tuple(f"{OWN}{name}_" for name in _ARRAYS)
     weights = [each for each in model.graph.initializer if each.name.startswith(prefixes)]
