@@ -1,7 +1,7 @@
 """The feature store against the SQL that one would write by hand, on the same tables of the same PostgreSQL.
 
-Online: 100 entities and 20 features in one call of the SDK, against one psycopg query of the same rows (on a connection that is
-open, with a statement that is prepared). As of a time: the rows asked for are sent, joined, and come back as columns,
+Online: 100 entities and 20 features in one call of the SDK, against one psycopg query of the same rows (prepared,
+on a connection that is open). As of a time: the rows asked for are sent, joined, and come back as columns,
 by the SDK, and by COPY in, a lateral join, COPY out and Arrow. Ingest: the SDK's `load`, against COPY of the same rows
 as text, once into one table with the same index, and once into it and into a table of the latest by hand.
 The sides take turns; registry, PostgreSQL and client share all cores.
@@ -117,8 +117,8 @@ def online(client: penstock.Client, connection: Connection, calls: int, rounds: 
                 began = time.perf_counter()
                 call(asked)
                 each[side].append((time.perf_counter() - began) * 1_000)
-        for side, found in each.items():
-            taken[side].append(found)
+        for side, times_ms in each.items():
+            taken[side].append(times_ms)
     for share in (0.5, 0.99):
         found = {side: [percentile(round_, share) for round_ in of_side] for side, of_side in taken.items()}
         ratio = Ratio.of(found["penstock"], found["psycopg"])

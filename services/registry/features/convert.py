@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
+from google.protobuf.message import Message
 from numpy.typing import NDArray
 
 from penstock.api.features.v1 import feature_views_pb2 as views_pb
 from penstock.api.features.v1 import features_pb2 as pb
 from penstock.errors import InvalidArgument as Malformed
 from penstock.tensors import from_tensor, to_tensor
-from services.common.errors import InvalidArgument
+from services.common.errors import InvalidArgument, ResourceExhausted
 from services.registry.features.expressions.plan import plan_of
 from services.registry.features.models import (
     FIRST_US,
@@ -47,6 +48,7 @@ MAX_LIST_LENGTH: Final = 4_096
 MAX_LABELS: Final = 64
 MAX_LABEL_CHARS: Final = 256
 MAX_TTL_MS: Final = 100 * 365 * 86_400_000
+Answer = TypeVar("Answer", bound=Message)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FEATURE = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _COMPUTATIONS = {each: views_pb.FeatureComputation.Value(f"FEATURE_COMPUTATION_{each.value}") for each in Computation}
@@ -207,6 +209,22 @@ def keys(given: Sequence[str], *, most: int = MAX_KEYS) -> list[str]:
             sentence = f"got {key[:80]!r}; 1 to {MAX_KEY_CHARS} characters are allowed, NUL is not"
             raise InvalidArgument.field(f"keys[{number}]", sentence, reason="INVALID_NAME")
     return found
+
+
+def asked_keys(given: Sequence[str], *, most: int = MAX_KEYS) -> list[str]:
+    """Read entities of a read, of which there is one at least; raises InvalidArgument."""
+    if not given:
+        raise InvalidArgument.field("keys", "none came; name the entities", reason="KEYS_REQUIRED")
+    return keys(given, most=most)
+
+
+def fitting(message: Answer, most_bytes: int) -> Answer:
+    """See that an answer fits a message; raises ResourceExhausted (TOO_LARGE)."""
+    size_bytes = message.ByteSize()
+    if size_bytes > most_bytes:
+        sentence = f"the answer has {size_bytes:,} bytes, and a message at most {most_bytes:,}"
+        raise ResourceExhausted(f"{sentence}; ask for fewer keys, rows or features at once", reason="TOO_LARGE")
+    return message
 
 
 def selections(given: Sequence[pb.FeatureSelection]) -> list[Selection]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from functools import partial
+from typing import Protocol
 
 import grpc
 import numpy as np
@@ -35,15 +36,27 @@ ROLES: Mapping[str, Role] = {
 }
 
 
-def service(store: FeatureStore, imports: ImportSettings) -> Service:
-    """Build it, on a store, with imports as the settings say."""
+class FeatureSettings(ImportSettings, Protocol):
+    """What the settings say of features; see services/registry/settings.py."""
+
+    max_message_bytes: int
+
+
+def service(store: FeatureStore, settings: FeatureSettings) -> Service:
+    """Build it, on a store, as the settings say."""
     values = FeatureValues(store)
     taken = samples.FeatureSamples(store)
     return Service(
         name=NAME,
         register=partial(
             features_pb2_grpc.add_FeatureServiceServicer_to_server,
-            FeatureServicer(FeatureViews(store), values, FeatureImports.from_settings(imports, values), taken),
+            FeatureServicer(
+                FeatureViews(store),
+                values,
+                FeatureImports.from_settings(settings, values),
+                taken,
+                max_message_bytes=settings.max_message_bytes,
+            ),
         ),
         roles=ROLES,
     )
@@ -53,8 +66,15 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
     """See features.proto for what each RPC promises."""
 
     def __init__(
-        self, views: FeatureViews, values: FeatureValues, imports: FeatureImports, taken: samples.FeatureSamples
+        self,
+        views: FeatureViews,
+        values: FeatureValues,
+        imports: FeatureImports,
+        taken: samples.FeatureSamples,
+        *,
+        max_message_bytes: int,
     ) -> None:
+        self._max_message_bytes = max_message_bytes
         self._samples = taken
         self._views = views
         self._values = values
@@ -96,12 +116,12 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
 
     def GetFeatures(self, request: pb.GetFeaturesRequest, _: grpc.ServicerContext) -> pb.GetFeaturesResponse:
         """Give the latest values."""
-        keys = convert.keys(request.keys)
+        keys = convert.asked_keys(request.keys)
         brought = convert.request_values(request.request_values, len(keys))
         found, read_time_us = self._values.latest(keys, convert.selections(request.selections), brought)
         response = pb.GetFeaturesResponse(selected=map(convert.selected_proto, found))
         response.read_time.FromMicroseconds(read_time_us)
-        return response
+        return convert.fitting(response, self._max_message_bytes)
 
     def GetFeaturesAsOf(
         self, requests: Iterator[pb.GetFeaturesAsOfRequest], _: grpc.ServicerContext
@@ -112,10 +132,11 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             if selections is None:
                 selections, known_time_us = convert.selections(request.selections), request.known_time_us
             times = convert.as_of_times(request)
-            keys = convert.keys(request.keys, most=convert.MAX_BLOCK_ROWS)
+            keys = convert.asked_keys(request.keys, most=convert.MAX_BLOCK_ROWS)
             brought = convert.request_values(request.request_values, len(keys))
             found = self._values.as_of(selections, keys, times, known_time_us, brought)
-            yield pb.GetFeaturesAsOfResponse(selected=map(convert.selected_proto, found))
+            response = pb.GetFeaturesAsOfResponse(selected=map(convert.selected_proto, found))
+            yield convert.fitting(response, self._max_message_bytes)
 
     def ListFeatureHistory(
         self, request: pb.ListFeatureHistoryRequest, _: grpc.ServicerContext
@@ -130,9 +151,10 @@ class FeatureServicer(features_pb2_grpc.FeatureServiceServicer):
             for feature, column in zip(view.stored, columns[2:], strict=True)
         ]
         written = pb.FeatureRows(keys=[request.key] * len(rows), event_times_us=columns[0], columns=values)
-        return pb.ListFeatureHistoryResponse(
+        response = pb.ListFeatureHistoryResponse(
             rows=written, create_times_us=np.array(columns[1], np.int64).tolist(), next_page_token=token
         )
+        return convert.fitting(response, self._max_message_bytes)
 
     def SampleFeatures(
         self, request: pb.SampleFeaturesRequest, _: grpc.ServicerContext

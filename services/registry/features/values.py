@@ -13,6 +13,7 @@ from services.common import pages
 from services.common.errors import InvalidArgument
 from services.registry.features import computing
 from services.registry.features.models import Column, Rows, Selected, Times, View, Written
+from services.registry.features.store.bounds import rows_at_once
 from services.registry.features.store.transaction import FeatureStore, FeatureTables
 from services.registry.features.store.values import Asked
 
@@ -95,6 +96,7 @@ class FeatureValues:
         before = (position[0], position[1]) if position else ALL_LATER
         with self._store.transaction() as tables:
             found = tables.views.get(view, version)
+            size = min(size, rows_at_once(found.stored))  # a page may be shorter than was asked for
             rows = tables.values.history(found, key, before=before, limit=size + 1)
         if len(rows) <= size:
             return found, rows, ""

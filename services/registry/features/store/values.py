@@ -12,6 +12,7 @@ from psycopg.rows import DictRow, tuple_row
 
 from services.common.errors import NotFound
 from services.registry.features.models import Column, FeatureStatus, FeatureType, Rows, Selected, Times, View, Written
+from services.registry.features.store import bounds
 from services.registry.features.store.columns import SQL_TYPES, arrow_of, as_mapping, column_of, read_csv
 from services.registry.features.store.literals import array_literal
 from services.registry.features.store.views import column_names, latest_table, rows_table
@@ -75,6 +76,8 @@ SELECT event_time, create_time{features} FROM {rows} WHERE entity_key = %(key)s
 ORDER BY event_time DESC, create_time DESC LIMIT %(limit)s
 """
 
+_TEXT_TO_VALUES = 3
+"""A double is 8 bytes, and up to 24 as text."""
 _STATUSES = (FeatureStatus.ABSENT, FeatureStatus.PRESENT, FeatureStatus.EXPIRED)
 
 
@@ -125,15 +128,19 @@ class ValueTable:
         return Written(found["written"], found["written"] - found["newest"], count - found["written"])
 
     def latest(self, view: View, keys: Sequence[str], places: Sequence[int], *, now: int) -> Selected:
-        """Give the latest values of entities."""
+        """Give the latest values of entities; raises ResourceExhausted (TOO_LARGE)."""
+        features, found = [view.stored[place] for place in places], dict[str, tuple[Any, ...]]()
         with self._connection.cursor(row_factory=tuple_row, binary=True) as cursor:
             statement = _latest_statement(view.view_id, tuple(places))
-            found = {row[0]: row for row in cursor.execute(statement, {"keys": list(keys)}).fetchall()}
+            for part in bounds.in_parts(keys, features):
+                found |= {row[0]: row for row in cursor.execute(statement, {"keys": part}).fetchall()}
+                if found and len(part) < len(keys):
+                    bounds.check_rows(features, list(zip(*found.values(), strict=True))[2:])
         nothing = (None,) * (2 + len(places))
         by_column = list(zip(*(found.get(key, nothing) for key in keys), strict=True))
         times = np.fromiter((time or 0 for time in by_column[1]), np.int64, len(keys))
         known = np.fromiter((time is not None for time in by_column[1]), np.bool_, len(keys))
-        features = [view.stored[place] for place in places]
+        bounds.check_rows(features, by_column[2:])
         columns = [column_of(feature, values) for feature, values in zip(features, by_column[2:], strict=True)]
         return _selected(view, features, times, known, columns, np.full(len(keys), now))
 
@@ -145,14 +152,18 @@ class ValueTable:
         return int(row["now"])
 
     def as_of(self, view: View, places: Sequence[int], asked: Asked) -> Selected:
-        """Give the values of rows as they were known."""
+        """Give the values of rows as they were known; raises ResourceExhausted (TOO_LARGE)."""
         statement = sql.SQL(_AS_OF).format(
             features=column_names(places, "found"), rows=rows_table(view), **asked.literals
         )
         with self._connection.cursor() as cursor, cursor.copy(statement) as copy:
-            text = b"".join(copy)
+            text = bytearray()
+            for row in copy:
+                text += row
+                bounds.check_bytes(len(text) // _TEXT_TO_VALUES)
         features = [view.stored[place] for place in places]
-        numbers, times, known, columns = read_csv(text, features)
+        numbers, times, known, columns = read_csv(bytes(text), features)
+        bounds.check_rows(features, [column.values for column in columns])
         order = np.argsort(numbers, kind="stable")
         ordered = [Column(column.values[order], column.missing[order]) for column in columns]
         return _selected(view, features, times[order], known[order], ordered, asked.as_of)
