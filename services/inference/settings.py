@@ -134,7 +134,7 @@ class InferenceSettings(ServerSettings):
     response_cache_timeout_ms: Annotated[int, Field(ge=1, le=10_000)] = 20
     """How long a request waits for that server before it goes to the model."""
 
-    feature_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 250
+    feature_timeout_ms: Annotated[int, Field(ge=1, le=60_000)] = 500
     """How long a prediction waits for the values of its entities, which the registry gives; then it is refused."""
     max_feature_lookups: Annotated[int, Field(ge=1, le=4096)] = 32
     """Such waits at once, so that a registry which hangs holds so many request threads at the most."""
