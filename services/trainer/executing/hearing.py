@@ -27,6 +27,7 @@ class Hearing:
         self._line = bytearray()
         self._log_bytes_left = max_log_bytes
         self._epochs_left = MAX_EPOCHS
+        self._refused = False
 
     def listen(self) -> None:
         """Hear the process until it has ended, or has said what it may not: then `end` says so.
@@ -36,7 +37,7 @@ class Hearing:
         with selectors.DefaultSelector() as selector:
             for descriptor in (self._process.life, self._process.events, self._process.log):
                 selector.register(descriptor, selectors.EVENT_READ)
-            while self._process.life in selector.get_map() and not isinstance(self.end, Failed):
+            while self._process.life in selector.get_map() and not self._refused:
                 for key, _ in selector.select():
                     if not self._hear(key.fd):
                         selector.unregister(key.fd)
@@ -45,7 +46,7 @@ class Hearing:
         """Hear what is still in the pipes of a process that has ended."""
         for descriptor in (self._process.log, self._process.events):
             for _ in range(_REST_BYTES // _READ_BYTES):
-                if isinstance(self.end, Failed) or not self._hear(descriptor, at_the_end=True):
+                if self._refused or not self._hear(descriptor, at_the_end=True):
                     break
 
     def _hear(self, descriptor: int, *, at_the_end: bool = False) -> bool:
@@ -65,7 +66,7 @@ class Hearing:
     def _hear_log(self, chunk: bytes) -> None:
         self._log_bytes_left -= len(chunk)
         if self._log_bytes_left < 0:
-            self.end = Failed("TOO_MUCH_OUTPUT", "the recipe prints without end; print less")
+            self._refuse("TOO_MUCH_OUTPUT", "the recipe prints without end; print less")
             return
         self._tell(Log(chunk))
 
@@ -79,6 +80,11 @@ class Hearing:
         if len(self._line) > MAX_LINE_BYTES:
             self._hear_line(bytes(self._line))
 
+    def _refuse(self, reason: str, sentence: str) -> None:
+        """End it for what it said; one that itself says how it ended is heard to its end, its log as well."""
+        self.end = Failed(reason, sentence)
+        self._refused = True
+
     def _hear_line(self, line: bytes) -> None:
         try:
             if len(line) > MAX_LINE_BYTES:
@@ -86,7 +92,7 @@ class Hearing:
             said = said_by(line)
         except ValueError as error:
             sentence = f"the recipe's process told what nobody can read: {str(error)[:500]}"
-            self.end = Failed("INVALID_OUTCOME", sentence)
+            self._refuse("INVALID_OUTCOME", sentence)
             return
         match said:
             case Done() | Failed():
@@ -97,8 +103,6 @@ class Hearing:
             case Epoch():
                 self._epochs_left -= 1
                 if self._epochs_left < 0:
-                    self.end = Failed(
-                        "TOO_MUCH_OUTPUT", f"the recipe told of more than {MAX_EPOCHS} epochs; tell fewer"
-                    )
+                    self._refuse("TOO_MUCH_OUTPUT", f"the recipe told of more than {MAX_EPOCHS} epochs; tell fewer")
                 else:
                     self._tell(said)
