@@ -10,17 +10,16 @@ from typing import Any
 
 import grpc
 
+from penstock.api.trainer.v1 import datasets_pb2, datasets_pb2_grpc, training_pb2_grpc
 from penstock.api.trainer.v1 import training_pb2 as pb
-from penstock.api.trainer.v1 import training_pb2_grpc
 from penstock.ids import uuid7
 from services.common.errors import DomainError, FailedPrecondition, NotFound
-from services.common.keys import KeyRing, Role
+from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
 from services.common.server import Server, Service
 from services.common.settings import ServerSettings
-
-NAME = "penstock.api.trainer.v1.TrainingService"
-ROLES = {"CreateTrainingRun": Role.OPERATOR, "GetTrainingRun": Role.VIEWER}
+from services.trainer.datasets import servicer as datasets
+from services.trainer.runs import servicer as runs
 
 
 class ScriptedTrainer(training_pb2_grpc.TrainingServiceServicer):
@@ -83,6 +82,23 @@ class ScriptedTrainer(training_pb2_grpc.TrainingServiceServicer):
             del self.runs[run_id]
 
 
+class ScriptedDatasets(datasets_pb2_grpc.DatasetServiceServicer):
+    """Knows every dataset, and of each the same."""
+
+    def GetDataset(
+        self, request: datasets_pb2.GetDatasetRequest, context: grpc.ServicerContext
+    ) -> datasets_pb2.GetDatasetResponse:
+        dataset = datasets_pb2.Dataset(
+            name=request.name, version=request.version, row_count=100, digest="ab" * 32, created_by="ada"
+        )
+        return datasets_pb2.GetDatasetResponse(dataset=dataset)
+
+
+def _register_datasets(server: grpc.Server) -> None:
+    scripted = ScriptedDatasets()  # type: ignore[abstract] # as below
+    datasets_pb2_grpc.add_DatasetServiceServicer_to_server(scripted, server)
+
+
 def no_training_config() -> DomainError:
     """What the trainer says of a model that nobody told it how to train."""
     return FailedPrecondition("the model has no training config; set one", reason="NO_TRAINING_CONFIG")
@@ -96,8 +112,11 @@ def serve_trainer(trainer: ScriptedTrainer | None = None, *, port: int = 0) -> I
     settings = ServerSettings(port=port, metrics_port=0, health_interval_ms=50)
     keys = KeyRing(None)
     keys.open()
-    service = Service(name=NAME, register=register, roles=ROLES)
-    server = Server(settings, (service,), keys=keys, metrics=MetricsServer("127.0.0.1", 0))
+    services = (
+        Service(name=runs.NAME, register=register, roles=runs.ROLES, endless=runs.ENDLESS),
+        Service(name=datasets.NAME, register=_register_datasets, roles=datasets.ROLES),
+    )
+    server = Server(settings, services, keys=keys, metrics=MetricsServer("127.0.0.1", 0))
     trainer.address = f"127.0.0.1:{server.open()}"
     try:
         yield trainer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
@@ -15,6 +15,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from penstock import Client
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.api.tensors.v1.tensors_pb2 import TensorSpec
+from penstock.api.trainer.v1 import datasets_pb2 as datasets
 from penstock.api.trainer.v1 import training_pb2 as trainer
 from penstock.errors import InvalidArgument, NotFound
 from services.monitoring.clients import CallError, sentence_of
@@ -91,6 +92,46 @@ class TrainingRun:
     create_time: datetime | None
 
 
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """How a version did on some rows, as the registry keeps it."""
+
+    id: int
+    dataset: str
+    metrics: Mapping[str, float]
+    passed: bool
+    shortfalls: Sequence[str]
+    note: str
+    evaluated_by: str
+    time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """A move of a version from stage to stage; '' where it was born."""
+
+    id: int
+    from_stage: str
+    to_stage: str
+    kind: str
+    promoted_by: str
+    approved_by: str
+    note: str
+    time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptDataset:
+    """A dataset's version, as the trainer keeps it."""
+
+    row_count: int
+    column_count: int
+    digest: str
+    source: str
+    created_by: str
+    create_time: datetime | None
+
+
 class RegistryReader:
     """Asks for one answer, one person's question: who gives none is not asked again.
 
@@ -136,6 +177,20 @@ class RegistryReader:
         """Give the version that was in PRODUCTION at a time; raises MissingError."""
         return _version(self._ask("registry", lambda: self._client.registry.live_version(model, at=time).version))
 
+    def evaluations(self, model: str, version: str, most: int) -> list[Evaluated]:
+        """List a version's newest evaluations; raises MissingError."""
+        asked = self._client.registry.evaluations
+        return self._ask("registry", lambda: list(map(_evaluated, islice(asked(model, version, page_size=most), most))))
+
+    def moves(self, model: str, version: str, most: int) -> list[Moved]:
+        """List a version's newest moves from stage to stage; raises MissingError."""
+        asked = self._client.registry.transitions
+        return self._ask("registry", lambda: list(map(_moved, islice(asked(model, version, page_size=most), most))))
+
+    def dataset(self, name: str, version: int) -> KeptDataset:
+        """Give a dataset's version; raises MissingError."""
+        return _dataset(self._ask("trainer", lambda: self._client.datasets.get(name, version)))
+
     def run(self, run_id: str) -> TrainingRun:
         """Give a run; raises MissingError."""
         return _run(self._ask("trainer", lambda: self._client.training.get_run(run_id)))
@@ -176,6 +231,44 @@ def _version(message: registry.ModelVersion) -> RegisteredVersion:
         promoted_time=_time(message.promoted_time),
         promoted_by=message.promoted_by,
         inputs=tuple(_input(spec) for spec in message.signature.inputs),
+    )
+
+
+def _evaluated(message: registry.Evaluation) -> Evaluated:
+    return Evaluated(
+        id=message.id,
+        dataset=message.dataset,
+        metrics=dict(message.metrics),
+        passed=message.passed,
+        shortfalls=tuple(message.shortfalls),
+        note=message.note,
+        evaluated_by=message.evaluated_by,
+        time=_time(message.evaluate_time),
+    )
+
+
+def _moved(message: registry.Transition) -> Moved:
+    said = [registry.Stage.Name(stage).removeprefix("STAGE_") for stage in (message.from_stage, message.to_stage)]
+    return Moved(
+        id=message.id,
+        from_stage=said[0] if message.from_stage else "",
+        to_stage=said[1],
+        kind=registry.TransitionKind.Name(message.kind).removeprefix("TRANSITION_KIND_"),
+        promoted_by=message.promoted_by,
+        approved_by=message.approved_by,
+        note=message.note,
+        time=_time(message.promoted_time),
+    )
+
+
+def _dataset(message: datasets.Dataset) -> KeptDataset:
+    return KeptDataset(
+        row_count=message.row_count,
+        column_count=len(message.columns),
+        digest=message.digest,
+        source=message.source.WhichOneof("kind") or "",
+        created_by=message.created_by,
+        create_time=_time(message.create_time),
     )
 
 

@@ -128,7 +128,7 @@ def test_from_a_prediction_back_to_the_data_that_its_version_learned_from(suite:
     assert (one.attributes["stage"], two.attributes["stage"]) == ("PRODUCTION", "DEVELOPMENT")
     assert one.attributes["promoted_by"] == "anonymous"
     assert two.attributes["training_run_id"] == run_id
-    assert found.of("DATASET")[0].missing != ""
+    assert found.of("DATASET")[0].attributes["row_count"] == "100"
     assert {node.missing for node in (*found.of("ALERT"), *found.of("CHECK"))} == {"it is no longer kept"}
 
 

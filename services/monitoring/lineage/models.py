@@ -25,6 +25,8 @@ class Kind(enum.Enum):
     CHECK = 6
     ALERT = 7
     RETRAINING_REQUEST = 8
+    EVALUATION = 9
+    TRANSITION = 10
 
 
 @dataclass(frozen=True, slots=True)

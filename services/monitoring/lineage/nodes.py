@@ -7,8 +7,11 @@ from datetime import datetime
 
 from services.monitoring.lineage.models import AlertFound, CheckFound, Kind, Node, ProfileFound, VersionName
 from services.monitoring.models import Inference
-from services.monitoring.registry_reader import RegisteredVersion, TrainingRun
+from services.monitoring.registry_reader import Evaluated, KeptDataset, Moved, RegisteredVersion, TrainingRun
 from services.monitoring.retraining.models import Request
+
+MAX_METRICS = 8
+"""Of an evaluation's, that a lineage shows."""
 
 
 def inference_node(inference: Inference) -> Node:
@@ -73,14 +76,48 @@ def run_node(run_id: str, found: TrainingRun | None, missing: str = "") -> Node:
     return Node(Kind.TRAINING_RUN, run_id, title, found.create_time, _filled(attributes))
 
 
-def dataset_node(name: str) -> Node:
-    """Show a dataset: its name is all that monitoring learns of it."""
-    return Node(
-        Kind.DATASET,
-        name,
-        f"The dataset {name}",
-        missing="only its name is known here: the trainer keeps datasets, and its contract tells no more of them",
-    )
+def dataset_node(name: str, found: KeptDataset | None, missing: str = "") -> Node:
+    """Show a dataset, with what the trainer says of it."""
+    title = f"The dataset {name}"
+    if found is None:
+        return Node(Kind.DATASET, name, title, missing=missing)
+    attributes = {
+        "row_count": str(found.row_count),
+        "column_count": str(found.column_count),
+        "digest": found.digest,
+        "source": found.source,
+        "created_by": found.created_by,
+    }
+    return Node(Kind.DATASET, name, title, found.create_time, _filled(attributes))
+
+
+def evaluation_node(name: VersionName, found: Evaluated) -> Node:
+    """Show how a version did on rows that it had not seen; of its metrics those that people look for first."""
+    shown = sorted(found.metrics, key=lambda metric: (metric.count("_") + metric.count("["), metric))[:MAX_METRICS]
+    attributes = {
+        "passed": "yes" if found.passed else "no",
+        "dataset": found.dataset,
+        **{metric: f"{found.metrics[metric]:.4g}" for metric in shown},
+        "shortfalls": "; ".join(found.shortfalls),
+        "note": found.note,
+        "evaluated_by": found.evaluated_by,
+    }
+    title = f"An evaluation of {name.model} {name.version}"
+    return Node(Kind.EVALUATION, str(found.id), title, found.time, _filled(attributes))
+
+
+def transition_node(name: VersionName, found: Moved) -> Node:
+    """Show a version's move to a stage, and who approved it."""
+    attributes = {
+        "from_stage": found.from_stage,
+        "to_stage": found.to_stage,
+        "kind": found.kind,
+        "promoted_by": found.promoted_by,
+        "approved_by": found.approved_by,
+        "note": found.note,
+    }
+    title = f"{name.model} {name.version} to {found.to_stage}"
+    return Node(Kind.TRANSITION, str(found.id), title, found.time, _filled(attributes))
 
 
 def profile_node(found: ProfileFound) -> Node:

@@ -42,6 +42,7 @@ class Walk:
                 self.graph.link(self._run(run_id), place, "trained")
             if deep:
                 self._parent(found, place)
+                self._judged(name, place)
         if deep and place is not None:
             for request in self._related.that_made(*name, run_id, limit=MAX_RELATED):
                 self.request(request)
@@ -94,8 +95,7 @@ class Walk:
         run = self._run(request.training_run_id) if request.training_run_id else None
         self.graph.link(place, run, "led to")
         if request.new_version:
-            new = self.version(VersionName(request.model, request.new_version), deep=False)
-            self.graph.link(run, new, "trained")
+            self.graph.link(run, self._made(VersionName(request.model, request.new_version)), "trained")
         return place
 
     def run(self, run_id: str) -> int | None:
@@ -127,11 +127,48 @@ class Walk:
         except MissingError as missing:
             return self.graph.add(nodes.run_node(run_id, None, missing.why))
         place = self.graph.add(nodes.run_node(run_id, run))
-        if run.dataset:
-            self.graph.link(self.graph.add(nodes.dataset_node(run.dataset)), place, "fed")
+        for dataset in filter(None, run.dataset.split("+")):
+            self.graph.link(self._dataset(dataset), place, "fed")
         if deep and run.new_version:
-            self.graph.link(place, self.version(VersionName(run.model, run.new_version), deep=False), "trained")
+            self.graph.link(place, self._made(VersionName(run.model, run.new_version)), "trained")
         return place
+
+    def _made(self, name: VersionName) -> int | None:
+        """Add a version that a run made, with how it was judged, where it went, and what it is compared with now."""
+        known = self.graph.place_of(Kind.VERSION, str(name))
+        if known is not None:
+            return known
+        place = self.version(name, deep=False)
+        self._judged(name, place)
+        profile = self._store.profile_of(name)
+        if profile is not None:
+            self.graph.link(place, self.graph.add(nodes.profile_node(profile)), "is compared with")
+        return place
+
+    def _judged(self, name: VersionName, place: int | None) -> None:
+        """Add how a version did on rows that it had not seen, and its moves from stage to stage."""
+        try:
+            evaluations = self._reader.evaluations(*name, MAX_RELATED)
+            moves = self._reader.moves(*name, MAX_RELATED)
+        except MissingError:
+            return  # of the version itself it is said why
+        for evaluation in reversed(evaluations):
+            self.graph.link(place, self.graph.add(nodes.evaluation_node(name, evaluation)), "was evaluated")
+        for move in reversed(moves):
+            if move.from_stage:  # where it was born is no news
+                self.graph.link(place, self.graph.add(nodes.transition_node(name, move)), "moved")
+
+    def _dataset(self, reference: str) -> int | None:
+        known = self.graph.place_of(Kind.DATASET, reference)
+        if known is not None:
+            return known
+        name, _, version = reference.partition("/")
+        try:
+            if not version.isdecimal():
+                raise MissingError("it names no version")
+            return self.graph.add(nodes.dataset_node(reference, self._reader.dataset(name, int(version))))
+        except MissingError as missing:
+            return self.graph.add(nodes.dataset_node(reference, None, missing.why))
 
     def check(self, check: CheckFound) -> int | None:
         """Add a check, with what it compared and the requests that it raised."""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(penstock/api/monitoring/v1/lineage.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\x0bLineageNode\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\'.penstock.api.monitoring.v1.LineageKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12K\n\nattributes\x18\x05 \x03(\x0b\x32\x37.penstock.api.monitoring.v1.LineageNode.AttributesEntry\x12\x0f\n\x07missing\x18\x06 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0bLineageEdge\x12\x11\n\tfrom_node\x18\x01 \x01(\x05\x12\x0f\n\x07to_node\x18\x02 \x01(\x05\x12\x10\n\x08relation\x18\x03 \x01(\t\"\xad\x01\n\x11GetLineageRequest\x12\x16\n\x0cinference_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08\x61lert_id\x18\x02 \x01(\tH\x00\x12\x1f\n\x15retraining_request_id\x18\x03 \x01(\tH\x00\x12\x11\n\x07version\x18\x04 \x01(\tH\x00\x12\x12\n\x08\x63heck_id\x18\x05 \x01(\tH\x00\x12\x19\n\x0ftraining_run_id\x18\x06 \x01(\tH\x00\x42\t\n\x07subject\"\x84\x01\n\x12GetLineageResponse\x12\x36\n\x05nodes\x18\x01 \x03(\x0b\x32\'.penstock.api.monitoring.v1.LineageNode\x12\x36\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\'.penstock.api.monitoring.v1.LineageEdge*\x89\x02\n\x0bLineageKind\x12\x1c\n\x18LINEAGE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16LINEAGE_KIND_INFERENCE\x10\x01\x12\x18\n\x14LINEAGE_KIND_VERSION\x10\x02\x12\x1d\n\x19LINEAGE_KIND_TRAINING_RUN\x10\x03\x12\x18\n\x14LINEAGE_KIND_DATASET\x10\x04\x12\x18\n\x14LINEAGE_KIND_PROFILE\x10\x05\x12\x16\n\x12LINEAGE_KIND_CHECK\x10\x06\x12\x16\n\x12LINEAGE_KIND_ALERT\x10\x07\x12#\n\x1fLINEAGE_KIND_RETRAINING_REQUEST\x10\x08\x32}\n\x0eLineageService\x12k\n\nGetLineage\x12-.penstock.api.monitoring.v1.GetLineageRequest\x1a..penstock.api.monitoring.v1.GetLineageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(penstock/api/monitoring/v1/lineage.proto\x12\x1apenstock.api.monitoring.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x9a\x02\n\x0bLineageNode\x12\x35\n\x04kind\x18\x01 \x01(\x0e\x32\'.penstock.api.monitoring.v1.LineageKind\x12\n\n\x02id\x18\x02 \x01(\t\x12\r\n\x05title\x18\x03 \x01(\t\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12K\n\nattributes\x18\x05 \x03(\x0b\x32\x37.penstock.api.monitoring.v1.LineageNode.AttributesEntry\x12\x0f\n\x07missing\x18\x06 \x01(\t\x1a\x31\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"C\n\x0bLineageEdge\x12\x11\n\tfrom_node\x18\x01 \x01(\x05\x12\x0f\n\x07to_node\x18\x02 \x01(\x05\x12\x10\n\x08relation\x18\x03 \x01(\t\"\xad\x01\n\x11GetLineageRequest\x12\x16\n\x0cinference_id\x18\x01 \x01(\tH\x00\x12\x12\n\x08\x61lert_id\x18\x02 \x01(\tH\x00\x12\x1f\n\x15retraining_request_id\x18\x03 \x01(\tH\x00\x12\x11\n\x07version\x18\x04 \x01(\tH\x00\x12\x12\n\x08\x63heck_id\x18\x05 \x01(\tH\x00\x12\x19\n\x0ftraining_run_id\x18\x06 \x01(\tH\x00\x42\t\n\x07subject\"\x84\x01\n\x12GetLineageResponse\x12\x36\n\x05nodes\x18\x01 \x03(\x0b\x32\'.penstock.api.monitoring.v1.LineageNode\x12\x36\n\x05\x65\x64ges\x18\x02 \x03(\x0b\x32\'.penstock.api.monitoring.v1.LineageEdge*\xc3\x02\n\x0bLineageKind\x12\x1c\n\x18LINEAGE_KIND_UNSPECIFIED\x10\x00\x12\x1a\n\x16LINEAGE_KIND_INFERENCE\x10\x01\x12\x18\n\x14LINEAGE_KIND_VERSION\x10\x02\x12\x1d\n\x19LINEAGE_KIND_TRAINING_RUN\x10\x03\x12\x18\n\x14LINEAGE_KIND_DATASET\x10\x04\x12\x18\n\x14LINEAGE_KIND_PROFILE\x10\x05\x12\x16\n\x12LINEAGE_KIND_CHECK\x10\x06\x12\x16\n\x12LINEAGE_KIND_ALERT\x10\x07\x12#\n\x1fLINEAGE_KIND_RETRAINING_REQUEST\x10\x08\x12\x1b\n\x17LINEAGE_KIND_EVALUATION\x10\t\x12\x1b\n\x17LINEAGE_KIND_TRANSITION\x10\n2}\n\x0eLineageService\x12k\n\nGetLineage\x12-.penstock.api.monitoring.v1.GetLineageRequest\x1a..penstock.api.monitoring.v1.GetLineageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,7 +35,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINEAGENODE_ATTRIBUTESENTRY']._loaded_options = None
   _globals['_LINEAGENODE_ATTRIBUTESENTRY']._serialized_options = b'8\001'
   _globals['_LINEAGEKIND']._serialized_start=771
-  _globals['_LINEAGEKIND']._serialized_end=1036
+  _globals['_LINEAGEKIND']._serialized_end=1094
   _globals['_LINEAGENODE']._serialized_start=106
   _globals['_LINEAGENODE']._serialized_end=388
   _globals['_LINEAGENODE_ATTRIBUTESENTRY']._serialized_start=339
@@ -46,6 +46,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETLINEAGEREQUEST']._serialized_end=633
   _globals['_GETLINEAGERESPONSE']._serialized_start=636
   _globals['_GETLINEAGERESPONSE']._serialized_end=768
-  _globals['_LINEAGESERVICE']._serialized_start=1038
-  _globals['_LINEAGESERVICE']._serialized_end=1163
+  _globals['_LINEAGESERVICE']._serialized_start=1096
+  _globals['_LINEAGESERVICE']._serialized_end=1221
 # @@protoc_insertion_point(module_scope)

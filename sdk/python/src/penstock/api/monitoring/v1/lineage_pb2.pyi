@@ -48,6 +48,10 @@ class _LineageKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LineageKi
     """An alert."""
     LINEAGE_KIND_RETRAINING_REQUEST: _LineageKind.ValueType  # 8
     """A retraining request."""
+    LINEAGE_KIND_EVALUATION: _LineageKind.ValueType  # 9
+    """An evaluation of a version on rows that it had not seen; its id is the registry's number."""
+    LINEAGE_KIND_TRANSITION: _LineageKind.ValueType  # 10
+    """A move of a version to another stage, and who approved it; its id is the registry's number."""
 
 class LineageKind(_LineageKind, metaclass=_LineageKindEnumTypeWrapper):
     """LineageKind is what a step of a lineage is."""
@@ -70,6 +74,10 @@ LINEAGE_KIND_ALERT: LineageKind.ValueType  # 7
 """An alert."""
 LINEAGE_KIND_RETRAINING_REQUEST: LineageKind.ValueType  # 8
 """A retraining request."""
+LINEAGE_KIND_EVALUATION: LineageKind.ValueType  # 9
+"""An evaluation of a version on rows that it had not seen; its id is the registry's number."""
+LINEAGE_KIND_TRANSITION: LineageKind.ValueType  # 10
+"""A move of a version to another stage, and who approved it; its id is the registry's number."""
 Global___LineageKind: _TypeAlias = LineageKind  # noqa: Y015
 
 @_typing.final
@@ -154,10 +162,10 @@ class LineageEdge(_message.Message):
     to_node: _builtins.int
     """The index of what came of it."""
     relation: _builtins.str
-    """How: a version "answered" a prediction, "was checked", "is compared with" a profile, "did badly"; a dataset "fed" a
-    run; a run "trained" a version; what "was live before" another; a profile that a check "was compared with"; a check
-    or an alert "raised" what came of it; another alert of the same "is answered by" a request; a request "led to" a
-    run.
+    """How: a version "answered" a prediction, "was checked", "is compared with" a profile, "did badly", "was evaluated",
+    "moved" to another stage; a dataset "fed" a run; a run "trained" a version; what "was live before" another; a
+    profile that a check "was compared with"; a check or an alert "raised" what came of it; another alert of the same
+    "is answered by" a request; a request "led to" a run.
     """
     def __init__(
         self,
