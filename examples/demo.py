@@ -1,4 +1,4 @@
-"""The main job, end to end, on real input: train, register, serve, predict, score, roll out, roll back, watch.
+"""The main job, end to end, on real input: train, register, serve, predict, score, roll out and back, watch, retrain.
 
 `make demo` runs it on a suite of its own, in a temporary folder and on free ports, and leaves nothing behind.
 """
@@ -40,6 +40,10 @@ FREE_PORTS = {
         "JOBS_METRICS",
         "MONITORING",
         "MONITORING_METRICS",
+        "FETCHER",
+        "FETCHER_METRICS",
+        "TRAINER",
+        "TRAINER_METRICS",
         "POSTGRES",
     )
 }
@@ -52,14 +56,17 @@ def main() -> None:
             "Train a logistic regression on the iris data, export it by skl2onnx", lambda: train(regularisation=1)
         )
         with penstock.Client(
-            registry=addresses["registry"], inference=addresses["inference"], monitoring=addresses["monitoring"]
+            registry=addresses["registry"],
+            inference=addresses["inference"],
+            monitoring=addresses["monitoring"],
+            trainer=addresses["trainer"],
         ) as client:
             release(client, model, "1.0.0")
             predictions = predict(client, model)
             predict_by_open_inference(addresses["inference"], model)
-            score(client, model, predictions)
+            accuracy = score(client, model, predictions)
             roll_out_and_back(client, model)
-            watch(client, model)
+            watch(client, model, accuracy)
 
 
 @contextmanager
@@ -132,8 +139,8 @@ def predict_by_open_inference(address: str, model: IrisModel) -> None:
     check("answers equal scikit-learn's own", int((labels == model.classifier.predict(model.rows)).sum()), len(labels))
 
 
-def score(client: penstock.Client, model: IrisModel, predictions: dict[str, int]) -> None:
-    """Tell monitoring what the flowers really were, and ask how good the model is."""
+def score(client: penstock.Client, model: IrisModel, predictions: dict[str, int]) -> float:
+    """Tell monitoring what the flowers really were, and ask how good the model is; gives its accuracy."""
     console.print(f"[cyan]▸[/] Send the true species of {len(predictions)} flowers as feedback")
     for inference_id, label in predictions.items():
         client.monitoring.record_feedback(inference_id, actual_outcome=label)
@@ -141,6 +148,7 @@ def score(client: penstock.Client, model: IrisModel, predictions: dict[str, int]
     show(metrics)
     real = float((model.classifier.predict(model.rows) == model.labels).mean())
     check("rows judged right, as counted here", metrics.correct_count, round(real * len(predictions)))
+    return metrics.accuracy
 
 
 def roll_out_and_back(client: penstock.Client, model: IrisModel) -> None:

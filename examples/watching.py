@@ -1,12 +1,14 @@
-"""The demo's second half: a model's data drifts; that is found, alerted, acknowledged, and asks for a retraining."""
+"""The demo's second half: a model's data drifts; it is found, alerted, acknowledged, retrained, and better again."""
 
 from __future__ import annotations
 
 import numpy as np
+from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
 
 import penstock
+from examples import retraining
 from examples.iris import COLUMNS, IrisModel
 from examples.telling import check, console, say, step, wait_until
 from penstock.api.monitoring.v1.alerts_pb2 import ALERT_STATE_FIRING, Alert
@@ -15,8 +17,9 @@ from penstock.monitoring import MonitoringClient
 from penstock.profiles import Columns
 
 MODEL, VERSION, RULE = "iris", "1.0.0", "drift"
-WRONG_BY_CM = 1.5
-FLOWERS = 150
+CM_PER_INCH = 2.54
+FLOWERS = 110
+"""That come in with the new ruler before the retraining; the other 40 judge what came of it."""
 QUICK = {
     "PENSTOCK_PROFILE_OPEN_INTERVAL_MS": "500",
     "PENSTOCK_PROFILE_INTERVAL_MS": "500",
@@ -27,13 +30,19 @@ QUICK = {
 """A demo does not wait as long as a team would."""
 
 
-def watch(client: penstock.Client, model: IrisModel) -> None:
-    """Play it through."""
+def watch(client: penstock.Client, model: IrisModel, accuracy: float) -> None:
+    """Play it through; `accuracy` is what the model had before."""
     describe(client.monitoring, model)
-    measure_wrongly(client, model)
+    retraining.say_how_to_train(client)
+    rows, labels = with_the_new_ruler(model)
+    measure_wrongly(client, rows[:FLOWERS], labels[:FLOWERS])
     find(client.monitoring)
     alert = acknowledge(client.monitoring)
-    ask_for_retraining(client.monitoring, alert)
+    request = ask_for_retraining(client.monitoring, alert)
+    run = retraining.follow(client, run_of(client.monitoring, request))
+    retraining.promote(client, run)
+    retraining.compare(client, run, accuracy, rows[FLOWERS:], labels[FLOWERS:])
+    retraining.walk_back(client, run, request)
 
 
 def describe(monitoring: MonitoringClient, model: IrisModel) -> None:
@@ -57,16 +66,19 @@ def describe(monitoring: MonitoringClient, model: IrisModel) -> None:
     say(f"rule {rule.name!r}: {rule.condition}")
 
 
-def measure_wrongly(client: penstock.Client, model: IrisModel) -> None:
-    """Predict flowers that were measured with a ruler that does not begin at 0, and say what they really were."""
-    console.print(
-        f"[cyan]▸[/] Somebody has a new ruler: {FLOWERS} flowers come in with petals {WRONG_BY_CM:g} cm too long"
-    )
-    flowers = list(zip(np.vstack([model.rows, model.seen]), [*model.labels, *model.seen_labels], strict=True))
-    for number, index in enumerate(np.random.default_rng(7).permutation(len(flowers))):
-        measured, label = flowers[index]
+def with_the_new_ruler(model: IrisModel) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Measure the petals of all flowers with a ruler that counts inches, in an order that is drawn."""
+    order = np.random.default_rng(7).permutation(len(model.rows) + len(model.seen))
+    rows = np.vstack([model.rows, model.seen])[order]
+    rows[:, COLUMNS.index("petal_length")] /= CM_PER_INCH
+    return rows, np.concatenate([model.labels, model.seen_labels])[order]
+
+
+def measure_wrongly(client: penstock.Client, rows: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+    """Predict flowers that were measured wrongly, and say what they really were."""
+    console.print(f"[cyan]▸[/] Somebody has a new ruler: {FLOWERS} flowers come in with their petals in inches")
+    for number, (measured, label) in enumerate(zip(rows, labels, strict=True)):
         flower = dict(zip(COLUMNS, map(float, measured), strict=True))
-        flower["petal_length"] += WRONG_BY_CM
         answer = client.inference.predict(MODEL, flower, user_id=f"botanist-{number % 40}")
         client.monitoring.record_feedback(answer.inference_id, actual_outcome=int(label))
 
@@ -117,8 +129,8 @@ def acknowledge(monitoring: MonitoringClient) -> Alert:
     return taken
 
 
-def ask_for_retraining(monitoring: MonitoringClient, alert: Alert) -> None:
-    """Show the request that the drift has raised, approve it, and walk back from it to the version."""
+def ask_for_retraining(monitoring: MonitoringClient, alert: Alert) -> str:
+    """Show the request that the drift has raised, approve it, and walk back from it to the version; gives its id."""
     wait_until(lambda: bool(list(monitoring.retraining.list(model=MODEL))), "no retraining is asked for")
     (wish,) = monitoring.retraining.list(model=MODEL)
     console.print(f"[cyan]▸[/] A retraining is asked for, since {wish.label_count} flowers have a label by now")
@@ -131,3 +143,10 @@ def ask_for_retraining(monitoring: MonitoringClient, alert: Alert) -> None:
     check("version, check and request hang together", len(led_to_it), 3)
     answered = {node.id for node in monitoring.lineage.of_alert(alert.id).nodes}
     check("the alert leads to the version that answered", len(answered & {f"{MODEL}/{VERSION}"}), 1)
+    return wish.id
+
+
+def run_of(monitoring: MonitoringClient, request: str) -> str:
+    """Wait until the trainer has taken what was approved; gives the run's id."""
+    wait_until(lambda: bool(monitoring.retraining.get(request).training_run_id), "the trainer does not take it")
+    return monitoring.retraining.get(request).training_run_id

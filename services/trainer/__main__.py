@@ -16,9 +16,13 @@ from services.common.postgres import Database
 from services.common.process import run
 from services.common.server import Server
 from services.common.traces import open_traces
+from services.trainer.datasets.assembly import open_datasets
 from services.trainer.parts import Parts
+from services.trainer.registering.profiling import ReferenceProfiles
 from services.trainer.runs.assembly import open_runs
 from services.trainer.settings import TrainerSettings
+from services.trainer.validating.assembly import open_validations
+from services.trainer.workers.assembly import open_outside
 
 SCHEMA = "trainer"
 MIGRATIONS = Path(__file__).with_name("migrations")
@@ -46,9 +50,13 @@ def build(settings: TrainerSettings, stack: ExitStack) -> Server:
         monitoring=settings.monitoring_address or None,
     )
     parts = Parts(settings, database, blobs, open_client, metrics.registry, stack)
-    runs, run_checks = open_runs(parts)
-    served = (*runs,)
-    checks = (database.check, blobs.check, *run_checks)
+    datasets, dataset_services, dataset_checks = open_datasets(parts)
+    outside = open_outside(parts)
+    profiles = ReferenceProfiles(open_client, monitoring=bool(settings.monitoring_address))
+    run_services, run_checks = open_runs(parts, datasets, outside, profiles)
+    validation_services, validation_checks = open_validations(parts, datasets)
+    served = (*run_services, *validation_services, *dataset_services, *outside.services)
+    checks = (database.check, blobs.check, *dataset_checks, *run_checks, *validation_checks)
     return Server(settings, served, keys=keys, metrics=metrics, checks=checks, traces=traces)
 
 

@@ -17,6 +17,7 @@ import psutil
 import pytest
 
 from penstock.cli.embedded.folder import DataFolder
+from penstock.cli.embedded.suite import SERVICES
 from tests.commands import PENSTOCK, run_penstock
 from tests.embedded import all_gone
 from tests.suite import FREE_PORTS
@@ -67,7 +68,7 @@ def test_a_newcomer_registers_serves_scores_and_rolls_back(terminal: Terminal) -
     (terminal.folder / "linear.onnx").write_bytes(linear())
     terminal.run("status", exit_code=6)
     addresses = terminal.read("up", "--detach")["addresses"]
-    assert set(addresses) == {"registry", "inference", "monitoring", "jobs", "fetcher"}
+    assert set(addresses) == {"registry", "inference", "monitoring", "jobs", "fetcher", "trainer"}
     assert terminal.read("status")["healthy"]
 
     first = terminal.read("model", "register", "linear", "linear.onnx", "--version", "1.0.0")
@@ -122,7 +123,7 @@ def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Termi
         below = psutil.Process(process.pid).children(recursive=True)
         assert all(
             part in shown
-            for part in (b"postgres", b"registry", b"monitoring", b"inference", b"jobs", b"fetcher", "✔".encode())
+            for part in (b"postgres", *(name.encode() for name in SERVICES), "✔".encode())
         )
         terminal.run("up", exit_code=4)
         process.send_signal(signal.SIGINT)

@@ -19,6 +19,8 @@ CHECKS = (
     "✓ features compared: 4 of 4",
     "✓ version, check and request hang together: 3 of 3",
     "✓ the alert leads to the version that answered: 1 of 1",
+    "✓ the retrained version is the better one: 1 of 1",
+    "✓ request, run, dataset and version hang together: 4 of 4",
 )
 MOVES = (
     "iris 2.0.0 answers now",
@@ -27,8 +29,14 @@ MOVES = (
     "petal_length has drifted",
     "The rule fires: iris 1.0.0: effect in the latest check is",
     "acknowledged by anonymous: the ruler is being looked for",
-    "A retraining is asked for, since 188 flowers have a label by now",
+    "A retraining is asked for, since 148 flowers have a label by now",
     "was checked → A check of iris 1.0.0 for drift",
+    "version 2.1.0 passed validation",
+    "iris, before, during and after",
+    "The dataset iris-traffic/1 → fed → A training run of iris",
+    "A training run of iris → trained → Version 2.1.0 of iris",
+    "Version 2.1.0 of iris → was evaluated → An evaluation of iris 2.1.0",
+    "Version 2.1.0 of iris → moved → iris 2.1.0 to PRODUCTION",
 )
 
 

@@ -51,6 +51,7 @@ def test_up_serves_and_at_sigterm_drains_in_reverse_and_leaves_nothing(
     assert up.process.wait(DEADLINE_S) == 0
     assert all_gone(below)
     assert (up.folder.spool / "stopped").read_text().split() == [
+        "trainer",
         "fetcher",
         "jobs",
         "inference",

@@ -200,7 +200,7 @@ def test_no_secret_is_in_logs_errors_process_lists_metrics_files_or_the_database
     assert seen.places_of("CREDENTIALS_IN_URL")
     assert any(place.startswith("table registry.") for place in seen.places_of("tiny"))
     assert any(place.startswith("command line") for place in seen.places_of("services.registry"))
-    assert set(tokens) == {"registry", "monitoring", "inference", "jobs", "fetcher"}
+    assert set(tokens) == {"registry", "monitoring", "inference", "jobs", "fetcher", "trainer"}
     secrets = {*PLANTED.values(), WRONG_KEY, WRONG_PASSWORD, IN_URL, token, revoked, password, *tokens.values()}
     assert {secret: seen.places_of(secret) for secret in secrets} == {secret: [] for secret in secrets}
     kept = json.loads(suite.folder.keys_file.read_text())["keys"]

@@ -24,7 +24,7 @@ from services.inference.settings import InferenceSettings
 from services.monitoring.settings import MonitoringSettings
 from services.registry.settings import RegistrySettings
 
-SERVICES = ("registry", "monitoring", "inference", "inference.jobs", "fetcher")
+SERVICES = ("registry", "monitoring", "inference", "inference.jobs", "fetcher", "trainer")
 ROOT = Path(__file__).resolve().parents[2]
 ALONE = ("--port", "0", "--metrics-port", "0", "--inference-workers", "1")
 """Inference without a supervisor, which would start each worker six times before it passed its words on."""
@@ -53,7 +53,7 @@ def test_a_wrong_argument_is_misuse(service: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("service", ["registry", "monitoring", "inference.jobs", "fetcher"])
+@pytest.mark.parametrize("service", ["registry", "monitoring", "inference.jobs", "fetcher", "trainer"])
 def test_a_missing_setting_is_named_and_no_value_is_shown(service: str, tmp_path: Path) -> None:
     done = run(service, folder=tmp_path, PENSTOCK_PORT="the-secret")
     assert done.returncode == 2

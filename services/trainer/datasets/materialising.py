@@ -39,7 +39,8 @@ from services.trainer.datasets.builds import Builds, NewBuild
 from services.trainer.datasets.catalog import ready
 from services.trainer.datasets.dividing import check_columns, default_split, divided
 from services.trainer.datasets.files import RowFiles, write_parts
-from services.trainer.datasets.models import ColumnType, Dataset, DatasetState, Source, TrafficSource, reference_of
+from services.trainer.datasets.kinds import ColumnType
+from services.trainer.datasets.models import Dataset, DatasetState, Source, TrafficSource, reference_of
 from services.trainer.datasets.rows.arrow import ARROW
 from services.trainer.datasets.rows.writing import open_writer, read_batches
 from services.trainer.datasets.splits import Split

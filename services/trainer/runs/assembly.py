@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 from services.common.jobs import Backoff, Concurrency, Job, JobConnection, JobStore, JobWorkers, WorkerLimits
 from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
@@ -10,6 +10,7 @@ from services.common.jobs.news import JobNews
 from services.common.jobs.workers import end_process
 from services.common.server import Service
 from services.trainer.datasets.materialising import Datasets
+from services.trainer.executing.local import LocalExecutor, LocalLimits
 from services.trainer.parts import Parts
 from services.trainer.recipes.catalogue import Catalogue
 from services.trainer.registering.registering import Registering
@@ -25,6 +26,7 @@ from services.trainer.runs.work import Profiling, Steps, TrainingWork, WorkLimit
 from services.trainer.store import NamedBlobs, RunFiles, ledger_of
 from services.trainer.task import Executor
 from services.trainer.validating.validating import Validating
+from services.trainer.workers.assembly import Outside
 
 SCHEMA, TABLE = "trainer", "training_runs"
 
@@ -32,7 +34,7 @@ SCHEMA, TABLE = "trainer", "training_runs"
 def open_runs(
     parts: Parts,
     datasets: Datasets,
-    executors: Mapping[ExecutorName, Executor],
+    outside: Outside,
     profiling: Profiling,
 ) -> tuple[Sequence[Service], Sequence[Callable[[], None]]]:
     """Open what runs need; gives the services, and what the health answer asks."""
@@ -41,7 +43,10 @@ def open_runs(
 
     def ended(connection: JobConnection, job: Job) -> None:
         datasets.release(connection, job.job_id)
+        outside.ended(connection, job.job_id)
 
+    local = LocalLimits(max_output_bytes=settings.trainer_max_artifact_bytes)
+    executors: dict[ExecutorName, Executor] = {ExecutorName.LOCAL: LocalExecutor(local), **outside.executors}
     jobs = JobStore(parts.database, SCHEMA, TABLE, on_end=ended)
     checks: list[Callable[[], None]] = []
     busy: Callable[[], int] = lambda: 0  # noqa: E731 - in the place of the workers'
@@ -67,7 +72,7 @@ def open_runs(
     news = JobNews(jobs.listen([jobs.changed], poll_interval_s=1.0))
     news.open()
     parts.stack.callback(news.close)
-    planning = Planning(parts.open_client, catalogue, frozenset(executors))
+    planning = Planning(parts.open_client, datasets, catalogue, frozenset(executors))
     limits = RunLimits(hard_limit_ms=settings.trainer_hard_limit_ms, max_unended=settings.trainer_max_unended)
     does = Runs(jobs, store, datasets, planning, catalogue, news, limits)
     return (servicer.service(does),), checks

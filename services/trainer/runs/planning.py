@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from penstock import Client
@@ -12,6 +12,8 @@ from penstock.errors import AlreadyExists as TheyHaveIt
 from penstock.errors import NotFound as TheyLackIt
 from penstock.errors import PenstockError
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.trainer.datasets.materialising import Datasets
+from services.trainer.executing.resources import Resources
 from services.trainer.faults import RegistryUnavailable
 from services.trainer.recipes.catalogue import Catalogue
 from services.trainer.recipes.recipe import Recipe
@@ -20,7 +22,7 @@ from services.trainer.runs.models import ExecutorName, NewRun, RunSpec
 from services.trainer.runs.splitting import split_of
 from services.trainer.task import TrainingType
 
-OWN_PARAMETERS = frozenset({"split", "executor", "slices"})
+OWN_PARAMETERS = frozenset({"split", "executor", "resources", "slices"})
 """Of a config's parameters, what is the run's and not the recipe's."""
 
 
@@ -28,9 +30,14 @@ class Planning:
     """Plans runs. `executors`: those that are configured here."""
 
     def __init__(
-        self, open_client: Callable[[], Client], catalogue: Catalogue, executors: frozenset[ExecutorName]
+        self,
+        open_client: Callable[[], Client],
+        datasets: Datasets,
+        catalogue: Catalogue,
+        executors: frozenset[ExecutorName],
     ) -> None:
         self._open_client = open_client
+        self._datasets = datasets
         self._catalogue = catalogue
         self._executors = executors
 
@@ -63,11 +70,12 @@ class Planning:
         own = {name: value for name, value in parameters.items() if name not in OWN_PARAMETERS}
         recipe = self._catalogue.checked(recipe_name, own, here=executor is ExecutorName.LOCAL)
         split_of(parameters)
+        _check_resources(parameters)
         kind = new.type or (TrainingType.RETRAIN if parent else TrainingType.INITIAL)
         if not parent and (kind is TrainingType.FINETUNE or recipe.reads_parent):
             sentence = f"{new.model} has no version whose weights this could begin with; train its first one"
             raise FailedPrecondition(sentence, reason="NO_PARENT")
-        return RunSpec(
+        spec = RunSpec(
             model=new.model,
             type=kind,
             recipe=recipe_name,
@@ -79,6 +87,10 @@ class Planning:
             trigger=new.trigger,
             new_version=new.version,
         )
+        if not model.name:
+            with asking_registry(), self._open_client() as client:
+                _create(client, new.model)
+        return spec
 
     def _executor(self, new: NewRun, parameters: dict[str, Any]) -> ExecutorName:
         said = new.executor or str(parameters.get("executor", ExecutorName.LOCAL)).upper()
@@ -96,10 +108,11 @@ class Planning:
             raise FailedPrecondition(sentence, reason="EXECUTOR_NOT_CONFIGURED")
         return executor
 
-    @staticmethod
-    def _data_source(new: NewRun, config: registry.TrainingConfig, recipe: Recipe) -> str:
+    def _data_source(self, new: NewRun, config: registry.TrainingConfig, recipe: Recipe) -> str:
         source = new.data_source or config.data_source
-        if not source and recipe.reads_rows:
+        if source:
+            self._datasets.check(source)
+        elif recipe.reads_rows:
             sentence = "name where the rows come from: a dataset as NAME or NAME/VERSION, or `traffic`"
             raise InvalidArgument.field("data_source", sentence, reason="INVALID_DATA_SOURCE")
         return source
@@ -118,17 +131,19 @@ def asking_registry() -> Iterator[None]:
 
 
 def _model(client: Client, new: NewRun) -> registry.Model:
-    """Read the model; one that is not there is made where the request says how it is trained."""
+    """Read the model; one that is not there has no name yet, where the request says how it is trained."""
     try:
         return client.registry.get_model(new.model)
     except TheyLackIt:
         if not new.recipe:
             sentence = f"there is no model {new.model!r}; create it, or name a recipe and it is created"
             raise NotFound(sentence, reason="MODEL_NOT_FOUND") from None
-    try:
-        return client.registry.create_model(new.model)
-    except TheyHaveIt:
-        return client.registry.get_model(new.model)
+        return registry.Model()
+
+
+def _create(client: Client, model: str) -> None:
+    with suppress(TheyHaveIt):  # another was quicker
+        client.registry.create_model(model)
 
 
 def _check_version(client: Client, model: str, version: str) -> None:
@@ -137,3 +152,10 @@ def _check_version(client: Client, model: str, version: str) -> None:
     except TheyLackIt:
         sentence = f"{model} has no version {version!r}"
         raise NotFound(sentence, reason="VERSION_NOT_FOUND") from None
+
+
+def _check_resources(parameters: dict[str, Any]) -> None:
+    try:
+        Resources.of(parameters.get("resources", {}))
+    except ValueError as error:
+        raise InvalidArgument.field("parameters.resources", str(error), reason="INVALID_PARAMETERS") from None

@@ -30,6 +30,8 @@ class Ports:
     monitoring_metrics: int = 9103
     fetcher: int = 50054
     fetcher_metrics: int = 9104
+    trainer: int = 50055
+    trainer_metrics: int = 9105
     jobs: int = 50056
     jobs_metrics: int = 9106
     postgres: int = 0

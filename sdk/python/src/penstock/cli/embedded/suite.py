@@ -24,11 +24,11 @@ from penstock.cli.embedded.processes import stop_process
 from penstock.cli.embedded.supervisor import Event, EventKind, OnEvent, Supervisor
 from penstock.cli.keys_file import KeyNotFound, KeysFile, Kind, Role
 
-SERVICES = ("registry", "monitoring", "inference", "jobs", "fetcher")
+SERVICES = ("registry", "monitoring", "inference", "jobs", "fetcher", "trainer")
 """Started together, stopped one by one from the last: who calls goes before who answers."""
 MODULES = {"jobs": "services.inference.jobs"}
 """What is run, where it is not services.NAME."""
-ON_POSTGRES = ("registry", "monitoring", "jobs", "fetcher")
+ON_POSTGRES = ("registry", "monitoring", "jobs", "fetcher", "trainer")
 """Who gets the database's password. Inference touches no database; its batch jobs are rows of one."""
 SECRETS = (
     "PENSTOCK_TOKEN",
