@@ -4,8 +4,8 @@ All ask the same server on loopback, which sends by sendfile from the page cache
 `curl -o` into the same file system: by itself, with an fsync in the end, since the fetcher makes one of each part, and
 through sha256sum as well, since the fetcher hashes all of it. On S3 it is minio's `put_object` of the same stream. The
 fetcher's time is that from the request to the file being whole, hashed and noted in PostgreSQL; it asks a registry
-beforehand whether it has the model, and is stopped as it begins to register it. Sides take turns on unpinned cores; each
-turn brings another file, and what was written before is synced first.
+beforehand whether it has the model, and is stopped as it begins to register it. Sides take turns on unpinned cores;
+each turn brings another file, and what was written before is synced first.
 Run it by `.venv/bin/python -m benchmarks fetching --mib 1024`; `--mib 5120 --rounds 1` shows the memory of 5 GiB.
 """
 

@@ -36,7 +36,7 @@ class Lines:
         self.connections = connections
         self.changed = threading.Condition()
         self.kept = KeptConnections()
-        self.pool = ThreadPoolExecutor(2 * connections + SPARE_PARTS, thread_name_prefix="fetch-store")
+        self.pool = ThreadPoolExecutor(max(SPARE_PARTS, connections), thread_name_prefix="fetch-store")
         self._idle = connections
         self._parts_left = connections + SPARE_PARTS
         self._unused: list[mmap] = []
