@@ -126,9 +126,9 @@ def online(client: penstock.Client, connection: Connection, calls: int, rounds: 
         print(f"online p{share * 100:.0f}: {said}; ratio {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
 
 
-def as_of(client: penstock.Client, connection: Connection, rows: int, rounds: int) -> None:
-    """Join rows with 10 features of 100,000 entities, of which each has ten events."""
-    entities, events = 100_000, 10
+def as_of(client: penstock.Client, connection: Connection, rows: int, rounds: int, entities: int) -> None:
+    """Join rows with 10 features of entities, of which each has ten events."""
+    events = 10
     view_id = make_view(client, connection, "history", FEATURES)
     keys = [f"customer-{number}" for number in range(entities)]
     for event in range(events):
@@ -232,6 +232,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=500, help="online calls a round")
     parser.add_argument("--rows", type=int, default=1_000_000, help="rows that are joined as of a time")
+    parser.add_argument("--entities", type=int, default=100_000, help="entities that they are joined with")
     parser.add_argument("--written", type=int, default=200_000, help="rows that are written a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", choices=["online", "as-of", "ingest"], default=None)
@@ -246,7 +247,7 @@ def main() -> None:
             if options.only in (None, "ingest"):
                 ingest(client, connection, options.written, options.rounds)
             if options.only in (None, "as-of"):
-                as_of(client, connection, options.rows, options.rounds)
+                as_of(client, connection, options.rows, options.rounds, options.entities)
     print(f"load average at the end: {' '.join(f'{load:.1f}' for load in os.getloadavg())}")
 
 

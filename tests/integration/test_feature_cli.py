@@ -22,9 +22,14 @@ DAY = 86_400
 
 
 @pytest.fixture(scope="module")
-def address(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("features")
-    with running_registry(postgres_server.clone("registry"), folder) as registry:
+def allowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("allowed")
+
+
+@pytest.fixture(scope="module")
+def address(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory, allowed: Path) -> Iterator[str]:
+    folder, roots = tmp_path_factory.mktemp("features"), frozenset({f"file://{allowed}"})
+    with running_registry(postgres_server.clone("registry"), folder, feature_roots=roots) as registry:
         yield registry.address
 
 
@@ -186,3 +191,36 @@ def test_a_wrong_view_file_says_every_line_that_is_wrong(feature: Answer, tmp_pa
     said = feature("view", "create", "--file", str(file), exit_code=2)
     for words in (":3: features.a: 'number' is not one of", ":4: features.b.computed", ":5: ttl", "needs 'entity'"):
         assert words in said
+
+
+def test_features_are_computed_with_what_the_reader_brings(feature: Answer, tmp_path: Path) -> None:
+    file = tmp_path / "view.yaml"
+    file.write_text(
+        "name: computed\nentity: customer\nfeatures:\n  amount: float64\n"
+        "  doubled: {type: float64, expression: amount * 2}\n"
+        "  share: {type: float64, expression: amount / basket, computed: on_read}\nrequest_values: {basket: float64}\n"
+    )
+    made = feature("view", "create", "--file", str(file))
+    assert [each["computation"] for each in made["features"]] == [None, "on_write", "on_read"]
+    shown = feature("view", "show", "computed", said=True)
+    assert "amount / basket" in shown
+    assert "basket (float64)" in shown
+    feature("write", "computed", '{"customer": "ada", "amount": 10}')
+    (ada,) = feature("get", "computed", "ada", "--value", "basket=40")
+    assert ada["features"] == {"amount": 10.0, "doubled": 20.0, "share": 0.25}
+    assert "[COMPUTED_FEATURE]" in feature("write", "computed", '{"customer": "a", "doubled": 1}', exit_code=1)
+    by_options = ("--entity", "customer", "--feature", "a=float64", "--feature", "b=float64")
+    refused = feature("view", "create", "wrong", *by_options, "--expression", "b=a +", exit_code=1)
+    assert "[INVALID_EXPRESSION]" in refused
+
+
+@pytest.mark.slow
+def test_a_file_that_the_service_reads_is_imported(feature: Answer, spending: str, allowed: Path) -> None:
+    (allowed / "rows.csv").write_text("customer,event_time,amount\nada,2026-01-02T03:04:05Z,12.5\n")
+    done = feature("import", spending, "--uri", f"file://{allowed}/rows.csv")
+    assert (done["row_count"], done["written_count"], done["done"]) == (1, 1, True)
+    again = feature("import", spending, "--uri", f"file://{allowed}/rows.csv", said=True)
+    assert "1 row read, 0 written" in again
+    assert "[URI_NOT_ALLOWED]" in feature("import", spending, "--uri", "file:///etc/rows.csv", exit_code=1)
+    words = feature("import", spending, "--connection", "shop", exit_code=2)
+    assert "--connection and --query" in " ".join(words.replace("│", " ").split())
