@@ -23,6 +23,7 @@ BENCHMARKS = (
     "transfer",
     "fetching",
     "fetch-jobs",
+    "keras-recipe",
 )
 
 
