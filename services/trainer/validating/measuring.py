@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -31,11 +31,16 @@ def measured(labels: NDArray[Any], answers: Answers) -> dict[str, float]:
     return scores(answers.task_type, labels, answers.predictions, answers.probabilities, answers.classes)
 
 
-def compared(labels: NDArray[Any], new: Answers, live: Answers) -> dict[str, float]:
-    """Say of each metric that both have how it differs: METRIC_vs_live, and the ends of its 95 % interval."""
+def compared(
+    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None] = lambda: None
+) -> dict[str, float]:
+    """Say of each metric that both have how it differs: METRIC_vs_live, and the ends of its 95 % interval.
+
+    `check` is called several times a second.
+    """
     of_new, of_live = measured(labels, new), measured(labels, live)
     found: dict[str, float] = {}
-    ends = intervals(labels, new, live)
+    ends = intervals(labels, new, live, check)
     for name, value in of_new.items():
         if name not in of_live or "[" in name:
             continue

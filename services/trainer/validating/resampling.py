@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -13,6 +13,7 @@ from scipy.special import ndtr
 from scipy.stats import t as student
 
 from services.trainer.recipes.scores import BINARY, REGRESSION
+from services.trainer.validating.areas import paired_areas
 from services.trainer.validating.outputs import Answers
 from services.trainer.validating.paired import paired_interval
 
@@ -35,60 +36,129 @@ class Interval:
     high: float
 
 
-def intervals(labels: NDArray[Any], new: Answers, live: Answers) -> dict[str, Interval]:
-    """Give the 95 % interval of (new - live) of each metric that both have; of accuracy Tango's, else a bootstrap's.
+def intervals(
+    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None] = lambda: None
+) -> dict[str, Interval]:
+    """Give the 95 % interval of (new - live) of each metric that both have. `check` is called several times a second.
 
-    The bootstrap draws rows with both versions' answers to them (paired), 2,000 times from a fixed seed, and takes
+    Of accuracy it is Tango's (see `paired`), of the area under the ROC curve DeLong's (see `areas`), of all others a
+    bootstrap's. That draws rows with both versions' answers to them (paired), 2,000 times from a fixed seed, and takes
     percentiles that are widened as Student's t is wider than the normal distribution (the expanded percentile interval:
-    T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69 (2015), 371 to 386,
-    section 3.4.3): plain percentiles are too narrow by a factor of about √((n - 1)/n) and more. It covers the truth in
-    about 93 to 96 % from 50 rows on, as tests/unit/test_validation_intervals.py simulates; of fewer rows, and of
-    metrics of a class that has few, less.
+    T. Hesterberg, "What Teachers Should Know About the Bootstrap", The American Statistician 69 (2015), 371 to 386),
+    since plain percentiles are too narrow where there are few rows. It covers the truth in about 93 to 96 % from 60
+    rows on, as tests/unit/test_validation_intervals.py simulates; of fewer rows, and of a class that few rows have,
+    in less.
     """
     rows = len(labels)
     if rows < 2:
         return {}
-    both = [statistics_of(labels, answers) for answers in (new, live)]
-    names = [name for name in both[0] if name in both[1]]
-    draws = {name: np.concatenate(parts) for name, parts in _drawn(rows, names, both).items()}
+    draws = _drawn(labels, new, live, check)
     share = float(ndtr(-math.sqrt(rows / (rows - 1)) * student.ppf(0.975, rows - 1)))
     found = {
         name: Interval(*(float(end) for end in np.quantile(defined, [share, 1 - share])))
         for name, drawn in draws.items()
         if len(defined := drawn[np.isfinite(drawn)]) >= RESAMPLES / 2
     }
-    if new.task_type != REGRESSION:
-        right = [answers.predictions == labels for answers in (new, live)]
-        only_new, only_live = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-        found["accuracy"] = Interval(*paired_interval(rows, only_new, only_live))
-    return found
+    if new.task_type == REGRESSION:
+        return found
+    right = [answers.predictions == labels for answers in (new, live)]
+    only_new, only_live = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+    found["accuracy"] = Interval(*paired_interval(rows, only_new, only_live))
+    areas = _areas(labels, new, live)
+    return found | ({"roc_auc": areas} if areas is not None else {})
 
 
 def _drawn(
-    rows: int, names: Sequence[str], both: Sequence[Mapping[str, Statistic]]
-) -> dict[str, list[NDArray[np.float64]]]:
-    draws: dict[str, list[NDArray[np.float64]]] = {name: [] for name in names}
-    for weights in _weights(rows):
-        for name in names:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                draws[name].append(both[0][name](weights) - both[1][name](weights))
-    return draws
+    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None]
+) -> dict[str, NDArray[np.float64]]:
+    """Draw rows again and again, and give how each metric differs in each draw.
+
+    What classes alone decide needs no rows, only how often each combination of label and answers comes: they are few.
+    """
+    rows = len(labels)
+    cells, counts = _cells(labels, new, live)
+    of_rows = [_row_statistics(labels, answers) for answers in (new, live)]
+    of_cells = [_class_statistics(labels[cells], _at(answers, cells)) for answers in (new, live)]
+    draws: dict[str, list[NDArray[np.float64]]] = {}
+    for both, drawn in ((of_rows, _of_rows(rows)), (of_cells, _of_cells(rows, counts))):
+        names = [name for name in both[0] if name in both[1]]
+        for weights in drawn if names else ():
+            check()
+            for name in names:
+                with np.errstate(divide="ignore", invalid="ignore"):
+                    draws.setdefault(name, []).append(both[0][name](weights) - both[1][name](weights))
+    return {name: np.concatenate(parts) for name, parts in draws.items()}
 
 
-def _weights(rows: int) -> Iterator[Weights]:
+def _of_rows(rows: int) -> Iterator[Weights]:
+    """Draw rows, and count how often each comes in each resample, of some resamples at once."""
     generator = np.random.default_rng(SEED)
-    at_once = max(1, min(RESAMPLES, _CELLS_AT_ONCE // rows))
-    for begin in range(0, RESAMPLES, at_once):
-        count = min(at_once, RESAMPLES - begin)
-        chosen = generator.integers(0, rows, (count, rows)) + rows * np.arange(count)[:, None]
-        yield np.bincount(chosen.reshape(-1), minlength=count * rows).reshape(count, rows).astype(np.float64)
+    for resamples in _at_once(rows):
+        places = generator.integers(0, rows, (resamples, rows)) + rows * np.arange(resamples)[:, None]
+        yield np.bincount(places.reshape(-1), minlength=resamples * rows).reshape(resamples, rows).astype(np.float64)
+
+
+def _of_cells(rows: int, counts: NDArray[np.int64]) -> Iterator[Weights]:
+    """Likewise of combinations, each of which some rows have."""
+    generator = np.random.default_rng(SEED)
+    for resamples in _at_once(len(counts)):
+        yield generator.multinomial(rows, counts / rows, resamples).astype(np.float64)
+
+
+def _at_once(size: int) -> Iterator[int]:
+    left = RESAMPLES
+    while left:
+        resamples = min(left, max(1, _CELLS_AT_ONCE // max(1, size)))
+        left -= resamples
+        yield resamples
+
+
+def _cells(labels: NDArray[Any], new: Answers, live: Answers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Give a row of each combination of label and answers, and how many rows have it."""
+    if new.task_type == REGRESSION:
+        return np.empty(0, np.int64), np.empty(0, np.int64)
+    codes = np.zeros(len(labels), np.int64)
+    for values in (labels, new.predictions, live.predictions):
+        _, code = np.unique(values.astype(str), return_inverse=True)
+        _, codes = np.unique(codes * (len(labels) + 1) + code, return_inverse=True)
+    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
+    return first, counts
+
+
+def _at(answers: Answers, rows: NDArray[np.int64]) -> Answers:
+    return Answers(answers.task_type, answers.predictions[rows], None, answers.classes)
+
+
+def _areas(labels: NDArray[Any], new: Answers, live: Answers) -> Interval | None:
+    """Compare areas under the ROC curve, where both versions say how likely the same second of two classes is."""
+    probabilities = (new.probabilities, live.probabilities)
+    if new.task_type != BINARY or tuple(new.classes) != tuple(live.classes) or len(new.classes) != 2:
+        return None
+    if probabilities[0] is None or probabilities[1] is None or not np.isin(labels, new.classes).all():
+        return None
+    ends = paired_areas(labels == new.classes[1], probabilities[0][:, 1], probabilities[1][:, 1])
+    return Interval(*ends) if ends is not None else None
 
 
 def statistics_of(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
-    """Give the metrics that `recipes.scores` has, of weighted rows; those of single classes are left out."""
+    """Give the metrics that `recipes.scores` has, of weighted rows; without those of single classes and areas."""
+    return _row_statistics(labels, answers) | _class_statistics(labels, answers)
+
+
+def _row_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
+    """Those that each row's own answer decides."""
     if answers.task_type == REGRESSION:
         return _of_numbers(labels.astype(np.float64), answers.predictions.astype(np.float64))
-    return _of_classes(labels, answers)
+    if answers.probabilities is None or len(answers.classes) < 2:
+        return {}
+    index = {name: number for number, name in enumerate(answers.classes)}
+    was = np.fromiter((index.get(label, len(index)) for label in labels), np.int64, len(labels))
+    return _of_probabilities(was, answers.probabilities)
+
+
+def _class_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
+    """Those that the classes alone decide."""
+    return {} if answers.task_type == REGRESSION or not len(labels) else _of_classes(labels, answers)
 
 
 def _of_numbers(labels: NDArray[np.float64], predictions: NDArray[np.float64]) -> dict[str, Statistic]:
@@ -120,8 +190,6 @@ def _of_classes(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
     for name in ("precision", "recall", "f1"):
         found[name] = lambda weights, name=name: counted.of_second(name, weights)  # type: ignore[misc] # bound now
         found[f"{name}_macro"] = lambda weights, name=name: counted.mean(name, weights)  # type: ignore[misc] # likewise
-    if answers.probabilities is not None and len(known) > 1:
-        found |= _of_probabilities(was, answers.probabilities, binary=answers.task_type == BINARY)
     return found
 
 
@@ -176,38 +244,16 @@ class _Counted:
         return grouped
 
 
-def _of_probabilities(
-    was: NDArray[np.int64], probabilities: NDArray[np.float64], *, binary: bool
-) -> dict[str, Statistic]:
+def _of_probabilities(was: NDArray[np.int64], probabilities: NDArray[np.float64]) -> dict[str, Statistic]:
     rows, columns = probabilities.shape
     known = was < columns
     given = np.where(known, probabilities[np.arange(rows), np.where(known, was, 0)], 0.0)
     squares = (probabilities**2).sum(axis=1) - np.where(known, given**2 - (1 - given) ** 2, -1.0)
-    found: dict[str, Statistic] = {
+    return {
         "log_loss": _mean_of(-np.log(np.clip(given, _SMALLEST, 1.0))),
         "brier": _mean_of(squares / (2 if columns == 2 else 1)),
     }
-    if binary and columns == 2 and known.all():
-        found["roc_auc"] = _area_of(was == 1, probabilities[:, 1])
-    return found
 
 
 def _mean_of(values: NDArray[np.float64]) -> Statistic:
     return lambda weights: np.asarray(weights @ values / weights.sum(axis=1))
-
-
-def _area_of(positive: NDArray[np.bool_], score: NDArray[np.float64]) -> Statistic:
-    """The area under the ROC curve, as Mann and Whitney's U."""
-    order = np.argsort(score, kind="stable")
-    _, begins = np.unique(score[order], return_index=True)
-    is_positive = positive[order].astype(np.float64)
-
-    def area(weights: Weights) -> NDArray[np.float64]:
-        sorted_weights = weights[:, order]
-        positives = np.add.reduceat(sorted_weights * is_positive, begins, axis=1)
-        negatives = np.add.reduceat(sorted_weights * (1 - is_positive), begins, axis=1)
-        below = np.cumsum(negatives, axis=1) - negatives / 2
-        pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-        return np.asarray(np.where(pairs > 0, (positives * below).sum(axis=1) / pairs, np.nan))
-
-    return area

@@ -179,7 +179,7 @@ class _Trying:
         try:
             asking = Predicting(self._client, self._stopping, live)
             outputs = asking.outputs(inputs_of(live, rows.table), lambda done: self._told(before + done, total))
-            return compared(labels, new, answers_of(live, outputs, new.task_type))
+            return compared(labels, new, answers_of(live, outputs, new.task_type), self._stopping.check)
         except Untried as untried:
             self._notes.append(f"it was not compared with {live.version}: {untried}")
             return {}
