@@ -19,7 +19,8 @@ def test_recipes_are_found_by_the_name_that_a_config_has() -> None:
 
 
 def _least(name: str) -> Mapping[str, object]:
-    return {"search": {"recipe": "sklearn", "space": {"alpha": {"type": "float", "low": 0, "high": 1}}}}.get(name, {})
+    space = {"max_categories": {"type": "int", "low": 2, "high": 9}}
+    return {"search": {"recipe": "sklearn", "space": space}}.get(name, {})
 
 
 def test_every_parameter_says_what_it_is() -> None:

@@ -15,22 +15,24 @@ from services.trainer.recipes.onnx_optimize import OnnxOptimize
 from services.trainer.recipes.onnx_quantize import OnnxQuantize
 from services.trainer.recipes.recipe import Parameters, Recipe
 from services.trainer.recipes.script import Script
+from services.trainer.recipes.search import Search
+from services.trainer.recipes.search_parameters import SearchParameters
 from services.trainer.recipes.sklearn_recipe import Sklearn
 
 SCRIPT: Final = Script.name
 RECIPES: Mapping[str, Recipe] = {
-    recipe.name: recipe for recipe in (KerasMlp(), OnnxOptimize(), OnnxQuantize(), Script(), Sklearn())
+    recipe.name: recipe for recipe in (KerasMlp(), OnnxOptimize(), OnnxQuantize(), Script(), Search(), Sklearn())
 }
 """Every recipe, by name. A new one is a line here."""
 
 
-def find_recipe(name: str) -> Recipe:
+def find_recipe(name: str, *, field: str = "recipe") -> Recipe:
     """Give a recipe; raises InvalidArgument(UNKNOWN_RECIPE), which lists those there are."""
     recipe = RECIPES.get(name)
     if recipe is None:
         known = ", ".join(sorted(RECIPES))
         raise InvalidArgument.field(
-            "recipe", f"there is no recipe {name!r}; there are {known}", reason="UNKNOWN_RECIPE"
+            field, f"there is no recipe {name[:80]!r}; there are {known}", reason="UNKNOWN_RECIPE"
         )
     return recipe
 
@@ -79,10 +81,21 @@ class Catalogue:
             FailedPrecondition: RECIPE_NOT_ALLOWED: policy says no, or a module is not installed.
         """
         recipe = find_recipe(name)
-        check_parameters(recipe, parameters)
+        told = check_parameters(recipe, parameters)
+        if isinstance(told, SearchParameters):
+            self._check_search(told, here=here)
         if refusal := self.refusal(name, here=here):
             raise FailedPrecondition(f"the recipe {name} can't be used: {refusal}", reason="RECIPE_NOT_ALLOWED")
         return recipe
+
+    def _check_search(self, told: SearchParameters, *, here: bool) -> None:
+        """Check what a search is over, as if it were started with what stands at both ends of its space."""
+        inner = find_recipe(told.recipe, field="parameters.recipe")
+        if inner.reads_parent or inner.name == Search.name:
+            sentence = f"a search is over recipes that train, and {inner.name} is none of them"
+            raise InvalidArgument.field("parameters.recipe", sentence, reason="INVALID_PARAMETERS")
+        for example in told.examples():
+            self.checked(inner.name, example, here=here)
 
     def reads_parent(self, name: str) -> bool:
         """Whether a recipe always begins with the parent; raises InvalidArgument(UNKNOWN_RECIPE)."""
