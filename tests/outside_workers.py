@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import dedent
 from typing import Any
 from uuid import UUID
 
@@ -40,6 +41,27 @@ ROOT = Path(__file__).resolve().parents[1]
 LONG_S = 60.0
 ONNX = pb.TrainingOutcome(framework="ONNX", label_column="label", test_metrics={"accuracy": 0.75})
 INPUTS = {"data/train.parquet": b"rows to learn from", "parent/model.onnx": b"a parent", "checkpoint/state": b"one"}
+
+SCRIPT = dedent(
+    """
+    import time
+    from services.trainer.task import Column, Outcome, Part
+
+    def train(context):
+        begun = context.checkpoint / "begun"
+        print("from a checkpoint" if begun.exists() else "from nothing", flush=True)
+        for number in (1, 2):
+            context.report(number, {"loss": 1 / number}, total=2)
+        begun.write_text("yes")
+        context.save_checkpoint(2)
+        while context.parameters.get("hang"):
+            time.sleep(0.05)
+        if context.parameters.get("sour"):
+            raise ValueError("these rows taste bad")
+        (context.artifact / "model.onnx").write_bytes(b"a model")
+        return Outcome("ONNX", features=[Column("x", "FP32")], metrics={Part.TEST: {"accuracy": 0.5}})
+    """
+)
 
 
 @dataclass
@@ -196,8 +218,8 @@ def elsewhere(
     """Serve, and, where it `trains`, follow runs."""
     with ExitStack() as stack:
         read = TrainerSettings(
-            port=0, metrics_port=0, database_url=SecretStr(database_url), blob_url=f"file://{folder}/blobs",
-            database_lock_timeout_ms=LOCK_TIMEOUT_MS, keys_file=keys, **settings,
+            metrics_port=0, database_url=SecretStr(database_url), blob_url=f"file://{folder}/blobs",
+            database_lock_timeout_ms=LOCK_TIMEOUT_MS, keys_file=keys, **{"port": 0, **settings},
         )  # fmt: skip
         database = stack.enter_context(Database.from_settings(read, name="test-trainer"))
         blobs = open_blobs(read.blob_url, prefix="trainer")

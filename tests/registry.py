@@ -168,9 +168,9 @@ def go_live(stub: RegistryServiceStub, version: str, model: str = "iris") -> Non
         promote(stub, version, stage, model)
 
 
-def wait_until(look: Callable[[], Found | None]) -> Found:
+def wait_until(look: Callable[[], Found | None], deadline_s: float = DEADLINE_S) -> Found:
     """Look until something is found."""
-    deadline = time.monotonic() + DEADLINE_S
+    deadline = time.monotonic() + deadline_s
     while (found := look()) is None:
         assert time.monotonic() < deadline, "waited too long"
         time.sleep(0.01)

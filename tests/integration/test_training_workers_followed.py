@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from textwrap import dedent
 from uuid import UUID
 
 import pytest
@@ -17,29 +16,8 @@ from services.common.jobs import JobState
 from services.trainer.task import Event
 from services.trainer.workers.store import OutsideStore
 from services.trainer.workers.tokens import digest_of
-from tests.outside_workers import LONG_S, Elsewhere, elsewhere, finish, hand_in, refused, state_of, wait_for
+from tests.outside_workers import LONG_S, SCRIPT, Elsewhere, elsewhere, finish, hand_in, refused, state_of, wait_for
 from tests.postgres import PostgresServer
-
-SCRIPT = dedent(
-    """
-    import time
-    from services.trainer.task import Column, Outcome, Part
-
-    def train(context):
-        begun = context.checkpoint / "begun"
-        print("from a checkpoint" if begun.exists() else "from nothing", flush=True)
-        for number in (1, 2):
-            context.report(number, {"loss": 1 / number}, total=2)
-        begun.write_text("yes")
-        context.save_checkpoint(2)
-        while context.parameters.get("hang"):
-            time.sleep(0.05)
-        if context.parameters.get("sour"):
-            raise ValueError("these rows taste bad")
-        (context.artifact / "model.onnx").write_bytes(b"a model")
-        return Outcome("ONNX", features=[Column("x", "FP32")], metrics={Part.TEST: {"accuracy": 0.5}})
-    """
-)
 
 
 @pytest.fixture(scope="module")

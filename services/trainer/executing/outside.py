@@ -60,10 +60,15 @@ class Submission:
 class Place(Protocol):
     """Where workers run. Each call is bounded in time, and raises ExecutorUnavailable where nobody answers."""
 
-    name: str
-    """RAY, KUBERNETES, REMOTE."""
-    submits: bool
-    """Whether workers are started there; else they ask for runs themselves."""
+    @property
+    def name(self) -> str:
+        """RAY, KUBERNETES, REMOTE."""
+        ...
+
+    @property
+    def submits(self) -> bool:
+        """Whether workers are started there; else they ask for runs themselves."""
+        ...
 
     def submit(self, submission: Submission) -> None:
         """Have a worker begin; the same name again is the same one. Raises TrainingFailed where it is refused."""

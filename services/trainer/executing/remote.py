@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from services.trainer.executing.outside import Standing, Submission
 from services.trainer.faults import TrainingFailed
 
@@ -9,8 +11,8 @@ from services.trainer.faults import TrainingFailed
 class RemotePlace:
     """Starts nothing: whoever has an operator's key and runs `python -m services.trainer.worker` is a worker."""
 
-    name = "REMOTE"
-    submits = False
+    name: ClassVar[str] = "REMOTE"
+    submits: ClassVar[bool] = False
 
     def submit(self, submission: Submission) -> None:
         """Never asked."""

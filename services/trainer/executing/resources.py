@@ -15,9 +15,9 @@ class Resources(BaseModel):
     cpus: Annotated[float, Field(gt=0, le=1024)] = 1.0
     """Processors."""
     gpus: Annotated[float, Field(ge=0, le=64)] = 0.0
-    """Accelerators; of Kubernetes whole ones."""
+    """Accelerators; of Kubernetes whole ones, rounded up."""
     memory_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
-    """Memory that a cluster sets aside; 0: the run's own limit."""
+    """Memory that a cluster sets aside; 0: of Ray none, of Kubernetes the run's own limit and half a GiB."""
     labels: Annotated[tuple[Annotated[str, Field(min_length=1, max_length=64)], ...], Field(max_length=32)] = ()
     """What a remote worker must have said that it has, for example `gpu`."""
 

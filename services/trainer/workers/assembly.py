@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from services.common.addresses import AddressRules, AllowedHosts
+from services.common.errors import FailedPrecondition
 from services.common.jobs import JobConnection
 from services.common.jobs.news import JobNews
 from services.common.server import Service
+from services.trainer.executing.cluster_api import ClusterApi
+from services.trainer.executing.kubernetes import KubernetesPlace, ServiceAccount, in_cluster_address
 from services.trainer.executing.outside import OutsideExecutor, OutsideParts, Patience, Place
+from services.trainer.executing.ray import RayPlace
 from services.trainer.executing.remote import RemotePlace
 from services.trainer.parts import Parts
 from services.trainer.runs.models import ExecutorName
@@ -76,5 +80,29 @@ def open_outside(parts: Parts) -> Outside:
 
 def _places(settings: OutsideSettings) -> list[Place]:
     """Name the places that are configured."""
-    del settings
-    return [RemotePlace()]
+    places: list[Place] = [RemotePlace()]
+    if settings.trainer_ray_address:
+        token = settings.trainer_ray_token
+        api = ClusterApi(settings.trainer_ray_address, lambda: token.get_secret_value() if token else "")
+        places.append(RayPlace(api, settings.trainer_ray_entrypoint, settings.trainer_ray_runtime_env))
+    if settings.trainer_kubernetes_image:
+        places.append(_kubernetes(settings))
+    if any(place.submits for place in places) and not settings.trainer_worker_address:
+        sentence = "say where workers reach this service: PENSTOCK_TRAINER_WORKER_ADDRESS, beside the cluster's address"
+        raise FailedPrecondition(sentence, reason="WORKER_ADDRESS_REQUIRED")
+    return places
+
+
+def _kubernetes(settings: OutsideSettings) -> KubernetesPlace:
+    address = settings.trainer_kubernetes_address or in_cluster_address()
+    if not address:
+        sentence = "this service runs in no cluster: say where one answers, PENSTOCK_TRAINER_KUBERNETES_ADDRESS"
+        raise FailedPrecondition(sentence, reason="KUBERNETES_ADDRESS_REQUIRED")
+    account = ServiceAccount(settings.trainer_kubernetes_credentials)
+    return KubernetesPlace(
+        ClusterApi(address, account.token, account.ca_file),
+        settings.trainer_kubernetes_namespace or account.namespace(),
+        settings.trainer_kubernetes_image,
+        settings.trainer_kubernetes_service_account,
+        settings.trainer_kubernetes_pod,
+    )
