@@ -183,7 +183,7 @@ def _experiment(generator: np.random.Generator, rows: int) -> list[Any]:
 
 
 def _truths(generator: np.random.Generator) -> list[dict[str, float]]:
-    rows = 400_000
+    rows = 100_000
     every = np.ones((1, rows))
     return [
         {
