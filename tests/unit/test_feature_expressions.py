@@ -288,3 +288,21 @@ def test_a_view_whose_expressions_cannot_be_computed_is_refused(features: list[F
     assert refused.value.reason == "INVALID_EXPRESSION"
     assert words in refused.value.message
     assert refused.value.violations[0].field.startswith("view.features[")
+
+
+WORDS = (
+    "x y n b s v at + - * / // % ** < <= == != in not and or if else ( ) [ ] , . : := 1 2.5 'a' True None lambda is "
+    "abs min coalesce element contains event_time missing_if"
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(st.sampled_from(WORDS.split()), max_size=12).map(" ".join) | st.text(max_size=40))
+def test_whatever_is_written_is_an_expression_or_refused(text: str) -> None:
+    try:
+        expression = compiled(text, TYPES)
+    except Refused:
+        return
+    arrays = {name: to_array(TYPES[name], None, 2) for name in expression.names}
+    arrays["event_time()"] = to_array(T, None, 2)
+    assert len(expression.run(Rows(2, arrays))) == 2
