@@ -53,6 +53,24 @@ def test_the_graph_computes_what_the_layers_say(tmp_path: Path, made: Parent) ->
     assert answers["label"].tolist() == [made.target.classes[place] for place in logits.argmax(axis=1)]
 
 
+@pytest.mark.parametrize("texts", [True, False])
+def test_the_graph_reads_odd_values_as_training_does(tmp_path: Path, texts: bool) -> None:
+    columns = ("x", "y", "kind") if texts else ("x", "y")
+    training = pa.table({"x": [1.0, 2.0, 9.0], "y": [-1e30, 1e30, 0.0], "kind": ["a", "b", "b"]})
+    preprocessing = Preprocessing.fit(training, columns, scaled=True, max_categories=50)
+    odd = pa.table({
+        "x": [float("nan"), float("inf"), -float("inf"), 3e38, 1e300, -0.0, 1e-45],
+        "y": [None, 1e38, 2.0**24 + 1, -1.0, 0.1, 1e30, 5.0],
+        "kind": ["", None, "c", "A", "a ", "a", "ä"],
+    })  # fmt: skip
+    for place in range(preprocessing.width):  # a network that says what stands in one column of the matrix
+        kernel = np.eye(preprocessing.width, dtype=np.float32)[:, place : place + 1]
+        seen = Parent(preprocessing, Target("regression"), (Dense(kernel, np.zeros(1, np.float32), "linear"),))
+        write_onnx(tmp_path / "model.onnx", seen)
+        answers = run(tmp_path / "model.onnx", preprocessing.served(odd))["prediction"]
+        np.testing.assert_array_equal(answers[:, 0], preprocessing.matrix(odd)[:, place])
+
+
 def spoil(path: Path, how: str) -> None:
     model = onnx.load(path)
     if how == "of another make":
