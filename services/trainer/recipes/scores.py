@@ -1,7 +1,7 @@
 """How good predictions are, by name: of recipes while they train, and of versions as they are served.
 
-Every name and formula is scikit-learn's, which the tests hold these to; who only measures need not import it. What is not
-defined (an area under the curve of one class, r2 of equal labels) or not finite is left out.
+Every name and formula is scikit-learn's, which the tests hold these to; who only measures need not import it. What is
+not defined (an area under the curve of one class, r2 of equal labels) or not finite is left out.
 """
 
 from __future__ import annotations
