@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -34,14 +35,14 @@ from tests.services import running
 
 
 class Going:
-    """A run that nobody asks to end; a test may count how often it was asked."""
+    """A run that nobody asks to end."""
 
     def check(self) -> None:
         """Go on."""
 
     def wait(self, seconds: float) -> None:
-        """Wait a little."""
-        del seconds
+        """Wait."""
+        time.sleep(min(seconds, 0.05))
 
     def on_stop(self, callback: Any) -> None:
         """Nobody stops it."""

@@ -18,7 +18,8 @@ from services.trainer.datasets.catalog import ready
 from services.trainer.datasets.faults import BuildFailed
 from services.trainer.datasets.feature_rows import FeatureRows
 from services.trainer.datasets.files import RowFiles
-from services.trainer.datasets.models import Dataset, DatasetFormat, NewVersion, Source, reference_of
+from services.trainer.datasets.kinds import DatasetFormat
+from services.trainer.datasets.models import Dataset, NewVersion, Source, reference_of
 from services.trainer.datasets.rows.limits import RowLimits, too_many_rows
 from services.trainer.datasets.rows.reader import ReadLimits, read_file
 from services.trainer.datasets.rows.writing import write_rows

@@ -16,12 +16,11 @@ from services.common import checks, timestamps
 from services.common.blobs import checked_sha256
 from services.common.errors import InvalidArgument
 from services.trainer.datasets.builds import NewBuild
+from services.trainer.datasets.kinds import ColumnType, DatasetFormat
 from services.trainer.datasets.models import (
     MAX_NAME_CHARS,
     Column,
-    ColumnType,
     Dataset,
-    DatasetFormat,
     FeatureSource,
     KeptSplit,
     Source,

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgument, NotFound
 from services.trainer.datasets.files import RowFiles, read_column
-from services.trainer.datasets.models import ColumnType, Dataset, KeptSplit
+from services.trainer.datasets.kinds import ColumnType
+from services.trainer.datasets.models import Dataset, KeptSplit
 from services.trainer.datasets.rows.limits import shown
 from services.trainer.datasets.splits import Split, SplitBy, check_filled, counts_of, parts_of
 from services.trainer.datasets.store import DatasetStore

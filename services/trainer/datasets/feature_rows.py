@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from penstock import Client
 from services.trainer.datasets.faults import BuildFailed, FeaturesUnavailable, asking
-from services.trainer.datasets.models import ColumnType, FeatureSource
+from services.trainer.datasets.kinds import ColumnType
+from services.trainer.datasets.models import FeatureSource
 from services.trainer.datasets.rows.arrow import ARROW, types_of
 from services.trainer.datasets.rows.writing import read_batches
 

@@ -13,29 +13,11 @@ from pydantic import TypeAdapter
 
 from services.common import checks
 from services.common.errors import InvalidArgument
+from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.splits import Split
 from services.trainer.task import Part
 
 MAX_NAME_CHARS: Final = 128
-
-
-class ColumnType(enum.StrEnum):
-    """What a column's values are; each may be missing."""
-
-    FLOAT64 = "FLOAT64"
-    INT64 = "INT64"
-    BOOL = "BOOL"
-    STRING = "STRING"
-    TIMESTAMP = "TIMESTAMP"
-    FLOAT64_LIST = "FLOAT64_LIST"
-
-
-class DatasetFormat(enum.StrEnum):
-    """How rows are written."""
-
-    PARQUET = "PARQUET"
-    CSV = "CSV"
-    JSON = "JSON"
 
 
 class DatasetState(enum.StrEnum):

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from penstock import Client
 from services.trainer.datasets.faults import BuildFailed, MonitoringUnavailable, asking
-from services.trainer.datasets.models import ColumnType, TrafficSource
+from services.trainer.datasets.kinds import ColumnType
+from services.trainer.datasets.models import TrafficSource
 
 TYPES: Final[Mapping[str, ColumnType]] = {
     "inference_id": ColumnType.STRING,
@@ -146,6 +147,7 @@ def event_rows(event: Mapping[str, Any], columns: Sequence[str]) -> Iterator[Row
         label = said.get("actual_outcome")
         if label is None and said.get("correct"):
             label = prediction
+        label, prediction = _exact(label), _exact(prediction)
         yield {
             **{name: values[number] for name, values in features.items()},
             LABEL: label,
@@ -177,6 +179,11 @@ def features_of(payload: Mapping[str, Any], count: int, columns: Sequence[str]) 
         else:
             found[name] = rows
     return {name: values for name, values in found.items() if name not in OWN and name != LABEL}
+
+
+def _exact(value: Any) -> Any:
+    """Give a class back as the whole number that it was: feedback has no numbers but doubles."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _wanted(row: Row, source: TrafficSource) -> bool:

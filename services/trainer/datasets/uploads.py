@@ -13,7 +13,8 @@ from services.common.allowed_files import write_scratch
 from services.common.errors import DataLoss, InvalidArgument
 from services.common.keys import Principal
 from services.trainer.datasets.files import RowFiles
-from services.trainer.datasets.models import ColumnType, Dataset, DatasetFormat, NewVersion, Source, UploadSource
+from services.trainer.datasets.kinds import ColumnType, DatasetFormat
+from services.trainer.datasets.models import Dataset, NewVersion, Source, UploadSource
 from services.trainer.datasets.rows.limits import TooLarge
 from services.trainer.datasets.rows.reader import ReadLimits, read_file
 from services.trainer.datasets.rows.writing import write_rows

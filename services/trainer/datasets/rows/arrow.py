@@ -7,7 +7,7 @@ from typing import Final
 
 import pyarrow as pa
 
-from services.trainer.datasets.models import ColumnType
+from services.trainer.datasets.kinds import ColumnType
 
 ARROW: Final[Mapping[ColumnType, pa.DataType]] = {
     ColumnType.FLOAT64: pa.float64(),

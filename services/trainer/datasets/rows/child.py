@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from services.common.children.sandbox import SandboxLimits, address_space_bytes, enter
 from services.common.errors import DomainError, InvalidArgument, ResourceExhausted
-from services.trainer.datasets.models import ColumnType, DatasetFormat
+from services.trainer.datasets.kinds import ColumnType, DatasetFormat
 from services.trainer.datasets.rows.limits import RowLimits
 from services.trainer.datasets.rows.parquet import guarded, parquet_batches
 from services.trainer.datasets.rows.typed import text_batches

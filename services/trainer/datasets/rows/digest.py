@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from services.trainer.datasets.models import ColumnType
+from services.trainer.datasets.kinds import ColumnType
 
 PREFIX = b"penstock-rows-1\n"
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from services.common.errors import InvalidArgument
-from services.trainer.datasets.models import ColumnType
+from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.rows.limits import MAX_CELL_BYTES, malformed, shown
 
 

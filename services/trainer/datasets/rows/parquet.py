@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from services.common.errors import InvalidArgument
-from services.trainer.datasets.models import ColumnType
+from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.rows.arrow import ARROW, schema_of
 from services.trainer.datasets.rows.kinds import check_declared
 from services.trainer.datasets.rows.limits import (

@@ -19,7 +19,7 @@ import structlog
 
 from services.common.children.child import Ended, TooMuch, run_child, signal_name
 from services.common.errors import DomainError, FieldViolation, InvalidArgument
-from services.trainer.datasets.models import ColumnType, DatasetFormat
+from services.trainer.datasets.kinds import ColumnType, DatasetFormat
 from services.trainer.datasets.rows.arrow import types_of
 from services.trainer.datasets.rows.child import NO_SECCOMP, OUT_OF_MEMORY, REFUSED, Settings
 from services.trainer.datasets.rows.limits import RowLimits, TooLarge, unreadable

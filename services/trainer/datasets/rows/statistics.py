@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from services.trainer.datasets.models import Column, ColumnType
+from services.trainer.datasets.kinds import ColumnType
+from services.trainer.datasets.models import Column
 
 KEPT_HASHES: Final = 4_096
 """Of the smallest; a count beyond them is within 1/√(4096 - 2) = 1.6 % of the truth, one standard deviation."""

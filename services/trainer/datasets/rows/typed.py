@@ -8,7 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from services.trainer.datasets.models import ColumnType, DatasetFormat
+from services.trainer.datasets.kinds import ColumnType, DatasetFormat
 from services.trainer.datasets.rows.arrow import ARROW, schema_of
 from services.trainer.datasets.rows.kinds import Kind, Seen, check_declared, kinds_of_json, kinds_of_texts, values_of
 from services.trainer.datasets.rows.limits import (

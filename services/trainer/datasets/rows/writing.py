@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from services.trainer.datasets.models import ColumnType, Rows
+from services.trainer.datasets.kinds import ColumnType
+from services.trainer.datasets.models import Rows
 from services.trainer.datasets.rows.arrow import types_of
 from services.trainer.datasets.rows.digest import RowsDigest
 from services.trainer.datasets.rows.statistics import ColumnStatistics
