@@ -267,3 +267,14 @@ def test_an_import_that_nobody_waits_for_ends_and_makes_room(place: Place, view:
 
     wait_until(quiet)
     assert wait_until(has_room)
+
+
+def test_a_few_bytes_that_stand_for_gigabytes_hurt_nobody(place: Place, view: str) -> None:
+    text = pyarrow.array(["x" * 1_000_000])
+    many = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 8_000, pyarrow.int32()), text)
+    table = pyarrow.table({"customer": ["a"] * 8_000, "city": many})
+    parquet.write_table(table, place.folder / "bomb.parquet", store_schema=False)
+    assert (place.folder / "bomb.parquet").stat().st_size < 1_000_000
+    error = refusal(lambda: place.client.features.import_file(view, place.file("bomb.parquet")))
+    assert error.reason in ("TOO_LARGE", "MALFORMED_FILE")
+    assert place.client.features.get(view, ["a"])[view].statuses == ["ABSENT"]
