@@ -25,7 +25,7 @@ from penstock.cli.output import Column, Output
 # Somebody else may change the labels between reading and writing; that often in a row, it is no accident.
 MAX_TRIES = 5
 _WARM_UP = "warm_up"
-CRITERION = re.compile(r"\s*(?P<metric>[^<>=\s]+)\s*(?P<sign>>=|<=)\s*(?P<threshold>\S+)\s*")
+CRITERION = re.compile(r"\s*(?P<metric>[^<>=\s\[]+(?:\[[^\]]+\])?)\s*(?P<sign>>=|<=)\s*(?P<threshold>\S+)\s*")
 _ALIAS_COLUMNS = (Column("alias", give="cut"), Column("version", give="cut"))
 Pairs = list[str] | None
 Found = TypeVar("Found", pb.Model, pb.ModelVersion)
@@ -235,7 +235,7 @@ def _reader(field: Any) -> tuple[Callable[[str], Any], str]:
 
 
 def parse_criterion(text: str) -> pb.SuccessCriterion:
-    """Read `accuracy>=0.95` or `latency_ms<=20`.
+    """Read `accuracy>=0.95`, `latency_ms<=20` or, of a slice, `accuracy[region=north]>=0.9`.
 
     Raises:
         ValueError: it is of another form.
