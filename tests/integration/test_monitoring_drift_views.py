@@ -84,6 +84,8 @@ def test_a_view_whose_values_stay_alike_has_not_drifted(services: Any, present: 
     compared = {result.feature: result for result in found.results}
     assert set(compared) == {"amount", "visits", "member", "city", "taste"}
     assert compared["amount"].reference_count == ROWS
+    (missing,) = (each for each in compared["amount"].bins if each.label == "missing")
+    assert 0.01 < missing.live_share < 0.04
     assert compared["taste"].type == pb.DRIFT_TYPE_EMBEDDING
     assert compared["taste"].status == pb.DRIFT_STATUS_OK
     assert found.uncounted_bucket_count == 0

@@ -111,7 +111,8 @@ def _assembled(signature: Signature, given: Given, count: int, filled: Mapping[s
             inputs[spec.name] = given.inputs[spec.name]
         elif spec.columns:
             columns = {name: given.columns[name] if name in given.columns else filled[name] for name in spec.columns}
-            inputs[spec.name] = np.broadcast_to(stacked := stack_columns(spec, columns), (count, stacked.shape[1]))
+            stacked = stack_columns(spec, columns)
+            inputs[spec.name] = np.ascontiguousarray(np.broadcast_to(stacked, (count, stacked.shape[1])))
         else:
             inputs[spec.name] = filled[spec.name]
     # What is none of the model's is refused with all other inputs.
