@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from penstock.retries import NO_RETRIES
+from services.common.cpus import cpu_count
 from services.common.errors import DomainError
 from services.inference.artifacts.artifacts import ArtifactCache
 from services.inference.artifacts.registry_files import RegistryFiles
@@ -25,7 +26,6 @@ from services.inference.following.takeovers import Takeovers
 from services.inference.lookups.lookups import FeatureLookups
 from services.inference.lookups.reader import FeatureReader
 from services.inference.models import ResolvedVersion
-from services.inference.runtimes.cpus import cpu_count
 from services.inference.runtimes.onnx_graphs import OptimisedGraphs
 from services.inference.runtimes.runtime import Runtime
 from services.inference.sessions.cached_session import SessionLimits

@@ -80,6 +80,10 @@ class TrainerSettings(ServerSettings, PostgresSettings, OutsideSettings):
     trainer_scripts_enabled: bool = False
     """Whether the recipe `script` may be used: whoever is an operator can then run code of their own where the trainer
     runs."""
+    trainer_scripts_network_enabled: bool = False
+    """Whether scripts may connect to other machines; the other recipes never do."""
+    trainer_require_sandbox: bool = False
+    """Run no recipe where the kernel has less than the whole sandbox: landlock and seccomp."""
 
     dataset_max_bytes: Annotated[int, Field(ge=1, le=1024**4)] = GIBIBYTE
     """The most bytes that one upload of rows may have."""

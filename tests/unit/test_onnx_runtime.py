@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from services.common.cpus import cpu_count, find_quota
 from services.common.errors import FailedPrecondition, InvalidArgument
 from services.inference.models import ModelFailed, TensorSpec
-from services.inference.runtimes.cpus import cpu_count, find_quota
 from services.inference.runtimes.onnx_runtime import OnnxRuntime, OnnxSession
 from services.inference.runtimes.runtime import Artifact
 from tests.serving import BlobShelf, wait_until

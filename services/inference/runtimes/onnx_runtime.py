@@ -16,9 +16,9 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_state
 
+from services.common.cpus import cpu_count
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
 from services.inference.models import ModelFailed, ResolvedVersion
-from services.inference.runtimes.cpus import cpu_count
 from services.inference.runtimes.onnx_graphs import OptimisedGraphs, key_of
 from services.inference.runtimes.onnx_providers import CPU, check_in_use, chosen_providers
 from services.inference.runtimes.onnx_types import Call, call_of, composites_of, feed_of, laid_out, signature_of

@@ -7,8 +7,8 @@ import importlib.util
 import os
 from typing import Any
 
+from services.common.cpus import cpu_count
 from services.common.errors import FailedPrecondition
-from services.inference.runtimes.cpus import cpu_count
 from services.inference.runtimes.runtime import Artifact, Session
 
 SIGNATURE_FIELD = "signature_name"

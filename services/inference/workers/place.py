@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from services.inference.runtimes.cpus import cpu_count, find_quota
+from services.common.cpus import cpu_count, find_quota
 from services.inference.settings import InferenceSettings
 
 VARIABLE = "PENSTOCK_WORKER"

@@ -106,6 +106,8 @@ def _environment(folder: RunFolder, threads: int) -> dict[str, str]:
         "TF_ENABLE_ONEDNN_OPTS": "0",
         "KERAS_BACKEND": "tensorflow",
         "TOKENIZERS_PARALLELISM": "false",
+        # Its processes would ask for shared memory, which there is none of: it takes threads.
+        "JOBLIB_MULTIPROCESSING": "0",
     }
     counted = (
         "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "RAYON_NUM_THREADS",

@@ -126,13 +126,14 @@ def _quantize(context: Context, parent: OnnxParent, made: Path, parameters: Quan
 
     common = {"op_types_to_quantize": list(OPERATORS), "per_channel": parameters.per_channel}
     weights = {"weight_type": quantization.QuantType.QInt8}
+    model = onnx.load(str(parent.source))  # not by its path: ONNX Runtime writes beside it, and it is the parent's
     try:
         if parameters.method == "dynamic":
-            quantization.quantize_dynamic(parent.source, made, **common, **weights)
+            quantization.quantize_dynamic(model, made, **common, **weights)
         else:
             rows = parent.feeds(context.rows(Part.TRAIN).slice(0, parameters.calibration_rows))
             quantization.quantize_static(
-                parent.source,
+                model,
                 made,
                 _Rows(rows),
                 quant_format=quantization.QuantFormat.QDQ,

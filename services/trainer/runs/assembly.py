@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from services.common.cpus import cpu_count
 from services.common.jobs import Backoff, Concurrency, Job, JobConnection, JobStore, JobWorkers, WorkerLimits
 from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.jobs.news import JobNews
@@ -45,7 +46,12 @@ def open_runs(
         datasets.release(connection, job.job_id)
         outside.ended(connection, job.job_id)
 
-    local = LocalLimits(max_output_bytes=settings.trainer_max_artifact_bytes)
+    local = LocalLimits(
+        max_output_bytes=settings.trainer_max_artifact_bytes,
+        threads=max(1, cpu_count() // settings.trainer_runs),
+        script_network=settings.trainer_scripts_network_enabled,
+        require_sandbox=settings.trainer_require_sandbox,
+    )
     executors: dict[ExecutorName, Executor] = {ExecutorName.LOCAL: LocalExecutor(local), **outside.executors}
     jobs = JobStore(parts.database, SCHEMA, TABLE, on_end=ended)
     checks: list[Callable[[], None]] = []
