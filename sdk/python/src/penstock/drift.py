@@ -33,8 +33,8 @@ class DriftClient(MonitoringConnected):
         """Check now; the result is kept as one that came by schedule is.
 
         Args:
-            model: the model.
-            version: the version; empty: the one that answered most in the window.
+            model: the model; or `view:NAME`, a feature view.
+            version: the version; empty: the one that answered most in the window, of a view the newest.
             from_time: from here on; None: the configured window before `to_time`.
             to_time: up to here, exclusive; None: now.
             window: how long, in place of `from_time`: a timedelta, or text such as `6h`.
@@ -47,7 +47,8 @@ class DriftClient(MonitoringConnected):
                 schedule's next would look at is still being counted (BUCKETS_WAIT).
             ResourceExhausted: two checks are being made already (TOO_MANY_CHECKS).
             NotFound: nothing answered in the window, and no version was named (VERSION_NOT_SEEN), or nobody knows the
-                model (MODEL_NOT_FOUND).
+                model (MODEL_NOT_FOUND), or the view (VIEW_NOT_FOUND).
+            Unavailable: a view cannot be read just now (FEATURES_UNAVAILABLE).
         """
         since, until = to_window(from_time, to_time, window)
         request = pb.CheckDriftRequest(

@@ -169,10 +169,10 @@ class ProfilesClient(MonitoringConnected):
         note: str = "",
         request_id: str = "",
     ) -> pb.Profile:
-        """Make a profile of live traffic of that version with captured features, and attach it.
+        """Make a profile of live traffic of that version with captured features, or of a feature view, and attach it.
 
         Args:
-            model: the model.
+            model: the model; or `view:NAME`, whose rows are those with event times in the window.
             version: the version.
             from_time: from here on, 14 days before the end at most.
             to_time: up to here, exclusive; None: now.

@@ -40,6 +40,7 @@ EXAMPLES = """Examples
 
   penstock drift check iris                        the last 24 hours, or what is configured
   penstock drift check iris --window 1h --feature petal_length
+  penstock drift check view:spending --fail        a feature view, against its own profile
   penstock drift list iris --status drifted
 """
 app = typer.Typer(

@@ -43,6 +43,7 @@ EXAMPLES = """Examples
 
   penstock profile create iris 2.0.0 --file training.csv --prediction species --label truth
   penstock profile create iris 2.0.0 --window 7d
+  penstock profile create view:spending 1 --window 7d      of a feature view
   penstock profile show iris 2.0.0
 """
 app = typer.Typer(
