@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -94,6 +95,9 @@ def _turn(side: str, folder: RunFolder, epochs: int) -> tuple[float, float]:
     import keras  # noqa: F401 - its start-up, and TensorFlow's, do not count
     import tensorflow  # noqa: F401
 
+    for left in (folder.checkpoint, folder.out):  # of the turn before, which would be gone on from
+        shutil.rmtree(left)
+    folder.make()
     began = time.perf_counter()
     accuracy = SIDES[side](folder, epochs)
     return time.perf_counter() - began, accuracy
