@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from mmap import mmap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from services.fetcher.downloading.lines import Lines
 from services.fetcher.faults import DigestMismatch, NetworkError, StorageError
 from services.fetcher.models import Part
 from services.fetcher.sources.source import Stopping
+from services.fetcher.store.downloads import DownloadStore
 from tests.bringing import COUNT, PART, Bench, bringing, sha256_of
 from tests.ranges import Answer, Asked, empty
 from tests.registry import wait_until
@@ -122,6 +124,26 @@ def test_a_part_that_is_late_holds_up_no_other(bench: Bench) -> None:
     bench.blobs.after_put = after
     file = bench.find(bench.ranges.serve("/model.onnx", content, script))
     assert bench.bring(bench.claim(), file) == [sha256_of(content)]
+
+
+def test_a_part_that_is_written_and_hashed_leaves_its_memory_to_others_before_it_is_noted(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content, here = os.urandom(COUNT * PART), list[int]()
+    go_on, note = threading.Event(), DownloadStore.put
+
+    def noting(*args: Any) -> None:
+        assert go_on.wait(60)
+        note(*args)
+
+    monkeypatch.setattr(DownloadStore, "put", noting)
+    file = bench.find(bench.ranges.serve("/model.onnx", content))
+    with ThreadPoolExecutor(1) as pool:
+        brought = pool.submit(bench.bring, bench.claim(), file, connections=1, told=here.append)
+        wait_until(lambda: here[-1:] == [5 * PART] or None)  # two that are to be noted, and three in memory
+        assert bench.parts() == []
+        go_on.set()
+    assert brought.result() == [sha256_of(content)]
 
 
 def test_who_waits_for_memory_is_woken_once_the_digest_waits_for_a_late_part(monkeypatch: pytest.MonkeyPatch) -> None:
