@@ -29,6 +29,10 @@ class Context:
         self.folder = folder
         self._tell = tell
 
+    def with_task(self, task: Task) -> Context:
+        """Give the same with another task, such as one that was told less."""
+        return Context(task, self.folder, self._tell)
+
     @property
     def parameters(self) -> Mapping[str, Any]:
         """What the recipe was told."""

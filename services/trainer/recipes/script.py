@@ -1,68 +1,97 @@
-"""A script of your own: a file with `train(context)`, or a package of several."""
+"""The recipe `script`: Python of your own, a file or several, with a function `train(context)`."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 from types import ModuleType
 from typing import Annotated, Any, ClassVar, Final
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, field_validator
 
 from services.trainer.faults import TrainingFailed
 from services.trainer.recipes.context import Context
 from services.trainer.recipes.recipe import Parameters
+from services.trainer.recipes.script_outcome import outcome_of
 from services.trainer.task import Outcome
 
 MAX_CODE_CHARS: Final = 65_536
 _MODULE: Final = "train"
+Source = Annotated[str, Field(max_length=MAX_CODE_CHARS)]
 
 
 class ScriptParameters(Parameters):
-    """What a script is; every other parameter is the script's own, as `context.parameters`."""
+    """What a script is; every other parameter is the script's own, as `context.parameters` gives it."""
 
     model_config = ConfigDict(extra="allow")
 
-    code: Annotated[str, Field(max_length=MAX_CODE_CHARS)] = ""
-    """Python with a function `train(context)`, at most 65,536 characters."""
+    code: Source = ""
+    """Python with a function train(context): one file, at most 65,536 characters."""
+    files: Annotated[dict[str, Source], Field(default_factory=dict, max_length=64)]
+    """Several files, by path: train.py, or train/__init__.py, has the function train(context) and imports the others."""
+
+    @field_validator("files")
+    @classmethod
+    def _are_below(cls, files: dict[str, str]) -> dict[str, str]:
+        for path in files:
+            parts = PurePosixPath(path).parts
+            if (
+                not parts
+                or not path.isprintable()
+                or "\\" in path
+                or path != "/".join(parts)
+                or {"/", "..", "."} & set(parts)
+            ):
+                raise ValueError(f"{path!r} is no path below the script's folder, such as train.py or steps/clean.py")
+        return files
 
 
 class Script:
     """Runs `train(context)` of a file of yours."""
 
     name: ClassVar[str] = "script"
-    description: ClassVar[str] = "Python of your own, with a function train(context); see docs/training.md."
+    description: ClassVar[str] = (
+        "Runs Python of your own: a function train(context), which leaves a version's files and says what they are."
+    )
     parameters: ClassVar[type[Parameters]] = ScriptParameters
     needs: ClassVar[tuple[str, ...]] = ()
     reads_rows: ClassVar[bool] = False
     reads_parent: ClassVar[bool] = False
 
     def train(self, context: Context) -> Outcome:
-        """Run the script; raises TrainingFailed where it is none, or gives back what is no outcome."""
-        told = ScriptParameters.model_validate(dict(context.parameters))
-        if told.code:
-            (context.folder.script / f"{_MODULE}.py").write_text(told.code)
-        outcome = _train_of(_imported(context.folder.script))(context)
-        if not isinstance(outcome, Outcome):
-            sentence = f"train(context) gave back a {type(outcome).__name__}; give back an Outcome"
-            raise TrainingFailed(sentence, reason="INVALID_OUTCOME")
-        return outcome
+        """Run the script; raises TrainingFailed where it is none, or what it gives back says of no version."""
+        told = ScriptParameters.told(context.parameters)
+        folder = context.folder.path / "tmp" / "script"
+        for path, source in {**told.files, **({f"{_MODULE}.py": told.code} if told.code else {})}.items():
+            target = folder.joinpath(*path.split("/"))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text(source)
+        train = _train_of(_imported([folder, context.folder.script]))
+        own = {name: value for name, value in context.parameters.items() if name not in ScriptParameters.model_fields}
+        said = train(context.with_task(replace(context.task, parameters=own)))
+        return outcome_of(said, context, self.name)
 
 
-def _imported(folder: Path) -> ModuleType:
-    sys.path.insert(0, str(folder))
+def _imported(folders: list[Path]) -> ModuleType:
+    sys.path[:0] = map(str, folders)
+    # A trial of a search has one of its own.
+    for name in [each for each in sys.modules if each.partition(".")[0] == _MODULE]:
+        del sys.modules[name]
+    importlib.invalidate_caches()
     try:
         return importlib.import_module(_MODULE)
     except ModuleNotFoundError as error:
         if error.name != _MODULE:
             raise
-        raise TrainingFailed(f"the script has no {_MODULE}.py", reason="INVALID_PARAMETERS") from error
+        sentence = f"the script has no {_MODULE}.py: give one as `code`, or among `files`"
+        raise TrainingFailed(sentence, reason="INVALID_PARAMETERS") from error
 
 
 def _train_of(module: ModuleType) -> Callable[[Context], Any]:
-    train = getattr(module, "train", None)
+    train: Callable[[Context], Any] | None = getattr(module, "train", None)
     if not callable(train):
         raise TrainingFailed("the script has no function train(context)", reason="INVALID_PARAMETERS")
-    return train  # type: ignore[no-any-return]
+    return train

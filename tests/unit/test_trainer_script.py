@@ -1,0 +1,147 @@
+"""Scripts: how they are found, what they are told, and what is made of what they give back."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from services.trainer.faults import TrainingFailed
+from services.trainer.recipes.context import Context
+from services.trainer.recipes.script import Script, ScriptParameters
+from services.trainer.task import Column, Outcome, Part, RunFolder, Task
+
+LEAVES = "    (context.artifact / 'model.onnx').write_bytes(b'a model')\n"
+
+
+@pytest.fixture(autouse=True)
+def modules_as_before() -> Iterator[None]:
+    paths, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = paths
+    for name in set(sys.modules) - modules:
+        if name.split(".")[0] in ("train", "steps"):
+            del sys.modules[name]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    folder = RunFolder(tmp_path / "run")
+    folder.make()
+    return folder
+
+
+def trained(folder: RunFolder, code: str = "", **parameters: Any) -> Outcome:
+    told = parameters | ({"code": code} if code else {})
+    return Script().train(Context(Task("a-run", "iris", "script", told), folder, lambda event: None))
+
+
+def refusal(folder: RunFolder, code: str = "", **parameters: Any) -> TrainingFailed:
+    with pytest.raises(TrainingFailed) as failed:
+        trained(folder, code, **parameters)
+    return failed.value
+
+
+def test_what_a_script_says_becomes_the_outcome(folder: RunFolder) -> None:
+    code = f"""
+def train(context):
+{LEAVES}
+    return {{
+        "label": "species",
+        "features": {{"petal": "FP32", "colour": "BYTES"}},
+        "metrics": {{"test": {{"accuracy": context.parameters["accuracy"]}}}},
+        "classes": ["setosa", "virginica"],
+        "task_type": "binary-classification",
+    }}
+"""
+    outcome = trained(folder, code, accuracy=0.5)
+    assert outcome.framework == "ONNX"
+    assert outcome.features == (Column("petal", "FP32"), Column("colour", "BYTES"))
+    assert outcome.metrics == {Part.TEST: {"accuracy": 0.5}}
+    assert outcome.environment["python"]
+    assert len(outcome.code_sha256) == 64
+
+
+def test_another_script_and_other_parameters_have_another_digest(folder: RunFolder) -> None:
+    code = f"def train(context):\n{LEAVES}"
+    digests = {trained(folder, code).code_sha256, trained(folder, code + "\n").code_sha256}
+    digests.add(trained(folder, code, rate=1).code_sha256)
+    assert len(digests) == 3
+
+
+def test_a_script_sees_its_own_parameters_alone(folder: RunFolder) -> None:
+    code = f"def train(context):\n{LEAVES}    return {{'metadata': dict(context.parameters)}}"
+    assert trained(folder, code, rate=0.1, depth=3).metadata == {"rate": 0.1, "depth": 3}
+
+
+def test_an_outcome_passes_as_it_is(folder: RunFolder) -> None:
+    code = f"""
+from services.trainer.task import Column, Outcome
+def train(context):
+{LEAVES}
+    return Outcome("TENSORFLOW", features=(Column("petal", "FP32"),), code_sha256="0" * 64)
+"""
+    outcome = trained(folder, code)
+    assert (outcome.framework, outcome.code_sha256) == ("TENSORFLOW", "0" * 64)
+    assert outcome.features == (Column("petal", "FP32"),)
+
+
+def test_several_files_import_each_other(folder: RunFolder) -> None:
+    files = {
+        "train/__init__.py": "from steps.leaving import note\ndef train(context):\n"
+        + f"{LEAVES}    return {{'notes': [note()]}}",
+        "steps/__init__.py": "",
+        "steps/leaving.py": "def note(): return 'from another file'",
+    }
+    assert trained(folder, files=files).notes == ("from another file",)
+
+
+def test_files_that_were_brought_are_found(folder: RunFolder) -> None:
+    (folder.script / "train.py").write_text(f"def train(context):\n{LEAVES}")
+    assert trained(folder).framework == "ONNX"
+
+
+@pytest.mark.parametrize(
+    ("path", "framework"),
+    [("saved_model.pb", "TENSORFLOW"), ("model.keras", "TENSORFLOW"), ("onnx/model.onnx", "ONNX")],
+)
+def test_the_framework_is_seen_from_the_files(folder: RunFolder, path: str, framework: str) -> None:
+    target = folder.artifact / path
+    target.parent.mkdir(exist_ok=True)
+    target.touch()
+    assert trained(folder, "def train(context): pass").framework == framework
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "sentence"),
+    [
+        ("", "INVALID_PARAMETERS", "no train.py"),
+        ("x = 1", "INVALID_PARAMETERS", "no function train"),
+        ("def train(context): pass", "INVALID_OUTCOME", "left nothing"),
+        (f"def train(context):\n{LEAVES}    return 7", "INVALID_OUTCOME", "gave back a int"),
+        (f"def train(context):\n{LEAVES}    return {{'stage': 'PRODUCTION'}}", "INVALID_OUTCOME", "stage"),
+        (f"def train(context):\n{LEAVES}    return {{'metrics': {{'exam': {{}}}}}}", "INVALID_OUTCOME", "exam"),
+        (f"def train(context):\n{LEAVES}    return {{'features': [1]}}", "INVALID_OUTCOME", "no outcome"),
+    ],
+)
+def test_what_is_no_script_or_leaves_no_version_is_refused(
+    folder: RunFolder, code: str, reason: str, sentence: str
+) -> None:
+    failed = refusal(folder, code)
+    assert failed.reason == reason
+    assert sentence in failed.message
+
+
+@pytest.mark.parametrize("path", ["../train.py", "/train.py", "a//b.py", "a\\b.py", ".", "", "a/../b.py", "a\nb.py"])
+def test_files_stay_in_the_scripts_folder(path: str) -> None:
+    with pytest.raises(ValidationError):
+        ScriptParameters.model_validate({"files": {path: ""}})
+
+
+def test_an_import_that_is_missing_is_told_by_its_name(folder: RunFolder) -> None:
+    with pytest.raises(ModuleNotFoundError, match="a_library_like_no_other"):
+        trained(folder, "import a_library_like_no_other\ndef train(context): pass")
