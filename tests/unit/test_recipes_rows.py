@@ -68,6 +68,7 @@ def test_the_task_can_be_said() -> None:
         (["a", "b", "c"], "binary-classification", "a binary task has two"),
         ([f"c{number}" for number in range(1_001)], "auto", "at most 1000"),
         ([1e300, 0.5], "auto", "3.4e38"),
+        (["a", "b" * 257], "auto", "a label has 257 characters"),
         ([2**60, 2**60 + 1], "classification", "no classes"),  # they would be one
     ],
 )

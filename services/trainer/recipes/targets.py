@@ -18,6 +18,7 @@ from services.trainer.recipes.scores import BINARY, CLASSIFICATION, REGRESSION
 MAX_DETECTED_CLASSES: Final = 20
 """More different whole numbers are a regression's, unless `task` says otherwise."""
 MAX_CLASSES: Final = 1_000
+MAX_CLASS_CHARS: Final = 256
 _EXACT: Final = float(2**53)
 Labels = NDArray[np.float64] | NDArray[np.object_]
 """Numbers, NaN where there is none; or texts, '' where there is none."""
@@ -51,8 +52,8 @@ class Target:
         """See from the training rows' labels, of which none is missing, what is to be learned.
 
         Raises:
-            TrainingFailed: INVALID_DATA: one class only, more than 1,000, numbers that are no classes, texts that are
-                no numbers, numbers that are not finite.
+            TrainingFailed: INVALID_DATA: one class only, more than 1,000, classes of long texts, numbers that are no
+                classes, texts that are no numbers, numbers that are not finite.
         """
         texts = labels.dtype.hasobject
         if not texts and not np.isfinite(labels.astype(np.float64)).all():
@@ -68,6 +69,8 @@ class Target:
             raise _invalid(f"all {len(labels)} labels are {text_of(kinds[0])!r}; a classifier learns from two or more")
         if len(kinds) > MAX_CLASSES:
             raise _invalid(f"the labels have {len(kinds)} different values; at most {MAX_CLASSES} are classes")
+        if texts and (longest := max(map(len, kinds))) > MAX_CLASS_CHARS:
+            raise _invalid(f"a label has {longest} characters; the text of a class has {MAX_CLASS_CHARS} at most")
         if task == BINARY and len(kinds) > 2:
             raise _invalid(f"the labels have {len(kinds)} different values, and a binary task has two")
         found = BINARY if len(kinds) == 2 and task != CLASSIFICATION else CLASSIFICATION
