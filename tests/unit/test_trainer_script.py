@@ -93,7 +93,7 @@ def train(context):
 def test_several_files_import_each_other(folder: RunFolder) -> None:
     files = {
         "train/__init__.py": "from steps.leaving import note\ndef train(context):\n"
-        + f"{LEAVES}    return {{'notes': [note()]}}",
+        f"{LEAVES}    return {{'notes': [note()]}}",
         "steps/__init__.py": "",
         "steps/leaving.py": "def note(): return 'from another file'",
     }

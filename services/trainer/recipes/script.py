@@ -31,7 +31,7 @@ class ScriptParameters(Parameters):
     code: Source = ""
     """Python with a function train(context): one file, at most 65,536 characters."""
     files: Annotated[dict[str, Source], Field(default_factory=dict, max_length=64)]
-    """Several files, by path: train.py, or train/__init__.py, has the function train(context) and imports the others."""
+    """Several files, by path: train.py, or train/__init__.py, has train(context) and imports the others."""
 
     @field_validator("files")
     @classmethod
