@@ -45,7 +45,7 @@ WITH staged AS MATERIALIZED (
             )
     )
 ), kept AS (
-    INSERT INTO {rows} SELECT * FROM fresh RETURNING true
+    INSERT INTO {rows} SELECT * FROM fresh ORDER BY entity_key, event_time RETURNING true
 ), newest AS (
     INSERT INTO {latest} AS latest SELECT DISTINCT ON (entity_key) * FROM fresh
     ORDER BY entity_key, event_time DESC, create_time DESC
