@@ -63,7 +63,7 @@ def build(settings: InferenceSettings, stack: ExitStack, member: Membership | No
     cache = _response_cache(settings, stack, member)
     spool = open_spool(settings, stack, member)
     events = EventLog(spool)
-    predictor = Predictor(catalog, CachingEngine(engine, cache), events, open_lookups(settings, stack))
+    predictor = Predictor(catalog, CachingEngine(engine, cache), events, open_lookups(settings, stack, member))
     generator = TextGenerator(catalog, engine, events)
     runs = TextRuns(catalog, CachingEngine(engine, cache), events, max_batch_size=settings.max_batch_size)
     follow(settings, stack, catalog, sessions, member)

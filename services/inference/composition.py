@@ -158,11 +158,13 @@ def open_spool(settings: InferenceSettings, stack: ExitStack, member: Membership
     return spool
 
 
-def open_lookups(settings: InferenceSettings, stack: ExitStack) -> FeatureLookups:
+def open_lookups(settings: InferenceSettings, stack: ExitStack, member: Membership) -> FeatureLookups:
     """Open the look-ups of entities, with a client of their own, which never asks twice."""
     timeout_s = settings.feature_timeout_ms / 1000
     client = stack.enter_context(client_of(settings, timeout_s=timeout_s, retry=NO_RETRIES))
-    return FeatureLookups(FeatureReader(client, timeout_s=timeout_s, max_at_once=settings.max_feature_lookups))
+    reader = FeatureReader(client, timeout_s=timeout_s, max_at_once=settings.max_feature_lookups)
+    reader.keep_counts_in(member.counters)
+    return FeatureLookups(reader)
 
 
 def follow(

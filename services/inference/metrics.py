@@ -18,6 +18,7 @@ from services.inference.engine.statistics import FAILURES, VersionStatistics
 from services.inference.events.delivery import DeliveryCounters
 from services.inference.events.events import Event
 from services.inference.events.spool import DELIVERY, SPOOL, Spool, SpoolCounters
+from services.inference.lookups.reader import LOOKUPS, LookupCounters
 from services.inference.sessions.cached_session import CacheCounters
 from services.inference.sessions.caches import SESSIONS, SessionCaches
 
@@ -49,6 +50,11 @@ _DELIVERY = {
     "delivered": ("penstock_spool_delivered_events", "Events stored by monitoring."),
     "duplicates": ("penstock_spool_duplicate_events", "Events stored before."),
     "rejected": ("penstock_spool_rejected_events", "Events refused for good."),
+}
+_LOOKUPS = {
+    "reads": ("penstock_feature_lookups", "Reads of feature views, for predictions by entity."),
+    "failures": ("penstock_feature_lookup_failures", "Those that gave no values."),
+    "duration_us": ("penstock_feature_lookup_duration_us", "How long they took, in µs."),
 }
 _LABELS = ("model", "version")
 
@@ -85,6 +91,7 @@ class InferenceCollector(Collector):
         yield _pending(self._engine.statistics())
         yield from self._session_metrics()
         yield from _tallied(self._counters, SESSIONS, CacheCounters.names, _SESSIONS)
+        yield from _tallied(self._counters, LOOKUPS, LookupCounters.names, _LOOKUPS)
         if self._spool is not None:
             status = self._spool.status
             yield GaugeMetricFamily("penstock_spool_queued_events", "Events not yet on disk.", status.queued)

@@ -109,6 +109,17 @@ def test_the_answer_and_the_event_say_what_was_read(suite: Suite) -> None:
     assert not inference.event_of(suite.client, whole.inference_id).event.features.HasField("lookup")
 
 
+def test_the_metrics_count_look_ups_and_those_in_vain(suite: Suite) -> None:
+    names = ("penstock_feature_lookups_total", "penstock_feature_lookup_failures_total")
+    before = inference.metrics_page(suite.inference)
+    echoed(suite, "strict", ["ada"])
+    assert reason(suite, "lost", ["ada"]) is not None
+    echoed(suite, "strict", ["ada"], {"x": [1, 2, 3, 4]})
+    after = inference.metrics_page(suite.inference)
+    assert [after[name] - before[name] for name in names] == [2, 1]
+    assert after["penstock_feature_lookup_duration_us_total"] > before["penstock_feature_lookup_duration_us_total"]
+
+
 def test_what_is_not_known_is_refused_filled_or_nan_as_the_version_says(suite: Suite) -> None:
     assert reason(suite, "strict", ["ada", "nobody"]) == ("FailedPrecondition", "ENTITY_NOT_FOUND")
     assert reason(suite, "strict", ["cyd"]) == ("FailedPrecondition", "FEATURE_MISSING")

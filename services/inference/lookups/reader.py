@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Final
 
@@ -10,11 +11,23 @@ from penstock import Client
 from penstock import errors as sdk
 from penstock.feature_columns import FeatureValues
 from services.common import errors
+from services.common.counters import Cell, Counters, Tally
 from services.inference.engine.requests import late_error
 
 RETRY_AFTER_S: Final = 1.0
 # What the caller of a prediction should hear where the registry refuses: another request would be refused alike.
 _REFUSALS: Final = (sdk.InvalidArgument, sdk.NotFound, sdk.Unauthenticated, sdk.PermissionDenied, sdk.Unimplemented)
+
+
+LOOKUPS: Final = "lookups"
+
+
+class LookupCounters(Tally):
+    """Reads of feature views: all, those that gave no values, and how long they took, in µs."""
+
+    reads = Cell()
+    failures = Cell()
+    duration_us = Cell()
 
 
 class FeatureReader:
@@ -25,6 +38,12 @@ class FeatureReader:
         self._client = client
         self._timeout_s = timeout_s
         self._room = threading.BoundedSemaphore(max_at_once)
+        self._counting = threading.Lock()
+        self._counters = LookupCounters()
+
+    def keep_counts_in(self, counters: Counters) -> None:
+        """Count on where this worker's slot says; before the first read."""
+        self._counters.keep_in(counters, LOOKUPS)
 
     def read(self, view: str, features: Sequence[str], keys: Sequence[str], left_s: float | None) -> FeatureValues:
         """Read some features of entities; `view` is `name` or `name@2`, `left_s` the time that the caller has left.
@@ -36,6 +55,23 @@ class FeatureReader:
             FailedPrecondition: there is no such view or feature, or this service may not read it; the reason is the
                 registry's.
         """
+        began_ns = time.perf_counter_ns()
+        try:
+            values = self._read(view, features, keys, left_s)
+        except Exception:
+            self._count(began_ns, failures=1)
+            raise
+        self._count(began_ns, failures=0)
+        return values
+
+    def _count(self, began_ns: int, *, failures: int) -> None:
+        counters = self._counters
+        with self._counting:
+            counters.reads += 1
+            counters.failures += failures
+            counters.duration_us += (time.perf_counter_ns() - began_ns) // 1_000
+
+    def _read(self, view: str, features: Sequence[str], keys: Sequence[str], left_s: float | None) -> FeatureValues:
         if not self._room.acquire(blocking=False):
             raise _unavailable(view, "too many reads are under way")
         timeout_s = self._timeout_s if left_s is None else min(left_s, self._timeout_s)
