@@ -66,12 +66,14 @@ class Materialised:
         split_id: of the split; several are joined by `+`, in the same order.
         counts: rows by part; a part without rows has no file.
         columns: those written, in order.
+        digest: of each dataset's rows, in the same order and joined likewise.
     """
 
     dataset: str
     split_id: str
     counts: Mapping[Part, int]
     columns: tuple[str, ...]
+    digest: str = ""
 
 
 class Datasets:
@@ -213,7 +215,8 @@ class Datasets:
         if not counts[Part.TRAIN]:
             raise TrainingFailed("the split leaves no row to learn from; give it another share", reason="INVALID_DATA")
         references = "+".join(dataset.reference for dataset in found)
-        return Materialised(references, "+".join(splits), counts, tuple(columns))
+        digests = "+".join(dataset.rows.digest for dataset in found if dataset.rows)
+        return Materialised(references, "+".join(splits), counts, tuple(columns), digests)
 
 
 def sources_of(source: str) -> list[str]:

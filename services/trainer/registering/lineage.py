@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -14,15 +15,19 @@ MAX_FIELD_BYTES: Final = 12 * 1024
 """Of the free fields together; the registry takes 16 KiB, in an encoding of its own."""
 MAX_LISTED_BYTES: Final = 4 * 1024
 """Of one list, such as the columns; of a longer one its length is said."""
+MAX_REVISION_CHARS: Final = 256
 ORIGIN: Final = "training"
 
 
 def source_of(registration: Registration) -> registry.Source:
     """Say where a version came from: the dataset, by its name and the digest of its rows."""
+    digest = registration.dataset_digest
+    if len(digest) > MAX_REVISION_CHARS:  # of several datasets: one that stands for all
+        digest = hashlib.sha256(digest.encode()).hexdigest()
     return registry.Source(
         origin=ORIGIN,
         reference=registration.dataset or f"run {registration.run_id}",
-        revision=registration.dataset_digest,
+        revision=digest,
     )
 
 
