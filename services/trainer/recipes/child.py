@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import json
 import os
 import signal
@@ -117,6 +118,8 @@ def _train(settings: Settings, guard_pid: int) -> None:
     """Do the task of this folder, say how it ended, and leave without clean-up: libraries hang in theirs."""
     wire = Wire(settings.events, settings.acks)
     folder = RunFolder(Path.cwd())
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)  # whoever follows the log sees each line as it is printed
     code = 1
     try:
         wire.say(_confined(folder, settings, guard_pid) or _ended(folder, wire))

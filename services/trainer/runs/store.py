@@ -8,7 +8,7 @@ from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
-from services.common.jobs import JobConnection
+from services.common.jobs import JobConnection, Progress
 from services.common.postgres import Database
 from services.trainer.runs.models import KeptEpoch, LogPiece, Phase, RunSpec
 from services.trainer.task import Epoch, Outcome, Part
@@ -17,7 +17,10 @@ _PREPARED = """
 UPDATE trainer.training_runs SET dataset = %(dataset)s, split_id = %(split_id)s, part_counts = %(part_counts)s
 WHERE job_id = %(run_id)s
 """
-_AT = "UPDATE trainer.training_runs SET message = %(message)s WHERE job_id = %(run_id)s"
+_AT = """
+UPDATE trainer.training_runs SET message = %(message)s WHERE job_id = %(run_id)s
+RETURNING done_count, failed_count, total_count
+"""
 _ENTER = "UPDATE trainer.training_runs SET phase = %(phase)s, message = %(message)s WHERE job_id = %(run_id)s"
 _TRAINED = "UPDATE trainer.training_runs SET outcome = %(outcome)s WHERE job_id = %(run_id)s"
 _NAME = """
@@ -76,9 +79,10 @@ class RunStore:
         values = {"run_id": run_id, "dataset": dataset, "split_id": split_id, "part_counts": part_counts}
         connection.execute(_PREPARED, values)
 
-    def at(self, connection: JobConnection, run_id: UUID, message: str) -> None:
-        """Keep what it is at, for people."""
-        connection.execute(_AT, {"run_id": run_id, "message": message})
+    def at(self, connection: JobConnection, run_id: UUID, message: str) -> Progress:
+        """Keep what it is at, for people; gives how far it is."""
+        row = connection.execute(_AT, {"run_id": run_id, "message": message}).fetchone()
+        return Progress(row["done_count"], row["failed_count"], row["total_count"]) if row else Progress()
 
     def enter(self, connection: JobConnection, run_id: UUID, phase: Phase, message: str) -> None:
         """Keep what it is at."""

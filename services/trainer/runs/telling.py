@@ -32,7 +32,7 @@ class Telling:
         self._lock = threading.Lock()
         self._epochs: list[Epoch] = []
         self._printed = bytearray()
-        self._progress: Progress | None = None
+        self._progress = run.job.progress
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._repeat, name="run-telling", daemon=True)
 
@@ -69,8 +69,8 @@ class Telling:
         with self._lock:
             epochs, self._epochs = self._epochs, []
             printed, self._printed = bytes(self._printed), bytearray()
-            progress, self._progress = self._progress, None
-        if not (epochs or printed or progress):
+            progress = self._progress
+        if not (epochs or printed):
             return
         run_id, attempt = self._run.job.job_id, self._run.job.attempt
         try:
@@ -78,14 +78,13 @@ class Telling:
                 self._store.told(connection, run_id, epochs, attempt)
                 for begin in range(0, len(printed), LOG_PIECE_BYTES):
                     self._store.printed(connection, run_id, printed[begin : begin + LOG_PIECE_BYTES])
-                self._jobs.report(connection, self._run.lease, progress or self._run.job.progress)
+                self._jobs.report(connection, self._run.lease, progress)
         except DomainError as error:
             # They are news, no result: the run goes on, and the database may be back before it ends.
             _log.info("epochs not kept", run=str(run_id), reason=error.reason, epochs=len(epochs))
             with self._lock:
                 self._epochs = epochs + self._epochs
                 self._printed[:0] = printed
-                self._progress = self._progress or progress
 
     def _repeat(self) -> None:
         while not self._over.wait(INTERVAL_S):

@@ -162,6 +162,7 @@ class TrainingWork:
             recipe=spec.recipe,
             config_version=spec.config_version,
             dataset=rows.dataset if rows else "",
+            dataset_digest=rows.digest if rows else "",
             created_by=spec.trigger.requested_by or run.job.created_by,
             note=spec.trigger.note,
         )
@@ -219,5 +220,4 @@ class TrainingWork:
     def _say(self, run: JobRun, message: str) -> None:
         run.check()
         with run.holding() as connection:
-            self._store.at(connection, run.job.job_id, message)
-            self._jobs.report(connection, run.lease, run.job.progress)
+            self._jobs.report(connection, run.lease, self._store.at(connection, run.job.job_id, message))
