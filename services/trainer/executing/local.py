@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from services.trainer.recipes.lines import Done, Failed
 from services.trainer.task import Event, Outcome, RunFolder, Stopping, Task
 
 GIBIBYTE: Final = 1024**3
+ACCELERATORS: Final = ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +116,6 @@ def _environment(folder: RunFolder, threads: int) -> dict[str, str]:
         "LOKY_MAX_CPU_COUNT", "TF_NUM_INTRAOP_THREADS", "TF_NUM_INTEROP_THREADS",
     )  # fmt: skip
     places = {"HOME": str(folder.path / "home"), "TMPDIR": str(folder.path / "tmp"), "PATH": "/usr/bin:/bin"}
-    return {**places, "LANG": "C.UTF-8", **quiet, **dict.fromkeys(counted, str(threads))}
+    # Which accelerators are this process' own: a cluster gives each of its jobs some.
+    given = {name: os.environ[name] for name in ACCELERATORS if name in os.environ}
+    return {**places, "LANG": "C.UTF-8", **quiet, **dict.fromkeys(counted, str(threads)), **given}

@@ -37,13 +37,7 @@ class Worker:
         self._client = client
         self._ending = threading.Event()
         self._running: Reporting | None = None
-        threads = settings.worker_threads or processors()
-        self._attempt = Attempts(
-            client.training_worker,
-            lambda max_bytes: LocalExecutor(LocalLimits(max_output_bytes=max_bytes, threads=threads)),
-            self._started,
-            settings.worker_folder,
-        )
+        self._attempt = Attempts(client.training_worker, self._executor, self._started, settings.worker_folder)
 
     def run(self) -> int:
         """Work; gives the exit code."""
@@ -75,6 +69,15 @@ class Worker:
         if running is not None:
             # A handler runs between two steps of the main thread, which may hold what stopping needs.
             threading.Thread(target=running.stop, args=(StopReason.DRAINING,), daemon=True).start()
+
+    def _executor(self, max_output_bytes: int) -> LocalExecutor:
+        limits = LocalLimits(
+            max_output_bytes=max_output_bytes,
+            threads=self._settings.worker_threads or processors(),
+            script_network=self._settings.worker_scripts_network_enabled,
+            require_sandbox=self._settings.worker_require_sandbox,
+        )
+        return LocalExecutor(limits)
 
     def _started(self, running: Reporting | None) -> None:
         self._running = running

@@ -44,6 +44,10 @@ class WorkerSettings(Settings):
     """Where runs have their folders; by default the system's temporary folder."""
     worker_threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """That libraries are told to compute with; 0: as many as this process has processors."""
+    worker_scripts_network_enabled: bool = False
+    """Whether scripts may connect to others; recipes of ours never do."""
+    worker_require_sandbox: bool = False
+    """Train nothing where the kernel has less than the whole sandbox."""
     worker_patience_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 600_000
     """How long a trainer that does not answer is waited for before what was made is given up."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
