@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from pathlib import Path
 
+import numpy as np
+import onnx
 import psutil
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from services.trainer.faults import TrainingFailed
-from services.trainer.task import Epoch, Event
-from tests.executing import Ran, Stopped
+from services.trainer.task import Epoch, Event, Part
+from tests.executing import MIB, Ran, Stopped
 
 pytestmark = pytest.mark.slow
 
@@ -68,3 +74,44 @@ def train(context):
         )
     assert len(pids) == 1
     assert not psutil.pid_exists(pids[0]) or psutil.Process(pids[0]).status() == psutil.STATUS_ZOMBIE
+
+
+def test_the_script_of_the_docs_trains_a_version(ran: Ran) -> None:
+    document = (Path(__file__).resolve().parents[2] / "docs" / "training.md").read_text()
+    (parameters,) = [yaml.safe_load(each) for each in re.findall(r"```yaml\n(depth.*?)```", document, re.DOTALL)]
+    generator = np.random.default_rng(0)
+    for part in Part:
+        matrix = generator.standard_normal((90, 2))
+        species = np.array(["setosa", "virginica"])[(matrix[:, 0] > 0).astype(int)]
+        table = pa.table({"petal": matrix[:, 0], "sepal": matrix[:, 1], "species": species})
+        pq.write_table(table, ran.folder.rows(part))
+    outcome = ran.execute("", parameters=parameters)
+    assert outcome.metrics[Part.TEST]["accuracy"] > 0.9
+    assert [column.name for column in outcome.features] == ["petal", "sepal"]
+    assert ran.epochs[0].metrics == outcome.metrics[Part.TEST]
+    model = onnx.load(str(ran.folder.artifact / "model.onnx"))
+    assert [each.name for each in model.graph.input] == [outcome.input_name]
+    assert "scikit-learn" in outcome.environment
+
+
+def test_recipes_of_the_house_run_where_nothing_else_can_be_had(ran: Ran) -> None:
+    generator = np.random.default_rng(0)
+    for part in Part:
+        matrix = generator.standard_normal((60, 2)).astype(np.float32)
+        pq.write_table(
+            pa.table({"a": matrix[:, 0], "b": matrix[:, 1], "label": matrix.sum(axis=1) > 0}), ran.folder.rows(part)
+        )
+    outcome = ran.execute(
+        "",
+        recipe="search",
+        parameters={
+            "recipe": "sklearn",
+            "parameters": {"estimator": "RandomForestClassifier", "estimator_parameters": {"n_jobs": -1}},
+            "space": {"estimator_parameters.max_depth": {"type": "int", "low": 1, "high": 4}},
+            "trials": 2,
+        },
+        memory_limit_bytes=2048 * MIB,
+    )
+    assert ran.checkpoints == [1, 2]
+    assert outcome.metadata["search"]["trials"] == 2
+    assert outcome.framework == "ONNX"

@@ -162,7 +162,17 @@ def test_an_optimised_graph_that_answers_otherwise_is_refused(
 
 
 @pytest.mark.parametrize("method", ["dynamic", "static"])
-def test_a_quantised_graph_is_eight_bits_wide_and_says_what_the_parent_says(classifier: Made, method: str) -> None:
+def test_a_quantised_graph_is_eight_bits_wide_and_says_what_the_parent_says(
+    classifier: Made, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+    touched = Path.unlink
+
+    def unlinked(path: Path, missing_ok: bool = False) -> None:
+        made.append(path)
+        touched(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unlinked)
     outcome = classifier.with_rows().run(OnnxQuantize(), method=method, min_agreement=0.9, max_score_drop=0.1)
     kinds = {each.data_type for each in classifier.graph.graph.initializer}
     assert TensorProto.INT8 in kinds
@@ -172,6 +182,7 @@ def test_a_quantised_graph_is_eight_bits_wide_and_says_what_the_parent_says(clas
     assert metrics["accuracy"] == pytest.approx(metrics["agreement"])
     assert metrics["parent_size_bytes"] == classifier.parent.stat().st_size
     assert outcome.metadata["method"] == method
+    assert not [path for path in made if path.parent == classifier.parent.parent], "a run may not write to its parent"
 
 
 def test_a_quantised_regression_is_held_to_the_parents_numbers(regression: Made) -> None:
