@@ -69,7 +69,7 @@ def test_a_worker_outlives_the_trainer_that_followed_it(place: TrainingPlace) ->
             claimed = place.client.training_worker.claim("elsewhere", ["scikit-learn"])
             return claimed if claimed.run_token else None
 
-        claimed = wait_until(ask)
+        claimed = wait_until(ask, 150.0)  # a trainer starts first, beside whatever else goes on
         assert claimed.task.run_id == created.id
         assert [file.path for file in claimed.task.inputs] == [
             "data/test.parquet", "data/train.parquet", "data/validation.parquet"
