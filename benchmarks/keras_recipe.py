@@ -50,8 +50,8 @@ def main() -> None:
     if options.side:
         print(json.dumps(_turn(options.side, RunFolder(options.folder), options.epochs)))
         return
-    table = Table("rows", "epochs", "side", "seconds", "to the script", "low, high", "accuracy on the test rows")
     for rows in options.rows:
+        table = Table("rows", "epochs", "side", "seconds", "to the script", "low, high", "accuracy on the test rows")
         with tempfile.TemporaryDirectory() as folder:
             _write_rows(RunFolder(Path(folder)), rows)
             turn = partial(_in_a_process, folder, options.epochs)
@@ -64,7 +64,7 @@ def main() -> None:
                 f"{rows:,}", str(options.epochs), side, f"{median(seconds):.2f}", f"{ratio.median:.2f}",
                 f"{ratio.low:.2f}, {ratio.high:.2f}", f"{median(accuracy for _, accuracy in turns):.3f}",
             )  # fmt: skip
-    console.print(table)
+        console.print(table)
 
 
 def _write_rows(folder: RunFolder, rows: int) -> None:

@@ -148,8 +148,7 @@ def _number(name: str, values: NDArray[np.float32], *, scaled: bool) -> Number:
         return Number(name, fill)
     filled = np.where(np.isfinite(values), values.astype(np.float64), fill)
     center, scale = float(filled.mean()), float(filled.std())
-    # Equal numbers have no scale, though rounding may say that they had.
-    usable = filled.min() < filled.max() and 0 < np.float32(scale) < np.inf
+    usable = 0 < np.float32(scale) < np.inf  # equal numbers have none
     return Number(name, fill, float(np.float32(center)), float(np.float32(scale)) if usable else 1.0)
 
 
