@@ -192,3 +192,23 @@ def test_the_command_shows_a_table_and_ends_as_the_version_did(
     assert said()[0] == 2
     assert said("--cancel", newest["id"])[0] == 1
     assert said("9.9.9")[0] == 3
+
+
+def test_a_runs_own_validation_stands_in_the_history_and_its_rows_are_held_out_again(place: TrainingPlace) -> None:
+    """Trained, tried by the run, and tried again on the same held-out rows: both say the same of the version."""
+    parameters = {"estimator": "LogisticRegression", "label_column": "species", "ignore_columns": ["region"]}
+    trained = place.train("grown", recipe="sklearn", parameters=parameters, data_source="flowers")
+    assert trained.new_version, trained.message
+    own = place.client.validations.get(trained.id)
+    assert (own.training_run_id, own.version, own.label_column) == (trained.id, trained.new_version, "species")
+    assert (own.passed, own.evaluation_id) == (trained.validation_passed, trained.evaluation_id)
+    again = place.client.validations.wait(
+        place.client.validations.create("grown", trained.new_version, trained.dataset).id
+    )
+    assert again.label_column == "species", "as the version's metadata say"
+    assert again.row_count == own.row_count == trained.test_count
+    accuracies = [next(each.value for each in found.metrics if each.name == "accuracy") for found in (own, again)]
+    assert accuracies[0] == accuracies[1]
+    assert [each.id for each in place.client.validations.list(model="grown")] == [again.id, own.id]
+    version = place.client.registry.get_version("grown", trained.new_version)
+    assert version.metadata.fields.fields["dataset_digest"].string_value == version.source.revision != ""
