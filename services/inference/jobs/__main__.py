@@ -12,6 +12,8 @@ from datetime import timedelta
 import structlog
 
 from services.common.blobs import BlobStore
+from services.common.clients import client_of
+from services.common.datasets import NO_DATASETS, NamedDatasets
 from services.common.jobs import Concurrency, JobStore, JobWorkers, WorkerLimits
 from services.common.jobs.housekeeping import DAY_S, Housekeeping, Kept
 from services.common.jobs.news import JobNews
@@ -63,6 +65,7 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
         max_bytes=settings.job_max_input_bytes,
         max_unused_bytes=settings.job_max_unused_input_bytes,
         folder=scratch.folder,
+        datasets=_datasets(settings),
     )
     counters = RowCounters()
     workers = _workers(settings, stack, catalog, inputs, tables, counters, metrics)
@@ -91,6 +94,12 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
         traces=traces,
     )
     return server
+
+
+def _datasets(settings: JobsSettings) -> NamedDatasets:
+    if not settings.trainer_address:
+        return NO_DATASETS
+    return NamedDatasets(lambda: client_of(settings, trainer=settings.trainer_address))
 
 
 def _workers(

@@ -10,6 +10,7 @@ from uuid import UUID
 from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
 from services.common import timestamps
 from services.common.blobs import checked_sha256
+from services.common.datasets import SCHEME
 from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import Job, JobState, JobWorker
 from services.common.keys import Principal, Role
@@ -97,6 +98,8 @@ def _file(file: pb.FileInput) -> FileInput:
     if not 0 < len(file.uri) <= MAX_URI_CHARS or not file.uri.isprintable():
         sentence = f"{len(file.uri)} characters came; 1 to {MAX_URI_CHARS:,} printable ones are allowed"
         raise InvalidArgument.field("file.uri", sentence, reason="INVALID_FIELD")
+    if file.uri.startswith(SCHEME):
+        return FileInput(file.uri, "", FileFormat.PARQUET)
     if file.format not in _FORMATS:
         sentence = "say how it is written: JSONL, PARQUET, CSV"
         raise InvalidArgument.field("file.format", sentence, reason="FORMAT_REQUIRED")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from uuid import UUID
@@ -12,9 +12,10 @@ from uuid import UUID
 from penstock.ids import uuid7
 from services.common.allowed_files import AllowedFiles, write_scratch
 from services.common.blobs import Blob, BlobStore
+from services.common.datasets import NO_DATASETS, SCHEME, NamedDatasets
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.common.keys import Principal, Role
-from services.inference.jobs.models import FileInput
+from services.inference.jobs.models import FileFormat, FileInput
 from services.inference.jobs.store.files import FileStore
 
 UPLOADED = "penstock://inputs/"
@@ -32,6 +33,7 @@ class InputFiles:
         max_bytes: int,
         max_unused_bytes: int,
         folder: Path | None,
+        datasets: NamedDatasets = NO_DATASETS,
     ) -> None:
         self._files = files
         self._blobs = blobs
@@ -39,6 +41,7 @@ class InputFiles:
         self._max_bytes = max_bytes
         self._max_unused_bytes = max_unused_bytes
         self._folder = folder
+        self._datasets = datasets
 
     def upload(
         self, chunks: Iterable[bytes], *, sha256: str, size_bytes: int | None, principal: Principal
@@ -61,13 +64,18 @@ class InputFiles:
         self._files.add_input(UUID(input_id), blob, principal.name, max_unused_bytes=self._max_unused_bytes)
         return UPLOADED + input_id, blob
 
-    def check(self, file: FileInput, principal: Principal) -> None:
-        """See that a caller may read a file, before a job is made of it.
+    def check(self, file: FileInput, principal: Principal) -> FileInput:
+        """See that a caller may read a file, before a job is made of it; gives it as the job keeps it: of a dataset
+        with the version that is meant now and the digest of its rows.
 
         Raises:
-            InvalidArgument: URI_NOT_ALLOWED, DIGEST_MISMATCH.
-            NotFound: INPUT_NOT_FOUND.
+            InvalidArgument: URI_NOT_ALLOWED, DIGEST_MISMATCH, INVALID_NAME.
+            NotFound: INPUT_NOT_FOUND, DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND.
+            FailedPrecondition: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY.
         """
+        if file.uri.startswith(SCHEME):
+            found = self._datasets.find("file.uri", file.uri)
+            return FileInput(found.uri, found.digest, FileFormat.PARQUET)
         if file.uri.startswith(UPLOADED):
             self._check_uploaded(file, principal)
         elif not self._allowed.allows(file.uri):
@@ -77,20 +85,23 @@ class InputFiles:
                 f"allows ({self._allowed.places})",
                 reason="URI_NOT_ALLOWED",
             )
+        return file
 
     @contextmanager
-    def brought(self, file: FileInput, check: Callable[[], None]) -> Iterator[Path]:
+    def brought(self, file: FileInput, check: Callable[[], None], columns: Collection[str] = ()) -> Iterator[Path]:
         """Copy a file to where it can be read at will, its digest checked; `check` is called meanwhile, and may raise.
 
+        Of a dataset, which has a label and more beside what the model takes, only these columns are brought.
+
         Raises:
-            FailedPrecondition: DIGEST_MISMATCH, INPUT_TOO_LARGE, INPUT_UNREADABLE, and what stores raise.
+            FailedPrecondition: DIGEST_MISMATCH, INPUT_TOO_LARGE, INPUT_UNREADABLE, and what stores and datasets raise.
             Unavailable: INPUT_UNAVAILABLE (where it lies does not answer now), SCRATCH_FULL (no room for the copy).
         """
         with tempfile.TemporaryDirectory(prefix="penstock-job-", dir=self._folder) as folder:
             path = Path(folder) / "input"
             digest, size_bytes = hashlib.sha256(), 0
             with path.open("xb") as out:
-                for chunk in self._chunks(file):
+                for chunk in self._chunks(file, columns):
                     check()
                     size_bytes += len(chunk)
                     if size_bytes > self._max_bytes:
@@ -98,13 +109,18 @@ class InputFiles:
                         raise FailedPrecondition(sentence, reason="INPUT_TOO_LARGE")
                     digest.update(chunk)
                     write_scratch(out, chunk)
-            if digest.hexdigest() != file.sha256:
+            if not file.uri.startswith(SCHEME) and digest.hexdigest() != file.sha256:
                 # What they hash to is not said: whoever knows the digest of a file in the roots may read it.
                 sentence = f"the bytes of {file.uri} do not hash to {file.sha256}, which was declared"
                 raise FailedPrecondition(sentence, reason="DIGEST_MISMATCH")
             yield path
 
-    def _chunks(self, file: FileInput) -> Iterator[bytes]:
+    def _chunks(self, file: FileInput, columns: Collection[str]) -> Iterator[bytes]:
+        if file.uri.startswith(SCHEME):
+            found = self._datasets.find("file.uri", file.uri)
+            known = [column.name for column in found.columns if column.name in columns]
+            yield from self._datasets.chunks(found, known)
+            return
         if file.uri.startswith(UPLOADED):
             with self._blobs.open(file.sha256) as reader:
                 yield from reader

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -79,13 +79,14 @@ class Predictions:
 
     def create(self, new: NewPrediction, principal: Principal) -> Job:
         """Queue a job; see the contract for what is raised."""
-        file = new.spec.file
+        file, spec = new.spec.file, new.spec
         if file is not None:
-            self._inputs.check(file, principal)
+            file = self._inputs.check(file, principal)
+            spec = replace(spec, file=file)
         job = NewJob(
             job_id=UUID(uuid7()),
             created_by=principal.name,
-            payload=new.spec.columns(),
+            payload=spec.columns(),
             request_id=new.request_id,
             body_sha256=new.body_sha256,
             priority=new.priority,

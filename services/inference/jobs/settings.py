@@ -32,6 +32,9 @@ class JobsSettings(InferenceSettings, PostgresSettings):
     cache_dir: Path = Path(".penstock/jobs/cache")
     """Where model files and the last snapshot of the registry are kept; not the folder of the inference process."""
 
+    trainer_address: str = ""
+    """Where the trainer listens, which keeps the datasets that jobs name. Empty: there is none."""
+
     blob_url: str
     """Where inputs and results are kept: file:///absolute/folder or s3://bucket?endpoint=http://host:port&region=…"""
     blob_access_key: SecretStr | None = None

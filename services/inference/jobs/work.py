@@ -32,7 +32,7 @@ from services.inference.jobs.models import Chunk, Done, InputKind, PredictionSpe
 from services.inference.jobs.rows import ReadLimits, Row, batches_of
 from services.inference.jobs.store.chunks import ChunkStore
 from services.inference.jobs.store.files import FileStore
-from services.inference.models import Caller, ResolvedVersion
+from services.inference.models import Caller, ResolvedVersion, Signature
 from services.inference.prediction import Predictor
 
 HEARING_S = 0.2
@@ -127,7 +127,7 @@ class PredictionWork:
                 source = RowsInput.FromString(spec.request).rows
                 attempt.total = len(source)
             else:
-                path = stack.enter_context(self._inputs.brought(spec.file, run.check))
+                path = stack.enter_context(self._inputs.brought(spec.file, run.check, _names(version.signature)))
                 attempt.total = readers.count_rows(path, spec.file.format, self._limits.read, run.check)
                 source = readers.rows_of(path, spec.file.format, version.signature, self._limits.read)
             run.check()
@@ -299,6 +299,11 @@ class _Attempt:
         return self._tables.blobs.put(
             pieces, max_bytes=max_bytes, before_publish=lambda coming: self._tables.files.ledger.keep(coming.sha256)
         )
+
+
+def _names(signature: Signature) -> frozenset[str]:
+    """Name what a model takes: its inputs, and the columns that they declare."""
+    return frozenset(name for spec in signature.inputs for name in (spec.name, *spec.columns))
 
 
 def _picked(rows: Iterator[Row], places: Iterable[int], count: int, run: JobRun) -> Iterator[Row]:

@@ -8,8 +8,10 @@ from functools import partial
 from threading import BoundedSemaphore
 
 from services.common.allowed_files import AllowedFiles
+from services.common.datasets import NO_DATASETS, NamedDatasets
 from services.common.errors import DomainError, NotFound
 from services.common.server import Service
+from services.monitoring.clients import client_of
 from services.monitoring.feature_views.views import FeatureViews
 from services.monitoring.parts import Parts
 from services.monitoring.profiles.files import RowFiles
@@ -37,7 +39,12 @@ def assemble(parts: Parts) -> Sequence[Service]:
     store, live = ProfileStore(parts.database), LiveStore(parts.database, days)
     references = References(store)
     allowed = AllowedFiles(settings.profile_input_roots, settings, unreadable=_unreadable)
-    files = RowFiles(allowed, max_bytes=settings.profile_max_input_bytes, folder=settings.profile_dir)
+    files = RowFiles(
+        allowed,
+        max_bytes=settings.profile_max_input_bytes,
+        folder=settings.profile_dir,
+        datasets=NamedDatasets(lambda: client_of(settings)) if settings.trainer_address else NO_DATASETS,
+    )
     recounts = Recounts(
         live,
         references,

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from penstock.api.monitoring.v1 import profiles_pb2 as pb
 from services.common import timestamps
+from services.common.datasets import SCHEME
 from services.common.errors import FieldViolation, InvalidArgument
 from services.monitoring.checks import MAX_CHARS
 from services.monitoring.models import Window
@@ -186,6 +187,8 @@ def _digest(field: str, text: str) -> str:
 
 def _file(file: pb.FileSource) -> FileSource:
     uri = _text("file.uri", file.uri, MAX_URI_CHARS)
+    if uri.startswith(SCHEME):
+        return FileSource(uri, "", RowFormat.PARQUET)
     return FileSource(uri, _digest("file.sha256", file.sha256), _row_format("file.format", file.format))
 
 

@@ -112,21 +112,26 @@ class Profiles:
         return self._keep(new, description, UploadSource(digest), known)
 
     def create(self, new: NewProfile, source: FileSource | WindowSource) -> Profile:
-        """Make a profile of a file in a blob store, or of live traffic, and attach it.
+        """Make a profile of a dataset, of a file in a blob store, or of live traffic, and attach it.
 
         Raises:
             InvalidArgument: as `upload`; URI_NOT_ALLOWED, INVALID_WINDOW.
-            NotFound: there is no such file (INPUT_NOT_FOUND), or version (VERSION_NOT_FOUND).
-            FailedPrecondition: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE.
+            NotFound: there is no such file (INPUT_NOT_FOUND), dataset (DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND),
+                or version (VERSION_NOT_FOUND).
+            FailedPrecondition: REQUEST_ID_REUSED, SANDBOX_UNAVAILABLE, TRAINER_NOT_CONFIGURED, DATASET_NOT_READY.
             ResourceExhausted: TOO_MANY_PROFILES.
-            Unavailable: INPUT_UNAVAILABLE, SCRATCH_FULL.
+            Unavailable: TRAINER_UNAVAILABLE, INPUT_UNAVAILABLE, SCRATCH_FULL.
         """
         known = self._look_up(new.model, new.version)
         made = self._store.find_made(new, caller().name)
         if made is not None:
             return self._warned(made, known)
         if isinstance(source, FileSource):
-            with _place(self._receiving, MAX_RECEIVING), self._files.brought(source) as path:
+            source = self._files.resolved(source)
+            with (
+                _place(self._receiving, MAX_RECEIVING),
+                self._files.brought(source, new.columns.ignored) as path,
+            ):
                 description = self._describe_file(path, source.row_format, new.columns)
         else:
             description = self._describe_window(new, source.window)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any, Final
@@ -15,7 +15,7 @@ from services.common.blobs.flow import check_offset
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
 from services.common.jobs import JobStore
 from services.trainer.datasets.dividing import Dividing, divided, get_split
-from services.trainer.datasets.files import RowFiles, chunks_of, read_rows, write_parts
+from services.trainer.datasets.files import RowFiles, chunks_of, read_rows, write_columns, write_parts
 from services.trainer.datasets.models import Dataset, DatasetState, KeptSplit
 from services.trainer.datasets.splits import Split
 from services.trainer.datasets.store import DatasetStore
@@ -68,14 +68,14 @@ class Catalog:
             return read_rows(path, offset, limit)
 
     def download(
-        self, name: str, version: int, *, split_id: str, part: Part | None, offset: int
+        self, name: str, version: int, *, split_id: str, part: Part | None, columns: Sequence[str] = (), offset: int
     ) -> tuple[SentFile, Iterator[bytes]]:
-        """Give the bytes of a version's file, or of one part of a split, as Parquet.
+        """Give the bytes of a version's file, or of one part of a split or some columns, as Parquet.
 
         Raises:
             FailedPrecondition: DATASET_NOT_READY.
             NotFound: SPLIT_NOT_FOUND.
-            InvalidArgument: PART_REQUIRED.
+            InvalidArgument: PART_REQUIRED, UNKNOWN_COLUMN.
             OutOfRange: OFFSET_OUT_OF_RANGE.
         """
         dataset = self._ready(name, version)
@@ -83,15 +83,22 @@ class Catalog:
             sentence = "a part is of a split: name both, or neither for all rows"
             raise InvalidArgument.field("part", sentence, reason="PART_REQUIRED")
         sha256 = self._store.blob(dataset.version_id)
-        if part is None:
+        if unknown := sorted(set(columns) - {column.name for column in dataset.rows.columns}):
+            sentence = f"{dataset.reference} has no column {unknown[0]!r}"
+            raise InvalidArgument.field("columns", sentence, reason="UNKNOWN_COLUMN")
+        chosen = [column.name for column in dataset.rows.columns if column.name in columns] or None
+        if part is None and chosen is None:
             reader = self._files.open(sha256, offset)
             return SentFile(dataset, sha256, dataset.size_bytes), _closing(reader)
         stack = ExitStack()
         with stack:
             path = stack.enter_context(self._files.brought(sha256))
-            _, parts = divided(dataset, get_split(dataset, split_id).split, path)
             out = path.with_name("part.parquet")
-            write_parts(path, parts, {part: out})
+            if part is None:
+                write_columns(path, out, chosen or ())
+            else:
+                _, parts = divided(dataset, get_split(dataset, split_id).split, path)
+                write_parts(path, parts, {part: out}, chosen)
             size_bytes = out.stat().st_size
             check_offset(offset, size_bytes=size_bytes)
             with out.open("rb") as file:

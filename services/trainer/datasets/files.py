@@ -90,6 +90,15 @@ def read_rows(path: Path, offset: int, limit: int) -> list[dict[str, Any]]:
     return found
 
 
+def write_columns(path: Path, out: Path, columns: Sequence[str]) -> None:
+    """Write some columns into a file of their own."""
+    with pq.ParquetFile(path) as file:
+        schema = pa.schema([file.schema_arrow.field(name) for name in columns])
+        with open_writer(out, schema) as writer:
+            for batch in file.iter_batches(columns=list(columns)):
+                writer.write_batch(batch.select(list(columns)))
+
+
 def write_parts(
     path: Path, parts: NDArray[Any], out: Mapping[Part, Path], columns: Sequence[str] | None = None
 ) -> None:

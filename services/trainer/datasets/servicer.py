@@ -76,7 +76,7 @@ class DatasetServicer(DatasetServiceServicer):
         name, version = convert.name(request)
         part = convert.part(request)
         file, chunks = self._catalog.download(
-            name, version, split_id=request.split_id, part=part, offset=request.offset
+            name, version, split_id=request.split_id, part=part, columns=request.columns, offset=request.offset
         )
         yield pb.DownloadDatasetResponse(
             dataset=convert.dataset_proto(file.dataset), sha256=file.sha256, size_bytes=file.size_bytes

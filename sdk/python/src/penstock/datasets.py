@@ -13,9 +13,9 @@ from typing import Any, BinaryIO, TypeAlias
 from google.protobuf.json_format import MessageToDict
 
 from penstock.api.monitoring.v1 import profiles_pb2
-from penstock.api.registry.v1 import registry_pb2
 from penstock.api.trainer.v1 import datasets_pb2 as pb
 from penstock.channels import Connection
+from penstock.dataset_downloads import WORK_TIMEOUT_S, DatasetFetch
 from penstock.downloads import download, verified_chunks
 from penstock.durations import parse_duration
 from penstock.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, PenstockError
@@ -29,8 +29,6 @@ from penstock.values import enum_number, to_timestamp
 
 UPLOAD_TIMEOUT_S = 900.0
 """The service answers when all rows are read and kept, and says nothing before."""
-WORK_TIMEOUT_S = 600.0
-"""For what the service reads a whole version for."""
 LOOK_INTERVAL_S = 0.5
 Format: TypeAlias = "pb.DatasetFormat.ValueType | str | None"
 """PARQUET, CSV or JSON, by number or by name in any case; None: by the file's suffix."""
@@ -237,6 +235,7 @@ class DatasetsClient:
         *,
         split_id: str = "",
         part: pb.DatasetPart.ValueType | str | None = None,
+        columns: Sequence[str] = (),
         progress: Progress | None = None,
     ) -> Path:
         """Download a version, or one part of a split, as Parquet; gives its final path.
@@ -249,13 +248,14 @@ class DatasetsClient:
             version: 0: the newest that is READY.
             split_id: the split.
             part: TRAIN, VALIDATION or TEST of the split.
+            columns: only these; none: all.
             progress: told the bytes so far and in all.
 
         Raises:
             DataLoss: the bytes are not those that the trainer keeps.
             OSError: the destination can't be written.
         """
-        fetch = _Fetch(self._connection, name, version, split_id, part)
+        fetch = DatasetFetch(self._connection, name, version, split_id, part, columns)
         return download(fetch, Path(destination), self._connection.retry, progress)
 
     def download_chunks(
@@ -265,9 +265,10 @@ class DatasetsClient:
         *,
         split_id: str = "",
         part: pb.DatasetPart.ValueType | str | None = None,
+        columns: Sequence[str] = (),
     ) -> Generator[bytes, None, None]:
         """Give a version's bytes as they come, resumed where the connection breaks; see `download`."""
-        fetch = _Fetch(self._connection, name, version, split_id, part)
+        fetch = DatasetFetch(self._connection, name, version, split_id, part, columns)
         with closing(verified_chunks(fetch, self._connection.retry)) as parts:
             for _, chunk in parts:
                 yield chunk
@@ -331,37 +332,6 @@ class DatasetsClient:
             name=name, source=source, description=description, labels=labels or {}, request_id=request_id or uuid7()
         )
         return self._connection.unary(self._connection.stub.BuildDataset, request).dataset
-
-
-class _Fetch:
-    """Begins a download at a byte, as `penstock.downloads` has it; broken off, it goes on with the same version."""
-
-    def __init__(
-        self,
-        connection: Connection[TrainerStub],
-        name: str,
-        version: int,
-        split_id: str,
-        part: pb.DatasetPart.ValueType | str | None,
-    ) -> None:
-        self._connection = connection
-        self._request = pb.DownloadDatasetRequest(
-            name=name, version=version, split_id=split_id, part=enum_number("part", pb.DatasetPart, part)
-        )
-
-    def __call__(self, offset: int) -> Generator[registry_pb2.DownloadFileResponse, None, None]:
-        self._request.offset = offset
-        stub = self._connection.stub.DownloadDataset
-        answers = self._connection.stream(stub, self._request, idle_timeout_s=WORK_TIMEOUT_S)
-        with closing(answers):
-            for answer in answers:
-                sent = registry_pb2.DownloadFileResponse(chunk=answer.chunk)
-                if answer.HasField("dataset"):
-                    self._request.version = answer.dataset.version
-                    path = f"{answer.dataset.name}-{answer.dataset.version}.parquet"
-                    sent.file.path, sent.file.sha256 = path, answer.sha256
-                    sent.file.size_bytes = answer.size_bytes
-                yield sent
 
 
 def _length(window: timedelta | str | None) -> timedelta:

@@ -69,7 +69,8 @@ class PredictionJobsClient:
 
         Args:
             model: the model.
-            file: a file of rows, uploaded first; or one that the service can read already, with its digest.
+            file: a file of rows, uploaded first; or one that the service can read already, with its digest; or
+                pb.FileInput(uri="dataset:NAME") of a dataset, of which the columns are read that the model takes.
             rows: features by name, at most 10,000 rows.
             features: those of one request, of one row or many.
             tensors: those of one request, by the name of an input.

@@ -125,29 +125,33 @@ class ProfilesClient(MonitoringConnected):
         version: str,
         uri: str,
         *,
-        sha256: str,
+        sha256: str = "",
         columns: Columns | None = None,
         row_format: Format = None,
         note: str = "",
         request_id: str = "",
     ) -> pb.Profile:
-        """Make a profile of a file in a blob store, and attach it.
+        """Make a profile of a dataset, or of a file in a blob store, and attach it.
 
         Args:
             model: the model.
             version: the version that is compared with it from now on.
-            uri: file:///path or s3://bucket/key, where the service allows its folder or bucket.
-            sha256: of its bytes, in hex; checked.
+            uri: dataset:NAME or dataset:NAME/VERSION; or file:///path or s3://bucket/key, where the service allows its
+                folder or bucket.
+            sha256: of its bytes, in hex; checked. Not of a dataset.
             columns: what the columns are.
             row_format: how the file is written; None: as the URI's suffix says.
             note: for people.
             request_id: the same again gives the first result for 7 days; empty: a new one.
 
         Raises:
-            NotFound: there is no such file (INPUT_NOT_FOUND), or version (VERSION_NOT_FOUND).
+            NotFound: there is no such file (INPUT_NOT_FOUND), dataset (DATASET_NOT_FOUND), or version
+                (VERSION_NOT_FOUND).
             InvalidArgument: as `create`, URI_NOT_ALLOWED, or other bytes than the digest's (DIGEST_MISMATCH).
         """
-        source = pb.FileSource(uri=uri, sha256=sha256, format=_format_number(row_format, uri))
+        of_dataset = uri.startswith("dataset:")
+        number = pb.ROW_FORMAT_PARQUET if of_dataset else _format_number(row_format, uri)
+        source = pb.FileSource(uri=uri, sha256=sha256, format=number)
         request = pb.CreateProfileRequest(
             model=model,
             version=version,

@@ -61,7 +61,7 @@ def create(
             "--input",
             "-i",
             metavar="FILE | URI",
-            help="A file of rows, uploaded first; or file:// or s3://, which the service reads (with --sha256).",
+            help="A file of rows, uploaded first; dataset:NAME; or file:// or s3://, which the service reads (--sha256).",
         ),
     ] = "",
     rows: Annotated[
@@ -263,6 +263,8 @@ def _whole(client: Client, job: str) -> str:
 
 def _source(source: str, sha256: str, input_format: Format | None) -> tuple[Path | None, pb.FileInput | None]:
     """Tell a file to upload from one that the service reads by itself."""
+    if source.startswith("dataset:"):
+        return None, pb.FileInput(uri=source)
     if "://" not in source:
         path = Path(source)
         if not path.is_file():

@@ -78,7 +78,10 @@ def create(
         ),
     ] = None,
     uri: Annotated[
-        str, typer.Option("--uri", metavar="URI", help="The same in a blob store, file:// or s3:// (with --sha256).")
+        str,
+        typer.Option(
+            "--uri", metavar="URI", help="dataset:NAME; or the same in a blob store, file:// or s3:// (with --sha256)."
+        ),
     ] = "",
     window: Annotated[
         timedelta | None,
@@ -140,7 +143,7 @@ def create(
         raise typer.BadParameter("give one of --file, --uri, and --window (or --from): what the profile is made of")
     if window and begin:
         raise typer.BadParameter("give --window or --from, not both")
-    if uri and not sha256:
+    if uri and not (sha256 or uri.startswith("dataset:")):
         raise typer.BadParameter("a URI needs --sha256: the service makes sure of what it reads", param_hint="--uri")
     columns = Columns(
         kinds=pairs(kind, "--kind"), ignored=ignore or (), predictions=prediction or (), label=label, group=group

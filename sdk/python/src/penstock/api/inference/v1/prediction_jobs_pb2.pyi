@@ -165,11 +165,15 @@ class FileInput(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """What UploadPredictionInput gave, or, where the server allows its folder or bucket, file:///path or s3://bucket/key."""
+    """What UploadPredictionInput gave; or dataset:NAME[/VERSION] of the trainer's datasets, of which the columns are read
+    that the model takes; or, where the server allows its folder or bucket, file:///path or s3://bucket/key.
+    """
     sha256: _builtins.str
-    """In lowercase hex; required. The bytes are checked against it before the first row is read."""
+    """In lowercase hex; required. The bytes are checked against it before the first row is read. Of a dataset, whose
+    versions never change, it is not heeded, and the job's own is the digest of the version's rows.
+    """
     format: Global___FileFormat.ValueType
-    """How it is written; required."""
+    """How it is written; required, but of a dataset."""
     def __init__(
         self,
         *,

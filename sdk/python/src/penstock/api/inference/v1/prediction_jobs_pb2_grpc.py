@@ -108,7 +108,8 @@ class PredictionJobServiceServicer(object):
     def CreatePredictionJob(self, request, context):
         """Queues a job. The version is resolved when the job first runs, and kept for all of it.
         Role: viewer. INVALID_ARGUMENT: INPUT_REQUIRED, FORMAT_REQUIRED, OUT_OF_BOUNDS, TOO_MANY_ROWS, TOO_LARGE,
-        INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION:
+        INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED, INVALID_NAME. NOT_FOUND: INPUT_NOT_FOUND, DATASET_NOT_FOUND,
+        DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY,
         REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -46,7 +46,8 @@ class PredictionJobServiceStub:
     CreatePredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.CreatePredictionJobRequest, _prediction_jobs_pb2.CreatePredictionJobResponse]
     """Queues a job. The version is resolved when the job first runs, and kept for all of it.
     Role: viewer. INVALID_ARGUMENT: INPUT_REQUIRED, FORMAT_REQUIRED, OUT_OF_BOUNDS, TOO_MANY_ROWS, TOO_LARGE,
-    INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION:
+    INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED, INVALID_NAME. NOT_FOUND: INPUT_NOT_FOUND, DATASET_NOT_FOUND,
+    DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY,
     REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
     """
     GetPredictionJob: _grpc.UnaryUnaryMultiCallable[_prediction_jobs_pb2.GetPredictionJobRequest, _prediction_jobs_pb2.GetPredictionJobResponse]
@@ -99,7 +100,8 @@ class PredictionJobServiceAsyncStub(PredictionJobServiceStub):
     CreatePredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.CreatePredictionJobRequest, _prediction_jobs_pb2.CreatePredictionJobResponse]  # type: ignore[assignment]
     """Queues a job. The version is resolved when the job first runs, and kept for all of it.
     Role: viewer. INVALID_ARGUMENT: INPUT_REQUIRED, FORMAT_REQUIRED, OUT_OF_BOUNDS, TOO_MANY_ROWS, TOO_LARGE,
-    INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION:
+    INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED, INVALID_NAME. NOT_FOUND: INPUT_NOT_FOUND, DATASET_NOT_FOUND,
+    DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY,
     REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
     """
     GetPredictionJob: _aio.UnaryUnaryMultiCallable[_prediction_jobs_pb2.GetPredictionJobRequest, _prediction_jobs_pb2.GetPredictionJobResponse]  # type: ignore[assignment]
@@ -161,7 +163,8 @@ class PredictionJobServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_prediction_jobs_pb2.CreatePredictionJobResponse, _abc.Awaitable[_prediction_jobs_pb2.CreatePredictionJobResponse]]:
         """Queues a job. The version is resolved when the job first runs, and kept for all of it.
         Role: viewer. INVALID_ARGUMENT: INPUT_REQUIRED, FORMAT_REQUIRED, OUT_OF_BOUNDS, TOO_MANY_ROWS, TOO_LARGE,
-        INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED. NOT_FOUND: INPUT_NOT_FOUND. FAILED_PRECONDITION:
+        INVALID_FIELD, DIGEST_MALFORMED, URI_NOT_ALLOWED, INVALID_NAME. NOT_FOUND: INPUT_NOT_FOUND, DATASET_NOT_FOUND,
+        DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY,
         REQUEST_ID_REUSED. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (of this key, not ended yet).
         """
 

@@ -260,7 +260,7 @@ Global___ProfileSource: _TypeAlias = ProfileSource  # noqa: Y015
 
 @_typing.final
 class FileSource(_message.Message):
-    """FileSource is a file of rows in a blob store."""
+    """FileSource is a dataset, or a file of rows in a blob store."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -268,11 +268,15 @@ class FileSource(_message.Message):
     SHA256_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
     uri: _builtins.str
-    """file:///path or s3://bucket/key, where the server allows its folder or bucket."""
+    """dataset:NAME[/VERSION] of the trainer's datasets, of which times are left out unless they are named in
+    `columns.ignored`; or file:///path or s3://bucket/key, where the server allows its folder or bucket.
+    """
     sha256: _builtins.str
-    """In lowercase hex; required."""
+    """In lowercase hex; required. Of a dataset, whose versions never change, it is not heeded, and that of a profile is
+    the digest of the version's rows.
+    """
     format: Global___RowFormat.ValueType
-    """How it is written; required."""
+    """How it is written; required, but of a dataset."""
     def __init__(
         self,
         *,

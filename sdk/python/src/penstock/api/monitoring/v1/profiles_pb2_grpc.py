@@ -83,9 +83,11 @@ class ProfileServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CreateProfile(self, request, context):
-        """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
+        """Makes a profile of a dataset, of a file in a blob store, or of live traffic, and attaches it.
         Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a dataset: NOT_FOUND: DATASET_NOT_FOUND,
+        DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY. UNAVAILABLE:
+        TRAINER_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
         VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

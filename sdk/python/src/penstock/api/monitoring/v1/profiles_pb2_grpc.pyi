@@ -50,9 +50,11 @@ class ProfileServiceStub:
     SCRATCH_FULL.
     """
     CreateProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]
-    """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
+    """Makes a profile of a dataset, of a file in a blob store, or of live traffic, and attaches it.
     Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a dataset: NOT_FOUND: DATASET_NOT_FOUND,
+    DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY. UNAVAILABLE:
+    TRAINER_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
     VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetProfile: _grpc.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]
@@ -85,9 +87,11 @@ class ProfileServiceAsyncStub(ProfileServiceStub):
     SCRATCH_FULL.
     """
     CreateProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.CreateProfileRequest, _profiles_pb2.CreateProfileResponse]  # type: ignore[assignment]
-    """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
+    """Makes a profile of a dataset, of a file in a blob store, or of live traffic, and attaches it.
     Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+    NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a dataset: NOT_FOUND: DATASET_NOT_FOUND,
+    DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY. UNAVAILABLE:
+    TRAINER_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
     VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetProfile: _aio.UnaryUnaryMultiCallable[_profiles_pb2.GetProfileRequest, _profiles_pb2.GetProfileResponse]  # type: ignore[assignment]
@@ -129,9 +133,11 @@ class ProfileServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _profiles_pb2.CreateProfileRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_profiles_pb2.CreateProfileResponse, _abc.Awaitable[_profiles_pb2.CreateProfileResponse]]:
-        """Makes a profile of a file in a blob store, or of live traffic, and attaches it.
+        """Makes a profile of a dataset, of a file in a blob store, or of live traffic, and attaches it.
         Role: operator. As UploadProfile, and INVALID_ARGUMENT: SOURCE_REQUIRED, INVALID_WINDOW, URI_NOT_ALLOWED.
-        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
+        NOT_FOUND: INPUT_NOT_FOUND. UNAVAILABLE: INPUT_UNAVAILABLE. Of a dataset: NOT_FOUND: DATASET_NOT_FOUND,
+        DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: TRAINER_NOT_CONFIGURED, DATASET_NOT_READY. UNAVAILABLE:
+        TRAINER_UNAVAILABLE. Of a view: NOT_FOUND: VIEW_NOT_FOUND,
         VIEW_VERSION_NOT_FOUND. UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
 

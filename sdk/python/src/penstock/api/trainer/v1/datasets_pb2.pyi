@@ -1038,6 +1038,7 @@ class DownloadDatasetRequest(_message.Message):
     SPLIT_ID_FIELD_NUMBER: _builtins.int
     PART_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
+    COLUMNS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The dataset."""
     version: _builtins.int
@@ -1048,6 +1049,10 @@ class DownloadDatasetRequest(_message.Message):
     """The part of the split."""
     offset: _builtins.int
     """Bytes to leave out at the beginning, to go on with a download that broke."""
+    @_builtins.property
+    def columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Only these columns, in the version's order; none: all. UNKNOWN_COLUMN for one that it lacks."""
+
     def __init__(
         self,
         *,
@@ -1056,10 +1061,11 @@ class DownloadDatasetRequest(_message.Message):
         split_id: _builtins.str = ...,
         part: Global___DatasetPart.ValueType = ...,
         offset: _builtins.int = ...,
+        columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "offset", b"offset", "part", b"part", "split_id", b"split_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["columns", b"columns", "name", b"name", "offset", b"offset", "part", b"part", "split_id", b"split_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

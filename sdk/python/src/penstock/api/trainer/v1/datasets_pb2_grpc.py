@@ -127,7 +127,7 @@ class DatasetServiceServicer(object):
 
     def DownloadDataset(self, request, context):
         """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
-        split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+        split, or a split without one), UNKNOWN_COLUMN. NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
         OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -61,7 +61,7 @@ class DatasetServiceStub:
     """Gives some rows, as JSON. Role: viewer. INVALID_ARGUMENT: OUT_OF_BOUNDS. FAILED_PRECONDITION: DATASET_NOT_READY."""
     DownloadDataset: _grpc.UnaryStreamMultiCallable[_datasets_pb2.DownloadDatasetRequest, _datasets_pb2.DownloadDatasetResponse]
     """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
-    split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+    split, or a split without one), UNKNOWN_COLUMN. NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
     OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
     """
     SplitDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.SplitDatasetRequest, _datasets_pb2.SplitDatasetResponse]
@@ -104,7 +104,7 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Gives some rows, as JSON. Role: viewer. INVALID_ARGUMENT: OUT_OF_BOUNDS. FAILED_PRECONDITION: DATASET_NOT_READY."""
     DownloadDataset: _aio.UnaryStreamMultiCallable[_datasets_pb2.DownloadDatasetRequest, _datasets_pb2.DownloadDatasetResponse]  # type: ignore[assignment]
     """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
-    split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+    split, or a split without one), UNKNOWN_COLUMN. NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
     OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
     """
     SplitDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.SplitDatasetRequest, _datasets_pb2.SplitDatasetResponse]  # type: ignore[assignment]
@@ -180,7 +180,7 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_datasets_pb2.DownloadDatasetResponse], _abc.AsyncIterator[_datasets_pb2.DownloadDatasetResponse]]:
         """Gives a version, or one part of a split, as Parquet. Role: viewer. INVALID_ARGUMENT: PART_REQUIRED (a part without a
-        split, or a split without one). NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
+        split, or a split without one), UNKNOWN_COLUMN. NOT_FOUND: SPLIT_NOT_FOUND. FAILED_PRECONDITION: DATASET_NOT_READY.
         OUT_OF_RANGE: OFFSET_OUT_OF_RANGE. DATA_LOSS: BLOB_CORRUPT.
         """
 
