@@ -100,7 +100,7 @@ def run_facts(output: Output, run: pb.TrainingRun) -> RenderableType:
         ("made", f"{run.new_version}, {run.new_version_stage.lower()}" if run.new_version else ""),
         ("validation", _validity(run)),
         ("recipe", f"{run.recipe}, {_type(run)}{config}"),
-        ("told", say_value(document_of(run.parameters)) if run.parameters.fields else ""),
+        ("told", _told(document_of(run.parameters))),
         ("data", run.dataset or run.data_source),
         ("rows", rows),
         ("predicts", run.label_column),
@@ -156,7 +156,7 @@ def comparison(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType
         ("took", [_took(run) for run in runs]),
     ]
     told = [document_of(run.parameters) for run in runs]
-    facts += [(name, [say_value(each.get(name)) for each in told]) for name in _differing(told)]
+    facts += [(name, [say_value(_whole(each.get(name))) for each in told]) for name in _differing(told)]
     rows: list[Sequence[str | Text]] = [[name, *values] for name, values in facts]
     for part, metrics in (("test", [run.test_metrics for run in runs]), ("train", [run.train_metrics for run in runs])):
         names = sorted({name for each in metrics for name in each}, key=shown_first)
@@ -186,8 +186,17 @@ def _metrics_table(output: Output, run: pb.TrainingRun) -> RenderableType:
     return output.table(_METRIC_COLUMNS, rows, empty="no metrics")
 
 
+def _told(parameters: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={say_value(_whole(value))}" for name, value in sorted(parameters.items()))
+
+
+def _whole(value: Any) -> Any:
+    """Write 16 for 16.0: what was told as a whole number came as a double."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
+
+
 def _default(parameter: pb.RecipeParameter) -> Any:
-    return document_of(parameter.default_value)
+    return _whole(document_of(parameter.default_value))
 
 
 def _here(recipe: pb.Recipe) -> Text:
