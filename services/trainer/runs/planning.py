@@ -22,7 +22,7 @@ from services.trainer.runs.models import ExecutorName, NewRun, RunSpec
 from services.trainer.runs.splitting import split_of
 from services.trainer.task import TrainingType
 
-OWN_PARAMETERS = frozenset({"split", "executor", "resources", "slices"})
+OWN_PARAMETERS = frozenset({"split", "executor", "resources", "slices", "time_limit_s"})
 """Of a config's parameters, what is the run's and not the recipe's."""
 
 
@@ -71,6 +71,7 @@ class Planning:
         recipe = self._catalogue.checked(recipe_name, own, here=executor is ExecutorName.LOCAL)
         split_of(parameters)
         _check_resources(parameters)
+        _check_time_limit(parameters)
         kind = new.type or (TrainingType.RETRAIN if parent else TrainingType.INITIAL)
         if not parent and (kind is TrainingType.FINETUNE or recipe.reads_parent):
             sentence = f"{new.model} has no version whose weights this could begin with; train its first one"
@@ -159,3 +160,10 @@ def _check_resources(parameters: dict[str, Any]) -> None:
         Resources.of(parameters.get("resources", {}))
     except ValueError as error:
         raise InvalidArgument.field("parameters.resources", str(error), reason="INVALID_PARAMETERS") from None
+
+
+def _check_time_limit(parameters: dict[str, Any]) -> None:
+    said = parameters.get("time_limit_s", 1)
+    if isinstance(said, bool) or not isinstance(said, int | float) or not said > 0:
+        sentence = f"{str(said)[:80]!r} is no time; it is a number of seconds above 0"
+        raise InvalidArgument.field("parameters.time_limit_s", sentence, reason="INVALID_PARAMETERS")

@@ -6,6 +6,7 @@ it is registered, and the registry knows both version and evaluation by the run'
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -135,7 +136,7 @@ class TrainingWork:
             parameters=parameters,
             type=TrainingType(spec.type),
             attempt=run.job.attempt,
-            time_limit_s=self._limits.time_limit_s,
+            time_limit_s=min(self._limits.time_limit_s, float(spec.parameters.get("time_limit_s", math.inf))),
             memory_limit_bytes=self._limits.memory_limit_bytes,
             resources=spec.parameters.get("resources", {}),
         )
