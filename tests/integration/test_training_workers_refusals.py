@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ from penstock import errors
 from penstock.api.trainer.v1 import worker_pb2 as pb
 from penstock.api.trainer.v1.worker_pb2_grpc import TrainingWorkerServiceStub
 from services.common.jobs import JobState
+from services.trainer.task import Event, Outcome, RunFolder, Stopping, Task
+from services.trainer.worker.attempt import Attempts
 from tests.kit import bearing, write_keys
 from tests.origins import Origin, serving
 from tests.outside_workers import ONNX, Elsewhere, elsewhere, finish, hand_in, refused
@@ -224,6 +226,30 @@ def test_a_url_whose_host_breaks_off_is_asked_again_and_nothing_is_trained_again
     job = place.ended(run_id)
     assert (job.state, job.attempt) == (JobState.COMPLETED, 2)
     assert place.told[run_id].artifact == {"model.onnx": b"abc"}
+
+
+class Leaves:
+    """An executor of a worker's that leaves a file of so many bytes, in place of a recipe's process."""
+
+    name = "LOCAL"
+
+    def __init__(self, size_bytes: int) -> None:
+        self._size_bytes = size_bytes
+
+    def execute(self, task: Task, folder: RunFolder, tell: Callable[[Event], None], stopping: Stopping) -> Outcome:
+        (folder.artifact / "model.onnx").write_bytes(b"m" * self._size_bytes)
+        return Outcome("ONNX")
+
+
+@pytest.mark.parametrize(("size_bytes", "reason"), [(MAX_BYTES, ""), (MAX_BYTES + 1, "INVALID_OUTCOME")])
+def test_what_the_trainer_does_not_take_of_a_worker_fails_the_run_at_once(
+    place: Elsewhere, size_bytes: int, reason: str
+) -> None:
+    run_id, token = place.begun()
+    attempt = Attempts(place.client.training_worker, lambda _: Leaves(size_bytes), lambda _: None)
+    assert attempt(token) is True
+    job = place.ended(run_id)
+    assert (job.attempt, job.error.reason) == (1, reason)
 
 
 def test_runs_are_asked_for_with_an_operators_key_and_trained_with_none(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -51,10 +51,10 @@ class Submission:
     """What is submitted: its name, which is nobody else's, and what its worker needs to know."""
 
     name: str
-    token: str
+    token: str = field(repr=False)
     task: Task
     resources: Resources
-    environment: Mapping[str, str]
+    environment: Mapping[str, str] = field(repr=False)
 
 
 class Place(Protocol):
@@ -150,7 +150,13 @@ class OutsideExecutor:
         return None
 
     def _goes_on(self, outside: OutsideTask) -> bool:
-        return not self._place.submits or self._place.standing(outside.submission)[0] is Standing.GOING
+        if not self._place.submits:
+            return True
+        try:
+            return self._place.standing(outside.submission)[0] is Standing.GOING
+        except ExecutorUnavailable as error:  # its worker may well be heard meanwhile; silence tells
+            _log.info("standing not known", run=str(outside.run_id), message=error.message)
+            return True
 
     def _begun(self, task: Task, folder: RunFolder, stopping: Stopping) -> OutsideTask:
         try:

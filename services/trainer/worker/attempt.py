@@ -12,7 +12,7 @@ import structlog
 
 from penstock.api.trainer.v1 import training_pb2
 from penstock.api.trainer.v1 import worker_pb2 as pb
-from penstock.errors import PenstockError, PermissionDenied, Unauthenticated
+from penstock.errors import InvalidArgument, PenstockError, PermissionDenied, Unauthenticated
 from penstock.training_worker import TrainingWorkerClient
 from penstock.values import to_struct
 from services.common.checks import file_path
@@ -69,6 +69,9 @@ class Attempts:
         except DomainError as error:
             reason = WORKER_LOST if error.retryable else error.reason
             return self._failed(run_token, reporting, reason, error.message)
+        except InvalidArgument as error:
+            sentence = f"the trainer does not take what was made: {error.message}"
+            return self._failed(run_token, reporting, "INVALID_OUTCOME", sentence)
         except PenstockError as error:
             return self._failed(run_token, reporting, WORKER_LOST, f"it could not go on: {error.message}")
         except OSError as error:

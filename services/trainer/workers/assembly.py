@@ -72,7 +72,7 @@ def open_outside(parts: Parts) -> Outside:
     )
 
     def ended(connection: JobConnection, run_id: UUID) -> None:
-        store.void(connection, run_id)
+        store.end(connection, run_id)
         files.forget(connection, run_id)
 
     return Outside((servicer.service(Callbacks(store, files, rules), limits),), executors, ended)

@@ -84,6 +84,10 @@ SELECT number, kind, body, chunk FROM trainer.outside_events WHERE task_id = %(t
 """
 _UNREAD = "SELECT count(*) AS count FROM trainer.outside_events WHERE task_id = %(task_id)s"
 _READ = "DELETE FROM trainer.outside_events WHERE task_id = %(task_id)s AND number <= %(number)s"
+_READ_ALL = """
+DELETE FROM trainer.outside_events USING trainer.outside_tasks AS tasks
+WHERE tasks.run_id = %(run_id)s AND outside_events.task_id = tasks.task_id
+"""
 _NOTIFY = "SELECT pg_notify(%(channel)s, '')"
 
 
@@ -235,6 +239,11 @@ class OutsideStore:
     def void(self, connection: JobConnection, run_id: UUID) -> None:
         """Have no token of a run be good any more."""
         connection.execute(_VOID_ALL, {"run_id": run_id})
+
+    def end(self, connection: JobConnection, run_id: UUID) -> None:
+        """Have a run that ends leave nothing: no token that is good, and nothing told that nobody will read."""
+        self.void(connection, run_id)
+        connection.execute(_READ_ALL, {"run_id": run_id})
 
     def notify(self, connection: JobConnection) -> None:
         """Wake whoever follows a task."""
