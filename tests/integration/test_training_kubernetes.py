@@ -99,8 +99,11 @@ def test_a_job_goes_on_while_trainers_change_is_begun_anew_where_it_is_lost_and_
         run_id = place.start(KUBERNETES, code=SCRIPT, hang=True)
         wait_for(lambda: bool(place.told[run_id].checkpoints))
     (first,) = names(shared, run_id)
+    shared.broken = 1  # who comes next cannot ask how it stands, and follows it all the same
     with place.trainer():
+        wait_for(lambda: shared.broken == 0)
         wait_for(lambda: place.jobs.get(run_id).state is JobState.RUNNING)
+        assert names(shared, run_id) == [first]
         shared.processes[first].send_signal(signal.SIGKILL)
         wait_for(lambda: b"from a checkpoint" in place.told[run_id].log)
         assert place.jobs.get(run_id).attempt == 2

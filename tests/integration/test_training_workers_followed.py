@@ -54,6 +54,23 @@ def test_a_worker_that_is_done_before_anybody_follows_again_is_done(place: Elsew
     assert (job.state, place.told[run_id].artifact) == (JobState.COMPLETED, {"model.onnx": b"a model"})
 
 
+def test_a_run_that_is_cancelled_while_nobody_follows_it_leaves_nothing_told_and_no_token(place: Elsewhere) -> None:
+    worker = place.client.training_worker
+    with place.trainer():
+        run_id, token = place.begun()
+    worker.report(token, 1, log=b"to nobody")
+    assert place.jobs.cancel(run_id).state is JobState.CANCELLED
+    with place.database.transaction() as connection:
+        for table in (
+            "outside_events JOIN trainer.outside_tasks USING (task_id) WHERE run_id",
+            "named_blobs WHERE owner_id",
+        ):
+            left = connection.execute(f"SELECT FROM trainer.{table} = %s", [run_id]).fetchall()
+            assert left == [], table
+    with refused("RUN_TOKEN_VOID"):
+        worker.report(token, 2)
+
+
 def test_what_is_told_between_two_looks_just_before_the_end_is_heard(
     place: Elsewhere, monkeypatch: pytest.MonkeyPatch
 ) -> None:
