@@ -22,6 +22,7 @@ from penstock.api.trainer.v1.datasets_pb2_grpc import DatasetServiceStub
 from penstock.ids import uuid7
 from services.common.errors import DomainError
 from services.trainer.datasets.splits import Split, SplitBy
+from services.trainer.datasets.store import DatasetStore
 from services.trainer.task import Part
 from tests.datasets import Going, Shelf, as_parquet, folder_of, parts_in, shelf
 from tests.postgres import PostgresServer
@@ -283,3 +284,33 @@ def test_datasets_lie_in_a_bucket_as_well(postgres_server: PostgresServer, tmp_p
             given = here.datasets.materialise(UUID(uuid7()), name, "m", None, folder_of(tmp_path), Going())
             assert given.counts[Part.TRAIN] == 28
         bucket.remove()
+
+
+def test_housekeeping_lets_go_of_what_no_run_reads_any_more(place: Shelf, name: str) -> None:
+    place.upload(name, "a\n1\n")
+    run_id = UUID(uuid7())
+    with place.database.transaction() as connection:
+        place.datasets.refer(connection, run_id, name)  # of a run that is nowhere: its end was never heard of
+    place.client.datasets.delete(name, 1, force=True)
+    held = "SELECT count(*) FROM trainer.dataset_versions WHERE name = %s"
+    assert place.rows(held, name) == [(1,)]
+    DatasetStore(place.database).expire(0.0)
+    assert place.rows(held, name) == [(0,)]
+
+
+def test_what_is_being_built_is_deleted_by_force_alone(
+    postgres_server: PostgresServer, tmp_path: Path, name: str
+) -> None:
+    others: dict[str, Any] = {"monitoring_address": "127.0.0.1:1", "trainer_worker_enabled": False}
+    with shelf(postgres_server.clone("trainer"), tmp_path, **others, trainer_max_unended=2) as here:
+        datasets = here.client.datasets
+        made = datasets.from_traffic(name, "flown")
+        assert refusal(penstock.FailedPrecondition, lambda: datasets.delete(name, 1)).reason == "DATASET_IN_USE"
+        datasets.delete(name, 1, force=True)
+        assert refusal(penstock.NotFound, lambda: datasets.get(name, made.version)).reason == "DATASET_NOT_FOUND"
+        assert here.rows("SELECT state FROM trainer.dataset_builds") == [("CANCELLED",)]
+        assert here.rows("SELECT count(*) FROM trainer.dataset_versions") == [(0,)]
+        assert [datasets.from_traffic(name, "flown").version for _ in range(2)] == [2, 3]
+        many = refusal(penstock.ResourceExhausted, lambda: datasets.from_traffic(name, "flown"))
+        assert many.reason == "TOO_MANY_JOBS"
+        assert here.rows("SELECT max(version) FROM trainer.dataset_versions") == [(3,)], "nor is its number used up"

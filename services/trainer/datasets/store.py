@@ -83,7 +83,8 @@ _REFERENCES = "SELECT position, version_id FROM trainer.dataset_references WHERE
 _RELEASE = "DELETE FROM trainer.dataset_references WHERE run_id = %(run_id)s RETURNING version_id"
 _RELEASE_ENDED = """
 DELETE FROM trainer.dataset_references AS refers WHERE NOT EXISTS (
-    SELECT FROM trainer.training_runs WHERE job_id = refers.run_id AND end_time IS NULL)
+    SELECT FROM trainer.training_runs WHERE job_id = refers.run_id AND end_time IS NULL) AND NOT EXISTS (
+    SELECT FROM trainer.validations WHERE job_id = refers.run_id AND end_time IS NULL)
 """
 _LOCK_VERSION = """
 SELECT state FROM trainer.dataset_versions WHERE version_id = %(version_id)s AND delete_time IS NULL FOR UPDATE
