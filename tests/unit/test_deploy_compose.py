@@ -140,6 +140,17 @@ def test_what_depends_on_the_place_can_be_said_without_editing_the_file() -> Non
         assert [name for name in names if variable not in ALL[name]["environment"]] == []
 
 
+def test_all_that_training_can_be_told_is_told_in_env_but_for_secrets() -> None:
+    fields = {
+        name: field for name, field in TrainerSettings.model_fields.items() if name.startswith(("trainer_", "dataset_"))
+    }
+    secret = {name for name, field in fields.items() if "SecretStr" in str(field.annotation)}
+    given = ALL["trainer"]["environment"]
+    passed = {name for name in fields if given.get(f"PENSTOCK_{name.upper()}") == ""}
+    assert passed == fields.keys() - secret
+    assert {f"PENSTOCK_{name.upper()}" for name in passed} <= variables().keys()
+
+
 def test_all_that_fetching_can_be_told_is_told_in_env_but_for_secrets() -> None:
     fields = {name: field for name, field in FetcherSettings.model_fields.items() if name.startswith("fetcher_")}
     secret = {name for name, field in fields.items() if "SecretStr" in str(field.annotation)} | {

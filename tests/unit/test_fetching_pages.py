@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
 from penstock.cli import fetch_advice
 from services.fetcher.faults import RETRYABLE
 from services.fetcher.settings import FetcherSettings
+from tests.settings_pages import allowed_in, default_of, listed_in
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
-SETTING = re.compile(r"^\| `PENSTOCK_(\w+)` \| (.*?) \| (.*?) \| .+ \|$", re.MULTILINE)
 REASON = re.compile(r"^\| (`[A-Z0-9_`, ]+`) \| (yes|no) \| .+ \| .+ \|$", re.MULTILINE)
 SHARED = ("poll_interval_ms", "secrets_key_file")
 """Settings of the fetcher whose names other services have, too, with a meaning of their own here."""
@@ -24,34 +23,9 @@ def test_the_page_of_settings_has_each_with_its_default_and_what_is_allowed() ->
         for name, schema in known.items()
         if name.startswith("fetcher_") or name in SHARED
     }
-    found = SETTING.findall((DOCS / "fetching-settings.md").read_text())
+    found = listed_in("fetching-settings.md")
     assert {name: (default, allowed) for name, default, allowed in found} == wanted
     assert len(found) == len(wanted), "each once"
-
-
-def default_of(schema: dict[str, Any]) -> str:
-    """Write what is built in, as the variable takes it."""
-    default = schema["default"]
-    if isinstance(default, list):
-        default = ",".join(map(str, sorted(default)))
-    if default in (None, ""):
-        return ""
-    if isinstance(default, bool):
-        return str(default).lower()
-    return f"{default:,}" if isinstance(default, int) else default
-
-
-def allowed_in(schema: dict[str, Any]) -> str:
-    """Write what a setting may be."""
-    kind = schema["anyOf"][0] if "anyOf" in schema else schema
-    if kind["type"] == "integer":
-        return f"{kind['minimum']:,} to {kind['maximum']:,}"
-    if kind["type"] == "boolean":
-        return "true or false"
-    if kind["type"] == "array":
-        items = kind["items"]
-        return " and ".join(items["enum"]) if "enum" in items else "a list"
-    return "a secret" if kind.get("format") == "password" else "a file" if kind.get("format") == "path" else "text"
 
 
 def test_the_guide_says_of_every_reason_whether_it_is_tried_again_and_what_to_do() -> None:
