@@ -65,7 +65,7 @@ def views_table(output: Output, found: Sequence[pb.FeatureView]) -> RenderableTy
         )
         for view in found
     ]
-    return output.table(_VIEWS, rows, empty="no feature view: `penstock feature view create NAME --file FILE` makes one")
+    return output.table(_VIEWS, rows, empty="no view: `penstock feature view create --file FILE` makes one")
 
 
 def view_facts(output: Output, view: pb.FeatureView) -> RenderableType:
