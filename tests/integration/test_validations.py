@@ -149,7 +149,9 @@ def test_a_validation_is_cancelled_and_asking_twice_is_asking_once(
     place: TrainingPlace, postgres_server: PostgresServer
 ) -> None:
     url = postgres_server.clone("trainer")
-    idle = place.settings.model_copy(update={"database_url": SecretStr(url), "trainer_worker_enabled": False})
+    idle = place.settings.model_copy(
+        update={"database_url": SecretStr(url), "trainer_worker_enabled": False, "port": 0}
+    )
     with running(build, idle) as trainer, penstock.Client(trainer=trainer.address) as client:
         asked = client.validations.create("iris", "1.0.0", "flowers")
         assert asked.state == pb.VALIDATION_STATE_QUEUED

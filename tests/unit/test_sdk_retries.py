@@ -202,6 +202,7 @@ def test_only_reads_and_what_says_a_state_are_always_safe() -> None:
         "CancelFetchJob",
         "CancelPredictionJob",
         "CancelTrainingRun",
+        "CancelValidation",
         "CollectGarbage",
         "CompleteTrainingRun",
         "CreateDownloadUrl",
