@@ -87,6 +87,7 @@ class Elsewhere:
     folder: Path
     told: dict[UUID, Told] = field(default_factory=dict)
     inputs: Mapping[str, bytes] = field(default_factory=lambda: INPUTS)
+    processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, executor: ExecutorName = ExecutorName.REMOTE, **more: Any) -> UUID:
         """Have a run of a script wait for its turn."""
@@ -176,10 +177,18 @@ class Elsewhere:
         variables = {"PENSTOCK_TRAINER_ADDRESS": self.address, "PENSTOCK_WORKER_POLL_MS": "50", **settings}
         log = self.folder / f"worker-{uuid7()}.log"
         with log.open("wb") as out:
-            return subprocess.Popen(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "services.trainer.worker"],
                 cwd=ROOT, env={**os.environ, **variables}, stdout=out, stderr=out,
             )  # fmt: skip
+        self.processes.append(process)
+        return process
+
+    def end_workers(self) -> None:
+        """Kill the processes that a test left behind."""
+        for process in self.processes:
+            process.kill()
+            process.wait(LONG_S)
 
     def logs(self) -> str:
         """Give what workers' processes said, for a test that failed."""
@@ -239,6 +248,7 @@ def elsewhere(
         stack.callback(server.close)
         client = stack.enter_context(penstock.Client(trainer=address, token="" if keys is None else "operator"))
         place = Elsewhere(address, jobs, database, outside, client, folder)
+        stack.callback(place.end_workers)
         if trains:
             stack.enter_context(place.trainer())
         yield place
