@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,11 @@ def clients(clone_database: CloneDatabase, tmp_path: Path) -> Iterator[tuple[pen
             service_token=SecretStr(service),
         ) as served,
     ):
-        addresses = {"registry": registry.address, "monitoring": monitoring.address, "inference": served.address}
+        addresses: dict[str, Any] = {
+            "registry": registry.address,
+            "monitoring": monitoring.address,
+            "inference": served.address,
+        }
         with penstock.Client(token=viewer, **addresses) as ada, penstock.Client(token=operator, **addresses) as grace:
             inference.register(grace, "quiet", models.classifier())
             yield ada, grace
