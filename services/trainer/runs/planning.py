@@ -52,8 +52,8 @@ class Planning:
         recipe_name = new.recipe or config.recipe
         if not recipe_name:
             raise FailedPrecondition(
-                f"nobody has said how {new.model} is trained: set its training config (penstock model update "
-                f"{new.model} --training-config FILE), or name a recipe",
+                f"nobody has said how {new.model} is trained: say it (penstock model set {new.model} "
+                "--recipe NAME --data-source NAME), or name a recipe",
                 reason="NO_TRAINING_CONFIG",
             )
         if new.config_version and new.config_version != config.number:

@@ -71,6 +71,14 @@ def parse_scalar(text: str) -> Any:
     return value if isinstance(value, bool | int | float | str) else text
 
 
+def parse_value(text: str) -> Any:
+    """Read JSON of any kind, else the text itself."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
 def parse_time(text: str) -> datetime:
     """Read a point in time: how long ago (`15m`, `7d`), or ISO 8601, in this machine's zone where it names none.
 

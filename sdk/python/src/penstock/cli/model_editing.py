@@ -17,10 +17,11 @@ from rich.text import Text
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of, enum_word
-from penstock.cli.formats import parse_pairs
+from penstock.cli.formats import parse_pairs, parse_value
 from penstock.cli.model_views import model_facts, version_facts
 from penstock.cli.options import Json, Model, NoColor, Token, Url, pairs
 from penstock.cli.output import Column, Output
+from penstock.values import to_struct
 
 # Somebody else may change the labels between reading and writing; that often in a row, it is no accident.
 MAX_TRIES = 5
@@ -75,9 +76,22 @@ def change(
         str | None,
         typer.Option("--recipe", metavar="NAME", help="How the model is trained, such as sklearn.", show_default=False),
     ] = None,
+    param: Annotated[
+        Pairs,
+        typer.Option(
+            "--param",
+            metavar="K=V",
+            help="What the recipe is told, in JSON or plain; in place of all parameters. Again for more, '' for none.",
+        ),
+    ] = None,
     data_source: Annotated[
         str | None,
-        typer.Option("--data-source", metavar="NAME", help="Where its rows come from.", show_default=False),
+        typer.Option(
+            "--data-source",
+            metavar="NAME",
+            help="Where its rows come from: a dataset as NAME or NAME/VERSION, or traffic:7d.",
+            show_default=False,
+        ),
     ] = None,
     url: Url = None,
     token: Token = None,
@@ -94,7 +108,7 @@ def change(
         changes["serving_settings"] = parse_settings(pb.ServingSettings, serving, "--serving")
     if capture:
         changes["capture_policy"] = parse_settings(pb.CapturePolicy, capture, "--capture")
-    training = _training_changes(criterion, recipe, data_source)
+    training = _training_changes(criterion, recipe, param, data_source)
     edit = _Edit(pairs(label, "--label"), unlabel or [], tag or [], untag or [], training)
     if version and (tag or untag or training):
         raise typer.BadParameter("tags, criteria and training are the model's: leave VERSION out")
@@ -247,12 +261,18 @@ def parse_criterion(text: str) -> pb.SuccessCriterion:
     return pb.SuccessCriterion(metric=found["metric"], comparison=comparison, threshold=_number(found["threshold"]))
 
 
-def _training_changes(criteria: list[str] | None, recipe: str | None, data_source: str | None) -> dict[str, Any]:
+def _training_changes(
+    criteria: list[str] | None, recipe: str | None, parameters: list[str] | None, data_source: str | None
+) -> dict[str, Any]:
     try:
         said = None if criteria is None else [parse_criterion(text) for text in criteria if text.strip()]
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--criterion") from error
-    named = {"success_criteria": said, "recipe": recipe, "data_source": data_source}
+    told = None
+    if parameters is not None:
+        texts = pairs([text for text in parameters if text], "--param")
+        told = to_struct({name: parse_value(text) for name, text in texts.items()})
+    named = {"success_criteria": said, "recipe": recipe, "parameters": told, "data_source": data_source}
     return {name: value for name, value in named.items() if value is not None}
 
 

@@ -17,7 +17,7 @@ from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.exits import CommandError
-from penstock.cli.formats import parse_scalar
+from penstock.cli.formats import parse_value
 from penstock.cli.ids import whole_uuid
 from penstock.cli.options import Json, Limit, Model, ModelFilter, NoColor, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Output
@@ -110,10 +110,10 @@ def start(
 ) -> None:
     """Train a version of a model, register it as a candidate, and validate it.
 
-    How, is the model's training config (`penstock model update`); what is said here takes its place.
+    How, is the model's training config (`penstock model set`); what is said here takes its place.
     """
     output = Output(as_json=as_json, no_color=no_color)
-    parameters = _parameters(params_file) | {name: parse_scalar(text) for name, text in pairs(param, "--param").items()}
+    parameters = _parameters(params_file) | {name: parse_value(text) for name, text in pairs(param, "--param").items()}
     with connect(Service.TRAINER, url, token) as client:
         run = client.training.create_run(
             model,
