@@ -136,3 +136,9 @@ def test_a_part_that_was_asked_for_and_has_no_row_is_refused() -> None:
     assert caught.value.reason == "EMPTY_PART"
     whole = Split(train_share=1.0, validation_share=0.0)
     check_filled(whole, counts_of(parts_of(whole, 1, None)))
+
+
+def test_by_time_rows_count_those_before_them() -> None:
+    split = Split(by=SplitBy.TIME, column="at", train_share=0.6, validation_share=0.2)
+    assert parts_of(split, 4, column([3, 1, 1, 2])).tolist() == [2, 0, 0, 1]
+    assert parts_of(split, 4, column([3, None, 1, 2])).tolist() == [2, 0, 0, 1], "without a time is the earliest"
