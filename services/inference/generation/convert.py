@@ -40,7 +40,7 @@ def request_of(request: pb.GenerateRequest) -> GenerationRequest:
         prompt=request.prompt,
         messages=tuple({"role": message.role, "content": message.content} for message in request.messages),
         options=_options(request.options),
-        caller=Caller(**ids),
+        caller=Caller(ids["user_id"], ids["session_id"], ids["request_id"]),
     )
 
 

@@ -35,7 +35,7 @@ def caller_of(request: pb.ModelInferRequest) -> Caller:
         "request_id": request.id,
     }
     check_ids(request.model_name, ids)
-    return Caller(**ids)
+    return Caller(ids["user_id"], ids["session_id"], ids["request_id"])
 
 
 def wishes_of(request: pb.ModelInferRequest) -> tuple[float, int, bool]:

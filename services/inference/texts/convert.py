@@ -24,7 +24,14 @@ def asked_of(request: pb.EmbedRequest | pb.RankRequest, timeout_s: float | None,
     """Read which model is asked and for whom; raises InvalidArgument (INVALID_FIELD) as `check_ids` does."""
     ids = {"user_id": request.user_id, "session_id": request.session_id, "request_id": request.request_id}
     check_ids(request.model, ids)
-    return Asked(request.model, request.version, Caller(**ids), timeout_s, on_cancel, request.skip_cache)
+    return Asked(
+        request.model,
+        request.version,
+        Caller(ids["user_id"], ids["session_id"], ids["request_id"]),
+        timeout_s,
+        on_cancel,
+        request.skip_cache,
+    )
 
 
 def texts_of(request: pb.EmbedRequest) -> list[str]:
