@@ -61,7 +61,7 @@ def create(
             "--input",
             "-i",
             metavar="FILE | URI",
-            help="A file of rows, uploaded first; dataset:NAME; or file:// or s3://, which the service reads (--sha256).",
+            help="A file of rows, uploaded first; dataset:NAME; or file:// or s3://, read by the service (--sha256).",
         ),
     ] = "",
     rows: Annotated[
