@@ -121,10 +121,7 @@ def test_up_on_a_terminal_shows_its_parts_and_ctrl_c_drains_them(terminal: Termi
     with closing(os.fdopen(ours, "rb", buffering=0)) as screen:
         shown = _read_until(screen, b"Ctrl-C")
         below = psutil.Process(process.pid).children(recursive=True)
-        assert all(
-            part in shown
-            for part in (b"postgres", *(name.encode() for name in SERVICES), "✔".encode())
-        )
+        assert all(part in shown for part in (b"postgres", *(name.encode() for name in SERVICES), "✔".encode()))
         terminal.run("up", exit_code=4)
         process.send_signal(signal.SIGINT)
         assert "stopped; the data stays" in _read_until(screen, b"data stays").decode()
