@@ -38,7 +38,7 @@ EXAMPLES = """Examples
   penstock lineage 0193…                 a prediction, alert, retraining request, check or training run, by its id
   penstock lineage iris/2.0.0            a version
 """
-_SENTENCES = ("message", "summary")
+_SENTENCES = ("message", "summary", "shortfalls")
 """What a node says of itself in a sentence."""
 MAX_SENTENCE = 160
 _STYLES = {
@@ -47,7 +47,12 @@ _STYLES = {
     "alert": "red",
     "check": "magenta",
     "retraining request": "yellow",
+    "evaluation": "blue",
+    "transition": "bold",
 }
+_VERDICTS = {"yes": ("passed", "green"), "no": ("not passed", "yellow")}
+_NUMBERED = (pb.LINEAGE_KIND_EVALUATION, pb.LINEAGE_KIND_TRANSITION)
+"""Their ids are the registry's numbers, which say nothing beside the title; `--json` has them."""
 
 
 class Kind(enum.StrEnum):
@@ -142,12 +147,17 @@ def _words(node: pb.LineageNode) -> Text:
     """Say what a node is: its title, its id where that says more, when, what happened, and the rest in short."""
     kind = str(enum_word(pb.LineageKind.DESCRIPTOR, node.kind) or "").replace("_", " ")
     said = Text.assemble((printable(node.title or f"{kind} {node.id}"), _STYLES.get(kind, "")))
-    if node.title and node.id and node.id not in node.title:
+    if node.title and node.id and node.id not in node.title and node.kind not in _NUMBERED:
         said.append(f"  {printable(node.id)}", style="dim")
     when = time_of(node.time)
     if when is not None:
         said.append(f"  {when.astimezone().strftime('%Y-%m-%d %H:%M')}", style="dim")
     attributes = {name: value for name, value in node.attributes.items() if value}
+    if node.kind == pb.LINEAGE_KIND_EVALUATION and attributes.get("passed") in _VERDICTS:
+        word, style = _VERDICTS[attributes.pop("passed")]
+        said.append(f"  {word}", style=style)
+    if node.kind == pb.LINEAGE_KIND_TRANSITION:
+        attributes.pop("to_stage", None)  # as the title says
     sentences = [attributes.pop(name) for name in _SENTENCES if name in attributes]
     if sentences:
         said.append(f"\n{printable(_in_short(sentences[0]))}")

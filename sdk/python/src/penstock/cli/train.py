@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -224,6 +225,8 @@ def compare(
 ) -> None:
     """Set runs side by side: what they were told, what they learned from, and how well they did."""
     output = Output(as_json=as_json, no_color=no_color)
+    if len(runs) < 2:
+        raise typer.BadParameter("name two runs or more")
     with connect(Service.TRAINER, url, token) as client:
         found = [client.training.get_run(_whole(client, run)) for run in runs]
     output.answer([document_of(run) for run in found], comparison(output, found))
@@ -276,12 +279,19 @@ def _parameters(path: Path | None) -> dict[str, Any]:
     import yaml  # 20 ms that only files need
 
     try:
-        said = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        with path.open(encoding="utf-8") as file:
+            said = yaml.safe_load(file)
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
         raise CommandError(f"{path} can't be read: {error}", reason="INVALID_FILE") from error
     if not isinstance(said, dict) or not all(isinstance(name, str) for name in said):
         raise CommandError(f"{path} must hold parameters by name, such as `estimator: …`", reason="INVALID_FILE")
-    return said
+    try:
+        # There and back: names that YAML reads as numbers, such as classes and their weights, are names.
+        as_json: dict[str, Any] = json.loads(json.dumps(said, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        sentence = f"{path} must hold what JSON can say, such as dates in quotes, and no NaN: {error}"
+        raise CommandError(sentence, reason="INVALID_FILE") from error
+    return as_json
 
 
 def _whole(client: Client, run: str) -> str:

@@ -7,7 +7,8 @@ from typing import Final
 from penstock.api.trainer.v1 import training_pb2 as pb
 
 _BY_REASON: Final = {
-    "INVALID_DATA": "mend the rows that the error names (penstock dataset show {dataset}), or choose others",
+    "DATASET_NOT_FOUND": "`penstock dataset list` shows which there are: start another with one of them as --data",
+    "INVALID_DATA": "mend the rows that the error names{shown_by}, or choose others",
     "INVALID_PARAMETERS": "`penstock train recipes {recipe}` says what the recipe takes: start another",
     "LOSS_NOT_FINITE": "start another with a smaller learning rate; `{logs}` shows where it broke",
     "OUT_OF_MEMORY": "start another with less data or a smaller model, or have an administrator raise "
@@ -33,10 +34,11 @@ def next_step(run: pb.TrainingRun) -> str:
         case pb.TRAINING_RUN_STATE_COMPLETED:
             return f"to try it anyway: penstock predict {run.model} --version {run.new_version}"
         case pb.TRAINING_RUN_STATE_FAILED:
-            advice = _BY_REASON.get(run.reason, "`{logs}` shows what it printed")
+            otherwise = "start another: the same again may help" if run.retryable else "`{logs}` shows what it printed"
+            advice = _BY_REASON.get(run.reason, otherwise)
             said = {
-                "dataset": run.dataset or run.data_source, "recipe": run.recipe, "model": run.model,
-                "version": run.new_version, "logs": f"penstock train logs {run.id}",
+                "shown_by": f" (penstock dataset show {run.dataset})" if run.dataset else "", "recipe": run.recipe,
+                "model": run.model, "version": run.new_version, "logs": f"penstock train logs {run.id}",
             }  # fmt: skip
             return f"what helps: {advice.format(**said)}"
         case pb.TRAINING_RUN_STATE_CANCELLED:

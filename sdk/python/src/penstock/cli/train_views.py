@@ -9,10 +9,11 @@ from rich.console import Group, RenderableType
 from rich.text import Text
 
 from penstock.api.trainer.v1 import training_pb2 as pb
-from penstock.cli.documents import document_of
 from penstock.cli.formats import say_count, say_duration, say_time, say_value
+from penstock.cli.ids import short_ids
 from penstock.cli.model_views import time_of
-from penstock.cli.output import Column, Output, printable, styled
+from penstock.cli.output import Column, Output, styled
+from penstock.values import from_value
 
 _COLUMNS = (
     Column("run", give="id"),
@@ -20,11 +21,11 @@ _COLUMNS = (
     Column("model", give="cut", least_width=10),
     Column("made"),
     Column("valid"),
+    Column("why", optional=True),
     Column("recipe", optional=True),
-    Column("type", optional=True),
     Column("epochs", "right", optional=True),
     Column("took", "right", optional=True),
-    Column("why", optional=True),
+    Column("type", optional=True),
     Column("created", optional=True),
 )
 _RECIPE_COLUMNS = (
@@ -47,6 +48,13 @@ _STYLES = {
     "failed": "bold red",
     "cancelled": "dim",
 }
+_SAID = {
+    pb.TRAINING_RUN_STATE_COMPLETED: "outcome",
+    pb.TRAINING_RUN_STATE_FAILED: "error",
+    pb.TRAINING_RUN_STATE_CANCELLED: "was at",
+}
+"""What a run's message is once it has ended."""
+_LOWER_IS_BETTER = ("loss", "mse", "mae", "error", "brier")
 _FIRST = ("loss", "val_loss", "validation_loss", "accuracy", "rmse", "value")
 """Metrics that people look for first."""
 
@@ -75,11 +83,11 @@ def runs_table(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType
             run.model,
             run.new_version,
             _validity(run),
+            run.reason,
             run.recipe,
-            _type(run),
             _epochs(run),
             _took(run),
-            run.reason,
+            _type(run),
             output.time(time_of(run.create_time)),
         )
         for run in runs
@@ -89,7 +97,6 @@ def runs_table(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType
 
 def run_facts(output: Output, run: pb.TrainingRun) -> RenderableType:
     """Lay out what there is to know of a run, with its metrics."""
-    failed = run.state == pb.TRAINING_RUN_STATE_FAILED
     trigger = run.trigger
     parts = (("train", run.train_count), ("validation", run.validation_count), ("test", run.test_count))
     rows = ", ".join(f"{count:,} {name}" for name, count in parts if count)
@@ -100,14 +107,14 @@ def run_facts(output: Output, run: pb.TrainingRun) -> RenderableType:
         ("made", f"{run.new_version}, {run.new_version_stage.lower()}" if run.new_version else ""),
         ("validation", _validity(run)),
         ("recipe", f"{run.recipe}, {_type(run)}{config}"),
-        ("told", _told(document_of(run.parameters))),
+        ("told", _told(run)),
         ("data", run.dataset or run.data_source),
         ("rows", rows),
         ("predicts", run.label_column),
         ("from", columns if len(columns) <= 200 else f"{say_count(len(run.feature_columns), 'column')}"),
         ("better than", run.parent_version),
         ("epochs", _epochs(run)),
-        ("error" if failed else "at", f"{run.message} [{run.reason}]" if run.reason else _at(run)),
+        (_SAID.get(run.state, "at"), f"{run.message} [{run.reason}]" if run.reason else run.message),
         ("asked for by", trigger.requested_by),
         ("answers", f"retraining request {trigger.retraining_request_id}" if trigger.retraining_request_id else ""),
         ("because", trigger.note),
@@ -138,7 +145,11 @@ def recipe_facts(output: Output, recipe: pb.Recipe) -> RenderableType:
         [("does", recipe.description), ("why not", recipe.refusal)],
     )
     rows = [
-        (each.name, say_value(_default(each)) if each.HasField("default_value") else "required", each.description)
+        (
+            each.name,
+            say_value(from_value(each.default_value)) if each.HasField("default_value") else "required",
+            each.description,
+        )
         for each in recipe.parameters
     ]
     return Group(facts, Text(), output.table(_PARAMETER_COLUMNS, rows, empty="it takes nothing"))
@@ -146,7 +157,8 @@ def recipe_facts(output: Output, recipe: pb.Recipe) -> RenderableType:
 
 def comparison(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType:
     """Lay out runs side by side: what differs among what they were told, and their metrics, the best in bold."""
-    columns = [Column(""), *(Column(run.id, "right", give="id") for run in runs)]
+    heads = short_ids([run.id for run in runs]) if output.stdout.is_terminal else {run.id: run.id for run in runs}
+    columns = [Column(""), *(Column(heads[run.id], "right", give="wrap") for run in runs)]
     facts: list[tuple[str, list[str]]] = [
         ("model", [run.model for run in runs]),
         ("made", [run.new_version for run in runs]),
@@ -155,8 +167,8 @@ def comparison(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType
         ("state", [state_of(run) for run in runs]),
         ("took", [_took(run) for run in runs]),
     ]
-    told = [document_of(run.parameters) for run in runs]
-    facts += [(name, [say_value(_whole(each.get(name))) for each in told]) for name in _differing(told)]
+    told = [_parameters(run) for run in runs]
+    facts += [(name, [say_value(each.get(name)) for each in told]) for name in _differing(told)]
     rows: list[Sequence[str | Text]] = [[name, *values] for name, values in facts]
     for part, metrics in (("test", [run.test_metrics for run in runs]), ("train", [run.train_metrics for run in runs])):
         names = sorted({name for each in metrics for name in each}, key=shown_first)
@@ -166,7 +178,7 @@ def comparison(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType
 
 def _best_in_bold(name: str, values: Sequence[float | None]) -> list[str | Text]:
     known = [value for value in values if value is not None]
-    lower = any(word in name for word in ("loss", "rmse", "mae", "error", "brier"))
+    lower = any(word in name.partition("[")[0] for word in _LOWER_IS_BETTER)
     best = (min(known) if lower else max(known)) if len(set(known)) > 1 else None
     return [
         "" if value is None else Text(metric_word(value), style="bold green" if value == best else "")
@@ -186,17 +198,17 @@ def _metrics_table(output: Output, run: pb.TrainingRun) -> RenderableType:
     return output.table(_METRIC_COLUMNS, rows, empty="no metrics")
 
 
-def _told(parameters: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={say_value(_whole(value))}" for name, value in sorted(parameters.items()))
+def _told(run: pb.TrainingRun) -> str:
+    return ", ".join(f"{name}={say_value(value)}" for name, value in sorted(_parameters(run).items()))
 
 
-def _whole(value: Any) -> Any:
-    """Write 16 for 16.0: what was told as a whole number came as a double."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
+def _parameters(run: pb.TrainingRun) -> dict[str, Any]:
+    """Give what a run was told, whole numbers as such at any depth: on the wire they are doubles."""
+    return {name: from_value(value) for name, value in run.parameters.fields.items()}
 
 
-def _default(parameter: pb.RecipeParameter) -> Any:
-    return _whole(document_of(parameter.default_value))
+def _default(parameter: pb.RecipeParameter) -> str:
+    return say_value(from_value(parameter.default_value)) if parameter.HasField("default_value") else "required"
 
 
 def _here(recipe: pb.Recipe) -> Text:
@@ -212,10 +224,6 @@ def _state(run: pb.TrainingRun) -> Text:
 
 def _type(run: pb.TrainingRun) -> str:
     return pb.TrainingType.Name(run.type).removeprefix("TRAINING_TYPE_").lower()
-
-
-def _at(run: pb.TrainingRun) -> str:
-    return printable(run.message)
 
 
 def _validity(run: pb.TrainingRun) -> str | Text:
