@@ -14,9 +14,12 @@ from datetime import datetime, timedelta
 
 import structlog
 
+from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
 from services.common.errors import DomainError
 from services.common.jobs import Backoff, JobConnection, JobStore, NewJob
 from services.fetcher.faults import HostBusy
+from services.fetcher.layouts import carried, check_layout
+from services.fetcher.registering import check_framework
 from services.fetcher.schedules.models import Again, Look, Schedule, Trouble, job_id_of, revision_of
 from services.fetcher.schedules.store import ScheduleStore
 from services.fetcher.sources.catalogue import Sources
@@ -79,10 +82,19 @@ class Turning:
             return True
 
     def see(self, look: Look, stopping: Stopping) -> str | Trouble:
-        """Ask the source what it has, over the network and in no transaction; gives `revision_of`, or what failed."""
+        """Ask the source what it has, over the network and in no transaction; gives `revision_of`, or what failed.
+
+        What a job could only refuse fails here already: else each change there would make one more that does.
+        """
         schedule, reference = look.schedule, look.schedule.spec.reference
+        target = FetchTarget.FromString(schedule.spec.target)
         try:
-            return revision_of(self._sources.of(reference).find(reference, stopping).plan)
+            found = self._sources.of(reference).find(reference, stopping)
+            plan, _ = carried(found.plan, target)
+            found.check(framework_named=bool(target.framework))
+            check_framework(plan, target)
+            check_layout(plan, target)
+            return revision_of(found.plan)
         except DomainError as error:
             _log.info("source not looked at", schedule=str(schedule.schedule_id), reason=error.reason)
             again = Again.AFTER_A_FAULT if error.retryable else Again.NOT
