@@ -58,16 +58,16 @@ def tensors(**arrays: np.ndarray) -> Payload:
     return Payload(tensors=TensorList(tensors=[to_tensor(name, array) for name, array in arrays.items()]))
 
 
-def recorded(monitoring: Monitoring, model: str, count: int, *, labelled: int) -> list[str]:
-    """Record single predictions about x = 0, 1, 2 …, of which the first have a label."""
+def recorded(monitoring: Monitoring, model: str, count: int, *, labelled: int, first: int = 0) -> list[str]:
+    """Record single predictions about x = first, first + 1 …, of which the first have a label; beyond 0 older ones."""
     events = [
         new_event(
             model=model,
             version="1" if number < count // 2 else "2",
-            features=fields(x=float(number), colour="red" if number % 2 else "blue"),
+            features=fields(x=float(first + number), colour="red" if number % 2 else "blue"),
             prediction=tensors(label=np.array([number % 3])),
             confidence=0.5,
-            age_s=60 + count - number,
+            age_s=60 + first + count - number,
         )
         for number in range(count)
     ]
@@ -185,6 +185,25 @@ def test_a_run_of_live_traffic_builds_its_dataset_once(
     here.release(run_id)
 
 
+def test_rows_of_live_traffic_stay_in_their_part_when_the_window_moves(
+    place: tuple[Shelf, penstock.Client], monitoring: Monitoring, tmp_path: Path
+) -> None:
+    here, _ = place
+
+    def divided() -> dict[float, Part]:
+        folder = folder_of(tmp_path)
+        here.datasets.materialise(UUID(uuid7()), "traffic:1h", "moving", None, folder, Going())
+        return {row["x"]: part for part, rows in parts_in(folder).items() for row in rows}
+
+    recorded(monitoring, "moving", 40, labelled=40)
+    before = divided()
+    recorded(monitoring, "moving", 7, labelled=7, first=1_000)  # all others have another place from now on
+    after = divided()
+    assert len(before) == 40
+    assert len(after) == 47
+    assert {x: after[x] for x in before} == before, "what a version has learned from never judges it"
+
+
 def test_traffic_and_rows_of_ones_own_are_learned_from_together(
     place: tuple[Shelf, penstock.Client], monitoring: Monitoring, tmp_path: Path
 ) -> None:
@@ -198,7 +217,10 @@ def test_traffic_and_rows_of_ones_own_are_learned_from_together(
     assert given.columns == ("label", "x")
     xs = sorted(row["x"] for rows in parts_in(folder).values() for row in rows)
     assert xs == sorted([number / 2 for number in range(20)] + [float(number) for number in range(10)])
-    assert given.counts[Part.TRAIN] == 14 + 6, "each is divided by itself"
+    parts = [here.client.datasets.get(name).splits[0] for name in ("own", "joined-traffic")]
+    assert [(split.by, split.column) for split in parts] == [(pb.SPLIT_BY_SEED, ""), (pb.SPLIT_BY_KEY, "inference_id")]
+    assert parts[0].train_count == 14, "each is divided by itself"
+    assert given.counts[Part.TRAIN] == sum(split.train_count for split in parts)
     here.release(run_id)
 
 

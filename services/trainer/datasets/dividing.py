@@ -15,6 +15,7 @@ from services.trainer.datasets.models import Dataset, KeptSplit
 from services.trainer.datasets.rows.limits import shown
 from services.trainer.datasets.splits import Split, SplitBy, check_filled, counts_of, parts_of
 from services.trainer.datasets.store import DatasetStore
+from services.trainer.datasets.traffic import INFERENCE_ID
 
 MAX_CLASSES: Final = 20
 
@@ -53,7 +54,12 @@ def divided(dataset: Dataset, split: Split, path: Path) -> tuple[KeptSplit, NDAr
 
 
 def default_split(dataset: Dataset, label: str) -> Split:
-    """Say how a version is divided where nobody said it: by seed, evenly over the label's values that are classes."""
+    """Say how a version is divided where nobody said it: live traffic by what it was asked under, other rows by seed,
+    evenly over the label's values that are classes.
+    """
+    if dataset.source.traffic is not None:
+        # A window that moves on gives rows other places: by those, rows that the live version learned from would judge it.
+        return Split(by=SplitBy.KEY, column=INFERENCE_ID)
     column = next((each for each in dataset.rows.columns if each.name == label), None)
     whole = column is not None and column.type is ColumnType.INT64 and column.distinct_count <= MAX_CLASSES
     classes = column is not None and (whole or column.type in (ColumnType.STRING, ColumnType.BOOL))

@@ -97,8 +97,9 @@ class Datasets:
     ) -> Materialised:
         """Write `folder.rows(part)` for every part that has rows.
 
-        Without a split it is by seed 0: 0.7 to learn from, 0.15 to stop by, 0.15 to judge by, evenly over the label's
-        values where they are classes (text, booleans, or at most 20 different whole numbers).
+        Without a split, 0.7 are to learn from, 0.15 to stop by and 0.15 to judge by: of live traffic by key, which is
+        `inference_id`, so that a row stays in its part when the window moves on; of other datasets by seed 0, evenly
+        over the label's values where they are classes (text, booleans, or at most 20 different whole numbers).
 
         Raises:
             TrainingFailed: INVALID_DATA: no such dataset or version, or it is not READY; no column in common, or of
@@ -213,7 +214,8 @@ class Datasets:
                         writers[part].write_batch(_cast(batch, columns))
                     counts[part] += kept.counts[part]
         if not counts[Part.TRAIN]:
-            raise TrainingFailed("the split leaves no row to learn from; give it another share", reason="INVALID_DATA")
+            sentence = "the split leaves no row to learn from; give it another share, or a source of more rows"
+            raise TrainingFailed(sentence, reason="INVALID_DATA")
         references = "+".join(dataset.reference for dataset in found)
         digests = "+".join(dataset.rows.digest for dataset in found if dataset.rows)
         return Materialised(references, "+".join(splits), counts, tuple(columns), digests)

@@ -19,8 +19,9 @@ from services.trainer.datasets.faults import BuildFailed, MonitoringUnavailable,
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import TrafficSource
 
+INFERENCE_ID: Final = "inference_id"
 TYPES: Final[Mapping[str, ColumnType]] = {
-    "inference_id": ColumnType.STRING,
+    INFERENCE_ID: ColumnType.STRING,
     "event_time": ColumnType.TIMESTAMP,
     "model_version": ColumnType.STRING,
     "confidence": ColumnType.FLOAT64,
