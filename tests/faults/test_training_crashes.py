@@ -6,13 +6,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import psutil
+import psycopg
 import pytest
+from psycopg import sql
 
 from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.cli.embedded.ports import free_port
@@ -26,7 +27,6 @@ SKLEARN: dict[str, Any] = {
     "recipe": "sklearn", "parameters": {"estimator": "LogisticRegression"}, "data_source": "wines",
 }  # fmt: skip
 COUNTS = """
-import time
 def train(context):
     kept = context.checkpoint / "epoch"
     first = int(kept.read_text()) + 1 if kept.exists() else 1
@@ -38,6 +38,23 @@ def train(context):
         if first == 1 and epoch == 2:
             time.sleep(600)
     raise ValueError("done")
+"""
+
+
+# A run that says what it is at waits for a lock that the test has: so it is killed where it begins with that.
+HOLD = """
+CREATE OR REPLACE FUNCTION trainer.held() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF starts_with(NEW.message, {point}) AND OLD.message <> NEW.message THEN
+        PERFORM pg_advisory_xact_lock(4711);
+    END IF;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER held BEFORE UPDATE ON trainer.training_runs FOR EACH ROW EXECUTE FUNCTION trainer.held();
+"""
+WAITING = """
+SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted
+    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
 """
 
 
@@ -102,16 +119,17 @@ def working(place: TrainingPlace) -> Iterator[TrainerProcess]:
         trainer.kill()
 
 
-def until_at(place: TrainingPlace, run_id: str, words: str) -> None:
-    """Wait until a run says that it is at something, or was."""
-    deadline = time.monotonic() + 120
-    seen: list[str] = []
-    while not any(words in each for each in seen):
-        assert time.monotonic() < deadline, seen
-        ((message, state),) = place.rows("SELECT message, state FROM trainer.training_runs WHERE job_id = %s", run_id)
-        assert state not in ("COMPLETED", "FAILED"), f"it ended before it was seen at {words!r}"
-        if not seen or seen[-1] != message:
-            seen.append(message)
+@contextmanager
+def held(place: TrainingPlace, point: str) -> Iterator[Callable[[], None]]:
+    """Hold every run that is about to say that it is at something, for the block; gives what waits for one."""
+    with psycopg.connect(place.database_url, autocommit=True) as connection:
+        connection.execute(sql.SQL(HOLD).format(point=sql.Literal(point)))
+        connection.execute("SELECT pg_advisory_lock(4711)")
+        try:
+            yield lambda: wait_until(lambda: connection.execute(WAITING).fetchone() == (1,), timeout_s=120)
+        finally:
+            connection.execute("SELECT pg_advisory_unlock(4711)")
+            connection.execute("DROP TRIGGER held ON trainer.training_runs")
 
 
 @pytest.mark.timeout(300)
@@ -120,9 +138,9 @@ def until_at(place: TrainingPlace, run_id: str, words: str) -> None:
 )
 def test_a_run_whose_trainer_is_killed_makes_one_version_all_the_same(place: TrainingPlace, point: str) -> None:
     model = f"killed-at-{point.replace(' ', '-')}"
-    run = place.client.training.create_run(model, **SKLEARN)
-    with working(place):
-        until_at(place, run.id, point)
+    with held(place, point) as until_held, working(place):
+        run = place.client.training.create_run(model, **SKLEARN)
+        until_held()
     assert place.client.training.get_run(run.id).state in (
         pb.TRAINING_RUN_STATE_RUNNING,
         pb.TRAINING_RUN_STATE_VALIDATING,
