@@ -15,6 +15,7 @@ import psutil
 import pytest
 
 from services.trainer.executing.local import LocalLimits
+from services.trainer.executing.watching import Watch
 from services.trainer.faults import TrainingFailed
 from services.trainer.task import CheckpointWritten, Event, Log
 from tests.executing import MIB, Ran, Stopped
@@ -59,6 +60,32 @@ def train(context):
     failed = failure(ran, code, memory_limit_bytes=200 * MIB)
     assert failed.reason == "OUT_OF_MEMORY"
     assert "200 MiB are allowed" in failed.message
+
+
+def test_a_path_too_long_to_be_counted_ends_the_run(ran: Ran) -> None:
+    code = """
+import os, time
+def train(context):
+    os.chdir(context.folder.path / "tmp")
+    for _ in range(25):
+        os.mkdir("d" * 200)
+        os.chdir("d" * 200)
+    time.sleep(30)
+    return left(context)
+"""
+    failed = failure(ran, code)
+    assert failed.reason == "TOO_MUCH_OUTPUT"
+    assert "File name too long" in failed.message
+
+
+def test_a_run_whose_watch_fails_is_ended(ran: Ran, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(watch: Watch) -> None:
+        raise PermissionError("no /proc here")
+
+    monkeypatch.setattr(Watch, "_memory", refused)
+    failed = failure(ran, "import time\ndef train(context): time.sleep(30)\n")
+    assert failed.reason == "TRAINING_FAILED"
+    assert "no /proc here" in failed.message
 
 
 def test_memory_counts_over_all_processes_of_a_run(ran: Ran) -> None:

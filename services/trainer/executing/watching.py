@@ -10,11 +10,13 @@ from types import TracebackType
 from typing import Final, Self
 
 import psutil
+import structlog
 
 from services.trainer.executing.recipe_process import RecipeProcess
 from services.trainer.recipes.lines import Failed
 from services.trainer.task import Task
 
+_log = structlog.get_logger(__name__)
 _LOOK_S: Final = 0.2
 _LOOKS_A_FOLDER: Final = 5
 MAX_ENTRIES: Final = 200_000
@@ -55,13 +57,20 @@ class Watch:
         return f"; {_mebibytes(self._peak_bytes)} of memory were seen in use at most" if self._peak_bytes else ""
 
     def _look(self) -> None:
+        try:
+            self._until_exceeded()
+        except Exception as error:  # noqa: BLE001 - a run that nobody watches must not go on
+            _log.exception("watch over a run failed", run=self._task.run_id)
+            sentence = f"nobody could see any more what the recipe's processes use ({type(error).__name__}: {error})"
+            self.exceeded = Failed("TRAINING_FAILED", sentence)
+        if self.exceeded is not None:
+            self._process.kill()
+
+    def _until_exceeded(self) -> None:
         looks = 0
-        while not self._over.wait(_LOOK_S):
+        while self.exceeded is None and not self._over.wait(_LOOK_S):
             looks += 1
             self.exceeded = self._time() or self._memory() or (self._files() if looks % _LOOKS_A_FOLDER == 0 else None)
-            if self.exceeded is not None:
-                self._process.kill()
-                return
 
     def _time(self) -> Failed | None:
         if time.monotonic() - self._begun <= self._task.time_limit_s:
@@ -89,7 +98,14 @@ class Watch:
         return Failed("OUT_OF_MEMORY", sentence)
 
     def _files(self) -> Failed | None:
-        written_bytes, entries = _written(self._folder)
+        try:
+            written_bytes, entries = _written(self._folder)
+        except OSError as error:  # what cannot be counted would be without limit
+            sentence = (
+                f"a file or folder of the recipe's cannot be counted ({error.strerror}); write shorter paths, and let "
+                "their owner read them"
+            )
+            return Failed("TOO_MUCH_OUTPUT", sentence)
         written_bytes -= self._given_bytes
         if written_bytes > self._max_output_bytes:
             sentence = (
@@ -121,18 +137,28 @@ def _own_bytes(process: psutil.Process) -> int:
 
 
 def _written(folder: Path) -> tuple[int, int]:
-    """Count the bytes and the entries below a folder, holes in files included; no more entries than are of interest."""
+    """Count the bytes and the entries below a folder, holes in files included; no more entries than are of interest.
+
+    Raises OSError where something cannot be counted.
+    """
     total_bytes = entries = 0
-    for parent, folders, files in os.walk(folder, followlinks=False, onerror=None):
+    for parent, folders, files in os.walk(folder, followlinks=False, onerror=_unless_gone):
         entries += len(folders) + len(files)
         for name in files:
             try:
                 total_bytes += Path(parent, name).lstat().st_size
-            except FileNotFoundError:  # it was there a moment ago
+            except OSError as error:
+                _unless_gone(error)
                 entries -= 1
         if entries > MAX_ENTRIES:
             break
     return total_bytes, entries
+
+
+def _unless_gone(error: OSError) -> None:
+    """Let pass what was there a moment ago."""
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
 
 
 def _mebibytes(size_bytes: int) -> str:
