@@ -110,9 +110,22 @@ def test_it_is_compared_with_the_live_version_and_rolled_back(suite: Suite, tmp_
     for stage in ("staging", "production"):
         suite.client.registry.promote("pair", better, stage, **APPROVED)
     worse = made(suite, tmp_path, "pair", seed=2)
-    assert not tried(suite, "pair", worse, rows, against=better).passed
+    behind = tried(suite, "pair", worse, rows, against=live, against_production=True)
+    assert (behind.passed, behind.live_version) == (False, better), "what its weights came from is live no more"
     assert suite.client.registry.rollback("pair", **APPROVED).version.version == live
     assert suite.client.inference.predict("pair", np.zeros((1, 4), np.float32)).version in (live, better)
+
+
+def test_what_nothing_in_production_stands_before_is_compared_with_what_it_came_from(
+    suite: Suite, tmp_path: Path
+) -> None:
+    parent, child = (made(suite, tmp_path, "line", seed=seed) for seed in (0, 1))
+    first = tried(suite, "line", child, flowers(60), against=parent, against_production=True)
+    assert first.live_version == parent
+    assert first.notes == ()
+    expect(suite, "line", size_bytes=(AT_MOST, 10**9))
+    changed = tried(suite, "line", child, flowers(60), config_version=7)
+    assert changed.notes == ("it was trained by config 7, and is judged by the criteria of config 1, which stand now",)
 
 
 def test_monitoring_hears_of_none_of_it(suite: Suite, tmp_path: Path) -> None:

@@ -120,6 +120,10 @@ def test_a_models_training_config_trains_and_judges_the_next_version(place: Trai
     (move,) = [each for each in client.registry.transitions("cellar", better.new_version) if each.from_stage]
     moved = (f"cellar/{better.new_version}", "moved", str(move.id))
     assert moved in hangs_together(place, "cellar", better.new_version)
+    client.registry.promote("cellar", better.new_version, "PRODUCTION", approved_by="ada", note="it was tried")
+    late = place.train("cellar", parent_version=run.new_version)
+    (tried,) = client.validations.list(model="cellar", version=late.new_version)
+    assert (late.parent_version, tried.live_version) == (run.new_version, better.new_version), "judged by what is live"
 
 
 def test_epochs_and_what_is_printed_are_told_as_they_come_and_kept(place: TrainingPlace) -> None:
@@ -152,6 +156,14 @@ def test_a_run_that_goes_on_is_ended_within_seconds_and_leaves_nothing(place: Tr
     assert last.state == pb.TRAINING_RUN_STATE_CANCELLED
     assert client.cancel_run(run.id).state == pb.TRAINING_RUN_STATE_CANCELLED, "asking twice is asking once"
     assert not list(place.client.registry.list_versions("ended"))
+
+
+def test_who_called_is_told_whoever_is_said_to_have_asked(place: TrainingPlace) -> None:
+    run = place.client.training.create_run(
+        "named", recipe="script", parameters={"code": TELLS}, requested_by="the-ceo", note="at once"
+    )
+    assert (run.trigger.requested_by, run.created_by) == ("the-ceo", "anonymous")
+    place.client.training.wait_run(run.id)
 
 
 def test_a_run_that_waits_for_a_place_is_ended_at_once(place: TrainingPlace) -> None:

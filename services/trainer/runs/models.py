@@ -63,7 +63,7 @@ class RunSpec:
     Attributes:
         parameters: the config's, with the caller's in their place; the recipe's own, and `split`.
         config_version: of the model's training config; 0: it has none.
-        parent_version: that the new one is to be better than; '': the model had none.
+        parent_version: that it comes from, and whose weights a finetune begins with; '': the model had none.
         dataset: NAME/VERSION, once it is known.
         part_counts: rows by part, once they are divided.
         outcome: what the recipe left, once it is done.

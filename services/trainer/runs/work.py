@@ -164,7 +164,7 @@ class TrainingWork:
             config_version=spec.config_version,
             dataset=rows.dataset if rows else "",
             dataset_digest=rows.digest if rows else "",
-            created_by=spec.trigger.requested_by or run.job.created_by,
+            created_by=run.job.created_by,
             note=spec.trigger.note,
         )
         made = self._steps.registering.register(run, registration, keep_name)
@@ -186,10 +186,12 @@ class TrainingWork:
             rows=pq.read_table(test) if test.exists() else None,
             label=spec.outcome.label if spec.outcome and spec.outcome.label else "label",
             against=spec.parent_version,
+            against_production=True,
             dataset=rows.dataset if rows else "",
             task_type=spec.outcome.task_type if spec.outcome else "",
             slices=tuple(str(each) for each in slices),
             note=spec.trigger.note,
+            config_version=spec.config_version,
         )
         validation = self._steps.validating.validate(run, trial)
         with run.holding() as connection:

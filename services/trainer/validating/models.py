@@ -24,11 +24,13 @@ class Trial:
         rows: the held-out rows, with the columns that versions take and the label; None: there are none.
         label: the label's column.
         against: the exact version that it is compared with; '': none.
+        against_production: what is in production when the trial begins goes before `against`.
         dataset: what the rows are of, as NAME/VERSION; goes with the evaluation.
         task_type: `binary-classification`, `classification` or `regression`; '': as the version's metadata say, else as
             its outputs and the labels do.
         slices: columns of the rows whose values are judged one by one.
         note: goes with the evaluation.
+        config_version: of the training config that it was made by; 0: of none.
     """
 
     trial_id: str
@@ -37,10 +39,12 @@ class Trial:
     rows: pa.Table | None
     label: str = "label"
     against: str = ""
+    against_production: bool = False
     dataset: str = ""
     task_type: str = ""
     slices: Sequence[str] = ()
     note: str = ""
+    config_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,11 +76,17 @@ class _Trying:
         trial = self._trial
         with registry_answers():
             version = self._client.registry.get_version(trial.model, trial.version)
-            criteria = self._client.registry.get_model(trial.model).training_config.success_criteria
-            live = self._live()
+            model = self._client.registry.get_model(trial.model)
+            criteria = model.training_config.success_criteria
+            live = self._live(model.production_version)
             done = self._recorded()
         if done is not None:
-            return self._judged(done, live, criteria)
+            return self._judged(done, live, criteria, done.note.splitlines()[1:])
+        if trial.config_version not in (0, model.training_config.number):
+            self._notes.append(
+                f"it was trained by config {trial.config_version}, and is judged by the criteria of config "
+                f"{model.training_config.number}, which stand now"
+            )
         try:
             rows = self._rows(criteria)
             metrics: dict[str, float] = {"size_bytes": float(version.size_bytes)}
@@ -100,12 +106,14 @@ class _Trying:
                 note="\n".join(filter(None, (self._mark, trial.note, *self._notes)))[:MAX_NOTE_CHARS],
                 request_id=f"validation-{trial.trial_id}",
             )
-        validation = self._judged(evaluation, live, criteria)
+        validation = self._judged(evaluation, live, criteria, self._notes)
         return replace(validation, row_count=rows.table.num_rows if rows else 0)
 
-    def _live(self) -> registry.ModelVersion | None:
+    def _live(self, production: str) -> registry.ModelVersion | None:
         """Find what it is compared with; one that is gone is no reason not to judge the new one by itself."""
         against = self._trial.against
+        if self._trial.against_production and production not in ("", self._trial.version):
+            against = production
         if not against or against == self._trial.version:
             return None
         try:
@@ -127,15 +135,15 @@ class _Trying:
         evaluation: registry.Evaluation,
         live: registry.ModelVersion | None,
         criteria: Sequence[registry.SuccessCriterion],
+        notes: Sequence[str],
     ) -> Validation:
-        notes = tuple(self._notes or evaluation.note.splitlines()[1:])
         return Validation(
             evaluation.passed,
             dict(evaluation.metrics),
             tuple(evaluation.shortfalls),
             evaluation.id,
             live_version=_name(live),
-            notes=notes,
+            notes=tuple(notes),
             criteria=_kept(criteria),
         )
 

@@ -49,7 +49,7 @@ class TrainingClient:
         Args:
             model: the model.
             type: what the run begins with; None: RETRAIN where the model has a version, else INITIAL.
-            parent_version: what the new version is to be better than; empty: the one in production.
+            parent_version: what the new version comes from, and a finetune begins with; empty: the one in production.
             config_version: of the training config; 0: the latest.
             requested_by: who wanted it; heeded where the caller is a service.
             retraining_request_id: the retraining request that it answers.

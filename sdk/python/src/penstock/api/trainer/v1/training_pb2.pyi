@@ -135,7 +135,7 @@ class TrainingTrigger(_message.Message):
     RETRAINING_REQUEST_ID_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     requested_by: _builtins.str
-    """Who: a key's name."""
+    """Who wanted it, as the caller says, such as who approved a retraining; `created_by` of the run is who called."""
     retraining_request_id: _builtins.str
     """The retraining request, where there is one."""
     note: _builtins.str
@@ -290,13 +290,17 @@ class TrainingRun(_message.Message):
     type: Global___TrainingType.ValueType
     """What it begins with."""
     parent_version: _builtins.str
-    """The version that it is to be better than; of FINETUNE, whose weights it begins with."""
+    """The version that it comes from; of FINETUNE, whose weights it begins with. What it makes is compared with the version
+    in production when it is validated, and with this one where none is.
+    """
     config_version: _builtins.int
     """The version of the training config."""
     dataset: _builtins.str
     """The dataset that it learns from, as NAME/VERSION."""
     new_version: _builtins.str
-    """The version that it made; empty until it is registered."""
+    """The version that it made; empty until it is registered. Of a run that was ended while it was being registered, the
+    version that may be there.
+    """
     validation_passed: _builtins.bool
     """Whether the new version met the success criteria; unset until it is known."""
     message: _builtins.str
@@ -523,7 +527,9 @@ class CreateTrainingRunRequest(_message.Message):
     type: Global___TrainingType.ValueType
     """What it begins with."""
     parent_version: _builtins.str
-    """The version that it is to be better than; empty: the one in production."""
+    """The version that it comes from; empty: the one in production, else the latest. The new one is compared with what is in
+    production when it is validated, and with this one where nothing is.
+    """
     config_version: _builtins.int
     """The version of the training config; 0: the latest."""
     request_id: _builtins.str
@@ -540,7 +546,7 @@ class CreateTrainingRunRequest(_message.Message):
     """Where it runs."""
     @_builtins.property
     def trigger(self) -> Global___TrainingTrigger:
-        """What brought it about; `requested_by` is the caller's own name where it is not a service's key."""
+        """What brought it about; without a `requested_by` it is the caller."""
 
     @_builtins.property
     def parameters(self) -> _struct_pb2.Struct:
