@@ -103,7 +103,7 @@ def run_proto(job: Job) -> pb.TrainingRun:
             note=spec.trigger.note,
         ),
         parent_version=spec.parent_version, config_version=spec.config_version, dataset=spec.dataset,
-        new_version=spec.new_version if spec.registered else "", validation_passed=spec.validation_passed,
+        new_version=_made(job, spec), validation_passed=spec.validation_passed,
         message=job.error.message or spec.message, recipe=spec.recipe, data_source=spec.data_source,
         executor=pb.TrainingExecutor.Value(f"TRAINING_EXECUTOR_{spec.executor}"),
         parameters=ParseDict(dict(spec.parameters), Struct()),
@@ -165,6 +165,12 @@ def recipe_proto(offered: Offered) -> pb.Recipe:
 def plain_parameters(parameters: Struct) -> dict[str, Any]:
     """Read a training config's parameters."""
     return _plain(MessageToDict(parameters))
+
+
+def _made(job: Job, spec: RunSpec) -> str:
+    """Name the version that is there, or may be: a run that is ended while it registers says which."""
+    ended_meanwhile = job.state is JobState.CANCELLED and spec.phase is Phase.VALIDATING
+    return spec.new_version if spec.registered or ended_meanwhile else ""
 
 
 def _duration_ms(job: Job) -> int:

@@ -84,7 +84,7 @@ class Planning:
             parameters=parameters,
             data_source=self._data_source(new, config, recipe),
             config_version=config.number if recipe_name == config.recipe else 0,
-            parent_version="" if kind is TrainingType.INITIAL else parent,
+            parent_version="" if kind is TrainingType.INITIAL and not recipe.reads_parent else parent,
             trigger=new.trigger,
             new_version=new.version,
         )
