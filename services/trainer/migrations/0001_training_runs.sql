@@ -57,8 +57,6 @@ CREATE TABLE trainer.training_runs (
     evaluation_id      bigint      NOT NULL DEFAULT 0,
     profile_id         text        NOT NULL DEFAULT '',
     message            text        NOT NULL DEFAULT '',                    -- what it is at, for people
-    submission         text        NOT NULL DEFAULT '',                    -- what an outside executor calls it
-    run_token_sha256   text        NOT NULL DEFAULT '',                    -- of the token that an outside worker shows
     CONSTRAINT training_runs_pkey PRIMARY KEY (job_id),
     CONSTRAINT training_runs_state CHECK (state IN ('QUEUED', 'RUNNING', 'COMPLETED', 'FAILED', 'CANCELLED')),
     CONSTRAINT training_runs_lease CHECK ((state = 'RUNNING') = (lease_expire_time IS NOT NULL)),

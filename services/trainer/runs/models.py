@@ -71,8 +71,6 @@ class RunSpec:
         version_generated: nobody asked for that name.
         registered: whether the version is in the registry, judged READY.
         message: what it is at, for people.
-        submission: what an outside executor calls it; '' while it has none.
-        run_token_sha256: of the token that an outside worker shows; '' while none may.
     """
 
     model: str
@@ -98,8 +96,6 @@ class RunSpec:
     evaluation_id: int = 0
     profile_id: str = ""
     message: str = ""
-    submission: str = ""
-    run_token_sha256: str = ""
 
     @classmethod
     def of(cls, payload: Mapping[str, Any]) -> Self:
@@ -107,7 +103,7 @@ class RunSpec:
         plain = (
             "model", "recipe", "parameters", "data_source", "config_version", "parent_version", "dataset", "split_id",
             "new_version", "version_generated", "new_version_stage", "registered", "validation_passed",
-            "evaluation_id", "profile_id", "message", "submission", "run_token_sha256",
+            "evaluation_id", "profile_id", "message",
         )  # fmt: skip
         return cls(
             **{name: payload[name] for name in plain},
