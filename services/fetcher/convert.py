@@ -211,6 +211,7 @@ def found_proto(said: Reference, found: Found, lacking_bytes: int | None) -> sou
         suggested_model=found.suggested_model,
         download_size_bytes=lacking_bytes,
         warnings=found.warnings,
+        canonical_reference=plan.canonical or said.reference,
     )
 
 

@@ -103,6 +103,18 @@ def test_a_fetched_version_gets_all_that_the_file_says_and_then_there_is_nothing
     assert (len(place.origin.asked), list(place.client.fetcher.list(model="whole"))) == (asked, jobs)
 
 
+def test_another_spelling_of_the_reference_is_the_same_version(place: Place, apply: Apply) -> None:
+    folder = place.root / "spelled"
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(models.classifier())
+    suite = (
+        "suite: fetched\nmodels:\n  - name: spelled\n    versions:\n      - version: v1\n"
+        "        source: {{fetch: filesystem, reference: '{}'}}\n"
+    )
+    assert "✔ fetch version spelled v1" in apply(suite.format(folder), "--yes")
+    assert apply(suite.format(f"file://{place.root}/./spelled"), "--yes").startswith("nothing to do")
+
+
 def test_a_fetch_that_is_under_way_is_waited_for_and_none_is_begun_beside_it(
     place: Place, apply: Apply, monkeypatch: pytest.MonkeyPatch
 ) -> None:

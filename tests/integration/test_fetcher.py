@@ -75,6 +75,8 @@ def test_a_folder_becomes_a_version_with_its_files(place: Place) -> None:
     version = place.client.registry.get_version("bundle", "2024-11")
     assert sorted(file.path for file in version.files) == ["graph.onnx", "notes.txt"]
     assert list(job.result.warnings) == list(inspected.warnings), "who fetches is told as well"
+    otherwise = f"file://{place.root}/./bundle"
+    assert place.client.fetcher.inspect("filesystem", otherwise).canonical_reference == version.source.reference
     again = place.fetch("filesystem", str(folder), version="2024-11", labels={"a": "b"}).result
     assert again.existed
     assert "elsewhere is left out" in again.warnings[0]

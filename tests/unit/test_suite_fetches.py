@@ -9,12 +9,15 @@ from typing import Any
 import pytest
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as jobs_pb2
+from penstock.api.fetcher.v1 import sources_pb2
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.cli.exits import CommandError
 from penstock.cli.output import Output
 from penstock.cli.suites import fetches
 from penstock.cli.suites.schema import FetchSource, Suite, read_suite
 from penstock.cli.suites.steps import Run
+from penstock.errors import Unavailable
+from penstock.fetcher import FetcherClient
 from services.common import errors
 from tests.sdk import Behaviour, ScriptedServer, abort, answer, client_of, scripted_server
 
@@ -75,6 +78,10 @@ def made(
     return version
 
 
+def away() -> FetcherClient:
+    raise Unavailable("nobody is there")
+
+
 @pytest.mark.parametrize(
     ("source", "found", "said"),
     [
@@ -101,8 +108,9 @@ def made(
 def test_what_is_registered_is_the_same_unless_what_was_asked_for_can_not_have_become_it(
     source: FetchSource, found: pb.ModelVersion, said: str
 ) -> None:
-    assert fetches.difference(source, found).startswith(said)
-    assert bool(fetches.difference(source, found)) == bool(said)
+    difference = fetches.difference(source, found, away)
+    assert difference.startswith(said)
+    assert bool(difference) == bool(said)
 
 
 def test_metadata_are_the_same_where_the_source_has_more_than_the_file_says() -> None:
@@ -119,6 +127,30 @@ def server() -> Iterator[ScriptedServer]:
     with scripted_server() as server:
         server.on("ListFetchJobs", answer(jobs_pb2.ListFetchJobsResponse()))
         yield server
+
+
+@pytest.mark.parametrize(
+    ("canonical", "resolved", "there", "same"),
+    [
+        ("/srv/m", "", made("sha256:" + DIGEST, origin="oci", reference="/srv/m"), True),
+        ("host/m", "sha256:" + DIGEST, made("sha256:" + DIGEST, origin="oci", reference="host/m"), True),
+        ("host/m", "e" * 300, made("e" * 256, origin="oci", reference="host/m"), True),
+        ("host/m", "sha256:" + "d" * 64, made("sha256:" + DIGEST, origin="oci", reference="host/m"), False),
+        ("host/n", "sha256:" + DIGEST, made("sha256:" + DIGEST, origin="oci", reference="host/m"), False),
+        ("", "", made("", origin="oci", reference="host/m"), False),
+    ],
+    ids=["folder", "tag", "long", "another tag", "another place", "older fetcher"],
+)
+def test_another_spelling_of_a_reference_is_the_same_where_it_leads_to_what_is_registered(
+    server: ScriptedServer, canonical: str, resolved: str, there: pb.ModelVersion, same: bool
+) -> None:
+    found = sources_pb2.InspectSourceResponse(canonical_reference=canonical, resolved_revision=resolved)
+    server.on("InspectSource", answer(found))
+    source = FetchSource("oci", "another-spelling:v2")
+    with client_of(server, fetcher=server.address) as client:
+        assert (fetches.difference(source, there, lambda: client.fetcher) == "") is same
+        there.state = pb.VERSION_STATE_UPLOADING
+        assert fetches.is_on_its_way(source, there, lambda: client.fetcher) is same
 
 
 def begun(server: ScriptedServer, folder: Path, more: str = "") -> str:

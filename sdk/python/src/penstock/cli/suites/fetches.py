@@ -31,6 +31,8 @@ _HELPED = ("SECURITY", "UNAUTHORIZED", "FILE_TOO_LARGE")
 """Where the file is right, and a setting is not."""
 _FIXED = re.compile(r"[0-9a-f]{40}|sha256:[0-9a-f]{64}")
 """Revisions that never become others: commits and digests. A branch may have moved on; its version stays."""
+MAX_REVISION_CHARS = 256
+"""How much of a revision the registry keeps of what was fetched."""
 _DEFAULT = "default"
 """What a source's variant is called where none is named."""
 
@@ -79,14 +81,17 @@ def reference_of(source: FetchSource) -> sources_pb2.SourceReference:
     return sources_pb2.SourceReference(**source.said())
 
 
-def is_on_its_way(source: FetchSource, found: pb.ModelVersion) -> bool:
+def is_on_its_way(source: FetchSource, found: pb.ModelVersion, fetcher: Callable[[], FetcherClient]) -> bool:
     """Say whether a version that is being uploaded is what a fetch of this source brings."""
-    return found.state == pb.VERSION_STATE_UPLOADING and not _other_origin(source, found)
+    return found.state == pb.VERSION_STATE_UPLOADING and not _other_origin(source, found, fetcher)
 
 
-def difference(source: FetchSource, found: pb.ModelVersion) -> str:
-    """Say in what a registered version is another than the one that would be fetched; empty: it is the same."""
-    if other := _other_origin(source, found):
+def difference(source: FetchSource, found: pb.ModelVersion, fetcher: Callable[[], FetcherClient]) -> str:
+    """Say in what a registered version is another than the one that would be fetched; empty: it is the same.
+
+    The fetcher is asked only where one source has the reference spelled in two ways.
+    """
+    if other := _other_origin(source, found, fetcher):
         return other
     revision, traces = found.source.revision, document_of(found.metadata.fields)
     if _FIXED.fullmatch(source.revision) and _FIXED.fullmatch(revision) and source.revision != revision:
@@ -101,13 +106,27 @@ def difference(source: FetchSource, found: pb.ModelVersion) -> str:
     return ""
 
 
-def _other_origin(source: FetchSource, found: pb.ModelVersion) -> str:
+def _other_origin(source: FetchSource, found: pb.ModelVersion, fetcher: Callable[[], FetcherClient]) -> str:
     there = found.source
     asked_for = document_of(found.metadata.fields).get("fetched_reference", there.reference)
-    if there.origin == source.source and source.reference in (there.reference, asked_for):
+    spelled_alike = source.reference in (there.reference, asked_for)
+    if there.origin == source.source and (spelled_alike or _leads_to(source, there, fetcher)):
         return ""
     known = " ".join(filter(None, (there.origin, there.reference))) or "files"
     return f"was made of {known} instead of {source.source} {source.reference}"
+
+
+def _leads_to(source: FetchSource, there: pb.Source, fetcher: Callable[[], FetcherClient]) -> bool:
+    """Say whether another spelling of a reference leads to where a version came from; False where nobody can tell.
+
+    A spelling may bear a tag of its own: so what it leads to now has to be what is registered, where that has a name.
+    """
+    try:
+        found = fetcher().inspect(**source.said())
+    except PenstockError:
+        return False
+    revision = found.resolved_revision[:MAX_REVISION_CHARS]
+    return found.canonical_reference == there.reference and revision in ("", there.revision)
 
 
 def with_said(said: pb.Metadata, found: pb.Metadata) -> pb.Metadata:

@@ -138,7 +138,8 @@ class Planner:
 
     def _version(self, model: ModelSpec, spec: VersionSpec, found: pb.ModelVersion | None) -> None:
         name = f"{model.name} {spec.version}"
-        if found is not None and isinstance(spec.source, FetchSource) and is_on_its_way(spec.source, found):
+        source, fetcher = spec.source, self.fetcher
+        if found is not None and isinstance(source, FetchSource) and is_on_its_way(source, found, fetcher):
             found = None  # the fetch that brings it is waited for
         if found is not None and found.state == pb.VERSION_STATE_UPLOADING:
             self._complain(spec, f"{name} is being uploaded; when that has ended, apply again")
@@ -146,7 +147,7 @@ class Planner:
         try:
             files = files_of(spec.source) if isinstance(spec.source, PathSource) else []
             failed = found if found is not None and found.state == pb.VERSION_STATE_FAILED else None
-            difference = _difference(spec, files, found) if found is not None else ""
+            difference = _difference(spec, files, found, self.fetcher) if found is not None else ""
             if found is None or (failed is not None and difference):
                 self._steps += self._made(model.name, spec, files, failed)
                 return
@@ -286,10 +287,12 @@ def _stage_of(version: pb.ModelVersion | None) -> Stage:
     return Stage(word) if word else Stage.DEVELOPMENT
 
 
-def _difference(spec: VersionSpec, files: list[pb.File], found: pb.ModelVersion) -> str:
+def _difference(
+    spec: VersionSpec, files: list[pb.File], found: pb.ModelVersion, fetcher: Callable[[], FetcherClient]
+) -> str:
     """Say in what a registered version is another than the file's; empty: it is the same."""
     if isinstance(spec.source, FetchSource):
-        if other := fetches.difference(spec.source, found):
+        if other := fetches.difference(spec.source, found, fetcher):
             return other
     elif isinstance(spec.source, pb.OllamaReference):
         if spec.source != found.ollama:

@@ -252,6 +252,7 @@ class InspectSourceResponse(_message.Message):
     SUGGESTED_MODEL_FIELD_NUMBER: _builtins.int
     DOWNLOAD_SIZE_BYTES_FIELD_NUMBER: _builtins.int
     WARNINGS_FIELD_NUMBER: _builtins.int
+    CANONICAL_REFERENCE_FIELD_NUMBER: _builtins.int
     resolved_revision: _builtins.str
     """The revision looked at, such as a commit, an ETag or a digest."""
     framework: _registry_pb2.Framework.ValueType
@@ -262,7 +263,11 @@ class InspectSourceResponse(_message.Message):
     """The model's name where a fetch names none."""
     download_size_bytes: _builtins.int
     """What would be downloaded now, of the variant asked for: what is here already is left out. Unset where a size is not
-    known.
+    known, or a variant has to be named first.
+    """
+    canonical_reference: _builtins.str
+    """The one spelling of the reference that a version fetched by it has as its source's, without a revision: a symbolic
+    link, a moved repository or a tag may be asked for by several.
     """
     @_builtins.property
     def source(self) -> Global___SourceReference:
@@ -292,10 +297,11 @@ class InspectSourceResponse(_message.Message):
         suggested_model: _builtins.str = ...,
         download_size_bytes: _builtins.int | None = ...,
         warnings: _abc.Iterable[_builtins.str] | None = ...,
+        canonical_reference: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_download_size_bytes", b"_download_size_bytes", "download_size_bytes", b"download_size_bytes", "metadata", b"metadata", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_download_size_bytes", b"_download_size_bytes", "download_size_bytes", b"download_size_bytes", "framework", b"framework", "licence", b"licence", "metadata", b"metadata", "resolved_revision", b"resolved_revision", "source", b"source", "suggested_model", b"suggested_model", "variants", b"variants", "warnings", b"warnings"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_download_size_bytes", b"_download_size_bytes", "canonical_reference", b"canonical_reference", "download_size_bytes", b"download_size_bytes", "framework", b"framework", "licence", b"licence", "metadata", b"metadata", "resolved_revision", b"resolved_revision", "source", b"source", "suggested_model", b"suggested_model", "variants", b"variants", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__download_size_bytes: _TypeAlias = _typing.Literal["download_size_bytes"]  # noqa: Y015
     _WhichOneofArgType__download_size_bytes: _TypeAlias = _typing.Literal["_download_size_bytes", b"_download_size_bytes"]  # noqa: Y015
