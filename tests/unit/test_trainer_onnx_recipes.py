@@ -185,6 +185,36 @@ def test_a_quantised_graph_is_eight_bits_wide_and_says_what_the_parent_says(
     assert not [path for path in made if path.parent == classifier.parent.parent], "a run may not write to its parent"
 
 
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+def test_what_was_optimised_to_basic_operators_is_quantised_throughout(
+    classifier: Made, tmp_path: Path, method: str
+) -> None:
+    after = optimised(classifier, tmp_path, "basic")
+    after.run(OnnxQuantize(), method=method, min_agreement=0.9, max_score_drop=0.1)
+    weights = {each.name: each.data_type for each in after.graph.graph.initializer if len(each.dims) == 2}
+    assert len(weights) == 2
+    assert set(weights.values()) == {TensorProto.INT8}
+
+
+@pytest.mark.parametrize("method", ["dynamic", "static"])
+@pytest.mark.parametrize("parent", ["classifier", "regression"])
+def test_joined_operators_are_refused_with_what_to_quantise_instead(
+    parent: str, method: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    # The regression would be quantised in part, without a word; the classifier not at all.
+    after = optimised(request.getfixturevalue(parent), tmp_path, "extended")
+    failed = refusal(after, OnnxQuantize(), method=method)
+    assert failed.reason == "INVALID_PARAMETERS"
+    assert "FusedGemm" in failed.message
+    assert "the level basic" in failed.message
+
+
+def optimised(made: Made, tmp_path: Path, level: str) -> Made:
+    """A run whose parent is what onnx-optimize made of another's."""
+    made.with_rows().run(OnnxOptimize(), level=level)
+    return Made(tmp_path / level, made.graph, ParentVersion.read(made.folder)).with_rows()
+
+
 def test_a_quantised_regression_is_held_to_the_parents_numbers(regression: Made) -> None:
     outcome = regression.with_rows().run(OnnxQuantize(), max_score_drop=0.1)
     assert 0 < outcome.metrics[Part.TEST]["difference"] < 0.1

@@ -22,6 +22,8 @@ OPERATORS: Final = ("MatMul", "Gemm", "Conv")
 """What has weights that are worth it; what prepares the inputs stays as it is."""
 _QUANTIZED: Final = ("QLinear", "QuantizeLinear", "DynamicQuantize", "MatMulInteger", "ConvInteger", "QGemm")
 _CALIBRATION_BATCH: Final = 64
+_OWN_DOMAIN: Final = "com.microsoft"
+"""Of operators that only ONNX Runtime has, such as those that onnx-optimize makes of several."""
 
 
 class QuantizeParameters(Parameters):
@@ -68,6 +70,7 @@ class OnnxQuantize:
         from services.trainer.recipes.onnx_parent import Graph, OnnxParent
 
         parent = OnnxParent.open(context, parameters.label_column)
+        _refuse_joined(parent.source)
         held_out = HeldOut.of(context, parent, MAX_ROWS)
         if held_out is None or held_out.own is None:
             raise TrainingFailed(
@@ -118,6 +121,24 @@ class _Rows:
         if batch is None:
             raise StopIteration
         return batch
+
+
+def _refuse_joined(source: Path) -> None:
+    """Raise TrainingFailed(INVALID_PARAMETERS) of a graph with operators of ONNX Runtime's own.
+
+    Its quantiser does not look into them, and does not know what comes out of them: it fails, or leaves weights as
+    they are and says nothing.
+    """
+    import onnx
+
+    nodes = onnx.load(str(source), load_external_data=False).graph.node
+    if own := sorted({node.op_type for node in nodes if node.domain == _OWN_DOMAIN}):
+        raise TrainingFailed(
+            f"the parent has operators that only ONNX Runtime has, which it cannot quantise ({', '.join(own)[:200]}); "
+            "where onnx-optimize made it, quantise the version that it was made of (its parent), or optimise that with "
+            "the level basic first",
+            reason="INVALID_PARAMETERS",
+        )
 
 
 def _quantize(context: Context, parent: OnnxParent, made: Path, parameters: QuantizeParameters) -> None:
