@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.common.errors import InvalidArgument
+from services.trainer.datasets.files import chunks_of, write_parts
 from services.trainer.datasets.splits import PARTS, Split, SplitBy, check_filled, counts_of, parts_of
 from services.trainer.task import Part
 
@@ -142,3 +146,40 @@ def test_by_time_rows_count_those_before_them() -> None:
     split = Split(by=SplitBy.TIME, column="at", train_share=0.6, validation_share=0.2)
     assert parts_of(split, 4, column([3, 1, 1, 2])).tolist() == [2, 0, 0, 1]
     assert parts_of(split, 4, column([3, None, 1, 2])).tolist() == [2, 0, 0, 1], "without a time is the earliest"
+
+
+class Asked(Exception):
+    """A run is to end."""
+
+
+def ending_after(calls: int) -> Callable[[], None]:
+    """Make a check that a run is asked to end at."""
+    left = iter(range(calls))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise Asked
+
+    return check
+
+
+@pytest.mark.parametrize(
+    ("split", "values"),
+    [
+        (Split(), None),
+        (Split(by=SplitBy.KEY, column="k"), [str(number) for number in range(70_000)]),
+        (Split(by=SplitBy.KEY, column="k"), [None] * 70_000),
+    ],
+)
+def test_many_rows_are_hashed_in_batches_between_which_a_run_may_end(split: Split, values: list[str] | None) -> None:
+    with pytest.raises(Asked):
+        parts_of(split, 70_000, None if values is None else column(values, pa.string()), ending_after(1))
+
+
+def test_a_run_may_end_while_its_rows_are_written(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"x": np.arange(70_000)}), rows)
+    with pytest.raises(Asked):
+        write_parts(rows, np.zeros(70_000, np.int8), {Part.TRAIN: tmp_path / "train"}, check=ending_after(1))
+    with pytest.raises(Asked):
+        list(chunks_of(rows, check=ending_after(0)))

@@ -136,7 +136,7 @@ class BuildWork:
             except InvalidArgument as error:
                 # Nobody sent these rows: it is no request that is wrong.
                 raise BuildFailed(error.message, reason=error.reason) from error
-            blob = self._files.keep(rows)
+            blob = self._files.keep(rows, run.check)
         with run.holding() as connection:
             self._store.finish(connection, dataset.version_id, found, (blob.sha256, blob.size_bytes))
             self._jobs.complete(connection, run.lease, {"row_count": found.row_count})
@@ -148,7 +148,7 @@ class BuildWork:
             yield from read_file(lines, DatasetFormat.JSON, TYPES, self._limits, folder)
         elif source.features is not None:
             rows = ready(self._store.get(*reference_of("source.features.rows", source.features.rows)))
-            with self._files.brought(self._store.blob(rows.version_id)) as path:
+            with self._files.brought(self._store.blob(rows.version_id), lambda: check(0)) as path:
                 yield from _bounded(self._features.batches(source.features, path, check), self._limits.rows)
         else:
             raise BuildFailed("it says neither live traffic nor feature views", reason="SOURCE_REQUIRED")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -46,10 +47,15 @@ class Dividing:
         return kept
 
 
-def divided(dataset: Dataset, split: Split, path: Path) -> tuple[KeptSplit, NDArray[Any]]:
-    """Work a split out from a version's file; gives it, and of each row the number of its part."""
+def divided(
+    dataset: Dataset, split: Split, path: Path, check: Callable[[], None] = lambda: None
+) -> tuple[KeptSplit, NDArray[Any]]:
+    """Work a split out from a version's file; gives it, and of each row the number of its part.
+
+    `check` is called several times a second, and may raise.
+    """
     column = read_column(path, split.read_column) if split.read_column else None
-    parts = parts_of(split, dataset.rows.row_count, column)
+    parts = parts_of(split, dataset.rows.row_count, column, check)
     return KeptSplit(split.id_for(dataset.rows.digest), split, counts_of(parts)), parts
 
 
@@ -58,7 +64,7 @@ def default_split(dataset: Dataset, label: str) -> Split:
     evenly over the label's values that are classes.
     """
     if dataset.source.traffic is not None:
-        # A window that moves on gives rows other places: by those, rows that the live version learned from would judge it.
+        # Rows have other places when the window moves: by those, what the live version learned from would judge it.
         return Split(by=SplitBy.KEY, column=INFERENCE_ID)
     column = next((each for each in dataset.rows.columns if each.name == label), None)
     whole = column is not None and column.type is ColumnType.INT64 and column.distinct_count <= MAX_CLASSES

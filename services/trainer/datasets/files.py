@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -37,10 +37,10 @@ class RowFiles:
         with tempfile.TemporaryDirectory(prefix="penstock-dataset-", dir=self._folder) as folder:
             yield Path(folder)
 
-    def keep(self, path: Path) -> Blob:
-        """Store a file; whoever names it does so soon."""
+    def keep(self, path: Path, check: Callable[[], None] = lambda: None) -> Blob:
+        """Store a file; whoever names it does so soon. `check` is called between its pieces, and may raise."""
         return self._blobs.put(
-            chunks_of(path),
+            chunks_of(path, check=check),
             size_bytes=path.stat().st_size,
             max_bytes=self._max_bytes,
             before_publish=lambda coming: self._store.ledger.keep(coming.sha256),
@@ -51,21 +51,23 @@ class RowFiles:
         return self._blobs.open(sha256, offset=offset)
 
     @contextmanager
-    def brought(self, sha256: str) -> Iterator[Path]:
-        """Lend a copy of a file."""
+    def brought(self, sha256: str, check: Callable[[], None] = lambda: None) -> Iterator[Path]:
+        """Lend a copy of a file. `check` is called between its pieces, and may raise."""
         with self.scratch() as folder:
             path = folder / "rows.parquet"
             with path.open("xb") as out, self._blobs.open(sha256) as reader:
                 for chunk in reader:
+                    check()
                     write_scratch(out, chunk)
             yield path
 
 
-def chunks_of(path: Path, offset: int = 0) -> Iterator[bytes]:
-    """Give the bytes of a file from one on."""
+def chunks_of(path: Path, offset: int = 0, check: Callable[[], None] = lambda: None) -> Iterator[bytes]:
+    """Give the bytes of a file from one on. `check` is called between them, and may raise."""
     with path.open("rb") as file:
         file.seek(offset)
         while chunk := file.read(CHUNK_BYTES):
+            check()
             yield chunk
 
 
@@ -100,13 +102,21 @@ def write_columns(path: Path, out: Path, columns: Sequence[str]) -> None:
 
 
 def write_parts(
-    path: Path, parts: NDArray[Any], out: Mapping[Part, Path], columns: Sequence[str] | None = None
+    path: Path,
+    parts: NDArray[Any],
+    out: Mapping[Part, Path],
+    columns: Sequence[str] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> None:
-    """Write the rows of each part that is asked for into a file of its own, in their order."""
+    """Write the rows of each part that is asked for into a file of its own, in their order.
+
+    `check` is called between batches, and may raise.
+    """
     written: dict[Part, Any] = {}
     start = 0
     try:
         for batch in read_batches(path, columns):
+            check()
             places = parts[start : start + batch.num_rows]
             start += batch.num_rows
             for number, part in enumerate(PARTS):

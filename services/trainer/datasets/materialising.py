@@ -199,13 +199,12 @@ class Datasets:
                 chosen = split or default_split(dataset, label)
                 chosen.check()
                 check_columns(dataset, chosen)
-                path = stack.enter_context(self._files.brought(self._store.blob(dataset.version_id)))
-                stopping.check()
-                kept, parts = divided(dataset, chosen, path)
+                path = stack.enter_context(self._files.brought(self._store.blob(dataset.version_id), stopping.check))
+                kept, parts = divided(dataset, chosen, path, stopping.check)
                 self._store.add_split(dataset.version_id, kept)
                 splits.append(kept.split_id)
                 own = {part: path.with_name(f"{part}.parquet") for part, count in kept.counts.items() if count}
-                write_parts(path, parts, own, list(columns))
+                write_parts(path, parts, own, list(columns), stopping.check)
                 for part, rows in own.items():
                     if part not in writers:
                         writers[part] = stack.enter_context(open_writer(folder.rows(part), _schema(columns)))

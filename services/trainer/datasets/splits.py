@@ -18,8 +18,9 @@ import enum
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Final
 
 import numpy as np
@@ -31,6 +32,7 @@ from services.trainer.task import Part
 
 PARTS: Final = (Part.TRAIN, Part.VALIDATION, Part.TEST)
 """By the number that `parts_of` gives each row."""
+_BATCH_TEXTS: Final = 65_536
 
 
 class SplitBy(enum.StrEnum):
@@ -93,18 +95,22 @@ class Split:
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
-def parts_of(split: Split, row_count: int, column: pa.ChunkedArray | None) -> NDArray[np.int8]:
+def parts_of(
+    split: Split, row_count: int, column: pa.ChunkedArray | None, check: Callable[[], None] = lambda: None
+) -> NDArray[np.int8]:
     """Say of each row in which of PARTS it is. `column` has the values of `split.read_column`.
+
+    `check` is called several times a second while rows are hashed, and may raise.
 
     Raises:
         InvalidArgument: UNKNOWN_COLUMN: the column's values are no times, or no keys.
     """
     if split.by is SplitBy.KEY:
-        shares = _shares_by_key(split, _needed(column))
+        shares = _shares_by_key(split, _needed(column), check)
     elif split.by is SplitBy.TIME:
         shares = _shares_by_time(_needed(column))
     else:
-        shares = _shares_by_seed(split, row_count, column)
+        shares = _shares_by_seed(split, row_count, column, check)
     bounds = np.array([split.train_share, min(1.0, split.train_share + split.validation_share)])
     if math.isclose(bounds[1], 1.0, abs_tol=1e-9):
         bounds[1] = 1.0
@@ -130,18 +136,20 @@ def check_filled(split: Split, counts: Mapping[Part, int]) -> None:
             raise InvalidArgument.field("split", sentence, reason="EMPTY_PART")
 
 
-def _hashes(seed: int, texts: Iterable[str]) -> NDArray[np.uint64]:
-    prefix = hashlib.sha256(f"{seed}\n".encode())
+def _hashes(seed: int, texts: Iterable[str], check: Callable[[], None]) -> NDArray[np.uint64]:
+    prefix = f"{seed}\n"
     found = bytearray()
-    for text in texts:
-        digest = prefix.copy()
-        digest.update(text.encode())
-        found += digest.digest()[:8]
+    coming = iter(texts)
+    while batch := list(islice(coming, _BATCH_TEXTS)):
+        check()
+        found += b"".join([hashlib.sha256((prefix + text).encode()).digest()[:8] for text in batch])
     return np.frombuffer(bytes(found), ">u8").astype(np.uint64)
 
 
-def _shares_by_seed(split: Split, row_count: int, column: pa.ChunkedArray | None) -> NDArray[np.float64]:
-    hashes = _hashes(split.seed, map(str, range(row_count)))
+def _shares_by_seed(
+    split: Split, row_count: int, column: pa.ChunkedArray | None, check: Callable[[], None]
+) -> NDArray[np.float64]:
+    hashes = _hashes(split.seed, map(str, range(row_count)), check)
     strata = np.zeros(row_count, np.int64) if column is None else _codes(column)
     order = np.lexsort((np.arange(row_count), hashes, strata))
     sizes = np.bincount(strata) if row_count else np.zeros(1, np.int64)
@@ -165,20 +173,20 @@ def _shares_by_time(column: pa.ChunkedArray) -> NDArray[np.float64]:
     return shares
 
 
-def _shares_by_key(split: Split, column: pa.ChunkedArray) -> NDArray[np.float64]:
+def _shares_by_key(split: Split, column: pa.ChunkedArray, check: Callable[[], None]) -> NDArray[np.float64]:
     if pa.types.is_floating(column.type) or pa.types.is_list(column.type):
         sentence = f"its values are {column.type}; name a column of texts, whole numbers, times or booleans"
         raise InvalidArgument.field("split.column", sentence, reason="UNKNOWN_COLUMN")
     if pa.types.is_timestamp(column.type):
         column = column.cast(pa.int64())
     coded = column.combine_chunks().dictionary_encode()
-    hashes = _hashes(split.seed, map(_text, coded.dictionary.to_pylist()))
+    hashes = _hashes(split.seed, _texts(coded.dictionary), check)
     there = coded.is_valid().to_numpy(zero_copy_only=False)
     found = np.zeros(len(coded), np.uint64)
     if len(hashes):
         found[there] = hashes[coded.indices.drop_null().to_numpy()]
     missing = np.flatnonzero(~there)
-    found[missing] = _hashes(split.seed, (f"row {place}" for place in missing.tolist()))
+    found[missing] = _hashes(split.seed, (f"row {place}" for place in missing.tolist()), check)
     # 53 bits are what a double holds: rounding up would make a share of 1.
     shares: NDArray[np.float64] = (found >> np.uint64(11)).astype(np.float64) / 2.0**53
     return shares
@@ -191,6 +199,11 @@ def _codes(column: pa.ChunkedArray) -> NDArray[np.int64]:
         raise InvalidArgument.field("split.stratify_column", sentence, reason="UNKNOWN_COLUMN")
     indices = column.combine_chunks().dictionary_encode(null_encoding="encode").indices
     return np.asarray(indices.to_numpy()).astype(np.int64)
+
+
+def _texts(keys: pa.Array) -> Iterator[str]:
+    for start in range(0, len(keys), _BATCH_TEXTS):
+        yield from map(_text, keys.slice(start, _BATCH_TEXTS).to_pylist())
 
 
 def _text(value: Any) -> str:
