@@ -19,6 +19,7 @@ from __future__ import annotations
 import enum
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -26,6 +27,8 @@ from typing import Any, Final, Protocol, Self
 
 MAX_METRICS: Final = 256
 MAX_NAME_CHARS: Final = 128
+UNKEPT: Final = re.compile("[\0\ud800-\udfff]")
+"""Characters that no database and no message takes: NUL, and halves of surrogate pairs, which JSON can spell."""
 
 
 class TrainingType(enum.StrEnum):
@@ -210,7 +213,12 @@ class CheckpointWritten:
     epoch: int
 
 
-Event = Epoch | Log | CheckpointWritten
+@dataclass(frozen=True, slots=True)
+class Flush:
+    """What was told before is kept when this comes back: where it came from, it is forgotten then."""
+
+
+Event = Epoch | Log | CheckpointWritten | Flush
 """What a recipe tells while it runs."""
 
 
@@ -257,12 +265,15 @@ class Executor(Protocol):
 
 
 def checked_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Bound what a recipe tells: 256 finite numbers with names of 128 characters; raises ValueError, TypeError."""
+    """Bound what a recipe tells: 256 finite numbers with names of 128 characters; raises ValueError, TypeError.
+
+    A name has none of the characters that cannot be kept, see `UNKEPT`.
+    """
     if len(metrics) > MAX_METRICS:
         raise ValueError(f"{len(metrics)} metrics; {MAX_METRICS} at most")
     checked = {str(name): float(value) for name, value in metrics.items()}
     for name, value in checked.items():
-        if not name or len(name) > MAX_NAME_CHARS or not math.isfinite(value):
+        if not name or len(name) > MAX_NAME_CHARS or UNKEPT.search(name) or not math.isfinite(value):
             raise ValueError(
                 f"the metric {name[:MAX_NAME_CHARS]!r} is {value}; finite numbers with short names are kept"
             )

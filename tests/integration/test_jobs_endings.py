@@ -131,6 +131,13 @@ def test_an_end_is_told_once_as_it_is(
     assert bench.written() == 1
 
 
+def test_a_sentence_that_no_text_can_hold_is_kept_without_what_cannot_be(bench: Bench) -> None:
+    lease = bench.claimed()
+    with bench.store.holding(lease) as connection:
+        bench.store.fail(connection, lease, Failure("COLD", "file\udcff is\0cold", "in \ud800"))
+    assert bench.store.get(lease.job_id).error == Failure("COLD", "file? is cold", "in ?")
+
+
 def test_what_goes_on_is_not_told(bench: Bench) -> None:
     lease = bench.claimed()
     bench.store.cancel(bench.claimed().job_id)  # it is asked to end, and has not yet

@@ -12,7 +12,7 @@ import pytest
 
 from services.trainer.executing.outcomes import read_outcome
 from services.trainer.faults import TrainingFailed
-from services.trainer.task import Column, Outcome, Part, RunFolder
+from services.trainer.task import Column, Outcome, Part, RunFolder, checked_metrics
 
 SAID: dict[str, Any] = {"framework": "ONNX"}
 
@@ -75,12 +75,31 @@ def test_what_was_written_is_read(folder: RunFolder) -> None:
         SAID | {"metadata": "all"},
         SAID | {"environment": ["python"]},
         SAID | {"stage": "PRODUCTION"},
+        SAID | {"label": "a\0b"},
+        SAID | {"label": "a\ud800"},
+        SAID | {"notes": ["a\ud800"]},
+        SAID | {"environment": {"py\ud800": "3"}},
+        SAID | {"metrics": {"test": {"lo\0ss": 1}}},
+        SAID | {"metrics": {"test": {"lo\ud800ss": 1}}},
+        SAID | {"metadata": {"k": ["a\0b"]}},
+        SAID | {"metadata": {"k\ud800": 1}},
+        SAID | {"metadata": {"k": {"deep": "\udfff"}}},
     ],
     ids=lambda said: json.dumps(said)[:60],
 )
 def test_an_outcome_that_is_none_is_refused(folder: RunFolder, said: Any) -> None:
     folder.outcome.write_text(json.dumps(said))
-    assert refusal(folder).reason == "INVALID_OUTCOME"
+    refused = refusal(folder)
+    assert refused.reason == "INVALID_OUTCOME"
+    assert refused.message.encode(), "it can be told"
+
+
+def test_a_metric_that_nothing_could_keep_is_refused_as_it_is_told() -> None:
+    for name in ("lo\0ss", "lo\ud800ss", ""):
+        with pytest.raises(ValueError, match=r"is 1\.0; finite numbers") as refused:
+            checked_metrics({name: 1})
+        assert str(refused.value).encode()
+    assert checked_metrics({"Größe 😀": 1}) == {"Größe 😀": 1.0}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +159,10 @@ def _one_file_by_two_names(folder: RunFolder, victim: Path) -> None:
     (folder.artifact / "MODEL.onnx").write_bytes(b"another")
 
 
+def _pipe_of_a_name_that_is_no_text(folder: RunFolder, victim: Path) -> None:
+    os.mkfifo(os.fsencode(folder.artifact) + b"/pipe\xff")
+
+
 def _name_that_nobody_can_type(folder: RunFolder, victim: Path) -> None:
     (folder.artifact / "a\nb").write_bytes(b"")
 
@@ -154,6 +177,7 @@ def _name_that_nobody_can_type(folder: RunFolder, victim: Path) -> None:
         _linked_artifact,
         _pipe,
         _pipe_for_an_outcome,
+        _pipe_of_a_name_that_is_no_text,
         _no_outcome,
         _large_outcome,
         _no_files,
@@ -171,6 +195,7 @@ def test_files_that_are_no_version_are_refused(
     failed = refusal(folder)
     assert failed.reason == "INVALID_OUTCOME"
     assert "a secret" not in failed.message
+    assert failed.message.encode(), "it can be told"
 
 
 def test_files_beyond_the_limit_are_too_much(folder: RunFolder) -> None:

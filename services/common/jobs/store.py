@@ -380,12 +380,11 @@ def _keys(leases: Sequence[Lease]) -> dict[str, Any]:
 
 
 def _said(failure: Failure) -> dict[str, str]:
-    # A NUL is in no text of PostgreSQL's, and a file's name or bytes may bring one into a sentence.
-    return {
-        "reason": failure.reason,
-        "message": failure.message.replace("\0", " ")[:MAX_MESSAGE_CHARS],
-        "detail": failure.detail.replace("\0", " ")[-MAX_DETAIL_CHARS:],
-    }
+    # No text of PostgreSQL's has a NUL or half a surrogate pair; a file's name may bring both into a sentence.
+    message, detail = (
+        text.encode("utf-8", "replace").decode().replace("\0", " ") for text in (failure.message, failure.detail)
+    )
+    return {"reason": failure.reason, "message": message[:MAX_MESSAGE_CHARS], "detail": detail[-MAX_DETAIL_CHARS:]}
 
 
 def _job(row: DictRow) -> Job:

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from services.common.file_names import DistinctPaths
 from services.trainer.faults import TrainingFailed
-from services.trainer.task import Outcome, RunFolder
+from services.trainer.task import UNKEPT, Outcome, RunFolder
 
 FRAMEWORKS: Final = frozenset({"ONNX", "TENSORFLOW", "TRANSFORMERS"})
 """Of which a recipe can leave files, as the registry names them."""
@@ -43,6 +43,9 @@ def read_outcome(folder: RunFolder, max_artifact_bytes: int) -> Outcome:
 
 def checked_outcome(content: Any) -> Outcome:
     """Bound what a recipe says of its outcome; raises ValueError, TypeError, KeyError, AttributeError."""
+    for text in _texts(content):
+        if UNKEPT.search(text):
+            raise ValueError(f"{text[:80]!r} has a NUL or half a surrogate pair in it, which nothing can keep")
     outcome = Outcome.of(content)
     if outcome.framework not in FRAMEWORKS:
         raise ValueError(f"framework {outcome.framework!r}; one of {', '.join(sorted(FRAMEWORKS))} is known")
@@ -60,7 +63,7 @@ def checked_outcome(content: Any) -> Outcome:
     if len(outcome.notes) > MAX_NOTES:
         raise ValueError(f"{len(outcome.notes)} notes; {MAX_NOTES} at most")
     for word in _words(outcome):
-        if not isinstance(word, str) or len(word) > MAX_WORD_CHARS or "\0" in word:
+        if not isinstance(word, str) or len(word) > MAX_WORD_CHARS:
             raise ValueError(f"{str(word)[:80]!r} is not text of at most {MAX_WORD_CHARS} characters")
     names = [column.name for column in outcome.features]
     if len(set(names)) < len(names) or "" in names:
@@ -82,7 +85,8 @@ def check_files(artifact: Path, max_bytes: int) -> None:
             _check_path(path, taken)
             total_bytes += size_bytes
     except (ValueError, OSError) as error:
-        raise TrainingFailed(f"the recipe left what is no version: {error}", reason="INVALID_OUTCOME") from error
+        said = str(error).encode("utf-8", "replace").decode()  # a file's name may be no text
+        raise TrainingFailed(f"the recipe left what is no version: {said}", reason="INVALID_OUTCOME") from error
     if not taken:
         raise TrainingFailed("the recipe left no file of a version in out/artifact", reason="INVALID_OUTCOME")
     if total_bytes > max_bytes:
@@ -113,6 +117,19 @@ def _check_path(path: str, taken: DistinctPaths) -> None:
         raise ValueError(f"the file name {path[:80]!r}: at most {MAX_PATH_CHARS} printable characters, no backslash")
     if other := taken.take(path):
         raise ValueError(f"{path!r} and {other!r} are one file to some file systems")
+
+
+def _texts(content: Any) -> Iterator[str]:
+    """Give all texts of what was read from JSON, keys as well."""
+    left = [content]
+    while left:
+        each = left.pop()
+        if isinstance(each, str):
+            yield each
+        elif isinstance(each, dict):
+            left += (*each, *each.values())
+        elif isinstance(each, list | tuple):
+            left += each
 
 
 def _words(outcome: Outcome) -> Iterator[Any]:
