@@ -151,10 +151,12 @@ def test_a_start_says_all_that_was_asked_for_and_no_secret_stands_on_the_line(
         capsys, "start", "url", "https://example.org/m.onnx", "--name", "m", "--version", "v7", "--variant", "q4",
         "--revision", "main", "--sha256", "b" * 64, "--framework", "onnx", "--stage", "candidate", "--at", "2h",
         "--webhook-env", "HOOK", "--webhook-secret-file", "hook.key", "--label", "team=growth",
+        "--field", "pooling=cls", "--field", "max_tokens=512",
     )  # fmt: skip
     (asked,) = server.calls["CreateFetchJob"]
     assert (asked.source.revision, asked.source.variant, asked.source.sha256) == ("main", "q4", "b" * 64)
     assert (asked.target.model, asked.target.version, dict(asked.target.labels)) == ("m", "v7", {"team": "growth"})
+    assert dict(asked.target.metadata.fields) == {"pooling": "cls", "max_tokens": 512}
     assert (asked.target.framework, asked.target.stage) == (registry.FRAMEWORK_ONNX, registry.STAGE_CANDIDATE)
     assert asked.webhook == pb.FetchWebhook(url="https://hooks.example.org/secret/path", secret="a-secret-of-sixteen")
     due = asked.due_time.ToDatetime(tzinfo=UTC) - datetime.now(UTC)

@@ -59,14 +59,15 @@ def test_all_that_is_said_of_a_schedule_is_asked_for(
     server.on("CreateFetchSchedule", answer(pb.CreateFetchScheduleResponse(schedule=a_schedule())))
     said = (
         "create huggingface Xenova/all-MiniLM-L6-v2 --time-zone Europe/Berlin --auto-update --name minilm "
-        "--variant fp16 --revision main --framework onnx --label a=b --priority 2 --max-attempts 7 --request-id again "
-        "--webhook https://example.org/hook --webhook-secret-env SIGN"
+        "--variant fp16 --revision main --framework onnx --label a=b --field pooling=cls --priority 2 --max-attempts 7 "
+        "--request-id again --webhook https://example.org/hook --webhook-secret-env SIGN"
     )
     out, _ = printed(capsys, *said.split(), "--cron", "0 3 * * *")
     (asked,) = server.calls["CreateFetchSchedule"]
     assert (asked.cron, asked.time_zone, asked.auto_update) == ("0 3 * * *", "Europe/Berlin", True)
     assert (asked.source.variant, asked.source.revision, asked.target.model) == ("fp16", "main", "minilm")
     assert (asked.priority, asked.max_attempts, asked.request_id) == (2, 7, "again")
+    assert dict(asked.target.metadata.fields) == {"pooling": "cls"}
     assert (asked.webhook.url, asked.webhook.secret) == ("https://example.org/hook", "s" * 20)
     assert dict(asked.target.labels) == {"a": "b"}
     assert re.search(r"when +0 3 \* \* \* Europe/Berlin", out)

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import enum
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from penstock.cli.alert_channel import secret_of
-from penstock.cli.formats import say_time
+from penstock.cli.formats import parse_scalar, say_time
+from penstock.cli.options import Framework, pairs
 from penstock.cli.output import Output
 from penstock.durations import parse_duration
+
+if TYPE_CHECKING:
+    from penstock.api.registry.v1.registry_pb2 import Metadata
 
 
 def later(text: str | datetime) -> datetime:
@@ -75,6 +79,18 @@ Revision = Annotated[
 ]
 Variant = Annotated[str, typer.Option("--variant", metavar="NAME", help="Such as quantized or fp16.")]
 Sha256 = Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest that the only file must have.")]
+FrameworkOrNone = Annotated[
+    Framework | None,
+    typer.Option("--framework", metavar="F", help="Default: by the files' names.", show_default=False),
+]
+StageApprover = Annotated[str, typer.Option("--approver", metavar="NAME", help="For a stage that needs one.")]
+StageNote = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; for a stage that needs one.")]
+Label = Annotated[list[str] | None, typer.Option("--label", metavar="K=V", help="For search; again for more.")]
+Field = Annotated[
+    list[str] | None,
+    typer.Option("--field", metavar="K=V", help="A field of the metadata, such as pooling=cls; again for more."),
+]
+Priority = Annotated[int, typer.Option("--priority", metavar="1-9", min=1, max=9, help="1 goes first.")]
 Webhook = Annotated[
     str, typer.Option("--webhook", metavar="URL", help="Post JSON there when it ends; with nothing secret in it.")
 ]
@@ -90,6 +106,16 @@ WebhookSecretFile = Annotated[
 WebhookSecretEnv = Annotated[
     str, typer.Option("--webhook-secret-env", metavar="VARIABLE", help="Sign that with what this variable holds.")
 ]
+
+
+def metadata_of(field: list[str] | None) -> Metadata | None:
+    """Read the fields that go before what the source says; None: it is left to the source."""
+    if not field:
+        return None
+    from penstock.api.registry.v1.registry_pb2 import Metadata
+    from penstock.values import to_struct  # numpy takes 100 ms, which `--help` must not wait for
+
+    return Metadata(fields=to_struct({name: parse_scalar(text) for name, text in pairs(field, "--field").items()}))
 
 
 def told_of(webhook: str, webhook_file: str, webhook_env: str, secret_file: str, secret_env: str) -> tuple[str, str]:

@@ -16,12 +16,18 @@ from penstock.api.fetcher.v1 import fetch_schedules_pb2 as pb
 from penstock.cli.connection import Service, connect
 from penstock.cli.documents import document_of
 from penstock.cli.fetch_options import (
+    Field,
+    FrameworkOrNone,
     Into,
     IntoFilter,
+    Label,
+    Priority,
     Reference,
     Revision,
     Sha256,
     SourceName,
+    StageApprover,
+    StageNote,
     StageOrNone,
     Variant,
     Webhook,
@@ -30,12 +36,13 @@ from penstock.cli.fetch_options import (
     WebhookSecretEnv,
     WebhookSecretFile,
     later,
+    metadata_of,
     told_of,
 )
 from penstock.cli.formats import say_time
 from penstock.cli.ids import whole_uuid
 from penstock.cli.model_views import time_of
-from penstock.cli.options import Framework, Json, Limit, NoColor, Token, Url, Yes, page_size, pairs
+from penstock.cli.options import Json, Limit, NoColor, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Column, Output, styled
 from penstock.cli.wording import at_the_command_line
 
@@ -93,17 +100,13 @@ def create(
     revision: Revision = "",
     variant: Variant = "",
     sha256: Sha256 = "",
-    framework: Annotated[
-        Framework | None,
-        typer.Option("--framework", metavar="F", help="Default: by the files' names.", show_default=False),
-    ] = None,
+    framework: FrameworkOrNone = None,
     stage: StageOrNone = None,
-    approver: Annotated[str, typer.Option("--approver", metavar="NAME", help="For a stage that needs one.")] = "",
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why; for a stage that needs one.")] = "",
-    label: Annotated[
-        list[str] | None, typer.Option("--label", metavar="K=V", help="For search; again for more.")
-    ] = None,
-    priority: Annotated[int, typer.Option("--priority", metavar="1-9", min=1, max=9, help="1 goes first.")] = 5,
+    approver: StageApprover = "",
+    note: StageNote = "",
+    label: Label = None,
+    field: Field = None,
+    priority: Priority = 5,
     max_attempts: Annotated[
         int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before a fetch fails.")
     ] = 3,
@@ -146,6 +149,7 @@ def create(
             approved_by=approver,
             note=note,
             labels=pairs(label, "--label"),
+            metadata=metadata_of(field),
             priority=priority,
             max_attempts=max_attempts,
             webhook=posted_to,
