@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import tarfile
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from services.common.blobs import BlobStore
 from services.common.blobs.store import BlobLedger
 from services.common.jobs import JobRun
+from services.trainer.executing.plain_files import plain_files
 from services.trainer.faults import TrainingFailed
 from services.trainer.store import NamedBlobs
 
@@ -34,8 +36,7 @@ class Folders:
         """
         with tempfile.TemporaryFile(dir=folder.parent) as packed:
             with tarfile.open(fileobj=packed, mode="w") as archive:
-                for path in _plain(folder, self._max_bytes):
-                    archive.add(path, path.relative_to(folder), recursive=False)
+                _pack(archive, folder, self._max_bytes)
             packed.seek(0)
             pieces = iter(lambda: packed.read(PIECE_BYTES), b"")
             blob = self._blobs.put(
@@ -62,14 +63,20 @@ class Folders:
         return True
 
 
-def _plain(folder: Path, max_bytes: int) -> Iterator[Path]:
-    """Name what is in a folder, which untrusted code may have filled; links are never followed."""
+def _pack(archive: tarfile.TarFile, folder: Path, max_bytes: int) -> None:
+    """Pack what is in a folder, which untrusted code may have filled, and may still write to."""
     size_bytes = 0
-    for path in sorted(folder.rglob("*")):
-        if path.is_symlink() or not (path.is_file() or path.is_dir()):
-            raise TrainingFailed(f"{folder.name} holds {path.name!r}, which is no plain file", reason="INVALID_OUTCOME")
-        size_bytes += path.stat().st_size if path.is_file() else 0
-        if size_bytes > max_bytes:
-            sentence = f"{folder.name} holds more than {max_bytes:,} bytes (PENSTOCK_TRAINER_MAX_ARTIFACT_BYTES)"
-            raise TrainingFailed(sentence, reason="TOO_MUCH_OUTPUT")
-        yield path
+    for plain in plain_files(folder):
+        entry = tarfile.TarInfo(plain.path)
+        if plain.is_folder:
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            archive.addfile(entry)
+            continue
+        with plain.open() as file:
+            status = os.fstat(file.fileno())
+            entry.size, entry.mode, entry.mtime = status.st_size, stat.S_IMODE(status.st_mode), status.st_mtime
+            size_bytes += entry.size
+            if size_bytes > max_bytes:
+                sentence = f"{folder.name} holds more than {max_bytes:,} bytes (PENSTOCK_TRAINER_MAX_ARTIFACT_BYTES)"
+                raise TrainingFailed(sentence, reason="TOO_MUCH_OUTPUT")
+            archive.addfile(entry, file)

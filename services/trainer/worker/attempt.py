@@ -18,6 +18,7 @@ from penstock.values import to_struct
 from services.common.checks import file_path
 from services.common.errors import DomainError
 from services.common.jobs import Stopped, StopReason
+from services.trainer.executing.plain_files import plain_files
 from services.trainer.runs.convert import plain_parameters
 from services.trainer.task import Executor, Outcome, Part, RunFolder, Task, TrainingType
 from services.trainer.worker.reporting import Reporting
@@ -86,11 +87,7 @@ class Attempts:
         executor = self.make_executor(task.max_artifact_bytes)
         outcome = executor.execute(_task(task), folder, reporting.tell, reporting)
         reporting.flush()
-        files = {
-            path.relative_to(folder.artifact).as_posix(): path
-            for path in sorted(folder.artifact.rglob("*"))
-            if path.is_file()
-        }
+        files = {plain.path: plain for plain in plain_files(folder.artifact) if not plain.is_folder}
         self.client.upload(run_token, "ARTIFACT", files)
         reporting.check()
         self.client.complete(run_token, outcome_proto(outcome))

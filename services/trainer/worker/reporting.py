@@ -15,6 +15,7 @@ from penstock.api.trainer.v1 import worker_pb2 as pb
 from penstock.errors import PenstockError, PermissionDenied, Unauthenticated
 from penstock.training_worker import TrainingWorkerClient
 from services.common.jobs import Stopped, StopReason
+from services.trainer.executing.plain_files import plain_files
 from services.trainer.task import CheckpointWritten, Epoch, Event, Log, RunFolder
 
 _log = structlog.get_logger(__name__)
@@ -62,7 +63,10 @@ class Reporting:
         self._thread.join(self._interval_s)
 
     def tell(self, event: Event) -> None:
-        """Hear what a recipe tells; a checkpoint is with the trainer when this comes back."""
+        """Hear what a recipe tells; a checkpoint is with the trainer when this comes back.
+
+        Raises TrainingFailed (INVALID_OUTCOME) where the checkpoint holds what is no plain file.
+        """
         match event:
             case Epoch():
                 epoch = pb.TaskEpoch(number=event.number, metrics=event.metrics, total=event.total)
@@ -116,8 +120,7 @@ class Reporting:
             callback()
 
     def _hand_in_checkpoint(self, epoch: int) -> None:
-        root = self._folder.checkpoint
-        files = {path.relative_to(root).as_posix(): path for path in sorted(root.rglob("*")) if path.is_file()}
+        files = {plain.path: plain for plain in plain_files(self._folder.checkpoint) if not plain.is_folder}
         if files:
             self._client.upload(self._token, "CHECKPOINT", files, epoch=epoch)
 

@@ -11,7 +11,7 @@ from dataclasses import replace
 from hashlib import sha256
 from os import PathLike
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, Literal, Protocol, TypeAlias
 
 from penstock.api.trainer.v1 import worker_pb2 as pb
 from penstock.channels import Connection
@@ -25,6 +25,14 @@ from penstock.values import enum_number
 
 Kind: TypeAlias = "pb.OutputKind.ValueType | str"
 """ARTIFACT or CHECKPOINT, by number or by name in any case."""
+
+
+class Source(Protocol):
+    """A file to hand in: a Path is one."""
+
+    def open(self, mode: Literal["rb"]) -> BinaryIO:
+        """Open it for reading, from its beginning."""
+        ...
 
 
 class TrainingWorkerClient:
@@ -92,7 +100,7 @@ class TrainingWorkerClient:
         request = pb.ReportTrainingProgressRequest(run_token=token, sequence=sequence, epochs=epochs, log=log)
         return self._connection.unary(self._connection.stub.ReportTrainingProgress, request).cancelled
 
-    def upload(self, run_token: str, kind: Kind, files: Mapping[str, Path], *, epoch: int = 0) -> int:
+    def upload(self, run_token: str, kind: Kind, files: Mapping[str, Source], *, epoch: int = 0) -> int:
         """Hand in files, by their paths in the version or the checkpoint; gives their size in bytes.
 
         Raises:
@@ -154,7 +162,7 @@ class TrainingWorkerClient:
                 tries.again(error)
 
 
-def _messages(header: pb.OutputHeader, files: Mapping[str, Path]) -> Iterator[pb.UploadTrainingOutputRequest]:
+def _messages(header: pb.OutputHeader, files: Mapping[str, Source]) -> Iterator[pb.UploadTrainingOutputRequest]:
     yield pb.UploadTrainingOutputRequest(header=header)
     for path, source in files.items():
         with source.open("rb") as stream:
