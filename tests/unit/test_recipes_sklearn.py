@@ -18,7 +18,7 @@ from services.inference.models import Signature, TensorSpec
 from services.inference.runtimes.onnx_runtime import OnnxRuntime
 from services.inference.runtimes.runtime import Artifact, Session
 from services.trainer.recipes.sklearn_estimators import classes_by_name
-from services.trainer.recipes.sklearn_recipe import Sklearn
+from services.trainer.recipes.sklearn_recipe import ESTIMATORS, Sklearn
 from services.trainer.task import Part, TrainingType
 from tests.recipe_runs import Run, judged
 from tests.serving import BlobShelf
@@ -163,6 +163,10 @@ def test_the_same_seed_gives_the_same_version(run: Run, tmp_path: Path) -> None:
         )
         versions.append((other.folder.artifact / "model.onnx").read_bytes())
     assert versions[0] == versions[1] != versions[2]
+
+
+def test_the_names_that_a_run_is_refused_by_are_those_of_scikit_learn() -> None:
+    assert list(ESTIMATORS) == list(classes_by_name())
 
 
 @pytest.mark.parametrize(

@@ -44,6 +44,29 @@ def test_a_parameter_is_refused_by_its_name() -> None:
     assert [violation.field for violation in refused.value.violations] == ["parameters.code"]
 
 
+@pytest.mark.parametrize(
+    ("estimator", "sentence"),
+    [
+        ("RandomForest", "nearest to it are RandomForestRegressor, RandomForestClassifier"),
+        ("logisticregression", "nearest to it are LogisticRegression, "),
+        ("Nope", "there are ARDRegression, AdaBoostClassifier, "),
+        ("StackingClassifier", "no estimator 'StackingClassifier' that becomes ONNX"),
+    ],
+)
+def test_an_estimator_that_nobody_knows_is_refused_with_those_that_are_near(estimator: str, sentence: str) -> None:
+    with pytest.raises(InvalidArgument) as refused:
+        CATALOGUE.checked("sklearn", {"estimator": estimator})
+    assert refused.value.reason == "INVALID_PARAMETERS"
+    assert [violation.field for violation in refused.value.violations] == ["parameters.estimator"]
+    assert sentence in refused.value.message
+
+
+def test_a_search_among_estimators_that_nobody_knows_is_refused() -> None:
+    space = {"estimator": {"type": "categorical", "choices": ["LogisticRegression", "Nope"]}}
+    with pytest.raises(InvalidArgument, match="no estimator 'Nope'"):
+        CATALOGUE.checked("search", {"recipe": "sklearn", "space": space})
+
+
 def test_scripts_are_allowed_by_policy_only() -> None:
     with pytest.raises(FailedPrecondition, match="PENSTOCK_TRAINER_SCRIPTS_ENABLED") as refused:
         Catalogue(scripts_enabled=False).checked("script", {})

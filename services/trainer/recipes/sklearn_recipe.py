@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, ClassVar
+from difflib import get_close_matches
+from typing import Annotated, Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, JsonValue
+from pydantic import AfterValidator, Field, JsonValue
+from pydantic_core import PydanticCustomError
 
 from services.trainer.faults import TrainingFailed
 from services.trainer.recipes.context import Context
@@ -16,11 +18,41 @@ from services.trainer.recipes.row_parameters import RowParameters
 from services.trainer.recipes.rows import Answers, Rows
 from services.trainer.task import Outcome, Part, TrainingType
 
+AUTO: Final = "auto"
+ESTIMATORS: Final = (
+    "ARDRegression", "AdaBoostClassifier", "AdaBoostRegressor", "BaggingClassifier", "BaggingRegressor",
+    "BayesianRidge", "BernoulliNB", "CalibratedClassifierCV", "CategoricalNB", "ComplementNB", "DecisionTreeClassifier",
+    "DecisionTreeRegressor", "ElasticNet", "ElasticNetCV", "ExtraTreeClassifier", "ExtraTreeRegressor",
+    "ExtraTreesClassifier", "ExtraTreesRegressor", "GammaRegressor", "GaussianNB", "GaussianProcessClassifier",
+    "GaussianProcessRegressor", "GradientBoostingClassifier", "GradientBoostingRegressor",
+    "HistGradientBoostingClassifier", "HistGradientBoostingRegressor", "HuberRegressor", "KNeighborsClassifier",
+    "KNeighborsRegressor", "Lars", "LarsCV", "Lasso", "LassoCV", "LassoLars", "LassoLarsCV", "LassoLarsIC",
+    "LinearDiscriminantAnalysis", "LinearRegression", "LinearSVC", "LinearSVR", "LogisticRegression",
+    "LogisticRegressionCV", "MLPClassifier", "MLPRegressor", "MultinomialNB", "NuSVC", "NuSVR",
+    "OrthogonalMatchingPursuit", "OrthogonalMatchingPursuitCV", "PLSRegression", "PassiveAggressiveClassifier",
+    "PassiveAggressiveRegressor", "Perceptron", "PoissonRegressor", "QuadraticDiscriminantAnalysis",
+    "QuantileRegressor", "RANSACRegressor", "RadiusNeighborsClassifier", "RadiusNeighborsRegressor",
+    "RandomForestClassifier", "RandomForestRegressor", "Ridge", "RidgeCV", "RidgeClassifier", "RidgeClassifierCV",
+    "SGDClassifier", "SGDRegressor", "SVC", "SVR", "TheilSenRegressor", "TweedieRegressor",
+)  # fmt: skip
+"""What `sklearn_estimators.classes_by_name` finds, for the service that refuses a name at once: to find out imports all
+of scikit-learn, which takes seconds."""
+
+
+def _known(name: str) -> str:
+    if name == AUTO or name in ESTIMATORS:
+        return name
+    by_lower_case = {each.lower(): each for each in ESTIMATORS}
+    near = [by_lower_case[each] for each in get_close_matches(name.lower(), by_lower_case)]
+    others = f"nearest to it are {', '.join(near)}" if near else f"there are {', '.join(ESTIMATORS)}"
+    sentence = f"there is no estimator {name!r} that becomes ONNX; {others}"
+    raise PydanticCustomError("unknown_estimator", "{sentence}", {"sentence": sentence})
+
 
 class SklearnParameters(RowParameters):
     """What an estimator is told."""
 
-    estimator: Annotated[str, Field(min_length=1, max_length=128)] = "auto"
+    estimator: Annotated[str, Field(min_length=1, max_length=128), AfterValidator(_known)] = AUTO
     """Its class in scikit-learn, such as LogisticRegression, RandomForestClassifier or SVR: any classifier or regressor
     that skl2onnx converts; auto: HistGradientBoosting, of the task."""
     estimator_parameters: Annotated[dict[str, JsonValue], Field(default_factory=dict, max_length=100)]
@@ -57,7 +89,7 @@ class Sklearn:
 
         regression = rows.target.is_regression
         name = parameters.estimator
-        if name == "auto":
+        if name == AUTO:
             name = f"HistGradientBoosting{'Regressor' if regression else 'Classifier'}"
         estimator = made(name, parameters.estimator_parameters, seed=parameters.seed, regression=regression)
         _fit(estimator, rows.matrix(Part.TRAIN), rows.wanted(Part.TRAIN))
