@@ -20,7 +20,7 @@ from services.common.jobs.news import JobNews
 from services.trainer.executing.outcomes import check_files
 from services.trainer.executing.resources import Resources
 from services.trainer.faults import ExecutorUnavailable, TrainingFailed
-from services.trainer.task import CheckpointWritten, Event, Log, Outcome, RunFolder, Stopping, Task
+from services.trainer.task import CheckpointWritten, Event, Flush, Log, Outcome, RunFolder, Stopping, Task
 from services.trainer.workers.artifact_urls import ArtifactUrls
 from services.trainer.workers.callbacks import WORKER_LOST
 from services.trainer.workers.files import OutsideFiles
@@ -107,12 +107,41 @@ class OutsideParts:
     environment: Mapping[str, str]
 
 
+class Ear:
+    """Hears what the workers of one run tell."""
+
+    def __init__(self, parts: OutsideParts, folder: RunFolder, tell: Tell) -> None:
+        self._store = parts.store
+        self._files = parts.files
+        self._folder = folder
+        self._tell = tell
+        self._told: tuple[UUID | None, int] = (None, 0)
+
+    def hear(self, outside: OutsideTask) -> bool:
+        """Tell on what was told and not read; gives whether there was some. It is forgotten once it is kept."""
+        told = self._store.told(outside.task_id)
+        for number, events in told:
+            # What could not be kept the last time is told already.
+            if self._told[0] == outside.task_id and number <= self._told[1]:
+                continue
+            for event in events:
+                if isinstance(event, CheckpointWritten):
+                    self._files.fetch(outside, OutputKind.CHECKPOINT, self._folder.checkpoint)
+                self._tell(event)
+            self._told = (outside.task_id, number)
+        if told:
+            self._tell(Flush())
+            self._store.read(outside.task_id, told[-1][0])
+        return bool(told)
+
+
 class OutsideExecutor:
     """Runs tasks at a place; see `Executor`."""
 
     def __init__(self, place: Place, parts: OutsideParts) -> None:
         self.name = place.name
         self._place = place
+        self._parts = parts
         self._store = parts.store
         self._files = parts.files
         self._urls = parts.urls
@@ -123,9 +152,10 @@ class OutsideExecutor:
     def execute(self, task: Task, folder: RunFolder, tell: Tell, stopping: Stopping) -> Outcome:
         """Run a task to its end; see `Executor`. What goes on there goes on while a trainer drains or has died."""
         stopping.check()
-        outside = self._resumed(task, folder, tell) or self._begun(task, folder, stopping)
+        ear = Ear(self._parts, folder, tell)
+        outside = self._resumed(task, ear) or self._begun(task, folder, stopping)
         try:
-            ended = self._followed(outside, folder, tell, stopping)
+            ended = self._followed(outside, ear, tell, stopping)
         except Stopped as stopped:
             # Where the lease is lost, or this process drains, another follows what goes on.
             if stopped.reason in (StopReason.CANCELLED, StopReason.SOFT_LIMIT):
@@ -133,7 +163,7 @@ class OutsideExecutor:
             raise
         return self._collected(ended, folder, stopping)
 
-    def _resumed(self, task: Task, folder: RunFolder, tell: Tell) -> OutsideTask | None:
+    def _resumed(self, task: Task, ear: Ear) -> OutsideTask | None:
         """Go on with what an attempt before began; None where nothing goes on. What it told is heard in any case."""
         last = self._store.latest(UUID(task.run_id))
         if last is None or last.executor != self.name:
@@ -141,7 +171,7 @@ class OutsideExecutor:
         if last.state in (TaskState.WAITING, TaskState.RUNNING) and self._goes_on(last):
             self._store.adopt(last.task_id, task)
             return last
-        self._hear(last, folder, tell)
+        ear.hear(last)
         last = self._store.get(last.task_id)
         if last.state is TaskState.COMPLETED:
             return last
@@ -177,7 +207,7 @@ class OutsideExecutor:
                 raise
         return outside
 
-    def _followed(self, outside: OutsideTask, folder: RunFolder, tell: Tell, stopping: Stopping) -> OutsideTask:
+    def _followed(self, outside: OutsideTask, ear: Ear, tell: Tell, stopping: Stopping) -> OutsideTask:
         """Tell on what the worker tells, until it has ended well."""
         looks = 0
         while True:
@@ -185,7 +215,7 @@ class OutsideExecutor:
             seen = self._news.count
             try:
                 now = self._store.get(outside.task_id)
-                heard = self._hear(outside, folder, tell)  # after it: what came before an end is there with it
+                heard = ear.hear(outside)  # after it: what came before an end is there with it
             except Unavailable as error:  # while the lease holds, the database may be back
                 _log.info("outside worker not heard", run=str(outside.run_id), reason=error.reason)
                 stopping.wait(LOOK_S)
@@ -200,17 +230,6 @@ class OutsideExecutor:
                 self._check_standing(now, tell)
             if not heard:
                 self._news.wait(seen, LOOK_S)
-
-    def _hear(self, outside: OutsideTask, folder: RunFolder, tell: Tell) -> bool:
-        """Tell on what was told and not read; gives whether there was some. Each is forgotten once it is told on."""
-        told = self._store.told(outside.task_id)
-        for number, events in told:
-            for event in events:
-                if isinstance(event, CheckpointWritten):
-                    self._files.fetch(outside, OutputKind.CHECKPOINT, folder.checkpoint)
-                tell(event)
-            self._store.read(outside.task_id, number)
-        return bool(told)
 
     def _ended(self, outside: OutsideTask) -> OutsideTask:
         if outside.state is TaskState.COMPLETED:

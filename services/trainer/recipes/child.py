@@ -23,7 +23,7 @@ from services.common.errors import DomainError
 from services.trainer.faults import TrainingFailed
 from services.trainer.recipes.confinement import WANTED, Confinement, confine
 from services.trainer.recipes.lines import Done, Failed, Said, line_of
-from services.trainer.task import CheckpointWritten, Event, Log, Outcome, RunFolder, Task
+from services.trainer.task import CheckpointWritten, Event, Flush, Log, Outcome, RunFolder, Task
 
 _ACK_BYTES = 1
 
@@ -67,6 +67,8 @@ class Wire:
         """Tell an event, and come back once it is heard; for a checkpoint, once it is kept."""
         if isinstance(event, Log):
             os.write(1, event.chunk)
+            return
+        if isinstance(event, Flush):  # nothing waits here
             return
         self.say(event)
         if isinstance(event, CheckpointWritten) and not os.read(self._acks, _ACK_BYTES):

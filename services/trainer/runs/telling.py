@@ -12,7 +12,7 @@ import structlog
 from services.common.errors import DomainError
 from services.common.jobs import JobRun, JobStore, Progress
 from services.trainer.runs.store import KEPT_LOG_BYTES, RunStore
-from services.trainer.task import CheckpointWritten, Epoch, Event, Log
+from services.trainer.task import CheckpointWritten, Epoch, Event, Flush, Log
 
 INTERVAL_S = 0.25
 MAX_EPOCHS = 1_000_000
@@ -30,6 +30,8 @@ class Telling:
         self._store = store
         self._keep_checkpoint = keep_checkpoint
         self._lock = threading.Lock()
+        # Held from taking to keeping, so that what was told first is kept first.
+        self._keeping = threading.Lock()
         self._epochs: list[Epoch] = []
         self._printed = bytearray()
         self._progress = run.job.progress
@@ -37,7 +39,10 @@ class Telling:
         self._thread = threading.Thread(target=self._repeat, name="run-telling", daemon=True)
 
     def __call__(self, event: Event) -> None:
-        """Hear an event; a checkpoint is kept when this comes back."""
+        """Hear an event; a checkpoint is kept when this comes back, and with a Flush all that was told before.
+
+        Raises DomainError where a Flush finds the database away; what it was to keep is kept later.
+        """
         match event:
             case Epoch() as epoch:
                 with self._lock:
@@ -52,6 +57,8 @@ class Telling:
             case CheckpointWritten():
                 self.flush()
                 self._keep_checkpoint()
+            case Flush():
+                self._keep()
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -65,26 +72,34 @@ class Telling:
         self.flush()
 
     def flush(self) -> None:
-        """Keep what came since the last time."""
-        with self._lock:
-            epochs, self._epochs = self._epochs, []
-            printed, self._printed = bytes(self._printed), bytearray()
-            progress = self._progress
-        if not (epochs or printed):
-            return
-        run_id, attempt = self._run.job.job_id, self._run.job.attempt
+        """Keep what came since the last time, or leave it for the next."""
         try:
-            with self._run.holding() as connection:
-                self._store.told(connection, run_id, epochs, attempt)
-                for begin in range(0, len(printed), LOG_PIECE_BYTES):
-                    self._store.printed(connection, run_id, printed[begin : begin + LOG_PIECE_BYTES])
-                self._jobs.report(connection, self._run.lease, progress)
+            self._keep()
         except DomainError as error:
             # They are news, no result: the run goes on, and the database may be back before it ends.
-            _log.info("epochs not kept", run=str(run_id), reason=error.reason, epochs=len(epochs))
+            _log.info("epochs not kept", run=str(self._run.job.job_id), reason=error.reason)
+
+    def _keep(self) -> None:
+        """Keep what came since the last time; where that fails, it is there for the next."""
+        with self._keeping:
             with self._lock:
-                self._epochs = epochs + self._epochs
-                self._printed[:0] = printed
+                epochs, self._epochs = self._epochs, []
+                printed, self._printed = bytes(self._printed), bytearray()
+                progress = self._progress
+            if not (epochs or printed):
+                return
+            run_id, attempt = self._run.job.job_id, self._run.job.attempt
+            try:
+                with self._run.holding() as connection:
+                    self._store.told(connection, run_id, epochs, attempt)
+                    for begin in range(0, len(printed), LOG_PIECE_BYTES):
+                        self._store.printed(connection, run_id, printed[begin : begin + LOG_PIECE_BYTES])
+                    self._jobs.report(connection, self._run.lease, progress)
+            except DomainError:
+                with self._lock:
+                    self._epochs = epochs + self._epochs
+                    self._printed[:0] = printed
+                raise
 
     def _repeat(self) -> None:
         while not self._over.wait(INTERVAL_S):
