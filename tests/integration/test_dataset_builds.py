@@ -18,6 +18,10 @@ from penstock.api.trainer.v1 import datasets_pb2 as pb
 from penstock.ids import uuid7
 from penstock.tensors import to_tensor
 from services.common.errors import DomainError
+from services.trainer.datasets.faults import BuildFailed
+from services.trainer.datasets.models import TrafficSource
+from services.trainer.datasets.rows.limits import RowLimits
+from services.trainer.datasets.traffic import Traffic
 from services.trainer.task import Part
 from tests.datasets import Going, Shelf, folder_of, parts_in, shelf
 from tests.monitoring import Monitoring, new_event, serve
@@ -34,18 +38,25 @@ def monitoring(postgres_server: PostgresServer) -> Iterator[Monitoring]:
 
 
 @pytest.fixture(scope="module")
+def registry_address(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with running_registry(postgres_server.clone("registry"), tmp_path_factory.mktemp("registry")) as registry:
+        yield registry.address
+
+
+@pytest.fixture(scope="module")
 def place(
-    postgres_server: PostgresServer, monitoring: Monitoring, tmp_path_factory: pytest.TempPathFactory
+    postgres_server: PostgresServer,
+    monitoring: Monitoring,
+    registry_address: str,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[Shelf, penstock.Client]]:
     """Datasets beside a registry with its feature store, and monitoring; and a client of the registry."""
-    folder = tmp_path_factory.mktemp("builds")
-    with running_registry(postgres_server.clone("registry"), folder / "registry") as registry:
-        others: dict[str, Any] = {"registry_address": registry.address, "monitoring_address": monitoring.address}
-        with (
-            shelf(postgres_server.clone("trainer"), folder, **others) as found,
-            penstock.Client(registry=registry.address) as client,
-        ):
-            yield found, client
+    others: dict[str, Any] = {"registry_address": registry_address, "monitoring_address": monitoring.address}
+    with (
+        shelf(postgres_server.clone("trainer"), tmp_path_factory.mktemp("builds"), **others) as found,
+        penstock.Client(registry=registry_address) as client,
+    ):
+        yield found, client
 
 
 def fields(**values: Any) -> Payload:
@@ -166,6 +177,29 @@ def test_a_build_without_rows_fails_and_says_what_to_do(
     with pytest.raises(penstock.FailedPrecondition) as unready:
         here.client.datasets.preview("none", 1)
     assert unready.value.reason == "DATASET_NOT_READY"
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed"),
+    [
+        (RowLimits(5, 100, 1_000_000), "5 rows"),
+        (RowLimits(6, 100, 1_000), "1,000 bytes"),  # as monitoring exports them
+        (RowLimits(10_000, 100, 400_000), "400,000 bytes"),  # as lines
+    ],
+)
+def test_more_traffic_than_a_dataset_may_have_is_not_gathered_to_its_end(
+    monitoring: Monitoring, registry_address: str, tmp_path: Path, limits: RowLimits, allowed: str
+) -> None:
+    model = f"busy-{limits.max_unpacked_bytes}"
+    many = np.zeros((5_000, 1), np.float32)
+    if limits.max_rows > 100:
+        monitoring.record(new_event(model=model, features=tensors(x=many), row_count=5_000))
+    else:
+        recorded(monitoring, model, 6, labelled=0)
+    traffic = Traffic(lambda: penstock.Client(registry=registry_address, monitoring=monitoring.address), limits)
+    with pytest.raises(BuildFailed, match=f"{allowed} that are allowed") as caught:
+        traffic.write(TrafficSource(model, NOW - timedelta(hours=1), datetime.now(UTC)), tmp_path, lambda rows: None)
+    assert caught.value.reason == "TOO_LARGE"
 
 
 def test_a_run_of_live_traffic_builds_its_dataset_once(

@@ -48,7 +48,8 @@ def open_datasets(parts: Parts) -> tuple[Datasets, Sequence[Service], Sequence[C
     )
     checks = []
     if settings.trainer_worker_enabled:
-        work = BuildWork(store, files, Traffic(parts.open_client), FeatureRows(parts.open_client), jobs, limits)
+        traffic = Traffic(parts.open_client, limits.rows)
+        work = BuildWork(store, files, traffic, FeatureRows(parts.open_client), jobs, limits)
         workers = JobWorkers(
             jobs,
             work,

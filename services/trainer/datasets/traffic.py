@@ -18,6 +18,7 @@ from penstock import Client
 from services.trainer.datasets.faults import BuildFailed, MonitoringUnavailable, asking
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import TrafficSource
+from services.trainer.datasets.rows.limits import RowLimits
 
 INFERENCE_ID: Final = "inference_id"
 TYPES: Final[Mapping[str, ColumnType]] = {
@@ -56,15 +57,17 @@ class Inputs:
 class Traffic:
     """Reads traffic through monitoring, and the names of columns through the registry."""
 
-    def __init__(self, open_client: Callable[[], Client]) -> None:
+    def __init__(self, open_client: Callable[[], Client], limits: RowLimits) -> None:
         self._open_client = open_client
+        self._limits = limits
 
     def write(self, source: TrafficSource, folder: Path, check: Callable[[int], None]) -> Path:
         """Write the rows as lines of JSON; `check` is told how many were looked at, and may raise.
 
         Raises:
             MonitoringUnavailable: tried again.
-            BuildFailed: monitoring does not know the model, or there is no such row.
+            BuildFailed: monitoring does not know the model, there is no such row, or there are more than a dataset may
+                have (TOO_LARGE).
         """
         out = folder / "traffic.jsonl"
         with self._open_client() as client:
@@ -74,16 +77,21 @@ class Traffic:
                     source.model, "PARQUET", from_time=source.start_time, to_time=source.end_time, payloads=True
                 )
                 with closing(chunks) as pieces:
+                    exported_bytes = 0
                     for piece in pieces:
                         check(0)
+                        exported_bytes += len(piece)
+                        self._check_bytes(exported_bytes)
                         into.write(piece)
             inputs = _InputNames(client, source.model)
             rows = _chosen(_rows(exported, source, inputs, check), source.max_rows)
-            with out.open("w", encoding="utf-8") as lines:
+            with out.open("xb") as lines:
                 count = 0
-                for row in rows:
-                    lines.write(json.dumps(row, ensure_ascii=False) + "\n")
-                    count += 1
+                for count, row in enumerate(rows, 1):
+                    if count > self._limits.max_rows:
+                        raise _too_much(f"{self._limits.max_rows:,} rows")
+                    lines.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+                    self._check_bytes(lines.tell())
         exported.unlink()
         if not count:
             wanted = "labelled prediction" if source.labelled_only else "prediction"
@@ -93,6 +101,15 @@ class Traffic:
             )
             raise BuildFailed(sentence, reason="NO_ROWS")
         return out
+
+    def _check_bytes(self, size_bytes: int) -> None:
+        if size_bytes > self._limits.max_unpacked_bytes:
+            raise _too_much(f"{self._limits.max_unpacked_bytes:,} bytes")
+
+
+def _too_much(allowed: str) -> BuildFailed:
+    sentence = f"the live traffic is more than the {allowed} that are allowed; choose a shorter window, or fewer rows"
+    return BuildFailed(sentence, reason="TOO_LARGE")
 
 
 class _InputNames:
