@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import grpc
+import psycopg
 import pytest
 
+import penstock
 from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.api.trainer.v1 import training_pb2 as training
 from penstock.cli.embedded.ports import free_port
@@ -21,6 +24,7 @@ from tests.retraining import Retraining, reason_of, serve_retraining, state_of
 from tests.trainer import ScriptedTrainer, no_training_config, serve_trainer
 
 FAILED = grpc.StatusCode.FAILED_PRECONDITION
+WAITING = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 @pytest.fixture
@@ -32,7 +36,8 @@ def trainer() -> Iterator[ScriptedTrainer]:
 @pytest.fixture
 def there(clone_database: Callable[[str], str], trainer: ScriptedTrainer) -> Iterator[Retraining]:
     """Monitoring with a trainer."""
-    with serve_retraining(clone_database("monitoring"), trainer_address=trainer.address) as there:
+    url = clone_database("monitoring")
+    with serve_retraining(url, trainer_address=trainer.address, database_pool_size=12) as there:
         yield there
 
 
@@ -241,11 +246,34 @@ def test_what_the_trainer_is_just_taking_is_not_withdrawn(there: Retraining, tra
     refused: list[tuple[grpc.StatusCode, str]] = []
     withdrawing = threading.Thread(target=lambda: refused.append(reason(lambda: there.reject(request.id))))
     withdrawing.start()
-    waits = """
-        SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
-    """
-    eventually(lambda: there.monitoring.query(waits) == [(1,)])
+    eventually(lambda: there.monitoring.query(WAITING) == [(1,)])
     goes_on.set()
     withdrawing.join()
     assert refused == [(FAILED, "WRONG_STATE")]
     assert state_of(there.get(request.id)) == "TRAINING"
+
+
+def test_of_approvals_at_once_one_counts_and_one_run_comes_of_them(there: Retraining, trainer: ScriptedTrainer) -> None:
+    asked = there.create(force=True)
+    row = "SELECT FROM monitoring.retraining_requests WHERE retraining_id = %s FOR UPDATE"
+    with penstock.Client(monitoring=there.monitoring.address) as client, ThreadPoolExecutor(6) as threads:
+
+        def approve(number: int) -> str:
+            try:
+                return client.monitoring.retraining.approve(asked.id, note=f"approval {number}").decision_note
+            except penstock.FailedPrecondition as error:
+                return error.reason
+
+        with psycopg.connect(there.monitoring.database_url) as holding:
+            holding.execute(row, [asked.id])
+            answers = [threads.submit(approve, number) for number in range(6)]
+            eventually(lambda: there.monitoring.query(WAITING) == [(6,)])
+        said = [answer.result(60) for answer in answers]
+    (won,) = set(said) - {"WRONG_STATE"}
+    assert said.count("WRONG_STATE") == 5
+    trained = there.becomes(asked.id, "TRAINING")
+    assert trained.decision_note == won
+    assert [step.note for step in trained.history][:2] == ["", won]
+    assert len(trained.history) == 3
+    assert list(trainer.runs) == [trained.training_run_id]
+    assert len(trainer.asked) == 1
