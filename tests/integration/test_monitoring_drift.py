@@ -2,120 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any
 from uuid import uuid4
 
 import grpc
-import numpy as np
 import psycopg
 import pytest
 
-from penstock.api.monitoring.v1 import configuration_pb2, monitoring_pb2, profiles_pb2
 from penstock.api.monitoring.v1 import drift_pb2 as pb
-from penstock.api.monitoring.v1.configuration_pb2_grpc import ConfigurationServiceStub
-from penstock.api.monitoring.v1.drift_pb2_grpc import DriftServiceStub
-from penstock.api.monitoring.v1.profiles_pb2_grpc import ProfileServiceStub
-from penstock.values import to_value
-from tests.monitoring import TIMEOUT_S, Monitoring, eventually, new_event, reason, serve
+from penstock.api.monitoring.v1 import monitoring_pb2
+from tests.drift import OFTEN, SPAN_S, Drift, connected, rows
+from tests.monitoring import eventually, reason, serve
 
 pytestmark = pytest.mark.slow
 INVALID, MISSING = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
 REFUSED = grpc.StatusCode.FAILED_PRECONDITION
-OFTEN = {"rollup_interval_ms": 50, "profile_interval_ms": 50, "profile_open_interval_ms": 0, "drift_interval_ms": 50}
 DRIFTED, OK = pb.DRIFT_STATUS_DRIFTED, pb.DRIFT_STATUS_OK
 TOO_LITTLE = pb.DRIFT_STATUS_INSUFFICIENT_DATA
-SPAN_S = 7_200
-
-
-@dataclass(frozen=True, slots=True)
-class Drift:
-    """A running service, asked for drift."""
-
-    monitoring: Monitoring
-    stub: DriftServiceStub
-    profiles: ProfileServiceStub
-    configurations: ConfigurationServiceStub
-
-    def profile(self, rows: list[dict[str, Any]], **columns: Any) -> str:
-        """Attach a profile of these rows, and give its id."""
-        header = profiles_pb2.UploadProfileHeader(
-            model="iris",
-            version="1.0.0",
-            format=profiles_pb2.ROW_FORMAT_JSONL,
-            columns=profiles_pb2.Columns(**columns),
-        )
-        text = "".join(f"{json.dumps(row)}\n" for row in rows).encode()
-        parts = (profiles_pb2.UploadProfileRequest(header=header), profiles_pb2.UploadProfileRequest(chunk=text))
-        return self.profiles.UploadProfile(iter(parts), timeout=TIMEOUT_S).profile.id
-
-    def send(
-        self, rows: list[dict[str, Any]], *, at: datetime | None = None, users: int = 10_000, **fields: Any
-    ) -> list[str]:
-        """Record an event a row, spread over the last two hours, or all `at` a time; gives their ids."""
-        ages = np.linspace(SPAN_S, 400, len(rows))
-        if at is not None:
-            ages[:] = (datetime.now(UTC) - at).total_seconds()
-        events = [
-            new_event(
-                age_s=float(age), features=payload(row), user_id=f"user {number % users}" if users else "", **fields
-            )
-            for number, (age, row) in enumerate(zip(ages, rows, strict=True))
-        ]
-        for start in range(0, len(events), 500):
-            assert set(self.monitoring.record(*events[start : start + 500])) == {"STORED"}
-        return [event.inference_id for event in events]
-
-    def check(self, model: str = "iris", version: str = "1.0.0", **fields: Any) -> pb.DriftCheck:
-        """Check now."""
-        request = pb.CheckDriftRequest(model=model, version=version, **fields)
-        return self.stub.CheckDrift(request, timeout=TIMEOUT_S).check
-
-    def counted(self, rows: int, **fields: Any) -> pb.DriftCheck:
-        """Check when so many rows have been counted."""
-        found: list[pb.DriftCheck] = []
-
-        def met() -> bool:
-            found.append(self.check(**fields))
-            return found[-1].live_count == rows
-
-        eventually(met)
-        return found[-1]
-
-    def configure(self, **drift: Any) -> None:
-        """Configure all models."""
-        configuration = configuration_pb2.Configuration(drift=configuration_pb2.DriftConfiguration(**drift))
-        request = configuration_pb2.SetConfigurationRequest(configuration=configuration)
-        self.configurations.SetConfiguration(request, timeout=TIMEOUT_S)
-
-    def listed(self, **fields: Any) -> pb.ListDriftChecksResponse:
-        """List checks."""
-        return self.stub.ListDriftChecks(pb.ListDriftChecksRequest(**fields), timeout=TIMEOUT_S)
-
-
-def payload(row: dict[str, Any]) -> monitoring_pb2.Payload:
-    message = monitoring_pb2.Payload()
-    for name, value in row.items():
-        message.fields.fields[name].CopyFrom(to_value(name, value))
-    return message
-
-
-def rows(count: int, seed: int, *, shift: float = 0.0) -> list[dict[str, Any]]:
-    generator = np.random.default_rng(seed)
-    return [
-        {"age": float(age), "income": float(income), "colour": str(colour)}
-        for age, income, colour in zip(
-            generator.normal(40 + 10 * shift, 10, count),
-            generator.lognormal(10, 1, count),
-            generator.choice(["red", "green", "blue"], count, p=[0.5, 0.3, 0.2]),
-            strict=True,
-        )
-    ]
 
 
 @pytest.fixture
@@ -123,13 +29,6 @@ def drift(clone_database: Callable[[str], str]) -> Iterator[Drift]:
     settings = {**OFTEN, "drift_interval_ms": 3_600_000}
     with serve(clone_database("monitoring"), **settings) as monitoring, connected(monitoring) as found:
         yield found
-
-
-@contextmanager
-def connected(monitoring: Monitoring) -> Iterator[Drift]:
-    with grpc.insecure_channel(monitoring.address) as channel:
-        stubs = (DriftServiceStub(channel), ProfileServiceStub(channel), ConfigurationServiceStub(channel))
-        yield Drift(monitoring, *stubs)
 
 
 def by_name(check: pb.DriftCheck) -> dict[str, pb.DriftResult]:
@@ -316,92 +215,3 @@ def test_checks_are_listed_without_results_and_by_pages(drift: Drift) -> None:
         INVALID,
         "INVALID_PAGE_TOKEN",
     )
-
-
-def test_two_replicas_check_by_schedule_once_and_at_a_stricter_level(clone_database: Callable[[str], str]) -> None:
-    database_url = clone_database("monitoring")
-    with (
-        serve(database_url, **OFTEN) as monitoring,
-        serve(database_url, **OFTEN),
-        connected(monitoring) as drift,
-    ):
-        drift.send(rows(300, 2, shift=2.0))
-        drift.profile(rows(2_000, 1))
-        eventually(lambda: len(drift.listed().checks) > 0)
-        # Each replica looks for what is due twenty times a second; several turns of both are waited for.
-        turns = "SELECT lease_time FROM monitoring.chores WHERE name = 'drift'"
-        seen = set()
-
-        def several() -> bool:
-            seen.add(monitoring.query(turns)[0])
-            return len(seen) > 5
-
-        eventually(several)
-        (check,) = drift.listed().checks
-        assert check.trigger == pb.TRIGGER_SCHEDULE
-        assert check.alpha == pytest.approx(0.25 / 91)
-        assert drift.stub.GetDriftCheck(pb.GetDriftCheckRequest(id=check.id)).check.results
-        due = "SELECT due_time > now() + interval '5 hours' FROM monitoring.drift_schedule"
-        assert monitoring.query(due) == [(True,)]
-
-
-def test_a_check_whose_time_has_come_again_is_made_again(clone_database: Callable[[str], str]) -> None:
-    with serve(clone_database("monitoring"), **OFTEN) as monitoring, connected(monitoring) as drift:
-        drift.send(rows(300, 2, shift=2.0))
-        drift.profile(rows(2_000, 1))
-        eventually(lambda: drift.counted(300).status == DRIFTED)
-
-        def scheduled() -> list[pb.DriftCheck]:
-            return [check for check in drift.listed().checks if check.trigger == pb.TRIGGER_SCHEDULE]
-
-        eventually(lambda: len(scheduled()) == 1)
-        with psycopg.connect(monitoring.database_url) as connection:
-            connection.execute("UPDATE monitoring.drift_schedule SET due_time = now() - interval '1 second'")
-        eventually(lambda: len(scheduled()) == 2)
-        assert scheduled()[0].status == DRIFTED
-
-
-def test_no_interval_is_spent_on_a_check_of_what_is_not_counted_yet(clone_database: Callable[[str], str]) -> None:
-    """After an outage, a restart or an attachment another replica may count for a while: here one that is stuck."""
-    with serve(clone_database("monitoring"), **OFTEN) as monitoring, connected(monitoring) as drift:
-        held = """
-        INSERT INTO monitoring.chores
-        SELECT name, gen_random_uuid(), now() + interval '1 hour' FROM unnest('{rollups,profiles}'::text[]) AS name
-        ON CONFLICT (name) DO UPDATE SET lease_time = excluded.lease_time, holder = excluded.holder
-        """
-        with psycopg.connect(monitoring.database_url) as connection:
-            connection.execute(held)
-        drift.send(rows(300, 2, shift=2.0))
-        drift.profile(rows(2_000, 1))
-        waiting = "SELECT wait_time IS NOT NULL FROM monitoring.drift_schedule"
-        eventually(lambda: monitoring.query(waiting) == [(True,)])
-        assert not drift.listed().checks
-        with psycopg.connect(monitoring.database_url) as connection:
-            connection.execute("UPDATE monitoring.chores SET lease_time = now() WHERE name IN ('rollups', 'profiles')")
-        eventually(lambda: len(drift.listed().checks) == 1)
-        (check,) = drift.listed().checks
-        assert (check.trigger, check.status) == (pb.TRIGGER_SCHEDULE, DRIFTED)
-        assert monitoring.query(waiting) == [(False,)]
-
-
-def test_the_next_check_by_schedule_may_be_made_before_its_time(clone_database: Callable[[str], str]) -> None:
-    with serve(clone_database("monitoring"), **OFTEN) as monitoring, connected(monitoring) as drift:
-        drift.send(rows(300, 2, shift=2.0))
-        drift.profile(rows(2_000, 1))
-        eventually(lambda: drift.counted(300).status == DRIFTED)
-        eventually(lambda: monitoring.query("SELECT count(*) FROM monitoring.drift_schedule") == [(1,)])
-        waiting = "SELECT FROM monitoring.rollup_marks WHERE granularity = 1"
-        waiting += " UNION ALL SELECT FROM monitoring.profile_marks"
-        eventually(lambda: monitoring.query(waiting) == [])
-        check = drift.check(as_scheduled=True)
-        assert (check.trigger, check.status) == (pb.TRIGGER_SCHEDULE, DRIFTED)
-        assert check.alpha == pytest.approx(0.25 / 91)
-        last = "SELECT check_id::text, due_time > now() + interval '5 hours 59 minutes' FROM monitoring.drift_schedule"
-        assert monitoring.query(last) == [(check.id, True)], "rules judge it, and the next comes a whole interval later"
-        for end in ("from_time", "to_time"):
-            window: dict[str, Any] = {end: datetime.now(UTC)}
-            asked = partial(drift.check, as_scheduled=True, **window)
-            assert reason(asked) == (INVALID, "INVALID_WINDOW")
-        drift.send(rows(60, 4), version="2.0.0")
-        drift.profiles.AttachProfile(profiles_pb2.AttachProfileRequest(id=check.profile_id, version="2.0.0"))
-        eventually(lambda: drift.check(as_scheduled=True).alpha == pytest.approx(0.125 / 91))

@@ -16,7 +16,8 @@ from penstock.cli.__main__ import run
 from penstock.cli.alert_conditions import parse_condition
 from penstock.cli.exits import ExitCode
 from services.common import errors
-from tests.monitoring_answers import ID, alert, rule, server, terminal
+from tests.alert_answers import alert, rule
+from tests.monitoring_answers import ID, server, terminal
 from tests.sdk import ScriptedServer, answer, fail
 
 __all__ = ["server", "terminal"]

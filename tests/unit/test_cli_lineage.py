@@ -17,7 +17,8 @@ from penstock.cli.__main__ import run
 from penstock.cli.exits import ExitCode
 from penstock.cli.monitoring import parse_changes
 from services.common import errors
-from tests.monitoring_answers import ID, alert, configuration, lineage, retraining, server, stamp, terminal
+from tests.alert_answers import alert, configuration, lineage, retraining
+from tests.monitoring_answers import ID, server, stamp, terminal
 from tests.sdk import ScriptedServer, answer, fail
 
 __all__ = ["server", "terminal"]

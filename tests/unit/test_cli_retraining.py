@@ -12,7 +12,8 @@ from penstock.api.monitoring.v1 import retraining_pb2 as pb
 from penstock.cli.__main__ import run
 from penstock.cli.formats import say_time
 from services.common import errors
-from tests.monitoring_answers import ID, retraining, server, terminal
+from tests.alert_answers import retraining
+from tests.monitoring_answers import ID, server, terminal
 from tests.sdk import ScriptedServer, answer, fail
 
 __all__ = ["server", "terminal"]
