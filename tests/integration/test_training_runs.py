@@ -200,6 +200,7 @@ def test_the_same_request_again_is_the_same_run_and_another_body_is_refused(plac
         ({"model": "new", "recipe": "sklearn", "parameters": {"split": {"by": "luck"}}}, "INVALID_PARAMETERS"),
         ({"model": "new", "recipe": "sklearn", "parameters": {"split": {"train_share": 2}}}, "INVALID_PARAMETERS"),
         ({"model": "new", "recipe": "sklearn", "parameters": {"executor": "moon"}}, "INVALID_PARAMETERS"),
+        ({"model": "new", "recipe": "script", "parameters": {"code": TELLS, "slices": 5}}, "INVALID_PARAMETERS"),
         ({"model": "new", "recipe": "script", "executor": "ray"}, "EXECUTOR_NOT_CONFIGURED"),
         ({"model": "new", "recipe": "script", "type": "finetune"}, "NO_PARENT"),
         ({"model": "new", "recipe": "script", "parent_version": "9.9"}, "VERSION_NOT_FOUND"),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -20,10 +20,12 @@ from services.trainer.recipes.recipe import Recipe
 from services.trainer.runs.convert import plain_parameters
 from services.trainer.runs.models import ExecutorName, NewRun, RunSpec
 from services.trainer.runs.splitting import split_of
-from services.trainer.task import TrainingType
+from services.trainer.task import UNKEPT, TrainingType
+from services.trainer.validating.measuring import MAX_SLICE_COLUMNS
 
 OWN_PARAMETERS = frozenset({"split", "executor", "resources", "slices", "time_limit_s"})
 """Of a config's parameters, what is the run's and not the recipe's."""
+MAX_SLICE_NAME_CHARS = 128
 
 
 class Planning:
@@ -72,6 +74,7 @@ class Planning:
         split_of(parameters)
         _check_resources(parameters)
         _check_time_limit(parameters)
+        slices_of(parameters)
         kind = new.type or (TrainingType.RETRAIN if parent else TrainingType.INITIAL)
         if not parent and (kind is TrainingType.FINETUNE or recipe.reads_parent):
             sentence = f"{new.model} has no version whose weights this could begin with; train its first one"
@@ -117,6 +120,24 @@ class Planning:
             sentence = "name where the rows come from: a dataset as NAME or NAME/VERSION, or `traffic`"
             raise InvalidArgument.field("data_source", sentence, reason="INVALID_DATA_SOURCE")
         return source
+
+
+def slices_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Give the columns by whose values a version is judged; raises InvalidArgument (INVALID_PARAMETERS)."""
+    if "slices" not in parameters:
+        return ()
+    said = parameters["slices"]
+    if not isinstance(said, list | tuple) or not 1 <= len(said) <= MAX_SLICE_COLUMNS or not all(map(_names, said)):
+        sentence = (
+            f"{str(said)[:80]!r} are no slices; they are a list of 1 to {MAX_SLICE_COLUMNS} names of columns, each of at "
+            f"most {MAX_SLICE_NAME_CHARS} characters"
+        )
+        raise InvalidArgument.field("parameters.slices", sentence, reason="INVALID_PARAMETERS")
+    return tuple(said)
+
+
+def _names(said: object) -> bool:
+    return isinstance(said, str) and 0 < len(said) <= MAX_SLICE_NAME_CHARS and not UNKEPT.search(said)
 
 
 @contextmanager

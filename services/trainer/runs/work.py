@@ -24,7 +24,7 @@ from services.trainer.registering.registering import Registering
 from services.trainer.runs.folders import CHECKPOINT, OUT, Folders
 from services.trainer.runs.models import ExecutorName, Phase, RunSpec
 from services.trainer.runs.parents import Parents
-from services.trainer.runs.planning import OWN_PARAMETERS
+from services.trainer.runs.planning import OWN_PARAMETERS, slices_of
 from services.trainer.runs.splitting import split_of
 from services.trainer.runs.store import RunStore
 from services.trainer.runs.telling import Telling
@@ -178,7 +178,6 @@ class TrainingWork:
         self._profile(run, spec, folder)
         self._say(run, f"validating version {spec.new_version} as it is served")
         test = folder.rows(Part.TEST)
-        slices = spec.parameters.get("slices", ())
         trial = Trial(
             trial_id=str(run_id),
             model=spec.model,
@@ -189,7 +188,7 @@ class TrainingWork:
             against_production=True,
             dataset=rows.dataset if rows else "",
             task_type=spec.outcome.task_type if spec.outcome else "",
-            slices=tuple(str(each) for each in slices),
+            slices=slices_of(spec.parameters),
             note=spec.trigger.note,
             config_version=spec.config_version,
         )

@@ -13,10 +13,9 @@ from penstock.errors import FailedPrecondition as TheyRefuse
 from penstock.errors import NotFound as TheyLackIt
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
 from services.trainer.runs.convert import plain_parameters
-from services.trainer.runs.planning import asking_registry
+from services.trainer.runs.planning import asking_registry, slices_of
 from services.trainer.runs.splitting import split_of
 from services.trainer.validating.jobs import NewValidation, ValidationSpec
-from services.trainer.validating.measuring import MAX_SLICE_COLUMNS
 
 LABEL: Final = "label"
 
@@ -39,7 +38,7 @@ class ValidationPlanning:
             sentence = "name where the rows come from: a dataset as NAME or NAME/VERSION, or `traffic`"
             raise InvalidArgument.field("data_source", sentence, reason="INVALID_DATA_SOURCE")
         split_of(parameters)  # one that cannot be meant is refused now, and not when a worker comes to it
-        slices = new.slices or [str(each) for each in parameters.get("slices", ())][:MAX_SLICE_COLUMNS]
+        slices = new.slices or slices_of(parameters)
         return ValidationSpec(
             model=new.model,
             version=version.version,
