@@ -195,6 +195,15 @@ def test_from_an_alert_to_the_version_that_answered_it_and_back(
             assert (alert.attributes["value"], alert.attributes["state"]) == ("1", "FIRING")
 
 
+def test_a_request_shows_the_version_before_it_has_heard_of_it(suite: Suite) -> None:
+    quick_registry.register(suite.registry, "1")
+    asked = suite.monitoring.create(force=True)
+    suite.monitoring.approve(asked.id)
+    run_id = suite.monitoring.becomes(asked.id, "TRAINING").training_run_id
+    suite.trainer.move(run_id, training.TRAINING_RUN_STATE_VALIDATING, new_version="2")
+    assert (run_id, "trained", "iris/2") in ask(suite.monitoring, retraining_request_id=asked.id).said
+
+
 def shifted_rows(count: int, shift: float) -> list[dict[str, float]]:
     """Rows of two features, one of which is off by so many σ."""
     generator = np.random.default_rng(7)

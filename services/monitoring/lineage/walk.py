@@ -92,7 +92,8 @@ class Walk:
         if request.version:
             old = self.version(VersionName(request.model, request.version), deep=False)
             self.graph.link(old, place, "did badly")
-        run = self._run(request.training_run_id) if request.training_run_id else None
+        # The run knows its version as soon as there is one; the request hears of it at its next look.
+        run = self._run(request.training_run_id, deep=True) if request.training_run_id else None
         self.graph.link(place, run, "led to")
         if request.new_version:
             self.graph.link(run, self._made(VersionName(request.model, request.new_version)), "trained")
