@@ -44,6 +44,7 @@ DEFAULT_PORTS = {
 _LISTS = {
     (Service.JOBS, "JOB_NOT_FOUND"): "penstock job list",
     (Service.FETCHER, "JOB_NOT_FOUND"): "penstock fetch list",
+    (Service.TRAINER, "RUN_NOT_FOUND"): "penstock train list",
     (Service.FETCHER, "SCHEDULE_NOT_FOUND"): "penstock fetch schedule list",
 }
 """What shows which there are, where several services have one reason."""

@@ -50,7 +50,7 @@ def up(
     as_json: Json = False,
     no_color: NoColor = False,
 ) -> None:
-    """Run the whole suite here: PostgreSQL, registry, monitoring, inference, jobs, fetcher.
+    """Run the whole suite here: PostgreSQL, registry, monitoring, inference, jobs, fetcher, trainer.
 
     PENSTOCK_<SERVICE>_PORT and PENSTOCK_<SERVICE>_METRICS_PORT choose other ports for INFERENCE, REGISTRY,
     MONITORING, JOBS and FETCHER; 0 takes a free one.
@@ -134,7 +134,7 @@ def _up_detached(output: Output, path: Path, environment: dict[str, str]) -> Non
     suite.check()
     command = (sys.executable, "-m", "penstock.cli", "up", "--data-dir", str(path))
     begun = time.monotonic()
-    with output.spinner("starting PostgreSQL, registry, monitoring, inference, jobs, fetcher"):
+    with output.spinner("starting PostgreSQL, registry, monitoring, inference, jobs, fetcher, trainer"):
         state = start_detached(suite.folder, command, deadline_s=START_DEADLINE_S + 5)
     _announce(output, path, state, time.monotonic() - begun, stop_with="penstock down")
 
