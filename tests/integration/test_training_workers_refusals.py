@@ -14,9 +14,13 @@ import pytest
 from penstock import errors
 from penstock.api.trainer.v1 import worker_pb2 as pb
 from penstock.api.trainer.v1.worker_pb2_grpc import TrainingWorkerServiceStub
+from services.common.addresses import AddressRules, AllowedHosts
 from services.common.jobs import JobState
 from services.trainer.task import Event, Outcome, RunFolder, Stopping, Task
 from services.trainer.worker.attempt import Attempts
+from services.trainer.workers.artifact_urls import ArtifactUrls
+from services.trainer.workers.models import RemoteFile
+from tests import executing
 from tests.kit import bearing, write_keys
 from tests.origins import Origin, serving
 from tests.outside_workers import ONNX, Elsewhere, elsewhere, finish, hand_in, refused
@@ -189,6 +193,23 @@ def test_files_at_urls_are_brought_where_they_are_whole(place: Elsewhere, origin
     with place.database.transaction() as connection:
         kept = connection.execute("SELECT artifacts FROM trainer.outside_tasks WHERE run_id = %s", [run_id]).fetchall()
     assert kept == [{"artifacts": []}]
+
+
+@pytest.mark.parametrize("path", ["model.onnx", "Model.onnx", "model.onnx/a"])
+def test_a_url_for_a_file_that_was_uploaded_is_refused(place: Elsewhere, token: str, tmp_path: Path, path: str) -> None:
+    hand_in(place.client, token, tmp_path, {"model.onnx": b"a model"})
+    artifact = pb.RemoteArtifact(path=path, url="http://127.0.0.1:9/a", sha256="0" * 64)
+    with refused("INVALID_PATH", errors.InvalidArgument):
+        place.client.training_worker.complete(token, ONNX, artifacts=[artifact])
+
+
+def test_what_goes_wrong_with_a_file_here_is_not_blamed_on_the_host(origin: Origin, tmp_path: Path) -> None:
+    origin.serve("/a", b"a")
+    (tmp_path / "model.onnx").write_bytes(b"it is there")
+    urls = ArtifactUrls(AddressRules(AllowedHosts.parse("127.0.0.1"), setting="hosts"))
+    file = RemoteFile("model.onnx", f"{origin.url}/a", sha256(b"a"), 1)
+    with pytest.raises(FileExistsError):
+        urls.bring(file, tmp_path / "model.onnx", 10, executing.Stopping())
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -61,10 +61,10 @@ class ArtifactUrls:
         for _ in range(MAX_REDIRECTS + 1):
             stopping.check()
             endpoint = self._endpoint(url, before)
-            with self._asked(endpoint, stopping) as (response, connection):
+            with self._asked(endpoint, stopping) as (response, read):
                 onward = response.headers.get("Location")
                 if response.status not in _REDIRECTS or not onward:
-                    return self._written(file, response, connection, endpoint, target, max_bytes)
+                    return self._written(file, response, read, endpoint, target, max_bytes)
             url, before = urljoin(url, onward).partition("#")[0], endpoint.scheme
         raise _unusable(file, f"more than {MAX_REDIRECTS} redirects lead to it")
 
@@ -83,10 +83,11 @@ class ArtifactUrls:
         return endpoint
 
     @contextmanager
-    def _asked(self, endpoint: Endpoint, stopping: Stopping) -> Iterator[tuple[HTTPResponse, Pinned]]:
-        """Ask, at an address that was checked; the connection is closed when this is over, and when the run ends."""
-        from urllib3.exceptions import HTTPError  # it takes a tenth of a service's start
+    def _asked(self, endpoint: Endpoint, stopping: Stopping) -> Iterator[tuple[HTTPResponse, Callable[[], bytes]]]:
+        """Ask, at an address that was checked; gives the answer's head, and what reads its pieces, b"" at its end.
 
+        The connection is closed when this is over, and when the run ends.
+        """
         connection = self._connection(endpoint, stopping)
         headers = {
             "Host": endpoint.authority, "User-Agent": "penstock", "Accept-Encoding": "identity", "Connection": "close"
@@ -96,17 +97,17 @@ class ArtifactUrls:
         deadline.daemon = True
         stopping.on_stop(connection.shut)
         deadline.start()
+
+        def read() -> bytes:
+            with _reached(endpoint, connection, stopping):
+                return bytes(response.read1(PIECE_BYTES, decode_content=False))
+
         try:
-            connection.request("GET", endpoint.target, headers=headers, preload_content=False)
-            response = connection.getresponse()
-            deadline.cancel()
-            if connection.overdue:
-                raise TimeoutError
-            yield response, connection
-        except (HTTPError, HTTPException, OSError, ValueError) as error:
-            stopping.check()
-            sentence = f"{endpoint.authority} could not be reached, was silent for too long, or broke off"
-            raise ExecutorUnavailable(sentence) from error
+            with _reached(endpoint, connection, stopping):
+                connection.request("GET", endpoint.target, headers=headers, preload_content=False)
+                response = connection.getresponse()
+                deadline.cancel()
+            yield response, read
         finally:
             deadline.cancel()
             stopping.forget(connection.shut)
@@ -135,7 +136,7 @@ class ArtifactUrls:
         self,
         file: RemoteFile,
         response: HTTPResponse,
-        connection: Pinned,
+        read: Callable[[], bytes],
         endpoint: Endpoint,
         target: Path,
         max_bytes: int,
@@ -147,7 +148,7 @@ class ArtifactUrls:
         digest, size_bytes, begun = sha256(), 0, time.monotonic()
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as out:
-            while piece := response.read1(PIECE_BYTES, decode_content=False):
+            while piece := read():
                 size_bytes += len(piece)
                 if size_bytes > (file.size_bytes or max_bytes) or size_bytes > max_bytes:
                     raise _unusable(
@@ -156,8 +157,6 @@ class ArtifactUrls:
                 digest.update(piece)
                 out.write(piece)
                 self._check_speed(size_bytes, time.monotonic() - begun, endpoint)
-        if connection.overdue:
-            raise TimeoutError
         if digest.hexdigest() != file.sha256:
             raise _unusable(file, f"its SHA-256 is {digest.hexdigest()}, and {file.sha256} was declared")
         return size_bytes
@@ -165,6 +164,21 @@ class ArtifactUrls:
     def _check_speed(self, size_bytes: int, taken_s: float, endpoint: Endpoint) -> None:
         if taken_s > self._limits.silence_s and size_bytes < taken_s * self._limits.floor_bytes_per_s:
             raise ExecutorUnavailable(f"{endpoint.authority} gives the file too slowly")
+
+
+@contextmanager
+def _reached(endpoint: Endpoint, connection: Pinned, stopping: Stopping) -> Iterator[None]:
+    """Blame the host for what goes wrong with the network, and for nothing else."""
+    from urllib3.exceptions import HTTPError  # it takes a tenth of a service's start
+
+    try:
+        yield
+        if connection.overdue:
+            raise TimeoutError
+    except (HTTPError, HTTPException, OSError, ValueError) as error:
+        stopping.check()
+        sentence = f"{endpoint.authority} could not be reached, was silent for too long, or broke off"
+        raise ExecutorUnavailable(sentence) from error
 
 
 def _unusable(file: RemoteFile, why: str) -> TrainingFailed:

@@ -139,8 +139,9 @@ class Callbacks:
             if _ended_so(task, TaskState.COMPLETED, ending):
                 return
             made = asdict(_checked(outcome))
-            self._check_artifacts(artifacts)
-            if not artifacts and not self._files.handed_in(connection, task, OutputKind.ARTIFACT):
+            uploaded = self._files.handed_in(connection, task, OutputKind.ARTIFACT)
+            self._check_artifacts(artifacts, uploaded)
+            if not artifacts and not uploaded:
                 sentence = "no file of the version came; upload them first, or say at which URLs they lie"
                 raise InvalidArgument.field("artifacts", sentence, reason="NO_ARTIFACT")
             self._store.complete(connection, task.task_id, ending, made, artifacts)
@@ -154,8 +155,10 @@ class Callbacks:
                 sentence = message[:MAX_MESSAGE_CHARS] or "the worker says no more"
                 self._store.fail(connection, task.task_id, ending, known, sentence)
 
-    def _check_artifacts(self, artifacts: Sequence[RemoteFile]) -> None:
+    def _check_artifacts(self, artifacts: Sequence[RemoteFile], uploaded: Sequence[HandedFile]) -> None:
         paths = DistinctPaths()
+        for file in uploaded:
+            _take(paths, "file.path", file.path)
         for number, artifact in enumerate(artifacts):
             _take(paths, f"artifacts[{number}].path", artifact.path)
             try:
