@@ -53,7 +53,7 @@ def up(
     """Run the whole suite here: PostgreSQL, registry, monitoring, inference, jobs, fetcher, trainer.
 
     PENSTOCK_<SERVICE>_PORT and PENSTOCK_<SERVICE>_METRICS_PORT choose other ports for INFERENCE, REGISTRY,
-    MONITORING, JOBS and FETCHER; 0 takes a free one.
+    MONITORING, JOBS, FETCHER and TRAINER; 0 takes a free one.
     Ctrl-C drains and stops everything; a second Ctrl-C stops it at once.
     """
     _require_services()
