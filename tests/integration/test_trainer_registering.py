@@ -104,6 +104,15 @@ def test_a_generated_name_that_is_taken_gives_way_and_one_that_was_asked_for_doe
     assert refused.value.reason == "VERSION_EXISTS"
 
 
+def test_a_generated_name_that_was_deleted_meanwhile_gives_way(
+    registry: Running, client: penstock.Client, tmp_path: Path
+) -> None:
+    register(registry, registration(tmp_path, "gone"))
+    client.registry.delete_version("gone", "1.0.0")
+    kept_before = registration(tmp_path, "gone", version="1.0.0", generated=True)
+    assert register(registry, kept_before).version == "1.1.0"
+
+
 def test_runs_at_once_have_names_of_their_own(registry: Running, tmp_path: Path) -> None:
     given = [registration(tmp_path, "crowd", seed=seed) for seed in range(4)]
     with ThreadPoolExecutor(4) as pool:

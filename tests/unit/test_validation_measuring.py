@@ -163,6 +163,18 @@ def test_slices_of_numbers_have_an_rmse_and_their_worst_is_the_largest() -> None
     assert any("site=c (10)" in note for note in notes)
 
 
+def test_slices_whose_names_the_registry_would_not_keep_or_could_not_tell_apart_are_left_out() -> None:
+    answers, long = Answers(CLASSIFICATION, np.array(["a"] * 80, object)), "c" * 120
+    labels = np.array(["a"] * 40 + ["b"] * 40, object)
+    rows = pa.table({long: ["x" * 60] * 80, "s": ["x\u200b"] * 40 + ["x\u200c"] * 40})
+    found, notes = sliced(labels, answers, rows, [long, "s"])
+    assert found == {"accuracy[s=x?]": 1.0, "worst_slice_accuracy[s]": 0.0}, "the worst one counts by whatever name"
+    assert [note.partition(",")[0] for note in notes] == [
+        f"the slice {long}={'x' * 60} is not kept by itself", f"there is no worst slice of {long}",
+        "the slice s=x? is not kept by itself",
+    ]  # fmt: skip
+
+
 def test_what_criteria_name_is_kept_before_all_else() -> None:
     metrics = {f"m{number}": float(number) for number in range(300)} | {"odd": float("nan")}
     kept = bounded(metrics, ["m299", "odd", "none"])

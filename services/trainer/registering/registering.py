@@ -92,8 +92,10 @@ class _Asking:
                 return self._ready(self._upload(registration, version, files))
             except AlreadyExists:
                 # Another was quicker, or this run's own registration was answered to nobody: the next turn sees which.
-                if not generated and self._find(registration.model, version) is None:
-                    raise  # one of that name was deleted
+                if self._find(registration.model, version) is None:  # one of that name was deleted
+                    if not generated:
+                        raise
+                    version = ""
         sentence = f"{MOST_NAMES} names up to {version} were taken, one after another: say what the version is called"
         raise RegistrationFailed(f"no name was found for a version of {registration.model}: {sentence} (--version)")
 

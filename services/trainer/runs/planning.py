@@ -129,8 +129,8 @@ def slices_of(parameters: Mapping[str, Any]) -> tuple[str, ...]:
     said = parameters["slices"]
     if not isinstance(said, list | tuple) or not 1 <= len(said) <= MAX_SLICE_COLUMNS or not all(map(_names, said)):
         sentence = (
-            f"{str(said)[:80]!r} are no slices; they are a list of 1 to {MAX_SLICE_COLUMNS} names of columns, each of at "
-            f"most {MAX_SLICE_NAME_CHARS} characters"
+            f"{str(said)[:80]!r} are no slices; they are a list of 1 to {MAX_SLICE_COLUMNS} names of columns, each "
+            f"of at most {MAX_SLICE_NAME_CHARS} characters"
         )
         raise InvalidArgument.field("parameters.slices", sentence, reason="INVALID_PARAMETERS")
     return tuple(said)

@@ -24,6 +24,9 @@ MIN_SLICE_ROWS: Final = 30
 MAX_VALUE_CHARS: Final = 64
 MAX_METRICS: Final = 256
 """What the registry takes of one evaluation."""
+MAX_METRIC_CHARS: Final = 128
+"""Of a metric's name, what the registry takes."""
+_TOO_LONG: Final = f"metric's name would have more than {MAX_METRIC_CHARS} characters"
 
 
 def measured(labels: NDArray[Any], answers: Answers) -> dict[str, float]:
@@ -77,10 +80,18 @@ def sliced(
                 continue
             chosen = values == value
             share = measured(labels[chosen], _chosen(answers, chosen))[metric]
-            found[f"{metric}[{column}={_printable(value)}]"] = share
             of_column.append(share)
-        if of_column:
-            found[f"worst_slice_{metric}[{column}]"] = worst(of_column)
+            slice_name = f"{column}={_printable(value)}"
+            if f"{metric}[{slice_name}]" in found:
+                notes.append(f"the slice {slice_name} is not kept by itself, for another has that name once printed")
+            elif len(name := f"{metric}[{slice_name}]") > MAX_METRIC_CHARS:
+                notes.append(f"the slice {slice_name} is not kept by itself, for its {_TOO_LONG}")
+            else:
+                found[name] = share
+        if of_column and len(name := f"worst_slice_{metric}[{column}]") > MAX_METRIC_CHARS:
+            notes.append(f"there is no worst slice of {column}, for its {_TOO_LONG}")
+        elif of_column:
+            found[name] = worst(of_column)
         if few:
             notes.append(f"INSUFFICIENT: of fewer than {MIN_SLICE_ROWS} rows, slices are not judged: {', '.join(few)}")
     return found, notes
