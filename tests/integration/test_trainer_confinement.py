@@ -55,6 +55,7 @@ def train(context):
         "kill its guard": lambda: os.kill(os.getppid(), signal.SIGCONT),
         "leave its session": os.setsid,
         "leave its group": lambda: os.setpgid(0, 0),
+        "hold memory in a file of no folder": lambda: os.memfd_create("mine"),
         "connect": connected,
         "write a temporary file": lambda: tempfile.NamedTemporaryFile().close(),
         "write at home": lambda: (Path.home() / "mine").write_text("mine"),
@@ -80,6 +81,7 @@ REFUSED = {
     "kill its guard",
     "leave its session",
     "leave its group",
+    "hold memory in a file of no folder",
     "connect",
 }
 ALLOWED = {

@@ -174,8 +174,20 @@ def train(context):
             sparse.truncate(3 * 1024 ** 2)
     time.sleep(600)
 """,
+        """
+import time
+def train(context):
+    held = []
+    for number in range(3):
+        path = context.folder.path / "tmp" / str(number)
+        held.append(path.open("wb"))
+        held[-1].truncate(3 * 1024 ** 2)
+        path.unlink()
+    time.sleep(20)
+    return left(context)
+""",
     ],
-    ids=["one large file", "many files", "files with holes"],
+    ids=["one large file", "many files", "files with holes", "files without a name"],
 )
 def test_files_beyond_the_limit_end_a_run(tmp_path: Path, code: str) -> None:
     ran = Ran(tmp_path, LocalLimits(max_output_bytes=8 * MIB))

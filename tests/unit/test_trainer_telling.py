@@ -14,7 +14,7 @@ import pytest
 
 from services.common.errors import Unavailable
 from services.common.jobs import JobRun, JobStore, Progress
-from services.trainer.executing.outside import OutsideParts, Ear
+from services.trainer.executing.outside import Ear, OutsideParts
 from services.trainer.runs.store import RunStore
 from services.trainer.runs.telling import Telling
 from services.trainer.task import Epoch, Event, Flush, Log, RunFolder

@@ -14,6 +14,7 @@ from services.common.children.system_calls import (
     LEAVING,
     READING,
     SYSTEM,
+    UNCOUNTED,
     assemble,
     assemble_refusing,
 )
@@ -151,12 +152,12 @@ class TestFilterOfWhatTrains:
 
     @pytest.mark.parametrize("network", [False, True])
     def test_leaving_its_group_and_the_system_are_refused(self, machine: str, network: bool) -> None:
-        refused = {name: calls[ARCHITECTURES[machine].column] for name, calls in (LEAVING | SYSTEM).items()}
+        refused = {name: calls[ARCHITECTURES[machine].column] for name, calls in (LEAVING | UNCOUNTED | SYSTEM).items()}
         decided = {
             name: self.decide(machine, number, network=network) for name, number in refused.items() if number > 0
         }
         assert decided == dict.fromkeys(decided, REFUSE)
-        assert {"setsid", "setpgid", "ptrace", "unshare", "mount"} <= set(decided)
+        assert {"setsid", "setpgid", "memfd_create", "ptrace", "unshare", "mount"} <= set(decided)
 
     def test_connections_are_let_in_by_policy_alone(self, machine: str) -> None:
         socket = CONNECTING["socket"][ARCHITECTURES[machine].column]

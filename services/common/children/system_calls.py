@@ -103,8 +103,10 @@ READING = {
     "sched_getparam": (143, 121),
     "mincore": (27, 232),
 }
-# Refused to what trains: leaving its process group, in which it is ended; other processes' memory; the system itself.
+# Refused to what trains: leaving its process group, in which it is ended; memory that is counted as nobody's; other
+# processes' memory; the system itself.
 LEAVING = {"setsid": (112, 157), "setpgid": (109, 154)}
+UNCOUNTED = {"memfd_create": (319, 279), "memfd_secret": (447, 447), "shmget": (29, 194)}
 SYSTEM = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
@@ -209,13 +211,13 @@ def assemble(architecture: Architecture, pid: int, *, reading: bool) -> bytes:
 
 
 def assemble_refusing(architecture: Architecture, *, network: bool) -> bytes:
-    """Write the filter for what trains: all but LEAVING and SYSTEM, and without `network` CONNECTING.
+    """Write the filter for what trains: all but LEAVING, UNCOUNTED and SYSTEM, and without `network` CONNECTING.
 
     A clone makes no namespace, and the limits that are set are a process' own. `clone3`, whose flags no filter can see,
     is ENOSYS, so that the C library takes `clone`. Other ways into the kernel, of 32-bit programs, are refused.
     """
     column = architecture.column
-    refused = [numbers[column] for numbers in (LEAVING | SYSTEM | ({} if network else CONNECTING)).values()]
+    refused = [numbers[column] for numbers in (LEAVING | UNCOUNTED | SYSTEM | ({} if network else CONNECTING)).values()]
     program = [
         _instruction(_LOAD, _OFFSET_ARCHITECTURE),
         _instruction(_JUMP_IF_EQUAL, architecture.audit_arch, if_true=1),

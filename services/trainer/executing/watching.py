@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import stat
 import threading
 import time
 from pathlib import Path
@@ -106,7 +108,7 @@ class Watch:
                 "their owner read them"
             )
             return Failed("TOO_MUCH_OUTPUT", sentence)
-        written_bytes -= self._given_bytes
+        written_bytes += _unnamed_bytes(self._process.members()) - self._given_bytes
         if written_bytes > self._max_output_bytes:
             sentence = (
                 f"the recipe's files have {_mebibytes(written_bytes)}, and {_mebibytes(self._max_output_bytes)} are "
@@ -153,6 +155,19 @@ def _written(folder: Path) -> tuple[int, int]:
         if entries > MAX_ENTRIES:
             break
     return total_bytes, entries
+
+
+def _unnamed_bytes(members: list[psutil.Process]) -> int:
+    """Count the bytes of files that processes hold open and no folder names; where the system won't say, none."""
+    sizes_bytes: dict[tuple[int, int], int] = {}
+    for member in members:
+        with contextlib.suppress(OSError):  # it has ended, or is another's to look at
+            for opened in os.scandir(f"/proc/{member.pid}/fd"):
+                with contextlib.suppress(OSError):
+                    found = opened.stat()
+                    if stat.S_ISREG(found.st_mode) and found.st_nlink == 0:
+                        sizes_bytes[found.st_dev, found.st_ino] = found.st_size
+    return sum(sizes_bytes.values())
 
 
 def _unless_gone(error: OSError) -> None:
