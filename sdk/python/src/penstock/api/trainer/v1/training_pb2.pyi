@@ -290,8 +290,8 @@ class TrainingRun(_message.Message):
     type: Global___TrainingType.ValueType
     """What it begins with."""
     parent_version: _builtins.str
-    """The version that it comes from; of FINETUNE, whose weights it begins with. What it makes is compared with the version
-    in production when it is validated, and with this one where none is.
+    """The version that it comes from; of FINETUNE, whose weights it begins with. What it makes is compared with the
+    version in production when it is validated, and with this one where none is.
     """
     config_version: _builtins.int
     """The version of the training config."""
@@ -527,8 +527,8 @@ class CreateTrainingRunRequest(_message.Message):
     type: Global___TrainingType.ValueType
     """What it begins with."""
     parent_version: _builtins.str
-    """The version that it comes from; empty: the one in production, else the latest. The new one is compared with what is in
-    production when it is validated, and with this one where nothing is.
+    """The version that it comes from; empty: the one in production, else the latest. The new one is compared with what is
+    in production when it is validated, and with this one where nothing is.
     """
     config_version: _builtins.int
     """The version of the training config; 0: the latest."""
