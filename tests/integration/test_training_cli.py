@@ -75,8 +75,8 @@ def test_rows_become_a_version_while_lines_tell_how_and_another_run_is_compared_
     assert told[-1] == f"{run}: completed, version 1.0.0 passed validation"
     assert advice == "to roll it out: penstock model promote flowers 1.0.0"
     (tmp_path / "told.json").write_text(json.dumps({"code": TELLS, "sizes": [8, 4]}))
-    started = ("start", "told", "--recipe", "script", "--params-file", "told.json", "--watch", "--json")
-    failed = json.loads(train(*started, exit_code=1).stdout)
+    told_by_file = ("start", "told", "--recipe", "script", "--params-file", "told.json", "--watch", "--json")
+    failed = json.loads(train(*told_by_file, exit_code=1).stdout)
     assert (failed["state"], failed["reason"], failed["done_epochs"]) == ("failed", "TRAINING_FAILED", 2)
     compared = train("compare", run, failed["id"][:18]).stdout
     assert re.search(r"^estimator +DecisionTreeClassifier +–$", compared, re.MULTILINE)  # noqa: RUF001

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -51,12 +51,13 @@ def test_a_watch_that_breaks_goes_on_after_the_last_epoch_that_came(server: Scri
 
 def test_what_is_not_there_is_not_watched_again(server: ScriptedServer, client: Client) -> None:
     missing = fail(errors.NotFound("no such run", reason="RUN_NOT_FOUND"))
-    for rpc, call in {
+    calls: dict[str, Callable[[], object]] = {
         "WatchTrainingRun": lambda: client.training.wait_run("r"),
         "ReadTrainingLog": lambda: list(client.training.log("r")),
         "ListTrainingEpochs": lambda: list(client.training.epochs("r")),
         "DeleteTrainingRun": lambda: client.training.delete_run("r"),
-    }.items():
+    }
+    for rpc, call in calls.items():
         server.on(rpc, missing)
         with pytest.raises(sdk.NotFound) as caught:
             call()
