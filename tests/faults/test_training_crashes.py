@@ -73,6 +73,7 @@ class TrainerProcess:
     def __init__(self, place: TrainingPlace) -> None:
         settings = place.settings
         port = free_port()
+        self.address = f"127.0.0.1:{port}"
         said = {
             "database_url": place.database_url, "blob_url": settings.blob_url, "port": port, "metrics_port": 0,
             "registry_address": settings.registry_address, "inference_address": settings.inference_address,
