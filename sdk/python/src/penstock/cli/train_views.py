@@ -112,7 +112,7 @@ def run_facts(output: Output, run: pb.TrainingRun) -> RenderableType:
         ("rows", rows),
         ("predicts", run.label_column),
         ("from", columns if len(columns) <= 200 else f"{say_count(len(run.feature_columns), 'column')}"),
-        ("better than", run.parent_version),
+        ("comes after", run.parent_version),
         ("epochs", _epochs(run)),
         (_SAID.get(run.state, "at"), f"{run.message} [{run.reason}]" if run.reason else run.message),
         ("asked for by", trigger.requested_by),
