@@ -93,7 +93,10 @@ def start(
         typer.Option("--type", help="Default: retrain where there is a version, else initial.", show_default=False),
     ] = None,
     parent: Annotated[
-        str, typer.Option("--parent", metavar="V", help="Whose weights a finetune begins with. Default: what is in production.")
+        str,
+        typer.Option(
+            "--parent", metavar="V", help="Whose weights a finetune begins with. Default: what is in production."
+        ),
     ] = "",
     version: Annotated[str, typer.Option("--version", metavar="V", help="Default: a name is generated.")] = "",
     executor: Annotated[
