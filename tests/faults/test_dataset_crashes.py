@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -84,7 +85,7 @@ def _killed_while_receiving(place: TrainingPlace, trainer: TrainerProcess, heade
 
     with pytest.raises(grpc.RpcError):
         _upload(trainer.address, header, chunks())
-    assert trainer.process.poll() is not None
+    assert trainer.process.wait(60) == -signal.SIGKILL
 
 
 def _killed_while_finishing(place: TrainingPlace, trainer: TrainerProcess, header: pb.UploadDatasetHeader) -> None:
