@@ -105,7 +105,7 @@ def shelf(database_url: str, folder: Path, *, blobs: Mapping[str, Any] | None = 
             )
 
         datasets, services, checks = open_datasets(
-            Parts(settings, database, store, open_client, metrics.registry, stack)
+            Parts(settings, database, store, open_client, metrics.registry, stack, folder)
         )
         found.append((datasets, database, store))
         return Server(settings, tuple(services), keys=keys, metrics=metrics, checks=tuple(checks))

@@ -234,7 +234,7 @@ def elsewhere(
         blobs = open_blobs(read.blob_url, prefix="trainer")
         stack.callback(blobs.close)
         metrics = MetricsServer(read.host, 0)
-        parts = Parts(read, database, blobs, no_client, metrics.registry, stack)
+        parts = Parts(read, database, blobs, no_client, metrics.registry, stack, folder)
         outside = open_outside(parts)
 
         def ended(connection: Any, job: Job) -> None:

@@ -14,6 +14,7 @@ from services.common.metrics import MetricsServer
 from services.common.migrate import migrate
 from services.common.postgres import Database
 from services.common.process import run
+from services.common.scratch import Scratch
 from services.common.server import Server
 from services.common.traces import open_traces
 from services.trainer.datasets.assembly import open_datasets
@@ -49,7 +50,11 @@ def build(settings: TrainerSettings, stack: ExitStack) -> Server:
         inference=settings.inference_address,
         monitoring=settings.monitoring_address or None,
     )
-    parts = Parts(settings, database, blobs, open_client, metrics.registry, stack)
+    # Recipes that run as another user look for their folder below it.
+    scratch = Scratch(settings.trainer_work_folder, "penstock-trainer-", mode=0o711)
+    scratch.open()
+    stack.callback(scratch.close)
+    parts = Parts(settings, database, blobs, open_client, metrics.registry, stack, scratch.folder)
     datasets, dataset_services, dataset_checks = open_datasets(parts)
     outside = open_outside(parts)
     profiles = ReferenceProfiles(open_client, monitoring=bool(settings.monitoring_address))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry
 
@@ -25,3 +26,5 @@ class Parts:
     """A client of the registry, the inference service and monitoring; whoever opens one closes it."""
     metrics: CollectorRegistry
     stack: ExitStack
+    work_folder: Path
+    """This process's own, for what it works on; what a killed one left behind goes when the next begins."""

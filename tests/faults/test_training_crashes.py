@@ -173,6 +173,11 @@ def test_a_rescued_run_goes_on_from_its_last_checkpoint(place: TrainingPlace) ->
         wait_until(lambda: bool(place.rows(kept, run.id)) and client.get_run(run.id).done_epochs == 2)
     with working(place):
         ended = client.wait_run(run.id)
+        folder = place.settings.trainer_work_folder
+        assert folder is not None
+        assert len(list(folder.glob("penstock-trainer-*"))) == 2, (
+            "the place's own and this one's; the killed one's went"
+        )
     assert (ended.attempt, ended.done_epochs) == (2, 4), ended.message
     assert "done" in ended.message
     told = {epoch.number: epoch.attempt for epoch in client.epochs(run.id)}

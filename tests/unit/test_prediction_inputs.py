@@ -16,9 +16,9 @@ from minio.error import S3Error
 from urllib3.exceptions import ProtocolError
 
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
+from services.common.scratch import Scratch
 from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.models import FileFormat, FileInput
-from services.inference.jobs.scratch import Scratch
 from services.inference.jobs.storage import allowed_files
 
 URI = "s3://bucket/in/rows.csv"
@@ -88,12 +88,13 @@ def test_an_object_that_is_cut_off_on_its_way_is_a_fault_that_may_pass(
 
 
 def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_has_stays(tmp_path: Path) -> None:
-    living = Scratch(tmp_path)
+    living = Scratch(tmp_path, "penstock-jobs-")
     living.open()
     (living.folder / "input").write_bytes(b"mine")
     program = (
-        "import sys, pathlib; from services.inference.jobs.scratch import Scratch\n"
-        "s = Scratch(pathlib.Path(sys.argv[1])); s.open(); (s.folder / 'input').write_bytes(b'x' * 1000)\n"
+        "import sys, pathlib; from services.common.scratch import Scratch\n"
+        "s = Scratch(pathlib.Path(sys.argv[1]), 'penstock-jobs-'); s.open()\n"
+        "(s.folder / 'input').write_bytes(b'x' * 1000)\n"
         "print(s.folder, flush=True); sys.stdin.read()"
     )
     with subprocess.Popen(
@@ -103,7 +104,7 @@ def test_what_a_killed_process_left_goes_with_the_next_and_what_a_living_one_has
         left = Path(killed.stdout.readline().strip())
         killed.send_signal(signal.SIGKILL)
     assert (left / "input").exists()
-    next_one = Scratch(tmp_path)
+    next_one = Scratch(tmp_path, "penstock-jobs-")
     next_one.open()
     assert not left.exists()
     assert (living.folder / "input").read_bytes() == b"mine"

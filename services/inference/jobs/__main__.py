@@ -22,6 +22,7 @@ from services.common.keys import KeyRing
 from services.common.metrics import MetricsServer
 from services.common.postgres import Database
 from services.common.process import run
+from services.common.scratch import Scratch
 from services.common.server import Server
 from services.common.traces import open_traces
 from services.inference.composition import engine_limits, follow, open_sessions, open_spool
@@ -32,7 +33,6 @@ from services.inference.jobs.inputs import InputFiles
 from services.inference.jobs.metrics import JobsCollector, RowCounters
 from services.inference.jobs.predictions import PredictionLimits, Predictions
 from services.inference.jobs.rows import ReadLimits
-from services.inference.jobs.scratch import Scratch
 from services.inference.jobs.settings import JobsSettings
 from services.inference.jobs.storage import SCHEMA, TABLE, allowed_files, migrate_schema, open_inference_blobs
 from services.inference.jobs.store.chunks import ChunkStore
@@ -55,7 +55,7 @@ def build(settings: JobsSettings, stack: ExitStack) -> Server:
     traces = open_traces("inference.jobs", settings, stack)
     tables = Tables(JobStore(database, SCHEMA, TABLE), ChunkStore(database), FileStore(database), blobs)
     catalog = Catalog()
-    scratch = Scratch(settings.job_dir)
+    scratch = Scratch(settings.job_dir, "penstock-jobs-")
     scratch.open()
     stack.callback(scratch.close)
     inputs = InputFiles(

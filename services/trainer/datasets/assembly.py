@@ -31,7 +31,7 @@ def open_datasets(parts: Parts) -> tuple[Datasets, Sequence[Service], Sequence[C
     """Open what datasets need; gives what runs call, the services, and what the health answer asks."""
     settings = parts.settings
     store = DatasetStore(parts.database)
-    files = RowFiles(store, parts.blobs, settings.trainer_work_folder, settings.dataset_max_unpacked_bytes)
+    files = RowFiles(store, parts.blobs, parts.work_folder, settings.dataset_max_unpacked_bytes)
     limits = ReadLimits(
         RowLimits(settings.dataset_max_rows, settings.dataset_max_columns, settings.dataset_max_unpacked_bytes),
         memory_bytes=settings.dataset_read_memory_bytes,

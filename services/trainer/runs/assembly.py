@@ -90,7 +90,7 @@ def _workers(parts: Parts, jobs: JobStore, store: RunStore, named: NamedBlobs, s
     limits = WorkLimits(
         time_limit_s=settings.trainer_time_limit_ms / 1000,
         memory_limit_bytes=settings.trainer_memory_limit_bytes,
-        work_folder=settings.trainer_work_folder,
+        work_folder=parts.work_folder,
     )
     work = TrainingWork(jobs, store, folders, steps, limits)
     workers = JobWorkers(

@@ -34,7 +34,7 @@ def open_validations(parts: Parts, datasets: Datasets) -> tuple[Sequence[Service
     jobs = JobStore(parts.database, SCHEMA, TABLE, on_end=ended)
     checks: list[Callable[[], None]] = []
     if settings.trainer_worker_enabled:
-        work = ValidationWork(jobs, store, datasets, Validating(parts.open_client), settings.trainer_work_folder)
+        work = ValidationWork(jobs, store, datasets, Validating(parts.open_client), parts.work_folder)
         limits = WorkerLimits(
             slots=settings.trainer_validations,
             lease_s=settings.trainer_lease_ms / 1000,

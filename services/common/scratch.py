@@ -9,14 +9,16 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-PREFIX = "penstock-jobs-"
 _AS_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 
 
 class Scratch:
     """A folder under an flock, which the system lets go of when the process dies, however it dies."""
 
-    def __init__(self, root: Path | None) -> None:
+    def __init__(self, root: Path | None, prefix: str, *, mode: int = 0o700) -> None:
+        """Make nothing yet. `prefix` is the service's own: what begins so below the root goes once it is dead."""
+        self._prefix = prefix
+        self._mode = mode
         self._root = root or Path(tempfile.gettempdir())
         self._descriptor = -1
         self.folder = self._root
@@ -24,12 +26,13 @@ class Scratch:
     def open(self) -> None:
         """Delete the folders of processes that are dead, and make one for this."""
         self._root.mkdir(parents=True, exist_ok=True)
-        for path in self._root.glob(f"{PREFIX}*"):
+        for path in self._root.glob(f"{self._prefix}*"):
             with suppress(OSError):  # another process has it, or it is another user's
                 _delete_if_free(path)
         while self._descriptor < 0:
-            self.folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=self._root))
+            self.folder = Path(tempfile.mkdtemp(prefix=self._prefix, dir=self._root))
             self._descriptor = _held(self.folder)
+        self.folder.chmod(self._mode)
 
     def close(self) -> None:
         """Delete the folder."""
