@@ -160,13 +160,14 @@ def test_what_was_found_becomes_an_alert_and_a_retraining(terminal: Terminal) ->
     assert "[RETRAINING_OPEN]" in terminal.run("retraining", "request", "churn", exit_code=1).stderr
     approved = terminal.read("retraining", "approve", request["id"], "--note", "enough new labels")
     assert (approved["state"], approved["decision_note"]) == ("approved", "enough new labels")
-    assert approved["message"]  # it waits for a trainer, and says so
+    assert approved["message"]  # it waits for the trainer, and says so
     terminal.run("retraining", "approve", request["id"], "--note", "again", exit_code=1)
     nodes = terminal.read("lineage", request["id"])["nodes"]
     assert nodes[0]["kind"] == "retraining_request"
     assert {node["kind"] for node in nodes} >= {"retraining_request", "version", "check"}
-    withdrawn = terminal.read("retraining", "reject", request["id"], "--note", "the campaign is over")
-    assert (withdrawn["state"], withdrawn["decision_note"]) == ("rejected", "the campaign is over")
+    listed = ("retraining", "list", "--model", "churn")
+    refused = eventually(lambda: [each for each in terminal.read(*listed) if each["state"] == "failed"])[0]
+    assert "nobody has said how churn is trained" in refused["message"]
 
 
 def test_rules_channels_and_settings_are_kept(terminal: Terminal) -> None:

@@ -267,7 +267,7 @@ def test_a_full_disk_and_a_terminal_that_is_gone_end_nothing_that_runs(
         suite.stop()
     assert healthy == ["registry"]
     stopped = (tmp_path / "data" / "spool" / "stopped").read_text().split()
-    assert stopped == ["fetcher", "jobs", "inference", "monitoring", "registry"]
+    assert stopped == list(reversed(SERVICES))
 
 
 @pytest.mark.slow
@@ -282,7 +282,7 @@ def test_only_those_who_work_on_the_database_are_told_its_password_and_nobody_ou
         suite.stop()
     password = (tmp_path / "data" / "postgres.password").read_text()
     knowing = {name for name, seen in told.items() if any(password in value for value in seen.values())}
-    assert knowing == {"registry", "monitoring", "jobs", "fetcher"}
+    assert knowing == {"registry", "monitoring", "jobs", "fetcher", "trainer"}
     assert not any({"ours", "theirs"} & set(seen.values()) for seen in told.values())
 
 
