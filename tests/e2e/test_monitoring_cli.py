@@ -167,7 +167,7 @@ def test_what_was_found_becomes_an_alert_and_a_retraining(terminal: Terminal) ->
     assert {node["kind"] for node in nodes} >= {"retraining_request", "version", "check"}
     listed = ("retraining", "list", "--model", "churn")
     refused = eventually(lambda: [each for each in terminal.read(*listed) if each["state"] == "failed"])[0]
-    assert "nobody has said how churn is trained" in refused["message"]
+    assert "there is no model 'churn'" in refused["message"]
 
 
 def test_rules_channels_and_settings_are_kept(terminal: Terminal) -> None:
