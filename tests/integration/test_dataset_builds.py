@@ -315,8 +315,8 @@ def test_features_of_what_is_not_there_are_refused(place: tuple[Shelf, penstock.
 def test_a_build_can_be_asked_for_twice_and_ended(place: tuple[Shelf, penstock.Client], monitoring: Monitoring) -> None:
     here, _ = place
     recorded(monitoring, "twice", 3, labelled=3)
-    start = NOW - timedelta(hours=1)
-    again: dict[str, Any] = {"from_time": start, "to_time": NOW + timedelta(minutes=1), "request_id": "once"}
+    now = datetime.now(UTC)
+    again: dict[str, Any] = {"from_time": now - timedelta(hours=1), "to_time": now, "request_id": "once"}
     first = here.client.datasets.from_traffic("twice", "twice", **again)
     assert here.client.datasets.from_traffic("twice", "twice", **again).version == first.version
     with pytest.raises(penstock.FailedPrecondition) as reused:
