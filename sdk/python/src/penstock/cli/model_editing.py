@@ -21,7 +21,6 @@ from penstock.cli.formats import parse_pairs, parse_value
 from penstock.cli.model_views import model_facts, version_facts
 from penstock.cli.options import Json, Model, NoColor, Token, Url, pairs
 from penstock.cli.output import Column, Output
-from penstock.values import to_struct
 
 # Somebody else may change the labels between reading and writing; that often in a row, it is no accident.
 MAX_TRIES = 5
@@ -270,6 +269,8 @@ def _training_changes(
         raise typer.BadParameter(str(error), param_hint="--criterion") from error
     told = None
     if parameters is not None:
+        from penstock.values import to_struct  # loads numpy, which `--help` must not wait for
+
         texts = pairs([text for text in parameters if text], "--param")
         told = to_struct({name: parse_value(text) for name, text in texts.items()})
     named = {"success_criteria": said, "recipe": recipe, "parameters": told, "data_source": data_source}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from google.protobuf.struct_pb2 import Value
 from rich.console import Group, RenderableType
 from rich.text import Text
 
@@ -13,7 +14,6 @@ from penstock.cli.formats import say_count, say_duration, say_time, say_value
 from penstock.cli.ids import short_ids
 from penstock.cli.model_views import time_of
 from penstock.cli.output import Column, Output, styled
-from penstock.values import from_value
 
 _COLUMNS = (
     Column("run", give="id"),
@@ -147,7 +147,7 @@ def recipe_facts(output: Output, recipe: pb.Recipe) -> RenderableType:
     rows = [
         (
             each.name,
-            say_value(from_value(each.default_value)) if each.HasField("default_value") else "required",
+            say_value(_plain(each.default_value)) if each.HasField("default_value") else "required",
             each.description,
         )
         for each in recipe.parameters
@@ -204,11 +204,11 @@ def _told(run: pb.TrainingRun) -> str:
 
 def _parameters(run: pb.TrainingRun) -> dict[str, Any]:
     """Give what a run was told, whole numbers as such at any depth: on the wire they are doubles."""
-    return {name: from_value(value) for name, value in run.parameters.fields.items()}
+    return {name: _plain(value) for name, value in run.parameters.fields.items()}
 
 
 def _default(parameter: pb.RecipeParameter) -> str:
-    return say_value(from_value(parameter.default_value)) if parameter.HasField("default_value") else "required"
+    return say_value(_plain(parameter.default_value)) if parameter.HasField("default_value") else "required"
 
 
 def _here(recipe: pb.Recipe) -> Text:
@@ -240,3 +240,9 @@ def _epochs(run: pb.TrainingRun) -> str:
 
 def _took(run: pb.TrainingRun) -> str:
     return say_duration(run.duration_ms / 1000) if run.duration_ms else ""
+
+
+def _plain(value: Value) -> Any:
+    from penstock.values import from_value  # loads numpy, which `--help` must not wait for
+
+    return from_value(value)
