@@ -105,7 +105,7 @@ def bucket(server: S3Server) -> Iterator[S3Bucket]:
 @pytest.fixture
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up on a silent S3 server after a fraction of a second."""
-    monkeypatch.setitem(S3BlobStore.__init__.__kwdefaults__, "answer_timeout_s", 0.5)  # type: ignore[arg-type] # it has some
+    monkeypatch.setitem(S3BlobStore.__init__.__kwdefaults__, "answer_timeout_s", 2.0)  # type: ignore[arg-type] # it has some
     monkeypatch.setitem(S3BlobStore.__init__.__kwdefaults__, "connect_timeout_s", 0.5)  # type: ignore[arg-type] # it has some
 
 
