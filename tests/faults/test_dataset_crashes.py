@@ -98,7 +98,7 @@ def _killed_while_finishing(place: TrainingPlace, trainer: TrainerProcess, heade
 
 
 def _received_bytes(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("penstock-dataset-*/sent"))
+    return sum(path.stat().st_size for path in folder.rglob("penstock-dataset-*/sent"))
 
 
 def _upload(address: str, header: pb.UploadDatasetHeader, chunks: Iterator[bytes]) -> pb.UploadDatasetResponse:
