@@ -162,6 +162,7 @@ def evaluation(found: Evaluation) -> pb.Evaluation:
         note=found.note,
         passed=found.passed,
         shortfalls=found.shortfalls,
+        failure=found.failure,
         evaluated_by=found.evaluated_by,
         evaluate_time=_time(found.evaluate_time),
     )

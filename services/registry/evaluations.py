@@ -39,11 +39,12 @@ class Evaluations:
             if made is not None:
                 return tables.evaluations.get_by_id(made)
             version = tables.versions.get(model, new.version)
-            shortfalls = model.training_config.shortfalls(new.metrics)
+            shortfalls = model.training_config.shortfalls(new.metrics, new.failure)
             evaluation_id = tables.evaluations.insert(version, new, shortfalls=shortfalls, evaluated_by=key.caller)
             tables.requests.insert(key, model.model_id, version.version_id, evaluation_id)
             evaluation = tables.evaluations.get_by_id(evaluation_id)
             told = {"id": evaluation_id, "metrics": dict(new.metrics), "dataset": new.dataset}
+            told |= {"failure": new.failure} if new.failure else {}
             tables.audit.append(
                 caller_as_actor(),
                 _RECORD,
@@ -71,9 +72,10 @@ class Evaluations:
 
 
 def objection(tables: Tables, model: Model, version: ModelVersion) -> FailedPrecondition | None:
-    """Say why a version may not be tried in STAGING: it was not evaluated, or fell short; None: it may.
+    """Say why a version may not be tried in STAGING: it was not evaluated, could not be, or fell short; None: it may.
 
-    It is judged by the criteria that stand now, on what its latest evaluation measured.
+    It is judged by the criteria that stand now, on what its latest evaluation measured. The latest counts: one that
+    could not be tried is not let through for what it could do before.
     """
     if not model.training_config.success_criteria:
         return None
@@ -84,7 +86,7 @@ def objection(tables: Tables, model: Model, version: ModelVersion) -> FailedPrec
             "RecordEvaluation with what it measured",
             reason="EVALUATION_REQUIRED",
         )
-    shortfalls = model.training_config.shortfalls(latest.metrics)
+    shortfalls = model.training_config.shortfalls(latest.metrics, latest.failure)
     if not shortfalls:
         return None
     return FailedPrecondition(

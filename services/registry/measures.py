@@ -60,8 +60,10 @@ def new_evaluation(request: pb.RecordEvaluationRequest) -> NewEvaluation:
         raise InvalidArgument.field(
             "metrics", f"{len(request.metrics):,} came; at most {MAX_METRICS} are allowed", reason="TOO_MANY"
         )
-    if not request.metrics:
-        raise InvalidArgument.field("metrics", "none came; an evaluation measures something", reason="INVALID_METRIC")
+    failure = checks.text("failure", request.failure).strip()
+    if not request.metrics and not failure:
+        sentence = "none came; an evaluation measures something, or says in `failure` why it could not"
+        raise InvalidArgument.field("metrics", sentence, reason="INVALID_METRIC")
     for name, value in request.metrics.items():
         if not math.isfinite(value):
             raise InvalidArgument.field(
@@ -74,6 +76,7 @@ def new_evaluation(request: pb.RecordEvaluationRequest) -> NewEvaluation:
         metrics={metric("metrics", name): value for name, value in request.metrics.items()},
         dataset=checks.line("dataset", request.dataset),
         note=checks.text("note", request.note),
+        failure=failure,
         request_id=checks.line("request_id", request.request_id, checks.MAX_NAME_CHARS),
         body_sha256=convert.body_sha256(request),
     )

@@ -44,21 +44,24 @@ class TrainingConfig:
     success_criteria: tuple[SuccessCriterion, ...] = ()
     number: int = 0
 
-    def shortfalls(self, metrics: Mapping[str, float]) -> tuple[str, ...]:
-        """Say of each success criterion that is not met what is missing; none: all are."""
+    def shortfalls(self, metrics: Mapping[str, float], failure: str = "") -> tuple[str, ...]:
+        """Say why a version could not be tried, and of each success criterion that is not met what is missing; none:
+        all are.
+        """
         found = (criterion.shortfall(metrics) for criterion in self.success_criteria)
-        return tuple(shortfall for shortfall in found if shortfall is not None)
+        return tuple(filter(None, (failure, *found)))
 
 
 @dataclass(frozen=True, slots=True)
 class NewEvaluation:
-    """An evaluation to keep."""
+    """An evaluation to keep. `failure`: why the version could not be tried; '': it could."""
 
     model: str
     version: str
     metrics: Mapping[str, float]
     dataset: str
     note: str
+    failure: str
     request_id: str
     body_sha256: str
 
@@ -75,5 +78,6 @@ class Evaluation:
     note: str
     passed: bool
     shortfalls: tuple[str, ...]
+    failure: str
     evaluated_by: str
     evaluate_time: datetime

@@ -97,6 +97,26 @@ def test_staging_needs_an_evaluation_that_meets_the_criteria_of_now(running: Cat
     assert to_staging().stage == pb.STAGE_STAGING
 
 
+def test_a_version_that_could_not_be_tried_is_not_let_through_for_an_older_evaluation(running: Catalogue) -> None:
+    require(running, ACCURATE)
+    registry.promote(running.stub, "1")
+    to_staging = partial(registry.promote, running.stub, "1", pb.STAGE_STAGING)
+    assert record(running, accuracy=0.95).passed
+    failure = "version 1 does not load (MODEL_BROKEN)"
+    tried = pb.RecordEvaluationRequest(model="iris", version="1", failure=failure, metrics={"accuracy": 1})
+    failed = running.stub.RecordEvaluation(tried, timeout=DEADLINE_S).evaluation
+    assert (failed.passed, failed.failure, list(failed.shortfalls)) == (False, failure, [failure])
+    bare = pb.RecordEvaluationRequest(model="iris", version="1", failure=failure)
+    without = running.stub.RecordEvaluation(bare, timeout=DEADLINE_S).evaluation
+    assert list(without.shortfalls) == [failure, "accuracy was not measured; it must be at least 0.9"]
+    assert listed(running)[:2] == [without, failed]
+    with pytest.raises(grpc.RpcError, match="does not load") as refusal:
+        to_staging()
+    assert refusal.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    record(running, accuracy=0.95)
+    assert to_staging().stage == pb.STAGE_STAGING
+
+
 def test_what_is_in_staging_goes_on_and_a_rollback_asks_no_criteria(running: Catalogue) -> None:
     catalogue.register(running.stub, "2")
     registry.go_live(running.stub, "1")
@@ -130,6 +150,8 @@ def test_a_registration_that_asks_for_more_stays_below_staging_until_the_criteri
         ({"metrics": {f"m{n}": 1 for n in range(257)}}, "TOO_MANY", "metrics"),
         ({"dataset": "x" * 257}, "INVALID_TEXT", "dataset"),
         ({"note": "x" * 4_097}, "INVALID_TEXT", "note"),
+        ({"failure": "x" * 4_097}, "INVALID_TEXT", "failure"),
+        ({"metrics": {}, "failure": " "}, "INVALID_METRIC", "metrics"),
         ({"request_id": "x" * 129}, "INVALID_TEXT", "request_id"),
         ({"version": "a/b"}, "INVALID_NAME", "version"),
     ],

@@ -11,7 +11,7 @@ from services.registry.models import Model, ModelVersion
 from services.registry.training import Evaluation, NewEvaluation
 
 _SELECT = """
-SELECT e.evaluation_id, m.name AS model, v.version, e.metrics, e.dataset, e.note, e.passed, e.shortfalls,
+SELECT e.evaluation_id, m.name AS model, v.version, e.metrics, e.dataset, e.note, e.passed, e.shortfalls, e.failure,
        e.evaluated_by, e.evaluate_time
 FROM registry.evaluations e
 JOIN registry.versions v USING (version_id)
@@ -25,8 +25,10 @@ _NARROWED = {
     "before": "e.evaluation_id < %(before)s",
 }
 _INSERT = """
-INSERT INTO registry.evaluations (version_id, model_id, metrics, dataset, note, passed, shortfalls, evaluated_by)
-VALUES (%(version_id)s, %(model_id)s, %(metrics)s, %(dataset)s, %(note)s, %(passed)s, %(shortfalls)s, %(evaluated_by)s)
+INSERT INTO registry.evaluations
+    (version_id, model_id, metrics, dataset, note, passed, shortfalls, failure, evaluated_by)
+VALUES (%(version_id)s, %(model_id)s, %(metrics)s, %(dataset)s, %(note)s, %(passed)s, %(shortfalls)s, %(failure)s,
+    %(evaluated_by)s)
 RETURNING evaluation_id
 """
 
@@ -72,6 +74,7 @@ class EvaluationTable:
                 "note": new.note,
                 "passed": not shortfalls,
                 "shortfalls": list(shortfalls),
+                "failure": new.failure,
                 "evaluated_by": evaluated_by,
             },
         ).fetchone()

@@ -138,19 +138,27 @@ class RegistryEditing(RegistryConnected):
         dataset: str = "",
         note: str = "",
         request_id: str | None = None,
+        failure: str = "",
     ) -> pb.Evaluation:
         """Record how well a version did; the answer says whether the model's success criteria are met.
 
         Args:
             model: the model.
             version: the exact version.
-            metrics: by name: 1 to 256 of finite numbers.
+            metrics: by name: at most 256 of finite numbers, and one at least where there is no failure.
             dataset: on what, for example a dataset's name and digest; at most 256 characters.
             note: at most 4,096 characters.
             request_id: the same again gives the first result for 7 days. None: a new one.
+            failure: why it could not be tried (it does not load, or answers with errors): it has not passed then.
         """
         request = pb.RecordEvaluationRequest(
-            model=model, version=version, metrics=metrics, dataset=dataset, note=note, request_id=request_id or uuid7()
+            model=model,
+            version=version,
+            metrics=metrics,
+            dataset=dataset,
+            note=note,
+            request_id=request_id or uuid7(),
+            failure=failure,
         )
         return self._connection.unary(self._connection.stub.RecordEvaluation, request).evaluation
 

@@ -69,7 +69,7 @@ def evaluations(
             output.time(time_of(each.evaluate_time)),
             each.version,
             _verdict(each),
-            ", ".join(f"{name}={say_number(value)}" for name, value in sorted(each.metrics.items())),
+            ", ".join(f"{name}={say_number(value)}" for name, value in sorted(each.metrics.items())) or each.failure,
             each.dataset,
             each.evaluated_by,
         )

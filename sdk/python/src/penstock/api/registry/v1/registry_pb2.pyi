@@ -528,6 +528,7 @@ class Evaluation(_message.Message):
     SHORTFALLS_FIELD_NUMBER: _builtins.int
     EVALUATED_BY_FIELD_NUMBER: _builtins.int
     EVALUATE_TIME_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """Its own number, growing with time."""
     model: _builtins.str
@@ -539,16 +540,20 @@ class Evaluation(_message.Message):
     note: _builtins.str
     """At most 4,096 characters."""
     passed: _builtins.bool
-    """Whether the success criteria that stood then were met."""
+    """Whether the success criteria that stood then were met, and there is no failure."""
     evaluated_by: _builtins.str
     """Who recorded it."""
+    failure: _builtins.str
+    """Why the version could not be tried: it does not load, or answers with errors. It has not passed then, whatever
+    the criteria. Empty: it could. At most 4,096 characters.
+    """
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """By name: 1 to 256 of finite numbers."""
+        """By name: at most 256 of finite numbers, and one at least where there is no failure."""
 
     @_builtins.property
     def shortfalls(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """A sentence for each criterion that was not."""
+        """The failure, if any, and a sentence for each criterion that was not met."""
 
     @_builtins.property
     def evaluate_time(self) -> _timestamp_pb2.Timestamp:
@@ -567,10 +572,11 @@ class Evaluation(_message.Message):
         shortfalls: _abc.Iterable[_builtins.str] | None = ...,
         evaluated_by: _builtins.str = ...,
         evaluate_time: _timestamp_pb2.Timestamp | None = ...,
+        failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["evaluate_time", b"evaluate_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "evaluate_time", b"evaluate_time", "evaluated_by", b"evaluated_by", "id", b"id", "metrics", b"metrics", "model", b"model", "note", b"note", "passed", b"passed", "shortfalls", b"shortfalls", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "evaluate_time", b"evaluate_time", "evaluated_by", b"evaluated_by", "failure", b"failure", "id", b"id", "metrics", b"metrics", "model", b"model", "note", b"note", "passed", b"passed", "shortfalls", b"shortfalls", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2533,6 +2539,7 @@ class RecordEvaluationRequest(_message.Message):
     DATASET_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """The model."""
     version: _builtins.str
@@ -2543,6 +2550,8 @@ class RecordEvaluationRequest(_message.Message):
     """See Evaluation.note."""
     request_id: _builtins.str
     """The same again returns the first result for 7 days."""
+    failure: _builtins.str
+    """See Evaluation.failure."""
     @_builtins.property
     def metrics(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
         """See Evaluation.metrics."""
@@ -2556,10 +2565,11 @@ class RecordEvaluationRequest(_message.Message):
         dataset: _builtins.str = ...,
         note: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        failure: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "metrics", b"metrics", "model", b"model", "note", b"note", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dataset", b"dataset", "failure", b"failure", "metrics", b"metrics", "model", b"model", "note", b"note", "request_id", b"request_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

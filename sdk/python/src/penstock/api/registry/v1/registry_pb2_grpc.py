@@ -355,7 +355,7 @@ class RegistryServiceServicer(object):
         """Moves a version to another stage. DEVELOPMENT, CANDIDATE, STAGING, PRODUCTION one step at a time; back to an
         earlier stage and into ARCHIVED from anywhere but PRODUCTION. PRODUCTION needs a READY version, an approver and
         a note, and archives the version that it replaces. A FAILED version moves to DEVELOPMENT and ARCHIVED only.
-        Where the model has success criteria, STAGING needs a latest evaluation that meets them all.
+        Where the model has success criteria, STAGING needs a latest evaluation that meets them all and has no failure.
         Role: operator; into PRODUCTION: admin.
         NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND.
         FAILED_PRECONDITION: STAGE_MOVE_FORBIDDEN, VERSION_NOT_READY, EVALUATION_REQUIRED, CRITERIA_NOT_MET.
