@@ -8,9 +8,9 @@ from pathlib import Path
 
 from prometheus_client import Counter
 
+from services.common.archives import MAX_ENTRIES, ArchiveLimits, Entry, entries, without_top_folder
 from services.common.blobs import Blob, BlobStore
 from services.common.errors import DataLoss, InvalidArgument
-from services.registry.archives import MAX_ENTRIES, ArchiveLimits, Entry, entries, without_top_folder
 from services.registry.file_names import FileNames
 from services.registry.file_stream import FileStream
 from services.registry.models import File, NewFile

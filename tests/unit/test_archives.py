@@ -18,8 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from services.common.archives import ArchiveLimits, entries, without_top_folder
 from services.common.errors import InvalidArgument
-from services.registry.archives import ArchiveLimits, entries, without_top_folder
 
 MIB = 1024 * 1024
 LIMITS = ArchiveLimits(max_bytes=8 * MIB, max_entries=100)

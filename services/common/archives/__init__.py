@@ -7,8 +7,8 @@ headers say of them.
 
 from __future__ import annotations
 
-from services.registry.archives.archive import entries
-from services.registry.archives.entry import Entry, without_top_folder
-from services.registry.archives.limits import MAX_ENTRIES, ArchiveLimits
+from services.common.archives.archive import entries
+from services.common.archives.entry import Entry, without_top_folder
+from services.common.archives.limits import MAX_ENTRIES, ArchiveLimits
 
 __all__ = ["MAX_ENTRIES", "ArchiveLimits", "Entry", "entries", "without_top_folder"]

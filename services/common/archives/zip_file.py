@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import BinaryIO, Final
 
-from services.registry.archives.entry import Entry, safe_path
-from services.registry.archives.limits import READ_BYTES, Meter, too_large, unreadable, unsafe
+from services.common.archives.entry import Entry, safe_path
+from services.common.archives.limits import READ_BYTES, Meter, too_large, unreadable, unsafe
 
 MAX_DIRECTORY_BYTES_PER_ENTRY: Final = 4 * 1024
 _LOCAL, _END = struct.Struct("<4sHHHHHLLLHH"), struct.Struct("<4sHHHHLLH")

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from services.registry.archives.entry import Entry, safe_path
-from services.registry.archives.limits import Meter, too_large, unreadable, unsafe
+from services.common.archives.entry import Entry, safe_path
+from services.common.archives.limits import Meter, too_large, unreadable, unsafe
 
 MAX_EXTRA_BYTES: Final = 1024 * 1024
 MAX_EXTRAS: Final = 8

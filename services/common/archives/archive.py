@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import BinaryIO
 
-from services.registry.archives import compression, tar, zip_file
-from services.registry.archives.entry import Entry, added_by_macos
-from services.registry.archives.limits import ArchiveLimits, Meter, unreadable
+from services.common.archives import compression, tar, zip_file
+from services.common.archives.entry import Entry, added_by_macos
+from services.common.archives.limits import ArchiveLimits, Meter, unreadable
 
 
 def entries(file: BinaryIO, name: str, limits: ArchiveLimits) -> Iterator[Entry]:

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Generator, Iterator
 from typing import BinaryIO, Final, Protocol
 
-from services.registry.archives.limits import READ_BYTES, Meter, unreadable
+from services.common.archives.limits import READ_BYTES, Meter, unreadable
 
 MAGIC_BYTES: Final = 512
 # `xz -9` needs 65 MiB to decompress; a header may ask for 4 GiB.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from services.common import checks
-from services.registry.archives.limits import unsafe
+from services.common.archives.limits import unsafe
 
 _MACOS_FOLDER, _MACOS_FILE, _MACOS_PREFIX = "__MACOSX", ".DS_Store", "._"
 
