@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from services.common.addresses import AddressRules, Endpoint
+from services.common.connection_faults import ConnectionFault
 from services.common.errors import FailedPrecondition, Unavailable
 from services.common.outbox.message import Undeliverable
 
@@ -202,26 +203,16 @@ def _bounded(connection: Pinned, endpoint: Endpoint, until: float, left_alone_s:
 
 def _translated(endpoint: Endpoint, error: Exception, left_alone_s: float, *, overdue: bool) -> NotDelivered:
     """Say what went wrong, and nothing of the URL but its host."""
-    causes = list(_causes(error))
-    if overdue or any(isinstance(cause, TimeoutError) for cause in causes):
+    fault = ConnectionFault.of(error)
+    if overdue or fault.timed_out:
         sentence = f"{endpoint.host} did not answer in time"
         return NotDelivered(sentence, reason="RECEIVER_TIMEOUT", retry_after_s=left_alone_s)
-    tls = next((cause for cause in causes if isinstance(cause, ssl.SSLError)), None)
-    if tls is not None:
+    if fault.tls is not None:
+        tls = fault.tls
         why = tls.verify_message if isinstance(tls, ssl.SSLCertVerificationError) else (tls.reason or "no TLS")
         return NotDelivered(f"TLS with {endpoint.host} failed: {why}", reason="TLS_FAILED")
-    system = next((cause for cause in causes if isinstance(cause, OSError) and cause.strerror), None)
-    why = str(system.strerror) if isinstance(system, OSError) else type(causes[-1]).__name__
-    return NotDelivered(f"{endpoint.host} could not be reached, or broke off ({why})", reason="RECEIVER_UNREACHABLE")
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause: BaseException | None = error
-    for _ in range(10):
-        if cause is None:
-            return
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+    sentence = f"{endpoint.host} could not be reached, or broke off ({fault.why})"
+    return NotDelivered(sentence, reason="RECEIVER_UNREACHABLE")
 
 
 def _read_some(response: HTTPResponse) -> None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import ssl
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Final
 
 from services.common.addresses import Endpoint
+from services.common.connection_faults import ConnectionFault
 from services.fetcher.faults import Forbidden, NetworkError
 
 if TYPE_CHECKING:
@@ -32,23 +32,16 @@ def translated(endpoint: Endpoint, error: Exception, connection: Pinned) -> Exce
         return NetworkError(
             f"the transfer from {endpoint.authority} was ended: it was too slow, or nobody wants it any more"
         )
-    causes: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and len(causes) < 10:
-        causes.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    if any(isinstance(each, TimeoutError) for each in causes):
+    fault = ConnectionFault.of(error)
+    if fault.timed_out:
         return NetworkError(f"{endpoint.authority} was silent for too long")
-    tls = next((each for each in causes if isinstance(each, ssl.SSLError)), None)
-    if tls is not None:
-        if tls.reason in _NO_TLS:
-            return Forbidden(
-                f"{endpoint.authority} seems to speak no TLS, and without it what comes can be changed on the way; if "
-                "it is to be trusted, an administrator names its host in PENSTOCK_FETCHER_ALLOWED_HOSTS where the "
-                "fetcher runs, and an OCI registry also in PENSTOCK_FETCHER_OCI_PLAIN_HOSTS; a URL then begins with "
-                "http://"
-            )
-        return NetworkError(f"TLS with {endpoint.authority} failed: {tls.reason or 'no TLS'}")
-    system = next((each for each in causes if isinstance(each, OSError) and each.strerror), None)
-    why = str(system.strerror) if isinstance(system, OSError) else type(causes[-1]).__name__
-    return NetworkError(f"{endpoint.authority} could not be reached, or broke off ({why})")
+    if fault.tls is None:
+        return NetworkError(f"{endpoint.authority} could not be reached, or broke off ({fault.why})")
+    if fault.tls.reason in _NO_TLS:
+        return Forbidden(
+            f"{endpoint.authority} seems to speak no TLS, and without it what comes can be changed on the way; if "
+            "it is to be trusted, an administrator names its host in PENSTOCK_FETCHER_ALLOWED_HOSTS where the "
+            "fetcher runs, and an OCI registry also in PENSTOCK_FETCHER_OCI_PLAIN_HOSTS; a URL then begins with "
+            "http://"
+        )
+    return NetworkError(f"TLS with {endpoint.authority} failed: {fault.tls.reason or 'no TLS'}")
