@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 import psycopg
 
 from penstock.api.fetcher.v1.fetch_jobs_pb2 import FetchTarget
 from penstock.ids import uuid7
+from services.common.addresses import AddressRules
 from services.common.errors import DomainError
 from services.common.jobs import Concurrency, Failure, JobFilters, JobState, JobStore
+from services.common.outbox import Outbox
+from services.common.outbox.webhooks import Webhooks
 from services.common.postgres import Database
-from services.fetcher.models import FetchSpec, Plan, Reference, RemoteFile
+from services.common.sealing import Seal
+from services.fetcher.models import FetchSpec, Plan, Reference, RemoteFile, StoredWebhook
+from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.schedules.models import Look, NewSchedule, Schedule, When
 from services.fetcher.schedules.store import ScheduleStore
 from services.fetcher.schedules.turning import Turning, TurnLimits
@@ -66,10 +72,15 @@ class Bench:
     told: Told = field(default_factory=Told)
 
     def schedule(
-        self, when: When = RARELY, *, auto_update: bool = False, target: FetchTarget | None = None
+        self,
+        when: When = RARELY,
+        *,
+        auto_update: bool = False,
+        target: FetchTarget | None = None,
+        webhook: StoredWebhook | None = None,
     ) -> Schedule:
         wanted = (target or FetchTarget()).SerializeToString()
-        spec = FetchSpec(Reference("told", "x"), wanted, model="model")
+        spec = FetchSpec(Reference("told", "x"), wanted, model="model", webhook=webhook)
         new = NewSchedule(spec, 5, 3, when, auto_update, request_id="", body_sha256="")
         with self.store.transaction() as connection:
             now = self.store.now(connection)
@@ -107,6 +118,12 @@ class Bench:
         for _ in range(2):
             self.come_due(self.schedule(), "3 hours")
             assert self.turning.turn(looks=False) is True
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Give the documents that wait for receivers."""
+        with psycopg.connect(self.url) as connection:
+            rows = connection.execute("SELECT body FROM fetcher.outbox ORDER BY message_id").fetchall()
+        return [json.loads(json.loads(bytes(body))["document"]) for (body,) in rows]
 
     def end_jobs(self, state: str = "COMPLETED") -> None:
         """End all that have not ended, as a worker does, or somebody who cancels them."""
@@ -148,4 +165,6 @@ def open_bench(url: str) -> Iterator[Bench]:
         store = ScheduleStore(database)
         jobs = JobStore(database, "fetcher", "fetch_jobs", on_end=store.ended)
         sources = Sources([cast("Source", told)])
-        yield Bench(url, jobs, store, Turning(store, jobs, FetchStore(), sources, TURN_LIMITS), told)
+        fetches = FetchStore()
+        webhooks = FetchWebhooks(Outbox(database, "fetcher"), fetches, Seal(None), Webhooks(AddressRules()))
+        yield Bench(url, jobs, store, Turning(store, jobs, fetches, sources, webhooks, TURN_LIMITS), told)

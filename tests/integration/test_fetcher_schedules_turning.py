@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 from prometheus_client import CollectorRegistry
 
+from services.fetcher.models import StoredWebhook
 from services.fetcher.schedules.metrics import ScheduleCollector
 from services.fetcher.schedules.models import Look, Schedule, When, job_id_of
 from tests.schedules import Bench, open_bench
@@ -151,7 +152,8 @@ def once(bench: Bench) -> Schedule:
     """A schedule whose only time has come."""
     with bench.store.transaction() as connection:
         soon = bench.store.now(connection) + timedelta(hours=1)
-    schedule = bench.schedule(When(at_time=soon))
+    webhook = StoredWebhook("https://example.org/", signed=False, target="{}", sealed=False)
+    schedule = bench.schedule(When(at_time=soon), webhook=webhook)
     bench.sql("UPDATE fetcher.fetch_schedules SET at_time = at_time - interval '2 hours'")
     bench.come_due(schedule)
     return bench.get(schedule)
@@ -184,10 +186,14 @@ def test_an_only_time_that_waited_for_a_day_is_over_and_says_why(bench: Bench, o
     bench.told.disabled_reason = "switched off"
     assert bench.turning.turn(looks=False) is True
     assert bench.store.expire(kept_s=0) == 0, "it is not over"
+    assert bench.messages() == []
     bench.wait(once, days=1)
     assert bench.turning.turn(looks=False) is True
     after = bench.get(once)
     assert (after.trouble and after.trouble.reason) == "SOURCE_DISABLED"
+    (message,) = bench.messages()
+    assert (message["type"], message["schedule"]["id"]) == ("fetch_schedule", str(once.schedule_id))
+    assert message["error"]["reason"] == "SOURCE_DISABLED"
     assert (after.next_time, after.retry_time, bench.turning.turn(looks=False)) == (None, None, False)
     assert bench.store.expire(kept_s=0) == 1
 

@@ -12,8 +12,9 @@ import pytest
 
 from services.common.jobs import Failure, Job, JobState, Progress
 from services.common.outbox import MAX_BODY_BYTES
-from services.fetcher.models import FetchResult, Plan, RemoteFile
-from services.fetcher.notifications.document import fetch_document
+from services.fetcher.models import FetchResult, FetchSpec, Plan, Reference, RemoteFile
+from services.fetcher.notifications.document import fetch_document, schedule_document
+from services.fetcher.schedules.models import Schedule, Trouble, When
 from tests.webhook_page import section, told_types, types_of
 
 NOW = datetime(2026, 11, 21, 19, 0, 0, 123_456, tzinfo=UTC)
@@ -88,6 +89,25 @@ def test_the_document_is_what_receivers_were_told() -> None:
             "warnings": [],
         },
     }
+
+
+def test_a_time_that_made_no_fetch_is_told_as_the_page_shows_it() -> None:
+    spec = FetchSpec(Reference("url", "https://example.org/a.onnx"), b"", model="a", version="v1")
+    missed = Schedule(
+        MESSAGE_ID, 1, "ci", NOW, spec, 5, 3, When(at_time=NOW), auto_update=False, enabled=True, next_time=NOW,
+        try_count=0, try_time=None, retry_time=None, last_time=None, last_job_id=None, last_job=None,
+        last_job_failed=False, last_revision="", last_check_time=None, trouble=None, trouble_time=None, read_time=NOW,
+    )  # fmt: skip
+    document = json.loads(schedule_document(missed, Trouble("SOURCE_DISABLED", "it is switched off"), MESSAGE_ID))
+    example = json.loads(section("### Of a fetch that was not made").partition("```json\n")[2].partition("```")[0])
+    assert document["title"] == "FAILED: a v1, from url https://example.org/a.onnx"
+    assert document["text"].splitlines()[1:] == [
+        "SOURCE_DISABLED: it is switched off", f"Schedule: penstock fetch schedule get {MESSAGE_ID}"
+    ]  # fmt: skip
+    assert document["schedule"]["at_time"] == "2026-11-21T19:00:00.123Z"
+    assert types_of([document]) == types_of([example])
+    for part in ("schedule", "error"):
+        assert types_of([document[part]]) == types_of([example[part]])
 
 
 def test_the_page_for_receivers_says_of_each_field_the_type_that_is_sent() -> None:

@@ -1,4 +1,4 @@
-"""What a webhook is sent of a fetch that has ended: one JSON document.
+"""What a webhook is sent of a fetch that has ended, or of a schedule whose only time made none: one JSON document.
 
 Receivers rely on it, and docs/webhooks.md describes it: fields are added, none changes its meaning. Times are ISO 8601
 in UTC, what is not known is null.
@@ -14,6 +14,7 @@ from uuid import UUID
 from services.common.jobs import Job, JobState
 from services.fetcher.faults import RETRYABLE
 from services.fetcher.models import FetchResult, FetchSpec
+from services.fetcher.schedules.models import Schedule, Trouble
 
 VERSION = 1
 MAX_TITLE_CHARS = 200
@@ -37,7 +38,50 @@ def fetch_document(job: Job, message_id: UUID) -> bytes:
         "error": _error(job),
         "result": _result(result),
     }
+    return _written(document)
+
+
+def schedule_document(schedule: Schedule, trouble: Trouble, message_id: UUID) -> bytes:
+    """Write the document of a schedule whose only time came and made no job."""
+    spec = schedule.spec
+    document = {
+        "type": "fetch_schedule",
+        "version": VERSION,
+        "id": str(message_id),
+        "time": _time(schedule.read_time),
+        "title": _cut(" ".join(f"FAILED: {_what(spec, None)}".split()), MAX_TITLE_CHARS),
+        "text": "\n".join(
+            [
+                _what(spec, None),
+                f"{trouble.reason}: {trouble.message}",
+                f"Schedule: penstock fetch schedule get {schedule.schedule_id}",
+            ]
+        ),
+        "state": "FAILED",
+        "schedule": _schedule(schedule),
+        "error": {"reason": trouble.reason, "message": trouble.message, "retryable": trouble.reason in RETRYABLE},
+    }
+    return _written(document)
+
+
+def _written(document: dict[str, Any]) -> bytes:
     return json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _schedule(schedule: Schedule) -> dict[str, Any]:
+    spec = schedule.spec
+    return {
+        "id": str(schedule.schedule_id),
+        "source": spec.reference.source,
+        "reference": spec.reference.reference,
+        "revision": spec.reference.revision,
+        "variant": spec.reference.variant,
+        "model": spec.model,
+        "version": spec.version,
+        "at_time": _time(schedule.when.at_time),
+        "created_by": schedule.created_by,
+        "create_time": _time(schedule.create_time),
+    }
 
 
 def _job(job: Job, spec: FetchSpec, result: FetchResult | None) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""Webhooks of fetches: checked and encrypted when a job is created, told in the transaction that ends it."""
+"""Webhooks of fetches: checked and encrypted when a job is created, told in the transaction that ends it.
+
+A schedule whose only time makes no job is told of as well: nobody waits for what never comes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,8 @@ from services.common.outbox import Delivery, Message, Outbox
 from services.common.outbox.webhooks import Webhook, Webhooks
 from services.common.sealing import Seal
 from services.fetcher.models import FetchSpec, StoredWebhook
-from services.fetcher.notifications.document import fetch_document
+from services.fetcher.notifications.document import fetch_document, schedule_document
+from services.fetcher.schedules.models import Schedule, Trouble
 from services.fetcher.store.fetches import FetchStore
 
 
@@ -56,17 +60,28 @@ class FetchWebhooks:
         if webhook is None:
             return
         message_id = UUID(uuid7())
-        document = fetch_document(job, message_id)
-        said = {"webhook": asdict(webhook), "document": document.decode()}
-        body = json.dumps(said, ensure_ascii=False).encode()
-        host = urlsplit(webhook.shown_url).netloc
-        self._outbox.put(connection, host, body, ordering_key=str(job.job_id), message_id=message_id)
+        self._put(connection, webhook, job.job_id, fetch_document(job, message_id), message_id)
         self._fetches.told(connection, job.job_id, message_id)
+
+    def tell_of_schedule(self, connection: JobConnection, schedule: Schedule, trouble: Trouble) -> None:
+        """Tell that a schedule's only time made no job, in the transaction that gives it up."""
+        if schedule.spec.webhook is not None:
+            message_id = UUID(uuid7())
+            document = schedule_document(schedule, trouble, message_id)
+            self._put(connection, schedule.spec.webhook, schedule.schedule_id, document, message_id)
 
     def deliveries(self, jobs: Iterable[Job]) -> Mapping[UUID, Delivery]:
         """Say what became of the messages that told of jobs' latest ends, by the message's id."""
         told = [message_id for job in jobs if (message_id := FetchSpec.of(job.payload).webhook_message_id)]
         return self._outbox.deliveries(told) if told else {}
+
+    def _put(
+        self, connection: JobConnection, webhook: StoredWebhook, subject: UUID, document: bytes, message_id: UUID
+    ) -> None:
+        said = {"webhook": asdict(webhook), "document": document.decode()}
+        body = json.dumps(said, ensure_ascii=False).encode()
+        host = urlsplit(webhook.shown_url).netloc
+        self._outbox.put(connection, host, body, ordering_key=str(subject), message_id=message_id)
 
     def deliver(self, message: Message) -> None:
         """Post what a message says to its receiver; raises as `Deliver` says."""

@@ -49,7 +49,7 @@ def open_schedules(
         max_unended=settings.fetcher_max_unended,
         backoff=Backoff(base_s=settings.fetcher_backoff_ms / 1000),
     )
-    turning = Turning(parts.store, parts.jobs, parts.fetches, parts.sources, turn_limits)
+    turning = Turning(parts.store, parts.jobs, parts.fetches, parts.sources, parts.webhooks, turn_limits)
     loop = ScheduleLoop(
         parts.store,
         turning,

@@ -2,8 +2,8 @@
 
 Any number of replicas may do it at once. A row is locked while its job is created and it goes on to its next time, in
 one transaction, so that a time makes one job or none. One that comes in vain is tried again where that may help, until
-the next. A look takes long and holds no row: it has a lease, and what it
-found counts only while that holds.
+the next; where none comes after it, the schedule's webhook is told. A look takes long and holds no row: it has a lease,
+and what it found counts only while that holds.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from services.common.errors import DomainError
 from services.common.jobs import Backoff, JobConnection, JobStore, NewJob
 from services.fetcher.faults import HostBusy
 from services.fetcher.layouts import carried, check_layout
+from services.fetcher.notifications.webhooks import FetchWebhooks
 from services.fetcher.registering import check_framework
 from services.fetcher.schedules.models import Again, Look, Schedule, Trouble, job_id_of, revision_of
 from services.fetcher.schedules.store import ScheduleStore
@@ -53,12 +54,19 @@ class Turning:
     """Heeds the times of schedules."""
 
     def __init__(
-        self, store: ScheduleStore, jobs: JobStore, fetches: FetchStore, sources: Sources, limits: TurnLimits
+        self,
+        store: ScheduleStore,
+        jobs: JobStore,
+        fetches: FetchStore,
+        sources: Sources,
+        webhooks: FetchWebhooks,
+        limits: TurnLimits,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._fetches = fetches
         self._sources = sources
+        self._webhooks = webhooks
         self._limits = limits
 
     def turn(self, *, looks: bool) -> Look | bool:
@@ -177,7 +185,10 @@ class Turning:
         return None
 
     def _advance(self, connection: JobConnection, schedule: Schedule, trouble: Trouble | None = None) -> None:
-        self._store.advance(connection, schedule.schedule_id, _following(schedule), trouble=trouble)
+        following = _following(schedule)
+        self._store.advance(connection, schedule.schedule_id, following, trouble=trouble)
+        if trouble is not None and following is None:
+            self._webhooks.tell_of_schedule(connection, schedule, trouble)
 
 
 def _following(schedule: Schedule) -> datetime | None:
