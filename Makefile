@@ -82,8 +82,8 @@ lock: ## Pin the newest versions that pyproject.toml allows (needs uv)
 	@for extra in embedded demo tensorflow minilm; do uv pip compile --quiet pyproject.toml --extra $$extra --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" \
 		-c requirements/dev.txt -o requirements/$$extra.txt; done
-	@for image in registry inference jobs monitoring fetcher trainer cli validator+tensorflow inference+tensorflow jobs+tensorflow \
-		trainer+tensorflow; do \
+	@for image in registry registry+bigquery inference jobs monitoring fetcher trainer cli validator+tensorflow \
+		inference+tensorflow jobs+tensorflow trainer+tensorflow; do \
 		name=$${image/validator+tensorflow/validator}; \
 		uv pip compile --quiet pyproject.toml --extra $${image/+/ --extra } --universal \
 		--python-version 3.11 --generate-hashes --no-annotate --custom-compile-command "make lock" \
