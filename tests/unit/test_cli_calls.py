@@ -242,11 +242,24 @@ def test_help_names_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_help_does_not_wait_for_grpc() -> None:
-    loaded = (
-        "import sys; import penstock.cli.__main__; print([name for name in ('grpc', 'numpy') if name in sys.modules])"
-    )
+    loaded = "import sys; import penstock.cli.application; print([name for name in ('grpc', 'numpy') if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True, timeout=240)
     assert result.stdout.strip() == "[]"
+
+
+def test_ctrl_c_while_the_commands_are_loaded_is_no_traceback() -> None:
+    interrupted = (
+        "import sys\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'penstock.cli.dataset_views':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        "from penstock.cli.__main__ import main\n"
+        "main()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", interrupted], capture_output=True, text=True, timeout=240)
+    assert (result.returncode, result.stdout, result.stderr) == (130, "", "")
 
 
 def test_ctrl_c_ends_a_command_with_130(script: Script) -> None:

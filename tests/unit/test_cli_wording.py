@@ -11,7 +11,7 @@ import pytest
 import typer.main
 
 from penstock.api.inference.v1 import prediction_jobs_pb2 as pb
-from penstock.cli.__main__ import app
+from penstock.cli.application import app
 from penstock.cli.job_views import job_facts
 from penstock.cli.output import Output
 from penstock.cli.predict import _cell

@@ -16,7 +16,7 @@ from rich.text import Text
 from penstock.api.inference.v1 import inference_pb2
 from penstock.api.monitoring.v1 import monitoring_pb2
 from penstock.api.registry.v1 import registry_pb2
-from penstock.cli.__main__ import app
+from penstock.cli.application import app
 from penstock.cli.monitoring import find_setting
 from services.inference.oip import open_inference_pb2
 
