@@ -197,8 +197,9 @@ def test_more_traffic_than_a_dataset_may_have_is_not_gathered_to_its_end(
     else:
         recorded(monitoring, model, 6, labelled=0)
     traffic = Traffic(lambda: penstock.Client(registry=registry_address, monitoring=monitoring.address), limits)
+    source = TrafficSource(model, NOW - timedelta(hours=1), datetime.now(UTC))
     with pytest.raises(BuildFailed, match=f"{allowed} that are allowed") as caught:
-        traffic.write(TrafficSource(model, NOW - timedelta(hours=1), datetime.now(UTC)), tmp_path, lambda rows: None)
+        traffic.write(source, tmp_path, Going(), lambda rows: None)
     assert caught.value.reason == "TOO_LARGE"
 
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -21,6 +21,7 @@ _START = (
     "runpy.run_module(sys.argv.pop(1), run_name='__main__', alter_sys=True)"
 )
 _READ_BYTES = 65536
+_CHECK_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,7 @@ def run_child(
     limit_bytes: int,
     stdin: IO[bytes] | int = subprocess.DEVNULL,
     into: IO[bytes] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Ended:
     """Run a module of ours in a process group of its own and hear it to its end.
 
@@ -56,6 +58,7 @@ def run_child(
         limit_bytes: of its answer, and separately of what it says on stderr.
         stdin: what it may read.
         into: where its answer goes as it comes, in place of `Ended.said`; None: it is held in memory.
+        check: called at least twice a second while it runs, and may raise: the child is killed then.
 
     Raises:
         TimeoutError: it had not ended at the deadline.
@@ -65,7 +68,7 @@ def run_child(
     process = start_child(module, settings, folder, stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     with process:
         try:
-            heard = _listen(process, deadline, limit_bytes, into)
+            heard = _listen(process, deadline, limit_bytes, into, check)
         finally:
             # The whole group, before its leader is reaped, so that the number is still its own. A leader that
             # has closed its pipes by ending keeps the exit code that it ended with.
@@ -119,7 +122,11 @@ def signal_name(number: int) -> str:
 
 
 def _listen(
-    process: subprocess.Popen[bytes], deadline: float, limit_bytes: int, into: IO[bytes] | None
+    process: subprocess.Popen[bytes],
+    deadline: float,
+    limit_bytes: int,
+    into: IO[bytes] | None,
+    check: Callable[[], None],
 ) -> tuple[bytearray, bytearray]:
     """Read both pipes to their ends; raises TimeoutError at the deadline, TooMuch above the limit."""
     heard: dict[IO[bytes], bytearray] = {}
@@ -129,10 +136,11 @@ def _listen(
             heard[pipe] = bytearray()
             selector.register(pipe, selectors.EVENT_READ, pipe)
         while selector.get_map():
+            check()
             remaining_s = deadline - time.monotonic()
             if remaining_s <= 0:
                 raise TimeoutError
-            for key, _ in selector.select(remaining_s):
+            for key, _ in selector.select(min(remaining_s, _CHECK_S)):
                 pipe = key.data
                 chunk = os.read(pipe.fileno(), _READ_BYTES)
                 if into is not None and pipe is process.stdout:

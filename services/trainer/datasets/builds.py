@@ -132,7 +132,7 @@ class BuildWork:
         with self._files.scratch() as folder:
             rows = folder / "rows.parquet"
             try:
-                found = write_rows(self._batches(dataset.source, folder, check), rows, run.check)
+                found = write_rows(self._batches(run, dataset.source, folder, check), rows, run.check)
             except InvalidArgument as error:
                 # Nobody sent these rows: it is no request that is wrong.
                 raise BuildFailed(error.message, reason=error.reason) from error
@@ -142,14 +142,16 @@ class BuildWork:
             self._jobs.complete(connection, run.lease, {"row_count": found.row_count})
         return None
 
-    def _batches(self, source: Source, folder: Path, check: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    def _batches(
+        self, run: JobRun, source: Source, folder: Path, check: Callable[[int], None]
+    ) -> Iterator[pa.RecordBatch]:
         if source.traffic is not None:
-            lines = self._traffic.write(source.traffic, folder, check)
-            yield from read_file(lines, DatasetFormat.JSON, TYPES, self._limits, folder)
+            lines = self._traffic.write(source.traffic, folder, run, check)
+            yield from read_file(lines, DatasetFormat.JSON, TYPES, self._limits, folder, run.check)
         elif source.features is not None:
             rows = ready(self._store.get(*reference_of("source.features.rows", source.features.rows)))
             with self._files.brought(self._store.blob(rows.version_id), lambda: check(0)) as path:
-                yield from _bounded(self._features.batches(source.features, path, check), self._limits.rows)
+                yield from _bounded(self._features.batches(source.features, path, run, check), self._limits.rows)
         else:
             raise BuildFailed("it says neither live traffic nor feature views", reason="SOURCE_REQUIRED")
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from penstock import Client
 from penstock.errors import DeadlineExceeded, PenstockError
 from services.common.errors import DomainError, FailedPrecondition, Unavailable
+from services.trainer.task import Stopping
 
 
 class MonitoringUnavailable(Unavailable):
@@ -34,6 +36,17 @@ def asking(unavailable: type[Unavailable], whom: str) -> Iterator[None]:
         yield
     except PenstockError as error:
         raise _meaning(error, unavailable, whom) from error
+
+
+@contextmanager
+def asked_until_stopped(open_client: Callable[[], Client], stopping: Stopping) -> Iterator[Client]:
+    """Lend a client that closes as soon as the run is to end: what waits for an answer hears of it then."""
+    with open_client() as client:
+        stopping.on_stop(client.close)
+        try:
+            yield client
+        finally:
+            stopping.forget(client.close)
 
 
 def _meaning(error: PenstockError, unavailable: type[Unavailable], whom: str) -> DomainError:

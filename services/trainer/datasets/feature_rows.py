@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from penstock import Client
-from services.trainer.datasets.faults import BuildFailed, FeaturesUnavailable, asking
+from services.trainer.datasets.faults import BuildFailed, FeaturesUnavailable, asked_until_stopped, asking
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import FeatureSource
 from services.trainer.datasets.rows.arrow import ARROW, types_of
 from services.trainer.datasets.rows.writing import read_batches
+from services.trainer.task import Stopping
 
 _BATCH_ROWS: Final = 8_192
 _KINDS: Final = {
@@ -32,7 +33,9 @@ class FeatureRows:
     def __init__(self, open_client: Callable[[], Client]) -> None:
         self._open_client = open_client
 
-    def batches(self, source: FeatureSource, rows: Path, check: Callable[[int], None]) -> Iterator[pa.RecordBatch]:
+    def batches(
+        self, source: FeatureSource, rows: Path, stopping: Stopping, check: Callable[[int], None]
+    ) -> Iterator[pa.RecordBatch]:
         """Give the rows of a file with features beside them; `check` is told how many, and may raise.
 
         Raises:
@@ -41,7 +44,7 @@ class FeatureRows:
         """
         views = views_of(source.features)
         done = 0
-        with self._open_client() as client:
+        with asked_until_stopped(self._open_client, stopping) as client:
             for batch in read_batches(rows, batch_rows=_BATCH_ROWS):
                 check(done)
                 keys, times = _keyed(batch, source, done)

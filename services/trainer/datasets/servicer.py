@@ -43,7 +43,7 @@ class DatasetServicer(DatasetServiceServicer):
     ) -> pb.UploadDatasetResponse:
         """Make a version of rows that are sent."""
         new, chunks = convert.upload(request_iterator)
-        dataset, existed = self._uploads.upload(new, chunks, caller())
+        dataset, existed = self._uploads.upload(new, chunks, caller(), context.is_active)
         return pb.UploadDatasetResponse(dataset=convert.dataset_proto(dataset), existed=existed)
 
     def BuildDataset(self, request: pb.BuildDatasetRequest, context: grpc.ServicerContext) -> pb.BuildDatasetResponse:

@@ -15,10 +15,11 @@ from typing import Any, Final
 import pyarrow.parquet as pq
 
 from penstock import Client
-from services.trainer.datasets.faults import BuildFailed, MonitoringUnavailable, asking
+from services.trainer.datasets.faults import BuildFailed, MonitoringUnavailable, asked_until_stopped, asking
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import TrafficSource
 from services.trainer.datasets.rows.limits import RowLimits
+from services.trainer.task import Stopping
 
 INFERENCE_ID: Final = "inference_id"
 TYPES: Final[Mapping[str, ColumnType]] = {
@@ -61,7 +62,7 @@ class Traffic:
         self._open_client = open_client
         self._limits = limits
 
-    def write(self, source: TrafficSource, folder: Path, check: Callable[[int], None]) -> Path:
+    def write(self, source: TrafficSource, folder: Path, stopping: Stopping, check: Callable[[int], None]) -> Path:
         """Write the rows as lines of JSON; `check` is told how many were looked at, and may raise.
 
         Raises:
@@ -70,7 +71,7 @@ class Traffic:
                 have (TOO_LARGE).
         """
         out = folder / "traffic.jsonl"
-        with self._open_client() as client:
+        with asked_until_stopped(self._open_client, stopping) as client:
             exported = folder / "events.parquet"
             with asking(MonitoringUnavailable, "monitoring"), exported.open("xb") as into:
                 chunks = client.monitoring.exports.event_chunks(

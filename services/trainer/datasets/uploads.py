@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
 from penstock.ids import uuid7
 from services.common.allowed_files import write_scratch
-from services.common.errors import DataLoss, InvalidArgument
+from services.common.errors import Cancelled, DataLoss, InvalidArgument
 from services.common.keys import Principal
 from services.trainer.datasets.files import RowFiles
 from services.trainer.datasets.kinds import ColumnType, DatasetFormat
@@ -28,6 +28,7 @@ class NewUpload:
     name: str
     form: DatasetFormat
     file_name: str = ""
+    delimiter: str = ""
     column_types: Mapping[str, ColumnType] = field(default_factory=dict)
     description: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
@@ -45,15 +46,23 @@ class Uploads:
         self._limits = limits
         self._max_bytes = max_bytes
 
-    def upload(self, new: NewUpload, chunks: Iterable[bytes], principal: Principal) -> tuple[Dataset, bool]:
-        """Make a version of what is sent; gives it, and whether it was there.
+    def upload(
+        self, new: NewUpload, chunks: Iterable[bytes], principal: Principal, active: Callable[[], bool]
+    ) -> tuple[Dataset, bool]:
+        """Make a version of what is sent; gives it, and whether it was there. It ends once the call is not `active`.
 
         Raises:
             InvalidArgument: MALFORMED_ROWS, NO_ROWS, TOO_MANY, UNKNOWN_COLUMN.
             ResourceExhausted: TOO_LARGE.
             FailedPrecondition: REQUEST_ID_REUSED.
             DataLoss: DIGEST_MISMATCH.
+            Cancelled: the caller went away; no version is left.
         """
+
+        def check() -> None:
+            if not active():
+                raise Cancelled("the caller went away while the rows were read")
+
         with self._files.scratch() as folder:
             sent = folder / "sent"
             sha256 = self._receive(chunks, sent)
@@ -75,10 +84,11 @@ class Uploads:
             if known is not None:
                 return self._store.by_id(known.version_id), False
             rows = folder / "rows.parquet"
-            found = write_rows(read_file(sent, new.form, new.column_types, self._limits, folder), rows)
+            batches = read_file(sent, new.form, new.column_types, self._limits, folder, check, delimiter=new.delimiter)
+            found = write_rows(batches, rows, check)
             if not found.row_count:
                 raise InvalidArgument("the file has no row; a dataset has at least one", reason="NO_ROWS")
-            blob = self._files.keep(rows)
+            blob = self._files.keep(rows, check)
         with self._store.transaction() as connection:
             self._store.lock(connection, new.name)
             if (known := self._store.repeated(connection, version)) is not None:

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -42,9 +42,18 @@ class ReadLimits:
 
 
 def read_file(
-    path: Path, form: DatasetFormat, declared: Mapping[str, ColumnType], limits: ReadLimits, folder: Path
+    path: Path,
+    form: DatasetFormat,
+    declared: Mapping[str, ColumnType],
+    limits: ReadLimits,
+    folder: Path,
+    check: Callable[[], None],
+    *,
+    delimiter: str = "",
 ) -> Iterator[pa.RecordBatch]:
     """Give a file's rows in their order, of `ColumnType`s alone; at least one batch, which says the columns.
+
+    `check` is called while the file is read, and may raise: its reader is ended then.
 
     Raises:
         InvalidArgument: MALFORMED_ROWS, TOO_MANY, UNKNOWN_COLUMN.
@@ -59,6 +68,7 @@ def read_file(
         limits.memory_bytes,
         int(limits.timeout_s) + 1,
         os.getpid(),
+        delimiter,
     )
     with answer.open("wb") as into:
         try:
@@ -69,6 +79,7 @@ def read_file(
                 deadline=time.monotonic() + limits.timeout_s,
                 limit_bytes=limits.rows.max_unpacked_bytes + _FRAMING_BYTES,
                 into=into,
+                check=check,
             )
         except TimeoutError:
             raise _too_slow(limits) from None
