@@ -9,7 +9,7 @@ from uuid import UUID
 
 from penstock.ids import uuid7
 from services.common import pages
-from services.common.errors import InvalidArgument, NotFound, ResourceExhausted
+from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, ResourceExhausted
 from services.common.jobs import Job, JobFilters, JobStore, NewJob
 from services.common.jobs.news import JobNews
 from services.common.keys import Principal
@@ -155,11 +155,19 @@ class Runs:
 
     def cancel(self, run_id: UUID) -> Job:
         """Ask for a run's end; see `JobStore.cancel`."""
-        return _named(run_id, lambda: self._jobs.cancel(run_id))
+        try:
+            return _named(run_id, lambda: self._jobs.cancel(run_id))
+        except FailedPrecondition as error:
+            state = self.get(run_id).state
+            raise FailedPrecondition(f"the run has ended already: it is {state}", reason=error.reason) from error
 
     def delete(self, run_id: UUID) -> None:
-        """Delete a run that has ended."""
-        _named(run_id, lambda: self._jobs.delete(run_id))
+        """Delete a run that has ended; see `JobStore.delete`."""
+        try:
+            _named(run_id, lambda: self._jobs.delete(run_id))
+        except FailedPrecondition as error:
+            sentence = "the run has not ended; cancel it, and delete it once it has ended"
+            raise FailedPrecondition(sentence, reason=error.reason) from error
 
     def recipes(self) -> Sequence[Offered]:
         """List the recipes, also those that are not allowed here."""

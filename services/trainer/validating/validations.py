@@ -9,7 +9,7 @@ from uuid import UUID
 
 from penstock.ids import uuid7
 from services.common import pages
-from services.common.errors import NotFound, ResourceExhausted
+from services.common.errors import FailedPrecondition, NotFound, ResourceExhausted
 from services.common.jobs import Job, JobFilters, JobStore, NewJob
 from services.common.jobs.news import JobNews
 from services.common.keys import Principal
@@ -115,7 +115,11 @@ class Validations:
 
     def cancel(self, validation_id: UUID) -> Job:
         """Ask for a validation's end; see `JobStore.cancel`."""
-        return _named(validation_id, lambda: self._jobs.cancel(validation_id))
+        try:
+            return _named(validation_id, lambda: self._jobs.cancel(validation_id))
+        except FailedPrecondition as error:
+            sentence = f"the validation has ended already: it is {self.get(validation_id).state}"
+            raise FailedPrecondition(sentence, reason=error.reason) from error
 
 
 def _named(validation_id: UUID, call: Callable[[], T]) -> T:
