@@ -92,6 +92,19 @@ def test_what_is_wrong_with_a_file_is_said_by_its_row(dataset: Answer) -> None:
     assert "MONITORING_ADDRESS" in dataset("from-traffic", "flowers", exit_code=ExitCode.FAILED)
 
 
+def test_a_file_with_semicolons_is_refused_with_the_option_that_reads_it(dataset: Answer) -> None:
+    Path("semi.csv").write_text(FLOWERS.replace(",", ";"))
+    said = dataset("upload", "semi", "semi.csv", exit_code=ExitCode.FAILED)
+    assert "has semicolons and no comma between cells; set --delimiter to ';', or to ','" in said
+    made = dataset("upload", "semi", "semi.csv", "--delimiter", ";")
+    assert made["digest"] == dataset("show", "flowers")["digest"]
+    Path("tabs.csv").write_text(FLOWERS.replace(",", "\t"))
+    assert dataset("upload", "semi", "tabs.csv", "--delimiter", "tab")["existed"] is True
+    assert "one of ',', ';'" in dataset("upload", "semi", "semi.csv", "--delimiter", ":", exit_code=ExitCode.FAILED)
+    Path("rows.json").write_text('{"a": 1}')
+    assert "only a CSV" in dataset("upload", "semi", "rows.json", "--delimiter", ";", exit_code=ExitCode.FAILED)
+
+
 def test_a_version_is_deleted_by_its_number_alone(dataset: Answer) -> None:
     dataset("upload", "gone", "flowers.csv")
     assert "name the version" in dataset("delete", "gone", "--yes", exit_code=ExitCode.USAGE)

@@ -34,14 +34,19 @@ Table = Mapping[str, Sequence[Any]]
 
 
 def rows_of(
-    data: bytes, form: DatasetFormat, folder: Path, declared: Mapping[str, ColumnType] | None = None, **limits: int
+    data: bytes,
+    form: DatasetFormat,
+    folder: Path,
+    declared: Mapping[str, ColumnType] | None = None,
+    delimiter: str = "",
+    **limits: int,
 ) -> tuple[Rows, pa.Table]:
     """Read a file here, without the process that strangers' files are read in; give what was written."""
     bounds = RowLimits(**{**{name: getattr(LIMITS, name) for name in LIMITS.__slots__}, **limits})
     if form is PARQUET:
         schema, batches = parquet_batches(memoryview(data), declared or {}, bounds)
     else:
-        schema, batches = text_batches(memoryview(data), form, declared or {}, bounds)
+        schema, batches = text_batches(memoryview(data), form, declared or {}, bounds, delimiter)
     path = folder / "rows.parquet"
     empty = pa.RecordBatch.from_pylist([], schema=schema)
     found = write_rows(chain([empty], batches), path)
@@ -119,6 +124,24 @@ def test_the_same_rows_have_one_digest_in_every_format(tmp_path_factory: pytest.
         assert found.to_pylist() == pa.table(dict(table)).to_pylist()
 
 
+@pytest.mark.parametrize("delimiter", [";", "\t", "|"])
+def test_a_csv_with_another_delimiter_is_the_same_rows(tmp_path: Path, delimiter: str) -> None:
+    data = 'a,b\n1,"x,y"\n2,z\n'
+    other = data.replace('"x,y"', "X").replace(",", delimiter).replace("X", "x,y")
+    rows, _ = rows_of(other.encode(), CSV, tmp_path, delimiter=delimiter)
+    assert rows.digest == rows_of(data.encode(), CSV, tmp_path)[0].digest
+
+
+@pytest.mark.parametrize(
+    ("data", "delimiter"),
+    [(b"a;b\nx;1\n", ","), (b'"a;b"\nx\n', ""), (b"a\nx;y\n", "")],
+    ids=["said to be a comma", "quoted", "in the rows alone"],
+)
+def test_one_column_of_texts_that_hold_semicolons_is_taken(tmp_path: Path, data: bytes, delimiter: str) -> None:
+    rows, table = rows_of(data, CSV, tmp_path, delimiter=delimiter)
+    assert (len(rows.columns), table.num_rows) == (1, 1)
+
+
 def test_the_digest_is_the_one_that_the_documents_define(tmp_path: Path) -> None:
     """Computed by hand, from the definition in rows/digest.py alone."""
     import hashlib
@@ -143,6 +166,8 @@ def test_the_digest_is_the_one_that_the_documents_define(tmp_path: Path) -> None
         (CSV, b'a\n1\n"2\n', "2", "quote"),
         (CSV, b"", "", "first line names the columns"),
         (CSV, b"a,a\n1,2\n", "", "two columns"),
+        (CSV, b"a;b\n1;2\n", "", "semicolons and no comma between cells; set header.delimiter to ';'"),
+        (CSV, b'\xef\xbb\xbf"a"\t"b"\n1\t2\n', "", "tabs and no comma"),
         (CSV, b"a,\n1,2\n", "", "column 2"),
         (CSV, b"a\n\xff\n", "", "line 2 is no UTF-8"),
         (CSV, b"a\n1\0\n", "", "NUL"),

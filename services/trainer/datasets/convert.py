@@ -27,6 +27,7 @@ from services.trainer.datasets.models import (
     TrafficSource,
     reference_of,
 )
+from services.trainer.datasets.rows.texts import DELIMITERS
 from services.trainer.datasets.splits import Split, SplitBy
 from services.trainer.datasets.uploads import NewUpload
 from services.trainer.task import Part
@@ -71,6 +72,7 @@ def _header(header: pb.UploadDatasetHeader) -> NewUpload:
         name=header.name,
         form=DatasetFormat(form),
         file_name=checks.line("header.file_name", header.file_name, MAX_FILE_NAME_CHARS),
+        delimiter=_delimiter(header),
         column_types=types,
         description=checks.text("header.description", header.description, MAX_DESCRIPTION_CHARS),
         labels=checks.labels("header.labels", header.labels),
@@ -78,6 +80,17 @@ def _header(header: pb.UploadDatasetHeader) -> NewUpload:
         request_id=checks.line("header.request_id", header.request_id, MAX_REQUEST_ID_CHARS),
         header_sha256=hashlib.sha256(header.SerializeToString(deterministic=True)).hexdigest(),
     )
+
+
+def _delimiter(header: pb.UploadDatasetHeader) -> str:
+    given = header.delimiter
+    if given and header.format != pb.DATASET_FORMAT_CSV:
+        sentence = f"got {given[:8]!r}; only a CSV has a delimiter: leave it out"
+        raise InvalidArgument.field("header.delimiter", sentence, reason="INVALID_DELIMITER")
+    if given and given not in DELIMITERS:
+        sentence = f"got {given[:8]!r}; cells are divided by one of {', '.join(map(repr, DELIMITERS))}"
+        raise InvalidArgument.field("header.delimiter", sentence, reason="INVALID_DELIMITER")
+    return given
 
 
 def _pieces(coming: Iterator[pb.UploadDatasetRequest]) -> Iterator[bytes]:

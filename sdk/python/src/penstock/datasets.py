@@ -55,6 +55,7 @@ class DatasetsClient:
         rows: Rows,
         *,
         file_format: Format = None,
+        delimiter: str = "",
         column_types: Mapping[str, pb.ColumnType.ValueType | str] | None = None,
         description: str = "",
         labels: Mapping[str, str] | None = None,
@@ -67,6 +68,8 @@ class DatasetsClient:
             name: the dataset's.
             rows: the path of a file, or a table in memory.
             file_format: how the file is written; None: as its suffix says.
+            delimiter: what stands between the cells of a CSV: `,`, `;`, a tab or `|`; empty: a comma, and a file that
+                likely has another is refused.
             column_types: name → FLOAT64, INT64, BOOL, STRING, TIMESTAMP or FLOAT64_LIST, where the rows do not say what
                 is meant.
             description: what it is.
@@ -90,6 +93,7 @@ class DatasetsClient:
                 name=name,
                 format=number,
                 file_name=file.path,
+                delimiter=delimiter,
                 column_types=types,
                 description=description,
                 labels=labels or {},

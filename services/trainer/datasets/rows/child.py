@@ -44,6 +44,7 @@ class Settings:
     memory_limit_bytes: int
     cpu_limit_s: int
     parent_pid: int
+    delimiter: str = ""
 
     def written(self) -> str:
         """Write it as the child's argument."""
@@ -91,7 +92,7 @@ def _answer(data: memoryview, settings: Settings, answer: int) -> None:
     if settings.form is DatasetFormat.PARQUET:
         schema, batches = parquet_batches(data, settings.declared, settings.limits)
     else:
-        schema, batches = text_batches(data, settings.form, settings.declared, settings.limits)
+        schema, batches = text_batches(data, settings.form, settings.declared, settings.limits, settings.delimiter)
     with open(answer, "wb") as out, pa.ipc.new_stream(out, schema) as stream:
         for batch in batches:
             stream.write_batch(batch)

@@ -19,19 +19,45 @@ from services.trainer.datasets.rows.limits import (
     unreadable,
 )
 
+DELIMITERS: Final = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}
+"""What may stand between the cells of a CSV, and what many of them are called."""
 _READ_BYTES: Final = 256 * 1024
 _SPACE: Final = re.compile(r"[ \t\r\n]*")
 
 
-def csv_rows(data: memoryview, limits: RowLimits) -> tuple[list[str], Iterator[list[str | None]]]:
-    """Give the names of the columns, and the cells of each row; an empty cell is missing. Empty lines are none."""
+def csv_rows(data: memoryview, limits: RowLimits, delimiter: str = "") -> tuple[list[str], Iterator[list[str | None]]]:
+    """Give the names of the columns, and the cells of each row; an empty cell is missing. Empty lines are none.
+
+    Without a delimiter it is the comma, and a file that is likely divided by another is refused.
+    """
     csv.field_size_limit(MAX_CELL_BYTES)
-    records = _records(data)
+    if not delimiter:
+        _refuse_other_delimiter(data)
+    records = _records(data, delimiter or ",")
     header = next(records, None)
     if header is None:
         raise unreadable("the file is empty; its first line names the columns")
     names = checked_names([name.strip() for name in header], limits)
     return names, _cells(records, len(names))
+
+
+def _refuse_other_delimiter(data: memoryview) -> None:
+    """Refuse a file whose first line is one column by commas and several by another delimiter."""
+    line = next((line for line in _lines_of_csv(data) if line.strip()), "")
+    widths = {delimiter: _width(line, delimiter) for delimiter in DELIMITERS}
+    likely = max(widths, key=lambda delimiter: widths[delimiter])
+    if widths[","] == 1 and widths[likely] > 1:
+        raise unreadable(
+            f"the first line, {shown(line.strip())}, has {DELIMITERS[likely]} and no comma between cells; "
+            f"set header.delimiter to {likely!r}, or to ',' where this is one column"
+        )
+
+
+def _width(line: str, delimiter: str) -> int:
+    try:
+        return len(next(csv.reader([line], delimiter=delimiter), []))
+    except csv.Error:  # what reads the rows says what is wrong with them
+        return 0
 
 
 def _cells(records: Iterator[list[str]], width: int) -> Iterator[list[str | None]]:
@@ -41,8 +67,8 @@ def _cells(records: Iterator[list[str]], width: int) -> Iterator[list[str | None
         yield [cell or None for cell in cells]
 
 
-def _records(data: memoryview) -> Iterator[list[str]]:
-    reader = csv.reader(_lines_of_csv(data), strict=True)
+def _records(data: memoryview, delimiter: str) -> Iterator[list[str]]:
+    reader = csv.reader(_lines_of_csv(data), delimiter=delimiter, strict=True)
     row = 0
     while True:
         try:

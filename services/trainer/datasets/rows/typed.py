@@ -35,7 +35,11 @@ class _Reading:
 
 
 def text_batches(
-    data: memoryview, form: DatasetFormat, declared: Mapping[str, ColumnType], limits: RowLimits
+    data: memoryview,
+    form: DatasetFormat,
+    declared: Mapping[str, ColumnType],
+    limits: RowLimits,
+    delimiter: str = "",
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """Give the columns of a file of CSV or JSON, and its rows in their order.
 
@@ -43,7 +47,7 @@ def text_batches(
         InvalidArgument: MALFORMED_ROWS, TOO_MANY, UNKNOWN_COLUMN (a declared one is not there).
         TooLarge: too many rows.
     """
-    reading = _csv(data, limits) if form is DatasetFormat.CSV else _json(data)
+    reading = _csv(data, limits, delimiter) if form is DatasetFormat.CSV else _json(data)
     seen: dict[str, Seen] = {name: Seen() for name in reading.names}
     first_row = 1
     for block in _blocks(reading.rows(), limits):
@@ -70,11 +74,11 @@ def _typed(reading: _Reading, types: Mapping[str, ColumnType], limits: RowLimits
         yield pa.RecordBatch.from_arrays(columns, schema=schema_of(types))
 
 
-def _csv(data: memoryview, limits: RowLimits) -> _Reading:
-    names, _ = csv_rows(data, limits)
+def _csv(data: memoryview, limits: RowLimits, delimiter: str) -> _Reading:
+    names, _ = csv_rows(data, limits, delimiter)
 
     def rows() -> Iterator[Row]:
-        for cells in csv_rows(data, limits)[1]:
+        for cells in csv_rows(data, limits, delimiter)[1]:
             yield dict(zip(names, cells, strict=True))
 
     return _Reading(names, rows, kinds_of_texts, texts=True)

@@ -99,6 +99,12 @@ def upload(
     file_format: Annotated[
         Format | None, typer.Option("--format", help="Default: by the file's suffix.", show_default=False)
     ] = None,
+    delimiter: Annotated[
+        str,
+        typer.Option(
+            "--delimiter", metavar="CHARACTER", help="Between a CSV's cells: ',', ';', tab or '|'. Default: a comma."
+        ),
+    ] = "",
     column_type: Annotated[
         list[str] | None,
         typer.Option(
@@ -120,6 +126,7 @@ def upload(
             name,
             file,
             file_format=file_format,
+            delimiter="\t" if delimiter in ("tab", r"\t") else delimiter,
             column_types=pairs(column_type, "--type"),
             description=description,
             labels=pairs(label, "--label"),

@@ -26,6 +26,7 @@ _OPTIONS = {
     "input_format": "--input-format",
     "file_format": "--format",
     "header.column_types": "--type",
+    "header.delimiter": "--delimiter",
     "column_types": "--type",
     "row_format": "--format",
     "max_failed_rows": "--max-failed-rows",

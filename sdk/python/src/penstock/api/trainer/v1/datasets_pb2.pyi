@@ -132,7 +132,9 @@ class _DatasetFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Dataset
     DATASET_FORMAT_PARQUET: _DatasetFormat.ValueType  # 1
     """Apache Parquet."""
     DATASET_FORMAT_CSV: _DatasetFormat.ValueType  # 2
-    """Comma-separated, RFC 4180, UTF-8, the first line names the columns; an empty field is a missing value."""
+    """RFC 4180, UTF-8, separated by commas or as the header's `delimiter` says; the first line names the columns; an
+    empty field is a missing value.
+    """
     DATASET_FORMAT_JSON: _DatasetFormat.ValueType  # 3
     """A JSON object a line, or one array of objects; null, NaN and absent are missing."""
 
@@ -144,7 +146,9 @@ DATASET_FORMAT_UNSPECIFIED: DatasetFormat.ValueType  # 0
 DATASET_FORMAT_PARQUET: DatasetFormat.ValueType  # 1
 """Apache Parquet."""
 DATASET_FORMAT_CSV: DatasetFormat.ValueType  # 2
-"""Comma-separated, RFC 4180, UTF-8, the first line names the columns; an empty field is a missing value."""
+"""RFC 4180, UTF-8, separated by commas or as the header's `delimiter` says; the first line names the columns; an
+empty field is a missing value.
+"""
 DATASET_FORMAT_JSON: DatasetFormat.ValueType  # 3
 """A JSON object a line, or one array of objects; null, NaN and absent are missing."""
 Global___DatasetFormat: _TypeAlias = DatasetFormat  # noqa: Y015
@@ -707,6 +711,7 @@ class UploadDatasetHeader(_message.Message):
     LABELS_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DELIMITER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """As a model's name."""
     format: Global___DatasetFormat.ValueType
@@ -719,6 +724,10 @@ class UploadDatasetHeader(_message.Message):
     """Lowercase hex, of all bytes that are sent; empty: not checked."""
     request_id: _builtins.str
     """At most 128 characters; the same again gives the first result."""
+    delimiter: _builtins.str
+    """What stands between the cells of a CSV: a comma, semicolon, tab or vertical bar. Empty: a comma, and a file whose
+    first line has none but one of the others is refused (MALFORMED_ROWS), since it is hardly one column.
+    """
     @_builtins.property
     def column_types(self) -> _containers.ScalarMap[_builtins.str, Global___ColumnType.ValueType]:
         """Types of columns, where the rows do not say what is meant; names that the rows lack are refused."""
@@ -738,10 +747,11 @@ class UploadDatasetHeader(_message.Message):
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         sha256: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        delimiter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_types", b"column_types", "description", b"description", "file_name", b"file_name", "format", b"format", "labels", b"labels", "name", b"name", "request_id", b"request_id", "sha256", b"sha256"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["column_types", b"column_types", "delimiter", b"delimiter", "description", b"description", "file_name", b"file_name", "format", b"format", "labels", b"labels", "name", b"name", "request_id", b"request_id", "sha256", b"sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -85,8 +85,8 @@ class DatasetServiceServicer(object):
         """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
         version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
         that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
-        UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
-        FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
+        UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns), INVALID_DELIMITER. RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what
+        they unpack to). FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -41,8 +41,8 @@ class DatasetServiceStub:
     """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
     version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
     that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
-    UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
-    FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
+    UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns), INVALID_DELIMITER. RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what
+    they unpack to). FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
     """
     BuildDataset: _grpc.UnaryUnaryMultiCallable[_datasets_pb2.BuildDatasetRequest, _datasets_pb2.BuildDatasetResponse]
     """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row.
@@ -84,8 +84,8 @@ class DatasetServiceAsyncStub(DatasetServiceStub):
     """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
     version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
     that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
-    UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
-    FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
+    UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns), INVALID_DELIMITER. RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what
+    they unpack to). FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
     """
     BuildDataset: _aio.UnaryUnaryMultiCallable[_datasets_pb2.BuildDatasetRequest, _datasets_pb2.BuildDatasetResponse]  # type: ignore[assignment]
     """Makes a version of what lies elsewhere: live traffic with its labels, feature views as of a time per row.
@@ -130,8 +130,8 @@ class DatasetServiceServicer(metaclass=_abc_1.ABCMeta):
         """Makes a version of rows that are sent: a header, then the bytes. The same rows as in the newest version are that
         version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED, INVALID_NAME, UNKNOWN_FORMAT, MALFORMED_ROWS (a sentence
         that names the row and what is wrong with it: ragged, mistyped; the number of the row is `row` in the metadata),
-        UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns). RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what they unpack to).
-        FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
+        UNKNOWN_COLUMN, NO_ROWS, TOO_MANY (columns), INVALID_DELIMITER. RESOURCE_EXHAUSTED: TOO_LARGE (bytes, rows, what
+        they unpack to). FAILED_PRECONDITION: REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
         """
 
     @_abc_1.abstractmethod
