@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from penstock.ids import uuid7
@@ -75,3 +76,12 @@ def flowers(count: int, *, seed: int = 0, wrong: float = 0.0, **more: Sequence[A
     species = np.where(off, (species + 1) % 3, species)
     columns = {name: values[:, index].astype(np.float64) for index, name in enumerate(COLUMNS)}
     return pa.table({**columns, "species": species, **more})
+
+
+def kept(rows: pa.Table | None, folder: Path, **more: Any) -> tuple[Path, ...]:
+    """Rows as a trial has them: in a file of Parquet; none of none."""
+    if rows is None:
+        return ()
+    path = folder / f"{uuid7()}.parquet"
+    pq.write_table(rows, path, **more)
+    return (path,)

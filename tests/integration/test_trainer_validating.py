@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from tests.inference import Suite
 from tests.postgres import PostgresServer
 from tests.services import running_inference
 from tests.testdata import models
-from tests.validating import GoesOn, flowers, registration
+from tests.validating import GoesOn, flowers, kept, registration
 
 pytestmark = pytest.mark.slow
 AT_LEAST, AT_MOST = pb.COMPARISON_AT_LEAST, pb.COMPARISON_AT_MOST
@@ -58,7 +59,9 @@ def expect(suite: Suite, model: str, **bounds: tuple[pb.Comparison.ValueType, fl
 
 def tried(suite: Suite, model: str, version: str, rows: pa.Table | None, **more: Any) -> Validation:
     given: dict[str, Any] = {"trial_id": uuid7(), "label": "species", "dataset": "flowers/1", **more}
-    return Validating(opener(suite)).validate(GoesOn(), Trial(model=model, version=version, rows=rows, **given))
+    with TemporaryDirectory() as folder:
+        trial = Trial(model=model, version=version, files=kept(rows, Path(folder)), **given)
+        return Validating(opener(suite)).validate(GoesOn(), trial)
 
 
 def test_a_good_version_passes_and_only_then_goes_on(suite: Suite, tmp_path: Path) -> None:
@@ -168,14 +171,25 @@ def test_what_cannot_be_tried_has_not_passed(suite: Suite, tmp_path: Path) -> No
         assert said in validation.shortfalls[0]
     with pytest.raises(penstock.FailedPrecondition) as refused:
         suite.client.registry.promote("mute", version, "staging", **APPROVED)
-    assert refused.value.reason == "EVALUATION_REQUIRED", "what was not tried is not recorded"
+    assert refused.value.reason == "EVALUATION_REQUIRED", "what the rows are not says nothing of the version"
 
 
-def test_a_version_that_fails_when_it_is_served_has_not_passed(suite: Suite) -> None:
+def test_a_version_that_fails_when_it_is_served_is_let_through_no_more(suite: Suite) -> None:
     inference.register(suite.client, "failing", models.embedding(vocabulary=5))
-    validation = tried(suite, "failing", "1.0.0", pa.table({"ids": [99] * 10, "species": [0] * 10}))
+    expect(suite, "failing", size_bytes=(AT_MOST, 10**9))
+    suite.client.registry.record_evaluation("failing", "1.0.0", {"size_bytes": 1})
+    trial_id, rows = uuid7(), pa.table({"ids": [99] * 10, "species": [0] * 10})
+    validation = tried(suite, "failing", "1.0.0", rows, trial_id=trial_id)
     assert not validation.passed
     assert "INPUT_REFUSED" in validation.shortfalls[0]
+    failed, before = suite.client.registry.evaluations("failing", "1.0.0")
+    assert (before.passed, failed.passed, failed.id) == (True, False, validation.evaluation_id)
+    assert (failed.failure, failed.dataset, dict(failed.metrics)) == (validation.shortfalls[0], "flowers/1", {})
+    assert tried(suite, "failing", "1.0.0", rows, trial_id=trial_id).shortfalls == validation.shortfalls
+    suite.client.registry.promote("failing", "1.0.0", "candidate")
+    with pytest.raises(penstock.FailedPrecondition, match="INPUT_REFUSED") as refused:
+        suite.client.registry.promote("failing", "1.0.0", "staging", **APPROVED)
+    assert refused.value.reason == "CRITERIA_NOT_MET"
 
 
 def test_a_version_that_does_not_load_has_not_passed(suite: Suite, tmp_path: Path) -> None:
@@ -185,10 +199,12 @@ def test_a_version_that_does_not_load_has_not_passed(suite: Suite, tmp_path: Pat
     addresses = {"registry": suite.registry.address, "monitoring": suite.monitoring.address}
     with running_inference(tmp_path, **addresses, session_budget_bytes=2**20) as small:
         client = partial(penstock.Client, registry=suite.registry.address, inference=small.address)
-        trial = Trial(uuid7(), "large", "1.0.0", rows, label="species")
+        trial = Trial(uuid7(), "large", "1.0.0", kept(rows, tmp_path), label="species")
         validation = Validating(client).validate(GoesOn(), trial)
-    assert (validation.passed, validation.evaluation_id) == (False, 0)
+    assert not validation.passed
     assert "SESSION_BUDGET_EXCEEDED" in validation.shortfalls[0]
+    (failed,) = suite.client.registry.evaluations("large", "1.0.0")
+    assert (failed.id, failed.failure) == (validation.evaluation_id, validation.shortfalls[0])
 
 
 def test_the_same_trial_again_is_one_evaluation(suite: Suite, tmp_path: Path) -> None:
@@ -202,7 +218,7 @@ def test_the_same_trial_again_is_one_evaluation(suite: Suite, tmp_path: Path) ->
 def test_an_inference_service_that_is_away_is_asked_again_later(suite: Suite, tmp_path: Path) -> None:
     version = made(suite, tmp_path, "away", seed=0)
     away = partial(penstock.Client, registry=suite.registry.address, inference="127.0.0.1:1", timeout_s=1)
-    trial = Trial(uuid7(), "away", version, flowers(30), label="species")
+    trial = Trial(uuid7(), "away", version, kept(flowers(30), tmp_path), label="species")
     with pytest.raises(InferenceUnavailable) as silent:
         Validating(away).validate(GoesOn(), trial)
     assert silent.value.retryable
@@ -216,8 +232,7 @@ def test_a_trial_that_is_to_end_ends(suite: Suite, tmp_path: Path) -> None:
         for callback in stopping.callbacks:
             callback()
 
+    trial = Trial(uuid7(), "ended", version, kept(flowers(2_000), tmp_path), label="species")
     with pytest.raises(Stopped):
-        Validating(opener(suite)).validate(
-            stopping, Trial(uuid7(), "ended", version, flowers(2_000), label="species"), told
-        )
+        Validating(opener(suite)).validate(stopping, trial, told)
     assert list(suite.client.registry.evaluations("ended", version)) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from services.trainer.registering.models import Registration
 from services.trainer.registering.names import next_name
 from services.trainer.task import Column, Outcome, RunFolder
 from services.trainer.validating.held_out import MAX_ROWS, held_out
-from services.trainer.validating.inputs import inputs_of
-from services.trainer.validating.measuring import bounded, sliced
+from services.trainer.validating.inputs import all_inputs, inputs_of
+from services.trainer.validating.measuring import MAX_VALUE_CHARS, bounded, sliced
 from services.trainer.validating.models import Trial, Untried
-from services.trainer.validating.outputs import Answers, answers_of, task_type_of
+from services.trainer.validating.outputs import Answers, answers_of, task_type_of, worth_keeping
+from tests.validating import kept
 
 FP32, INT64, BYTES = tensors.DATA_TYPE_FP32, tensors.DATA_TYPE_INT64, tensors.DATA_TYPE_BYTES
 
@@ -85,11 +87,9 @@ def test_each_input_of_one_column_has_the_column_of_its_name() -> None:
 @pytest.mark.parametrize(
     ("inputs", "said"),
     [
-        ([], "takes no tensors"),
         ([spec("X", FP32, -1, 2)], "what its columns are called"),
-        ([spec("gone", FP32, -1)], "takes a column 'gone'"),
         ([spec("word", FP32, -1)], "takes 'word' as float32"),
-        ([spec("holes", INT64, -1)], "cannot be missing, and 1 are"),
+        ([spec("holes", INT64, -1)], "cannot be missing, and some are"),
         ([spec("half", INT64, -1)], "takes 'half' as int64"),
     ],
 )
@@ -137,18 +137,57 @@ def test_the_task_is_as_it_was_said_or_as_the_labels_are() -> None:
     assert task_type_of(version([], [], task="else"), "", np.array(["a", "b", "c"], object)) == CLASSIFICATION
 
 
-def test_rows_without_a_label_are_left_out_and_many_are_drawn() -> None:
+def test_rows_without_a_label_are_left_out_and_many_are_drawn(tmp_path: Path) -> None:
     rows = pa.table({"x": range(4), "y": pa.array([1.0, None, float("nan"), 2.0])})
-    found = held_out(Trial("t", "m", "1", rows, label="y"))
+    found = held_out(Trial("t", "m", "1", kept(rows, tmp_path), label="y"))
     assert found is not None
     assert found.labels.tolist() == [1.0, 2.0]
+    assert [batch.to_pydict() for batch in found.batches(["x"])] == [{"x": [0, 3]}]
     assert found.notes[0].startswith("2 of 4 rows have no label")
-    many = pa.table({"y": np.arange(MAX_ROWS + 5) % 2})
+    many = kept(pa.table({"x": range(MAX_ROWS + 5), "y": np.arange(MAX_ROWS + 5) % 2}), tmp_path)
     drawn, again = (held_out(Trial("t", "m", "1", many, label="y")) for _ in range(2))
     assert drawn is not None
     assert again is not None
-    assert drawn.table.num_rows == MAX_ROWS
-    assert drawn.table.equals(again.table)
+    assert drawn.row_count == MAX_ROWS
+    places = np.concatenate([batch.column("x").to_numpy() for batch in drawn.batches(["x"])])
+    assert (places % 2).tolist() == drawn.labels.tolist(), "each row has its own label still"
+    assert drawn.chosen.tolist() == again.chosen.tolist()
+    assert drawn.notes == ("of 20,005 rows 20,000 were drawn by a seed",)
+
+
+def test_rows_of_several_files_come_in_their_order_a_few_at_a_time(tmp_path: Path) -> None:
+    texts = ["é" * 80, None, "b", "a"]
+    files = [
+        *kept(pa.table({"y": [1, None, 3], "s": texts[:3]}), tmp_path, row_group_size=1),
+        *kept(pa.table({"y": [4], "s": texts[3:]}), tmp_path),
+    ]
+    found = held_out(Trial("t", "m", "1", files, label="y", slices=["s", "planet"]))
+    assert found is not None
+    assert found.slices.to_pydict() == {"s": ["é" * (MAX_VALUE_CHARS + 1), "b", "a"]}, "none of them is kept whole"
+    assert [batch.to_pydict() for batch in found.batches(["s", "y"])] == [
+        {"s": [texts[0]], "y": [1]}, {"s": ["b"], "y": [3]}, {"s": ["a"], "y": [4]}
+    ]  # fmt: skip
+    assert held_out(Trial("t", "m", "1", ())) is None
+    with pytest.raises(Untried, match="takes a column 'x'"):
+        all_inputs(version([spec("x", FP32, -1)], []), found)
+    with pytest.raises(Untried, match="takes no tensors"):
+        all_inputs(version([], []), found)
+
+
+def test_a_request_has_no_more_rows_or_bytes_than_a_server_takes() -> None:
+    rows = pa.table({"word": ["a" * 50, "b" * 10, "c", "d", "e"], "x": [1.0] * 5})
+    inputs = inputs_of(version([spec("word", BYTES, -1, 1), spec("x", FP32, -1)], []), rows)
+    assert [len(piece["x"]) for piece in inputs.pieces(256, 40)] == [1, 2, 2]
+    assert [len(piece["x"]) for piece in inputs.pieces(2, 10_000)] == [2, 2, 1]
+    assert [len(piece["word"]) for piece in inputs.pieces(1, 10_000)] == [1] * 5
+
+
+def test_of_an_answer_that_alone_is_kept_by_which_it_is_read() -> None:
+    many = {
+        "pixels": np.zeros((2, 3, 3)), "label": np.array([[1], [0]]), "other": np.array([5, 5]),
+        "scores": np.zeros((2, 2)), "embedding": np.zeros((2, 999)), "size": np.zeros(2),
+    }  # fmt: skip
+    assert list(worth_keeping(many)) == ["label", "scores", "size"]
 
 
 def test_slices_of_numbers_have_an_rmse_and_their_worst_is_the_largest() -> None:

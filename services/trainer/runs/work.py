@@ -13,8 +13,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import pyarrow.parquet as pq
-
 from services.common.errors import DomainError
 from services.common.jobs import JobRun, JobStore
 from services.trainer.datasets.materialising import Datasets, Materialised
@@ -28,6 +26,7 @@ from services.trainer.runs.planning import OWN_PARAMETERS, slices_of
 from services.trainer.runs.splitting import split_of
 from services.trainer.runs.store import RunStore
 from services.trainer.runs.telling import Telling
+from services.trainer.scripts.catalog import Scripts
 from services.trainer.task import Executor, Outcome, Part, RunFolder, Stopping, Task, TrainingType
 from services.trainer.validating.models import Trial, Validation
 from services.trainer.validating.store import ValidationStore, said
@@ -56,6 +55,7 @@ class Steps:
     """What does the steps of a run. `reads_parent` says of a recipe whether it always begins with the parent."""
 
     datasets: Datasets
+    scripts: Scripts
     parents: Parents
     executors: Mapping[ExecutorName, Executor]
     registering: Registering
@@ -108,6 +108,8 @@ class TrainingWork:
         if spec.outcome is not None and self._folders.restore(run, OUT, folder.out):
             return spec.outcome
         self._steps.parents.bring(run, spec, folder, always=self._steps.reads_parent(spec.recipe))
+        if spec.script:
+            self._steps.scripts.bring(spec.script, folder, run.check)
         resumed = self._folders.restore(run, CHECKPOINT, folder.checkpoint)
         executor = self._steps.executors.get(spec.executor)
         if executor is None:
@@ -182,7 +184,7 @@ class TrainingWork:
             trial_id=str(run_id),
             model=spec.model,
             version=spec.new_version,
-            rows=pq.read_table(test) if test.exists() else None,
+            files=(test,) if test.exists() else (),
             label=spec.outcome.label if spec.outcome and spec.outcome.label else "label",
             against=spec.parent_version,
             against_production=True,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 from penstock.api.registry.v1.registry_pb2 import ModelVersion
 from penstock.api.tensors.v1.tensors_pb2 import TensorSpec
 from penstock.tensors import DTYPES, datatype_name
+from services.trainer.validating.held_out import HeldOut
 from services.trainer.validating.models import Untried
 
 MATRIX_RANK: Final = 2
+_TEXT_BYTES: Final = 8
+"""Of a text beside its characters, with what says how long it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,22 +40,60 @@ class Inputs:
         """Give some rows."""
         return {name: array[begin:end] for name, array in self.arrays.items()}
 
+    def pieces(self, row_count: int, size_bytes: int) -> Iterator[dict[str, NDArray[Any]]]:
+        """Give all rows in pieces of at most so many, and of no more bytes, save where a single row has more."""
+        ends = np.cumsum(sum(map(_sizes, self.arrays.values())))
+        begin, before = 0, 0
+        while begin < self.row_count:
+            end = min(begin + row_count, int(np.searchsorted(ends, before + size_bytes, side="right")))
+            end = max(end, begin + 1)
+            yield self.between(begin, end)
+            begin, before = end, int(ends[end - 1])
+
+
+def all_inputs(
+    version: ModelVersion, rows: HeldOut, check: Callable[[], None] = lambda: None
+) -> Callable[[], Iterator[Inputs]]:
+    """Give what lays held-out rows out as a version takes them, some at a time, from the first on each time.
+
+    Raises as `inputs_of`; so does what it gives, where it comes to values that the version cannot take.
+    """
+    columns = _columns(version)
+    missing = next((name for name in columns if name not in rows.columns), None)
+    if missing is not None:
+        raise Untried(f"{version.version} takes a column {missing!r}, which the rows do not have")
+    return lambda: (inputs_of(version, each) for each in rows.batches(columns, check))
+
 
 def inputs_of(version: ModelVersion, rows: pa.Table) -> Inputs:
-    """Lay rows out as a version takes them.
+    """Lay rows out as a version takes them; they have the columns for it, see `all_inputs`.
 
     A matrix takes the columns that its signature names, in their order; an input of one column the column of its name.
     Missing numbers are NaN, missing texts are empty; whole numbers and booleans cannot be missing.
 
     Raises:
-        Untried: the rows lack a column, or have values that the version cannot take.
+        Untried: the rows have values that the version cannot take.
     """
     specs = version.signature.inputs
-    if not specs:
-        raise Untried(f"{version.version} takes no tensors, so rows cannot be given to it")
     arrays = {spec.name: _array(version.version, spec, rows) for spec in specs}
     free = all(spec.shape and spec.shape[0] == -1 for spec in specs)
     return Inputs(arrays, rows.num_rows, batched=free and version.validation.rows_independent)
+
+
+def _columns(version: ModelVersion) -> Sequence[str]:
+    """Give the columns that a version takes."""
+    specs = version.signature.inputs
+    if not specs:
+        raise Untried(f"{version.version} takes no tensors, so rows cannot be given to it")
+    return list(dict.fromkeys(name for spec in specs for name in spec.columns or [spec.name]))
+
+
+def _sizes(array: NDArray[Any]) -> NDArray[np.int64]:
+    """Say how many bytes each row takes in a request."""
+    if array.dtype != object:
+        return np.full(len(array), array.nbytes // max(1, len(array)), dtype=np.int64)
+    rows = array.reshape(len(array), -1)
+    return np.fromiter((sum(len(text.encode()) + _TEXT_BYTES for text in row) for row in rows), np.int64, len(rows))
 
 
 def _array(version: str, spec: TensorSpec, rows: pa.Table) -> NDArray[Any]:
@@ -70,8 +111,6 @@ def _array(version: str, spec: TensorSpec, rows: pa.Table) -> NDArray[Any]:
 
 
 def _column(version: str, name: str, rows: pa.Table, dtype: np.dtype[Any]) -> NDArray[Any]:
-    if name not in rows.column_names:
-        raise Untried(f"{version} takes a column {name!r}, which the rows do not have")
     column = rows.column(name)
     try:
         if dtype.kind == "O":
@@ -81,7 +120,7 @@ def _column(version: str, name: str, rows: pa.Table, dtype: np.dtype[Any]) -> ND
             floats: NDArray[Any] = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
             return floats.astype(dtype)
         if column.null_count:
-            raise Untried(f"{version} takes {name!r} as {dtype}, which cannot be missing, and {column.null_count} are")
+            raise Untried(f"{version} takes {name!r} as {dtype}, which cannot be missing, and some are")
         whole: NDArray[Any] = column.cast(pa.from_numpy_dtype(dtype)).to_numpy(zero_copy_only=False)
         return whole
     except pa.ArrowException as error:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
-
-import pyarrow as pa
 
 
 class Untried(Exception):
-    """A version cannot be tried: it does not load, fails, or cannot be given these rows. The sentence says why."""
+    """A version cannot be tried: it fails, or these rows or the surroundings are not fit. The sentence says why."""
+
+
+class VersionFails(Untried):
+    """The version itself is at fault: it does not load, or answers with errors or with what is no finite number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +24,7 @@ class Trial:
         trial_id: the run's id, or the validation's: the same one again is one evaluation in the registry.
         model: whose version it is.
         version: the exact version.
-        rows: the held-out rows, with the columns that versions take and the label; None: there are none.
+        files: Parquet of the held-out rows, with the columns that versions take and the label; none: there are none.
         label: the label's column.
         against: the exact version that it is compared with; '': none.
         against_production: what is in production when the trial begins goes before `against`.
@@ -36,7 +39,7 @@ class Trial:
     trial_id: str
     model: str
     version: str
-    rows: pa.Table | None
+    files: Sequence[Path]
     label: str = "label"
     against: str = ""
     against_production: bool = False
@@ -74,7 +77,7 @@ class Validation:
             `accuracy[COLUMN=VALUE]`, `worst_slice_accuracy[COLUMN]`.
         shortfalls: a sentence for each criterion that is not met, and for whatever else stood in the way.
         notes: sentences for whoever looks at it: what was left out, and why.
-        evaluation_id: of the evaluation in the registry; 0: none was recorded, since the version could not be tried.
+        evaluation_id: of the evaluation in the registry; 0: none, since nothing was learned of the version.
         live_version: what it was compared with; '': nothing.
         row_count: rows that were predicted.
         criteria: the model's, as they stood.

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from penstock.api.registry.v1.registry_pb2 import ModelVersion
 from services.trainer.recipes.labels_as_text import texts_of
 from services.trainer.recipes.scores import BINARY, CLASSIFICATION, REGRESSION, TASK_TYPES
-from services.trainer.validating.models import Untried
+from services.trainer.validating.models import Untried, VersionFails
 
 MATRIX_RANK: Final = 2
 THRESHOLD: Final = 0.5
@@ -63,7 +63,8 @@ def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_
     one value a row.
 
     Raises:
-        Untried: there is no such output, or what it holds is not finite.
+        Untried: there is no such output.
+        VersionFails: what it holds is not finite.
     """
     in_order = [outputs[spec.name] for spec in version.signature.outputs if spec.name in outputs]
     single = [array for array in in_order if array.ndim == 1 or (array.ndim == MATRIX_RANK and array.shape[1] == 1)]
@@ -94,6 +95,17 @@ def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_
     return Answers(task_type, predictions, _as_probabilities(probabilities), classes)
 
 
+def worth_keeping(outputs: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    """Give of one answer's outputs, in the order of the signature, those that `answers_of` may look at: of each kind
+    the first. Others, which may be large, need not be held until all rows are answered.
+    """
+    kept: dict[tuple[bool, str], str] = {}
+    for name, array in outputs.items():
+        if 1 <= array.ndim <= MATRIX_RANK:
+            kept.setdefault((array.ndim == 1 or array.shape[1] == 1, array.dtype.kind), name)
+    return {name: outputs[name] for name in kept.values()}
+
+
 def _named(places: NDArray[np.int64], classes: Sequence[str]) -> NDArray[np.object_]:
     return np.array(classes, dtype=object)[places] if classes else texts_of(places)
 
@@ -109,5 +121,5 @@ def _as_probabilities(scores: NDArray[np.float64] | None) -> NDArray[np.float64]
 def _finite(version: ModelVersion, values: NDArray[np.float64]) -> NDArray[np.float64]:
     odd = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
     if odd:
-        raise Untried(f"{version.version} answered {odd} of {len(values)} rows with what is no finite number")
+        raise VersionFails(f"{version.version} answered {odd} of {len(values)} rows with what is no finite number")
     return values

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from itertools import chain, islice, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -26,9 +27,12 @@ from penstock.predictions import Prediction
 from services.trainer.faults import InferenceUnavailable
 from services.trainer.task import Stopping
 from services.trainer.validating.inputs import Inputs
-from services.trainer.validating.models import Untried
+from services.trainer.validating.models import Untried, VersionFails
+from services.trainer.validating.outputs import worth_keeping
 
 BATCH_ROWS: Final = 256
+BATCH_BYTES: Final = 4 * 1024 * 1024
+"""Of a request with several rows: below what a server takes of one message."""
 CONCURRENCY: Final = 4
 """Requests at once: enough to keep a version busy, and few beside live traffic."""
 TIMEOUT_S: Final = 120.0
@@ -45,6 +49,9 @@ _SILENT: Final = (Unavailable, ResourceExhausted, DeadlineExceeded, Cancelled)
 _TOO_LARGE: Final = frozenset({"SESSION_BUDGET_EXCEEDED"})
 """A version that does not fit is at fault itself, though the service says that it is full."""
 _NO_KEY: Final = (Unauthenticated, PermissionDenied)
+Outputs = dict[str, NDArray[Any]]
+Rows = Callable[[], Iterator[Inputs]]
+"""Gives all rows, some at a time, from the first on each time."""
 
 
 class Predicting:
@@ -55,50 +62,59 @@ class Predicting:
         self._stopping = stopping
         self._version = version
 
-    def outputs(self, inputs: Inputs, told: Callable[[int], None]) -> dict[str, NDArray[Any]]:
-        """Predict all rows, some at once; gives each output with a row a row. `told` hears how many rows are done.
+    def outputs(self, rows: Rows, row_count: int, told: Callable[[int], None]) -> Outputs:
+        """Predict all rows, some at once; gives, with a row a row, the outputs by which answers are read.
+
+        `told` hears how many rows are done.
 
         Raises:
-            Untried: the version does not load, fails, or does not take the rows.
+            Untried: the version does not take the rows (VersionFails: it does not load, or fails).
             InferenceUnavailable: there is no answer.
             Stopped: it is to end.
         """
-        size = BATCH_ROWS if inputs.batched else 1
-        begins = range(0, inputs.row_count, size)
-        first = self._first(inputs.between(0, size))
-        answers = {0: first}
-        told(min(size, inputs.row_count))
+        pieces = enumerate(_pieces(rows))
+        _, first = next(pieces)
+        answers = {0: self._kept(self._first(first))}
+        told(_count(first))
         with ThreadPoolExecutor(CONCURRENCY, thread_name_prefix="validation") as pool:
-            waiting: dict[Future[Prediction], int] = {}
+            waiting: dict[Future[Outputs], tuple[int, int]] = {}
+            done = _count(first)
             try:
-                for begin in begins[1:]:
-                    waiting[pool.submit(self._predict, inputs.between(begin, begin + size))] = begin
+                for number, piece in pieces:
+                    waiting[pool.submit(self._predicted, piece)] = (number, _count(piece))
                     if len(waiting) >= 2 * CONCURRENCY:
-                        self._take(waiting, answers)
-                    told(min(inputs.row_count, len(answers) * size))
+                        done += self._take(waiting, answers)
+                    told(done)
                 while waiting:
-                    self._take(waiting, answers)
+                    done += self._take(waiting, answers)
             finally:
                 for future in waiting:
                     future.cancel()
-        told(inputs.row_count)
-        return self._joined([answers[begin] for begin in begins], inputs.row_count)
+        told(row_count)
+        return self._joined([answers[number] for number in sorted(answers)], row_count)
 
-    def latencies(self, inputs: Inputs) -> dict[str, float]:
+    def latencies(self, rows: Rows) -> dict[str, float]:
         """Time single rows one after another, as the service itself times them: p50, p95 and p99 in ms.
 
         Raises as `outputs`.
         """
         times: list[float] = []
         until = time.monotonic() + TIMED_S
-        for number in range(WARM_UPS + TIMED):
-            row = number % inputs.row_count
-            answer = self._predict(inputs.between(row, row + 1))
+        again = chain.from_iterable(_single_rows(inputs) for _ in repeat(None) for inputs in rows())
+        for number, row in enumerate(islice(again, WARM_UPS + TIMED)):
+            answer = self._predict(row)
             if number >= WARM_UPS:
                 times.append(answer.latency_ms)
                 if time.monotonic() > until:
                     break
         return {f"latency_p{share}_ms": float(np.percentile(times, share)) for share in (50, 95, 99)}
+
+    def _predicted(self, tensors: Mapping[str, NDArray[Any]]) -> Outputs:
+        return self._kept(self._predict(tensors))
+
+    def _kept(self, answer: Prediction) -> Outputs:
+        in_order = (spec.name for spec in self._version.signature.outputs)
+        return worth_keeping({name: answer.outputs[name] for name in in_order if name in answer.outputs})
 
     def _first(self, tensors: Mapping[str, NDArray[Any]]) -> Prediction:
         """Ask for the first time: the inference service may not have heard of the version yet."""
@@ -141,24 +157,40 @@ class Predicting:
             isinstance(error, NotFound) and error.reason in _UNHEARD
         ):
             return InferenceUnavailable(f"the inference service gives no answer: {said}")
-        return Untried(f"version {self._version.version} could not be tried: {said}")
+        return VersionFails(f"version {self._version.version} could not be tried: {said}")
 
-    def _take(self, waiting: dict[Future[Prediction], int], answers: dict[int, Prediction]) -> None:
+    def _take(self, waiting: dict[Future[Outputs], tuple[int, int]], answers: dict[int, Outputs]) -> int:
+        """Wait a moment for answers, keep those that came, and say how many rows they are of."""
         done, _ = wait(waiting, timeout=LOOK_INTERVAL_S, return_when=FIRST_COMPLETED)
         self._stopping.check()
+        rows = 0
         for future in done:
-            answers[waiting.pop(future)] = future.result()
+            number, count = waiting.pop(future)
+            answers[number] = future.result()
+            rows += count
+        return rows
 
-    def _joined(self, answers: list[Prediction], row_count: int) -> dict[str, NDArray[Any]]:
-        joined: dict[str, NDArray[Any]] = {}
-        for name in answers[0].outputs:
-            parts = [answer.outputs[name] for answer in answers if name in answer.outputs]
-            if any(part.ndim == 0 for part in parts):
-                continue
-            values = np.concatenate(parts)
+    def _joined(self, answers: list[Outputs], row_count: int) -> Outputs:
+        joined: Outputs = {}
+        for name in answers[0]:
+            values = np.concatenate([answer[name] for answer in answers if name in answer])
             if len(values) == row_count:
                 joined[name] = values
         if not joined:
             version = self._version.version
             raise Untried(f"version {version} gives no output with one answer a row, so it cannot be measured")
         return joined
+
+
+def _pieces(rows: Rows) -> Iterator[Outputs]:
+    """Give the rows as they are asked: several in one request where they may be, and each alone elsewhere."""
+    for inputs in rows():
+        yield from inputs.pieces(BATCH_ROWS if inputs.batched else 1, BATCH_BYTES)
+
+
+def _single_rows(inputs: Inputs) -> Iterator[Outputs]:
+    return (inputs.between(row, row + 1) for row in range(inputs.row_count))
+
+
+def _count(tensors: Mapping[str, NDArray[Any]]) -> int:
+    return len(next(iter(tensors.values())))

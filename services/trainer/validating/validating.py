@@ -16,9 +16,9 @@ from services.common.errors import DomainError
 from services.trainer.registering.answers import registry_answers
 from services.trainer.task import Stopping
 from services.trainer.validating.held_out import HeldOut, held_out
-from services.trainer.validating.inputs import inputs_of
+from services.trainer.validating.inputs import all_inputs
 from services.trainer.validating.measuring import bounded, compared, measured, sliced
-from services.trainer.validating.models import Criterion, Trial, Untried, Validation
+from services.trainer.validating.models import Criterion, Trial, Untried, Validation, VersionFails
 from services.trainer.validating.outputs import Answers, answers_of, task_type_of
 from services.trainer.validating.predicting import Predicting
 
@@ -41,9 +41,10 @@ class Validating:
     def validate(self, stopping: Stopping, trial: Trial, told: Told = lambda _done, _total: None) -> Validation:
         """Try a version, and record how it did in the registry, which judges it by the model's success criteria.
 
-        A version that does not load, or fails, has not passed; that is an answer, and no fault. Nothing is recorded of
-        it then, so that the registry goes on to refuse it STAGING where the model has criteria. The same trial again
-        (a rescue) gives what was recorded.
+        A version that does not load, or fails, has not passed; that is an answer, and no fault. It is recorded with its
+        reason, so that the registry refuses it STAGING where the model has criteria, whatever it could do before. Of
+        rows that it cannot be given nothing is recorded: they say nothing of it. The same trial again (a rescue) gives
+        what was recorded.
 
         Raises:
             RegistrationFailed: the registry refuses what is recorded.
@@ -87,27 +88,34 @@ class _Trying:
                 f"it was trained by config {trial.config_version}, and is judged by the criteria of config "
                 f"{model.training_config.number}, which stand now"
             )
+        rows, failure, metrics = None, "", {"size_bytes": float(version.size_bytes)}
         try:
             rows = self._rows(criteria)
-            metrics: dict[str, float] = {"size_bytes": float(version.size_bytes)}
             if rows is not None:
                 metrics |= self._measured(version, live, rows)
+        except VersionFails as fails:
+            failure = str(fails)
         except Untried as untried:
             shortfalls = (str(untried), *(f"{each.metric} was not measured" for each in criteria))
             return Validation(
                 False, {}, shortfalls, live_version=_name(live), notes=tuple(self._notes), criteria=_kept(criteria)
             )
+        evaluation = self._record({} if failure else bounded(metrics, [each.metric for each in criteria]), failure)
+        validation = self._judged(evaluation, live, criteria, self._notes)
+        return replace(validation, row_count=rows.row_count if rows is not None and not failure else 0)
+
+    def _record(self, metrics: dict[str, float], failure: str) -> registry.Evaluation:
+        trial = self._trial
         with registry_answers():
-            evaluation = self._client.registry.record_evaluation(
+            return self._client.registry.record_evaluation(
                 trial.model,
                 trial.version,
-                bounded(metrics, [criterion.metric for criterion in criteria]),
+                metrics,
                 dataset=trial.dataset[:MAX_DATASET_CHARS],
                 note="\n".join(filter(None, (self._mark, trial.note, *self._notes)))[:MAX_NOTE_CHARS],
                 request_id=f"validation-{trial.trial_id}",
+                failure=failure[:MAX_NOTE_CHARS],
             )
-        validation = self._judged(evaluation, live, criteria, self._notes)
-        return replace(validation, row_count=rows.table.num_rows if rows else 0)
 
     def _live(self, production: str) -> registry.ModelVersion | None:
         """Find what it is compared with; one that is gone is no reason not to judge the new one by itself."""
@@ -149,7 +157,7 @@ class _Trying:
 
     def _rows(self, criteria: Sequence[registry.SuccessCriterion]) -> HeldOut | None:
         """Give the rows to judge by; None where there are none, and nobody wants to know."""
-        rows = held_out(self._trial)
+        rows = held_out(self._trial, self._stopping.check)
         if rows is not None:
             self._notes += rows.notes
             return rows
@@ -167,12 +175,13 @@ class _Trying:
     ) -> dict[str, float]:
         task_type = task_type_of(version, self._trial.task_type, rows.labels)
         labels = rows.as_labels(task_type)
-        total = rows.table.num_rows * (1 if live is None else 2)
-        inputs = inputs_of(version, rows.table)
+        total = rows.row_count * (1 if live is None else 2)
+        inputs = all_inputs(version, rows, self._stopping.check)
         asking = Predicting(self._client, self._stopping, version)
-        new = answers_of(version, asking.outputs(inputs, lambda done: self._told(done, total)), task_type)
+        outputs = asking.outputs(inputs, rows.row_count, lambda done: self._told(done, total))
+        new = answers_of(version, outputs, task_type)
         found = measured(labels, new) | asking.latencies(inputs)
-        by_slice, notes = sliced(labels, new, rows.table, self._trial.slices)
+        by_slice, notes = sliced(labels, new, rows.slices, self._trial.slices)
         self._notes += notes
         found |= by_slice
         if live is not None:
@@ -183,10 +192,11 @@ class _Trying:
         self, labels: NDArray[Any], new: Answers, live: registry.ModelVersion, rows: HeldOut, total: int
     ) -> dict[str, float]:
         """Have the live version answer the same rows; where it cannot, criteria on the difference are not met."""
-        before = rows.table.num_rows
+        before = rows.row_count
         try:
             asking = Predicting(self._client, self._stopping, live)
-            outputs = asking.outputs(inputs_of(live, rows.table), lambda done: self._told(before + done, total))
+            inputs = all_inputs(live, rows, self._stopping.check)
+            outputs = asking.outputs(inputs, before, lambda done: self._told(before + done, total))
             return compared(labels, new, answers_of(live, outputs, new.task_type), self._stopping.check)
         except Untried as untried:
             self._notes.append(f"it was not compared with {live.version}: {untried}")

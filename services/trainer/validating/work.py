@@ -12,15 +12,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from services.common.jobs import JobRun, JobStore, Progress
-from services.trainer.datasets.materialising import Datasets
+from services.trainer.datasets.materialising import Datasets, Materialised
 from services.trainer.runs.splitting import split_of
 from services.trainer.task import Part, RunFolder
+from services.trainer.validating.held_out import MAX_ROWS
 from services.trainer.validating.jobs import Rows, ValidationSpec
-from services.trainer.validating.models import Trial
+from services.trainer.validating.models import Trial, Validation
 from services.trainer.validating.store import ValidationStore, said
 from services.trainer.validating.validating import Validating
 
@@ -45,20 +43,41 @@ class ValidationWork:
     def __call__(self, run: JobRun) -> Mapping[str, Any]:
         """Do a validation to its end. What it raises says how it ended, see `common.jobs.Work`."""
         spec = ValidationSpec.of(run.job.payload)
-        rows, dataset = self._rows(run, spec)
+        with tempfile.TemporaryDirectory(
+            prefix="penstock-validation-", dir=self._work_folder, ignore_cleanup_errors=True
+        ) as path:
+            folder = RunFolder(Path(path))
+            folder.make()
+            given = self._gathered(run, spec, folder)
+            return asdict(self._tried(run, spec, given, folder))
+
+    def _gathered(self, run: JobRun, spec: ValidationSpec, folder: RunFolder) -> Materialised:
+        """Write the rows into a folder."""
+        self._say(run, f"gathering rows of {spec.data_source}")
+        split = split_of({"split": spec.split} if spec.split is not None else {})
+        given = self._datasets.materialise(
+            run.job.job_id, spec.data_source, spec.model, split, folder, run, label=spec.label_column
+        )
+        with run.holding() as connection:
+            self._store.prepared(connection, run.job.job_id, given.dataset)
+        return given
+
+    def _tried(self, run: JobRun, spec: ValidationSpec, given: Materialised, folder: RunFolder) -> Validation:
+        parts = [Part.TEST] if spec.rows is Rows.TEST else list(Part)
         trial = Trial(
             trial_id=str(run.job.job_id),
             model=spec.model,
             version=spec.version,
-            rows=rows,
+            files=[folder.rows(part) for part in parts if given.counts[part]],
             label=spec.label_column,
             against=spec.against,
-            dataset=dataset,
+            dataset=given.dataset,
             slices=spec.slices,
             note=spec.note,
         )
         compared = f" beside {spec.against}" if spec.against else ""
-        self._say(run, f"predicting {rows.num_rows if rows else 0:,} rows with version {spec.version}{compared}")
+        count = sum(given.counts[part] for part in parts)
+        self._say(run, f"predicting {min(count, MAX_ROWS):,} rows with version {spec.version}{compared}")
         progress = run.job.progress
 
         def told(done: int, total: int) -> None:
@@ -68,25 +87,7 @@ class ValidationWork:
 
         validation = self._validating.validate(run, trial, told)
         self._say(run, said(spec.version, validation), progress)
-        return asdict(validation)
-
-    def _rows(self, run: JobRun, spec: ValidationSpec) -> tuple[pa.Table | None, str]:
-        """Gather the rows that are predicted; None: there are none."""
-        self._say(run, f"gathering rows of {spec.data_source}")
-        split = split_of({"split": spec.split} if spec.split is not None else {})
-        with tempfile.TemporaryDirectory(
-            prefix="penstock-validation-", dir=self._work_folder, ignore_cleanup_errors=True
-        ) as path:
-            folder = RunFolder(Path(path))
-            folder.make()
-            given = self._datasets.materialise(
-                run.job.job_id, spec.data_source, spec.model, split, folder, run, label=spec.label_column
-            )
-            parts = [Part.TEST] if spec.rows is Rows.TEST else list(Part)
-            tables = [pq.read_table(folder.rows(part)) for part in parts if folder.rows(part).exists()]
-        with run.holding() as connection:
-            self._store.prepared(connection, run.job.job_id, given.dataset)
-        return (pa.concat_tables(tables) if tables else None), given.dataset
+        return validation
 
     def _say(self, run: JobRun, message: str, progress: Progress | None = None) -> None:
         run.check()

@@ -50,9 +50,14 @@ def open_writer(path: Path, schema: pa.Schema) -> Any:
 def read_batches(
     path: Path, columns: Sequence[str] | None = None, batch_rows: int = GROUP_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """Give the rows of a file that `write_rows` wrote, in their order."""
+    """Give the rows of a file that `write_rows` wrote, in their order.
+
+    No batch goes beyond its row group: what is in memory at once is bounded, however wide the rows are.
+    """
+    wanted = None if columns is None else list(columns)
     with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=batch_rows, columns=None if columns is None else list(columns))
+        for group in range(file.num_row_groups):
+            yield from file.iter_batches(batch_size=batch_rows, row_groups=[group], columns=wanted)
 
 
 def _groups(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
