@@ -17,6 +17,7 @@ from services.inference.tensors import BFLOAT16, Tensor, dtype_of
 Nested = Any
 """A number, string, boolean or None, or a list of Nested."""
 MAX_ECHOED_CHARS: Final = 64
+_MISSING_TEXT: Final = 'the text that stands for a missing one ("" for versions that a recipe trained)'
 
 
 def from_features(features: Struct, signature: Signature) -> dict[str, Tensor]:
@@ -194,7 +195,10 @@ def _element(spec: TensorSpec, dtype: np.dtype[Any], value: Nested) -> Nested:
         if limits.min <= int(value) <= limits.max:
             return int(value)
     came = "null" if value is None else "an object" if isinstance(value, Struct) else repr(value)[:MAX_ECHOED_CHARS]
-    raise InvalidArgument.field(spec.name, f"{came} came; the model takes {spec.datatype}", reason="DATATYPE_MISMATCH")
+    sentence = f"{came} came; the model takes {spec.datatype}"
+    if value is None:
+        sentence += ", which has no null: send " + (_MISSING_TEXT if kind == "O" else "a value")
+    raise InvalidArgument.field(spec.name, sentence, reason="DATATYPE_MISMATCH")
 
 
 def is_float(dtype: np.dtype[Any]) -> bool:

@@ -62,6 +62,13 @@ def test_null_is_nan_in_a_float() -> None:
     assert math.isnan(array[0, 0])
 
 
+def test_null_where_there_is_none_says_what_to_send() -> None:
+    for datatype, advice in (("BYTES", 'the text that stands for a missing one (""'), ("BOOL", "send a value")):
+        with pytest.raises(InvalidArgument, match=f"null came; the model takes {datatype}, which has no null") as caught:
+            from_features(features(X=[None, "x"]), of((-1, 2), datatype))
+        assert advice in caught.value.message
+
+
 def test_strings_are_bytes_tensors() -> None:
     array = from_features(features(X=["a", "é"]), of((-1,), "BYTES"))["X"]
     assert array.tolist() == [b"a", "é".encode()]
