@@ -46,6 +46,13 @@ def test_what_a_recipe_is_told_takes_the_place_of_all_that_it_was_told(server: S
     assert (sent.model.etag, list(sent.update_mask.paths)) == ("e", ["training_config"])
 
 
+def test_a_model_is_shown_with_what_its_recipe_is_told(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["model", "get", "iris"]) == 0
+    assert ["told", "a=1"] in [line.split() for line in capsys.readouterr().out.splitlines()]
+
+
 def test_only_what_is_named_changes_and_nothing_takes_parameters_away(server: ScriptedServer) -> None:
     assert run(["model", "set", "iris", "--data-source", "traffic:7d"]) == 0
     assert run(["model", "set", "iris", "--param", "", "--recipe", ""]) == 0

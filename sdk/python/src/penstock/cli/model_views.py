@@ -18,6 +18,7 @@ from penstock.cli.options import Stage
 from penstock.cli.output import STAGE_STYLES, STATE_STYLES, Column, Output, lines, styled
 
 if TYPE_CHECKING:
+    from google.protobuf.struct_pb2 import Struct
     from google.protobuf.timestamp_pb2 import Timestamp
 
 _MODEL_COLUMNS = (
@@ -125,6 +126,7 @@ def model_facts(output: Output, model: pb.Model) -> RenderableType:
             ("tags", ", ".join(model.tags)),
             ("labels", say_pairs(model.labels)),
             ("trained by", _recipe_words(model.training_config)),
+            ("told", _struct_words(model.training_config.parameters)),
             ("must reach", lines(map(criterion_words, model.training_config.success_criteria))),
             ("serving", serving_words(model.serving_settings)),
             ("capture", capture_words(model.capture_policy) if model.HasField("capture_policy") else ""),
@@ -159,7 +161,7 @@ def version_facts(output: Output, version: pb.ModelVersion) -> RenderableType:
             ("rows", rows if known else ""),
             ("task", version.metadata.task_type),
             ("group", version.metadata.equivalence_group),
-            ("fields", _fields_words(version.metadata)),
+            ("fields", _struct_words(version.metadata.fields)),
             ("tags", ", ".join(version.metadata.tags)),
             ("labels", say_pairs(version.labels)),
             ("aliases", ", ".join(version.aliases)),
@@ -269,10 +271,9 @@ def time_of(timestamp: Timestamp) -> datetime | None:
     return timestamp.ToDatetime(tzinfo=UTC) if timestamp.ByteSize() else None
 
 
-def _fields_words(metadata: pb.Metadata) -> str:
-    """Write the metadata's own fields: `pooling=cls, normalize=false`."""
-    fields = document_of(metadata.fields)
-    return ", ".join(f"{name}={say_value(value)}" for name, value in sorted(fields.items()))
+def _struct_words(struct: Struct) -> str:
+    """Write named values, of metadata's own fields or a recipe's parameters: `pooling=cls, normalize=false`."""
+    return ", ".join(f"{name}={say_value(value)}" for name, value in sorted(document_of(struct).items()))
 
 
 def _recipe_words(config: pb.TrainingConfig) -> str:
