@@ -15,6 +15,8 @@ Root = Annotated[str, Field(pattern=r"^(file:///|s3://[^/]+)")]
 FrameworkName = Annotated[str, Field(pattern="^(onnx|tensorflow|transformers)$")]
 AllowedName = Annotated[str, Field(pattern=r"^(keras-lambda|tensorflow-files|onnx-domain:[\w.-]{1,100})$")]
 
+ProjectName = Annotated[str, Field(pattern=r"^([a-z0-9.-]{1,100}:)?[a-z][a-z0-9-]{0,61}[a-z0-9]$")]
+
 
 class StorageSettings(PostgresSettings):
     """Where the registry keeps its rows and files."""
@@ -92,6 +94,16 @@ class RegistrySettings(ServerSettings, StorageSettings, ValidationSettings):
     feature_connections_file: Path | None = None
     """The databases that features may be imported from by a query: a file of names and URLs, {"shop":
     "postgresql://reader:…@host/db"}, read each time. Operators may read what these users may: let them only SELECT."""
+    feature_bigquery_projects: Annotated[frozenset[ProjectName], NoDecode, AT_COMMAS] = frozenset()
+    """The projects of BigQuery that features may be imported from, separated by commas; by default none. They run the
+    queries, too. Operators may read what the credentials may: give these nothing else to read, and nothing to write."""
+    feature_bigquery_credentials_file: Path | None = None
+    """The key of a service account for BigQuery, read each time; by default the application default credentials."""
+    feature_bigquery_endpoint: Annotated[str | None, Field(pattern=r"^https?://[^/@?#\s]+$")] = None
+    """The address of BigQuery's API where it is not Google's, such as a private endpoint's. What is http:// is taken
+    for an emulator's and gets no credentials."""
+    feature_bigquery_max_bytes_billed: Annotated[int, Field(ge=1, le=2**60)] = 10 * 1024**3
+    """The most bytes that one query of BigQuery may be billed for; a larger one is refused before it runs."""
     feature_imports: Annotated[int, Field(ge=1, le=64)] = 2
     """Imports of features from files and queries at once in this process."""
     feature_import_dir: Path | None = None

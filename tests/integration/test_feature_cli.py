@@ -222,5 +222,8 @@ def test_a_file_that_the_service_reads_is_imported(feature: Answer, spending: st
     again = feature("import", spending, "--uri", f"file://{allowed}/rows.csv", said=True)
     assert "1 row read, 0 written" in again
     assert "[URI_NOT_ALLOWED]" in feature("import", spending, "--uri", "file:///etc/rows.csv", exit_code=1)
+    refused = feature("import", spending, "--bigquery", "shop-project", "--query", "SELECT 1", exit_code=1)
+    assert "[PROJECT_NOT_ALLOWED]" in refused
+    feature("import", spending, "--bigquery", "a", "--connection", "shop", "--query", "SELECT 1", exit_code=2)
     words = feature("import", spending, "--connection", "shop", exit_code=2)
     assert "--connection and --query" in " ".join(words.replace("│", " ").split())

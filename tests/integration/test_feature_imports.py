@@ -19,10 +19,11 @@ from pydantic import SecretStr
 
 import penstock
 from penstock.api.features.v1 import features_pb2 as pb
-from penstock.errors import InvalidArgument, NotFound, PenstockError, ResourceExhausted
+from penstock.errors import FailedPrecondition, InvalidArgument, NotFound, PenstockError, ResourceExhausted
 from penstock.features import SourceColumns
 from services.registry.__main__ import build as build_registry
 from services.registry.settings import RegistrySettings
+from tests.bigquery_api import Query, Warehouse, bigquery_api
 from tests.postgres import PostgresServer
 from tests.registry import wait_until
 from tests.s3 import S3Bucket, s3_server
@@ -39,13 +40,14 @@ AT_US = 1_767_323_045_000_000
 
 @dataclass(frozen=True)
 class Place:
-    """A registry that may read a folder, a bucket and a database of its own."""
+    """A registry that may read a folder, a bucket, a database of its own and a project of BigQuery."""
 
     client: penstock.Client
     folder: Path
     outside: Path
     bucket: S3Bucket
     shop: str
+    warehouse: Warehouse
 
     def ran(self, coming: Iterator[pb.ImportFeatureSourceResponse]) -> pb.ImportFeatureSourceResponse:
         """Follow an import to its end."""
@@ -62,7 +64,7 @@ def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
     folder, outside = tmp_path_factory.mktemp("allowed"), tmp_path_factory.mktemp("outside")
     shop, connections = postgres_server.empty(), tmp_path_factory.mktemp("settings") / "connections.json"
     connections.write_text(json.dumps({"shop": shop, "gone": "postgresql://nobody@127.0.0.1:1/none"}))
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+    with s3_server(tmp_path_factory.mktemp("s3")) as server, bigquery_api() as warehouse:
         bucket = server.make_bucket()
         with (
             running(
@@ -73,6 +75,8 @@ def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
                     database_url=SecretStr(postgres_server.clone("registry")),
                     feature_roots=frozenset({f"file://{folder}", f"s3://{bucket.name}/in"}),
                     feature_connections_file=connections,
+                    feature_bigquery_projects=frozenset({"shop-project"}),
+                    feature_bigquery_endpoint=warehouse.address,
                     feature_imports=1,
                     feature_max_import_rows=50_000,
                     feature_max_import_bytes=1_000_000,
@@ -83,7 +87,7 @@ def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
             ) as registry,
             penstock.Client(registry=registry.address) as client,
         ):
-            yield Place(client, folder, outside, bucket, shop)
+            yield Place(client, folder, outside, bucket, shop, warehouse)
 
 
 @pytest.fixture
@@ -151,6 +155,38 @@ def test_a_query_is_imported(place: Place, view: str) -> None:
         FROM spending WHERE customer = 'bob' -- that is all;
     """
     check(place, view, place.ran(place.client.features.import_query(view, "shop", query)))
+
+
+def test_a_query_of_bigquery_is_imported_once(place: Place, view: str) -> None:
+    types = {"amount": "NUMERIC", "visits": "INTEGER", "member": "BOOLEAN", "city": "STRING", "taste": "FLOAT[]"}
+    columns = {"customer": "STRING", "event_time": "TIMESTAMP", **types, "since": "DATE"}
+    rows = [[row.get(name, [] if name == "taste" else None) for name in columns] for row in ROWS]
+    place.warehouse.queries["SELECT * FROM sales.spending"] = Query(columns, rows)
+    sql = "SELECT * FROM sales.spending;"
+    check(place, view, place.ran(place.client.features.import_bigquery(view, "shop-project", sql)))
+    again = place.ran(place.client.features.import_bigquery(view, "shop-project", sql))
+    assert (again.written_count, again.duplicate_count) == (0, 2)
+    error = refusal(lambda: place.client.features.import_bigquery(view, "other-project", sql))
+    assert (type(error), error.reason) == (FailedPrecondition, "PROJECT_NOT_ALLOWED")
+    for project, text in (("", sql), ("shop-project", " ;")):
+        error = refusal(partial(place.client.features.import_bigquery, view, project, text))
+        assert (type(error), error.reason) == (InvalidArgument, "OUT_OF_BOUNDS")
+
+
+def has_room(place: Place, view: str) -> bool | None:
+    try:
+        return place.ran(place.client.features.import_query(view, "shop", "SELECT 'a' AS customer")).done
+    except ResourceExhausted:
+        return None
+
+
+def test_a_query_of_bigquery_that_nobody_waits_for_is_cancelled(place: Place, view: str) -> None:
+    place.warehouse.queries["endless"] = Query({"customer": "STRING"}, endless=True)
+    coming = place.client.features.import_bigquery(view, "shop-project", "endless")
+    assert next(each.row_count for each in coming if place.warehouse.runs("endless")) == 0
+    coming.close()
+    place.warehouse.wait_cancelled()
+    assert wait_until(partial(has_room, place, view))
 
 
 def test_blocks_are_counted_as_they_come(place: Place, view: str) -> None:
@@ -259,14 +295,8 @@ def test_an_import_that_nobody_waits_for_ends_and_makes_room(place: Place, view:
         with psycopg.connect(place.shop) as connection:
             return connection.execute(look).fetchone() is None or None
 
-    def has_room() -> bool | None:
-        try:
-            return place.ran(place.client.features.import_query(view, "shop", "SELECT 'a' AS customer")).done
-        except ResourceExhausted:
-            return None
-
     wait_until(quiet)
-    assert wait_until(has_room)
+    assert wait_until(partial(has_room, place, view))
 
 
 def test_a_few_bytes_that_stand_for_gigabytes_hurt_nobody(place: Place, view: str) -> None:

@@ -186,3 +186,13 @@ def _stacked(values: NDArray[Any]) -> NDArray[np.float64]:
 def refused(field: str, sentence: str, reason: str) -> InvalidArgument:
     """Make the error of a field that is not sent."""
     return InvalidArgument(f"{field}: {sentence}", reason=reason, violations=[FieldViolation(field, sentence)])
+
+
+def versioned(view: str) -> tuple[str, int]:
+    """Read the name of a view, or `name@2`; version 0 is the newest."""
+    name, mark, version = view.partition("@")
+    if not mark:
+        return name, 0
+    if not (version.isascii() and version.isdigit()):
+        raise refused("view", f"got {view!r}; write name or name@2", "INVALID_NAME")
+    return name, int(version)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -22,11 +21,14 @@ from penstock.feature_columns import (
     to_column,
     to_us,
     to_value_column,
+    versioned,
 )
+from penstock.feature_imports import FeatureImporting, SourceColumns
 from penstock.feature_samples import FeatureSampling
 from penstock.paging import pages
 from penstock.values import enum_number
 
+__all__ = ["FeaturesClient", "SourceColumns", "Views"]
 BLOCK_ROWS = 8_192
 """Rows of one message of an import, or of a read as of a time."""
 Views = Mapping[str, Sequence[str]] | Sequence[str] | str
@@ -34,24 +36,7 @@ Views = Mapping[str, Sequence[str]] | Sequence[str] | str
 _ON_READ = views_pb.FEATURE_COMPUTATION_ON_READ
 
 
-@dataclass(frozen=True, slots=True)
-class SourceColumns:
-    """Which columns of a file or a query are what; each other one is the feature's of its name.
-
-    Attributes:
-        key: the entities; default: the one that is named as the view's entity.
-        event_time: when each became true; default: event_time, where there is one, else the time of the import.
-        create_time: when each was known elsewhere; default: they are known from now on.
-        ignored: to be left out.
-    """
-
-    key: str = ""
-    event_time: str = ""
-    create_time: str = ""
-    ignored: Sequence[str] = ()
-
-
-class FeaturesClient(FeatureSampling):
+class FeaturesClient(FeatureSampling, FeatureImporting):
     """Calls the feature store, which the registry serves."""
 
     def create_view(
@@ -176,7 +161,7 @@ class FeaturesClient(FeatureSampling):
             InvalidArgument: the service refuses a row; `violations` names it.
             NotFound: there is no such view.
         """
-        name, version = _versioned(view)
+        name, version = versioned(view)
         rows = self._rows(self.get_view(name, version), keys, columns, _event_times(event_times))
         request = pb.WriteFeaturesRequest(view=name, version=version, rows=rows)
         return self._connection.unary(self._connection.stub.WriteFeatures, request)
@@ -195,7 +180,7 @@ class FeaturesClient(FeatureSampling):
         `create_times`: when each was known elsewhere, of values that are older than this store; None: they are known
         from now on, and no read as of an earlier time sees them.
         """
-        name, version = _versioned(view)
+        name, version = versioned(view)
         found = self.get_view(name, version)
         times = times_us("event_times", event_times)
         created = None if create_times is None else times_us("create_times", create_times)
@@ -208,47 +193,6 @@ class FeaturesClient(FeatureSampling):
                 yield pb.ImportFeaturesRequest(view=name, version=version, rows=rows, create_times_us=known)
 
         return self._connection.upload(self._connection.stub.ImportFeatures, pb.ImportFeaturesRequest, blocks())
-
-    def import_file(
-        self,
-        view: str,
-        uri: str,
-        *,
-        file_format: str | None = None,
-        columns: SourceColumns = SourceColumns(),
-    ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
-        """Have the service write the rows of a file that it reads itself; gives how far it is, at last with `done`.
-
-        To end it, close the iterator. It can be asked for again: no row that has an event time is written twice.
-
-        Args:
-            view: the view; `name@2` is version 2, else the newest.
-            uri: file:///folder/rows.parquet or s3://bucket/rows.csv, where the service's settings allow it.
-            file_format: csv or parquet; None: by the suffix.
-            columns: which of them are what.
-
-        Raises:
-            InvalidArgument: the file lies elsewhere (URI_NOT_ALLOWED), or is not of the view's columns.
-            NotFound: there is none (INPUT_NOT_FOUND).
-        """
-        number = pb.FEATURE_FILE_FORMAT_UNSPECIFIED
-        if file_format is not None:
-            number = enum_number("format", pb.FeatureFileFormat, file_format)
-        return self._import(view, columns, file=pb.FeatureFile(uri=uri, format=number))
-
-    def import_query(
-        self,
-        view: str,
-        connection: str,
-        sql: str,
-        *,
-        columns: SourceColumns = SourceColumns(),
-    ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
-        """Have the service write the rows of a query of another PostgreSQL, as `import_file`.
-
-        `connection` is its name in the service's settings, `sql` one SELECT.
-        """
-        return self._import(view, columns, query=pb.FeatureQuery(connection=connection, sql=sql))
 
     def get(
         self,
@@ -310,7 +254,7 @@ class FeaturesClient(FeatureSampling):
 
         Each has `event_time_us`, `create_time_us` and the features by name; None where there was no value.
         """
-        name, version = _versioned(view)
+        name, version = versioned(view)
 
         def fetch(token: str) -> pb.ListFeatureHistoryResponse:
             request = pb.ListFeatureHistoryRequest(
@@ -328,24 +272,9 @@ class FeaturesClient(FeatureSampling):
 
     def delete(self, view: str, keys: Sequence[str]) -> int:
         """Delete all that is known of entities, in all versions of a view or in one; gives how many had values."""
-        name, version = _versioned(view)
+        name, version = versioned(view)
         request = pb.DeleteFeaturesRequest(view=name, version=version, keys=keys)
         return self._connection.unary(self._connection.stub.DeleteFeatures, request).deleted_count
-
-    def _import(
-        self, view: str, columns: SourceColumns, **source: Any
-    ) -> Generator[pb.ImportFeatureSourceResponse, None, None]:
-        name, version = _versioned(view)
-        request = pb.ImportFeatureSourceRequest(
-            view=name,
-            version=version,
-            key_column=columns.key,
-            event_time_column=columns.event_time,
-            create_time_column=columns.create_time,
-            ignored_columns=columns.ignored,
-            **source,
-        )
-        return self._connection.stream(self._connection.stub.ImportFeatureSource, request, timeout_s=None)
 
     def _rows(
         self,
@@ -362,15 +291,6 @@ class FeaturesClient(FeatureSampling):
         return pb.FeatureRows(keys=keys, event_times_us=event_times.tolist(), columns=encoded)
 
 
-def _versioned(view: str) -> tuple[str, int]:
-    name, mark, version = view.partition("@")
-    if not mark:
-        return name, 0
-    if not (version.isascii() and version.isdigit()):
-        raise refused("view", f"got {view!r}; write name or name@2", "INVALID_NAME")
-    return name, int(version)
-
-
 def _selections(views: Views) -> list[pb.FeatureSelection]:
     chosen: Iterable[tuple[str, Sequence[str]]]
     if isinstance(views, str):
@@ -381,7 +301,7 @@ def _selections(views: Views) -> list[pb.FeatureSelection]:
         chosen = [(view, ()) for view in views]
     selections = []
     for view, features in chosen:
-        name, version = _versioned(view)
+        name, version = versioned(view)
         selections.append(pb.FeatureSelection(view=name, version=version, features=features))
     return selections
 

@@ -6,11 +6,20 @@ from typing import Final
 
 from penstock.api.features.v1 import features_pb2 as pb
 from services.common.errors import InvalidArgument
-from services.registry.features.imports.models import FileFormat, FileSource, Progress, QuerySource, SourceColumns
+from services.registry.features.imports.models import (
+    BigQuerySource,
+    FileFormat,
+    FileSource,
+    Progress,
+    QuerySource,
+    Source,
+    SourceColumns,
+)
 from services.registry.features.models import View
 
 MAX_URI_CHARS: Final = 2_048
 MAX_SQL_BYTES: Final = 16 * 1024
+MAX_PROJECT_CHARS: Final = 256
 MAX_COLUMN_CHARS: Final = 256
 MAX_IGNORED: Final = 1_024
 _FORMATS: Final = {
@@ -19,13 +28,15 @@ _FORMATS: Final = {
 }
 
 
-def source(request: pb.ImportFeatureSourceRequest) -> FileSource | QuerySource:
+def source(request: pb.ImportFeatureSourceRequest) -> Source:
     """Read what is to be imported; raises InvalidArgument."""
     match request.WhichOneof("source"):
         case "file":
             return _file(request.file)
         case "query":
             return _query(request.query)
+        case "big_query":
+            return _big_query(request.big_query)
     raise InvalidArgument.field("source", "give a file or a query", reason="SOURCE_REQUIRED")
 
 
@@ -80,8 +91,19 @@ def _query(message: pb.FeatureQuery) -> QuerySource:
     if not message.connection:
         sentence = "name a database among PENSTOCK_FEATURE_CONNECTIONS_FILE"
         raise InvalidArgument.field("query.connection", sentence, reason="UNKNOWN_CONNECTION")
-    text = message.sql.strip().rstrip(";").rstrip()
+    return QuerySource(message.connection, _select("query.sql", message.sql))
+
+
+def _big_query(message: pb.FeatureBigQuery) -> BigQuerySource:
+    if not 0 < len(message.project) <= MAX_PROJECT_CHARS:
+        sentence = "name the project that runs the query, among PENSTOCK_FEATURE_BIGQUERY_PROJECTS"
+        raise InvalidArgument.field("big_query.project", sentence, reason="OUT_OF_BOUNDS")
+    return BigQuerySource(message.project, _select("big_query.sql", message.sql))
+
+
+def _select(field: str, sql: str) -> str:
+    text = sql.strip().rstrip(";").rstrip()
     if not text or len(text.encode()) > MAX_SQL_BYTES or "\0" in text:
         sentence = f"one SELECT of 1 to {MAX_SQL_BYTES:,} bytes, without NUL"
-        raise InvalidArgument.field("query.sql", sentence, reason="OUT_OF_BOUNDS")
-    return QuerySource(message.connection, text)
+        raise InvalidArgument.field(field, sentence, reason="OUT_OF_BOUNDS")
+    return text

@@ -12,9 +12,18 @@ from typing import Protocol
 from services.common.allowed_files import AllowedFiles, BlobSettings
 from services.common.errors import DeadlineExceeded, DomainError, InvalidArgument, NotFound, ResourceExhausted
 from services.registry.features.imports.ahead import Ahead
+from services.registry.features.imports.bigquery_access import BigQueryAccess
 from services.registry.features.imports.connections import Connections
 from services.registry.features.imports.files import FileReading
-from services.registry.features.imports.models import Block, FileSource, Progress, QuerySource, Reading, SourceColumns
+from services.registry.features.imports.models import (
+    BigQuerySource,
+    Block,
+    Progress,
+    QuerySource,
+    Reading,
+    Source,
+    SourceColumns,
+)
 from services.registry.features.imports.store import QueryReading
 from services.registry.features.models import View
 from services.registry.features.values import FeatureValues
@@ -27,6 +36,10 @@ class ImportSettings(BlobSettings, Protocol):
 
     feature_roots: frozenset[str]
     feature_connections_file: Path | None
+    feature_bigquery_projects: frozenset[str]
+    feature_bigquery_credentials_file: Path | None
+    feature_bigquery_endpoint: str | None
+    feature_bigquery_max_bytes_billed: int
     feature_imports: int
     feature_import_dir: Path | None
     feature_max_import_bytes: int
@@ -52,10 +65,18 @@ class Limits:
 class FeatureImports:
     """Imports rows of files and of queries."""
 
-    def __init__(self, values: FeatureValues, allowed: AllowedFiles, connections: Connections, limits: Limits) -> None:
+    def __init__(
+        self,
+        values: FeatureValues,
+        allowed: AllowedFiles,
+        connections: Connections,
+        big_query: BigQueryAccess,
+        limits: Limits,
+    ) -> None:
         self._values = values
         self._allowed = allowed
         self._connections = connections
+        self._big_query = big_query
         self._limits = limits
         self._places = threading.BoundedSemaphore(limits.at_once)
 
@@ -72,9 +93,15 @@ class FeatureImports:
             require_sandbox=settings.feature_require_sandbox,
         )
         allowed = AllowedFiles(settings.feature_roots, settings, unreadable=_unreadable)
-        return cls(values, allowed, Connections(settings.feature_connections_file), limits)
+        big_query = BigQueryAccess(
+            settings.feature_bigquery_projects,
+            settings.feature_bigquery_credentials_file,
+            settings.feature_bigquery_endpoint,
+            settings.feature_bigquery_max_bytes_billed,
+        )
+        return cls(values, allowed, Connections(settings.feature_connections_file), big_query, limits)
 
-    def run(self, view: View, source: FileSource | QuerySource, columns: SourceColumns) -> Reached:
+    def run(self, view: View, source: Source, columns: SourceColumns) -> Reached:
         """Read a source and write its rows; tells how far it is, twice a second at least. Closed, it ends.
 
         Raises:
@@ -118,7 +145,7 @@ class FeatureImports:
             raise
         return Progress(count, reached.written + written)
 
-    def _reading(self, source: FileSource | QuerySource) -> Reading:
+    def _reading(self, source: Source) -> Reading:
         if isinstance(source, QuerySource):
             return QueryReading(
                 self._connections.url_of(source.connection),
@@ -126,6 +153,8 @@ class FeatureImports:
                 name=source.connection,
                 timeout_ms=self._limits.query_timeout_ms,
             )
+        if isinstance(source, BigQuerySource):
+            return self._big_query.reading(source, timeout_ms=self._limits.query_timeout_ms)
         return FileReading(
             source,
             self._allowed,

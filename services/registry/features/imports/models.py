@@ -37,6 +37,17 @@ class QuerySource:
 
 
 @dataclass(frozen=True, slots=True)
+class BigQuerySource:
+    """A query of BigQuery, and the project that runs it."""
+
+    project: str
+    sql: str
+
+
+Source = FileSource | QuerySource | BigQuerySource
+
+
+@dataclass(frozen=True, slots=True)
 class SourceColumns:
     """Which columns are what. `event_time`: '' where nobody named one; `create_time`: '' for none."""
 

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
-from datetime import UTC, date, datetime
-from decimal import Decimal
+from collections.abc import Generator, Iterator
 from typing import Any, Final, cast
 
-import numpy as np
 import psycopg
 from psycopg import sql
 
 from services.common.errors import InvalidArgument, Unavailable
-from services.registry.features.imports.models import EVENT_TIME, Block, SourceColumns
-from services.registry.features.models import FIRST_US, LAST_US, Column, Feature, FeatureType, Rows, Times, View
-from services.registry.features.store.columns import column_of
+from services.registry.features.imports.models import Block, SourceColumns
+from services.registry.features.imports.row_reader import BLOCK_ROWS, RowReader
+from services.registry.features.models import View
 
-BLOCK_ROWS: Final = 8_192
 CONNECT_TIMEOUT_S: Final = 10
-MAX_LIST_LENGTH: Final = 4_096
-MAX_STRING_BYTES: Final = 16 * 1024
-MAX_KEY_CHARS: Final = 256
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class QueryReading:
@@ -93,156 +85,14 @@ class QueryReading:
         now_us: int,
     ) -> Iterator[Block]:
         block: list[tuple[Any, ...]] = []
-        reader: _Reader | None = None
+        reader: RowReader | None = None
         begin = 1
         for row in rows:
             if reader is None:
-                reader = _Reader([each.name for each in cursor.description or ()], view, columns, now_us)
+                reader = RowReader([each.name for each in cursor.description or ()], view, columns, now_us)
             block.append(row)
             if len(block) == BLOCK_ROWS:
                 yield reader.read(block, begin)
                 begin, block = begin + len(block), []
         if reader is not None and block:
             yield reader.read(block, begin)
-
-
-class _Reader:
-    """Turns rows of a query into columns of a view."""
-
-    def __init__(self, names: Sequence[str], view: View, columns: SourceColumns, now_us: int) -> None:
-        for name in (columns.key, columns.event_time, columns.create_time):
-            if name and name not in names:
-                sentence = f"there is no column {name[:80]!r}; there are {', '.join(names)}"
-                raise InvalidArgument(sentence, reason="UNKNOWN_COLUMN")
-        if len(set(names)) < len(names):
-            raise InvalidArgument("two columns have the same name; rename one by AS", reason="UNKNOWN_COLUMN")
-        self._names = names
-        self._key = columns.key
-        self._event = columns.event_time or (EVENT_TIME if EVENT_TIME in names else "")
-        self._create = columns.create_time
-        self._now_us = now_us
-        features = {each.name: each for each in view.stored if not each.expression}
-        special = {self._key, self._event, self._create, *columns.ignored}
-        self._features: dict[str, Feature] = {}
-        for name in names:
-            if name in features:
-                self._features[name] = features[name]
-            elif name not in special:
-                sentence = f"the view has no feature {name[:80]!r}; it has {', '.join(features)}; leave the column out"
-                raise InvalidArgument(sentence, reason="UNKNOWN_FEATURE")
-        self._features = {name: each for name, each in self._features.items() if name not in special}
-
-    def read(self, rows: Sequence[tuple[Any, ...]], begin: int) -> Block:
-        """Read rows, the first of which is so many-eth."""
-        table = dict(zip(self._names, zip(*rows, strict=True), strict=True))
-        keys = _values(self._key, table[self._key], _needed(_key), begin)
-        times = self._times(self._event, table, begin)
-        found = Rows(
-            keys,
-            np.full(len(rows), self._now_us) if times is None else times,
-            {name: self._column(each, table[name], begin) for name, each in self._features.items()},
-        )
-        return Block(found, self._times(self._create, table, begin))
-
-    def _times(self, name: str, table: dict[str, tuple[Any, ...]], begin: int) -> Times | None:
-        return np.array(_values(name, table[name], _needed(_point), begin), np.int64) if name else None
-
-    def _column(self, feature: Feature, values: Sequence[Any], begin: int) -> Column:
-        read = _READ[feature.type]
-        return column_of(
-            feature, _values(feature.name, values, lambda each: None if each is None else read(each), begin)
-        )
-
-
-def _values(name: str, values: Sequence[Any], read: Callable[[Any], Any], begin: int) -> list[Any]:
-    found = []
-    for row, value in enumerate(values, begin):
-        try:
-            found.append(read(value))
-        except _Unfit as error:
-            raise InvalidArgument(f"row {row:,}, column {name!r}: {error}", reason=error.reason) from error
-    return found
-
-
-class _Unfit(Exception):
-    """A value is not of its column's type, or too large."""
-
-    def __init__(self, sentence: str, reason: str = "WRONG_TYPE") -> None:
-        super().__init__(sentence)
-        self.reason = reason
-
-
-def _needed(read: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    def reading(value: Any) -> Any:
-        if value is None:
-            raise _Unfit("there is nothing; each row needs its entity and its times", "MISSING_VALUE")
-        return read(value)
-
-    return reading
-
-
-def _key(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise _Unfit(f"{type(value).__name__} names no entity; cast it to text")
-    key = str(value)
-    if not 0 < len(key) <= MAX_KEY_CHARS:
-        raise _Unfit(f"an entity has 1 to {MAX_KEY_CHARS} characters", "INVALID_NAME")
-    return key
-
-
-def _number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
-        raise _Unfit(f"{type(value).__name__} is no number")
-    return float(value)
-
-
-def _whole(value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise _Unfit(f"{type(value).__name__} is no whole number")
-    if not -(2**63) <= value < 2**63:
-        raise _Unfit("the number does not fit 64 bits", "OUT_OF_BOUNDS")
-    return value
-
-
-def _truth(value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise _Unfit(f"{type(value).__name__} is neither true nor false")
-    return value
-
-
-def _text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise _Unfit(f"{type(value).__name__} is no text; cast it")
-    if len(value.encode()) > MAX_STRING_BYTES:
-        raise _Unfit(f"a text has at most {MAX_STRING_BYTES:,} bytes", "OUT_OF_BOUNDS")
-    return value
-
-
-def _list(value: Any) -> list[float]:
-    if not isinstance(value, list):
-        raise _Unfit(f"{type(value).__name__} is no list of numbers")
-    if len(value) > MAX_LIST_LENGTH:
-        raise _Unfit(f"a list has at most {MAX_LIST_LENGTH:,} values", "OUT_OF_BOUNDS")
-    return [_number(each) for each in value]
-
-
-def _point(value: Any) -> int:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        value = datetime(value.year, value.month, value.day, tzinfo=UTC)
-    if isinstance(value, datetime):
-        since = (value if value.tzinfo else value.replace(tzinfo=UTC)) - _EPOCH
-        value = (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-    found = _whole(value)
-    if not FIRST_US <= found <= LAST_US:
-        raise _Unfit("times of the years 1 to 9999 are allowed, in µs", "INVALID_TIME")
-    return found
-
-
-_READ: Final = {
-    FeatureType.FLOAT64: _number,
-    FeatureType.INT64: _whole,
-    FeatureType.BOOL: _truth,
-    FeatureType.STRING: _text,
-    FeatureType.FLOAT64_LIST: _list,
-    FeatureType.TIMESTAMP: _point,
-}

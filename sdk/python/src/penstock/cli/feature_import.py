@@ -24,6 +24,8 @@ EXAMPLES = """Examples:
 penstock feature import spending --uri s3://warehouse/spending.parquet --key customer_id
 
 penstock feature import spending --connection shop --query 'SELECT customer, amount, event_time FROM spending'
+
+penstock feature import spending --bigquery my-project --query @spending.sql
 """
 
 
@@ -45,6 +47,9 @@ def import_(
     connection: Annotated[
         str, typer.Option("--connection", metavar="NAME", help="A database, as the service's settings name it.")
     ] = "",
+    project: Annotated[
+        str, typer.Option("--bigquery", metavar="PROJECT", help="A project of BigQuery, which runs the query and pays.")
+    ] = "",
     query: Annotated[
         str, typer.Option("--query", metavar="SQL | @FILE", help="One SELECT there; @FILE reads it from a file.")
     ] = "",
@@ -65,13 +70,14 @@ def import_(
 ) -> None:
     """Have the service read a file or a query, and write its rows; Ctrl-C ends it, and again is safe.
 
-    Give --uri, or --connection and --query.
+    Give --uri, or --query with --connection or --bigquery.
     """
     from penstock.features import SourceColumns
 
     output = Output(as_json=as_json, no_color=no_color)
-    if bool(uri) == bool(connection) or bool(connection) != bool(query):
-        raise typer.BadParameter("give --uri, or --connection and --query")
+    asked = bool(connection or project)
+    if (bool(uri), bool(connection), bool(project)).count(True) != 1 or asked != bool(query):
+        raise typer.BadParameter("give --uri, or --connection and --query, or --bigquery and --query")
     columns = SourceColumns(key, time_column, known_column, ignore or ())
     reached = pb.ImportFeatureSourceResponse()
     with connect(Service.REGISTRY, url, token) as client:
@@ -80,7 +86,10 @@ def import_(
             coming = client.features.import_file(view, uri, file_format=said, columns=columns)
         else:
             sql = read_argument(query, "the query")
-            coming = client.features.import_query(view, connection, sql, columns=columns)
+            if project:
+                coming = client.features.import_bigquery(view, project, sql, columns=columns)
+            else:
+                coming = client.features.import_query(view, connection, sql, columns=columns)
         try:
             with closing(coming), _shown(output, f"importing into {view}") as show:
                 for reached in coming:

@@ -26,17 +26,17 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from penstock.api.tensors.v1 import tensors_pb2 as penstock_dot_api_dot_tensors_dot_v1_dot_tensors__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'penstock/api/features/v1/features.proto\x12\x18penstock.api.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%penstock/api/tensors/v1/tensors.proto\"Q\n\rFeatureColumn\x12/\n\x06values\x18\x01 \x01(\x0b\x32\x1f.penstock.api.tensors.v1.Tensor\x12\x0f\n\x07missing\x18\x02 \x01(\x0c\"m\n\x0b\x46\x65\x61tureRows\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x16\n\x0e\x65vent_times_us\x18\x02 \x03(\x03\x12\x38\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"j\n\x14WriteFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x33\n\x04rows\x18\x03 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\"[\n\x15WriteFeaturesResponse\x12\x15\n\rwritten_count\x18\x01 \x01(\x03\x12\x12\n\nlate_count\x18\x02 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x03 \x01(\x03\"\x84\x01\n\x15ImportFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x33\n\x04rows\x18\x03 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\x12\x17\n\x0f\x63reate_times_us\x18\x04 \x03(\x03\"\\\n\x16ImportFeaturesResponse\x12\x15\n\rwritten_count\x18\x01 \x01(\x03\x12\x12\n\nlate_count\x18\x02 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x03 \x01(\x03\"\x99\x02\n\x1aImportFeatureSourceRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x35\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.penstock.api.features.v1.FeatureFileH\x00\x12\x37\n\x05query\x18\x04 \x01(\x0b\x32&.penstock.api.features.v1.FeatureQueryH\x00\x12\x12\n\nkey_column\x18\x05 \x01(\t\x12\x19\n\x11\x65vent_time_column\x18\x06 \x01(\t\x12\x1a\n\x12\x63reate_time_column\x18\x07 \x01(\t\x12\x17\n\x0fignored_columns\x18\x08 \x03(\tB\x08\n\x06source\"W\n\x0b\x46\x65\x61tureFile\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12;\n\x06\x66ormat\x18\x02 \x01(\x0e\x32+.penstock.api.features.v1.FeatureFileFormat\"/\n\x0c\x46\x65\x61tureQuery\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x0b\n\x03sql\x18\x02 \x01(\t\"\x82\x01\n\x1bImportFeatureSourceResponse\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x15\n\rwritten_count\x18\x02 \x01(\x03\x12\x12\n\nlate_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x04 \x01(\x03\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\"C\n\x10\x46\x65\x61tureSelection\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\"\xa3\x01\n\x12GetFeaturesRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12>\n\nselections\x18\x02 \x03(\x0b\x32*.penstock.api.features.v1.FeatureSelection\x12?\n\x0erequest_values\x18\x03 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"\xbe\x01\n\x10SelectedFeatures\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x39\n\x08statuses\x18\x03 \x03(\x0e\x32\'.penstock.api.features.v1.FeatureStatus\x12\x16\n\x0e\x65vent_times_us\x18\x04 \x03(\x03\x12\x38\n\x07\x63olumns\x18\x05 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"\x82\x01\n\x13GetFeaturesResponse\x12<\n\x08selected\x18\x01 \x03(\x0b\x32*.penstock.api.features.v1.SelectedFeatures\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd6\x01\n\x16GetFeaturesAsOfRequest\x12>\n\nselections\x18\x01 \x03(\x0b\x32*.penstock.api.features.v1.FeatureSelection\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x16\n\x0e\x61s_of_times_us\x18\x03 \x03(\x03\x12\x15\n\rknown_time_us\x18\x04 \x01(\x03\x12?\n\x0erequest_values\x18\x05 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"W\n\x17GetFeaturesAsOfResponse\x12<\n\x08selected\x18\x01 \x03(\x0b\x32*.penstock.api.features.v1.SelectedFeatures\"n\n\x19ListFeatureHistoryRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x83\x01\n\x1aListFeatureHistoryResponse\x12\x33\n\x04rows\x18\x01 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\x12\x17\n\x0f\x63reate_times_us\x18\x02 \x03(\x03\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"r\n\x15SampleFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x66rom_time_us\x18\x03 \x01(\x03\x12\x12\n\nto_time_us\x18\x04 \x01(\x03\x12\x10\n\x08max_rows\x18\x05 \x01(\x05\"\x87\x01\n\x16SampleFeaturesResponse\x12\x33\n\x04rows\x18\x01 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x18\n\x10window_row_count\x18\x03 \x01(\x03\x12\r\n\x05share\x18\x04 \x01(\x01\"D\n\x15\x44\x65leteFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0c\n\x04keys\x18\x03 \x03(\t\"/\n\x16\x44\x65leteFeaturesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03*v\n\x11\x46\x65\x61tureFileFormat\x12#\n\x1f\x46\x45\x41TURE_FILE_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x45\x41TURE_FILE_FORMAT_CSV\x10\x01\x12\x1f\n\x1b\x46\x45\x41TURE_FILE_FORMAT_PARQUET\x10\x02*\x82\x01\n\rFeatureStatus\x12\x1e\n\x1a\x46\x45\x41TURE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_PRESENT\x10\x01\x12\x19\n\x15\x46\x45\x41TURE_STATUS_ABSENT\x10\x02\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_EXPIRED\x10\x03\x32\xd5\x07\n\x0e\x46\x65\x61tureService\x12p\n\rWriteFeatures\x12..penstock.api.features.v1.WriteFeaturesRequest\x1a/.penstock.api.features.v1.WriteFeaturesResponse\x12u\n\x0eImportFeatures\x12/.penstock.api.features.v1.ImportFeaturesRequest\x1a\x30.penstock.api.features.v1.ImportFeaturesResponse(\x01\x12\x84\x01\n\x13ImportFeatureSource\x12\x34.penstock.api.features.v1.ImportFeatureSourceRequest\x1a\x35.penstock.api.features.v1.ImportFeatureSourceResponse0\x01\x12j\n\x0bGetFeatures\x12,.penstock.api.features.v1.GetFeaturesRequest\x1a-.penstock.api.features.v1.GetFeaturesResponse\x12z\n\x0fGetFeaturesAsOf\x12\x30.penstock.api.features.v1.GetFeaturesAsOfRequest\x1a\x31.penstock.api.features.v1.GetFeaturesAsOfResponse(\x01\x30\x01\x12\x7f\n\x12ListFeatureHistory\x12\x33.penstock.api.features.v1.ListFeatureHistoryRequest\x1a\x34.penstock.api.features.v1.ListFeatureHistoryResponse\x12u\n\x0eSampleFeatures\x12/.penstock.api.features.v1.SampleFeaturesRequest\x1a\x30.penstock.api.features.v1.SampleFeaturesResponse0\x01\x12s\n\x0e\x44\x65leteFeatures\x12/.penstock.api.features.v1.DeleteFeaturesRequest\x1a\x30.penstock.api.features.v1.DeleteFeaturesResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'penstock/api/features/v1/features.proto\x12\x18penstock.api.features.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a%penstock/api/tensors/v1/tensors.proto\"Q\n\rFeatureColumn\x12/\n\x06values\x18\x01 \x01(\x0b\x32\x1f.penstock.api.tensors.v1.Tensor\x12\x0f\n\x07missing\x18\x02 \x01(\x0c\"m\n\x0b\x46\x65\x61tureRows\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12\x16\n\x0e\x65vent_times_us\x18\x02 \x03(\x03\x12\x38\n\x07\x63olumns\x18\x03 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"j\n\x14WriteFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x33\n\x04rows\x18\x03 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\"[\n\x15WriteFeaturesResponse\x12\x15\n\rwritten_count\x18\x01 \x01(\x03\x12\x12\n\nlate_count\x18\x02 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x03 \x01(\x03\"\x84\x01\n\x15ImportFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x33\n\x04rows\x18\x03 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\x12\x17\n\x0f\x63reate_times_us\x18\x04 \x03(\x03\"\\\n\x16ImportFeaturesResponse\x12\x15\n\rwritten_count\x18\x01 \x01(\x03\x12\x12\n\nlate_count\x18\x02 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x03 \x01(\x03\"\xd9\x02\n\x1aImportFeatureSourceRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x35\n\x04\x66ile\x18\x03 \x01(\x0b\x32%.penstock.api.features.v1.FeatureFileH\x00\x12\x37\n\x05query\x18\x04 \x01(\x0b\x32&.penstock.api.features.v1.FeatureQueryH\x00\x12>\n\tbig_query\x18\t \x01(\x0b\x32).penstock.api.features.v1.FeatureBigQueryH\x00\x12\x12\n\nkey_column\x18\x05 \x01(\t\x12\x19\n\x11\x65vent_time_column\x18\x06 \x01(\t\x12\x1a\n\x12\x63reate_time_column\x18\x07 \x01(\t\x12\x17\n\x0fignored_columns\x18\x08 \x03(\tB\x08\n\x06source\"W\n\x0b\x46\x65\x61tureFile\x12\x0b\n\x03uri\x18\x01 \x01(\t\x12;\n\x06\x66ormat\x18\x02 \x01(\x0e\x32+.penstock.api.features.v1.FeatureFileFormat\"/\n\x0c\x46\x65\x61tureQuery\x12\x12\n\nconnection\x18\x01 \x01(\t\x12\x0b\n\x03sql\x18\x02 \x01(\t\"/\n\x0f\x46\x65\x61tureBigQuery\x12\x0f\n\x07project\x18\x01 \x01(\t\x12\x0b\n\x03sql\x18\x02 \x01(\t\"\x82\x01\n\x1bImportFeatureSourceResponse\x12\x11\n\trow_count\x18\x01 \x01(\x03\x12\x15\n\rwritten_count\x18\x02 \x01(\x03\x12\x12\n\nlate_count\x18\x03 \x01(\x03\x12\x17\n\x0f\x64uplicate_count\x18\x04 \x01(\x03\x12\x0c\n\x04\x64one\x18\x05 \x01(\x08\"C\n\x10\x46\x65\x61tureSelection\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x10\n\x08\x66\x65\x61tures\x18\x03 \x03(\t\"\xa3\x01\n\x12GetFeaturesRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\x12>\n\nselections\x18\x02 \x03(\x0b\x32*.penstock.api.features.v1.FeatureSelection\x12?\n\x0erequest_values\x18\x03 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"\xbe\x01\n\x10SelectedFeatures\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x39\n\x08statuses\x18\x03 \x03(\x0e\x32\'.penstock.api.features.v1.FeatureStatus\x12\x16\n\x0e\x65vent_times_us\x18\x04 \x03(\x03\x12\x38\n\x07\x63olumns\x18\x05 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"\x82\x01\n\x13GetFeaturesResponse\x12<\n\x08selected\x18\x01 \x03(\x0b\x32*.penstock.api.features.v1.SelectedFeatures\x12-\n\tread_time\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"\xd6\x01\n\x16GetFeaturesAsOfRequest\x12>\n\nselections\x18\x01 \x03(\x0b\x32*.penstock.api.features.v1.FeatureSelection\x12\x0c\n\x04keys\x18\x02 \x03(\t\x12\x16\n\x0e\x61s_of_times_us\x18\x03 \x03(\x03\x12\x15\n\rknown_time_us\x18\x04 \x01(\x03\x12?\n\x0erequest_values\x18\x05 \x03(\x0b\x32\'.penstock.api.features.v1.FeatureColumn\"W\n\x17GetFeaturesAsOfResponse\x12<\n\x08selected\x18\x01 \x03(\x0b\x32*.penstock.api.features.v1.SelectedFeatures\"n\n\x19ListFeatureHistoryRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0b\n\x03key\x18\x03 \x01(\t\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"\x83\x01\n\x1aListFeatureHistoryResponse\x12\x33\n\x04rows\x18\x01 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\x12\x17\n\x0f\x63reate_times_us\x18\x02 \x03(\x03\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"r\n\x15SampleFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x14\n\x0c\x66rom_time_us\x18\x03 \x01(\x03\x12\x12\n\nto_time_us\x18\x04 \x01(\x03\x12\x10\n\x08max_rows\x18\x05 \x01(\x05\"\x87\x01\n\x16SampleFeaturesResponse\x12\x33\n\x04rows\x18\x01 \x01(\x0b\x32%.penstock.api.features.v1.FeatureRows\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x18\n\x10window_row_count\x18\x03 \x01(\x03\x12\r\n\x05share\x18\x04 \x01(\x01\"D\n\x15\x44\x65leteFeaturesRequest\x12\x0c\n\x04view\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x05\x12\x0c\n\x04keys\x18\x03 \x03(\t\"/\n\x16\x44\x65leteFeaturesResponse\x12\x15\n\rdeleted_count\x18\x01 \x01(\x03*v\n\x11\x46\x65\x61tureFileFormat\x12#\n\x1f\x46\x45\x41TURE_FILE_FORMAT_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x46\x45\x41TURE_FILE_FORMAT_CSV\x10\x01\x12\x1f\n\x1b\x46\x45\x41TURE_FILE_FORMAT_PARQUET\x10\x02*\x82\x01\n\rFeatureStatus\x12\x1e\n\x1a\x46\x45\x41TURE_STATUS_UNSPECIFIED\x10\x00\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_PRESENT\x10\x01\x12\x19\n\x15\x46\x45\x41TURE_STATUS_ABSENT\x10\x02\x12\x1a\n\x16\x46\x45\x41TURE_STATUS_EXPIRED\x10\x03\x32\xd5\x07\n\x0e\x46\x65\x61tureService\x12p\n\rWriteFeatures\x12..penstock.api.features.v1.WriteFeaturesRequest\x1a/.penstock.api.features.v1.WriteFeaturesResponse\x12u\n\x0eImportFeatures\x12/.penstock.api.features.v1.ImportFeaturesRequest\x1a\x30.penstock.api.features.v1.ImportFeaturesResponse(\x01\x12\x84\x01\n\x13ImportFeatureSource\x12\x34.penstock.api.features.v1.ImportFeatureSourceRequest\x1a\x35.penstock.api.features.v1.ImportFeatureSourceResponse0\x01\x12j\n\x0bGetFeatures\x12,.penstock.api.features.v1.GetFeaturesRequest\x1a-.penstock.api.features.v1.GetFeaturesResponse\x12z\n\x0fGetFeaturesAsOf\x12\x30.penstock.api.features.v1.GetFeaturesAsOfRequest\x1a\x31.penstock.api.features.v1.GetFeaturesAsOfResponse(\x01\x30\x01\x12\x7f\n\x12ListFeatureHistory\x12\x33.penstock.api.features.v1.ListFeatureHistoryRequest\x1a\x34.penstock.api.features.v1.ListFeatureHistoryResponse\x12u\n\x0eSampleFeatures\x12/.penstock.api.features.v1.SampleFeaturesRequest\x1a\x30.penstock.api.features.v1.SampleFeaturesResponse0\x01\x12s\n\x0e\x44\x65leteFeatures\x12/.penstock.api.features.v1.DeleteFeaturesRequest\x1a\x30.penstock.api.features.v1.DeleteFeaturesResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'penstock.api.features.v1.features_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_FEATUREFILEFORMAT']._serialized_start=2806
-  _globals['_FEATUREFILEFORMAT']._serialized_end=2924
-  _globals['_FEATURESTATUS']._serialized_start=2927
-  _globals['_FEATURESTATUS']._serialized_end=3057
+  _globals['_FEATUREFILEFORMAT']._serialized_start=2919
+  _globals['_FEATUREFILEFORMAT']._serialized_end=3037
+  _globals['_FEATURESTATUS']._serialized_start=3040
+  _globals['_FEATURESTATUS']._serialized_end=3170
   _globals['_FEATURECOLUMN']._serialized_start=141
   _globals['_FEATURECOLUMN']._serialized_end=222
   _globals['_FEATUREROWS']._serialized_start=224
@@ -50,37 +50,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_IMPORTFEATURESRESPONSE']._serialized_start=671
   _globals['_IMPORTFEATURESRESPONSE']._serialized_end=763
   _globals['_IMPORTFEATURESOURCEREQUEST']._serialized_start=766
-  _globals['_IMPORTFEATURESOURCEREQUEST']._serialized_end=1047
-  _globals['_FEATUREFILE']._serialized_start=1049
-  _globals['_FEATUREFILE']._serialized_end=1136
-  _globals['_FEATUREQUERY']._serialized_start=1138
-  _globals['_FEATUREQUERY']._serialized_end=1185
-  _globals['_IMPORTFEATURESOURCERESPONSE']._serialized_start=1188
-  _globals['_IMPORTFEATURESOURCERESPONSE']._serialized_end=1318
-  _globals['_FEATURESELECTION']._serialized_start=1320
-  _globals['_FEATURESELECTION']._serialized_end=1387
-  _globals['_GETFEATURESREQUEST']._serialized_start=1390
-  _globals['_GETFEATURESREQUEST']._serialized_end=1553
-  _globals['_SELECTEDFEATURES']._serialized_start=1556
-  _globals['_SELECTEDFEATURES']._serialized_end=1746
-  _globals['_GETFEATURESRESPONSE']._serialized_start=1749
-  _globals['_GETFEATURESRESPONSE']._serialized_end=1879
-  _globals['_GETFEATURESASOFREQUEST']._serialized_start=1882
-  _globals['_GETFEATURESASOFREQUEST']._serialized_end=2096
-  _globals['_GETFEATURESASOFRESPONSE']._serialized_start=2098
-  _globals['_GETFEATURESASOFRESPONSE']._serialized_end=2185
-  _globals['_LISTFEATUREHISTORYREQUEST']._serialized_start=2187
-  _globals['_LISTFEATUREHISTORYREQUEST']._serialized_end=2297
-  _globals['_LISTFEATUREHISTORYRESPONSE']._serialized_start=2300
-  _globals['_LISTFEATUREHISTORYRESPONSE']._serialized_end=2431
-  _globals['_SAMPLEFEATURESREQUEST']._serialized_start=2433
-  _globals['_SAMPLEFEATURESREQUEST']._serialized_end=2547
-  _globals['_SAMPLEFEATURESRESPONSE']._serialized_start=2550
-  _globals['_SAMPLEFEATURESRESPONSE']._serialized_end=2685
-  _globals['_DELETEFEATURESREQUEST']._serialized_start=2687
-  _globals['_DELETEFEATURESREQUEST']._serialized_end=2755
-  _globals['_DELETEFEATURESRESPONSE']._serialized_start=2757
-  _globals['_DELETEFEATURESRESPONSE']._serialized_end=2804
-  _globals['_FEATURESERVICE']._serialized_start=3060
-  _globals['_FEATURESERVICE']._serialized_end=4041
+  _globals['_IMPORTFEATURESOURCEREQUEST']._serialized_end=1111
+  _globals['_FEATUREFILE']._serialized_start=1113
+  _globals['_FEATUREFILE']._serialized_end=1200
+  _globals['_FEATUREQUERY']._serialized_start=1202
+  _globals['_FEATUREQUERY']._serialized_end=1249
+  _globals['_FEATUREBIGQUERY']._serialized_start=1251
+  _globals['_FEATUREBIGQUERY']._serialized_end=1298
+  _globals['_IMPORTFEATURESOURCERESPONSE']._serialized_start=1301
+  _globals['_IMPORTFEATURESOURCERESPONSE']._serialized_end=1431
+  _globals['_FEATURESELECTION']._serialized_start=1433
+  _globals['_FEATURESELECTION']._serialized_end=1500
+  _globals['_GETFEATURESREQUEST']._serialized_start=1503
+  _globals['_GETFEATURESREQUEST']._serialized_end=1666
+  _globals['_SELECTEDFEATURES']._serialized_start=1669
+  _globals['_SELECTEDFEATURES']._serialized_end=1859
+  _globals['_GETFEATURESRESPONSE']._serialized_start=1862
+  _globals['_GETFEATURESRESPONSE']._serialized_end=1992
+  _globals['_GETFEATURESASOFREQUEST']._serialized_start=1995
+  _globals['_GETFEATURESASOFREQUEST']._serialized_end=2209
+  _globals['_GETFEATURESASOFRESPONSE']._serialized_start=2211
+  _globals['_GETFEATURESASOFRESPONSE']._serialized_end=2298
+  _globals['_LISTFEATUREHISTORYREQUEST']._serialized_start=2300
+  _globals['_LISTFEATUREHISTORYREQUEST']._serialized_end=2410
+  _globals['_LISTFEATUREHISTORYRESPONSE']._serialized_start=2413
+  _globals['_LISTFEATUREHISTORYRESPONSE']._serialized_end=2544
+  _globals['_SAMPLEFEATURESREQUEST']._serialized_start=2546
+  _globals['_SAMPLEFEATURESREQUEST']._serialized_end=2660
+  _globals['_SAMPLEFEATURESRESPONSE']._serialized_start=2663
+  _globals['_SAMPLEFEATURESRESPONSE']._serialized_end=2798
+  _globals['_DELETEFEATURESREQUEST']._serialized_start=2800
+  _globals['_DELETEFEATURESREQUEST']._serialized_end=2868
+  _globals['_DELETEFEATURESRESPONSE']._serialized_start=2870
+  _globals['_DELETEFEATURESRESPONSE']._serialized_end=2917
+  _globals['_FEATURESERVICE']._serialized_start=3173
+  _globals['_FEATURESERVICE']._serialized_end=4154
 # @@protoc_insertion_point(module_scope)

@@ -287,6 +287,7 @@ class ImportFeatureSourceRequest(_message.Message):
     VERSION_FIELD_NUMBER: _builtins.int
     FILE_FIELD_NUMBER: _builtins.int
     QUERY_FIELD_NUMBER: _builtins.int
+    BIG_QUERY_FIELD_NUMBER: _builtins.int
     KEY_COLUMN_FIELD_NUMBER: _builtins.int
     EVENT_TIME_COLUMN_FIELD_NUMBER: _builtins.int
     CREATE_TIME_COLUMN_FIELD_NUMBER: _builtins.int
@@ -312,6 +313,10 @@ class ImportFeatureSourceRequest(_message.Message):
         """A query of a database among its PENSTOCK_FEATURE_CONNECTIONS_FILE."""
 
     @_builtins.property
+    def big_query(self) -> Global___FeatureBigQuery:
+        """A query of BigQuery, of projects among the service's PENSTOCK_FEATURE_BIGQUERY_PROJECTS."""
+
+    @_builtins.property
     def ignored_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Columns to leave out; each other one is a feature's, by its name."""
 
@@ -322,16 +327,17 @@ class ImportFeatureSourceRequest(_message.Message):
         version: _builtins.int = ...,
         file: Global___FeatureFile | None = ...,
         query: Global___FeatureQuery | None = ...,
+        big_query: Global___FeatureBigQuery | None = ...,
         key_column: _builtins.str = ...,
         event_time_column: _builtins.str = ...,
         create_time_column: _builtins.str = ...,
         ignored_columns: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "query", b"query", "source", b"source"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["big_query", b"big_query", "file", b"file", "query", b"query", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_column", b"create_time_column", "event_time_column", b"event_time_column", "file", b"file", "ignored_columns", b"ignored_columns", "key_column", b"key_column", "query", b"query", "source", b"source", "version", b"version", "view", b"view"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["big_query", b"big_query", "create_time_column", b"create_time_column", "event_time_column", b"event_time_column", "file", b"file", "ignored_columns", b"ignored_columns", "key_column", b"key_column", "query", b"query", "source", b"source", "version", b"version", "view", b"view"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["file", "query"]  # noqa: Y015
+    _WhichOneofReturnType_source: _TypeAlias = _typing.Literal["file", "query", "big_query"]  # noqa: Y015
     _WhichOneofArgType_source: _TypeAlias = _typing.Literal["source", b"source"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_source) -> _WhichOneofReturnType_source | None: ...
 
@@ -388,6 +394,34 @@ class FeatureQuery(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureQuery: _TypeAlias = FeatureQuery  # noqa: Y015
+
+@_typing.final
+class FeatureBigQuery(_message.Message):
+    """FeatureBigQuery is a query of BigQuery, with the service's credentials."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROJECT_FIELD_NUMBER: _builtins.int
+    SQL_FIELD_NUMBER: _builtins.int
+    project: _builtins.str
+    """The project that runs the query and pays for it."""
+    sql: _builtins.str
+    """One SELECT in GoogleSQL, at most 16 KiB. BigQuery says beforehand what it reads: each table has to lie in a project
+    that the settings allow, and all that is read within PENSTOCK_FEATURE_BIGQUERY_MAX_BYTES_BILLED.
+    """
+    def __init__(
+        self,
+        *,
+        project: _builtins.str = ...,
+        sql: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["project", b"project", "sql", b"sql"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeatureBigQuery: _TypeAlias = FeatureBigQuery  # noqa: Y015
 
 @_typing.final
 class ImportFeatureSourceResponse(_message.Message):

@@ -54,8 +54,9 @@ class FeatureServiceStub:
     written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
     event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
     QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
-    FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
-    RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+    FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE, BIGQUERY_NOT_INSTALLED, PROJECT_NOT_ALLOWED,
+    CREDENTIALS_UNUSABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS.
+    DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
     """
     GetFeatures: _grpc.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]
     """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
@@ -100,8 +101,9 @@ class FeatureServiceAsyncStub(FeatureServiceStub):
     written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
     event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
     QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
-    FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
-    RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+    FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE, BIGQUERY_NOT_INSTALLED, PROJECT_NOT_ALLOWED,
+    CREDENTIALS_UNUSABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS.
+    DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
     """
     GetFeatures: _aio.UnaryUnaryMultiCallable[_features_pb2.GetFeaturesRequest, _features_pb2.GetFeaturesResponse]  # type: ignore[assignment]
     """Gives the latest values of entities, of several views in one call. Role: viewer. INVALID_ARGUMENT: UNKNOWN_FEATURE,
@@ -161,8 +163,9 @@ class FeatureServiceServicer(metaclass=_abc_1.ABCMeta):
         written is safe; to end it, end the call. Ended, for whatever reason, it can be asked for again: no row that has an
         event time is written twice. Role: operator. INVALID_ARGUMENT: URI_NOT_ALLOWED, UNKNOWN_CONNECTION, MALFORMED_FILE,
         QUERY_FAILED, UNKNOWN_COLUMN, MISSING_VALUE, TOO_LARGE, and as WriteFeatures. NOT_FOUND: INPUT_NOT_FOUND.
-        FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL.
-        RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS. DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
+        FAILED_PRECONDITION: SANDBOX_UNAVAILABLE, CONNECTIONS_UNREADABLE, BIGQUERY_NOT_INSTALLED, PROJECT_NOT_ALLOWED,
+        CREDENTIALS_UNUSABLE. UNAVAILABLE: INPUT_UNAVAILABLE, SCRATCH_FULL. RESOURCE_EXHAUSTED: TOO_MANY_IMPORTS.
+        DEADLINE_EXCEEDED: IMPORT_TOO_SLOW.
         """
 
     @_abc_1.abstractmethod
