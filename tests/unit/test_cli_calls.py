@@ -141,7 +141,7 @@ def test_predict_prints_a_row_a_line_and_how_to_give_feedback(
     )
     printed = capsys.readouterr()
     header, first, second, answered = printed.out.splitlines()
-    assert header.split() == ["ROW", "LABEL", "PROBABILITIES", "CONFIDENCE"]
+    assert header.split() == ["ROW", "label", "probabilities", "CONFIDENCE"], "names stay as they are written"
     assert first.split() == ["0", "0", "[0.9,", "0.1]", "90.00%"]
     assert second.split() == ["1", "2", "[0.5,", "nan]", "50.00%"]
     assert answered == f"iris 2.0.0  onnx, 0.25 ms, inference {ID}"

@@ -145,7 +145,7 @@ def split_facts(output: Output, split: pb.DatasetSplit) -> RenderableType:
 def preview_table(output: Output, dataset: pb.Dataset, rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Lay out some rows."""
     names = [column.name for column in dataset.columns]
-    columns = [Column(name, give="cut", optional=place > 0) for place, name in enumerate(names)]
+    columns = [Column(name, give="cut", optional=place > 0, named=True) for place, name in enumerate(names)]
     cells = [[say_value(row.get(name)) for name in names] for row in rows]
     return output.table(columns, cells, empty="no rows")
 

@@ -100,7 +100,7 @@ def values_table(output: Output, answers: Sequence[Answer]) -> RenderableType:
     several = len(answers) > 1
     names = list(dict.fromkeys(name for each in answers for name in each.values.columns))
     columns = [Column("key", give="cut"), *([Column("view", give="cut")] if several else []), Column("status")]
-    columns += [Column("age", "right"), *(Column(name, give="cut", optional=True) for name in names)]
+    columns += [Column("age", "right"), *(Column(name, give="cut", optional=True, named=True) for name in names)]
     rows = []
     for row in _rows(answers):
         cells: list[str | Text] = [row.key, *([row.view] if several else []), styled(row.status, _STATUS_STYLES)]
@@ -128,7 +128,11 @@ def values_document(answers: Sequence[Answer]) -> list[dict[str, Any]]:
 def history_table(output: Output, view: pb.FeatureView, rows: Sequence[Mapping[str, Any]]) -> RenderableType:
     """Lay out what was written of an entity, the latest event first."""
     names = [name for name in (rows[0] if rows else ()) if name not in ("event_time", "create_time")]
-    columns = [Column("event"), Column("known since"), *(Column(name, give="cut", optional=True) for name in names)]
+    columns = [
+        Column("event"),
+        Column("known since"),
+        *(Column(name, give="cut", optional=True, named=True) for name in names),
+    ]
     cells = [[row["event_time"], row["create_time"], *(say_value(row[name]) for name in names)] for row in rows]
     return output.table(columns, cells, empty=f"nothing was written of it in {view.name}@{view.version}")
 

@@ -61,6 +61,8 @@ class Column:
     """Left out where even then not all fit, the last one first, and named below the table. Piped, all are there."""
     least_width: int = MIN_WIDTH
     """What it keeps of its width where it gives: less would say nothing."""
+    named: bool = False
+    """The title is a name that somebody gave, or an id: piped it stays as it is written, where ours are capitals."""
 
 
 class _Aside(Console):
@@ -319,7 +321,8 @@ def _fit(columns: Sequence[Column], widths: Sequence[int], available: int) -> li
 
 
 def _plain(columns: Sequence[Column], rows: Sequence[Sequence[str | Text]]) -> Text:
-    cells = [[column.title.upper() for column in columns], *([printable(str(cell)) for cell in row] for row in rows)]
+    titles = [column.title if column.named else column.title.upper() for column in columns]
+    cells = [titles, *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(Text(row[index]).cell_len for row in cells) for index in range(len(columns))]
     lines = []
     for row in cells:

@@ -150,7 +150,10 @@ def _document(prediction: Prediction) -> dict[str, Any]:
 
 def _rows(prediction: Prediction) -> tuple[list[Column], list[list[str | Text]]]:
     """Lay out the outputs row by row; an output without rows stands in the first."""
-    columns = [Column("row", "right"), *(Column(_title(*output), give="wrap") for output in prediction.outputs.items())]
+    columns = [
+        Column("row", "right"),
+        *(Column(_title(*output), give="wrap", named=True) for output in prediction.outputs.items()),
+    ]
     values = [array.tolist() if array.ndim else [array.item()] for array in prediction.outputs.values()]
     count = max((len(rows) for rows in values), default=0)
     confident = len(prediction.confidences) == count
