@@ -15,6 +15,7 @@ COLUMNS = Path(services.common.outbox.__file__).with_name("columns.sql")
 TABLES = {
     ("monitoring", "outbox"): "services/monitoring/migrations/0008_outbox.sql",
     ("fetcher", "outbox"): "services/fetcher/migrations/0003_webhooks.sql",
+    ("trainer", "outbox"): "services/trainer/migrations/0006_outbox.sql",
 }
 
 

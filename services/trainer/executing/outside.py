@@ -23,6 +23,7 @@ from services.trainer.faults import ExecutorUnavailable, TrainingFailed
 from services.trainer.task import CheckpointWritten, Event, Flush, Log, Outcome, RunFolder, Stopping, Task
 from services.trainer.workers.artifact_urls import ArtifactUrls
 from services.trainer.workers.callbacks import WORKER_LOST
+from services.trainer.workers.calling import Calls, Waiting
 from services.trainer.workers.files import OutsideFiles
 from services.trainer.workers.models import OutputKind, OutsideTask, RemoteFile, TaskState
 from services.trainer.workers.store import OutsideStore
@@ -103,6 +104,7 @@ class OutsideParts:
     files: OutsideFiles
     urls: ArtifactUrls
     news: JobNews
+    calls: Calls
     patience: Patience
     environment: Mapping[str, str]
 
@@ -146,6 +148,7 @@ class OutsideExecutor:
         self._files = parts.files
         self._urls = parts.urls
         self._news = parts.news
+        self._calls = parts.calls
         self._patience = parts.patience
         self._environment = parts.environment
 
@@ -155,11 +158,11 @@ class OutsideExecutor:
         ear = Ear(self._parts, folder, tell)
         outside = self._resumed(task, ear) or self._begun(task, folder, stopping)
         try:
-            ended = self._followed(outside, ear, tell, stopping)
+            ended = self._followed(outside, task.attempt, ear, tell, stopping)
         except Stopped as stopped:
             # Where the lease is lost, or this process drains, another follows what goes on.
             if stopped.reason in (StopReason.CANCELLED, StopReason.SOFT_LIMIT):
-                self._give_up(outside)
+                self._give_up(outside, task.attempt)
             raise
         return self._collected(ended, folder, stopping)
 
@@ -176,7 +179,7 @@ class OutsideExecutor:
         if last.state is TaskState.COMPLETED:
             return last
         if last.state is not TaskState.VOID:
-            self._give_up(last)
+            self._give_up(last, task.attempt)
         return None
 
     def _goes_on(self, outside: OutsideTask) -> bool:
@@ -196,18 +199,22 @@ class OutsideExecutor:
         token = new_token() if self._place.submits else ""
         outside = self._store.add(task, self.name, resources.labels, token)
         self._files.offer(outside, folder, stopping.check)
-        self._store.ready(outside.task_id)
+        stopping.check()
+        with self._store.transaction() as connection:
+            since = self._store.ready(connection, outside, task)
+            if not self._place.submits:
+                self._calls.call(connection, Waiting(outside, task, since, self._patience.wait_s))
         if self._place.submits:
             environment = {**self._environment, "PENSTOCK_RUN_TOKEN": token}
             submission = Submission(outside.submission, token, task, resources, environment)
             try:
                 self._place.submit(submission)
             except DomainError:
-                self._give_up(outside)
+                self._give_up(outside, task.attempt)
                 raise
         return outside
 
-    def _followed(self, outside: OutsideTask, ear: Ear, tell: Tell, stopping: Stopping) -> OutsideTask:
+    def _followed(self, outside: OutsideTask, attempt: int, ear: Ear, tell: Tell, stopping: Stopping) -> OutsideTask:
         """Tell on what the worker tells, until it has ended well."""
         looks = 0
         while True:
@@ -224,10 +231,10 @@ class OutsideExecutor:
                 if not heard:
                     return self._ended(now)
                 continue
-            self._check_silence(now)
+            self._check_silence(now, attempt)
             looks += 1
             if self._place.submits and looks % STANDING_LOOKS == 0:
-                self._check_standing(now, tell)
+                self._check_standing(now, attempt, tell)
             if not heard:
                 self._news.wait(seen, LOOK_S)
 
@@ -240,19 +247,19 @@ class OutsideExecutor:
             raise ExecutorUnavailable(f"the worker gave the run up: {outside.message}", reason=WORKER_LOST)
         raise TrainingFailed(outside.message, reason=outside.reason)
 
-    def _check_silence(self, outside: OutsideTask) -> None:
+    def _check_silence(self, outside: OutsideTask, attempt: int) -> None:
         """Give the run up where nothing is heard of its worker, or nobody asks for it; it is tried again."""
         if outside.state is TaskState.RUNNING and outside.silent_s > self._patience.silence_s:
-            self._give_up(outside)
+            self._give_up(outside, attempt)
             who = outside.worker or outside.submission
             sentence = f"nothing was heard of the worker {who} for {outside.silent_s:.0f} s"
             raise ExecutorUnavailable(sentence, reason=WORKER_LOST)
         if not self._place.submits and outside.state is TaskState.WAITING and outside.silent_s > self._patience.wait_s:
-            self._give_up(outside)
+            self._give_up(outside, attempt)
             wanted = f" with the labels {', '.join(outside.labels)}" if outside.labels else ""
             raise ExecutorUnavailable(f"no remote worker{wanted} asked for the run; see that one runs")
 
-    def _check_standing(self, outside: OutsideTask, tell: Tell) -> None:
+    def _check_standing(self, outside: OutsideTask, attempt: int, tell: Tell) -> None:
         """Look whether the place says that nothing runs there any more, although the worker has said no such thing."""
         try:
             standing, word = self._place.standing(outside.submission)
@@ -265,7 +272,7 @@ class OutsideExecutor:
             return
         if tail := self._log_tail(outside):
             tell(Log(tail))
-        self._give_up(outside)
+        self._give_up(outside, attempt)
         sentence = f"{outside.submission} ended there ({word}), and its worker had not said how; see the log"
         raise ExecutorUnavailable(sentence, reason=WORKER_LOST)
 
@@ -275,10 +282,12 @@ class OutsideExecutor:
         except ExecutorUnavailable:
             return b""
 
-    def _give_up(self, outside: OutsideTask) -> None:
-        """Have a task's token be void, and nothing of it run; what cannot be reached ends by its token."""
-        with self._store.transaction() as connection:
-            self._store.void(connection, outside.run_id)
+    def _give_up(self, outside: OutsideTask, attempt: int) -> None:
+        """Have a task's token be void, and nothing of it run; what cannot be reached ends by its token.
+
+        Raises LeaseLost where the attempt is over: what goes on is another's to follow then.
+        """
+        self._store.give_up(outside.run_id, attempt)
         if self._place.submits:
             try:
                 self._place.stop(outside.submission)

@@ -1,7 +1,8 @@
 """The worker's process: `python -m services.trainer.worker`.
 
-With a run's token it works on that run and ends, as a job of a cluster does; without one it asks for runs until it is
-told to end. Exit codes: 0 in order; 1 a run's end could not be told; 2 it was called wrongly.
+With a run's token it works on that run and ends, as a job of a cluster does; with a run's id it asks for that run, as a
+worker does that was called for it, and ends; with neither it asks for runs until it is told to end. Exit codes: 0 in
+order; 1 a run's end could not be told; 2 it was called wrongly.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import structlog
 from pydantic import ValidationError
 
 from penstock import Client, PenstockError, RetryPolicy
+from penstock.api.trainer.v1 import worker_pb2 as pb
 from services.common import flags, logs
 from services.common.jobs import StopReason
 from services.trainer.executing.local import LocalExecutor, LocalLimits
@@ -45,7 +47,7 @@ class Worker:
             return OK if self._attempt(self._settings.run_token.get_secret_value()) else NOT_TOLD
         while not self._ending.is_set():
             try:
-                claimed = self._client.training_worker.claim(self._settings.worker_name, self._settings.worker_labels)
+                claimed = self._claimed()
             except PenstockError as error:
                 if not error.retryable:
                     _log.error("no run is given to this worker", reason=error.reason, message=error.message)
@@ -53,13 +55,21 @@ class Worker:
                 _log.info("the trainer does not answer", reason=error.reason, message=error.message)
                 self._pause()
                 continue
-            if not claimed.run_token:
+            if claimed.run_token:
+                told = self._attempt(claimed.run_token)
+                if self._settings.worker_once or self._settings.worker_run:
+                    return OK if told else NOT_TOLD
+            elif self._settings.worker_run:
+                _log.info("it does not wait for this worker, or no more", run=str(self._settings.worker_run))
+                return OK
+            else:
                 self._pause()
-                continue
-            told = self._attempt(claimed.run_token)
-            if self._settings.worker_once:
-                return OK if told else NOT_TOLD
         return OK
+
+    def _claimed(self) -> pb.ClaimTrainingTaskResponse:
+        settings = self._settings
+        run_id = str(settings.worker_run) if settings.worker_run else ""
+        return self._client.training_worker.claim(settings.worker_name, settings.worker_labels, run_id=run_id)
 
     def end(self, number: int, frame: FrameType | None) -> None:
         """Hear a signal: what runs is given up, so that another worker goes on with it."""

@@ -6,6 +6,7 @@ import os
 import socket
 from pathlib import Path
 from typing import Annotated, Literal
+from uuid import UUID
 
 from pydantic import Field, SecretStr
 from pydantic_settings import NoDecode
@@ -38,6 +39,9 @@ class WorkerSettings(Settings):
     """What it has, separated by commas, for example gpu: it is given runs that ask for these labels or fewer."""
     worker_poll_ms: Annotated[int, Field(ge=50, le=600_000)] = 5_000
     """How often it asks for a run while none waits."""
+    worker_run: UUID | None = None
+    """Ask for this run alone, as a worker does that was called for it, and end after it; at once where it waits no
+    more, or asks for labels that this worker lacks."""
     worker_once: bool = False
     """End after one run."""
     worker_folder: Path | None = None

@@ -8,8 +8,10 @@ from uuid import UUID
 
 from services.common.addresses import AddressRules, AllowedHosts
 from services.common.errors import FailedPrecondition
-from services.common.jobs import JobConnection
+from services.common.jobs import Backoff, JobConnection
 from services.common.jobs.news import JobNews
+from services.common.outbox import Outbox, OutboxCollector, OutboxLimits, OutboxWorkers
+from services.common.outbox.webhooks import Webhooks
 from services.common.server import Service
 from services.trainer.executing.cluster_api import ClusterApi
 from services.trainer.executing.kubernetes import KubernetesPlace, ServiceAccount, in_cluster_address
@@ -23,12 +25,15 @@ from services.trainer.task import Executor
 from services.trainer.workers import servicer
 from services.trainer.workers.artifact_urls import ArtifactUrls
 from services.trainer.workers.callbacks import Callbacks
+from services.trainer.workers.calling import Calls, read_receivers
 from services.trainer.workers.files import OutsideFiles
 from services.trainer.workers.settings import OutsideSettings
 from services.trainer.workers.store import OutsideStore
 
 REPORTS_A_SILENCE, MAX_INTERVAL_MS = 6, 5_000
 """A worker reports so often in the time after which it is given up, and so that it hears of a run's end in seconds."""
+CALLS_AT_ONCE = OutboxLimits(slots=4, backoff=Backoff(base_s=2.0, cap_s=60.0))
+"""A run waits for minutes: whoever is to come for it is called again every minute at least."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ def open_outside(parts: Parts) -> Outside:
         files=files,
         urls=ArtifactUrls(rules, ca_file=settings.trainer_artifact_ca_file),
         news=news,
+        calls=_open_calls(parts, store),
         patience=Patience(settings.trainer_worker_silence_ms / 1000, settings.trainer_worker_wait_ms / 1000),
         environment={
             **settings.trainer_outside_environment,
@@ -76,6 +82,30 @@ def open_outside(parts: Parts) -> Outside:
         files.forget(connection, run_id)
 
     return Outside((servicer.service(Callbacks(store, files, rules), limits),), executors, ended)
+
+
+def _open_calls(parts: Parts, store: OutsideStore) -> Calls:
+    """Build what calls remote workers, and start sending where this process follows runs."""
+    settings, said = parts.settings, parts.settings.trainer_remote_webhooks
+    receivers = read_receivers(said.get_secret_value() if said else "")
+    rules = AddressRules(
+        AllowedHosts.parse(settings.trainer_remote_webhook_allowed_hosts),
+        setting="PENSTOCK_TRAINER_REMOTE_WEBHOOK_ALLOWED_HOSTS where the trainer runs",
+    )
+    for receiver in receivers.values():
+        rules.endpoint(receiver.url.get_secret_value())
+    if receivers and not settings.trainer_worker_address:
+        sentence = "say where the workers that are called reach this service: PENSTOCK_TRAINER_WORKER_ADDRESS"
+        raise FailedPrecondition(sentence, reason="WORKER_ADDRESS_REQUIRED")
+    outbox = Outbox(parts.database, "trainer")
+    webhooks = Webhooks(rules, ca_file=settings.trainer_remote_webhook_ca_file)
+    calls = Calls(outbox, store, receivers, webhooks, settings.trainer_worker_address)
+    if receivers and settings.trainer_worker_enabled:
+        workers = OutboxWorkers(outbox, calls.deliver, CALLS_AT_ONCE)
+        workers.open()
+        parts.stack.callback(workers.close)
+        parts.metrics.register(OutboxCollector(outbox, workers))
+    return calls
 
 
 def _places(settings: OutsideSettings) -> list[Place]:

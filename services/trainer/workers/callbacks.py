@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import Any, Final
+from uuid import UUID
 
 from services.common.addresses import MAX_SIGNED_URL_CHARS, AddressRules, UrlRefused
 from services.common.errors import InvalidArgument, ResourceExhausted
@@ -59,10 +59,13 @@ class Callbacks:
         self._files = files
         self._rules = rules
 
-    def claim(self, worker: str, labels: Sequence[str]) -> tuple[Assignment, str] | None:
-        """Give the run that has waited longest to a worker that asks, with its token; None where none waits."""
+    def claim(self, worker: str, labels: Sequence[str], run_id: UUID | None) -> tuple[Assignment, str] | None:
+        """Give the run that has waited longest to a worker that asks, with its token; None where none waits.
+
+        `run_id`: that run, or none.
+        """
         token = new_token()
-        task = self._store.claim(worker, labels, token)
+        task = self._store.claim(worker, labels, token, run_id)
         if task is None:
             return None
         with self._store.transaction() as connection:
@@ -212,8 +215,6 @@ def _ended_so(task: OutsideTask, state: TaskState, ending: str) -> bool:
 
 def _checked(outcome: dict[str, Any]) -> Outcome:
     try:
-        if "\\u0000" in json.dumps(outcome, allow_nan=False):
-            raise ValueError("a NUL character is in it, which nothing can store")
         return checked_outcome(outcome)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         sentence = f"it cannot be used: {str(error)[:500]}"

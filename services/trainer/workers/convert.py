@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
+from uuid import UUID
 
 from penstock.api.trainer.v1 import training_pb2
 from penstock.api.trainer.v1 import worker_pb2 as pb
@@ -27,8 +28,8 @@ _KINDS: Mapping[int, OutputKind] = {
 }
 
 
-def worker(request: pb.ClaimTrainingTaskRequest) -> tuple[str, Sequence[str]]:
-    """Read who asks, and what it has; raises InvalidArgument (INVALID_WORKER)."""
+def worker(request: pb.ClaimTrainingTaskRequest) -> tuple[str, Sequence[str], UUID | None]:
+    """Read who asks, what it has, and for which run, None: any; raises InvalidArgument (INVALID_WORKER, INVALID_ID)."""
     try:
         checks.line("worker", request.worker, checks.MAX_NAME_CHARS)
         labels = checks.lines("labels", request.labels, count=MAX_LABELS, limit=MAX_LABEL_CHARS)
@@ -36,7 +37,11 @@ def worker(request: pb.ClaimTrainingTaskRequest) -> tuple[str, Sequence[str]]:
         raise InvalidArgument(error.message, reason="INVALID_WORKER", violations=error.violations) from error
     if not request.worker or not all(labels):
         raise InvalidArgument.field("worker", "a worker and its labels have names", reason="INVALID_WORKER")
-    return request.worker, labels
+    try:
+        return request.worker, labels, UUID(request.run_id) if request.run_id else None
+    except ValueError as error:
+        sentence = f"{request.run_id[:80]!r} is no UUID; leave it out to be given any run"
+        raise InvalidArgument.field("run_id", sentence, reason="INVALID_ID") from error
 
 
 def task_proto(assignment: Assignment, *, report_interval_ms: int, max_artifact_bytes: int) -> pb.TrainingTask:
@@ -78,8 +83,6 @@ def report(request: pb.ReportTrainingProgressRequest) -> tuple[list[Epoch], byte
             metrics = checked_metrics(epoch.metrics)
         except ValueError as error:
             raise InvalidArgument.field(f"{field}.metrics", str(error), reason="INVALID_METRICS") from error
-        if any("\0" in name for name in metrics):
-            raise InvalidArgument.field(f"{field}.metrics", "a name has a NUL in it", reason="INVALID_METRICS")
         epochs.append(Epoch(epoch.number, metrics, epoch.total))
     return epochs, request.log
 

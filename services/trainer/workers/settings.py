@@ -18,12 +18,20 @@ class OutsideSettings(Settings):
 
     trainer_worker_address: str = ""
     """Where workers elsewhere reach this service: host:port, with grpcs:// before it for TLS. Without it nothing is
-    submitted to Ray or Kubernetes."""
+    submitted to Ray or Kubernetes, and no remote worker is called."""
     trainer_worker_silence_ms: Annotated[int, Field(ge=1_000, le=86_400_000)] = 120_000
     """How long a worker elsewhere may be silent before its run is given to another; it reports at least six times as
     often, and every five seconds."""
     trainer_worker_wait_ms: Annotated[int, Field(ge=1_000, le=604_800_000)] = 1_800_000
     """How long a run waits for a remote worker to ask for it; it takes one of `trainer_runs` meanwhile."""
+    trainer_remote_webhooks: SecretStr | None = None
+    """Who is called when a run waits for a remote worker: JSON, receivers by name, of which the first that has all
+    labels that the run asks for is called: {"gpu": {"url": "https://…", "secret": "…", "labels": ["gpu"]}}."""
+    trainer_remote_webhook_allowed_hosts: HostNames = ""
+    """Hosts' names, addresses and networks, separated by commas, that these may reach although they are private; also
+    without TLS and on any port."""
+    trainer_remote_webhook_ca_file: Path | None = None
+    """The certificates that vouch for these, PEM, in place of the system's."""
     trainer_artifact_allowed_hosts: HostNames = ""
     """Hosts' names, addresses and networks, separated by commas, that a finished run's files may be brought from
     although they are private; also without TLS and on any port."""

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -33,14 +34,15 @@ FROM trainer.outside_tasks AS tasks JOIN trainer.training_runs AS runs ON runs.j
 _BY_TOKEN: LiteralString = _COLUMNS + "WHERE tasks.token_sha256 = %(digest)s FOR UPDATE OF tasks"
 _BY_ID: LiteralString = _COLUMNS + "WHERE tasks.task_id = %(task_id)s"
 _LATEST: LiteralString = _COLUMNS + "WHERE tasks.run_id = %(run_id)s ORDER BY tasks.number DESC LIMIT 1"
-_WAITING: LiteralString = (
-    _COLUMNS
-    + """
+_WAITS: LiteralString = """
 WHERE tasks.state = 'WAITING' AND tasks.executor = 'REMOTE' AND tasks.labels <@ %(labels)s::text[]
     AND runs.end_time IS NULL AND runs.cancel_time IS NULL
-ORDER BY tasks.create_time, tasks.task_id LIMIT 1 FOR UPDATE OF tasks SKIP LOCKED
 """
+_WAITING: LiteralString = (
+    _COLUMNS + _WAITS + "ORDER BY tasks.create_time, tasks.task_id LIMIT 1 FOR UPDATE OF tasks SKIP LOCKED"
 )
+# Whoever was called for a run comes once: it waits for whom a trainer's look holds up.
+_WAITING_RUN: LiteralString = _COLUMNS + _WAITS + "AND tasks.run_id = %(run_id)s FOR UPDATE OF tasks"
 _HOLD_RUN = """
 SELECT 1 FROM trainer.training_runs WHERE job_id = %(run_id)s AND state = 'RUNNING' AND attempt = %(attempt)s FOR UPDATE
 """
@@ -55,7 +57,7 @@ UPDATE trainer.outside_tasks SET attempt = %(attempt)s, heard_time = clock_times
 """
 _READY = """
 UPDATE trainer.outside_tasks SET state = 'WAITING', heard_time = clock_timestamp()
-WHERE task_id = %(task_id)s AND state = 'PREPARING'
+WHERE task_id = %(task_id)s AND state = 'PREPARING' RETURNING heard_time
 """
 _CLAIM = """
 UPDATE trainer.outside_tasks
@@ -164,10 +166,17 @@ class OutsideStore:
             connection.execute(_ADD, values)
             return self._get(connection, task_id)
 
-    def ready(self, task_id: UUID) -> None:
-        """Note that a task's files can be brought: a worker may begin."""
-        with self._database.transaction() as connection:
-            connection.execute(_READY, {"task_id": task_id})
+    def ready(self, connection: JobConnection, outside: OutsideTask, task: Task) -> datetime:
+        """Note that a task's files can be brought, so that a worker may begin; gives since when that is so.
+
+        Raises LeaseLost where the attempt that begins it is over.
+        """
+        self._hold_run(connection, outside.run_id, task.attempt)
+        row = connection.execute(_READY, {"task_id": outside.task_id}).fetchone()
+        if row is None:
+            raise LeaseLost(f"another has begun run {outside.run_id} anew")
+        since: datetime = row["heard_time"]
+        return since
 
     def adopt(self, task_id: UUID, task: Task) -> None:
         """Have a run's later attempt follow a task that was begun before; its worker has time to be heard again."""
@@ -175,10 +184,18 @@ class OutsideStore:
             self._hold_run(connection, UUID(task.run_id), task.attempt)
             connection.execute(_ADOPT, {"task_id": task_id, "attempt": task.attempt})
 
-    def claim(self, worker: str, labels: Sequence[str], token: str) -> OutsideTask | None:
-        """Give the task that has waited longest to a worker with such labels; None where none waits."""
+    def waits(self, task_id: UUID) -> bool:
+        """Say whether a task waits for a worker still."""
         with self._database.transaction() as connection:
-            row = connection.execute(_WAITING, {"labels": list(labels)}).fetchone()
+            row = connection.execute(_BY_ID, {"task_id": task_id}).fetchone()
+        task = OutsideTask.from_row(row) if row else None
+        return task is not None and task.state is TaskState.WAITING and task.live and not task.cancelled
+
+    def claim(self, worker: str, labels: Sequence[str], token: str, run_id: UUID | None = None) -> OutsideTask | None:
+        """Give the task that has waited longest to a worker with such labels, or that of a run; None: none waits."""
+        with self._database.transaction() as connection:
+            waiting = _WAITING if run_id is None else _WAITING_RUN
+            row = connection.execute(waiting, {"labels": list(labels), "run_id": run_id}).fetchone()
             if row is None:
                 return None
             values = {"task_id": row["task_id"], "worker": worker, "digest": digest_of(token)}
@@ -236,13 +253,15 @@ class OutsideStore:
         """End a task badly."""
         self._end(connection, task_id, TaskState.FAILED, end_sha256, reason=reason, message=message.replace("\0", " "))
 
-    def void(self, connection: JobConnection, run_id: UUID) -> None:
-        """Have no token of a run be good any more."""
-        connection.execute(_VOID_ALL, {"run_id": run_id})
+    def give_up(self, run_id: UUID, attempt: int) -> None:
+        """Have no token of a run be good any more; raises LeaseLost where the attempt that says so is over."""
+        with self._database.transaction() as connection:
+            self._hold_run(connection, run_id, attempt)
+            connection.execute(_VOID_ALL, {"run_id": run_id})
 
     def end(self, connection: JobConnection, run_id: UUID) -> None:
         """Have a run that ends leave nothing: no token that is good, and nothing told that nobody will read."""
-        self.void(connection, run_id)
+        connection.execute(_VOID_ALL, {"run_id": run_id})
         connection.execute(_READ_ALL, {"run_id": run_id})
 
     def notify(self, connection: JobConnection) -> None:

@@ -43,13 +43,16 @@ class TrainingWorkerClient:
         self._address = address
         self._credentials = credentials
 
-    def claim(self, worker: str, labels: Iterable[str] = ()) -> pb.ClaimTrainingTaskResponse:
+    def claim(self, worker: str, labels: Iterable[str] = (), *, run_id: str = "") -> pb.ClaimTrainingTaskResponse:
         """Ask for a run that waits for a remote worker with such labels; without a task where none waits.
 
+        `run_id`: only this run, as a worker does that was called for it.
+
         Raises:
+            InvalidArgument: the worker's name, a label or the id is none (INVALID_WORKER, INVALID_ID).
             PermissionDenied: the API key is no operator's (ROLE_TOO_WEAK).
         """
-        request = pb.ClaimTrainingTaskRequest(worker=worker, labels=labels)
+        request = pb.ClaimTrainingTaskRequest(worker=worker, labels=labels, run_id=run_id)
         return self._connection.unary(self._connection.stub.ClaimTrainingTask, request)
 
     def get_task(self, run_token: str) -> pb.TrainingTask:

@@ -161,8 +161,11 @@ class ClaimTrainingTaskRequest(_message.Message):
 
     WORKER_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     worker: _builtins.str
     """What people know the worker by; 1 to 128 characters."""
+    run_id: _builtins.str
+    """Only this run, which the caller was told of (docs/webhooks.md); empty: any. A UUID."""
     @_builtins.property
     def labels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What it has, for example `gpu`: it is given only runs all of whose labels are among these. At most 32, each of 1 to
@@ -174,10 +177,11 @@ class ClaimTrainingTaskRequest(_message.Message):
         *,
         worker: _builtins.str = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "worker", b"worker"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "run_id", b"run_id", "worker", b"worker"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

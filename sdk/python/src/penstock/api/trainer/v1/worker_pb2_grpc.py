@@ -81,7 +81,7 @@ class TrainingWorkerServiceServicer(object):
     def ClaimTrainingTask(self, request, context):
         """Gives the run that has waited longest for a REMOTE worker such as the caller, and a fresh token for it; none where
         none waits: ask again some seconds later. Role: operator. An answer that is lost gives nothing away: the run is
-        offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER.
+        offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER, INVALID_ID.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -48,7 +48,7 @@ class TrainingWorkerServiceStub:
     ClaimTrainingTask: _grpc.UnaryUnaryMultiCallable[_worker_pb2.ClaimTrainingTaskRequest, _worker_pb2.ClaimTrainingTaskResponse]
     """Gives the run that has waited longest for a REMOTE worker such as the caller, and a fresh token for it; none where
     none waits: ask again some seconds later. Role: operator. An answer that is lost gives nothing away: the run is
-    offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER.
+    offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER, INVALID_ID.
     """
     GetTrainingTask: _grpc.UnaryUnaryMultiCallable[_worker_pb2.GetTrainingTaskRequest, _worker_pb2.GetTrainingTaskResponse]
     """Gives the task that a token is for, and the files that belong to it. Role: none; the token is enough."""
@@ -86,7 +86,7 @@ class TrainingWorkerServiceAsyncStub(TrainingWorkerServiceStub):
     ClaimTrainingTask: _aio.UnaryUnaryMultiCallable[_worker_pb2.ClaimTrainingTaskRequest, _worker_pb2.ClaimTrainingTaskResponse]  # type: ignore[assignment]
     """Gives the run that has waited longest for a REMOTE worker such as the caller, and a fresh token for it; none where
     none waits: ask again some seconds later. Role: operator. An answer that is lost gives nothing away: the run is
-    offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER.
+    offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER, INVALID_ID.
     """
     GetTrainingTask: _aio.UnaryUnaryMultiCallable[_worker_pb2.GetTrainingTaskRequest, _worker_pb2.GetTrainingTaskResponse]  # type: ignore[assignment]
     """Gives the task that a token is for, and the files that belong to it. Role: none; the token is enough."""
@@ -127,7 +127,7 @@ class TrainingWorkerServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_worker_pb2.ClaimTrainingTaskResponse, _abc.Awaitable[_worker_pb2.ClaimTrainingTaskResponse]]:
         """Gives the run that has waited longest for a REMOTE worker such as the caller, and a fresh token for it; none where
         none waits: ask again some seconds later. Role: operator. An answer that is lost gives nothing away: the run is
-        offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER.
+        offered again once its worker has been silent for too long. INVALID_ARGUMENT: INVALID_WORKER, INVALID_ID.
         """
 
     @_abc_1.abstractmethod
