@@ -21,6 +21,7 @@ from services.trainer.datasets.assembly import open_datasets
 from services.trainer.parts import Parts
 from services.trainer.registering.profiling import ReferenceProfiles
 from services.trainer.runs.assembly import open_runs
+from services.trainer.scripts.assembly import open_scripts
 from services.trainer.settings import TrainerSettings
 from services.trainer.validating.assembly import open_validations
 from services.trainer.workers.assembly import open_outside
@@ -56,11 +57,12 @@ def build(settings: TrainerSettings, stack: ExitStack) -> Server:
     stack.callback(scratch.close)
     parts = Parts(settings, database, blobs, open_client, metrics.registry, stack, scratch.folder)
     datasets, dataset_services, dataset_checks = open_datasets(parts)
+    scripts, script_services = open_scripts(parts)
     outside = open_outside(parts)
     profiles = ReferenceProfiles(open_client, monitoring=bool(settings.monitoring_address))
-    run_services, run_checks = open_runs(parts, datasets, outside, profiles)
+    run_services, run_checks = open_runs(parts, datasets, scripts, outside, profiles)
     validation_services, validation_checks = open_validations(parts, datasets)
-    served = (*run_services, *validation_services, *dataset_services, *outside.services)
+    served = (*run_services, *validation_services, *dataset_services, *script_services, *outside.services)
     checks = (database.check, blobs.check, *dataset_checks, *run_checks, *validation_checks)
     return Server(settings, served, keys=keys, metrics=metrics, checks=checks, traces=traces)
 

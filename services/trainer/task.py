@@ -7,7 +7,7 @@ A run has a folder, and everything goes through it:
     data/validation.parquet   rows to stop and to choose by; may have none
     data/test.parquet         rows to judge by, never learned from; may have none
     parent/                   the parent version's files: of a finetune, an optimisation, a quantisation
-    script/                   the files of a script
+    script/                   a script from the blob store, as it was uploaded
     checkpoint/               what a rescued run goes on from; the recipe writes it
     out/                      what it leaves: the version's files below artifact/, and outcome.json
 
@@ -102,7 +102,7 @@ class RunFolder:
 
     @property
     def script(self) -> Path:
-        """The files of a script."""
+        """A script from the blob store, see `recipes/script_package.py`."""
         return self.path / "script"
 
     @property

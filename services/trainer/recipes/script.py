@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Final
+from typing import Annotated, Any, ClassVar, Final, Self
 
-from pydantic import ConfigDict, Field, field_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from services.trainer.faults import TrainingFailed
 from services.trainer.recipes.context import Context
 from services.trainer.recipes.recipe import Parameters
 from services.trainer.recipes.script_outcome import outcome_of
+from services.trainer.recipes.script_package import ScriptPackage, module_of
 from services.trainer.task import Outcome
 
 MAX_CODE_CHARS: Final = 65_536
@@ -28,10 +29,13 @@ class ScriptParameters(Parameters):
 
     model_config = ConfigDict(extra="allow")
 
+    script: Annotated[str, Field(max_length=140)] = ""
+    """A script that was uploaded, as NAME or NAME/VERSION; a run keeps the version that was the newest when it was
+    made."""
     code: Source = ""
-    """Python with a function train(context): one file, at most 65,536 characters."""
+    """In its place: Python with a function train(context), one file, at most 65,536 characters."""
     files: Annotated[dict[str, Source], Field(default_factory=dict, max_length=64)]
-    """Several files, by path: train.py, or train/__init__.py, has train(context) and imports the others."""
+    """Likewise, several files, by path: train.py, or train/__init__.py, has train(context) and imports the others."""
 
     @field_validator("files")
     @classmethod
@@ -47,6 +51,12 @@ class ScriptParameters(Parameters):
             ):
                 raise ValueError(f"{path!r} is no path below the script's folder, such as train.py or steps/clean.py")
         return files
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if self.script and (self.code or self.files):
+            raise ValueError("name an uploaded script, or give its code or files; not both")
+        return self
 
 
 class Script:
@@ -65,29 +75,53 @@ class Script:
         """Run the script; raises TrainingFailed where it is none, or what it gives back says of no version."""
         told = ScriptParameters.told(context.parameters)
         folder = context.folder.path / "tmp" / "script"
-        for path, source in {**told.files, **({f"{_MODULE}.py": told.code} if told.code else {})}.items():
-            target = folder.joinpath(*path.split("/"))
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_text(source)
-        train = _train_of(_imported([folder, context.folder.script]))
+        folder.mkdir(parents=True, exist_ok=True)
+        package = _package(told.script, context) if told.script else None
+        if package is None:
+            for path, source in {**told.files, **({f"{_MODULE}.py": told.code} if told.code else {})}.items():
+                target = folder.joinpath(*path.split("/"))
+                target.parent.mkdir(parents=True, exist_ok=True)
+                target.write_text(source)
+        else:
+            package.unpack(context.folder, folder)
+        train = _train_of(_imported(folder, module_of(package.entry) if package else _MODULE))
         own = {name: value for name, value in context.parameters.items() if name not in ScriptParameters.model_fields}
         said = train(context.with_task(replace(context.task, parameters=own)))
-        return outcome_of(said, context, self.name)
+        if package is None:
+            return outcome_of(said, context, self.name)
+        # Its digest is part of what made the version; the parameters only name it.
+        made_of = {"script": package.reference, "script_sha256": package.sha256}
+        traced = context.with_task(replace(context.task, parameters={**context.parameters, **made_of}))
+        outcome = outcome_of(said, traced, self.name)
+        return replace(outcome, metadata={**outcome.metadata, **made_of})
 
 
-def _imported(folders: list[Path]) -> ModuleType:
-    sys.path[:0] = map(str, folders)
+def _package(reference: str, context: Context) -> ScriptPackage:
+    package = ScriptPackage.read(context.folder)
+    if package is None or package.reference != reference:
+        sentence = f"the run was made without the script {reference}; name it when the run is asked for"
+        raise TrainingFailed(sentence, reason="INVALID_PARAMETERS")
+    return package
+
+
+def _imported(folder: Path, name: str) -> ModuleType:
+    sys.path.insert(0, str(folder))
     # A trial of a search has one of its own.
-    for name in [each for each in sys.modules if each.partition(".")[0] == _MODULE]:
-        del sys.modules[name]
+    for each, module in list(sys.modules.items()):
+        if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+            del sys.modules[each]
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(_MODULE)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
-        if error.name != _MODULE:
+        if error.name != name:
             raise
-        sentence = f"the script has no {_MODULE}.py: give one as `code`, or among `files`"
+        sentence = f"the script has no {name}.py: give one as `code`, or among `files`"
         raise TrainingFailed(sentence, reason="INVALID_PARAMETERS") from error
+    if not Path(module.__file__ or "/").is_relative_to(folder):
+        sentence = f"another module is called {name} as the script's entry is; call the entry otherwise"
+        raise TrainingFailed(sentence, reason="INVALID_PARAMETERS")
+    return module
 
 
 def _train_of(module: ModuleType) -> Callable[[Context], Any]:

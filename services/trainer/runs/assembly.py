@@ -24,6 +24,7 @@ from services.trainer.runs.planning import Planning
 from services.trainer.runs.runs import RunLimits, Runs
 from services.trainer.runs.store import RunStore
 from services.trainer.runs.work import Profiling, Steps, TrainingWork, WorkLimits
+from services.trainer.scripts.catalog import Scripts
 from services.trainer.store import NamedBlobs, RunFiles, ledger_of
 from services.trainer.task import Executor
 from services.trainer.validating.validating import Validating
@@ -35,6 +36,7 @@ SCHEMA, TABLE = "trainer", "training_runs"
 def open_runs(
     parts: Parts,
     datasets: Datasets,
+    scripts: Scripts,
     outside: Outside,
     profiling: Profiling,
 ) -> tuple[Sequence[Service], Sequence[Callable[[], None]]]:
@@ -59,6 +61,7 @@ def open_runs(
     if settings.trainer_worker_enabled:
         workers = _workers(parts, jobs, store, named, Steps(
             datasets=datasets,
+            scripts=scripts,
             parents=Parents(parts.open_client, settings.trainer_max_artifact_bytes),
             executors=executors,
             registering=Registering(parts.open_client),
@@ -78,9 +81,9 @@ def open_runs(
     news = JobNews(jobs.listen([jobs.changed], poll_interval_s=1.0))
     news.open()
     parts.stack.callback(news.close)
-    planning = Planning(parts.open_client, datasets, catalogue, frozenset(executors))
+    planning = Planning(parts.open_client, datasets, scripts, catalogue, frozenset(executors))
     limits = RunLimits(hard_limit_ms=settings.trainer_hard_limit_ms, max_unended=settings.trainer_max_unended)
-    does = Runs(jobs, store, datasets, planning, catalogue, news, limits)
+    does = Runs(jobs, store, datasets, scripts, planning, catalogue, news, limits)
     return (servicer.service(does),), checks
 
 

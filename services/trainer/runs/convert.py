@@ -113,12 +113,13 @@ def run_proto(job: Job) -> pb.TrainingRun:
         done_epochs=job.progress.done, total_epochs=job.progress.total or 0, reason=job.error.reason,
         retryable=job.error.reason in RETRYABLE, attempt=job.attempt, duration_ms=_duration_ms(job),
         shortfalls=spec.shortfalls, evaluation_id=spec.evaluation_id, created_by=job.created_by,
-        new_version_stage=spec.new_version_stage, profile_id=spec.profile_id,
+        new_version_stage=spec.new_version_stage, profile_id=spec.profile_id, script=spec.script,
     )  # fmt: skip
     if outcome is not None:
         written.code_sha256, written.label_column = outcome.code_sha256, outcome.label
         written.feature_columns.extend(column.name for column in outcome.features)
         written.environment.update(outcome.environment)
+        written.notes.extend(outcome.notes)
     times: dict[str, datetime | None] = {
         "create_time": job.create_time, "start_time": job.start_time, "end_time": job.end_time,
         "cancel_time": job.cancel_time,

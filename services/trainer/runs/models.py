@@ -67,6 +67,7 @@ class RunSpec:
         dataset: NAME/VERSION, once it is known.
         part_counts: rows by part, once they are divided.
         outcome: what the recipe left, once it is done.
+        script: NAME/VERSION of the script that it is trained with; '': of none that is kept here.
         new_version: as asked for, or as generated; kept before it is registered.
         version_generated: nobody asked for that name.
         registered: whether the version is in the registry, judged READY.
@@ -95,6 +96,7 @@ class RunSpec:
     shortfalls: Sequence[str] = ()
     evaluation_id: int = 0
     profile_id: str = ""
+    script: str = ""
     message: str = ""
 
     @classmethod
@@ -103,7 +105,7 @@ class RunSpec:
         plain = (
             "model", "recipe", "parameters", "data_source", "config_version", "parent_version", "dataset", "split_id",
             "new_version", "version_generated", "new_version_stage", "registered", "validation_passed",
-            "evaluation_id", "profile_id", "message",
+            "evaluation_id", "profile_id", "script", "message",
         )  # fmt: skip
         return cls(
             **{name: payload[name] for name in plain},

@@ -20,6 +20,7 @@ from services.trainer.recipes.recipe import Recipe
 from services.trainer.runs.convert import plain_parameters
 from services.trainer.runs.models import ExecutorName, NewRun, RunSpec
 from services.trainer.runs.splitting import split_of
+from services.trainer.scripts.catalog import Scripts
 from services.trainer.task import UNKEPT, TrainingType
 from services.trainer.validating.measuring import MAX_SLICE_COLUMNS
 
@@ -35,11 +36,13 @@ class Planning:
         self,
         open_client: Callable[[], Client],
         datasets: Datasets,
+        scripts: Scripts,
         catalogue: Catalogue,
         executors: frozenset[ExecutorName],
     ) -> None:
         self._open_client = open_client
         self._datasets = datasets
+        self._scripts = scripts
         self._catalogue = catalogue
         self._executors = executors
 
@@ -75,6 +78,7 @@ class Planning:
         _check_resources(parameters)
         _check_time_limit(parameters)
         slices_of(parameters)
+        parameters, script = self._scripts.pinned(recipe_name, parameters)
         kind = new.type or (TrainingType.RETRAIN if parent else TrainingType.INITIAL)
         if not parent and (kind is TrainingType.FINETUNE or recipe.reads_parent):
             sentence = f"{new.model} has no version whose weights this could begin with; train its first one"
@@ -90,6 +94,7 @@ class Planning:
             parent_version="" if kind is TrainingType.INITIAL and not recipe.reads_parent else parent,
             trigger=new.trigger,
             new_version=new.version,
+            script=script,
         )
         if not model.name:
             with asking_registry(), self._open_client() as client:

@@ -18,6 +18,7 @@ from services.trainer.recipes.catalogue import Catalogue, Offered
 from services.trainer.runs.models import KeptEpoch, LogPiece, NewRun, RunFilters
 from services.trainer.runs.planning import Planning
 from services.trainer.runs.store import RunStore, columns_of
+from services.trainer.scripts.catalog import Scripts
 
 WATCH_SILENCE_S = 15.0
 PAGE_SIZE, EPOCH_PAGE = 50, 1_000
@@ -41,6 +42,7 @@ class Runs:
         jobs: JobStore,
         store: RunStore,
         datasets: Datasets,
+        scripts: Scripts,
         planning: Planning,
         catalogue: Catalogue,
         news: JobNews,
@@ -49,6 +51,7 @@ class Runs:
         self._jobs = jobs
         self._store = store
         self._datasets = datasets
+        self._scripts = scripts
         self._planning = planning
         self._catalogue = catalogue
         self._news = news
@@ -75,6 +78,8 @@ class Runs:
             created = self._jobs.insert(connection, job)
             if spec.data_source and created.job_id == job.job_id:
                 self._datasets.refer(connection, job.job_id, spec.data_source)
+            if spec.script and created.job_id == job.job_id:
+                self._scripts.refer(connection, spec.script)
             if self._store.unended(connection, principal.name) > self._limits.max_unended:
                 raise ResourceExhausted(
                     f"{self._limits.max_unended:,} runs of this key have not ended; wait for some, or cancel them",

@@ -154,5 +154,5 @@ def columns_of(spec: RunSpec) -> dict[str, object]:
         "parameters": Jsonb(dict(spec.parameters)), "data_source": spec.data_source,
         "config_version": spec.config_version, "parent_version": spec.parent_version,
         "requested_by": trigger.requested_by, "retraining_request_id": trigger.retraining_request_id,
-        "note": trigger.note, "new_version": spec.new_version,
+        "note": trigger.note, "new_version": spec.new_version, "script": spec.script,
     }  # fmt: skip

@@ -18,6 +18,7 @@ from penstock.monitoring import MonitoringClient
 from penstock.prediction_jobs import PredictionJobsClient
 from penstock.registry import RegistryClient
 from penstock.retries import RetryPolicy
+from penstock.scripts import ScriptsClient
 from penstock.stubs import FetcherStub, InferenceStub, MonitoringStub, RegistryStub, TrainerStub
 from penstock.training import TrainingClient
 from penstock.training_worker import TrainingWorkerClient
@@ -132,6 +133,7 @@ class Client:
         self._fetcher = FetcherClient(self._fetcher_connection)
         self._training = TrainingClient(self._trainer_connection)
         self._datasets = DatasetsClient(self._trainer_connection)
+        self._scripts = ScriptsClient(self._trainer_connection)
         self._validations = ValidationsClient(self._trainer_connection)
         self._training_worker = TrainingWorkerClient(self._trainer_connection, trainer_address, credentials)
 
@@ -179,6 +181,11 @@ class Client:
     def datasets(self) -> DatasetsClient:
         """Rows to learn from and to judge by, in versions that never change."""
         return self._datasets
+
+    @property
+    def scripts(self) -> ScriptsClient:
+        """Python of your own that the recipe `script` runs, in versions that never change."""
+        return self._scripts
 
     @property
     def training_worker(self) -> TrainingWorkerClient:

@@ -186,6 +186,11 @@ SAFETY: dict[str, dict[str, Safety]] = {
         "DownloadDataset": Safety.ALWAYS,  # resumed at the byte where it broke
         "SplitDataset": Safety.ALWAYS,  # the same split again is the same one
         "DeleteDataset": Safety.NEVER,  # the second finds none
+        "UploadScript": Safety.WITH_REQUEST_ID,  # and only from a source that can be read again
+        "GetScript": Safety.ALWAYS,
+        "ListScripts": Safety.ALWAYS,
+        "DownloadScript": Safety.ALWAYS,  # resumed at the byte where it broke
+        "DeleteScript": Safety.NEVER,  # the second finds none
         "CreateTrainingRun": Safety.WITH_REQUEST_ID,
         "GetTrainingRun": Safety.ALWAYS,
         "ListTrainingRuns": Safety.ALWAYS,

@@ -30,6 +30,7 @@ from penstock.api.registry.v1.administration_pb2_grpc import AdministrationServi
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from penstock.api.registry.v1.uploads_pb2_grpc import UploadServiceStub
 from penstock.api.trainer.v1.datasets_pb2_grpc import DatasetServiceStub
+from penstock.api.trainer.v1.scripts_pb2_grpc import ScriptServiceStub
 from penstock.api.trainer.v1.training_pb2_grpc import TrainingServiceStub
 from penstock.api.trainer.v1.validations_pb2_grpc import ValidationServiceStub
 from penstock.api.trainer.v1.worker_pb2_grpc import TrainingWorkerServiceStub
@@ -67,12 +68,15 @@ class FetcherStub(FetchJobServiceStub, FetchScheduleServiceStub, SourceServiceSt
         SourceServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 
 
-class TrainerStub(TrainingServiceStub, DatasetServiceStub, TrainingWorkerServiceStub, ValidationServiceStub):
+class TrainerStub(
+    TrainingServiceStub, DatasetServiceStub, ScriptServiceStub, TrainingWorkerServiceStub, ValidationServiceStub
+):
     """All that the trainer answers."""
 
     def __init__(self, channel: grpc.Channel) -> None:
         TrainingServiceStub.__init__(self, channel)  # type: ignore[call-arg] # as above
         DatasetServiceStub.__init__(self, channel)  # type: ignore[call-arg]
+        ScriptServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         TrainingWorkerServiceStub.__init__(self, channel)  # type: ignore[call-arg]
         ValidationServiceStub.__init__(self, channel)  # type: ignore[call-arg]
 

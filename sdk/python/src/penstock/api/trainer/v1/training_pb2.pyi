@@ -281,6 +281,8 @@ class TrainingRun(_message.Message):
     CREATED_BY_FIELD_NUMBER: _builtins.int
     NEW_VERSION_STAGE_FIELD_NUMBER: _builtins.int
     PROFILE_ID_FIELD_NUMBER: _builtins.int
+    SCRIPT_FIELD_NUMBER: _builtins.int
+    NOTES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """A UUIDv7, given by the service."""
     model: _builtins.str
@@ -343,6 +345,8 @@ class TrainingRun(_message.Message):
     """The version's stage as it was registered, for example CANDIDATE."""
     profile_id: _builtins.str
     """The reference profile that was made of the rows that it learned from; empty: none."""
+    script: _builtins.str
+    """The script of the recipe `script` that it is trained with, as NAME/VERSION; empty: none is kept by the service."""
     @_builtins.property
     def trigger(self) -> Global___TrainingTrigger:
         """What brought it about."""
@@ -393,6 +397,10 @@ class TrainingRun(_message.Message):
     def feature_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The columns that it learns from, in the order in which the version takes them."""
 
+    @_builtins.property
+    def notes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What the recipe says of it, a sentence each: what it chose by itself, and what it left out; at most 100."""
+
     def __init__(
         self,
         *,
@@ -436,10 +444,12 @@ class TrainingRun(_message.Message):
         created_by: _builtins.str = ...,
         new_version_stage: _builtins.str = ...,
         profile_id: _builtins.str = ...,
+        script: _builtins.str = ...,
+        notes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "cancel_time", b"cancel_time", "create_time", b"create_time", "end_time", b"end_time", "parameters", b"parameters", "start_time", b"start_time", "trigger", b"trigger", "validation_passed", b"validation_passed"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "attempt", b"attempt", "cancel_time", b"cancel_time", "code_sha256", b"code_sha256", "config_version", b"config_version", "create_time", b"create_time", "created_by", b"created_by", "data_source", b"data_source", "dataset", b"dataset", "done_epochs", b"done_epochs", "duration_ms", b"duration_ms", "end_time", b"end_time", "environment", b"environment", "evaluation_id", b"evaluation_id", "executor", b"executor", "feature_columns", b"feature_columns", "id", b"id", "label_column", b"label_column", "message", b"message", "model", b"model", "new_version", b"new_version", "new_version_stage", b"new_version_stage", "parameters", b"parameters", "parent_version", b"parent_version", "profile_id", b"profile_id", "reason", b"reason", "recipe", b"recipe", "retryable", b"retryable", "shortfalls", b"shortfalls", "start_time", b"start_time", "state", b"state", "test_count", b"test_count", "test_metrics", b"test_metrics", "total_epochs", b"total_epochs", "train_count", b"train_count", "train_metrics", b"train_metrics", "trigger", b"trigger", "type", b"type", "validation_count", b"validation_count", "validation_metrics", b"validation_metrics", "validation_passed", b"validation_passed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed", "attempt", b"attempt", "cancel_time", b"cancel_time", "code_sha256", b"code_sha256", "config_version", b"config_version", "create_time", b"create_time", "created_by", b"created_by", "data_source", b"data_source", "dataset", b"dataset", "done_epochs", b"done_epochs", "duration_ms", b"duration_ms", "end_time", b"end_time", "environment", b"environment", "evaluation_id", b"evaluation_id", "executor", b"executor", "feature_columns", b"feature_columns", "id", b"id", "label_column", b"label_column", "message", b"message", "model", b"model", "new_version", b"new_version", "new_version_stage", b"new_version_stage", "notes", b"notes", "parameters", b"parameters", "parent_version", b"parent_version", "profile_id", b"profile_id", "reason", b"reason", "recipe", b"recipe", "retryable", b"retryable", "script", b"script", "shortfalls", b"shortfalls", "start_time", b"start_time", "state", b"state", "test_count", b"test_count", "test_metrics", b"test_metrics", "total_epochs", b"total_epochs", "train_count", b"train_count", "train_metrics", b"train_metrics", "trigger", b"trigger", "type", b"type", "validation_count", b"validation_count", "validation_metrics", b"validation_metrics", "validation_passed", b"validation_passed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__validation_passed: _TypeAlias = _typing.Literal["validation_passed"]  # noqa: Y015
     _WhichOneofArgType__validation_passed: _TypeAlias = _typing.Literal["_validation_passed", b"_validation_passed"]  # noqa: Y015

@@ -42,9 +42,10 @@ class TrainingServiceStub:
     CreateTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.CreateTrainingRunRequest, _training_pb2.CreateTrainingRunResponse]
     """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
     INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
-    parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
-    FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
-    RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
+    parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND, SCRIPT_NOT_FOUND, SCRIPT_VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a FINETUNE of what has no version), REQUEST_ID_REUSED,
+    RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key
+    that have not ended).
     """
     GetTrainingRun: _grpc.UnaryUnaryMultiCallable[_training_pb2.GetTrainingRunRequest, _training_pb2.GetTrainingRunResponse]
     """Gives a run as it stands. Role: viewer. NOT_FOUND: RUN_NOT_FOUND."""
@@ -83,9 +84,10 @@ class TrainingServiceAsyncStub(TrainingServiceStub):
     CreateTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.CreateTrainingRunRequest, _training_pb2.CreateTrainingRunResponse]  # type: ignore[assignment]
     """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
     INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
-    parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
-    FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
-    RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
+    parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND, SCRIPT_NOT_FOUND, SCRIPT_VERSION_NOT_FOUND.
+    FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a FINETUNE of what has no version), REQUEST_ID_REUSED,
+    RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key
+    that have not ended).
     """
     GetTrainingRun: _aio.UnaryUnaryMultiCallable[_training_pb2.GetTrainingRunRequest, _training_pb2.GetTrainingRunResponse]  # type: ignore[assignment]
     """Gives a run as it stands. Role: viewer. NOT_FOUND: RUN_NOT_FOUND."""
@@ -127,9 +129,10 @@ class TrainingServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_training_pb2.CreateTrainingRunResponse, _abc.Awaitable[_training_pb2.CreateTrainingRunResponse]]:
         """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
         INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE. NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the
-        parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND. FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a
-        FINETUNE of what has no version), REQUEST_ID_REUSED, RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY.
-        RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key that have not ended).
+        parent), DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND, SCRIPT_NOT_FOUND, SCRIPT_VERSION_NOT_FOUND.
+        FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a FINETUNE of what has no version), REQUEST_ID_REUSED,
+        RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key
+        that have not ended).
         """
 
     @_abc_1.abstractmethod
