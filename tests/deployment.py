@@ -13,9 +13,9 @@ ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"
 WITH_TENSORFLOW = ("inference-tensorflow", "jobs-tensorflow", "trainer-tensorflow")
 SERVICES = ("registry", "validator", "inference", "jobs", "monitoring", "fetcher", "trainer")
-TARGETS = (*SERVICES, *WITH_TENSORFLOW, "cli")
+TARGETS = (*SERVICES, *WITH_TENSORFLOW, "registry-bigquery", "cli")
 CODE = {"validator": "registry", "jobs": "inference"} | dict.fromkeys(WITH_TENSORFLOW, "inference")
-CODE |= {"trainer-tensorflow": "trainer"}
+CODE |= {"trainer-tensorflow": "trainer", "registry-bigquery": "registry"}
 """Whose code a target runs, where it is not its own."""
 _VARIABLE = re.compile(r"\$\{(\w+):-([^}]*)\}")
 

@@ -20,6 +20,7 @@ RUNTIMES = {"tensorflow", "tensorflow-cpu", "onnx", "onnxruntime", "keras", "tok
 TOOLS = {"pytest", "mypy", "ruff", "hypothesis", "moto", "grpcio-tools", "pip", "hatchling", "torch"}
 ENTRYPOINTS = {
     "registry": ["services.registry", "services.registry.bucket"],
+    "registry-bigquery": ["services.registry", "services.registry.features.imports.bigquery_reading"],
     "validator": ["services.registry.validation", "services.registry"],
     "inference": ["services.inference"],
     "jobs": ["services.inference.jobs", "services.inference.jobs.readers"],
@@ -136,7 +137,8 @@ def test_the_locks_of_images_name_no_host_and_agree_with_what_is_tested(target: 
 def test_a_lock_holds_what_its_extra_asks_for(target: str) -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     with_tensorflow = target == "validator" or target in WITH_TENSORFLOW
-    wanted = [*extras[target.removesuffix("-tensorflow")], *(extras["tensorflow"] if with_tensorflow else [])]
+    service, _, more = target.partition("-")
+    wanted = [*extras[service], *(extras["tensorflow"] if with_tensorflow else extras.get(more, []))]
     names = {match[0] for each in wanted if (match := re.match(r"(?!penstock)[\w-]+", each))}
     assert names <= locked(target).keys()
 
