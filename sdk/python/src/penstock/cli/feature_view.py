@@ -70,40 +70,50 @@ class _Asked:
     labels: Mapping[str, str] = field(default_factory=dict)
 
 
+ViewName = Annotated[str, typer.Argument(metavar="NAME", help="The view's name.", show_default=False)]
+WholeView = Annotated[
+    Path | None,
+    typer.Option("--file", "-f", metavar="FILE", exists=True, dir_okay=False, help="All of it as YAML."),
+]
+Entity = Annotated[str, typer.Option("--entity", metavar="NAME", help="What its keys name, such as customer.")]
+Feature = Annotated[Pairs, typer.Option("--feature", metavar="NAME=TYPE", help=f"{', '.join(Kind)}; again for more.")]
+Expression = Annotated[
+    Pairs,
+    typer.Option("--expression", metavar="NAME=EXPRESSION", help="Computes a feature as it is written."),
+]
+OnRead = Annotated[Pairs, typer.Option("--on-read", metavar="NAME=EXPRESSION", help="Computes a feature at each read.")]
+RequestValue = Annotated[
+    Pairs,
+    typer.Option("--request-value", metavar="NAME=TYPE", help="What who reads may bring along for those."),
+]
+Ttl = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--ttl",
+        metavar="DURATION",
+        parser=duration,
+        help="How long values hold. Default: for ever.",
+        show_default=False,
+    ),
+]
+Owner = Annotated[str, typer.Option("--owner", metavar="NAME", help="Who answers for it.")]
+Description = Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is.")]
+Labels = Annotated[Pairs, typer.Option("--label", "-l", metavar="K=V", help="For search; again for more.")]
+
+
 @app.command(epilog=EXAMPLES)
 def create(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The view's name.", show_default=False)] = "",
-    file: Annotated[
-        Path | None,
-        typer.Option("--file", "-f", metavar="FILE", exists=True, dir_okay=False, help="All of it as YAML."),
-    ] = None,
-    entity: Annotated[
-        str, typer.Option("--entity", metavar="NAME", help="What its keys name, such as customer.")
-    ] = "",
-    feature: Annotated[
-        Pairs, typer.Option("--feature", metavar="NAME=TYPE", help=f"{', '.join(Kind)}; again for more.")
-    ] = None,
-    expression: Annotated[
-        Pairs,
-        typer.Option("--expression", metavar="NAME=EXPRESSION", help="Computes a feature as it is written."),
-    ] = None,
-    on_read: Annotated[
-        Pairs, typer.Option("--on-read", metavar="NAME=EXPRESSION", help="Computes a feature at each read.")
-    ] = None,
-    request_value: Annotated[
-        Pairs,
-        typer.Option("--request-value", metavar="NAME=TYPE", help="What who reads may bring along for those."),
-    ] = None,
-    ttl: Annotated[
-        timedelta | None,
-        typer.Option(
-            "--ttl", metavar="DURATION", parser=duration, help="How long values hold. Default: for ever.",
-            show_default=False,
-        ),
-    ] = None,
-    owner: Annotated[str, typer.Option("--owner", metavar="NAME", help="Who answers for it.")] = "",
-    description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is.")] = "",
-    label: Annotated[Pairs, typer.Option("--label", "-l", metavar="K=V", help="For search; again for more.")] = None,
+    name: ViewName = "",
+    file: WholeView = None,
+    entity: Entity = "",
+    feature: Feature = None,
+    expression: Expression = None,
+    on_read: OnRead = None,
+    request_value: RequestValue = None,
+    ttl: Ttl = None,
+    owner: Owner = "",
+    description: Description = "",
+    label: Labels = None,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,

@@ -108,14 +108,30 @@ def inspect(
     output.note(f"to fetch it: {command_of('start', found.source, '--name', name)}{framework}")
 
 
+Version = Annotated[
+    str, typer.Option("--version", metavar="V", help="Default: that of the same files, else v1, v2 and so on.")
+]
+MaxAttempts = Annotated[int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before it fails.")]
+At = Annotated[
+    datetime | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        parser=later,
+        help="Not before: in so long, such as 2h, or 2026-01-31T22:00, in this machine's zone without +01:00.",
+        show_default=False,
+    ),
+]
+RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="The same again makes no second fetch.")]
+Watching = Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")]
+
+
 @app.command(epilog=EXAMPLES)
 def start(
     source: SourceName,
     reference: Reference,
     name: Into = None,
-    version: Annotated[
-        str, typer.Option("--version", metavar="V", help="Default: that of the same files, else v1, v2 and so on.")
-    ] = "",
+    version: Version = "",
     revision: Revision = "",
     variant: Variant = "",
     sha256: Sha256 = "",
@@ -126,28 +142,15 @@ def start(
     label: Label = None,
     field: Field = None,
     priority: Priority = 5,
-    max_attempts: Annotated[
-        int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before it fails.")
-    ] = 3,
-    at: Annotated[
-        datetime | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            parser=later,
-            help="Not before: in so long, such as 2h, or 2026-01-31T22:00, in this machine's zone without +01:00.",
-            show_default=False,
-        ),
-    ] = None,
+    max_attempts: MaxAttempts = 3,
+    at: At = None,
     webhook: Webhook = "",
     webhook_file: WebhookFile = "",
     webhook_env: WebhookEnv = "",
     secret_file: WebhookSecretFile = "",
     secret_env: WebhookSecretEnv = "",
-    request_id: Annotated[
-        str, typer.Option("--request-id", metavar="ID", help="The same again makes no second fetch.")
-    ] = "",
-    watching: Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")] = False,
+    request_id: RequestId = "",
+    watching: Watching = False,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,

@@ -70,33 +70,42 @@ _COLUMNS = (
     Column("source", optional=True),
 )
 _STYLES = {"on": "green", "off": "dim", "over": "dim", "failing": "bold red", "failed": "bold red"}
+At = Annotated[
+    datetime | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        parser=later,
+        help="Once: in so long, such as 2h, or 2026-01-31T22:00+01:00; in this machine's zone without +01:00.",
+        show_default=False,
+    ),
+]
+Cron = Annotated[
+    str, typer.Option("--cron", metavar="FIELDS", help='Again and again: "minute hour day month weekday".')
+]
+TimeZone = Annotated[
+    str, typer.Option("--time-zone", metavar="ZONE", help="That cron is read in, such as Europe/Berlin.")
+]
+AutoUpdate = Annotated[
+    bool, typer.Option("--auto-update", help="Only what is new, into candidate; people take it further.")
+]
+VersionName = Annotated[str, typer.Option("--version", metavar="V", help="With --at. Default: v1, v2 and so on.")]
+MaxAttempts = Annotated[
+    int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before a fetch fails.")
+]
+RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="The same again makes no second schedule.")]
 
 
 @app.command(epilog=EXAMPLES)
 def create(
     source: SourceName,
     reference: Reference,
-    at: Annotated[
-        datetime | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            parser=later,
-            help="Once: in so long, such as 2h, or 2026-01-31T22:00+01:00; in this machine's zone without +01:00.",
-            show_default=False,
-        ),
-    ] = None,
-    cron: Annotated[
-        str, typer.Option("--cron", metavar="FIELDS", help='Again and again: "minute hour day month weekday".')
-    ] = "",
-    time_zone: Annotated[
-        str, typer.Option("--time-zone", metavar="ZONE", help="That cron is read in, such as Europe/Berlin.")
-    ] = "",
-    auto_update: Annotated[
-        bool, typer.Option("--auto-update", help="Only what is new, into candidate; people take it further.")
-    ] = False,
+    at: At = None,
+    cron: Cron = "",
+    time_zone: TimeZone = "",
+    auto_update: AutoUpdate = False,
     name: Into = None,
-    version: Annotated[str, typer.Option("--version", metavar="V", help="With --at. Default: v1, v2 and so on.")] = "",
+    version: VersionName = "",
     revision: Revision = "",
     variant: Variant = "",
     sha256: Sha256 = "",
@@ -107,17 +116,13 @@ def create(
     label: Label = None,
     field: Field = None,
     priority: Priority = 5,
-    max_attempts: Annotated[
-        int, typer.Option("--max-attempts", metavar="N", min=1, max=20, help="Tries before a fetch fails.")
-    ] = 3,
+    max_attempts: MaxAttempts = 3,
     webhook: Webhook = "",
     webhook_file: WebhookFile = "",
     webhook_env: WebhookEnv = "",
     secret_file: WebhookSecretFile = "",
     secret_env: WebhookSecretEnv = "",
-    request_id: Annotated[
-        str, typer.Option("--request-id", metavar="ID", help="The same again makes no second schedule.")
-    ] = "",
+    request_id: RequestId = "",
     url: Url = None,
     token: Token = None,
     as_json: Json = False,

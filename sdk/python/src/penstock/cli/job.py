@@ -50,57 +50,64 @@ class State(enum.StrEnum):
 
 app = typer.Typer(no_args_is_help=True, help="Predict many rows in the background.")
 Job = Annotated[str, typer.Argument(metavar="JOB", help="The job's id, or how it begins.", show_default=False)]
+Input = Annotated[
+    str,
+    typer.Option(
+        "--input",
+        "-i",
+        metavar="FILE | URI",
+        help="A file of rows, uploaded first; dataset:NAME; or file:// or s3://, read by the service (--sha256).",
+    ),
+]
+Rows = Annotated[
+    str, typer.Option("--rows", metavar="JSON | @FILE | -", help="Rows as a JSON list of objects, up to 10,000.")
+]
+InputFormat = Annotated[
+    Format | None,
+    typer.Option(
+        "--input-format", metavar="F", help="jsonl, parquet, csv. Default: by the suffix.", show_default=False
+    ),
+]
+OutputFormat = Annotated[Format, typer.Option("--output-format", "-f", metavar="F", help="jsonl, parquet, csv.")]
+Sha256 = Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest of a URI's bytes.")]
+OutputName = Annotated[
+    list[str] | None, typer.Option("--output", metavar="NAME", help="Only this output; again for more.")
+]
+Priority = Annotated[int, typer.Option("--priority", metavar="1-9", min=1, max=9, help="1 goes first.")]
+MaxFailedRows = Annotated[
+    int | None,
+    typer.Option("--max-failed-rows", metavar="N", min=0, help="More fail the job. Default: all.", show_default=False),
+]
+RecordEvents = Annotated[bool, typer.Option("--events/--no-events", help="Leave events in monitoring.")]
+SoftLimit = Annotated[
+    timedelta | None,
+    typer.Option("--soft-limit", metavar="DURATION", parser=duration, help="Ask it to end.", show_default=False),
+]
+HardLimit = Annotated[
+    timedelta | None,
+    typer.Option("--hard-limit", metavar="DURATION", parser=duration, help="End it.", show_default=False),
+]
+RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="The same again makes no second job.")]
+Wait = Annotated[bool, typer.Option("--wait", help="Show it until it has ended.")]
 
 
 @app.command()
 def create(
     model: Model,
-    input: Annotated[  # noqa: A002 - the option is named as people say it
-        str,
-        typer.Option(
-            "--input",
-            "-i",
-            metavar="FILE | URI",
-            help="A file of rows, uploaded first; dataset:NAME; or file:// or s3://, read by the service (--sha256).",
-        ),
-    ] = "",
-    rows: Annotated[
-        str, typer.Option("--rows", metavar="JSON | @FILE | -", help="Rows as a JSON list of objects, up to 10,000.")
-    ] = "",
+    input: Input = "",  # noqa: A002 - the option is named as people say it
+    rows: Rows = "",
     version: Version = None,
-    input_format: Annotated[
-        Format | None,
-        typer.Option(
-            "--input-format", metavar="F", help="jsonl, parquet, csv. Default: by the suffix.", show_default=False
-        ),
-    ] = None,
-    output_format: Annotated[
-        Format, typer.Option("--output-format", "-f", metavar="F", help="jsonl, parquet, csv.")
-    ] = Format.JSONL,
-    sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest of a URI's bytes.")] = "",
-    output_name: Annotated[
-        list[str] | None, typer.Option("--output", metavar="NAME", help="Only this output; again for more.")
-    ] = None,
-    priority: Annotated[int, typer.Option("--priority", metavar="1-9", min=1, max=9, help="1 goes first.")] = 5,
-    max_failed_rows: Annotated[
-        int | None,
-        typer.Option(
-            "--max-failed-rows", metavar="N", min=0, help="More fail the job. Default: all.", show_default=False
-        ),
-    ] = None,
-    record_events: Annotated[bool, typer.Option("--events/--no-events", help="Leave events in monitoring.")] = True,
-    soft_limit: Annotated[
-        timedelta | None,
-        typer.Option("--soft-limit", metavar="DURATION", parser=duration, help="Ask it to end.", show_default=False),
-    ] = None,
-    hard_limit: Annotated[
-        timedelta | None,
-        typer.Option("--hard-limit", metavar="DURATION", parser=duration, help="End it.", show_default=False),
-    ] = None,
-    request_id: Annotated[
-        str, typer.Option("--request-id", metavar="ID", help="The same again makes no second job.")
-    ] = "",
-    wait: Annotated[bool, typer.Option("--wait", help="Show it until it has ended.")] = False,
+    input_format: InputFormat = None,
+    output_format: OutputFormat = Format.JSONL,
+    sha256: Sha256 = "",
+    output_name: OutputName = None,
+    priority: Priority = 5,
+    max_failed_rows: MaxFailedRows = None,
+    record_events: RecordEvents = True,
+    soft_limit: SoftLimit = None,
+    hard_limit: HardLimit = None,
+    request_id: RequestId = "",
+    wait: Wait = False,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,

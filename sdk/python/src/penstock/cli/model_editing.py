@@ -29,69 +29,81 @@ CRITERION = re.compile(r"\s*(?P<metric>[^<>=\s\[]+(?:\[[^\]]+\])?)\s*(?P<sign>>=
 _ALIAS_COLUMNS = (Column("alias", give="cut"), Column("version", give="cut"))
 Pairs = list[str] | None
 Found = TypeVar("Found", pb.Model, pb.ModelVersion)
+OneVersion = Annotated[
+    str,
+    typer.Argument(metavar="VERSION", help="The exact version. Default: the model itself.", show_default=False),
+]
+Description = Annotated[
+    str | None, typer.Option("--description", metavar="TEXT", help="What it is.", show_default=False)
+]
+AddLabel = Annotated[Pairs, typer.Option("--label", "-l", metavar="K=V", help="Add or change a label.")]
+Unlabel = Annotated[Pairs, typer.Option("--unlabel", metavar="K", help="Take a label away.")]
+AddTag = Annotated[Pairs, typer.Option("--tag", metavar="T", help="Add a tag, to the model.")]
+Untag = Annotated[Pairs, typer.Option("--untag", metavar="T", help="Take a tag away.")]
+Serving = Annotated[
+    Pairs,
+    typer.Option(
+        "--serving",
+        metavar="K=V",
+        help="max_batch_size=32, max_queue_delay_us=500, queue_full_action=displace, warm_up=1,8, "
+        "response_cache.enabled=true, feature_view.view=NAME and so on (a wrong name lists them all); an empty "
+        "value: back to the default.",
+    ),
+]
+Capture = Annotated[
+    Pairs,
+    typer.Option(
+        "--capture",
+        metavar="K=V",
+        help="share=0.1, max_bytes=65536, disabled=true; an empty value: back to the default.",
+    ),
+]
+Criterion = Annotated[
+    Pairs,
+    typer.Option(
+        "--criterion",
+        metavar="M>=X",
+        help="What a version must reach before staging, such as 'accuracy>=0.95'; in place of all criteria. "
+        "Again for more, '' for none.",
+    ),
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option("--recipe", metavar="NAME", help="How the model is trained, such as sklearn.", show_default=False),
+]
+Told = Annotated[
+    Pairs,
+    typer.Option(
+        "--param",
+        metavar="K=V",
+        help="What the recipe is told, in JSON or plain; in place of all parameters. Again for more, '' for none.",
+    ),
+]
+DataSource = Annotated[
+    str | None,
+    typer.Option(
+        "--data-source",
+        metavar="NAME",
+        help="Where its rows come from: a dataset as NAME or NAME/VERSION, or traffic:7d.",
+        show_default=False,
+    ),
+]
 
 
 def change(
     model: Model,
-    version: Annotated[
-        str,
-        typer.Argument(metavar="VERSION", help="The exact version. Default: the model itself.", show_default=False),
-    ] = "",
-    description: Annotated[
-        str | None, typer.Option("--description", metavar="TEXT", help="What it is.", show_default=False)
-    ] = None,
-    label: Annotated[Pairs, typer.Option("--label", "-l", metavar="K=V", help="Add or change a label.")] = None,
-    unlabel: Annotated[Pairs, typer.Option("--unlabel", metavar="K", help="Take a label away.")] = None,
-    tag: Annotated[Pairs, typer.Option("--tag", metavar="T", help="Add a tag, to the model.")] = None,
-    untag: Annotated[Pairs, typer.Option("--untag", metavar="T", help="Take a tag away.")] = None,
-    serving: Annotated[
-        Pairs,
-        typer.Option(
-            "--serving",
-            metavar="K=V",
-            help="max_batch_size=32, max_queue_delay_us=500, queue_full_action=displace, warm_up=1,8, "
-            "response_cache.enabled=true, feature_view.view=NAME and so on (a wrong name lists them all); an empty "
-            "value: back to the default.",
-        ),
-    ] = None,
-    capture: Annotated[
-        Pairs,
-        typer.Option(
-            "--capture",
-            metavar="K=V",
-            help="share=0.1, max_bytes=65536, disabled=true; an empty value: back to the default.",
-        ),
-    ] = None,
-    criterion: Annotated[
-        Pairs,
-        typer.Option(
-            "--criterion",
-            metavar="M>=X",
-            help="What a version must reach before staging, such as 'accuracy>=0.95'; in place of all criteria. "
-            "Again for more, '' for none.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option("--recipe", metavar="NAME", help="How the model is trained, such as sklearn.", show_default=False),
-    ] = None,
-    param: Annotated[
-        Pairs,
-        typer.Option(
-            "--param",
-            metavar="K=V",
-            help="What the recipe is told, in JSON or plain; in place of all parameters. Again for more, '' for none.",
-        ),
-    ] = None,
-    data_source: Annotated[
-        str | None,
-        typer.Option(
-            "--data-source",
-            metavar="NAME",
-            help="Where its rows come from: a dataset as NAME or NAME/VERSION, or traffic:7d.",
-            show_default=False,
-        ),
-    ] = None,
+    version: OneVersion = "",
+    description: Description = None,
+    label: AddLabel = None,
+    unlabel: Unlabel = None,
+    tag: AddTag = None,
+    untag: Untag = None,
+    serving: Serving = None,
+    capture: Capture = None,
+    criterion: Criterion = None,
+    recipe: Recipe = None,
+    param: Told = None,
+    data_source: DataSource = None,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,

@@ -31,72 +31,85 @@ from penstock.cli.options import (
 )
 from penstock.cli.output import Output
 
+NewModel = Annotated[str, typer.Argument(metavar="NAME", help="The model; created if new.", show_default=False)]
+Files = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="PATH",
+        exists=True,
+        readable=True,
+        help="The model's file, or its folder. None with --ollama.",
+        show_default=False,
+    ),
+]
+Version = Annotated[str, typer.Option("--version", "-v", metavar="V", help="The new version.", show_default=False)]
+FrameworkOrNone = Annotated[
+    Framework | None,
+    typer.Option(
+        "--framework",
+        metavar="F",
+        help="onnx, tensorflow, transformers, ollama. Default: by the files' names.",
+        show_default=False,
+    ),
+]
+BeginsIn = Annotated[
+    Stage | None,
+    typer.Option(
+        "--stage",
+        metavar="STAGE",
+        help="development, candidate, staging, production. Default: the first.",
+        show_default=False,
+    ),
+]
+Columns = Annotated[str, typer.Option("--columns", metavar="A,B,C", help="What the input's columns mean, in order.")]
+Description = Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is.")]
+Label = Annotated[list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label; again for more.")]
+Tag = Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; again for more.")]
+TaskType = Annotated[
+    str,
+    typer.Option("--task-type", metavar="TASK", help="What it does, such as text-classification or embedding."),
+]
+Group = Annotated[
+    str,
+    typer.Option("--group", metavar="NAME", help="Its equivalence_group: versions that answer the same question."),
+]
+Field = Annotated[
+    list[str] | None,
+    typer.Option("--field", metavar="K=V", help="A field of the metadata, such as pooling=cls; again for more."),
+]
+Unpack = Annotated[
+    bool, typer.Option("--unpack", help="PATH is an archive (zip, tar, tar.gz …): register what it holds.")
+]
+Ollama = Annotated[
+    str, typer.Option("--ollama", metavar="NAME", help="A model that Ollama keeps, such as llama3.2:1b.")
+]
+Mode = Annotated[
+    OllamaMode | None,
+    typer.Option("--mode", metavar="MODE", help="With --ollama: chat, generate, embed.", show_default=False),
+]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is validated.")]
+
 
 def register(
-    model: Annotated[str, typer.Argument(metavar="NAME", help="The model; created if new.", show_default=False)],
-    path: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="PATH",
-            exists=True,
-            readable=True,
-            help="The model's file, or its folder. None with --ollama.",
-            show_default=False,
-        ),
-    ] = None,
+    model: NewModel,
+    path: Files = None,
     *,
-    version: Annotated[str, typer.Option("--version", "-v", metavar="V", help="The new version.", show_default=False)],
-    framework: Annotated[
-        Framework | None,
-        typer.Option(
-            "--framework",
-            metavar="F",
-            help="onnx, tensorflow, transformers, ollama. Default: by the files' names.",
-            show_default=False,
-        ),
-    ] = None,
-    stage: Annotated[
-        Stage | None,
-        typer.Option(
-            "--stage",
-            metavar="STAGE",
-            help="development, candidate, staging, production. Default: the first.",
-            show_default=False,
-        ),
-    ] = None,
-    columns: Annotated[
-        str, typer.Option("--columns", metavar="A,B,C", help="What the input's columns mean, in order.")
-    ] = "",
-    description: Annotated[str, typer.Option("--description", metavar="TEXT", help="What it is.")] = "",
-    label: Annotated[
-        list[str] | None, typer.Option("--label", "-l", metavar="K=V", help="A label; again for more.")
-    ] = None,
-    tag: Annotated[list[str] | None, typer.Option("--tag", metavar="T", help="A tag; again for more.")] = None,
-    task_type: Annotated[
-        str,
-        typer.Option("--task-type", metavar="TASK", help="What it does, such as text-classification or embedding."),
-    ] = "",
-    group: Annotated[
-        str,
-        typer.Option("--group", metavar="NAME", help="Its equivalence_group: versions that answer the same question."),
-    ] = "",
-    field: Annotated[
-        list[str] | None,
-        typer.Option("--field", metavar="K=V", help="A field of the metadata, such as pooling=cls; again for more."),
-    ] = None,
-    unpack: Annotated[
-        bool, typer.Option("--unpack", help="PATH is an archive (zip, tar, tar.gz …): register what it holds.")
-    ] = False,
-    ollama: Annotated[
-        str, typer.Option("--ollama", metavar="NAME", help="A model that Ollama keeps, such as llama3.2:1b.")
-    ] = "",
-    mode: Annotated[
-        OllamaMode | None,
-        typer.Option("--mode", metavar="MODE", help="With --ollama: chat, generate, embed.", show_default=False),
-    ] = None,
+    version: Version,
+    framework: FrameworkOrNone = None,
+    stage: BeginsIn = None,
+    columns: Columns = "",
+    description: Description = "",
+    label: Label = None,
+    tag: Tag = None,
+    task_type: TaskType = "",
+    group: Group = "",
+    field: Field = None,
+    unpack: Unpack = False,
+    ollama: Ollama = "",
+    mode: Mode = None,
     note: Note = "",
     approver: Approver = None,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until it is validated.")] = True,
+    wait: Wait = True,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -106,13 +119,7 @@ def register(
     from penstock.values import to_struct  # numpy takes 100 ms, which `--help` must not wait for
 
     output = Output(as_json=as_json, no_color=no_color)
-    if bool(path) == bool(ollama):
-        raise typer.BadParameter("give the model's PATH, or --ollama NAME")
-    if bool(ollama) != bool(mode):
-        raise typer.BadParameter("--ollama and --mode go together: chat, generate or embed", param_hint="--mode")
-    if stage is Stage.PRODUCTION and not note.strip():
-        # The registry would say so too, but a large file would have been read through by then.
-        raise typer.BadParameter("what goes live needs a reason: give --note", param_hint="--note")
+    _check_new_version(path, ollama, mode, stage, note)
     fields = {name: parse_scalar(value) for name, value in pairs(field, "--field").items()}
     with connect(Service.REGISTRY, url, token) as client:
         with output.transfer(f"uploading {path.name}" if path else f"registering {ollama}") as bar:
@@ -141,6 +148,16 @@ def register(
     output.answer(document_of(registered), version_facts(output, registered))
     if registered.stage != pb.STAGE_PRODUCTION:
         output.note(f"to make it live: penstock model promote {model} {version} --to production --note …")
+
+
+def _check_new_version(path: Path | None, ollama: str, mode: OllamaMode | None, stage: Stage | None, note: str) -> None:
+    if bool(path) == bool(ollama):
+        raise typer.BadParameter("give the model's PATH, or --ollama NAME")
+    if bool(ollama) != bool(mode):
+        raise typer.BadParameter("--ollama and --mode go together: chat, generate or embed", param_hint="--mode")
+    if stage is Stage.PRODUCTION and not note.strip():
+        # The registry would say so too, but a large file would have been read through by then.
+        raise typer.BadParameter("what goes live needs a reason: give --note", param_hint="--note")
 
 
 def revalidate(

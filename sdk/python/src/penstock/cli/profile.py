@@ -61,71 +61,83 @@ class Format(enum.StrEnum):
     CSV = "csv"
 
 
+Rows = Annotated[
+    Path | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Rows of training data, .csv, .parquet or .jsonl, sent from here.",
+        show_default=False,
+    ),
+]
+Uri = Annotated[
+    str,
+    typer.Option(
+        "--uri", metavar="URI", help="dataset:NAME; or the same in a blob store, file:// or s3:// (with --sha256)."
+    ),
+]
+LiveWindow = Annotated[
+    timedelta | None,
+    typer.Option(
+        "--window",
+        "-w",
+        metavar="DURATION",
+        parser=duration,
+        help="Live traffic of so long, up to now: 1h, 24h, 7d; 14d at most.",
+        show_default=False,
+    ),
+]
+LiveFrom = Annotated[
+    datetime | None,
+    typer.Option("--from", metavar="TIME", parser=moment, help="Live traffic from then on.", show_default=False),
+]
+Sha256 = Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest of a URI's bytes.")]
+RowFormat = Annotated[
+    Format | None,
+    typer.Option("--format", metavar="F", help="jsonl, parquet, csv. Default: by the suffix.", show_default=False),
+]
+Predictions = Annotated[
+    Names, typer.Option("--prediction", "-p", metavar="COLUMN", help="The model's output; again for more.")
+]
+Label = Annotated[
+    str, typer.Option("--label", metavar="COLUMN", help="What really happened: gives the reference's accuracy.")
+]
+Group = Annotated[
+    str,
+    typer.Option("--group", metavar="COLUMN", help="The user, or what else rows belong together by."),
+]
+Ignored = Annotated[Names, typer.Option("--ignore", metavar="COLUMN", help="Leave out: ids, times; again for more.")]
+Kinds = Annotated[
+    Names,
+    typer.Option(
+        "--kind",
+        metavar="COLUMN=KIND",
+        help="numeric, categorical, boolean, text_length or embedding, where values don't say it.",
+    ),
+]
+ForPeople = Annotated[str, typer.Option("--note", metavar="TEXT", help="For people.")]
+
+
 @app.command(epilog=EXAMPLES)
 def create(
     model: Model,
     version: ExactVersion,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            "-f",
-            metavar="FILE",
-            exists=True,
-            dir_okay=False,
-            help="Rows of training data, .csv, .parquet or .jsonl, sent from here.",
-            show_default=False,
-        ),
-    ] = None,
-    uri: Annotated[
-        str,
-        typer.Option(
-            "--uri", metavar="URI", help="dataset:NAME; or the same in a blob store, file:// or s3:// (with --sha256)."
-        ),
-    ] = "",
-    window: Annotated[
-        timedelta | None,
-        typer.Option(
-            "--window",
-            "-w",
-            metavar="DURATION",
-            parser=duration,
-            help="Live traffic of so long, up to now: 1h, 24h, 7d; 14d at most.",
-            show_default=False,
-        ),
-    ] = None,
-    begin: Annotated[
-        datetime | None,
-        typer.Option("--from", metavar="TIME", parser=moment, help="Live traffic from then on.", show_default=False),
-    ] = None,
+    file: Rows = None,
+    uri: Uri = "",
+    window: LiveWindow = None,
+    begin: LiveFrom = None,
     until: Until = None,
-    sha256: Annotated[str, typer.Option("--sha256", metavar="HEX", help="The digest of a URI's bytes.")] = "",
-    row_format: Annotated[
-        Format | None,
-        typer.Option("--format", metavar="F", help="jsonl, parquet, csv. Default: by the suffix.", show_default=False),
-    ] = None,
-    prediction: Annotated[
-        Names, typer.Option("--prediction", "-p", metavar="COLUMN", help="The model's output; again for more.")
-    ] = None,
-    label: Annotated[
-        str, typer.Option("--label", metavar="COLUMN", help="What really happened: gives the reference's accuracy.")
-    ] = "",
-    group: Annotated[
-        str,
-        typer.Option("--group", metavar="COLUMN", help="The user, or what else rows belong together by."),
-    ] = "",
-    ignore: Annotated[
-        Names, typer.Option("--ignore", metavar="COLUMN", help="Leave out: ids, times; again for more.")
-    ] = None,
-    kind: Annotated[
-        Names,
-        typer.Option(
-            "--kind",
-            metavar="COLUMN=KIND",
-            help="numeric, categorical, boolean, text_length or embedding, where values don't say it.",
-        ),
-    ] = None,
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="For people.")] = "",
+    sha256: Sha256 = "",
+    row_format: RowFormat = None,
+    prediction: Predictions = None,
+    label: Label = "",
+    group: Group = "",
+    ignore: Ignored = None,
+    kind: Kinds = None,
+    note: ForPeople = "",
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
@@ -138,13 +150,7 @@ def create(
     from penstock.profiles import Columns
 
     output = Output(as_json=as_json, no_color=no_color)
-    live = bool(window or begin)
-    if (file is not None) + bool(uri) + live != 1:
-        raise typer.BadParameter("give one of --file, --uri, and --window (or --from): what the profile is made of")
-    if window and begin:
-        raise typer.BadParameter("give --window or --from, not both")
-    if uri and not (sha256 or uri.startswith("dataset:")):
-        raise typer.BadParameter("a URI needs --sha256: the service makes sure of what it reads", param_hint="--uri")
+    _check_source(file, uri, sha256, window, begin)
     columns = Columns(
         kinds=pairs(kind, "--kind"), ignored=ignore or (), predictions=prediction or (), label=label, group=group
     )
@@ -234,6 +240,15 @@ def attach(
     output.answer(document_of(found), said)
     output.warn(found.warnings)
     output.note(f"to see how it does: penstock drift check {found.model} --version {version}")
+
+
+def _check_source(file: Path | None, uri: str, sha256: str, window: timedelta | None, begin: datetime | None) -> None:
+    if (file is not None) + bool(uri) + bool(window or begin) != 1:
+        raise typer.BadParameter("give one of --file, --uri, and --window (or --from): what the profile is made of")
+    if window and begin:
+        raise typer.BadParameter("give --window or --from, not both")
+    if uri and not (sha256 or uri.startswith("dataset:")):
+        raise typer.BadParameter("a URI needs --sha256: the service makes sure of what it reads", param_hint="--uri")
 
 
 def _send(

@@ -30,45 +30,58 @@ penstock validate flowers latest --dataset fresh/3 --all-rows --against 1.2.0 --
 
 penstock validate flowers --history
 """
+VersionOrNone = Annotated[
+    str,
+    typer.Argument(metavar="VERSION", help="An exact version, a stage, an alias or latest.", show_default=False),
+]
+Dataset = Annotated[
+    str,
+    typer.Option(
+        "--dataset",
+        "--data",
+        metavar="SOURCE",
+        help="NAME or NAME/VERSION, traffic:7d, or several with + between. Default: as the model is trained.",
+    ),
+]
+Against = Annotated[
+    str, typer.Option("--against", metavar="V", help="Compare it with this version; live: what is in production.")
+]
+Alone = Annotated[bool, typer.Option("--alone", help="Compare it with nothing.")]
+AllRows = Annotated[
+    bool, typer.Option("--all-rows", help="All rows, not only those held out: for rows that no run has seen.")
+]
+Label = Annotated[
+    str, typer.Option("--label", metavar="COLUMN", help="Default: as the version's metadata say, else label.")
+]
+Slices = Annotated[
+    list[str] | None,
+    typer.Option("--slice", metavar="COLUMN", help="Judge each value of a column by itself; again for more."),
+]
+Why = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why.")]
+RequestId = Annotated[
+    str, typer.Option("--request-id", metavar="ID", help="The same again makes no second validation.")
+]
+Watching = Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")]
+History = Annotated[bool, typer.Option("--history", help="List the validations of the model, or version.")]
+Shown = Annotated[str, typer.Option("--show", metavar="ID", help="Show one, by its id or how it begins.")]
+Cancelled = Annotated[str, typer.Option("--cancel", metavar="ID", help="End one.")]
 
 
 def validate(
     model: Model,
-    version: Annotated[
-        str,
-        typer.Argument(metavar="VERSION", help="An exact version, a stage, an alias or latest.", show_default=False),
-    ] = "",
-    dataset: Annotated[
-        str,
-        typer.Option(
-            "--dataset",
-            "--data",
-            metavar="SOURCE",
-            help="NAME or NAME/VERSION, traffic:7d, or several with + between. Default: as the model is trained.",
-        ),
-    ] = "",
-    against: Annotated[
-        str, typer.Option("--against", metavar="V", help="Compare it with this version; live: what is in production.")
-    ] = LIVE,
-    alone: Annotated[bool, typer.Option("--alone", help="Compare it with nothing.")] = False,
-    all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="All rows, not only those held out: for rows that no run has seen.")
-    ] = False,
-    label: Annotated[
-        str, typer.Option("--label", metavar="COLUMN", help="Default: as the version's metadata say, else label.")
-    ] = "",
-    slices: Annotated[
-        list[str] | None,
-        typer.Option("--slice", metavar="COLUMN", help="Judge each value of a column by itself; again for more."),
-    ] = None,
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why.")] = "",
-    request_id: Annotated[
-        str, typer.Option("--request-id", metavar="ID", help="The same again makes no second validation.")
-    ] = "",
-    watching: Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")] = False,
-    history: Annotated[bool, typer.Option("--history", help="List the validations of the model, or version.")] = False,
-    show: Annotated[str, typer.Option("--show", metavar="ID", help="Show one, by its id or how it begins.")] = "",
-    cancel: Annotated[str, typer.Option("--cancel", metavar="ID", help="End one.")] = "",
+    version: VersionOrNone = "",
+    dataset: Dataset = "",
+    against: Against = LIVE,
+    alone: Alone = False,
+    all_rows: AllRows = False,
+    label: Label = "",
+    slices: Slices = None,
+    note: Why = "",
+    request_id: RequestId = "",
+    watching: Watching = False,
+    history: History = False,
+    show: Shown = "",
+    cancel: Cancelled = "",
     limit: Limit = 50,
     url: Url = None,
     token: Token = None,
