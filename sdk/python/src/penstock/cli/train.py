@@ -70,45 +70,54 @@ class Executor(enum.StrEnum):
     REMOTE = "remote"
 
 
+Recipe = Annotated[
+    str, typer.Option("--recipe", metavar="NAME", help="Default: the model's. `penstock train recipes` lists them.")
+]
+Param = Annotated[
+    list[str] | None,
+    typer.Option("--param", "-p", metavar="K=V", help="What the recipe is told, in JSON or plain; again for more."),
+]
+ParamsFile = Annotated[
+    Path | None,
+    typer.Option("--params-file", metavar="FILE", help="The same from a file, YAML or JSON.", show_default=False),
+]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data", metavar="SOURCE", help="A dataset as NAME or NAME/VERSION, traffic:7d, or several with + between."
+    ),
+]
+TypeOrNone = Annotated[
+    Type | None,
+    typer.Option("--type", help="Default: retrain where there is a version, else initial.", show_default=False),
+]
+Parent = Annotated[
+    str,
+    typer.Option("--parent", metavar="V", help="Whose weights a finetune begins with. Default: what is in production."),
+]
+Version = Annotated[str, typer.Option("--version", metavar="V", help="Default: a name is generated.")]
+ExecutorOrNone = Annotated[
+    Executor | None, typer.Option("--executor", help="Where it runs. Default: local.", show_default=False)
+]
+Note = Annotated[str, typer.Option("--note", metavar="TEXT", help="Why.")]
+RequestId = Annotated[str, typer.Option("--request-id", metavar="ID", help="The same again makes no second run.")]
+Watching = Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")]
+
+
 @app.command(epilog=EXAMPLES)
 def start(
     model: Model,
-    recipe: Annotated[
-        str, typer.Option("--recipe", metavar="NAME", help="Default: the model's. `penstock train recipes` lists them.")
-    ] = "",
-    param: Annotated[
-        list[str] | None,
-        typer.Option("--param", "-p", metavar="K=V", help="What the recipe is told, in JSON or plain; again for more."),
-    ] = None,
-    params_file: Annotated[
-        Path | None,
-        typer.Option("--params-file", metavar="FILE", help="The same from a file, YAML or JSON.", show_default=False),
-    ] = None,
-    data: Annotated[
-        str,
-        typer.Option(
-            "--data", metavar="SOURCE", help="A dataset as NAME or NAME/VERSION, traffic:7d, or several with + between."
-        ),
-    ] = "",
-    kind: Annotated[
-        Type | None,
-        typer.Option("--type", help="Default: retrain where there is a version, else initial.", show_default=False),
-    ] = None,
-    parent: Annotated[
-        str,
-        typer.Option(
-            "--parent", metavar="V", help="Whose weights a finetune begins with. Default: what is in production."
-        ),
-    ] = "",
-    version: Annotated[str, typer.Option("--version", metavar="V", help="Default: a name is generated.")] = "",
-    executor: Annotated[
-        Executor | None, typer.Option("--executor", help="Where it runs. Default: local.", show_default=False)
-    ] = None,
-    note: Annotated[str, typer.Option("--note", metavar="TEXT", help="Why.")] = "",
-    request_id: Annotated[
-        str, typer.Option("--request-id", metavar="ID", help="The same again makes no second run.")
-    ] = "",
-    watching: Annotated[bool, typer.Option("--watch", "-w", help="Show it until it has ended.")] = False,
+    recipe: Recipe = "",
+    param: Param = None,
+    params_file: ParamsFile = None,
+    data: Data = "",
+    kind: TypeOrNone = None,
+    parent: Parent = "",
+    version: Version = "",
+    executor: ExecutorOrNone = None,
+    note: Note = "",
+    request_id: RequestId = "",
+    watching: Watching = False,
     url: Url = None,
     token: Token = None,
     as_json: Json = False,
