@@ -253,6 +253,9 @@ def test_a_search_is_checked_with_what_it_is_over() -> None:
     too_deep = refused(space={"depth": {"type": "int", "low": 1, "high": 10}})
     assert isinstance(too_deep, InvalidArgument)
     assert too_deep.violations[0].field == "parameters.depth"
+    among = refused(space={"depth": {"type": "categorical", "choices": [1, 99, 2]}})
+    assert isinstance(among, InvalidArgument)
+    assert among.violations[0].field == "parameters.depth", "a choice between the first and the last"
     assert "height" in refused(space={"height": {"type": "int", "low": 1, "high": 10}}).message
 
 

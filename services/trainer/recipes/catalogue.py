@@ -89,7 +89,7 @@ class Catalogue:
         return recipe
 
     def _check_search(self, told: SearchParameters, *, here: bool) -> None:
-        """Check what a search is over, as if it were started with what stands at both ends of its space."""
+        """Check what a search is over, as if it were started with both ends of its space, and with each choice."""
         inner = find_recipe(told.recipe, field="parameters.recipe")
         if inner.reads_parent or inner.name == Search.name:
             sentence = f"a search is over recipes that train, and {inner.name} is none of them"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import Field, JsonValue, model_validator
@@ -51,10 +51,10 @@ class Dimension(Parameters):
             raise ValueError("of a whole number low, high and step are whole numbers")
         return self
 
-    def ends(self) -> tuple[JsonValue, JsonValue]:
-        """Give the first and the last of what is tried."""
+    def examples(self) -> Sequence[JsonValue]:
+        """Give both ends of what is tried; of choices, which need not lie between two ends, all."""
         if self.type == "categorical":
-            return self.choices[0], self.choices[-1]
+            return self.choices
         low, high = self.low or 0.0, self.high or 0.0
         return (int(low), int(high)) if self.type == "int" else (low, high)
 
@@ -96,8 +96,8 @@ class SearchParameters(Parameters):
         for name in self.space:
             if name in self.parameters:
                 raise ValueError(f"{name} is both fixed and tried; name it once")
-        for end in self.examples():
-            del end  # built to see that each name has its place
+        for example in self.examples():
+            del example  # built to see that each name has its place
         return self
 
     @model_validator(mode="after")
@@ -122,9 +122,10 @@ class SearchParameters(Parameters):
         return told
 
     def examples(self) -> Iterator[dict[str, Any]]:
-        """Give what the recipe is told at both ends of the space."""
-        for end in (0, 1):
-            yield self.with_values({name: dimension.ends()[end] for name, dimension in self.space.items()})
+        """Give what the recipe is told at both ends of the space, and with each choice: 100 at most."""
+        of_each = {name: dimension.examples() for name, dimension in self.space.items()}
+        for number in range(max(map(len, of_each.values()))):
+            yield self.with_values({name: found[min(number, len(found) - 1)] for name, found in of_each.items()})
 
 
 def direction_of(metric: str) -> str:
