@@ -22,6 +22,7 @@ from services.trainer.datasets.faults import BuildFailed
 from services.trainer.datasets.models import TrafficSource
 from services.trainer.datasets.rows.limits import RowLimits
 from services.trainer.datasets.traffic import Traffic
+from services.trainer.runs.splitting import split_of
 from services.trainer.task import Part
 from tests.datasets import Going, Shelf, folder_of, parts_in, shelf
 from tests.monitoring import Monitoring, new_event, serve
@@ -220,23 +221,26 @@ def test_a_run_of_live_traffic_builds_its_dataset_once(
     here.release(run_id)
 
 
+@pytest.mark.parametrize("said", [None, {"train_share": 0.5, "seed": 3}])
 def test_rows_of_live_traffic_stay_in_their_part_when_the_window_moves(
-    place: tuple[Shelf, penstock.Client], monitoring: Monitoring, tmp_path: Path
+    said: dict[str, Any] | None, place: tuple[Shelf, penstock.Client], monitoring: Monitoring, tmp_path: Path
 ) -> None:
     here, _ = place
+    model = f"moving-{'by-shares' if said else 'by-nothing'}"
 
-    def divided() -> dict[float, Part]:
+    def divided(split: dict[str, Any] | None = said) -> dict[float, Part]:
         folder = folder_of(tmp_path)
-        here.datasets.materialise(UUID(uuid7()), "traffic:1h", "moving", None, folder, Going())
+        here.datasets.materialise(UUID(uuid7()), "traffic:1h", model, split_of({"split": split}), folder, Going())
         return {row["x"]: part for part, rows in parts_in(folder).items() for row in rows}
 
-    recorded(monitoring, "moving", 40, labelled=40)
-    before = divided()
-    recorded(monitoring, "moving", 7, labelled=7, first=1_000)  # all others have another place from now on
+    recorded(monitoring, model, 40, labelled=40)
+    before, by_place = divided(), divided({"by": "seed"})
+    recorded(monitoring, model, 7, labelled=7, first=1_000)  # all others have another place from now on
     after = divided()
     assert len(before) == 40
     assert len(after) == 47
     assert {x: after[x] for x in before} == before, "what a version has learned from never judges it"
+    assert not by_place.items() <= divided({"by": "seed"}).items(), "as it may where seed is meant"
 
 
 def test_traffic_and_rows_of_ones_own_are_learned_from_together(

@@ -20,8 +20,8 @@ import penstock
 from penstock.api.trainer.v1 import datasets_pb2 as pb
 from penstock.api.trainer.v1.datasets_pb2_grpc import DatasetServiceStub
 from penstock.ids import uuid7
-from services.common.errors import DomainError
-from services.trainer.datasets.splits import Split, SplitBy
+from services.common.errors import DomainError, InvalidArgument
+from services.trainer.datasets.splits import DefaultSplit, Split, SplitBy
 from services.trainer.datasets.store import DatasetStore
 from services.trainer.task import Part
 from tests.datasets import Going, Shelf, as_parquet, folder_of, parts_in, shelf
@@ -267,6 +267,24 @@ def test_a_source_that_cannot_be_learned_from_is_refused(place: Shelf, tmp_path:
         with pytest.raises(DomainError) as caught:
             place.datasets.materialise(UUID(uuid7()), source, "m", None, folder, Going())
         assert caught.value.reason == reason, source
+
+
+def test_columns_that_a_run_names_are_looked_for_before_it_is_created(place: Shelf) -> None:
+    place.upload("orchard", "height,kind\n1,apple\n2,pear\n")
+    place.upload("grove", "kind,label\noak,1\nelm,0\n")
+    check = place.datasets.check
+    check("orchard+traffic", {"parameters.label_column": ["kind"], "parameters.slices": ["height"]})
+    check("grove+orchard/1", {"parameters.label_column": ["kind"]}, DefaultSplit(stratify_column="kind"))
+    for source in ("orchard", "traffic:1h+orchard", "grove+orchard"):
+        with pytest.raises(InvalidArgument, match=r"orchard/1 has no column 'label'; it has 'height', 'kind'") as lacks:
+            check(source, {"parameters.label_column": ["label"]})
+        assert (lacks.value.reason, lacks.value.violations[0].field) == ("UNKNOWN_COLUMN", "parameters.label_column")
+    with pytest.raises(InvalidArgument, match="has no column 'age'") as unsplit:
+        check("orchard", {}, Split(by=SplitBy.KEY, column="age"))
+    assert unsplit.value.reason == "UNKNOWN_COLUMN"
+    with pytest.raises(InvalidArgument, match="say by: seed") as spread:
+        check("traffic", {}, DefaultSplit(stratify_column="kind"))
+    assert spread.value.reason == "INVALID_PARAMETERS"
 
 
 def test_datasets_lie_in_a_bucket_as_well(postgres_server: PostgresServer, tmp_path: Path, name: str) -> None:

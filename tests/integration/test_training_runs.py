@@ -21,6 +21,7 @@ from tests.training import TrainingPlace, training
 
 pytestmark = pytest.mark.slow
 COLUMNS = ("alcohol", "malic_acid", "colour")
+WINES = {"model": "new", "recipe": "sklearn", "data_source": "wines"}
 TELLS = """
 def train(context):
     print("hello from the script")
@@ -197,6 +198,10 @@ def test_the_same_request_again_is_the_same_run_and_another_body_is_refused(plac
         ({"model": "new", "recipe": "sklearn", "parameters": {"estimater": "x"}}, "INVALID_PARAMETERS"),
         ({"model": "new", "recipe": "sklearn"}, "INVALID_DATA_SOURCE"),
         ({"model": "new", "recipe": "sklearn", "data_source": "a b"}, "INVALID_DATA_SOURCE"),
+        ({**WINES, "parameters": {"label_column": "grower"}}, "UNKNOWN_COLUMN"),
+        ({**WINES, "parameters": {"feature_columns": ["alcohol", "age"]}}, "UNKNOWN_COLUMN"),
+        ({**WINES, "parameters": {"slices": ["region"]}}, "UNKNOWN_COLUMN"),
+        ({**WINES, "parameters": {"split": {"by": "time", "column": "at"}}}, "UNKNOWN_COLUMN"),
         ({"model": "new", "recipe": "sklearn", "parameters": {"split": {"by": "luck"}}}, "INVALID_PARAMETERS"),
         ({"model": "new", "recipe": "sklearn", "parameters": {"split": {"train_share": 2}}}, "INVALID_PARAMETERS"),
         ({"model": "new", "recipe": "sklearn", "parameters": {"executor": "moon"}}, "INVALID_PARAMETERS"),

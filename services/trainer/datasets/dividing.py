@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,11 +14,13 @@ from services.trainer.datasets.files import RowFiles, read_column
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import Dataset, KeptSplit
 from services.trainer.datasets.rows.limits import shown
-from services.trainer.datasets.splits import Split, SplitBy, check_filled, counts_of, parts_of
+from services.trainer.datasets.splits import DefaultSplit, Split, SplitBy, check_filled, counts_of, parts_of
 from services.trainer.datasets.store import DatasetStore
 from services.trainer.datasets.traffic import INFERENCE_ID
 
 MAX_CLASSES: Final = 20
+MAX_NAMED: Final = 20
+"""Columns that a refusal lists."""
 
 
 class Dividing:
@@ -59,26 +61,55 @@ def divided(
     return KeptSplit(split.id_for(dataset.rows.digest), split, counts_of(parts)), parts
 
 
-def default_split(dataset: Dataset, label: str) -> Split:
-    """Say how a version is divided where nobody said it: live traffic by what it was asked under, other rows by seed,
-    evenly over the label's values that are classes.
+def default_split(dataset: Dataset, label: str, said: DefaultSplit | None = None) -> Split:
+    """Say how a version is divided where nobody said by what: live traffic by what it was asked under, other rows by
+    seed, evenly over the label's values that are classes.
+
+    Raises:
+        InvalidArgument: it is live traffic, and to be spread evenly over a column's values (INVALID_PARAMETERS).
     """
+    said = said or DefaultSplit()
+    split = Split(train_share=said.train_share, validation_share=said.validation_share, seed=said.seed)
     if dataset.source.traffic is not None:
+        check_unspread(dataset.reference, said)
         # Rows have other places when the window moves: by those, what the live version learned from would judge it.
-        return Split(by=SplitBy.KEY, column=INFERENCE_ID)
+        return replace(split, by=SplitBy.KEY, column=INFERENCE_ID)
+    if said.stratify_column:
+        return replace(split, stratify_column=said.stratify_column)
     column = next((each for each in dataset.rows.columns if each.name == label), None)
     whole = column is not None and column.type is ColumnType.INT64 and column.distinct_count <= MAX_CLASSES
     classes = column is not None and (whole or column.type in (ColumnType.STRING, ColumnType.BOOL))
-    return replace(Split(), stratify_column=label) if classes else Split()
+    return replace(split, stratify_column=label) if classes else split
+
+
+def check_unspread(traffic: str, said: DefaultSplit) -> None:
+    """See that nobody wants live traffic spread evenly; raises InvalidArgument (INVALID_PARAMETERS)."""
+    if said.stratify_column:
+        sentence = (
+            f"{traffic} is live traffic, which is divided by {INFERENCE_ID} and cannot be spread evenly over a "
+            "column's values then; leave it out, or say by: seed, with which rows change their part as time goes on"
+        )
+        raise InvalidArgument.field("split.stratify_column", sentence, reason="INVALID_PARAMETERS")
 
 
 def check_columns(dataset: Dataset, split: Split) -> None:
     """See that a split's column is there; raises InvalidArgument (UNKNOWN_COLUMN)."""
     name, field = split.read_column, "split.column" if split.by is not SplitBy.SEED else "split.stratify_column"
-    names = [column.name for column in dataset.rows.columns]
-    if name and name not in names:
-        sentence = f"{dataset.reference} has no column {shown(name)}; it has {', '.join(map(shown, names[:20]))}"
-        raise InvalidArgument.field(field, sentence, reason="UNKNOWN_COLUMN")
+    check_named(dataset.reference, [column.name for column in dataset.rows.columns], {field: [name] if name else []})
+
+
+def check_named(reference: str, columns: Sequence[str], named: Mapping[str, Sequence[str]]) -> None:
+    """See that columns which are named, by the field that names them, are there; raises InvalidArgument
+    (UNKNOWN_COLUMN), which lists those that are.
+    """
+    there = set(columns)
+    for field, names in named.items():
+        missing = next((name for name in names if name not in there), None)
+        if missing is not None:
+            more = f" and {len(columns) - MAX_NAMED:,} more" if len(columns) > MAX_NAMED else ""
+            listed = ", ".join(map(shown, columns[:MAX_NAMED])) + more
+            sentence = f"{reference} has no column {shown(missing)}; it has {listed}"
+            raise InvalidArgument.field(field, sentence, reason="UNKNOWN_COLUMN")
 
 
 def find_split(dataset: Dataset, split_id: str) -> KeptSplit | None:

@@ -37,13 +37,13 @@ from services.common.jobs import JobConnection
 from services.common.keys import Principal, Role
 from services.trainer.datasets.builds import Builds, NewBuild
 from services.trainer.datasets.catalog import ready
-from services.trainer.datasets.dividing import check_columns, default_split, divided
+from services.trainer.datasets.dividing import check_columns, check_named, check_unspread, default_split, divided
 from services.trainer.datasets.files import RowFiles, write_parts
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import Dataset, DatasetState, Source, TrafficSource, reference_of
 from services.trainer.datasets.rows.arrow import ARROW
 from services.trainer.datasets.rows.writing import open_writer, read_batches
-from services.trainer.datasets.splits import Split
+from services.trainer.datasets.splits import DefaultSplit, Split
 from services.trainer.datasets.store import DatasetStore
 from services.trainer.datasets.traffic import OWN
 from services.trainer.faults import TrainingFailed
@@ -89,7 +89,7 @@ class Datasets:
         run_id: UUID,
         source: str,
         model: str,
-        split: Split | None,
+        split: Split | DefaultSplit | None,
         folder: RunFolder,
         stopping: Stopping,
         *,
@@ -97,9 +97,10 @@ class Datasets:
     ) -> Materialised:
         """Write `folder.rows(part)` for every part that has rows.
 
-        Without a split, 0.7 are to learn from, 0.15 to stop by and 0.15 to judge by: of live traffic by key, which is
-        `inference_id`, so that a row stays in its part when the window moves on; of other datasets by seed 0, evenly
-        over the label's values where they are classes (text, booleans, or at most 20 different whole numbers).
+        Without a split, 0.7 are to learn from, 0.15 to stop by and 0.15 to judge by. Where it does not say by what,
+        live traffic is divided by key, which is `inference_id`, so that a row stays in its part when the window moves
+        on; other datasets by seed, evenly over the label's values where they are classes (text, booleans, or at most
+        20 different whole numbers).
 
         Raises:
             TrainingFailed: INVALID_DATA: no such dataset or version, or it is not READY; no column in common, or of
@@ -113,11 +114,24 @@ class Datasets:
             columns = common_columns(found)
             return self._written(found, columns, split, folder, stopping, label)
 
-    def check(self, source: str) -> None:
-        """See that a source can be read now, before a run is created.
+    def check(
+        self,
+        source: str,
+        named: Mapping[str, Sequence[str]] | None = None,
+        split: Split | DefaultSplit | None = None,
+    ) -> None:
+        """See that a source can be read and divided now, before a run is created.
+
+        The columns of live traffic are known only once it is gathered: what its rows lack, the run refuses.
+
+        Args:
+            source: as of `materialise`.
+            named: the columns that are needed, by the field that names them.
+            split: as of `materialise`.
 
         Raises:
-            InvalidArgument: it cannot be meant (INVALID_DATA_SOURCE).
+            InvalidArgument: it cannot be meant (INVALID_DATA_SOURCE), lacks a column that is named, or that the split
+                goes by (UNKNOWN_COLUMN), or is not divided so (INVALID_PARAMETERS).
             NotFound, FailedPrecondition: there is no such dataset or version, or it is not READY.
         """
         try:
@@ -125,8 +139,12 @@ class Datasets:
         except InvalidArgument as error:
             raise InvalidArgument(error.message, reason="INVALID_DATA_SOURCE", violations=error.violations) from error
         for text in sources:
-            if _window(text) is None:
-                self._named(text)
+            if _window(text) is not None:
+                check_unspread(text, split if isinstance(split, DefaultSplit) else DefaultSplit())
+                continue
+            dataset = self._named(text)
+            check_named(dataset.reference, list(_learned_from(dataset)), named or {})
+            check_columns(dataset, split if isinstance(split, Split) else default_split(dataset, "", split))
 
     def refer(self, connection: JobConnection, run_id: UUID, source: str) -> None:
         """Optional, when a run is created: hold what its source names from then on, so that a dataset deleted while
@@ -186,7 +204,7 @@ class Datasets:
         self,
         found: Sequence[Dataset],
         columns: Mapping[str, ColumnType],
-        split: Split | None,
+        split: Split | DefaultSplit | None,
         folder: RunFolder,
         stopping: Stopping,
         label: str,
@@ -196,7 +214,7 @@ class Datasets:
         with ExitStack() as stack:
             writers = {}
             for dataset in found:
-                chosen = split or default_split(dataset, label)
+                chosen = split if isinstance(split, Split) else default_split(dataset, label, split)
                 chosen.check()
                 check_columns(dataset, chosen)
                 path = stack.enter_context(self._files.brought(self._store.blob(dataset.version_id), stopping.check))
@@ -242,8 +260,7 @@ def common_columns(found: Sequence[Dataset]) -> dict[str, ColumnType]:
     """
     columns: dict[str, ColumnType] = {}
     for number, dataset in enumerate(found):
-        left_out = OWN if dataset.source.traffic is not None else ()
-        own = {column.name: column.type for column in dataset.rows.columns if column.name not in left_out}
+        own = _learned_from(dataset)
         if not number:
             columns = own
             continue
@@ -254,6 +271,12 @@ def common_columns(found: Sequence[Dataset]) -> dict[str, ColumnType]:
         names = ", ".join(dataset.reference for dataset in found)
         raise TrainingFailed(f"{names} have no column in common", reason="INVALID_DATA")
     return columns
+
+
+def _learned_from(dataset: Dataset) -> dict[str, ColumnType]:
+    """Give the columns that are written for a run."""
+    left_out = OWN if dataset.source.traffic is not None else ()
+    return {column.name: column.type for column in dataset.rows.columns if column.name not in left_out}
 
 
 def _together(name: str, kind: ColumnType, other: ColumnType, first: Dataset, later: Dataset) -> ColumnType:

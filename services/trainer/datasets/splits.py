@@ -95,6 +95,23 @@ class Split:
         return hashlib.sha256(json.dumps(said).encode()).hexdigest()[:32]
 
 
+@dataclass(frozen=True, slots=True)
+class DefaultSplit:
+    """How rows are divided where nobody said by what: that is left to what the rows are, see `dividing.default_split`.
+
+    Attributes:
+        train_share: as of Split.
+        validation_share: likewise.
+        seed: likewise.
+        stratify_column: likewise; '': as the label is.
+    """
+
+    train_share: float = 0.7
+    validation_share: float = 0.15
+    seed: int = 0
+    stratify_column: str = ""
+
+
 def parts_of(
     split: Split, row_count: int, column: pa.ChunkedArray | None, check: Callable[[], None] = lambda: None
 ) -> NDArray[np.int8]:

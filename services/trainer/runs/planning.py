@@ -17,6 +17,7 @@ from services.trainer.executing.resources import Resources
 from services.trainer.faults import RegistryUnavailable
 from services.trainer.recipes.catalogue import Catalogue
 from services.trainer.recipes.recipe import Recipe
+from services.trainer.runs.columns import named_columns
 from services.trainer.runs.convert import plain_parameters
 from services.trainer.runs.models import ExecutorName, NewRun, RunSpec
 from services.trainer.runs.splitting import split_of
@@ -89,7 +90,7 @@ class Planning:
             recipe=recipe_name,
             executor=executor,
             parameters=parameters,
-            data_source=self._data_source(new, config, recipe),
+            data_source=self._data_source(new, config, recipe, parameters),
             config_version=config.number if recipe_name == config.recipe else 0,
             parent_version="" if kind is TrainingType.INITIAL and not recipe.reads_parent else parent,
             trigger=new.trigger,
@@ -117,10 +118,15 @@ class Planning:
             raise FailedPrecondition(sentence, reason="EXECUTOR_NOT_CONFIGURED")
         return executor
 
-    def _data_source(self, new: NewRun, config: registry.TrainingConfig, recipe: Recipe) -> str:
+    def _data_source(
+        self, new: NewRun, config: registry.TrainingConfig, recipe: Recipe, parameters: Mapping[str, Any]
+    ) -> str:
         source = new.data_source or config.data_source
         if source:
-            self._datasets.check(source)
+            # The config's slices may be of other rows than those that are named now; a note says what lacks then.
+            slices = slices_of(parameters) if "slices" in new.parameters else ()
+            own = {name: value for name, value in parameters.items() if name not in OWN_PARAMETERS}
+            self._datasets.check(source, named_columns(recipe, own, slices), split_of(parameters))
         elif recipe.reads_rows:
             sentence = "name where the rows come from: a dataset as NAME or NAME/VERSION, or `traffic`"
             raise InvalidArgument.field("data_source", sentence, reason="INVALID_DATA_SOURCE")
