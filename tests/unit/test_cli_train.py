@@ -252,6 +252,14 @@ def test_what_was_printed_comes_as_it_is_and_gaps_are_told(
     assert capsysbinary.readouterr() == (b"", b"it has printed nothing\n")
 
 
+def test_what_the_recipe_says_of_a_run_is_shown(server: ScriptedServer, capsys: pytest.CaptureFixture[str]) -> None:
+    notes = ["the estimator is Ridge", "2 rows without a label were left out"]
+    server.on("GetTrainingRun", answer(pb.GetTrainingRunResponse(run=completed(notes=notes))))
+    lines = printed(capsys, "get", ID)[0].splitlines()
+    assert [line.split() for line in lines if "estimator" in line] == [["notes", *notes[0].split()]]
+    assert notes[1] in [line.strip() for line in lines]
+
+
 def test_what_differs_is_set_side_by_side_with_the_best_in_bold(
     server: ScriptedServer, terminal: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -271,6 +279,14 @@ def test_what_differs_is_set_side_by_side_with_the_best_in_bold(
     assert bold == ["0.4", "0.9"], "the lower loss, the higher accuracy"
     terminal.setenv("NO_COLOR", "1")
     assert len(json.loads(printed(capsys, "compare", ID, OTHER, "--json")[0])) == 2
+
+
+def test_piped_runs_are_compared_below_ids_that_can_be_copied(
+    server: ScriptedServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs = [completed(), completed(id=OTHER)]
+    server.on("GetTrainingRun", *[answer(pb.GetTrainingRunResponse(run=each)) for each in runs])
+    assert printed(capsys, "compare", ID, OTHER)[0].splitlines()[0].split() == ["RUN", ID, OTHER]
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

@@ -89,8 +89,10 @@ class Sklearn:
 
         regression = rows.target.is_regression
         name = parameters.estimator
+        chosen: tuple[str, ...] = ()
         if name == AUTO:
             name = f"HistGradientBoosting{'Regressor' if regression else 'Classifier'}"
+            chosen = (f"the estimator is {name}: the parameter estimator names another",)
         estimator = made(name, parameters.estimator_parameters, seed=parameters.seed, regression=regression)
         _fit(estimator, rows.matrix(Part.TRAIN), rows.wanted(Part.TRAIN))
         graph = context.artifact / "model.onnx"
@@ -113,7 +115,7 @@ class Sklearn:
             environment=ran_with,
             code_sha256=code_sha256(self.name, parameters.model_dump(), ran_with),
             metadata={"estimator": name},
-            notes=rows.notes,
+            notes=(*chosen, *rows.notes),
         )
 
 

@@ -13,7 +13,7 @@ from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.cli.formats import say_count, say_duration, say_time, say_value
 from penstock.cli.ids import short_ids
 from penstock.cli.model_views import time_of
-from penstock.cli.output import Column, Output, styled
+from penstock.cli.output import Column, Output, lines, styled
 
 _COLUMNS = (
     Column("run", give="id"),
@@ -114,6 +114,7 @@ def run_facts(output: Output, run: pb.TrainingRun) -> RenderableType:
         ("from", columns if len(columns) <= 200 else f"{say_count(len(run.feature_columns), 'column')}"),
         ("comes after", run.parent_version),
         ("epochs", _epochs(run)),
+        ("notes", lines(run.notes)),
         (_SAID.get(run.state, "at"), f"{run.message} [{run.reason}]" if run.reason else run.message),
         ("asked for by", trigger.requested_by),
         ("answers", f"retraining request {trigger.retraining_request_id}" if trigger.retraining_request_id else ""),
@@ -158,7 +159,7 @@ def recipe_facts(output: Output, recipe: pb.Recipe) -> RenderableType:
 def comparison(output: Output, runs: Sequence[pb.TrainingRun]) -> RenderableType:
     """Lay out runs side by side: what differs among what they were told, and their metrics, the best in bold."""
     heads = short_ids([run.id for run in runs]) if output.stdout.is_terminal else {run.id: run.id for run in runs}
-    columns = [Column(""), *(Column(heads[run.id], "right", give="wrap") for run in runs)]
+    columns = [Column("run"), *(Column(heads[run.id], "right", give="wrap", named=True) for run in runs)]
     facts: list[tuple[str, list[str]]] = [
         ("model", [run.model for run in runs]),
         ("made", [run.new_version for run in runs]),
