@@ -67,6 +67,17 @@ class KnownModels:
             self._known.add(model)
         return ""
 
+    def live_version(self, model: str) -> str:
+        """Name a model's version in PRODUCTION; '' where none is, or nobody tells: others have to do then."""
+        if time.monotonic() < self._silent_until_s:
+            return ""
+        try:
+            return self._new_reader().live_version(model)
+        except MissingError as missing:
+            if not missing.unknown:
+                self._silent_until_s = time.monotonic() + SILENT_S
+            return ""
+
     def _candidates(self, model: str) -> tuple[list[str], ...] | None:
         """Give names to choose near ones from, the registry's first; none where the registry knows it.
 

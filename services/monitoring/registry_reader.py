@@ -154,6 +154,10 @@ class RegistryReader:
             raise
         return True
 
+    def live_version(self, model: str) -> str:
+        """Name a model's version in PRODUCTION; '' where none is; raises MissingError."""
+        return self._ask("registry", lambda: self._client.registry.get_model(model).production_version)
+
     def model_names(self, most: int) -> list[str]:
         """Name models, by name, a page at most; raises MissingError."""
         listed = self._ask("registry", lambda: list(islice(self._client.registry.list_models(page_size=most), most)))

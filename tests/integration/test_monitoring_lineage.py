@@ -150,6 +150,19 @@ def test_from_a_request_a_run_and_from_either_version_the_same_story_is_told(sui
         } <= found.said
 
 
+def test_what_a_person_asks_for_is_for_the_live_version_of_which_nobody_said_that_it_did_badly(suite: Suite) -> None:
+    here = suite.monitoring
+    quick_registry.register(suite.registry, "1")
+    here.monitoring.record(new_event(version="2"))  # of a candidate that somebody asks by name
+    assert here.create(model="iris", force=True).version == "2", "nothing is live yet"
+    here.reject(here.listed()[0].id)
+    go_live(suite.registry.models, "1")
+    asked = here.create(model="iris", force=True)
+    assert (asked.version, reason_of(asked)) == ("1", "MANUAL")
+    said = ask(here, retraining_request_id=asked.id).said
+    assert {each for each in said if each[2] == asked.id} == {("iris/1", "is to be retrained by", asked.id)}
+
+
 def test_from_an_alert_to_the_version_that_answered_it_and_back(
     clone_database: Callable[[str], str], suite: Suite
 ) -> None:

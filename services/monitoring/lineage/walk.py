@@ -10,7 +10,7 @@ from services.monitoring.lineage.graph import Graph
 from services.monitoring.lineage.models import MAX_RELATED, AlertFound, CheckFound, Kind, VersionName
 from services.monitoring.lineage.store import LineageStore
 from services.monitoring.registry_reader import MissingError, RegisteredVersion, RegistryReader
-from services.monitoring.retraining.models import Request
+from services.monitoring.retraining.models import Reason, Request
 from services.monitoring.retraining.store.related import RelatedRequests
 
 
@@ -91,7 +91,7 @@ class Walk:
             self.graph.link(self._find_check(request.check_id), place, "raised")
         if request.version:
             old = self.version(VersionName(request.model, request.version), deep=False)
-            self.graph.link(old, place, "did badly")
+            self.graph.link(old, place, _role(request))
         # The run knows its version as soon as there is one; the request hears of it at its next look.
         run = self._run(request.training_run_id, deep=True) if request.training_run_id else None
         self.graph.link(place, run, "led to")
@@ -202,6 +202,13 @@ class Walk:
         if found is not None:
             return self.graph.add(nodes.profile_node(found))
         return self.graph.add(nodes.gone_node(Kind.PROFILE, str(profile_id), "A reference profile"))
+
+
+def _role(request: Request) -> str:
+    """Say what a version has to do with a request for it: of one that a person or the calendar asked for, nobody said
+    that it did badly.
+    """
+    return "is to be retrained by" if request.reason in (Reason.MANUAL, Reason.SCHEDULED) else "did badly"
 
 
 def _relation(alert_id: UUID, request: Request) -> str:

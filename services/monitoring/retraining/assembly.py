@@ -35,6 +35,7 @@ def assemble(parts: Parts) -> Sequence[Service]:
         parts.retention,
         parts.clock,
         wake=lambda: parts.chores.wake(TRAININGS),
+        live=parts.known_models.live_version,
     )
     trainer = parts.client.training if parts.settings.trainer_address else None
     interval_s = parts.settings.retraining_interval_ms / 1000

@@ -45,7 +45,9 @@ Counted = dict[tuple[str, datetime | None, int], int]
 
 
 class RetrainingRequests:
-    """See the module. `wake` has what was decided looked after at once."""
+    """See the module. `wake` has what was decided looked after at once; `live` names a model's version in PRODUCTION,
+    '' where none is.
+    """
 
     def __init__(
         self,
@@ -57,6 +59,7 @@ class RetrainingRequests:
         retention: Retention,
         clock: Clock,
         wake: Callable[[], None],
+        live: Callable[[str], str] = lambda _model: "",
     ) -> None:
         self._store = requests
         self._related = related
@@ -66,6 +69,7 @@ class RetrainingRequests:
         self._retention = retention
         self._clock = clock
         self._wake = wake
+        self._live = live
 
     def create(self, draft: Draft) -> Request:
         """Ask for a retraining by hand.
@@ -78,7 +82,7 @@ class RetrainingRequests:
         if first is not None:
             return first
         now, past = self._clock(), self._store.past(draft.model)
-        version = draft.version or self._labels.last_version(draft.model)
+        version = draft.version or self.current_version(draft.model)
         configuration = self._configurations.effective(draft.model, version).retraining
         safety.check_open(configuration, past, draft.model)
         if not draft.force:
@@ -238,8 +242,14 @@ class RetrainingRequests:
             self._join(request, cause)
 
     def last_version(self, model: str) -> str:
-        """Name the version that answered last, which a retraining of the model as a whole is for; empty: none has."""
+        """Name the version that answered last; empty: none has."""
         return self._labels.last_version(model)
+
+    def current_version(self, model: str) -> str:
+        """Name the version that a retraining of the model as a whole is for: the live one, and only where none is known
+        the one that answered last, which may be a canary, or one that was asked for by name; empty: none has.
+        """
+        return self._live(model) or self.last_version(model)
 
     def past(self, model: str) -> Past:
         """Say what a model's retrainings so far mean for another."""

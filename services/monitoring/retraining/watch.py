@@ -81,7 +81,7 @@ class Watch:
         configuration = self._configurations.effective(model, last).retraining
         if is_due(configuration, past, now):
             details = {"schedule_interval_s": configuration.schedule_interval.total_seconds()}
-            yield Cause(model, last, Reason.SCHEDULED, details)
+            yield Cause(model, self._requests.current_version(model), Reason.SCHEDULED, details)
 
     def _error_rate(self, model: str, version: str, now: datetime) -> Cause | None:
         effective = self._configurations.effective(model, version)

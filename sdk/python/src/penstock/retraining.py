@@ -22,7 +22,7 @@ class RetrainingClient(MonitoringConnected):
 
         Args:
             model: the model.
-            version: the version that does badly; empty: the one that answered last, and did not fail.
+            version: the version that does badly; empty: the one in PRODUCTION, else what answered last.
             note: why; at most 1,000 characters.
             force: though it is too soon, or labels are too few.
             request_id: the same again gives the first result for 7 days; empty: a new one.

@@ -60,7 +60,7 @@ class RelatedRequests:
         return self._select(_OF_CHECK, limit, check_id=check_id)
 
     def of_version(self, model: str, version: str, *, limit: int) -> list[Request]:
-        """Give those for a version that did badly."""
+        """Give those for a version: it did badly, or is to be followed."""
         return self._select(_OF_VERSION, limit, model=model, version=version)
 
     def that_made(self, model: str, version: str, training_run_id: str, *, limit: int) -> list[Request]:

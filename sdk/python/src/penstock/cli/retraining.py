@@ -121,7 +121,7 @@ def show(
 def request(
     model: Model,
     version: Annotated[
-        str, typer.Option("--version", "-v", metavar="V", help="What does badly. Default: what answered last.")
+        str, typer.Option("--version", "-v", metavar="V", help="What does badly. Default: what is live.")
     ] = "",
     note: Note = "",
     force: Annotated[bool, typer.Option("--force", help="Though it is too soon, or labels are too few.")] = False,

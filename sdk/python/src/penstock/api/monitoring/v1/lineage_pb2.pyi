@@ -162,8 +162,8 @@ class LineageEdge(_message.Message):
     to_node: _builtins.int
     """The index of what came of it."""
     relation: _builtins.str
-    """How: a version "answered" a prediction, "was checked", "is compared with" a profile, "did badly", "was evaluated",
-    "moved" to another stage; a dataset "fed" a run; a run "trained" a version; what "was live before" another; a
+    """How: a version "answered" a prediction, "was checked", "is compared with" a profile, "did badly", "is to be
+    retrained by" a request that a person or the calendar made, "was evaluated", "moved" to another stage; a dataset "fed" a run; a run "trained" a version; what "was live before" another; a
     profile that a check "was compared with"; a check or an alert "raised" what came of it; another alert of the same
     "is answered by" a request; a request "led to" a run.
     """

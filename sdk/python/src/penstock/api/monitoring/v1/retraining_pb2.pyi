@@ -175,7 +175,7 @@ class RetrainingRequest(_message.Message):
     model: _builtins.str
     """The model."""
     version: _builtins.str
-    """The version that did badly."""
+    """The version that did badly; of a MANUAL or SCHEDULED one the version that is to be followed."""
     state: Global___RetrainingState.ValueType
     """How far it has come."""
     reason: Global___RetrainingReason.ValueType
@@ -265,7 +265,9 @@ class CreateRetrainingRequestRequest(_message.Message):
     model: _builtins.str
     """The model; required."""
     version: _builtins.str
-    """The version; empty: the one that answered last, and did not fail."""
+    """The version; empty: the one in PRODUCTION, and where none is, or the registry does not tell, the one that answered
+    last and did not fail.
+    """
     note: _builtins.str
     """Why; at most 1,000 characters."""
     force: _builtins.bool
