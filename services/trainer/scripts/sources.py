@@ -43,6 +43,7 @@ def contents_of(source: BinaryIO, entry: str) -> Contents:
     """
     if entry:
         check_entry(entry)
+    source.seek(0)
     packed = is_zip(source.read(_MAGIC_BYTES))
     source.seek(0)
     sizes: dict[str, int] = {}
