@@ -39,6 +39,11 @@ WHERE delete_time IS NULL AND condemn_time <= clock_timestamp() - make_interval(
 _DELETING: LiteralString = """
 SELECT sha256 FROM {blobs} WHERE delete_time IS NOT NULL AND sha256 > %(after)s ORDER BY sha256 LIMIT %(limit)s
 """
+_HOLD: LiteralString = "SELECT FROM {blobs} WHERE sha256 = ANY (%(sha256s)s) ORDER BY sha256 FOR UPDATE"
+_DISCARD: LiteralString = """
+UPDATE {blobs} blobs SET delete_time = clock_timestamp()
+WHERE sha256 = ANY (%(sha256s)s) AND delete_time IS NULL AND {unnamed} RETURNING sha256
+"""
 _FORGET: LiteralString = "DELETE FROM {blobs} WHERE sha256 = %(sha256)s AND delete_time IS NOT NULL"
 
 
@@ -51,15 +56,31 @@ class BlobLedger:
 
     def keep(self, *sha256s: str) -> None:
         """Note blobs before their bytes can be seen; raises Unavailable while one of them is being deleted."""
-        distinct = sorted(set(sha256s))  # in one order: two who keep the same never wait for each other
         with self._database.transaction() as connection:
-            if connection.execute(self._sql(_KEEP), {"sha256s": distinct}).rowcount < len(distinct):
-                sentence = "the same bytes are just being deleted; send them again in a moment"
-                raise Unavailable(sentence, reason="BLOB_BEING_DELETED", retry_after_s=5.0)
+            self.keep_with(connection, *sha256s)
+
+    def keep_with(self, connection: Connection[Any], *sha256s: str) -> None:
+        """Do the same in a transaction of the caller's, which may name them in it."""
+        distinct = sorted(set(sha256s))  # in one order: two who keep the same never wait for each other
+        if connection.execute(self._sql(_KEEP), {"sha256s": distinct}).rowcount < len(distinct):
+            sentence = "the same bytes are just being deleted; send them again in a moment"
+            raise Unavailable(sentence, reason="BLOB_BEING_DELETED", retry_after_s=5.0)
 
     def touch(self, connection: Connection[Any], sha256: str) -> bool:
         """Hold a blob that is named from now on; False where it has gone."""
         return connection.execute(self._sql(_TOUCH), {"sha256": sha256}).rowcount > 0
+
+    def discard(self, connection: Connection[Any], *sha256s: str) -> list[str]:
+        """Begin to delete those blobs that nothing names any more, with what the caller's transaction changes.
+
+        Gives which: `delete` them once that is committed; where nobody lives to do it, `collect` does. There is no time
+        of grace: so all who may store the same bytes name them in the transaction that keeps them, or `touch` them in
+        the one that names them.
+        """
+        wanted = {"sha256s": sorted(set(sha256s))}
+        # Whoever is about to name one of them holds its row: only a statement that begins afterwards sees the name.
+        connection.execute(self._sql(_HOLD), wanted)
+        return [row["sha256"] for row in connection.execute(self._sql(_DISCARD), wanted).fetchall()]
 
     def collect(self, blobs: BlobStore, grace_s: float, stopping: Callable[[], bool] = lambda: False) -> int:
         """Condemn what nothing names, and delete what was condemned so long ago; gives how many were deleted."""
@@ -71,7 +92,7 @@ class BlobLedger:
             for sha256 in page:
                 if stopping():
                     return deleted
-                deleted += self._delete(blobs, sha256)
+                deleted += self.delete(blobs, sha256)
             last = page[-1]
         return deleted
 
@@ -81,8 +102,10 @@ class BlobLedger:
             rows = connection.execute(self._sql(_DELETING), {"after": after, "limit": PAGE}).fetchall()
         return [row["sha256"] for row in rows]
 
-    def _delete(self, blobs: BlobStore, sha256: str) -> bool:
-        """Delete a blob; one that cannot be deleted now is left for the next round, and holds up no other."""
+    def delete(self, blobs: BlobStore, sha256: str) -> bool:
+        """Delete a blob whose deletion has begun; gives whether it is gone. One that cannot be deleted now is left for
+        the next round, and holds up no other.
+        """
         try:
             blobs.delete(sha256)
         except DomainError as error:

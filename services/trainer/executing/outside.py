@@ -127,14 +127,17 @@ class Ear:
             if self._told[0] == outside.task_id and number <= self._told[1]:
                 continue
             for event in events:
-                if isinstance(event, CheckpointWritten):
-                    self._files.fetch(outside, OutputKind.CHECKPOINT, self._folder.checkpoint)
-                self._tell(event)
+                # One whose place another has taken meanwhile is passed over: that one is told of as well.
+                if not isinstance(event, CheckpointWritten) or self._brought(outside):
+                    self._tell(event)
             self._told = (outside.task_id, number)
         if told:
             self._tell(Flush())
             self._store.read(outside.task_id, told[-1][0])
         return bool(told)
+
+    def _brought(self, outside: OutsideTask) -> bool:
+        return self._files.fetch(outside, OutputKind.CHECKPOINT, self._folder.checkpoint)
 
 
 class OutsideExecutor:
@@ -174,7 +177,8 @@ class OutsideExecutor:
         if last.state in (TaskState.WAITING, TaskState.RUNNING) and self._goes_on(last):
             self._store.adopt(last.task_id, task)
             return last
-        ear.hear(last)
+        while ear.hear(last):
+            pass
         last = self._store.get(last.task_id)
         if last.state is TaskState.COMPLETED:
             return last

@@ -25,7 +25,7 @@ from services.trainer.runs.runs import RunLimits, Runs
 from services.trainer.runs.store import RunStore
 from services.trainer.runs.work import Profiling, Steps, TrainingWork, WorkLimits
 from services.trainer.scripts.catalog import Scripts
-from services.trainer.store import NamedBlobs, RunFiles, ledger_of
+from services.trainer.store import PassingBlobs, RunFiles
 from services.trainer.task import Executor
 from services.trainer.validating.validating import Validating
 from services.trainer.workers.assembly import Outside
@@ -42,7 +42,7 @@ def open_runs(
 ) -> tuple[Sequence[Service], Sequence[Callable[[], None]]]:
     """Open what runs need; gives the services, and what the health answer asks."""
     catalogue = Catalogue(scripts_enabled=parts.settings.trainer_scripts_enabled)
-    settings, store, named = parts.settings, RunStore(parts.database), NamedBlobs()
+    settings, store = parts.settings, RunStore(parts.database)
 
     def ended(connection: JobConnection, job: Job) -> None:
         datasets.release(connection, job.job_id)
@@ -59,7 +59,7 @@ def open_runs(
     checks: list[Callable[[], None]] = []
     busy: Callable[[], int] = lambda: 0  # noqa: E731 - in the place of the workers'
     if settings.trainer_worker_enabled:
-        workers = _workers(parts, jobs, store, named, Steps(
+        workers = _workers(parts, jobs, store, Steps(
             datasets=datasets,
             scripts=scripts,
             parents=Parents(parts.open_client, settings.trainer_max_artifact_bytes),
@@ -87,9 +87,9 @@ def open_runs(
     return (servicer.service(does),), checks
 
 
-def _workers(parts: Parts, jobs: JobStore, store: RunStore, named: NamedBlobs, steps: Steps) -> JobWorkers:
+def _workers(parts: Parts, jobs: JobStore, store: RunStore, steps: Steps) -> JobWorkers:
     settings = parts.settings
-    folders = Folders(parts.blobs, ledger_of(parts.database), named, settings.trainer_max_artifact_bytes)
+    folders = Folders(PassingBlobs(parts.database, parts.blobs), settings.trainer_max_artifact_bytes)
     limits = WorkLimits(
         time_limit_s=settings.trainer_time_limit_ms / 1000,
         memory_limit_bytes=settings.trainer_memory_limit_bytes,

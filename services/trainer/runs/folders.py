@@ -8,44 +8,43 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-from services.common.blobs import BlobStore
-from services.common.blobs.store import BlobLedger
+from penstock.ids import uuid7
 from services.common.jobs import JobRun
 from services.trainer.executing.plain_files import plain_files
 from services.trainer.faults import TrainingFailed
-from services.trainer.store import NamedBlobs
+from services.trainer.store import PassingBlobs
 
-CHECKPOINT, OUT = "checkpoint", "out"
+CHECKPOINT, OUT, COMING = "checkpoint", "out", "coming/"
 PIECE_BYTES = 1024 * 1024
 
 
 class Folders:
     """Keeps folders, packed, by name. `max_bytes`: of each."""
 
-    def __init__(self, blobs: BlobStore, ledger: BlobLedger, named: NamedBlobs, max_bytes: int) -> None:
-        self._blobs = blobs
-        self._ledger = ledger
-        self._named = named
+    def __init__(self, kept: PassingBlobs, max_bytes: int) -> None:
+        self._kept = kept
+        self._named = kept.named
         self._max_bytes = max_bytes
 
     def keep(self, run: JobRun, name: str, folder: Path) -> None:
-        """Keep a folder as it is now, in the place of what was kept under this name.
+        """Keep a folder as it is now, in the place of what was kept under this name, which is deleted.
 
         Raises:
             TrainingFailed: it holds what is no plain file, or too much (INVALID_OUTCOME, TOO_MUCH_OUTPUT).
         """
+        run_id = run.job.job_id
         with tempfile.TemporaryFile(dir=folder.parent) as packed:
             with tarfile.open(fileobj=packed, mode="w") as archive:
                 _pack(archive, folder, self._max_bytes)
             packed.seek(0)
             pieces = iter(lambda: packed.read(PIECE_BYTES), b"")
-            blob = self._blobs.put(
-                pieces,
-                max_bytes=2 * self._max_bytes,
-                before_publish=lambda blob: self._ledger.keep(blob.sha256),
-            )
+            coming = f"{COMING}{uuid7()}"
+            blob = self._kept.put(run_id, coming, pieces, max_bytes=2 * self._max_bytes)
         with run.holding() as connection:
-            self._named.name(connection, run.job.job_id, name, blob.sha256, blob.size_bytes)
+            before = [*self._named.drop(connection, run_id, name), *self._named.drop(connection, run_id, coming)]
+            self._named.name(connection, run_id, name, blob.sha256, blob.size_bytes)
+            replaced = self._kept.discard(connection, before)
+        self._kept.delete(replaced)
 
     def restore(self, run: JobRun, name: str, folder: Path) -> bool:
         """Bring back what was kept; False where nothing was."""
@@ -54,7 +53,7 @@ class Folders:
         if kept is None:
             return False
         with tempfile.TemporaryFile(dir=folder.parent) as packed:
-            with self._blobs.open(kept[0]) as reader:
+            with self._kept.blobs.open(kept[0]) as reader:
                 for piece in reader:
                     packed.write(piece)
             packed.seek(0)

@@ -20,7 +20,7 @@ from services.trainer.executing.ray import RayPlace
 from services.trainer.executing.remote import RemotePlace
 from services.trainer.parts import Parts
 from services.trainer.runs.models import ExecutorName
-from services.trainer.store import NamedBlobs, ledger_of
+from services.trainer.store import PassingBlobs
 from services.trainer.task import Executor
 from services.trainer.workers import servicer
 from services.trainer.workers.artifact_urls import ArtifactUrls
@@ -49,9 +49,8 @@ def open_outside(parts: Parts) -> Outside:
     """Open what outside workers need."""
     settings = parts.settings
     store = OutsideStore(parts.database)
-    files = OutsideFiles(
-        parts.database, parts.blobs, ledger_of(parts.database), NamedBlobs(), settings.trainer_max_artifact_bytes
-    )
+    kept = PassingBlobs(parts.database, parts.blobs)
+    files = OutsideFiles(parts.database, kept, settings.trainer_max_artifact_bytes)
     rules = AddressRules(
         AllowedHosts.parse(settings.trainer_artifact_allowed_hosts),
         setting="PENSTOCK_TRAINER_ARTIFACT_ALLOWED_HOSTS where the trainer runs",

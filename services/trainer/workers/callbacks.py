@@ -15,7 +15,7 @@ from services.common.file_names import DistinctPaths
 from services.trainer.executing.outcomes import checked_outcome
 from services.trainer.faults import RECIPE_REASONS
 from services.trainer.task import Epoch, Outcome
-from services.trainer.workers.files import OutsideFiles
+from services.trainer.workers.files import Coming, OutsideFiles
 from services.trainer.workers.models import HandedFile, OutputKind, OutsideTask, RemoteFile, RunTokenVoid, TaskState
 from services.trainer.workers.store import OutsideStore, body_sha256
 from services.trainer.workers.tokens import new_token
@@ -109,6 +109,18 @@ class Callbacks:
         """
         with self._store.living(upload.token) as (connection, task):
             self._store.heard(connection, task)
+        with self._files.coming(task) as coming:
+            files = self._put(upload, parts, coming)
+            with self._store.living(upload.token) as (connection, task):
+                self._store.heard(connection, task)
+                replaced = self._files.hand_in(connection, coming, upload.kind, files)
+                if upload.kind is OutputKind.CHECKPOINT:
+                    self._store.checkpointed(connection, task.task_id, upload.epoch)
+        self._files.delete(replaced)
+        return sum(file.size_bytes for file in files)
+
+    def _put(self, upload: Announced, parts: Iterator[Uploaded], coming: Coming) -> list[HandedFile]:
+        """Store the files of an upload."""
         files: list[HandedFile] = []
         paths, room_bytes = DistinctPaths(), self._files.max_bytes
         for head, pieces in _by_file(parts):
@@ -117,18 +129,13 @@ class Callbacks:
                 raise InvalidArgument.field("header.file_count", sentence, reason="TOO_MANY_FILES")
             _take(paths, "file.path", head.path)
             with closing(self._noted(upload.token, pieces)) as noted:
-                file = self._files.put(noted, head, room_bytes)
+                file = self._files.put(coming, noted, head, room_bytes)
             room_bytes -= file.size_bytes
             files.append(file)
         if len(files) < upload.file_count:
             sentence = f"{len(files)} files came of the {upload.file_count} that were announced; send all of them again"
             raise InvalidArgument.field("header.file_count", sentence, reason="FILES_MISSING")
-        with self._store.living(upload.token) as (connection, task):
-            self._store.heard(connection, task)
-            self._files.hand_in(connection, task, upload.kind, files)
-            if upload.kind is OutputKind.CHECKPOINT:
-                self._store.checkpointed(connection, task.task_id, upload.epoch)
-        return sum(file.size_bytes for file in files)
+        return files
 
     def complete(self, token: str, outcome: dict[str, Any], artifacts: Sequence[RemoteFile]) -> None:
         """End a training well; the same again is answered as before.
