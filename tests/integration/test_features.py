@@ -74,6 +74,37 @@ def test_what_is_written_is_read_in_every_type(client: penstock.Client) -> None:
     assert set(nobody.values()) == {None}
 
 
+def test_a_value_of_any_type_is_a_correction_where_it_differs_and_else_said_again(client: penstock.Client) -> None:
+    client.features.create_view("corrected", entity="customer", features=KINDS)
+    row: dict[str, Any] = {
+        "amount": None, "visits": 0, "member": False, "city": "", "taste": [0.5], "since": None,
+    }  # fmt: skip
+    changes = {
+        "amount": (0.0, np.nan, None), "visits": (None, 1), "member": (None, True), "city": (None, "ä", "a"),
+        "taste": (None, [0.0], [np.nan], [0.0, 0.0]), "since": (0, None),
+    }  # fmt: skip
+
+    def write() -> tuple[int, int, int]:
+        columns = {name: [value] for name, value in row.items() if value is not None}
+        done = client.features.write("corrected", ["ada"], columns, event_times=THEN)
+        return done.written_count, done.late_count, done.duplicate_count
+
+    assert [write(), write()] == [(1, 0, 0), (0, 0, 1)]
+    for name, values in changes.items():
+        for value in values:
+            row[name] = value
+            assert [write(), write()] == [(1, 0, 0), (0, 0, 1)], f"{name} = {value}"
+    for _ in range(2):
+        again = client.features.write("corrected", ["bob"], {"taste": np.zeros((1, 0))}, event_times=THEN)
+    assert again.duplicate_count == 1
+    row["amount"] = 1.0
+    client.features.write("corrected", ["ada"], {"amount": [np.nan]}, event_times=THEN + 1)
+    other_bits = np.array([np.nan]).view(np.int64) | 1
+    again = client.features.write("corrected", ["ada"], {"amount": other_bits.view(np.float64)}, event_times=THEN + 1)
+    assert again.duplicate_count == 1
+    assert write() == (1, 1, 0)
+
+
 def test_an_older_event_never_overwrites_a_newer_one(client: penstock.Client, view: str) -> None:
     client.features.write(view, ["a"], {"amount": [2.0]}, event_times=THEN)
     late = client.features.write(view, ["a"], {"amount": [1.0]}, event_times=THEN - 1)

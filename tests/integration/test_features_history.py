@@ -44,14 +44,31 @@ def client(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFac
         yield made
 
 
-def written(blocks: list[list[Row]]) -> list[Row]:
-    """Say what is to be believed of all blocks: of what is known at one time of one event, the first block's last."""
-    kept: dict[tuple[str, int, int], Row] = {}
+def written(blocks: list[list[Row]]) -> tuple[list[Row], list[tuple[int, int, int]]]:
+    """Say what is kept of all blocks, and of each how many rows are, of them not their entity's latest, and are not.
+
+    Not kept is what was known of an event already, with the same value or from the same time; of one time in a block
+    the last counts.
+    """
+    there: list[Row] = []
+    counts = []
     for block in blocks:
-        last = {(row.key, row.event, row.known): row for row in block}
-        for place, row in last.items():
-            kept.setdefault(place, row)
-    return list(kept.values())
+        fresh = []
+        for row in {(row.key, row.event, row.known): row for row in block}.values():
+            before = [
+                each for each in there if (each.key, each.event) == (row.key, row.event) and each.known <= row.known
+            ]
+            said = max(before, key=lambda each: each.known, default=None)
+            if said is None or (said.known != row.known and said.value != row.value):
+                fresh.append(row)
+        newest = {
+            row.key
+            for row in fresh
+            if all((each.event, each.known) < (row.event, row.known) for each in there if each.key == row.key)
+        }
+        counts.append((len(fresh), len(fresh) - len(newest), len(block) - len(fresh)))
+        there += fresh
+    return there, counts
 
 
 def oracle(rows: list[Row], key: str, as_of: int, known: int, ttl: int) -> float | None:
@@ -76,14 +93,18 @@ def test_a_read_as_of_a_time_sees_what_was_known_then(
     view = f"oracle-{next(_numbers)}"
     client.features.create_view(view, entity="customer", features={"x": "float64"}, ttl_ms=ttl * 1_000)
     second = 1_000_000
+    done = []
     for block in blocks:
-        client.features.load(
+        response = client.features.load(
             view,
             [row.key for row in block],
             {"x": [row.value for row in block]},
             event_times=[THEN + row.event * second for row in block],
             create_times=[THEN + row.known * second for row in block],
         )
+        done.append((response.written_count, response.late_count, response.duplicate_count))
+    rows, counts = written(blocks)
+    assert done == counts
     answers = client.features.get_as_of(
         view,
         [key for key, _ in asked],
@@ -91,7 +112,6 @@ def test_a_read_as_of_a_time_sees_what_was_known_then(
         known_time=None if known is None else THEN + known * second,
     )
     (block_read,) = answers
-    rows = written(blocks)
     expected = [oracle(rows, key, time, time if known is None else known, ttl) for key, time in asked]
     assert [row["x"] for row in block_read[view].rows()] == expected
     latest = client.features.get(view, ["a", "b", "c"])[view]

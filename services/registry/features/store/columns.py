@@ -1,18 +1,15 @@
-"""Columns of numpy ↔ what COPY speaks: CSV, written and read by Arrow, so that no value passes through Python."""
+"""Columns of numpy, of what the database gave: rows of psycopg, and CSV that Arrow reads."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from services.registry.features.models import Column, Feature, FeatureType
-
-if TYPE_CHECKING:
-    import pyarrow
 
 SQL_TYPES: Final = {
     FeatureType.FLOAT64: "double precision",
@@ -30,34 +27,6 @@ DTYPES: Final = {
     FeatureType.FLOAT64_LIST: np.dtype(object),
     FeatureType.TIMESTAMP: np.dtype("<i8"),
 }
-
-
-def write_csv(columns: Iterable[pyarrow.Array]) -> bytes:
-    """Write columns as CSV: a value that is missing is an empty field, an empty text is quoted."""
-    import pyarrow
-    from pyarrow import csv
-
-    arrays = list(columns)
-    table = pyarrow.Table.from_arrays(arrays, [str(number) for number in range(len(arrays))])
-    out = io.BytesIO()
-    csv.write_csv(table, out, csv.WriteOptions(include_header=False))
-    return out.getvalue()
-
-
-def arrow_of(feature: Feature, column: Column | None, row_count: int) -> pyarrow.Array:
-    """Give a feature's values as Arrow has them; of a feature without a column, so many that are missing."""
-    import pyarrow
-
-    if column is None:
-        return pyarrow.nulls(row_count)
-    if feature.type is FeatureType.FLOAT64_LIST:
-        texts = [
-            None if gone else _list_literal(value) for value, gone in zip(column.values, column.missing, strict=True)
-        ]
-        return pyarrow.array(texts, pyarrow.string())
-    if feature.type is FeatureType.STRING:
-        return pyarrow.array(column.values, pyarrow.string(), mask=column.missing)
-    return pyarrow.array(column.values, mask=column.missing)
 
 
 def read_csv(
@@ -133,10 +102,6 @@ def _arrow_type(kind: FeatureType) -> Any:
         FeatureType.FLOAT64_LIST: pyarrow.string(),
         FeatureType.TIMESTAMP: pyarrow.int64(),
     }[kind]
-
-
-def _list_literal(values: NDArray[Any]) -> str:
-    return "{" + ",".join(map(repr, np.asarray(values, "<f8").tolist())) + "}"
 
 
 def _list_of(text: str) -> NDArray[np.float64]:
