@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import rankdata
 
 from services.trainer.validating.paired import Z
 
@@ -39,6 +38,8 @@ def _components(
     positive: NDArray[np.bool_], score: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Of each positive row the share of negatives below it, of each negative that of positives above; ties are half."""
+    from scipy.stats import rankdata  # here, for its import takes longer than all else that a trainer starts with
+
     ranks = rankdata(score)
     positives, negatives = int(positive.sum()), int((~positive).sum())
     below = (ranks[positive] - rankdata(score[positive])) / negatives

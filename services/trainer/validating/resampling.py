@@ -9,8 +9,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
-from scipy.stats import t as student
 
 from services.trainer.recipes.scores import BINARY, REGRESSION
 from services.trainer.validating.areas import paired_areas
@@ -52,8 +50,10 @@ def intervals(
     rows = len(labels)
     if rows < 2:
         return {}
+    from scipy import special  # not scipy.stats, whose import takes a second
+
     draws = _drawn(labels, new, live, check)
-    share = float(ndtr(-math.sqrt(rows / (rows - 1)) * student.ppf(0.975, rows - 1)))
+    share = float(special.ndtr(-math.sqrt(rows / (rows - 1)) * special.stdtrit(rows - 1, 0.975)))
     found = {
         name: Interval(*(float(end) for end in np.quantile(defined, [share, 1 - share])))
         for name, drawn in draws.items()
