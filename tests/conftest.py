@@ -7,6 +7,7 @@ import os
 # ONNX Runtime reports to its makers over the network unless told not to before it is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
+import gc
 import logging
 import signal
 from collections.abc import Iterator
@@ -30,6 +31,15 @@ pytest_plugins = ["tests.postgres", "tests.services"]
 def pytest_report_header() -> str:
     """Say which S3 server the contract suite speaks to."""
     return s3.describe()
+
+
+def pytest_collection_finish() -> None:
+    """Let no collection of garbage look at what all tests and their libraries are: it takes a second, and finds none.
+
+    Keras has one made for each network that is let go of, and so has a search for each of its trials.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="module", autouse=True)
