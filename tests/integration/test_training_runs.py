@@ -81,6 +81,13 @@ def test_rows_become_a_validated_candidate_that_serves_and_says_where_it_came_fr
         "wines", {"alcohol": 14.2, "malic_acid": 1.7, "colour": 5.6}, version="1.0.0"
     )
     assert str(answer.outputs["label"][0]) == "0"
+    unknown = [
+        place.client.inference.predict(
+            "wines", {"alcohol": 14.2, "malic_acid": missing, "colour": 5.6}, version="1.0.0"
+        )
+        for missing in (None, float("nan"))
+    ]
+    assert unknown[0].outputs["probabilities"].tolist() == unknown[1].outputs["probabilities"].tolist(), "the median's"
     (evaluation,) = place.client.registry.evaluations("wines", "1.0.0")
     assert (evaluation.id, evaluation.passed) == (run.evaluation_id, True)
     assert evaluation.metrics["accuracy"] == pytest.approx(run.test_metrics["accuracy"])
