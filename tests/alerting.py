@@ -72,6 +72,8 @@ class Readings:
     """Versions that had traffic within a day, and not in shorter windows."""
     drift_checks: dict[Target, DriftCheck] = field(default_factory=dict)
     quality_checks: dict[Target, QualityCheck] = field(default_factory=dict)
+    views: set[Target] = field(default_factory=set)
+    """Feature views that are checked for drift."""
 
     archived: set[Target] = field(default_factory=set)
     unknown: set[Target] = field(default_factory=set)
@@ -80,7 +82,7 @@ class Readings:
     def sources(self) -> Sources:
         """All of it, as alerts take it."""
         own: Any = self
-        return Sources(own, _Latest(self.drift_checks), _Latest(self.quality_checks), own)  # type: ignore[arg-type] # stand-ins
+        return Sources(own, _Latest(self.drift_checks, self.views), _Latest(self.quality_checks), own)  # type: ignore[arg-type] # stand-ins
 
     def every(self, window: Window, *, latencies: bool) -> EveryTotal:
         """Say how all versions did, whatever the window."""
@@ -106,6 +108,10 @@ class Readings:
 @dataclass
 class _Latest:
     checks: dict[Target, Any]
+    views: set[Target] = field(default_factory=set)
+
+    def views_checked(self) -> set[tuple[str, str]]:
+        return {(view.model, view.version) for view in self.views}
 
     def latest_of(self, versions: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Any]:
         found = {(target.model, target.version): check for target, check in self.checks.items()}

@@ -30,6 +30,7 @@ from tests.alerting import (
     rule,
 )
 
+VIEW = Target("view:spending", "1")
 OLD, WINE, WHOLE = Target("iris", "0.9.0"), Target("wine", "1"), Target("iris", "")
 ROOT = Path(__file__).parents[2]
 DRIFT: dict[str, Any] = {"type": AlertType.DRIFT, "metric": "effect", "window": 24 * HOUR}
@@ -111,6 +112,19 @@ def test_a_version_in_whose_place_another_answers_is_not_missed() -> None:
     assert over(readings, OLD) == ""
     assert over(readings, WINE) == ""
     assert over(readings, model="iris", version="1.0.0", missing_data=MissingData.ALERT) == ""
+
+
+def test_rules_about_drift_and_no_others_are_judged_for_feature_views() -> None:
+    readings = Readings({IRIS: counted(0)}, drift_checks={VIEW: drift_check(drift_result("amount", 0.5))}, views={VIEW})
+    assert targets(readings, **DRIFT) == {IRIS, VIEW}
+    assert targets(readings, **DRIFT, model="view:spending") == {VIEW}
+    assert Values(readings.sources, NOON).read(rule(**DRIFT), VIEW).value == 0.5
+    assert targets(readings, **QUALITY) == {IRIS}
+    assert targets(readings) == {IRIS}
+    assert over(readings, VIEW, **DRIFT) == ""
+    missed = {**DRIFT, "missing_data": MissingData.ALERT}
+    assert "by schedule no longer" in over(Readings(), VIEW, **missed)
+    assert over(Readings(), VIEW, **missed, model="view:spending", version="1") == ""
 
 
 def test_calls_that_failed_before_a_version_was_chosen_answer_in_nobodys_place() -> None:

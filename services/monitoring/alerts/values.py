@@ -14,6 +14,7 @@ from services.monitoring.alerts.conditions import METRICS, Reading
 from services.monitoring.alerts.models import AlertType, MissingData, Operator, Rule, Target
 from services.monitoring.alerts.registered import Standing
 from services.monitoring.alerts.sources import Sources
+from services.monitoring.feature_views.subjects import view_of
 from services.monitoring.models import Window
 from services.monitoring.rollups.totals import EveryTotal
 
@@ -69,7 +70,7 @@ class Values:
         if misses_traffic(rule) and (rule.version or (rule.model and of_whole(rule))):
             return {Target(rule.model, rule.version)}
         span = max(rule.window, LOOK_BACK) if misses_traffic(rule) else rule.window
-        lately, before = self._answering(rule.window), self._answering(span)
+        lately, before = self._answering(rule, rule.window), self._answering(rule, span)
         models = before.keys() & {rule.model} if rule.model else before.keys()
         if of_whole(rule):
             return {Target(model, "") for model in models}
@@ -82,10 +83,10 @@ class Values:
 
     def versions(self, rule: Rule, model: str) -> set[str]:
         """Name a model's versions with traffic in a rule's window, or, of one that misses them, those before them."""
-        lately = {each for each in self._answering(rule.window).get(model, ()) if each}
+        lately = {each for each in self._answering(rule, rule.window).get(model, ()) if each}
         if lately or not misses_traffic(rule) or _misses_any(rule):
             return lately
-        return {each for each in self._answering(max(rule.window, LOOK_BACK)).get(model, ()) if each}
+        return {each for each in self._answering(rule, max(rule.window, LOOK_BACK)).get(model, ()) if each}
 
     def over(self, rule: Rule, target: Target) -> str:
         """Say why a version or a model is judged no longer, and missed by nobody; '' where it goes on.
@@ -95,10 +96,13 @@ class Values:
         """
         if of_whole(rule) and target.version:
             return f"the rule names no version any more: {target.model} is judged as a whole"
-        answering = self._answering(rule.window).get(target.model, ())
+        answering = self._answering(rule, rule.window).get(target.model, ())
         if self._answers(rule, target, rule.window):
             return ""
         named = bool(rule.version) and misses_traffic(rule)
+        if rule.type is AlertType.DRIFT and view_of(target.model):
+            gone = f"{target} is checked for drift by schedule no longer: it has no reference, or checks are off"
+            return "" if named else gone
         if any(answering) and not named:  # the empty version answers in nobody's place
             if not target.version:
                 return f"versions of {target} answer, and no call failed before one was chosen any more"
@@ -109,7 +113,7 @@ class Values:
         if standing is Standing.ARCHIVED:
             return f"{target} no longer answers: {'it was' if target.version else 'all of it was deleted or'} archived"
         span = max(rule.window, LOOK_BACK)
-        heard = self._answering(span).get(target.model, ()) if _misses_any(rule) else ()
+        heard = self._answering(rule, span).get(target.model, ()) if _misses_any(rule) else ()
         if heard or self._answers(rule, target, span):
             return ""
         silence = f"{target} has not answered for {write_duration(span)}"
@@ -130,7 +134,7 @@ class Values:
                 return readings.of_totals(rule, totals.of(target.model, target.version), without)
 
     def _answers(self, rule: Rule, target: Target, span: timedelta) -> bool:
-        answering = self._answering(span).get(target.model, ())
+        answering = self._answering(rule, span).get(target.model, ())
         return bool(answering) if of_whole(rule) else target.version in answering
 
     def _totals(self, rule: Rule) -> EveryTotal:
@@ -144,7 +148,8 @@ class Values:
         """Find the last check by schedule; those of all versions of the rule's window are asked for at once."""
         known, key = self._checks[rule.type], (target.model, target.version)
         if key not in known:
-            asked = {(model, each) for model, found in self._answering(rule.window).items() for each in found if each}
+            answering = self._answering(rule, rule.window)
+            asked = {(model, each) for model, found in answering.items() for each in found if each}
             unknown = (asked | {key}) - known.keys()
             source = self._sources.drift if rule.type is AlertType.DRIFT else self._sources.quality
             found = source.latest_of(unknown)
@@ -156,14 +161,21 @@ class Values:
             return Standing.NOT_TOLD
         return self._sources.registered.standing(target.model, target.version)
 
-    def _answering(self, span: timedelta) -> Answering:
-        found: Answering = self._once(("answering", span), lambda: self._seen(span))
+    def _answering(self, rule: Rule, span: timedelta) -> Answering:
+        """Name what had traffic; for rules about drift also feature views, which have none, as far as they are checked.
+
+        The schedule makes checks of a view whether rows came or not, so that the window does not matter to it.
+        """
+        views = rule.type is AlertType.DRIFT
+        found: Answering = self._once(("answering", span, views), lambda: self._seen(span, views=views))
         return found
 
-    def _seen(self, span: timedelta) -> Answering:
+    def _seen(self, span: timedelta, *, views: bool) -> Answering:
         versions: defaultdict[str, set[str]] = defaultdict(set)
         for model, version in self._sources.metrics.seen(self._window(span)):
             versions[model].add(version)
+        for view, version in self._sources.drift.views_checked() if views else ():
+            versions[view].add(version)
         return dict(versions)
 
     def _window(self, span: timedelta) -> Window:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import accumulate
 from uuid import UUID
 
+import structlog
+
 from penstock.ids import uuid7
-from services.common.errors import DeadlineExceeded, FailedPrecondition
+from services.common.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import DriftConfiguration
@@ -19,7 +22,7 @@ from services.monitoring.drift.comparison import compare
 from services.monitoring.drift.models import DriftCheck, DriftFilters, Labels, Rules, Trigger
 from services.monitoring.feature_views.counting import count_rows
 from services.monitoring.feature_views.subjects import view_of
-from services.monitoring.feature_views.views import FeatureViews
+from services.monitoring.feature_views.views import UNAVAILABLE, FeatureViews
 from services.monitoring.models import Window
 from services.monitoring.profiles.live import LiveProfiles
 from services.monitoring.profiles.models import GROUPS, Reference
@@ -38,7 +41,10 @@ from services.monitoring.window_checks.rounds import (
 from services.monitoring.window_checks.store import CheckStore, StoredCheck, Transaction, Version
 from services.monitoring.window_checks.window import Completeness, check_window, completeness, not_ahead
 
+_log = structlog.get_logger(__name__)
 Clock = Callable[[], datetime]
+VIEWS_SILENT_S = 60.0
+"""A registry that gave no answer is asked for no view for so long."""
 _SHOWN_VERSIONS = 10
 MOST_LABELS = 100_000
 """Labels that one check reads with their users; of more, the newest steps of the window are judged."""
@@ -63,7 +69,8 @@ class DriftChecks:
         """`seen` lists the versions with traffic; `tell` is called with each check by schedule, in the transaction that
         keeps it."""
         self._kept = Kept(store, FORM)
-        self._rounds = Rounds(store, seen, clock, self._intervals, self._check_due)
+        self._rounds = Rounds(store, self._seen, clock, self._intervals, self._check_due)
+        self._had_traffic = seen
         self._profiles = profiles
         self._live = live
         self._views = views
@@ -72,6 +79,7 @@ class DriftChecks:
         self._clock = clock
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
         self._tell = tell
+        self._views_silent_until_s = 0.0
 
     def check(
         self,
@@ -91,7 +99,7 @@ class DriftChecks:
             InvalidArgument: the window ends before it begins or after now, or is longer than 30 days (INVALID_WINDOW).
             NotFound: no version is named, and none had traffic (VERSION_NOT_SEEN).
             FailedPrecondition: there is no reference (NO_REFERENCE), checks are off (DRIFT_OFF), or the check that is
-                next by schedule would not see what waits to be counted (BUCKETS_WAIT); a view has none (NOT_SCHEDULED).
+                next by schedule would not see what waits to be counted (BUCKETS_WAIT).
             DomainError: of a view what `FeatureViews.read` raises.
         """
         now = self._clock()
@@ -99,9 +107,6 @@ class DriftChecks:
         end = to_time or now
         window = check_window(from_time, end, self._configurations.effective(model, version).drift.window)
         view = view_of(model)
-        if view and as_scheduled:
-            sentence = "feature views are checked on demand alone; leave as_scheduled out"
-            raise FailedPrecondition(sentence, reason="NOT_SCHEDULED")
         version = version or (self._views.newest(view) if view else busiest(self._metrics, model, window))
         configuration = self._configurations.effective(model, version).drift
         if not configuration.enabled:
@@ -141,8 +146,15 @@ class DriftChecks:
         return self._kept.latest_of(versions)
 
     def check_due(self, turn: Turn) -> None:
-        """Check, by schedule, each version that had traffic and has a reference, and drop what is past its time."""
+        """Check, by schedule, what has a reference, and drop what is past its time.
+
+        Of models those are the versions that had traffic lately, of feature views all: rows of theirs may come seldom.
+        """
         self._rounds.go(turn)
+
+    def views_checked(self) -> Collection[Version]:
+        """Say which versions of feature views are checked by schedule; `view:NAME` stands where a model does."""
+        return self._intervals(self._profiles.compared_views())
 
     def _no_reference(self, model: str, version: str, window: Window) -> FailedPrecondition:
         others = [each for each in self._metrics.versions(model, window) if each]
@@ -154,6 +166,9 @@ class DriftChecks:
             sentence = f"{model} {version} has no reference profile to compare with; {made}"
         return FailedPrecondition(sentence, reason="NO_REFERENCE")
 
+    def _seen(self, window: Window) -> Collection[Version]:
+        return [*self._had_traffic(window), *self._profiles.compared_views()]
+
     def _intervals(self, versions: Collection[Version]) -> Mapping[Version, timedelta]:
         wanted = {each: self._configurations.effective(*each).drift for each in self._profiles.compared(versions)}
         return {each: configuration.interval for each, configuration in wanted.items() if configuration.enabled}
@@ -163,9 +178,27 @@ class DriftChecks:
         reference = self._profiles.reference(model, version)
         if reference is None:
             return
+        if view_of(model):
+            self._check_view(reference, version, configuration)
+            return
         complete = self._completeness(reference, version, configuration, ())
         if not self._rounds.waits(model, version, complete, configuration.interval):
             self._by_schedule(reference, version, configuration, (), before_time=False)
+
+    def _check_view(self, reference: Reference, version: str, configuration: DriftConfiguration) -> None:
+        """Check a view by schedule. Models are checked whatever the registry does, so that its faults end here."""
+        if time.monotonic() < self._views_silent_until_s:
+            return
+        try:
+            self._by_schedule(reference, version, configuration, (), before_time=False)
+        except NotFound as error:
+            self._rounds.put_off(reference.model, version, configuration.interval)
+            _log.warning("view not checked, which is gone", model=reference.model, version=version, why=error.message)
+        except Unavailable as error:
+            if error.reason != UNAVAILABLE:
+                raise
+            self._views_silent_until_s = time.monotonic() + VIEWS_SILENT_S
+            _log.warning("view not checked, trying again", model=reference.model, version=version, why=error.message)
 
     def _completeness(
         self, reference: Reference, version: str, configuration: DriftConfiguration, counted: Collection[datetime]

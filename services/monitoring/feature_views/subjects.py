@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-_PREFIX: Final = "view:"
+PREFIX: Final = "view:"
 
 
 def view_of(subject: str) -> str:
     """Give the name of the view that is meant; empty where it is a model."""
-    return subject.removeprefix(_PREFIX) if subject.startswith(_PREFIX) else ""
+    return subject.removeprefix(PREFIX) if subject.startswith(PREFIX) else ""

@@ -23,6 +23,8 @@ T = TypeVar("T")
 MAX_ROWS: Final = 100_000
 _EPOCH_US: Final = 1_000_000
 _RETRY_AFTER_S: Final = 5.0
+UNAVAILABLE: Final = "FEATURES_UNAVAILABLE"
+"""Why a view cannot be read: the registry gives no answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,7 @@ def _meant(view: str, error: Exception) -> DomainError:
         return kind(f"the feature view {view[:128]!r}: {error.message}", reason=error.reason)
     return Unavailable(
         f"the feature view {view[:128]!r} cannot be read: {sentence_of(error)}",
-        reason="FEATURES_UNAVAILABLE",
+        reason=UNAVAILABLE,
         retry_after_s=_RETRY_AFTER_S,
     )
 

@@ -17,7 +17,7 @@ from services.common import pages
 from services.common.errors import ResourceExhausted
 from services.common.keys import caller
 from services.monitoring.feature_views.describing import describe_view
-from services.monitoring.feature_views.subjects import view_of
+from services.monitoring.feature_views.subjects import PREFIX, view_of
 from services.monitoring.feature_views.views import FeatureViews
 from services.monitoring.models import Window
 from services.monitoring.profiles.files import RowFiles
@@ -90,6 +90,10 @@ class Profiles:
     def compared(self, versions: Collection[tuple[str, str]]) -> Collection[tuple[str, str]]:
         """Say which of these models' versions are compared with something."""
         return self._store.attached_of(versions)
+
+    def compared_views(self) -> Collection[tuple[str, str]]:
+        """Say which versions of feature views are compared with something; `view:NAME` stands where a model does."""
+        return self._store.attached_below(PREFIX)
 
     def upload(self, new: NewProfile, row_format: RowFormat, chunks: Iterable[bytes], *, sha256: str) -> Profile:
         """Make a profile of a file that is sent, and attach it.

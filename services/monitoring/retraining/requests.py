@@ -16,6 +16,7 @@ from services.monitoring.alerts.models import Alert
 from services.monitoring.alerts.store.rules import RuleTable
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.drift.models import DriftCheck
+from services.monitoring.feature_views.subjects import view_of
 from services.monitoring.ids import find_id
 from services.monitoring.models import Retention
 from services.monitoring.retraining import causes, safety
@@ -176,6 +177,8 @@ class RetrainingRequests:
         comes of it is decided within seconds, by the safety rules, and again for as long as the drift stands; so it is
         for alerts.
         """
+        if view_of(check.model):  # what is trained is a model
+            return
         cause = causes.of_check(check, self._configurations.effective(check.model, check.version))
         if cause is not None:
             self._causes.add(cause, connection)
@@ -186,7 +189,7 @@ class RetrainingRequests:
         Both are kept in the one transaction that is given, so that neither is without the other.
         """
         rule = RuleTable(connection).find(alert.rule_id)
-        if rule is None:
+        if rule is None or view_of(alert.target.model):
             return
         effective = self._configurations.effective(alert.target.model, alert.target.version)
         cause = causes.of_alert(alert, rule, effective)

@@ -82,6 +82,10 @@ class Rounds:
         now = self._clock()
         return [(model, version) for model, version in self._seen(Window(now - LATELY, now)) if version]
 
+    def put_off(self, model: str, version: str, interval: timedelta) -> None:
+        """Have the next check of a version come an interval later, without one now."""
+        self._store.put_off(model, version, interval)
+
     def waits(self, model: str, version: str, complete: Completeness, interval: timedelta) -> bool:
         """Say whether a check that is due comes again in the next turn: a whole interval is not spent on half the data.
 

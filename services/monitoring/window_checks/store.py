@@ -70,6 +70,11 @@ VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(check_id)s)
 ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, check_id = excluded.check_id, wait_time = NULL
 WHERE known.check_id < excluded.check_id
 """
+_PUT_OFF = """
+INSERT INTO {schedule} (model, version, due_time, check_id)
+VALUES (%(model)s, %(version)s, clock_timestamp() + %(interval)s, %(none)s)
+ON CONFLICT (model, version) DO UPDATE SET due_time = excluded.due_time, wait_time = NULL
+"""
 _WAIT = """
 INSERT INTO {schedule} AS known (model, version, due_time, check_id, wait_time)
 VALUES (%(model)s, %(version)s, now(), %(none)s, now())
@@ -158,6 +163,12 @@ class CheckStore:
             values = {"model": model, "version": version, "none": _NO_ID}
             waited: timedelta = connection.execute(self._sql(_WAIT), values).fetchall()[0]["waited"]
         return waited
+
+    def put_off(self, model: str, version: str, interval: timedelta) -> None:
+        """Have the next check come an interval later, without one now; what was the last stays it."""
+        with self._db.transaction() as connection:
+            values = {"model": model, "version": version, "interval": interval, "none": _NO_ID}
+            connection.execute(self._sql(_PUT_OFF), values)
 
     def documents(self, ids: Collection[UUID]) -> dict[UUID, bytes]:
         """Find the documents of checks."""

@@ -105,6 +105,10 @@ FROM monitoring.profile_attachments
 JOIN unnest(%(models)s::text[], %(versions)s::text[]) AS asked (model, version) USING (model, version)
 """
 
+_ATTACHED_BELOW = """
+SELECT model, version FROM monitoring.profile_attachments WHERE starts_with(model, %(prefix)s) ORDER BY model, version
+"""
+
 _FIND_REQUEST = """
 SELECT body_sha256, profile_id FROM monitoring.profile_requests
 WHERE caller = %(caller)s AND request_id = %(request_id)s
@@ -177,6 +181,12 @@ class ProfileStore:
         values = {"models": [model for model, _ in versions], "versions": [version for _, version in versions]}
         with self._db.transaction() as connection:
             return [(row["model"], row["version"]) for row in connection.execute(_ATTACHED_OF, values)]
+
+    def attached_below(self, prefix: str) -> list[tuple[str, str]]:
+        """Say which versions are compared with a profile whose models are named so at their beginning."""
+        with self._db.transaction() as connection:
+            rows = connection.execute(_ATTACHED_BELOW, {"prefix": prefix})
+            return [(row["model"], row["version"]) for row in rows]
 
     def page(self, model: str, version: str, *, before: UUID | None, limit: int) -> list[Profile]:
         """List profiles without their features, the newest first, those before the id `before` where one is given."""

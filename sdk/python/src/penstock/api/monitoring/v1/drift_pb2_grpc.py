@@ -28,7 +28,8 @@ if _version_not_supported:
 class DriftServiceStub(object):
     """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
     In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
-    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    those whose event time lies in it, and their entities stand where users do. By schedule each version of a view that has
+    a profile is checked, whether rows came or not; rules of alerts judge that, and no retraining is asked for.
     """
 
     def __init__(self, channel):
@@ -57,7 +58,8 @@ class DriftServiceStub(object):
 class DriftServiceServicer(object):
     """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
     In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
-    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    those whose event time lies in it, and their entities stand where users do. By schedule each version of a view that has
+    a profile is checked, whether rows came or not; rules of alerts judge that, and no retraining is asked for.
     """
 
     def CheckDrift(self, request, context):
@@ -68,7 +70,7 @@ class DriftServiceServicer(object):
         wait to be counted).
         RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
         MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
+        UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -118,7 +120,8 @@ def add_DriftServiceServicer_to_server(servicer, server):
 class DriftService(object):
     """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
     In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
-    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    those whose event time lies in it, and their entities stand where users do. By schedule each version of a view that has
+    a profile is checked, whether rows came or not; rules of alerts judge that, and no retraining is asked for.
     """
 
     @staticmethod

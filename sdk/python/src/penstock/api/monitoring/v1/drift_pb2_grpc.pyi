@@ -33,7 +33,8 @@ GRPC_VERSION: str
 class DriftServiceStub:
     """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
     In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
-    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    those whose event time lies in it, and their entities stand where users do. By schedule each version of a view that has
+    a profile is checked, whether rows came or not; rules of alerts judge that, and no retraining is asked for.
     """
 
     @_typing.overload
@@ -48,7 +49,7 @@ class DriftServiceStub:
     wait to be counted).
     RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
     MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
+    UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetDriftCheck: _grpc.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -61,7 +62,8 @@ class DriftServiceStub:
 class DriftServiceAsyncStub(DriftServiceStub):
     """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
     In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
-    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    those whose event time lies in it, and their entities stand where users do. By schedule each version of a view that has
+    a profile is checked, whether rows came or not; rules of alerts judge that, and no retraining is asked for.
     """
 
     def __init__(self, channel: _aio.Channel) -> None: ...
@@ -73,7 +75,7 @@ class DriftServiceAsyncStub(DriftServiceStub):
     wait to be counted).
     RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
     MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
-    FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
+    UNAVAILABLE: FEATURES_UNAVAILABLE.
     """
     GetDriftCheck: _aio.UnaryUnaryMultiCallable[_drift_pb2.GetDriftCheckRequest, _drift_pb2.GetDriftCheckResponse]  # type: ignore[assignment]
     """One check with all its features. Role: viewer. NOT_FOUND: CHECK_NOT_FOUND."""
@@ -85,7 +87,8 @@ class DriftServiceAsyncStub(DriftServiceStub):
 class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
     """DriftService compares windows of live data with reference profiles. docs/drift.md has the formulas.
     In place of a model stands `view:NAME` for a feature view, whose versions are 1, 2, 3 …: the rows of its window are
-    those whose event time lies in it, and their entities stand where users do. Views are checked on demand alone.
+    those whose event time lies in it, and their entities stand where users do. By schedule each version of a view that has
+    a profile is checked, whether rows came or not; rules of alerts judge that, and no retraining is asked for.
     """
 
     @_abc_1.abstractmethod
@@ -101,7 +104,7 @@ class DriftServiceServicer(metaclass=_abc_1.ABCMeta):
         wait to be counted).
         RESOURCE_EXHAUSTED: TOO_MANY_CHECKS (by hand, at once). NOT_FOUND: VERSION_NOT_SEEN (no traffic, and none named),
         MODEL_NOT_FOUND (nobody knows it). Of a view: NOT_FOUND: VIEW_NOT_FOUND, VIEW_VERSION_NOT_FOUND.
-        FAILED_PRECONDITION: NOT_SCHEDULED (as_scheduled). UNAVAILABLE: FEATURES_UNAVAILABLE.
+        UNAVAILABLE: FEATURES_UNAVAILABLE.
         """
 
     @_abc_1.abstractmethod
