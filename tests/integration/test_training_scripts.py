@@ -14,6 +14,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.protobuf.json_format import MessageToDict
 
 import penstock
 from penstock.api.trainer.v1 import scripts_pb2 as pb
@@ -196,7 +197,7 @@ def test_an_upload_that_breaks_off_leaves_nothing(place: TrainingPlace) -> None:
         never.wait(60)
 
     with grpc.insecure_channel(place.trainer.address) as channel:
-        call = ScriptServiceStub(channel).UploadScript.future(pieces())  # type: ignore[attr-defined]
+        call = ScriptServiceStub(channel).UploadScript.future(pieces())
         assert gone_on.wait(60)
         folder = Path(str(place.settings.trainer_work_folder))
         wait_until(lambda: bool(list(folder.glob("*/penstock-script-*"))))
@@ -231,12 +232,12 @@ def test_what_a_run_trains_with_is_deleted_when_it_has_ended_and_then_no_run_is_
 def test_a_search_tries_one_version_of_a_script(place: TrainingPlace) -> None:
     tried = "def train(context):\n    raise ValueError(f'depth {context.parameters}')\n"
     place.client.scripts.upload("tried", tried.encode())
-    space = {"depth": {"type": "int", "low": 1, "high": 9}}
-    told = {"recipe": "script", "parameters": {"script": "tried"}, "metric": "accuracy", "trials": 2}
+    space: dict[str, Any] = {"depth": {"type": "int", "low": 1, "high": 9}}
+    told: dict[str, Any] = {"recipe": "script", "parameters": {"script": "tried"}, "metric": "accuracy", "trials": 2}
     run = place.train("tried", recipe="search", parameters={**told, "space": space}, data_source="rows")
-    assert (run.script, run.parameters["parameters"]["script"]) == ("tried/1", "tried/1")
+    assert (run.script, MessageToDict(run.parameters)["parameters"]) == ("tried/1", {"script": "tried/1"})
     assert "the recipe raised ValueError: depth {'depth': " in run.message
-    space["script"] = {"type": "categorical", "choices": ["tried/1", "numbered/1"]}  # type: ignore[dict-item]
+    space["script"] = {"type": "categorical", "choices": ["tried/1", "numbered/1"]}
     told["parameters"] = {}
     call = place.client.training.create_run
     refused = refusal(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import ValidationError
 from services.trainer.faults import TrainingFailed
 from services.trainer.recipes.context import Context
 from services.trainer.recipes.script import Script, ScriptParameters
+from services.trainer.recipes.script_package import ScriptPackage, sent_in
 from services.trainer.task import Column, Outcome, Part, RunFolder, Task
 
 LEAVES = "    (context.artifact / 'model.onnx').write_bytes(b'a model')\n"
@@ -24,7 +26,7 @@ def modules_as_before() -> Iterator[None]:
     yield
     sys.path[:] = paths
     for name in set(sys.modules) - modules:
-        if name.split(".")[0] in ("train", "steps"):
+        if name.split(".")[0] in ("train", "steps", "fit", "notes"):
             del sys.modules[name]
 
 
@@ -80,6 +82,7 @@ def test_a_script_sees_its_own_parameters_alone(folder: RunFolder) -> None:
 
 def test_an_outcome_passes_as_it_is(folder: RunFolder) -> None:
     code = f"""
+from services.trainer.recipes.script_package import ScriptPackage, sent_in
 from services.trainer.task import Column, Outcome
 def train(context):
 {LEAVES}
@@ -100,9 +103,52 @@ def test_several_files_import_each_other(folder: RunFolder) -> None:
     assert trained(folder, files=files).notes == ("from another file",)
 
 
-def test_files_that_were_brought_are_found(folder: RunFolder) -> None:
-    (folder.script / "train.py").write_text(f"def train(context):\n{LEAVES}")
-    assert trained(folder).framework == "ONNX"
+def brought(folder: RunFolder, files: dict[str, str], entry: str, *, packed: bool = True) -> str:
+    """Have a run's folder hold a script from the blob store, as the trainer brings it; gives its name."""
+    if packed:
+        with zipfile.ZipFile(sent_in(folder), "w") as archive:
+            for path, source in files.items():
+                archive.writestr(path, source)
+    else:
+        sent_in(folder).write_text(files[entry])
+    ScriptPackage("leaves/3", entry, packed, "ab" * 32).write(folder)
+    return "leaves/3"
+
+
+NOTE = "note = {'notes': ['of its own']}"
+TRAINS = f"import note\ndef train(context):\n{LEAVES}    return note"
+IN_A_PACKAGE = {"steps/fit.py": f"from .notes {TRAINS}", "steps/notes.py": NOTE}
+
+
+@pytest.mark.parametrize(
+    ("files", "entry"),
+    [
+        ({"train.py": f"from notes {TRAINS}", "notes.py": NOTE}, "train.py"),
+        (IN_A_PACKAGE, "steps/fit.py"),
+        ({**IN_A_PACKAGE, "steps/__init__.py": "from .fit import train"}, "steps/__init__.py"),
+    ],
+)
+def test_a_package_is_imported_by_its_entry_and_finds_its_own_modules(
+    folder: RunFolder, files: dict[str, str], entry: str
+) -> None:
+    name = brought(folder, files, entry)
+    outcome = trained(folder, script=name, depth=2)
+    assert outcome.notes == ("of its own",)
+    assert (outcome.metadata["script"], outcome.metadata["script_sha256"]) == ("leaves/3", "ab" * 32)
+
+
+def test_one_file_is_called_as_its_entry_and_told_what_is_its_own(folder: RunFolder) -> None:
+    code = f"def train(context):\n{LEAVES}    return {{'notes': [__name__, *context.parameters]}}"
+    name = brought(folder, {"fit.py": code}, "fit.py", packed=False)
+    assert trained(folder, script=name, depth=2).notes == ("fit", "depth")
+
+
+def test_a_script_that_is_not_the_runs_or_is_called_as_a_library_is_not_run(folder: RunFolder) -> None:
+    assert "without the script leaves/3" in refusal(folder, script="leaves/3").message
+    brought(folder, {"json.py": f"def train(context):\n{LEAVES}"}, "json.py")
+    assert "without the script leaves/2" in refusal(folder, script="leaves/2").message
+    assert "another module is called json" in refusal(folder, script="leaves/3").message
+    assert "not both" in refusal(folder, "def train(context): pass", script="leaves/3").message
 
 
 @pytest.mark.parametrize(
