@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import pyarrow.parquet as pq
 from pydantic import SecretStr
 
 import penstock
@@ -18,21 +20,43 @@ from services.trainer.__main__ import build
 from services.trainer.settings import TrainerSettings
 from tests.postgres import LOCK_TIMEOUT_MS, PostgresServer
 from tests.services import Running, running, running_inference, running_monitoring, running_registry
+from tests.testdata import models
+from tests.validating import COLUMNS, flowers
+
+_LEARNS_NOTHING = f"""
+import base64
+def train(context):
+    (context.artifact / "model.onnx").write_bytes(base64.b64decode("{base64.b64encode(models.classifier()).decode()}"))
+    return {{
+        "label": "label", "features": dict.fromkeys({COLUMNS}, "FP32"), "input_name": "X",
+        "task_type": "classification", "classes": ["0", "1", "2"],
+    }}
+"""
+QUICK: dict[str, Any] = {"recipe": "script", "parameters": {"code": _LEARNS_NOTHING}, "data_source": "flowers"}
+"""A run of which all goes quickly: what its recipe leaves was there before, and knows all `flowers`."""
 
 
 @dataclass(frozen=True)
 class TrainingPlace:
-    """All that a run needs, a client of all of it, and the trainer's own settings."""
+    """All that a run needs, a client of all of it, and the trainer's own settings; `databases`: of each service."""
 
     client: penstock.Client
     trainer: Running
     settings: TrainerSettings
     database_url: str
     addresses: dict[str, str]
+    databases: dict[str, str]
 
     def train(self, model: str, **more: Any) -> pb.TrainingRun:
         """Train, and wait for the end."""
         return self.client.training.wait_run(self.client.training.create_run(model, **more).id)
+
+    def upload_flowers(self, folder: Path) -> None:
+        """Have the rows that `QUICK` runs on."""
+        rows = flowers(200)
+        path = folder / "flowers.parquet"
+        pq.write_table(rows.rename_columns([*COLUMNS, "label"]), path)
+        self.client.datasets.upload("flowers", path)
 
     @contextmanager
     def replica(self, **more: Any) -> Iterator[Running]:
@@ -88,4 +112,4 @@ def training(server: PostgresServer, folder: Path, **more: Any) -> Iterator[Trai
                 trainer=trainer.address,
             )
         )
-        yield TrainingPlace(client, trainer, settings, urls["trainer"], addresses)
+        yield TrainingPlace(client, trainer, settings, urls["trainer"], addresses, urls)

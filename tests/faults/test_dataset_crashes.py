@@ -1,22 +1,23 @@
-"""kill -9 of the trainer while a dataset is sent to it: no version is left, and sent again it is the first."""
+"""kill -9 of the trainer while it makes a version of a dataset: a build goes on to one, an upload leaves none."""
 
 from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
-import psycopg
 import pytest
-from psycopg import sql
 
 from penstock.api.trainer.v1 import datasets_pb2 as pb
 from penstock.api.trainer.v1.datasets_pb2_grpc import DatasetServiceStub
 from penstock.ids import uuid7
-from tests.faults.test_training_crashes import WAITING, TrainerProcess, working
+from tests.faults.test_training_crashes import TrainerProcess, working
+from tests.holding import held
+from tests.integration.test_dataset_builds import recorded
+from tests.monitoring import connect
 from tests.postgres import PostgresServer
 from tests.serving import wait_until
 from tests.training import TrainingPlace, training
@@ -24,19 +25,10 @@ from tests.training import TrainingPlace, training
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 CSV = b"width,label\n" + b"".join(b"%d,%d\n" % (number, number % 2) for number in range(20_000))
 CALL_TIMEOUT_S = 120
-
-# Whoever is about to take the step waits for a lock that the test has: so it is killed right there.
-HOLD = """
-CREATE OR REPLACE FUNCTION trainer.held_dataset() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(4711);
-    RETURN NEW;
-END $$;
-CREATE TRIGGER held_dataset BEFORE {step} FOR EACH ROW EXECUTE FUNCTION trainer.held_dataset();
-"""
-STEPS = {
-    "finishing": ("dataset_versions", "UPDATE OF ready_time ON trainer.dataset_versions"),
-}
+ROWS = 5
+NOW = datetime.now(UTC)
+FINISHING = "UPDATE OF ready_time ON trainer.dataset_versions"
+STEPS = {"keeping": "INSERT ON trainer.blobs", "finishing": FINISHING}
 
 
 @pytest.fixture(scope="module")
@@ -47,18 +39,52 @@ def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFact
         yield place
 
 
-@contextmanager
-def held(place: TrainingPlace, step: str) -> Iterator[Callable[[], None]]:
-    """Hold whoever is about to take a step, for the block; gives what waits for one."""
-    table, when = STEPS[step]
-    with psycopg.connect(place.database_url, autocommit=True) as connection:
-        connection.execute(sql.SQL(HOLD.replace("{step}", when)))
-        connection.execute("SELECT pg_advisory_lock(4711)")
-        try:
-            yield lambda: wait_until(lambda: connection.execute(WAITING).fetchone() == (1,), timeout_s=120)
-        finally:
-            connection.execute("SELECT pg_advisory_unlock(4711)")
-            connection.execute(sql.SQL("DROP TRIGGER held_dataset ON trainer.{}").format(sql.Identifier(table)))
+@pytest.mark.parametrize(
+    ("source", "step"), [("traffic", "keeping"), ("traffic", "finishing"), ("features", "keeping")]
+)
+def test_a_build_whose_trainer_is_killed_makes_one_version_all_the_same(
+    place: TrainingPlace, source: str, step: str
+) -> None:
+    name, datasets = f"{source}-{step}", place.client.datasets
+    begin = _of_traffic if source == "traffic" else _of_features
+    begins = begin(place, name)
+    with held(place.database_url, STEPS[step]) as until_held, working(place):
+        made = begins()
+        until_held()
+    assert datasets.get(name, made.version).state == pb.DATASET_STATE_BUILDING
+    with place.replica(trainer_worker_enabled=True):
+        assert datasets.wait(name, made.version).row_count == ROWS
+    assert [(each.version, each.state) for each in datasets.list(name)] == [(1, pb.DATASET_STATE_READY)]
+    rows = list(datasets.preview(name))
+    assert len(rows) == ROWS
+    assert source == "traffic" or [row["visits.count"] for row in rows] == list(range(ROWS))
+    attempts = """
+        SELECT attempt, builds.state FROM trainer.dataset_builds builds JOIN trainer.dataset_versions USING (version_id)
+        WHERE name = %s
+    """
+    assert place.rows(attempts, name) == [(2, "COMPLETED")]
+
+
+def _of_traffic(place: TrainingPlace, name: str) -> Callable[[], pb.Dataset]:
+    """Record traffic; gives what begins a build of it."""
+    with connect("", int(place.addresses["monitoring"].rpartition(":")[2])) as monitoring:
+        recorded(monitoring, name, ROWS, labelled=ROWS)
+    return lambda: place.client.datasets.from_traffic(name, name, window="1h")
+
+
+def _of_features(place: TrainingPlace, name: str) -> Callable[[], pb.Dataset]:
+    """Write features of users, and upload rows about them; gives what begins a build of both."""
+    users, early = [f"user-{number}" for number in range(ROWS)], NOW - timedelta(days=1)
+    client, rows, folder = place.client, f"{name}-rows", place.settings.trainer_work_folder
+    assert folder is not None
+    if "visits" not in {view.name for view in client.features.list_views()}:
+        client.features.create_view("visits", entity="user", features={"count": "INT64"})
+        times = [early] * ROWS
+        client.features.load("visits", users, {"count": list(range(ROWS))}, event_times=times, create_times=times)
+    path = folder / f"{rows}.csv"
+    path.write_text("user,at,label\n" + "".join(f"{user},{NOW.isoformat()},0\n" for user in users))
+    client.datasets.upload(rows, path)
+    return lambda: client.datasets.from_features(name, rows, ["visits"], key_column="user", time_column="at")
 
 
 @pytest.mark.parametrize("step", ["receiving", "finishing"])
@@ -89,7 +115,7 @@ def _killed_while_receiving(place: TrainingPlace, trainer: TrainerProcess, heade
 
 
 def _killed_while_finishing(place: TrainingPlace, trainer: TrainerProcess, header: pb.UploadDatasetHeader) -> None:
-    with held(place, "finishing") as until_held, ThreadPoolExecutor(1) as thread:
+    with held(place.database_url, FINISHING) as until_held, ThreadPoolExecutor(1) as thread:
         call = thread.submit(_upload, trainer.address, header, iter([CSV]))
         until_held()
         trainer.kill()

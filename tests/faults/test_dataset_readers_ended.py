@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import psutil
@@ -62,7 +63,7 @@ def test_the_reader_of_a_build_ends_with_it(
 ) -> None:
     recorded(monitoring, "read", 3, labelled=3)
     url = postgres_server.clone("trainer")
-    others = {"monitoring_address": monitoring.address, "registry_address": registry_address}
+    others: dict[str, Any] = {"monitoring_address": monitoring.address, "registry_address": registry_address}
     with shelf(url, tmp_path, **others) as here:
         here.client.datasets.from_traffic("read", "read", window="1h")
         wait_until(lambda: bool(readers()))

@@ -6,27 +6,23 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import psutil
-import psycopg
 import pytest
-from psycopg import sql
 
 from penstock.api.trainer.v1 import training_pb2 as pb
+from penstock.api.trainer.v1 import validations_pb2
 from penstock.cli.embedded.ports import free_port
-from tests.integration.test_training_runs import wines
+from tests.holding import held, saying
 from tests.postgres import PostgresServer
 from tests.serving import wait_until
-from tests.training import TrainingPlace, training
+from tests.training import QUICK, TrainingPlace, training
 
-pytestmark = pytest.mark.slow
-SKLEARN: dict[str, Any] = {
-    "recipe": "sklearn", "parameters": {"estimator": "LogisticRegression"}, "data_source": "wines",
-}  # fmt: skip
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 COUNTS = """
+import time
 def train(context):
     kept = context.checkpoint / "epoch"
     first = int(kept.read_text()) + 1 if kept.exists() else 1
@@ -39,32 +35,41 @@ def train(context):
             time.sleep(600)
     raise ValueError("done")
 """
-
-
-# A run that says what it is at waits for a lock that the test has: so it is killed where it begins with that.
-HOLD = """
-CREATE OR REPLACE FUNCTION trainer.held() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF starts_with(NEW.message, {point}) AND OLD.message <> NEW.message THEN
-        PERFORM pg_advisory_xact_lock(4711);
-    END IF;
-    RETURN NEW;
-END $$;
-CREATE TRIGGER held BEFORE UPDATE ON trainer.training_runs FOR EACH ROW EXECUTE FUNCTION trainer.held();
-"""
-WAITING = """
-SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = 4711 AND NOT granted
-    AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
-"""
+# Where a trainer is killed: whose database, the step that it is about to take, and which rows.
+POINTS = {
+    "gathering rows": ("trainer", *saying("gathering rows")),
+    "training": ("trainer", *saying("training")),
+    "keeping what the recipe left": ("trainer", "INSERT ON trainer.named_blobs", "NEW.name = 'out'"),
+    "registering": ("trainer", *saying("registering")),
+    "uploading the version": ("registry", "INSERT ON registry.versions", "true"),
+    "waiting for the validator": ("registry", "UPDATE ON registry.versions", "NEW.state = 'READY'"),
+    "making a profile": ("monitoring", "INSERT ON monitoring.profiles", "true"),
+    "validating": ("trainer", *saying("validating version")),
+    "having it judged": ("registry", "INSERT ON registry.evaluations", "true"),
+    "ending": ("trainer", "UPDATE ON trainer.training_runs", "NEW.state = 'COMPLETED'"),
+}
+VALIDATION_POINTS = {
+    "predicting": ("trainer", "UPDATE ON trainer.validations", "NEW.done_count > OLD.done_count"),
+    "having it judged": ("registry", "INSERT ON registry.evaluations", "true"),
+    "ending": ("trainer", "UPDATE ON trainer.validations", "NEW.state = 'COMPLETED'"),
+}
 
 
 @pytest.fixture(scope="module")
 def place(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrainingPlace]:
     """All services but a trainer that works: those are processes, which a test kills."""
     folder = tmp_path_factory.mktemp("trainer")
-    with training(postgres_server, folder, trainer_worker_enabled=False, trainer_scripts_enabled=True) as place:
-        place.client.datasets.upload("wines", wines(folder))
+    settings = {"trainer_worker_enabled": False, "trainer_scripts_enabled": True, "poll_interval_ms": 200}
+    with training(postgres_server, folder, **settings) as place:
+        place.upload_flowers(folder)
         yield place
+
+
+@pytest.fixture(scope="module")
+def version(place: TrainingPlace) -> tuple[str, str]:
+    """A model and its version, to be validated."""
+    with place.replica(trainer_worker_enabled=True):
+        return "tried", place.train("tried", **QUICK).new_version
 
 
 class TrainerProcess:
@@ -120,33 +125,17 @@ def working(place: TrainingPlace) -> Iterator[TrainerProcess]:
         trainer.kill()
 
 
-@contextmanager
-def held(place: TrainingPlace, point: str) -> Iterator[Callable[[], None]]:
-    """Hold every run that is about to say that it is at something, for the block; gives what waits for one."""
-    with psycopg.connect(place.database_url, autocommit=True) as connection:
-        connection.execute(sql.SQL(HOLD).format(point=sql.Literal(point)))
-        connection.execute("SELECT pg_advisory_lock(4711)")
-        try:
-            yield lambda: wait_until(lambda: connection.execute(WAITING).fetchone() == (1,), timeout_s=120)
-        finally:
-            connection.execute("SELECT pg_advisory_unlock(4711)")
-            connection.execute("DROP TRIGGER held ON trainer.training_runs")
-
-
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize(
-    "point", ["gathering rows", "training", "registering", "making a reference profile", "validating version"]
-)
+@pytest.mark.parametrize("point", POINTS)
 def test_a_run_whose_trainer_is_killed_makes_one_version_all_the_same(place: TrainingPlace, point: str) -> None:
-    model = f"killed-at-{point.replace(' ', '-')}"
-    with held(place, point) as until_held, working(place):
-        run = place.client.training.create_run(model, **SKLEARN)
+    model, (whose, *step) = f"killed-{point.replace(' ', '-')}", POINTS[point]
+    with held(place.databases[whose], *step) as until_held, working(place):
+        run = place.client.training.create_run(model, **QUICK)
         until_held()
     assert place.client.training.get_run(run.id).state in (
         pb.TRAINING_RUN_STATE_RUNNING,
         pb.TRAINING_RUN_STATE_VALIDATING,
     )
-    with working(place):
+    with place.replica(trainer_worker_enabled=True):
         ended = place.client.training.wait_run(run.id)
     assert ended.state == pb.TRAINING_RUN_STATE_COMPLETED, ended.message
     assert (ended.attempt, ended.validation_passed) == (2, True)
@@ -154,17 +143,34 @@ def test_a_run_whose_trainer_is_killed_makes_one_version_all_the_same(place: Tra
     assert (version.version, version.training_run_id) == (ended.new_version, run.id)
     assert len(list(place.client.registry.evaluations(model, version.version))) == 1
     assert [each.id for each in place.client.monitoring.profiles.list(model=model)] == [ended.profile_id]
+    assert len(list(place.client.validations.list(model=model))) == 1
+
+
+@pytest.mark.parametrize("point", VALIDATION_POINTS)
+def test_a_validation_whose_trainer_is_killed_is_recorded_once(
+    place: TrainingPlace, version: tuple[str, str], point: str
+) -> None:
+    whose, *step = VALIDATION_POINTS[point]
+    before = len(list(place.client.registry.evaluations(*version)))
+    with held(place.databases[whose], *step) as until_held, working(place):
+        asked = place.client.validations.create(*version, "flowers")
+        until_held()
+    assert place.client.validations.get(asked.id).state == validations_pb2.VALIDATION_STATE_RUNNING
+    with place.replica(trainer_worker_enabled=True):
+        ended = place.client.validations.wait(asked.id)
+    assert (ended.state, ended.attempt, ended.passed) == (validations_pb2.VALIDATION_STATE_COMPLETED, 2, True)
+    recorded = list(place.client.registry.evaluations(*version))
+    assert (len(recorded), recorded[0].id) == (before + 1, ended.evaluation_id)
 
 
 def test_a_run_that_waits_when_the_trainer_dies_is_done_by_the_next(place: TrainingPlace) -> None:
     with working(place):
         pass
-    run = place.client.training.create_run("waited", **SKLEARN)
-    with working(place):
+    run = place.client.training.create_run("waited", **QUICK)
+    with place.replica(trainer_worker_enabled=True):
         assert place.client.training.wait_run(run.id).attempt == 1
 
 
-@pytest.mark.timeout(300)
 def test_a_rescued_run_goes_on_from_its_last_checkpoint(place: TrainingPlace) -> None:
     client = place.client.training
     run = client.create_run("resumed", recipe="script", parameters={"code": COUNTS})
@@ -185,15 +191,3 @@ def test_a_rescued_run_goes_on_from_its_last_checkpoint(place: TrainingPlace) ->
     log = b"".join(piece.chunk for piece in client.log(run.id)).decode()
     assert "begins with 1" in log
     assert "begins with 2" in log or "begins with 3" in log
-
-
-@pytest.mark.timeout(300)
-def test_a_recipe_whose_process_crashes_fails_its_run_and_nothing_else(place: TrainingPlace) -> None:
-    run = place.client.training.create_run("struck", recipe="script", parameters={"code": COUNTS})
-    with working(place) as trainer:
-        wait_until(lambda: place.client.training.get_run(run.id).done_epochs == 2)
-        for child in trainer.children():
-            child.send_signal(signal.SIGSEGV)
-        ended = place.client.training.wait_run(run.id)
-        assert (ended.state, ended.reason) == (pb.TRAINING_RUN_STATE_FAILED, "TRAINING_FAILED")
-        assert trainer.process.poll() is None, "the trainer itself lives on"
