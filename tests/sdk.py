@@ -30,7 +30,7 @@ from penstock.api.monitoring.v1 import (
     retraining_pb2,
 )
 from penstock.api.registry.v1 import administration_pb2, registry_pb2, uploads_pb2
-from penstock.api.trainer.v1 import datasets_pb2, training_pb2, validations_pb2, worker_pb2
+from penstock.api.trainer.v1 import datasets_pb2, scripts_pb2, training_pb2, validations_pb2, worker_pb2
 from services.common.errors import DomainError
 from services.common.status import DETAILS_KEY, code_of, details_of
 
@@ -60,6 +60,7 @@ CONTRACTS = (
     export_pb2.DESCRIPTOR,
     training_pb2.DESCRIPTOR,
     datasets_pb2.DESCRIPTOR,
+    scripts_pb2.DESCRIPTOR,
     validations_pb2.DESCRIPTOR,
     worker_pb2.DESCRIPTOR,
 )
