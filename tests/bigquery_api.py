@@ -90,15 +90,15 @@ class Warehouse:
         if query.refusal:
             status, reason, sentence = query.refusal
             return status, fault(status, reason, sentence)
-        told = {"query": {"statementType": query.statement, "totalBytesProcessed": str(query.size_bytes)}}
-        told["query"] |= {"referencedTables": [_table(each) for each in query.tables], "schema": query.schema}
-        job = {**body, "statistics": told, "status": {"state": "DONE"}}
+        told: dict[str, Any] = {"statementType": query.statement, "totalBytesProcessed": str(query.size_bytes)}
+        told |= {"referencedTables": [_table(each) for each in query.tables], "schema": query.schema}
+        job = {**body, "statistics": {"query": told}, "status": {"state": "DONE"}}
         if body["configuration"].get("dryRun"):
             return 200, job
         job["cancelled"] = False
         job["query"] = query
         asked["destinationTable"] = {"projectId": project, "datasetId": "_hidden", "tableId": job_id(job)}
-        del told["query"]["schema"]
+        del told["schema"]
         error = query.error
         if query.billed_bytes > int(asked["maximumBytesBilled"]):
             sentence = f"Query exceeded limit for bytes billed: {asked['maximumBytesBilled']}."
