@@ -176,32 +176,41 @@ def names_of(place: Elsewhere, run_id: UUID) -> list[str]:
     return [row["name"] for row in rows]
 
 
+def slow_upload(
+    place: Elsewhere, run_id: UUID, token: str, files: dict[str, bytes], go_on: threading.Event
+) -> grpc.Future:
+    """Begin to hand in a checkpoint of several files, of which the last ends when it may; the others are stored."""
+
+    def messages() -> Iterator[pb.UploadTrainingOutputRequest]:
+        header = pb.OutputHeader(
+            run_token=token, kind=pb.OUTPUT_KIND_CHECKPOINT, epoch=3, file_count=len(files)
+        )  # fmt: skip
+        yield pb.UploadTrainingOutputRequest(header=header)
+        for path, content in files.items():
+            file = pb.OutputFile(path=path, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
+            yield pb.UploadTrainingOutputRequest(file=file)
+            yield pb.UploadTrainingOutputRequest(chunk=content)
+        assert go_on.wait(LONG_S)
+
+    upload: grpc.Future = place.client.training_worker._connection.stub.UploadTrainingOutput.future(
+        messages(), timeout=LONG_S
+    )
+    wait_for(lambda: any("/coming/" in name for name in names_of(place, run_id)))
+    return upload
+
+
 def test_bytes_that_are_on_their_way_into_another_run_are_not_deleted_with_what_is_replaced(
     place: Elsewhere, tmp_path: Path
 ) -> None:
     replaced = threading.Event()
-
-    def messages() -> Iterator[pb.UploadTrainingOutputRequest]:
-        header = pb.OutputHeader(run_token=other, kind=pb.OUTPUT_KIND_CHECKPOINT, epoch=3, file_count=2)
-        yield pb.UploadTrainingOutputRequest(header=header)
-        for path, content in (("epoch", b"3"), ("more", b"of it")):
-            file = pb.OutputFile(path=path, sha256=hashlib.sha256(content).hexdigest(), size_bytes=len(content))
-            yield pb.UploadTrainingOutputRequest(file=file)
-            yield pb.UploadTrainingOutputRequest(chunk=content)
-            # The first file is stored once the second begins, and handed in with it.
-            if path == "more":
-                assert replaced.wait(LONG_S)
-
     with place.trainer():
         first, token = place.begun()
         second, other = place.begun()
         hand_in(place.client, token, tmp_path, {"epoch": b"3"}, kind="CHECKPOINT", epoch=3)
-        stub = place.client.training_worker._connection.stub
-        upload = in_background(lambda: stub.UploadTrainingOutput(messages(), timeout=LONG_S))
-        wait_for(lambda: any("/coming/" in name for name in names_of(place, second)))
+        upload = slow_upload(place, second, other, {"epoch": b"3", "more": b"of it"}, replaced)
         hand_in(place.client, token, tmp_path, {"epoch": b"4"}, kind="CHECKPOINT", epoch=4)
         replaced.set()
-        upload.join(LONG_S)
+        upload.result(LONG_S)
         wait_for(lambda: place.told[second].checkpoints == [(3, {"epoch": b"3", "more": b"of it"})])
         assert not [name for name in names_of(place, second) if "/coming/" in name]
         for run_id, run_token in ((first, token), (second, other)):
@@ -239,6 +248,19 @@ def test_who_deletes_waits_for_whoever_is_naming_the_same_bytes(place: Elsewhere
         assert ledger.discard(connection, digest) == [digest]
     with pytest.raises(Unavailable, match="being deleted"):
         ledger.keep(digest)
+
+
+def test_an_upload_under_way_when_its_run_is_cancelled_is_refused_and_leaves_no_name(place: Elsewhere) -> None:
+    ended = threading.Event()
+    with place.trainer():
+        run_id, token = place.begun()
+        upload = slow_upload(place, run_id, token, {"epoch": b"3", "more": b"of it"}, ended)
+        place.jobs.cancel(run_id)
+        assert place.ended(run_id).state is JobState.CANCELLED
+        ended.set()
+        with pytest.raises(grpc.RpcError, match="this token is void"):
+            upload.result(LONG_S)
+    assert names_of(place, run_id) == []
 
 
 def test_an_upload_that_breaks_off_replaces_nothing_and_holds_nothing(place: Elsewhere, tmp_path: Path) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -87,6 +88,63 @@ def test_a_token_is_kept_as_its_digest_alone(place: Elsewhere, tmp_path: Path) -
     assert token not in rows[0]["row"]
     finish(place, token, tmp_path)
     place.ended(run_id)
+
+
+def every_callback(place: Elsewhere, token: str, folder: Path) -> dict[str, Callable[[], object]]:
+    worker = place.client.training_worker
+    return {
+        "get": lambda: worker.get_task(token),
+        "download": lambda: worker.download_input(token, pb.TrainingInput(path="data/train.parquet"), folder),
+        "report": lambda: worker.report(token, 1_000, log=b"late"),
+        "checkpoint": lambda: hand_in(place.client, token, folder, {"state": b"late"}, kind="CHECKPOINT", epoch=9),
+        "artifact": lambda: hand_in(place.client, token, folder, {"model.onnx": b"late"}),
+        "complete": lambda: worker.complete(token, ONNX),
+        "fail": lambda: worker.fail(token, "TRAINING_FAILED", "late"),
+    }
+
+
+def void_by(place: Elsewhere, how: str, folder: Path) -> tuple[UUID, str, str]:
+    """Have a run whose token is void; gives the token that is good in its place, or ''."""
+    run_id, token = place.begun()
+    worker = place.client.training_worker
+    match how:
+        case "another worker":
+            worker.fail(token, "WORKER_LOST", "it was told to end")
+            return run_id, token, place.claimed().run_token
+        case "completion":
+            finish(place, token, folder)
+        case "failure":
+            worker.fail(token, "INVALID_DATA", "one class only")
+        case "cancellation":
+            place.jobs.cancel(run_id)
+    place.ended(run_id)
+    return run_id, token, ""
+
+
+@pytest.mark.parametrize("how", ["another worker", "completion", "failure", "cancellation"])
+def test_by_a_token_that_is_void_nothing_can_be_asked_told_or_handed_in(
+    place: Elsewhere, tmp_path: Path, how: str
+) -> None:
+    run_id, token, good = void_by(place, how, tmp_path)
+    before = place.jobs.get(run_id)
+    for name, callback in every_callback(place, token, tmp_path).items():
+        with pytest.raises(errors.PermissionDenied) as raised:
+            callback()
+        assert raised.value.reason == "RUN_TOKEN_VOID", name
+    assert place.jobs.get(run_id).state is before.state
+    if good:
+        finish(place, good, tmp_path)
+        assert place.ended(run_id).state is JobState.COMPLETED
+        assert place.told[run_id].artifact == {"model.onnx": b"a model"}
+    assert (place.told[run_id].checkpoints, b"late" in place.told[run_id].log) == ([], False)
+
+
+def test_a_deleted_runs_token_is_nobodys(place: Elsewhere, tmp_path: Path) -> None:
+    run_id, token, _ = void_by(place, "failure", tmp_path)
+    place.jobs.delete(run_id)
+    for callback in every_callback(place, token, tmp_path).values():
+        with refused("INVALID_RUN_TOKEN", errors.Unauthenticated):
+            callback()
 
 
 def test_a_used_token_is_void_and_the_same_completion_again_is_answered_as_before(

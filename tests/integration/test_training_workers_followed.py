@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from uuid import UUID
 
@@ -12,11 +15,27 @@ import pytest
 
 import penstock
 from penstock import errors
-from services.common.jobs import JobState
-from services.trainer.task import Event
+from services.common.jobs import Concurrency, JobRun, JobState, LeaseLost, Stopped, StopReason
+from services.trainer.executing.outside import OutsideExecutor, Submission
+from services.trainer.executing.remote import RemotePlace
+from services.trainer.runs.models import ExecutorName
+from services.trainer.task import Event, RunFolder
+from services.trainer.workers.files import OutsideFiles
+from services.trainer.workers.models import OutsideTask
 from services.trainer.workers.store import OutsideStore
 from services.trainer.workers.tokens import digest_of
-from tests.outside_workers import LONG_S, SCRIPT, Elsewhere, elsewhere, finish, hand_in, refused, state_of, wait_for
+from tests.outside_workers import (
+    LONG_S,
+    SCRIPT,
+    Elsewhere,
+    elsewhere,
+    finish,
+    hand_in,
+    in_background,
+    refused,
+    state_of,
+    wait_for,
+)
 from tests.postgres import PostgresServer
 
 
@@ -108,6 +127,97 @@ def test_a_silent_workers_run_is_given_to_another_and_its_token_is_void(place: E
     assert place.told[run_id].checkpoints == [(5, {"state": b"five"})]
     with refused("RUN_TOKEN_VOID"):
         worker.get_task(token)
+
+
+def attempt(place: Elsewhere) -> JobRun:
+    """Have an attempt at the run that is next, which this test is the work of."""
+    claimed = place.jobs.claim("test", LONG_S, Concurrency())
+    assert claimed is not None
+    return JobRun(place.jobs, *claimed, LONG_S)
+
+
+def lose(place: Elsewhere, run_id: UUID) -> JobRun:
+    """Have an attempt lose its run without knowing; gives the next one."""
+    with place.database.transaction() as connection:
+        ago = "UPDATE trainer.training_runs SET lease_expire_time = now() - interval '1 s' WHERE job_id = %s"
+        connection.execute(ago, [run_id])
+    assert place.jobs.sweep() == 1
+    return attempt(place)
+
+
+def following(place: Elsewhere, run: JobRun) -> threading.Thread:
+    """Follow a run from a thread, until it has ended there or is stopped."""
+
+    def follow() -> None:
+        with suppress(Stopped):
+            place.work(run)
+
+    return in_background(follow)
+
+
+class Cluster(RemotePlace):
+    """A place that notes what is submitted to it."""
+
+    submits = True
+
+    def __init__(self) -> None:
+        self.submitted: list[str] = []
+
+    def submit(self, submission: Submission) -> None:
+        self.submitted.append(submission.name)
+
+
+@pytest.mark.parametrize("submits", [False, True])
+def test_a_trainer_that_loses_a_run_while_it_offers_its_files_has_no_worker_begin(
+    place: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, submits: bool
+) -> None:
+    cluster, remote = Cluster(), place.outside.executors[ExecutorName.REMOTE]
+    assert isinstance(remote, OutsideExecutor)
+    executors = {ExecutorName.REMOTE: OutsideExecutor(cluster, remote._parts)} if submits else place.outside.executors
+    monkeypatch.setattr(place, "outside", replace(place.outside, executors=executors))
+    offer, rescues = OutsideFiles.offer, list[JobRun]()
+
+    def offered_and_lost(self: OutsideFiles, task: OutsideTask, folder: RunFolder, check: Callable[[], None]) -> None:
+        offer(self, task, folder, check)
+        if not rescues:
+            rescues.append(lose(place, run_id))
+
+    monkeypatch.setattr(OutsideFiles, "offer", offered_and_lost)
+    run_id = place.start()
+    with pytest.raises(LeaseLost):
+        place.work(attempt(place))
+    assert not place.client.training_worker.claim("worker").run_token
+    assert cluster.submitted == []
+    rescue = following(place, rescues[0])
+    if submits:
+        wait_for(lambda: cluster.submitted == [f"penstock-{run_id}-2"])
+        rescues[0].stop(StopReason.CANCELLED)
+    else:
+        finish(place, place.claimed().run_token, tmp_path)
+    rescue.join(LONG_S)
+    with rescues[0].holding() as connection:
+        place.jobs.complete(connection, rescues[0].lease, {})
+
+
+def test_a_trainer_that_has_lost_a_run_gives_no_worker_up_whom_another_follows(
+    place: Elsewhere, tmp_path: Path
+) -> None:
+    run_id = place.start()
+    lost = attempt(place)
+    follows = following(place, lost)
+    token = place.claimed().run_token
+    rescue = lose(place, run_id)
+    with pytest.raises(LeaseLost):
+        OutsideStore(place.database).give_up(run_id, lost.job.attempt)
+    assert place.client.training_worker.report(token, 1) is False
+    lost.stop(StopReason.LEASE_LOST)
+    follows.join(LONG_S)
+    adopts = following(place, rescue)
+    finish(place, token, tmp_path)
+    adopts.join(LONG_S)
+    assert place.told[run_id].artifact == {"model.onnx": b"a model"}
+    with rescue.holding() as connection:
+        place.jobs.complete(connection, rescue.lease, {})
 
 
 def test_runs_whose_workers_are_all_lost_fail_and_say_that_trying_again_may_help(place: Elsewhere) -> None:
