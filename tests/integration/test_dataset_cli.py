@@ -73,7 +73,7 @@ def test_a_version_is_divided_and_its_parts_are_downloaded(dataset: Answer) -> N
     assert "12 rows, 60" in dataset(
         "split", "flowers", "--stratify", "label", "--train", "0.6", "--validation", "0.2", said=True
     )
-    answer = dataset("download", "flowers", "--split", made["id"], "--part", "test")
+    answer = dataset("download", "flowers", "--split", made["id"][:8], "--part", "test")
     assert pq.read_table(answer["file"]).num_rows == 4
     whole = dataset("download", "flowers", "--out", "all.parquet")
     assert pq.read_table(whole["file"]).num_rows == 20

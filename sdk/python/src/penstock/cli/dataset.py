@@ -23,6 +23,7 @@ from penstock.cli.dataset_views import (
 )
 from penstock.cli.documents import document_of
 from penstock.cli.formats import say_bytes, say_count
+from penstock.cli.ids import whole_id
 from penstock.cli.options import (
     Force,
     From,
@@ -287,6 +288,7 @@ def split(
             stratify_column=stratify,
         )  # fmt: skip
     output.answer(document_of(made), split_facts(output, made))
+    output.note(f"to have a part of it: penstock dataset download {dataset} --split {made.id} --part test")
 
 
 @app.command()
@@ -295,7 +297,7 @@ def download(
     destination: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Where to. Default: NAME-VERSION.parquet here.")
     ] = Path(),
-    split_id: Annotated[str, typer.Option("--split", metavar="ID", help="The split, for one of its parts.")] = "",
+    split_id: Annotated[str, typer.Option("--split", metavar="ID", help="The split, or how its id begins, for one of its parts.")] = "",
     part: Annotated[
         Part | None, typer.Option("--part", help="The part of the split.", show_default=False)
     ] = None,
@@ -316,7 +318,12 @@ def download(
         refuse_to_replace(destination, force=force)
         with output.transfer(f"downloading {found.name}/{found.version}") as bar:
             path = client.datasets.download(
-                name, destination, found.version, split_id=split_id, part=part, progress=bar.reach
+                name,
+                destination,
+                found.version,
+                split_id=whole_id(split_id, lambda: found.splits),
+                part=part,
+                progress=bar.reach,
             )
     size_bytes = path.stat().st_size
     output.answer(
