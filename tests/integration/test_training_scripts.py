@@ -8,6 +8,7 @@ import os
 import threading
 import zipfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -148,9 +149,15 @@ def test_versions_are_numbered_once_and_can_be_looked_up_and_taken_back(place: T
     assert (path.name, path.read_bytes()) == ("numbered-2.py", codes[1])
     scripts.delete("numbered", 3)
     assert refusal(penstock.NotFound, scripts.get, "numbered", 3).reason == "SCRIPT_VERSION_NOT_FOUND"
-    assert scripts.upload("numbered", codes[2]).script.version == 4, "a number is never given again"
+    third = scripts.upload("numbered", codes[2]).script
+    assert third.version == 4, "a number is never given again"
     assert refusal(penstock.NotFound, scripts.delete, "nothing", 1).reason == "SCRIPT_NOT_FOUND"
     assert refusal(penstock.InvalidArgument, scripts.delete, "numbered", 0).reason == "VERSION_REQUIRED"
+    scripts.delete("numbered", 4)
+    assert place.rows("SELECT count(*) FROM trainer.named_blobs WHERE sha256 = %s", third.sha256) == [(0,)]
+    with ThreadPoolExecutor(4) as pool:
+        sent = pool.map(lambda number: scripts.upload("at-once", codes[0] + b"#" * number).script, range(1, 5))
+        assert sorted(script.version for script in sent) == [1, 2, 3, 4]
 
 
 def linked(files: Mapping[str, str]) -> bytes:
