@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Self
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
 
 from services.common.errors import FailedPrecondition, Unavailable
 
@@ -34,6 +34,9 @@ MAX_HOST_CHARS = 253
 MAX_ADDRESSES = 16
 _SLICE_S = 0.05
 DEFAULT_PORTS = {"https": 443, "http": 80}
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+"""Statuses of answers that lead on to another URL."""
+_PRINTABLE = "".join(map(chr, range(0x21, 0x7F)))
 ALLOWED_PORTS = frozenset({80, 443, 8080, 8443})
 
 # IANA's registries of special-purpose addresses (RFC 6890 and what was added since), as of 2025; what they call
@@ -375,3 +378,12 @@ def _no_zone() -> ipaddress.IPv6Address:
 def _ends_in_number(host: str) -> bool:
     """Whether it would be read as an IPv4 address: its last label is a number (WHATWG URL, 3.5)."""
     return _NUMBER.fullmatch(host.rpartition(".")[2]) is not None
+
+
+def onward(url: str, location: str) -> str:
+    """Give where the header Location of an answer leads, a URL that is to be checked as any other; raises ValueError.
+
+    What is no letter of a URL is written as browsers do, byte by byte as it came.
+    """
+    plain = quote(location.encode("latin-1"), safe=_PRINTABLE)
+    return urljoin(url, plain).partition("#")[0]

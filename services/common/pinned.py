@@ -12,11 +12,13 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from http.client import HTTPResponse, IncompleteRead
+from pathlib import Path
 from typing import Any
 
 from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from services.common.addresses import Endpoint
+from services.common.errors import FailedPrecondition
 
 _SLICE_MS = 50
 _UNDER_WAY = {errno.EINPROGRESS, errno.EAGAIN}
@@ -138,3 +140,24 @@ class PinnedSecure(Pinned, HTTPSConnection):
         timeout = max(0.001, until - time.monotonic())
         HTTPSConnection.__init__(self, endpoint.host, endpoint.port, timeout=timeout, ssl_context=context)
         self._pin(addresses, connect_s, until)
+
+
+def connection_to(
+    endpoint: Endpoint, addresses: Sequence[str], connect_s: float, until: float, ca_file: Path | None, whose: str
+) -> Pinned:
+    """Give a connection to an endpoint, over TLS where its scheme says so; it connects when it is first asked.
+
+    `until`: when what is waited for it is over, by the monotonic clock. `ca_file`: the certificates that vouch for
+    whoever `whose` names, PEM, in place of the system's, read each time.
+
+    Raises:
+        FailedPrecondition: they cannot be read (CA_UNREADABLE).
+    """
+    if endpoint.scheme == "http":
+        return Pinned(endpoint, addresses, connect_s, until)
+    try:
+        context = ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        sentence = f"the certificates that vouch for {whose} cannot be read ({error.strerror})"
+        raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
+    return PinnedSecure(endpoint, addresses, connect_s, until, context)

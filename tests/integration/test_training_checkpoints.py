@@ -178,7 +178,7 @@ def names_of(place: Elsewhere, run_id: UUID) -> list[str]:
 
 def slow_upload(
     place: Elsewhere, run_id: UUID, token: str, files: dict[str, bytes], go_on: threading.Event
-) -> grpc.Future:
+) -> grpc.Future[pb.UploadTrainingOutputResponse]:
     """Begin to hand in a checkpoint of several files, of which the last ends when it may; the others are stored."""
 
     def messages() -> Iterator[pb.UploadTrainingOutputRequest]:
@@ -192,8 +192,8 @@ def slow_upload(
             yield pb.UploadTrainingOutputRequest(chunk=content)
         assert go_on.wait(LONG_S)
 
-    upload: grpc.Future = place.client.training_worker._connection.stub.UploadTrainingOutput.future(
-        messages(), timeout=LONG_S
+    upload: grpc.Future[pb.UploadTrainingOutputResponse] = (
+        place.client.training_worker._connection.stub.UploadTrainingOutput.future(messages(), timeout=LONG_S)
     )
     wait_for(lambda: any("/coming/" in name for name in names_of(place, run_id)))
     return upload

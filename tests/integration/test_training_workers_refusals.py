@@ -220,6 +220,7 @@ def test_what_goes_wrong_with_a_file_here_is_not_blamed_on_the_host(origin: Orig
         ("/large", sha256(b"l" * (MAX_BYTES + 1)), "it has more than the 1,000 bytes"),
         ("/inward", sha256(b"a"), "lies where it must not"),
         ("/circle", sha256(b"a"), "more than 5 redirects"),
+        ("/nonsense", sha256(b"a"), "redirects to what is no URL"),
     ],
 )
 def test_files_at_urls_that_cannot_be_used_fail_the_run(
@@ -228,6 +229,7 @@ def test_files_at_urls_that_cannot_be_used_fail_the_run(
     origin.serve("/changed", b"another")
     origin.serve("/large", b"l" * (MAX_BYTES + 1))
     origin.serve("/inward", b"", failures=[(302, {"Location": "http://192.168.0.1/secret"})])
+    origin.serve("/nonsense", b"", failures=[(302, {"Location": "http://[no-address/a"})])
     origin.serve("/circle", b"", failures=[(302, {"Location": "/circle"})] * 6)
     run_id, token = place.begun()
     artifact = pb.RemoteArtifact(path="model.onnx", url=origin.url + path, sha256=declared)

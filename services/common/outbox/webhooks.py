@@ -26,7 +26,7 @@ from uuid import UUID
 
 from services.common.addresses import AddressRules, Endpoint
 from services.common.connection_faults import ConnectionFault
-from services.common.errors import FailedPrecondition, Unavailable
+from services.common.errors import Unavailable
 from services.common.outbox.message import Undeliverable
 
 if TYPE_CHECKING:
@@ -132,16 +132,9 @@ class Webhooks:
 
     def _connection(self, endpoint: Endpoint, addresses: Sequence[str], until: float) -> Pinned:
         # urllib3 takes a tenth of a service's start, which most that never post need not wait for.
-        from services.common.pinned import Pinned, PinnedSecure
+        from services.common.pinned import connection_to
 
-        if endpoint.scheme == "http":
-            return Pinned(endpoint, addresses, self._limits.connect_s, until)
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            sentence = f"the certificates that vouch for receivers cannot be read ({error.strerror})"
-            raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
-        return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
+        return connection_to(endpoint, addresses, self._limits.connect_s, until, self._ca_file, "receivers")
 
     def _judge(self, endpoint: Endpoint, status: int, retry_after: str | None) -> None:
         if 200 <= status < 300:

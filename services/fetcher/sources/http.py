@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from collections.abc import Callable, Container, Iterator, Mapping
@@ -12,10 +11,9 @@ from functools import partial
 from http import HTTPStatus
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import quote, urljoin
 
-from services.common.addresses import MAX_SIGNED_URL_CHARS, AddressRules, Endpoint, UrlRefused
-from services.common.errors import DomainError, FailedPrecondition
+from services.common.addresses import MAX_SIGNED_URL_CHARS, REDIRECTS, AddressRules, Endpoint, UrlRefused, onward
+from services.common.errors import DomainError
 from services.common.outbox.webhooks import read_retry_after
 from services.fetcher.faults import Forbidden, HostBusy, ModelNotFound, NetworkError, RateLimited, Unauthorized
 from services.fetcher.sources.http_faults import check_end, translated
@@ -33,10 +31,8 @@ MOST_AT_ONCE: Final = 1024 * 1024
 """Read at once: nobody counts bytes, or sees that they are to come no more, in the midst of that."""
 MAX_RETRY_AFTER_S: Final = 3_600.0
 _LEAST_LOOK_S: Final = 0.01
-_REDIRECTS: Final = {301, 302, 303, 307, 308}
 _REFUSED: Final = {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}
 _GONE: Final = {HTTPStatus.NOT_FOUND, HTTPStatus.GONE}
-_PRINTABLE: Final = "".join(map(chr, range(0x21, 0x7F)))
 _BUSY: Final = {HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE}
 
 
@@ -213,7 +209,7 @@ class GuardedHttp:
         """Give where an answer redirects to; None where it is the one that was wanted."""
         if answer.status in request.judged and _same_origin(answer.endpoint, request.origin):
             return None
-        if answer.status in _REDIRECTS and answer.headers.get("Location"):
+        if answer.status in REDIRECTS and answer.headers.get("Location"):
             return _onward(url, answer.headers["Location"], answer.endpoint)
         self._judge(answer, answer.endpoint)
         return None
@@ -246,7 +242,7 @@ class GuardedHttp:
 
     def _connection(self, endpoint: Endpoint, stopping: Stopping) -> Pinned:
         # urllib3 takes a tenth of a service's start.
-        from services.common.pinned import Pinned, PinnedSecure
+        from services.common.pinned import connection_to
 
         try:
             addresses = self._rules.resolve(endpoint, self._limits.connect_s, stopping.check)
@@ -255,14 +251,7 @@ class GuardedHttp:
         except DomainError as error:
             raise NetworkError(error.message) from error
         until = time.monotonic() + self._limits.silence_s
-        if endpoint.scheme == "http":
-            return Pinned(endpoint, addresses, self._limits.connect_s, until)
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            sentence = f"the certificates that vouch for sources cannot be read ({error.strerror})"
-            raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
-        return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
+        return connection_to(endpoint, addresses, self._limits.connect_s, until, self._ca_file, "sources")
 
     def _asked(
         self, connection: Pinned, endpoint: Endpoint, url: str, request: _Request, patience: _Patience
@@ -386,9 +375,7 @@ def _same_origin(one: Endpoint, other: Endpoint) -> bool:
 
 
 def _onward(url: str, location: str, endpoint: Endpoint) -> str:
-    """Give where an answer leads; what is no letter of a URL is written as browsers do, byte by byte as it came."""
     try:
-        plain = quote(location.encode("latin-1"), safe=_PRINTABLE)
-        return urljoin(url, plain).partition("#")[0]
+        return onward(url, location)
     except ValueError:
         raise NetworkError(f"{endpoint.authority} redirects to what is no URL") from None

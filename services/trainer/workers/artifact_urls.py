@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,10 +12,10 @@ from http import HTTPStatus
 from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from urllib.parse import urljoin
 
-from services.common.addresses import MAX_SIGNED_URL_CHARS, AddressRules, Endpoint, UrlRefused
-from services.common.errors import DomainError, FailedPrecondition
+from services.common.addresses import MAX_SIGNED_URL_CHARS, REDIRECTS, AddressRules, Endpoint, UrlRefused, onward
+from services.common.connection_faults import ConnectionFault
+from services.common.errors import DomainError
 from services.trainer.faults import ExecutorUnavailable, TrainingFailed
 from services.trainer.task import Stopping
 from services.trainer.workers.models import RemoteFile
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
 
 MAX_REDIRECTS: Final = 5
 PIECE_BYTES: Final = 64 * 1024
-_REDIRECTS: Final = {301, 302, 303, 307, 308}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +60,10 @@ class ArtifactUrls:
             stopping.check()
             endpoint = self._endpoint(url, before)
             with self._asked(endpoint, stopping) as (response, read):
-                onward = response.headers.get("Location")
-                if response.status not in _REDIRECTS or not onward:
+                location = response.headers.get("Location")
+                if response.status not in REDIRECTS or not location:
                     return self._written(file, response, read, endpoint, target, max_bytes)
-            url, before = urljoin(url, onward).partition("#")[0], endpoint.scheme
+            url, before = _onward(file, url, location), endpoint.scheme
         raise _unusable(file, f"more than {MAX_REDIRECTS} redirects lead to it")
 
     def _endpoint(self, url: str, before: str) -> Endpoint:
@@ -114,7 +112,7 @@ class ArtifactUrls:
             connection.let_go()
 
     def _connection(self, endpoint: Endpoint, stopping: Stopping) -> Pinned:
-        from services.common.pinned import Pinned, PinnedSecure
+        from services.common.pinned import connection_to
 
         try:
             addresses = self._rules.resolve(endpoint, self._limits.connect_s, stopping.check)
@@ -123,14 +121,7 @@ class ArtifactUrls:
         except DomainError as error:
             raise ExecutorUnavailable(error.message) from error
         until = time.monotonic() + self._limits.silence_s
-        if endpoint.scheme == "http":
-            return Pinned(endpoint, addresses, self._limits.connect_s, until)
-        try:
-            context = ssl.create_default_context(cafile=self._ca_file)
-        except OSError as error:
-            sentence = f"the certificates that vouch for hosts of artifacts cannot be read ({error.strerror})"
-            raise FailedPrecondition(sentence, reason="CA_UNREADABLE") from error
-        return PinnedSecure(endpoint, addresses, self._limits.connect_s, until, context)
+        return connection_to(endpoint, addresses, self._limits.connect_s, until, self._ca_file, "hosts of artifacts")
 
     def _written(
         self,
@@ -177,8 +168,17 @@ def _reached(endpoint: Endpoint, connection: Pinned, stopping: Stopping) -> Iter
             raise TimeoutError
     except (HTTPError, HTTPException, OSError, ValueError) as error:
         stopping.check()
-        sentence = f"{endpoint.authority} could not be reached, was silent for too long, or broke off"
-        raise ExecutorUnavailable(sentence) from error
+        fault = ConnectionFault.of(error)
+        silent = connection.overdue or fault.timed_out
+        why = "was silent for too long" if silent else f"could not be reached, or broke off ({fault.why})"
+        raise ExecutorUnavailable(f"{endpoint.authority} {why}") from error
+
+
+def _onward(file: RemoteFile, url: str, location: str) -> str:
+    try:
+        return onward(url, location)
+    except ValueError:
+        raise _unusable(file, "what leads to it redirects to what is no URL") from None
 
 
 def _unusable(file: RemoteFile, why: str) -> TrainingFailed:
