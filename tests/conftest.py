@@ -26,6 +26,22 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
 pytest_plugins = ["tests.postgres", "tests.services"]
+MEASURED_CHILDREN = frozenset(
+    {
+        "e2e/test_embedded.py",  # what `penstock up` runs
+        "integration/test_inference_workers.py",  # a supervisor, its workers and their follower
+        "unit/test_outbox_apprise.py",  # a notification's child
+        "integration/test_trainer_confinement.py",
+        "integration/test_trainer_local.py",  # a recipe's process
+        "integration/test_training_workers_refusals.py",  # a worker of trainings
+        "integration/test_feature_cli.py",  # what reads a file of features
+        "unit/test_process.py",  # how each service begins and ends
+        "unit/test_validation_child.py",
+        "integration/test_validator_process.py",
+        "unit/test_workers_children.py",
+    }
+)
+"""The files of tests whose children are measured: one for each kind of process there is."""
 
 
 def pytest_report_header() -> str:
@@ -44,12 +60,12 @@ def pytest_collection_finish() -> None:
 
 @pytest.fixture(scope="module", autouse=True)
 def children_measured_once(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Measure no coverage in what whole suites start: it doubles what a start costs, and finds next to nothing.
+    """Measure coverage in few of the processes that tests start: it nearly doubles what a start costs.
 
-    The integration tests run the same services where they are measured, and `test_embedded.py` what is below `up`.
+    All others run what these and this process run already, and it finds next to nothing in them.
     """
     with pytest.MonkeyPatch.context() as patch:
-        if request.path.parent.name in ("e2e", "faults") and request.path.name != "test_embedded.py":
+        if f"{request.path.parent.name}/{request.path.name}" not in MEASURED_CHILDREN:
             patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
         yield
 
