@@ -26,7 +26,7 @@ RETURNING last_write_us
 """  # noqa: S608 - a constant of ours
 _SETTLED = f"SELECT greatest({_NOW}, last_write_us) AS now FROM features.views WHERE view_id = %(view_id)s FOR SHARE"  # noqa: S608
 _LATEST = """
-SELECT asked.entity_key, latest.event_time{features} FROM unnest(%(keys)s::text[]) AS asked (entity_key)
+SELECT asked.entity_key, latest.event_time{features} FROM unnest(%(keys)b::text[]) AS asked (entity_key)
 CROSS JOIN LATERAL (
     SELECT * FROM {rows} rows WHERE rows.entity_key = asked.entity_key
     ORDER BY rows.event_time DESC, rows.create_time DESC LIMIT 1
