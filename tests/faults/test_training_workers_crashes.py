@@ -15,8 +15,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 # What it asks of the trainer when it is killed: the trainer is about to write that, and does.
 STEPS = {
     "its task": ("UPDATE ON trainer.outside_tasks", "OLD.state = 'RUNNING' AND NEW.sequence = 0"),
-    "handing in a checkpoint": ("INSERT ON trainer.named_blobs", "NEW.name LIKE '%checkpoint/%'"),
-    "handing in a version": ("INSERT ON trainer.named_blobs", "NEW.name LIKE '%artifact/%'"),
+    "handing in a checkpoint": ("INSERT ON trainer.named_blobs", "NEW.name LIKE 'outside/_/checkpoint/%'"),
+    "handing in a version": ("INSERT ON trainer.named_blobs", "NEW.name LIKE 'outside/_/artifact/%'"),
     "completing": ("UPDATE ON trainer.outside_tasks", "NEW.state = 'COMPLETED'"),
 }
 
