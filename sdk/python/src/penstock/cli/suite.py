@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -172,22 +173,13 @@ def _announce(output: Output, path: Path, state: State, took_s: float, *, stop_w
         (name, f"{address}   metrics http://{state.metrics_addresses[name]}/metrics")
         for name, address in sorted(state.addresses.items())
     ]
-    elsewhere = "" if path == default_data_dir() else f" --data-dir {path}"
-    there = f"PENSTOCK_DATA_DIR={path} " if elsewhere else ""
-    tries = [
-        (f"penstock status{elsewhere}", ""),
-        (f"{there}penstock model register iris model.onnx --version 1.0.0", ""),
-        (f"penstock down{elsewhere}" if stop_with != "Ctrl-C" else "Ctrl-C", "# stops it"),
-    ]
-    following = Text("\n".join(f"  {command}  {meaning}".rstrip() for command, meaning in tries))
     parts: list[RenderableType] = [
         output.facts(
             Text.assemble(("Penstock is up", "bold green"), f" after {say_duration(took_s)}"),
             [*facts, ("data", str(path))],
         ),
         Text(),
-        Text("Next", style="bold"),
-        following,
+        output.facts("Next", _next_steps(path, stop_with)),
     ]
     document = {
         "data_dir": str(path),
@@ -197,6 +189,20 @@ def _announce(output: Output, path: Path, state: State, took_s: float, *, stop_w
     }
     output.answer(document, *parts)
     output.stdout.file.flush()
+
+
+def _next_steps(path: Path, stop_with: str) -> list[tuple[str, str | Text]]:
+    """Say what to type next: to bring a model, or rows and have one trained, and how to stop."""
+    steps: list[tuple[str, str | Text]] = [
+        ("register", "penstock model register iris iris.onnx --version 1.0.0"),
+        ("or upload", "penstock dataset upload flowers flowers.csv"),
+        ("and train", "penstock train start flowers --recipe sklearn --data flowers"),
+        ("look", "penstock status"),
+        ("stop", stop_with),
+    ]
+    if path != default_data_dir():
+        steps.insert(0, ("first", f"export PENSTOCK_DATA_DIR={shlex.quote(str(path))}"))
+    return steps
 
 
 def _services(state: State) -> list[dict[str, Any]]:
