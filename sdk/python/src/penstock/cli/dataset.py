@@ -297,7 +297,9 @@ def download(
     destination: Annotated[
         Path, typer.Option("--out", "-o", metavar="FILE", help="Where to. Default: NAME-VERSION.parquet here.")
     ] = Path(),
-    split_id: Annotated[str, typer.Option("--split", metavar="ID", help="The split, or how its id begins, for one of its parts.")] = "",
+    split_id: Annotated[
+        str, typer.Option("--split", metavar="ID", help="The split, or how its id begins, for one of its parts.")
+    ] = "",
     part: Annotated[
         Part | None, typer.Option("--part", help="The part of the split.", show_default=False)
     ] = None,
