@@ -280,6 +280,8 @@ def test_an_up_that_is_refused_leaves_no_folder_behind(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    for service in ("INFERENCE", "MONITORING", "JOBS", "FETCHER", "TRAINER"):  # a suite may run on the usual ports
+        monkeypatch.setenv(f"PENSTOCK_{service}_PORT", "0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         monkeypatch.setenv("PENSTOCK_REGISTRY_PORT", port or str(taken.getsockname()[1]))
         assert run(["up", *options]) == 1
