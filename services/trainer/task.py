@@ -129,9 +129,20 @@ class RunFolder:
         """Where a part's rows are."""
         return self.path / "data" / f"{part}.parquet"
 
+    def groups(self, part: Part) -> Path:
+        """Where the keys of a part's rows are, by which they belong together, in a column; none: none do."""
+        return self.path / "groups" / f"{part}.parquet"
+
     def make(self) -> None:
         """Make its folders."""
-        for folder in (self.path / "data", self.parent, self.script, self.checkpoint, self.artifact):
+        for folder in (
+            self.path / "data",
+            self.path / "groups",
+            self.parent,
+            self.script,
+            self.checkpoint,
+            self.artifact,
+        ):
             folder.mkdir(parents=True, exist_ok=True)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import penstock
@@ -259,6 +260,9 @@ def test_traffic_and_rows_of_ones_own_are_learned_from_together(
     parts = [here.client.datasets.get(name).splits[0] for name in ("own", "joined-traffic")]
     assert [(split.by, split.column) for split in parts] == [(pb.SPLIT_BY_SEED, ""), (pb.SPLIT_BY_KEY, "inference_id")]
     assert parts[0].train_count == 14, "each is divided by itself"
+    keys = pq.read_table(folder.groups(Part.TRAIN)).column("key").to_pylist()
+    assert keys[:14] == [None] * 14, "rows of one's own are independent"
+    assert len({UUID(key) for key in keys[14:]}) == given.counts[Part.TRAIN] - 14
     assert given.counts[Part.TRAIN] == sum(split.train_count for split in parts)
     here.release(run_id)
 

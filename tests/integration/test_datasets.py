@@ -246,6 +246,14 @@ def test_rows_are_written_by_part_for_a_run(place: Shelf, name: str, tmp_path: P
     given = place.datasets.materialise(UUID(uuid7()), f"{name}/1", "m", split, folder, Going())
     assert [row["width"] for row in parts_in(folder)[Part.TRAIN]] == [number / 4 for number in range(20)]
     assert not folder.rows(Part.VALIDATION).exists()
+    assert not folder.groups(Part.TRAIN).exists(), "nobody said that rows belong together"
+    place.upload("visits", "who,label\n" + "".join(f"user-{number % 9},{number % 2}\n" for number in range(90)))
+    folder = folder_of(tmp_path)
+    by_key = Split(by=SplitBy.KEY, column="who")
+    place.datasets.materialise(UUID(uuid7()), "visits", "m", by_key, folder, Going())
+    for part, rows in parts_in(folder).items():
+        keys = pq.read_table(folder.groups(part)).column("key").to_pylist()
+        assert keys == [row["who"] for row in rows], "by which they belong together"
 
 
 UNFIT = (

@@ -110,6 +110,15 @@ def test_it_is_compared_with_the_live_version_and_rolled_back(suite: Suite, tmp_
     assert validation.live_version == live
     assert 0 < metrics["accuracy_vs_live_low"] < metrics["accuracy_vs_live"] < metrics["accuracy_vs_live_high"]
     assert metrics["log_loss_vs_live_high"] < 0
+    few = tried(suite, "pair", better, rows, against=live, groups=kept(pa.table({"key": ["a", "b"] * 150}), tmp_path))
+    assert not few.passed, "of two users nobody can tell"
+    assert any(note.startswith("there are no intervals: the held-out rows have 2 keys") for note in few.notes)
+    together = kept(pa.table({"key": [f"user-{row // 10}" for row in range(300)]}), tmp_path)
+    weighed = tried(suite, "pair", better, rows, against=live, groups=together)
+    assert "intervals allow for rows of one key belonging together: there are 30 keys" in weighed.notes
+    assert weighed.metrics["accuracy_vs_live"] == metrics["accuracy_vs_live"]
+    assert weighed.metrics["accuracy_vs_live_low"] < metrics["accuracy_vs_live_low"]
+    assert weighed.passed
     for stage in ("staging", "production"):
         suite.client.registry.promote("pair", better, stage, **APPROVED)
     worse = made(suite, tmp_path, "pair", seed=2)

@@ -22,14 +22,16 @@ them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 from uuid import UUID
 
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from services.common import checks
 from services.common.errors import FailedPrecondition, InvalidArgument, NotFound, Unavailable
@@ -38,12 +40,12 @@ from services.common.keys import Principal, Role
 from services.trainer.datasets.builds import Builds, NewBuild
 from services.trainer.datasets.catalog import ready
 from services.trainer.datasets.dividing import check_columns, check_named, check_unspread, default_split, divided
-from services.trainer.datasets.files import RowFiles, write_parts
+from services.trainer.datasets.files import RowFiles, read_column, write_parts
 from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import Dataset, DatasetState, Source, TrafficSource, reference_of
 from services.trainer.datasets.rows.arrow import ARROW
 from services.trainer.datasets.rows.writing import open_writer, read_batches
-from services.trainer.datasets.splits import DefaultSplit, Split
+from services.trainer.datasets.splits import PARTS, DefaultSplit, Split, SplitBy
 from services.trainer.datasets.store import DatasetStore
 from services.trainer.datasets.traffic import OWN
 from services.trainer.faults import TrainingFailed
@@ -52,6 +54,8 @@ from services.trainer.task import Part, RunFolder, Stopping
 MAX_SOURCES: Final = 16
 DEFAULT_WINDOW: Final = timedelta(days=7)
 LOOK_INTERVAL_S: Final = 0.5
+KEY: Final = "key"
+"""The column of the keys by which rows belong together."""
 _TRAFFIC: Final = re.compile(r"traffic(?::(\d{1,6})([smhd]))?")
 _UNITS: Final = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days"}
 _WIDENING: Final = frozenset({ColumnType.INT64, ColumnType.FLOAT64})
@@ -95,7 +99,7 @@ class Datasets:
         *,
         label: str = "label",
     ) -> Materialised:
-        """Write `folder.rows(part)` for every part that has rows.
+        """Write `folder.rows(part)` for every part that has rows, and `folder.groups(part)` where they go by key.
 
         Without a split, 0.7 are to learn from, 0.15 to stop by and 0.15 to judge by. Where it does not say by what,
         live traffic is divided by key, which is `inference_id`, so that a row stays in its part when the window moves
@@ -211,31 +215,49 @@ class Datasets:
     ) -> Materialised:
         counts = dict.fromkeys(Part, 0)
         splits = []
+        chosen = [split if isinstance(split, Split) else default_split(dataset, label, split) for dataset in found]
+        by_key = any(each.by is SplitBy.KEY for each in chosen)
         with ExitStack() as stack:
-            writers = {}
-            for dataset in found:
-                chosen = split if isinstance(split, Split) else default_split(dataset, label, split)
-                chosen.check()
-                check_columns(dataset, chosen)
+            writers: dict[Path, Any] = {}
+
+            def writer(path: Path, schema: pa.Schema) -> Any:
+                if path not in writers:
+                    writers[path] = stack.enter_context(open_writer(path, schema))
+                return writers[path]
+
+            for dataset, each in zip(found, chosen, strict=True):
+                each.check()
+                check_columns(dataset, each)
                 path = stack.enter_context(self._files.brought(self._store.blob(dataset.version_id), stopping.check))
-                kept, parts = divided(dataset, chosen, path, stopping.check)
+                kept, parts = divided(dataset, each, path, stopping.check)
                 self._store.add_split(dataset.version_id, kept)
                 splits.append(kept.split_id)
                 own = {part: path.with_name(f"{part}.parquet") for part, count in kept.counts.items() if count}
                 write_parts(path, parts, own, list(columns), stopping.check)
                 for part, rows in own.items():
-                    if part not in writers:
-                        writers[part] = stack.enter_context(open_writer(folder.rows(part), _schema(columns)))
                     for batch in read_batches(rows):
                         stopping.check()
-                        writers[part].write_batch(_cast(batch, columns))
+                        writer(folder.rows(part), _schema(columns)).write_batch(_cast(batch, columns))
                     counts[part] += kept.counts[part]
+                if by_key:
+                    for part, keys in _keys(path, each, parts, own):
+                        writer(folder.groups(part), keys.schema).write_table(keys)
         if not counts[Part.TRAIN]:
             sentence = "the split leaves no row to learn from; give it another share, or a source of more rows"
             raise TrainingFailed(sentence, reason="INVALID_DATA")
         references = "+".join(dataset.reference for dataset in found)
         digests = "+".join(dataset.rows.digest for dataset in found if dataset.rows)
         return Materialised(references, "+".join(splits), counts, tuple(columns), digests)
+
+
+def _keys(path: Path, split: Split, parts: NDArray[Any], wanted: Collection[Part]) -> Iterator[tuple[Part, pa.Table]]:
+    """Give the keys of the rows of each part, in their order; of those that are divided by no key, none."""
+    column = read_column(path, split.column).cast(pa.string()) if split.by is SplitBy.KEY else None
+    for number, part in enumerate(PARTS):
+        if part in wanted:
+            here = pa.array(parts == number)
+            count = int((parts == number).sum())
+            yield part, pa.table({KEY: column.filter(here) if column is not None else pa.nulls(count, pa.string())})
 
 
 def sources_of(source: str) -> list[str]:

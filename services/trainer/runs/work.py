@@ -179,7 +179,7 @@ class TrainingWork:
         run_id = run.job.job_id
         self._profile(run, spec, folder)
         self._say(run, f"validating version {spec.new_version} as it is served")
-        test = folder.rows(Part.TEST)
+        test, keys = folder.rows(Part.TEST), folder.groups(Part.TEST)
         trial = Trial(
             trial_id=str(run_id),
             model=spec.model,
@@ -191,6 +191,7 @@ class TrainingWork:
             dataset=rows.dataset if rows else "",
             task_type=spec.outcome.task_type if spec.outcome else "",
             slices=slices_of(spec.parameters),
+            groups=(keys,) if test.exists() and keys.exists() else (),
             note=spec.trigger.note,
             config_version=spec.config_version,
         )

@@ -7,11 +7,15 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from services.trainer.validating.grouped import Groups, grouped_reach
 from services.trainer.validating.paired import Z
 
 
 def paired_areas(
-    positive: NDArray[np.bool_], first: NDArray[np.float64], second: NDArray[np.float64]
+    positive: NDArray[np.bool_],
+    first: NDArray[np.float64],
+    second: NDArray[np.float64],
+    groups: Groups | None = None,
 ) -> tuple[float, float] | None:
     """Give the 95 % interval of (first - second); None where there are fewer than two rows of either class.
 
@@ -23,6 +27,7 @@ def paired_areas(
         positive: whether each row is of the second class.
         first: how likely the one version says that it is.
         second: how likely the other does.
+        groups: of rows that belong together; None: none do.
     """
     positives, negatives = int(positive.sum()), int((~positive).sum())
     if min(positives, negatives) < 2:
@@ -30,6 +35,9 @@ def paired_areas(
     parts = [_components(positive, score) for score in (first, second)]
     of_positives, of_negatives = (parts[0][kind] - parts[1][kind] for kind in (0, 1))
     difference = float(of_positives.mean())
+    if groups is not None:
+        reach = grouped_reach(of_positives, of_negatives, positive, groups)
+        return (difference - reach, difference + reach) if reach is not None else None
     error = math.sqrt(float(of_positives.var(ddof=1)) / positives + float(of_negatives.var(ddof=1)) / negatives)
     return difference - Z * error, difference + Z * error
 

@@ -21,6 +21,7 @@ from services.trainer.datasets.rows.limits import BATCH_ROWS
 from services.trainer.datasets.rows.writing import read_batches
 from services.trainer.recipes.labels_as_text import text_of, texts_of
 from services.trainer.recipes.scores import REGRESSION
+from services.trainer.validating.grouped import Groups
 from services.trainer.validating.measuring import MAX_SLICE_COLUMNS, MAX_VALUE_CHARS
 from services.trainer.validating.models import Trial, Untried
 
@@ -39,6 +40,7 @@ class HeldOut:
         chosen: of each row of the files whether it is one of them.
         labels: numbers where the column has numbers, else objects; none is missing.
         slices: texts of the columns whose values are judged one by one, as far as the rows have them.
+        groups: of rows that belong together; None: they are independent.
         notes: sentences on what was left out.
     """
 
@@ -47,6 +49,7 @@ class HeldOut:
     chosen: NDArray[np.bool_]
     labels: NDArray[Any]
     slices: pa.Table
+    groups: Groups | None = None
     notes: Sequence[str] = ()
 
     @property
@@ -110,7 +113,15 @@ def held_out(trial: Trial, check: Callable[[], None] = lambda: None) -> HeldOut 
         labels.append(rows.column(trial.label))
         slices.append({name: _cut_texts(rows.column(name)) for name in beside})
     texts = {name: pa.array(np.concatenate([each[name] for each in slices]), pa.string()) for name in beside}
-    return HeldOut(trial.files, names, chosen, _values(pa.chunked_array(labels)), pa.table(texts), tuple(notes))
+    groups = _groups(trial, chosen, check)
+    return HeldOut(trial.files, names, chosen, _values(pa.chunked_array(labels)), pa.table(texts), groups, tuple(notes))
+
+
+def _groups(trial: Trial, chosen: NDArray[np.bool_], check: Callable[[], None]) -> Groups | None:
+    if not trial.groups:
+        return None
+    found = _batches(trial.groups, pq.read_schema(trial.groups[0]).names, chosen, check)
+    return Groups.of(key for batch, here in found for key in batch.filter(pa.array(here)).column(0).to_pylist())
 
 
 def _batches(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from services.trainer.recipes.labels_as_text import texts_of
 from services.trainer.recipes.scores import REGRESSION, scores
+from services.trainer.validating.grouped import Groups
 from services.trainer.validating.outputs import Answers
 from services.trainer.validating.resampling import intervals
 
@@ -35,15 +36,19 @@ def measured(labels: NDArray[Any], answers: Answers) -> dict[str, float]:
 
 
 def compared(
-    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None] = lambda: None
+    labels: NDArray[Any],
+    new: Answers,
+    live: Answers,
+    check: Callable[[], None] = lambda: None,
+    groups: Groups | None = None,
 ) -> dict[str, float]:
     """Say of each metric that both have how it differs: METRIC_vs_live, and the ends of its 95 % interval.
 
-    `check` is called several times a second.
+    `check` is called several times a second; `groups` are of rows that belong together, see `resampling`.
     """
     of_new, of_live = measured(labels, new), measured(labels, live)
     found: dict[str, float] = {}
-    ends = intervals(labels, new, live, check)
+    ends = intervals(labels, new, live, check, groups)
     for name, value in of_new.items():
         if name not in of_live or "[" in name:
             continue

@@ -32,6 +32,8 @@ class Trial:
         task_type: `binary-classification`, `classification` or `regression`; '': as the version's metadata say, else as
             its outputs and the labels do.
         slices: columns of the rows whose values are judged one by one.
+        groups: of each of `files`, in the same order, a file with the keys of its rows in a column: those of one key
+            belong together; none: rows are independent.
         note: goes with the evaluation.
         config_version: of the training config that it was made by; 0: of none.
     """
@@ -46,6 +48,7 @@ class Trial:
     dataset: str = ""
     task_type: str = ""
     slices: Sequence[str] = ()
+    groups: Sequence[Path] = ()
     note: str = ""
     config_version: int = 0
 

@@ -10,7 +10,7 @@ Z: Final = 1.959963984540054
 _HALVINGS: Final = 60
 
 
-def paired_interval(rows: int, only_first: int, only_second: int) -> tuple[float, float]:
+def paired_interval(rows: float, only_first: float, only_second: float) -> tuple[float, float]:
     """Give the 95 % score interval of (first - second), of rows that each of two did right or wrong.
 
     T. Tango, "Equivalence test and confidence interval for the difference in proportions for the paired-sample
@@ -20,7 +20,7 @@ def paired_interval(rows: int, only_first: int, only_second: int) -> tuple[float
     tests/unit/test_validation_intervals.py adds up exactly.
 
     Args:
-        rows: all of them, 1 or more.
+        rows: all of them; with the others no whole number where rows that belong together are weighed, see `grouped`.
         only_first: those that the first alone did right.
         only_second: those that the second alone did right.
     """
@@ -30,7 +30,7 @@ def paired_interval(rows: int, only_first: int, only_second: int) -> tuple[float
     return low, high
 
 
-def _edge(rows: int, only_first: int, only_second: int, low: float, high: float, score: float) -> float:
+def _edge(rows: float, only_first: float, only_second: float, low: float, high: float, score: float) -> float:
     """Find where the score, which falls as the difference grows, has a value between two differences."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
@@ -41,7 +41,7 @@ def _edge(rows: int, only_first: int, only_second: int, low: float, high: float,
     return (low + high) / 2
 
 
-def _score(rows: int, only_first: int, only_second: int, difference: float) -> float:
+def _score(rows: float, only_first: float, only_second: float, difference: float) -> float:
     """How far what was seen is from a true difference, in standard errors under it (Tango's equation 11)."""
     b = (2 * rows - only_first + only_second) * difference - only_first - only_second
     c = -only_second * difference * (1 - difference)

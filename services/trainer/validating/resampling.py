@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from services.trainer.recipes.scores import BINARY, REGRESSION
 from services.trainer.validating.areas import paired_areas
+from services.trainer.validating.grouped import MIN_GROUPS, Groups, grouped_interval, quantile
 from services.trainer.validating.outputs import Answers
 from services.trainer.validating.paired import paired_interval
 
@@ -35,7 +36,11 @@ class Interval:
 
 
 def intervals(
-    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None] = lambda: None
+    labels: NDArray[Any],
+    new: Answers,
+    live: Answers,
+    check: Callable[[], None] = lambda: None,
+    groups: Groups | None = None,
 ) -> dict[str, Interval]:
     """Give the 95 % interval of (new - live) of each metric that both have. `check` is called several times a second.
 
@@ -46,14 +51,21 @@ def intervals(
     since plain percentiles are too narrow where there are few rows. It is to cover the truth in about 95 %;
     tests/unit/test_validation_intervals.py holds it to at least 88 % over simulated experiments of 60 rows. Of fewer
     rows, and of a class that few rows have, it covers less.
+
+    Of rows that belong together in `groups` the bootstrap draws groups, and widens its percentiles as so many groups
+    ask for (C. A. Field, A. H. Welsh, "Bootstrapping clustered data", Journal of the Royal Statistical Society B 69
+    (2007), 369 to 390: the random cluster bootstrap); see `grouped` for the others. Of 30 groups of 10 rows each it
+    covered the truth in 89 to 97 % of 150 experiments, where that of independent rows did so in 40 to 85 %. Of fewer
+    than MIN_GROUPS there is no interval.
     """
     rows = len(labels)
-    if rows < 2:
+    units = rows if groups is None else groups.count
+    if units < (2 if groups is None else MIN_GROUPS):
         return {}
     from scipy import special  # not scipy.stats, whose import takes a second
 
-    draws = _drawn(labels, new, live, check)
-    share = float(special.ndtr(-math.sqrt(rows / (rows - 1)) * special.stdtrit(rows - 1, 0.975)))
+    draws = _drawn(labels, new, live, check, groups)
+    share = float(special.ndtr(-math.sqrt(units / (units - 1)) * quantile(units)))
     found = {
         name: Interval(*(float(end) for end in np.quantile(defined, [share, 1 - share])))
         for name, drawn in draws.items()
@@ -62,25 +74,30 @@ def intervals(
     if new.task_type == REGRESSION:
         return found
     right = [answers.predictions == labels for answers in (new, live)]
-    only_new, only_live = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
-    found["accuracy"] = Interval(*paired_interval(rows, only_new, only_live))
-    areas = _areas(labels, new, live)
+    if groups is not None:
+        found["accuracy"] = Interval(*grouped_interval(right[0].astype(np.int64) - right[1], groups))
+    else:
+        only_new, only_live = int((right[0] & ~right[1]).sum()), int((right[1] & ~right[0]).sum())
+        found["accuracy"] = Interval(*paired_interval(rows, only_new, only_live))
+    areas = _areas(labels, new, live, groups)
     return found | ({"roc_auc": areas} if areas is not None else {})
 
 
 def _drawn(
-    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None]
+    labels: NDArray[Any], new: Answers, live: Answers, check: Callable[[], None], groups: Groups | None
 ) -> dict[str, NDArray[np.float64]]:
-    """Draw rows again and again, and give how each metric differs in each draw.
+    """Draw rows, or groups of them, again and again, and give how each metric differs in each draw.
 
     What classes alone decide needs no rows, only how often each combination of label and answers comes: they are few.
     """
     rows = len(labels)
-    cells, counts = _cells(labels, new, live)
+    cells, codes, counts = _cells(labels, new, live)
     of_rows = [_row_statistics(labels, answers) for answers in (new, live)]
     of_cells = [_class_statistics(labels[cells], _at(answers, cells)) for answers in (new, live)]
     draws: dict[str, list[NDArray[np.float64]]] = {}
-    for both, drawn in ((of_rows, _of_rows(rows)), (of_cells, _of_cells(rows, counts))):
+    drawn_rows = _of_rows(rows) if groups is None else _of_groups(groups)
+    drawn_cells = _of_cells(rows, counts) if groups is None else _added_up(_of_groups(groups), codes)
+    for both, drawn in ((of_rows, drawn_rows), (of_cells, drawn_cells)):
         names = [name for name in both[0] if name in both[1]]
         for weights in drawn if names else ():
             check()
@@ -105,6 +122,24 @@ def _of_cells(rows: int, counts: NDArray[np.int64]) -> Iterator[Weights]:
         yield generator.multinomial(rows, counts / rows, resamples).astype(np.float64)
 
 
+def _of_groups(groups: Groups) -> Iterator[Weights]:
+    """Draw groups, and count how often each row comes with its own in each resample, of some resamples at once."""
+    generator = np.random.default_rng(SEED)
+    for resamples in _at_once(len(groups.codes)):
+        places = generator.integers(0, groups.count, (resamples, groups.count))
+        places += groups.count * np.arange(resamples)[:, None]
+        counts = np.bincount(places.reshape(-1), minlength=resamples * groups.count)
+        yield counts.reshape(resamples, groups.count).astype(np.float64)[:, groups.codes]
+
+
+def _added_up(drawn: Iterator[Weights], codes: NDArray[np.int64]) -> Iterator[Weights]:
+    """Count how often each combination comes, by how often rows do."""
+    order = np.argsort(codes, kind="stable")
+    _, begins = np.unique(codes[order], return_index=True)
+    for weights in drawn:
+        yield np.add.reduceat(weights[:, order], begins, axis=1)
+
+
 def _at_once(size: int) -> Iterator[int]:
     left = RESAMPLES
     while left:
@@ -113,30 +148,33 @@ def _at_once(size: int) -> Iterator[int]:
         yield resamples
 
 
-def _cells(labels: NDArray[Any], new: Answers, live: Answers) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Give a row of each combination of label and answers, and how many rows have it."""
+def _cells(
+    labels: NDArray[Any], new: Answers, live: Answers
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """Give a row of each combination of label and answers, which of them each row has, and how many rows have each."""
     if new.task_type == REGRESSION:
-        return np.empty(0, np.int64), np.empty(0, np.int64)
+        none = np.empty(0, np.int64)
+        return none, none, none
     codes = np.zeros(len(labels), np.int64)
     for values in (labels, new.predictions, live.predictions):
         _, code = np.unique(values.astype(str), return_inverse=True)
         _, codes = np.unique(codes * (len(labels) + 1) + code, return_inverse=True)
-    _, first, counts = np.unique(codes, return_index=True, return_counts=True)
-    return first, counts
+    _, first, codes, counts = np.unique(codes, return_index=True, return_inverse=True, return_counts=True)
+    return first, codes, counts
 
 
 def _at(answers: Answers, rows: NDArray[np.int64]) -> Answers:
     return Answers(answers.task_type, answers.predictions[rows], None, answers.classes)
 
 
-def _areas(labels: NDArray[Any], new: Answers, live: Answers) -> Interval | None:
+def _areas(labels: NDArray[Any], new: Answers, live: Answers, groups: Groups | None) -> Interval | None:
     """Compare areas under the ROC curve, where both versions say how likely the same second of two classes is."""
     probabilities = (new.probabilities, live.probabilities)
     if new.task_type != BINARY or tuple(new.classes) != tuple(live.classes) or len(new.classes) != 2:
         return None
     if probabilities[0] is None or probabilities[1] is None or not np.isin(labels, new.classes).all():
         return None
-    ends = paired_areas(labels == new.classes[1], probabilities[0][:, 1], probabilities[1][:, 1])
+    ends = paired_areas(labels == new.classes[1], probabilities[0][:, 1], probabilities[1][:, 1], groups)
     return Interval(*ends) if ends is not None else None
 
 

@@ -15,6 +15,7 @@ from penstock.errors import NotFound, PenstockError
 from services.common.errors import DomainError
 from services.trainer.registering.answers import registry_answers
 from services.trainer.task import Stopping
+from services.trainer.validating.grouped import MIN_GROUPS, Groups
 from services.trainer.validating.held_out import HeldOut, held_out
 from services.trainer.validating.inputs import all_inputs
 from services.trainer.validating.measuring import bounded, compared, measured, sliced
@@ -197,10 +198,21 @@ class _Trying:
             asking = Predicting(self._client, self._stopping, live)
             inputs = all_inputs(live, rows, self._stopping.check)
             outputs = asking.outputs(inputs, before, lambda done: self._told(before + done, total))
-            return compared(labels, new, answers_of(live, outputs, new.task_type), self._stopping.check)
+            answers = answers_of(live, outputs, new.task_type)
+            self._notes += _said_of(rows.groups)
+            return compared(labels, new, answers, self._stopping.check, rows.groups)
         except Untried as untried:
             self._notes.append(f"it was not compared with {live.version}: {untried}")
             return {}
+
+
+def _said_of(groups: Groups | None) -> list[str]:
+    if groups is None:
+        return []
+    if groups.count < MIN_GROUPS:
+        sentence = f"there are no intervals: the held-out rows have {groups.count} keys by which they were divided"
+        return [f"{sentence}, and {MIN_GROUPS} are needed to see how much these differ"]
+    return [f"intervals allow for rows of one key belonging together: there are {groups.count:,} keys"]
 
 
 def _name(version: registry.ModelVersion | None) -> str:

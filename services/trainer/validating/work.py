@@ -63,16 +63,17 @@ class ValidationWork:
         return given
 
     def _tried(self, run: JobRun, spec: ValidationSpec, given: Materialised, folder: RunFolder) -> Validation:
-        parts = [Part.TEST] if spec.rows is Rows.TEST else list(Part)
+        parts = [part for part in Part if given.counts[part] and (spec.rows is Rows.ALL or part is Part.TEST)]
         trial = Trial(
             trial_id=str(run.job.job_id),
             model=spec.model,
             version=spec.version,
-            files=[folder.rows(part) for part in parts if given.counts[part]],
+            files=[folder.rows(part) for part in parts],
             label=spec.label_column,
             against=spec.against,
             dataset=given.dataset,
             slices=spec.slices,
+            groups=[folder.groups(part) for part in parts if folder.groups(part).exists()],
             note=spec.note,
         )
         compared = f" beside {spec.against}" if spec.against else ""
