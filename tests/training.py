@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import psycopg
 import pyarrow.parquet as pq
 from pydantic import SecretStr
@@ -68,6 +69,18 @@ class TrainingPlace:
         """Ask the trainer's database."""
         with psycopg.connect(self.database_url) as connection:
             return connection.execute(query.encode(), values).fetchall()
+
+
+def recipes() -> list[psutil.Process]:
+    """The processes of recipes below this one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if "services.trainer.recipes.child" in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 @contextmanager

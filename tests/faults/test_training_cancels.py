@@ -6,7 +6,6 @@ import signal
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 import penstock
@@ -18,7 +17,7 @@ from tests.integration.test_training_runs import WAITS
 from tests.monitoring import connect
 from tests.postgres import PostgresServer
 from tests.serving import wait_until
-from tests.training import QUICK, TrainingPlace, training
+from tests.training import QUICK, TrainingPlace, recipes, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SEARCH: dict[str, Any] = {
@@ -72,18 +71,6 @@ def leaves_nothing(place: TrainingPlace) -> None:
     folder = place.settings.trainer_work_folder
     assert folder is not None
     wait_until(lambda: not list(folder.rglob("penstock-run-*")) and not recipes())
-
-
-def recipes() -> list[psutil.Process]:
-    """The processes of recipes below this one."""
-    found = []
-    for child in psutil.Process().children(recursive=True):
-        try:
-            if "services.trainer.recipes.child" in child.cmdline():
-                found.append(child)
-        except psutil.NoSuchProcess:
-            continue
-    return found
 
 
 def versions(place: TrainingPlace, model: str) -> list[registry.ModelVersion]:

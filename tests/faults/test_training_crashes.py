@@ -11,14 +11,16 @@ from contextlib import contextmanager
 
 import psutil
 import pytest
+from pydantic import SecretStr
 
 from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.api.trainer.v1 import validations_pb2
 from penstock.cli.embedded.ports import free_port
+from tests.faults.proxy import Proxy
 from tests.holding import held, saying
 from tests.postgres import PostgresServer
 from tests.serving import wait_until
-from tests.training import QUICK, TrainingPlace, training
+from tests.training import QUICK, TrainingPlace, recipes, training
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 COUNTS = """
@@ -122,7 +124,9 @@ def working(place: TrainingPlace) -> Iterator[TrainerProcess]:
     try:
         yield trainer
     finally:
+        left = trainer.process.poll()
         trainer.kill()
+        assert left in (None, -signal.SIGKILL), f"the trainer ended by itself, with code {left}"
 
 
 @pytest.mark.parametrize("point", POINTS)
@@ -144,6 +148,9 @@ def test_a_run_whose_trainer_is_killed_makes_one_version_all_the_same(place: Tra
     assert len(list(place.client.registry.evaluations(model, version.version))) == 1
     assert [each.id for each in place.client.monitoring.profiles.list(model=model)] == [ended.profile_id]
     assert len(list(place.client.validations.list(model=model))) == 1
+    log = b"".join(piece.chunk for piece in place.client.training.log(run.id)).decode()
+    begun = 2 if point == "keeping what the recipe left" else 1
+    assert log.count("confined by:") == begun, "what was trained and kept is not trained again"
 
 
 @pytest.mark.parametrize("point", VALIDATION_POINTS)
@@ -191,3 +198,22 @@ def test_a_rescued_run_goes_on_from_its_last_checkpoint(place: TrainingPlace) ->
     log = b"".join(piece.chunk for piece in client.log(run.id)).decode()
     assert "begins with 1" in log
     assert "begins with 2" in log or "begins with 3" in log
+
+
+def test_a_trainer_that_has_lost_its_database_ends_its_recipe_before_another_goes_on(
+    place: TrainingPlace, postgres_server: PostgresServer
+) -> None:
+    client = place.client.training
+    with Proxy(postgres_server.port) as proxy:
+        url = SecretStr(place.database_url.replace(f":{postgres_server.port}/", f":{proxy.port}/"))
+        with place.replica(trainer_worker_enabled=True, trainer_lease_ms=2_000, database_url=url):
+            run = client.create_run("cut-off", recipe="script", parameters={"code": COUNTS})
+            wait_until(lambda: client.get_run(run.id).done_epochs == 2)
+            assert recipes()
+            proxy.cut()
+            wait_until(lambda: not recipes())
+            with place.replica(trainer_worker_enabled=True):
+                ended = client.wait_run(run.id)
+            proxy.heal()
+    assert (ended.attempt, ended.done_epochs) == (2, 4), ended.message
+    assert client.get_run(run.id) == ended
