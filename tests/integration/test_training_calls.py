@@ -13,11 +13,15 @@ from uuid import UUID, uuid4
 
 import pytest
 
+import penstock
 from penstock import errors
 from penstock.api.trainer.v1 import worker_pb2 as pb
+from penstock.cli.embedded.ports import free_port
 from services.common.errors import FailedPrecondition
 from services.common.jobs import JobState
 from services.common.outbox.webhooks import signature
+from services.trainer.worker.__main__ import NOT_TOLD, Worker
+from services.trainer.worker.settings import WorkerSettings
 from tests.outside_workers import LONG_S, SCRIPT, Elsewhere, elsewhere, finish, refused, state_of, wait_for
 from tests.postgres import PostgresServer
 from tests.receivers import Behaviour, Post, Receiver, answers, receiving
@@ -252,6 +256,14 @@ def test_a_trainer_that_cannot_call_says_so_when_it_starts_and_shows_no_secret(
     assert raised.value.reason == reason
     assert "too-short" not in raised.value.message
     assert "unseen" not in raised.value.message
+
+
+def test_a_worker_that_was_called_does_not_wait_for_a_trainer_for_ever() -> None:
+    settings = WorkerSettings(
+        trainer_address=f"127.0.0.1:{free_port()}", worker_run=uuid4(), worker_patience_ms=0, worker_poll_ms=50
+    )
+    with penstock.Client(trainer=settings.trainer_address, timeout_s=1.0) as client:
+        assert Worker(settings, client).run() == NOT_TOLD
 
 
 @pytest.mark.slow

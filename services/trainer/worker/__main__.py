@@ -7,10 +7,12 @@ order; 1 a run's end could not be told; 2 it was called wrongly.
 
 from __future__ import annotations
 
+import math
 import random
 import signal
 import sys
 import threading
+import time
 from types import FrameType
 from typing import Final
 
@@ -45,11 +47,13 @@ class Worker:
         """Work; gives the exit code."""
         if self._settings.run_token is not None:
             return OK if self._attempt(self._settings.run_token.get_secret_value()) else NOT_TOLD
+        # Who asks for what comes has time; who was called for one run is there for that alone.
+        until = time.monotonic() + self._settings.worker_patience_ms / 1000 if self._settings.worker_run else math.inf
         while not self._ending.is_set():
             try:
                 claimed = self._claimed()
             except PenstockError as error:
-                if not error.retryable:
+                if not error.retryable or time.monotonic() >= until:
                     _log.error("no run is given to this worker", reason=error.reason, message=error.message)
                     return NOT_TOLD
                 _log.info("the trainer does not answer", reason=error.reason, message=error.message)

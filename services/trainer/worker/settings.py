@@ -53,6 +53,7 @@ class WorkerSettings(Settings):
     worker_require_sandbox: bool = False
     """Train nothing where the kernel has less than the whole sandbox."""
     worker_patience_ms: Annotated[int, Field(ge=0, le=86_400_000)] = 600_000
-    """How long a trainer that does not answer is waited for before what was made is given up."""
+    """How long a trainer that does not answer is waited for before what was made is given up, or the run that this
+    worker was called for."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Lines below this level are left out."""
