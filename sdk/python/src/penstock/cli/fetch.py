@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import TYPE_CHECKING, Annotated
@@ -47,6 +45,7 @@ from penstock.cli.fetch_views import fetch_facts, fetches_table, inspection, sou
 from penstock.cli.ids import whole_uuid
 from penstock.cli.options import Json, Limit, NoColor, Token, Url, Yes, page_size, pairs
 from penstock.cli.output import Output
+from penstock.cli.watching import Watch
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -73,6 +72,7 @@ class State(enum.StrEnum):
 
 app = typer.Typer(no_args_is_help=True, help="Bring models from elsewhere into the registry.", epilog=EXAMPLES)
 app.add_typer(fetch_schedules.app, name="schedule")
+_WATCH = Watch("fetch", "penstock fetch", "the fetcher")
 Fetch = Annotated[str, typer.Argument(metavar="FETCH", help="The fetch's id, or how it begins.", show_default=False)]
 
 
@@ -212,7 +212,7 @@ def watch(fetch: Fetch, url: Url = None, token: Token = None, as_json: Json = Fa
             _show(output, _followed(client, output, fetch), waited=True)
             return
         ended = pb.FetchJob()
-        with _watched(client, output, fetch) as watched:
+        with _WATCH.stream(output, fetch, client.fetcher.watch) as watched:
             for ended in watched:
                 output.item(document_of(ended))
     _end_with(ended)
@@ -285,31 +285,11 @@ def _whole(client: Client, fetch: str) -> str:
 
 
 def _followed(client: Client, output: Output, fetch: str) -> pb.FetchJob:
-    """Show a fetch until it has ended; whoever stops looking is told that it goes on."""
+    """Show a fetch until it has ended."""
     from penstock.cli.fetch_progress import follow  # 30 ms that only watching needs
 
-    try:
-        with _watched(client, output, fetch) as watched:
-            return follow(output, watched)
-    except KeyboardInterrupt:
-        output.note(
-            f"it goes on; to see it again: penstock fetch watch {fetch}; to end it: penstock fetch cancel {fetch}"
-        )
-        raise
-
-
-@contextmanager
-def _watched(client: Client, output: Output, fetch: str) -> Iterator[Iterator[pb.FetchJob]]:
-    """Watch a fetch; where the fetcher stays away, the error says how to take it up again."""
-    from penstock.errors import PenstockError  # loads grpc, which `--help` must not wait for
-
-    try:
-        with closing(client.fetcher.watch(fetch, broken=output.away("the fetcher"))) as watched:
-            yield watched
-    except PenstockError as error:
-        if error.retryable:
-            error.add_note(f"fetch {fetch} goes on when it is back: `penstock fetch watch {fetch}` shows it again")
-        raise
+    with _WATCH.by_a_person(output, fetch), _WATCH.stream(output, fetch, client.fetcher.watch) as watched:
+        return follow(output, watched)
 
 
 def _show(output: Output, job: pb.FetchJob, *, waited: bool = False) -> None:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import ExitStack
 
 from rich import progress as bars
-from rich.console import RenderableType
 from rich.text import Text
 
 from penstock.api.fetcher.v1 import fetch_jobs_pb2 as pb
+from penstock.cli.bars import BarWithLines
 from penstock.cli.fetch_views import bytes_words, left_words, progress_words, state_of
 from penstock.cli.formats import say_bytes
 from penstock.cli.output import Output, printable
 
 _PARTS = 10
 """Where nobody watches, so many lines tell how far the bytes are."""
-
-
-class _Bar(bars.Progress):
-    """A bar, and below it a line on what goes on."""
-
-    below: Text = Text()
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """Give the bar and the line."""
-        yield from super().get_renderables()
-        if self.below.plain:
-            yield self.below
 
 
 def follow(output: Output, watched: Iterable[pb.FetchJob], *, title: str = "") -> pb.FetchJob:
@@ -41,7 +29,7 @@ def follow(output: Output, watched: Iterable[pb.FetchJob], *, title: str = "") -
     if output.as_json or not output.stderr.is_terminal:
         return _by_lines(output, watched, title)
     job = pb.FetchJob()
-    bar = _Bar(
+    bar = BarWithLines(
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=None),
         bars.TextColumn("{task.fields[bytes]}", justify="right"),

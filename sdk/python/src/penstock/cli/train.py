@@ -5,8 +5,7 @@ from __future__ import annotations
 import enum
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -25,6 +24,7 @@ from penstock.cli.options import Json, Limit, Model, ModelFilter, NoColor, Token
 from penstock.cli.output import Output
 from penstock.cli.train_advice import next_step
 from penstock.cli.train_views import comparison, recipe_facts, recipes_table, run_facts, runs_table
+from penstock.cli.watching import Watch
 
 if TYPE_CHECKING:
     from penstock.client import Client
@@ -39,6 +39,7 @@ penstock train compare RUN RUN
 """
 app = typer.Typer(no_args_is_help=True, help="Train versions of models: start, watch, compare.", epilog=EXAMPLES)
 app.add_typer(train_script.app, name="script")
+_WATCH = Watch("run", "penstock train", "the trainer")
 Run = Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or how it begins.", show_default=False)]
 
 
@@ -169,7 +170,7 @@ def watch(run: Run, url: Url = None, token: Token = None, as_json: Json = False,
             _show(output, _followed(client, output, run), waited=True)
             return
         ended = pb.TrainingRun()
-        with _watched(client, output, run) as watched:
+        with _WATCH.stream(output, run, client.training.watch_run) as watched:
             for answer in watched:
                 ended = answer.run
                 output.item(document_of(answer))
@@ -313,29 +314,11 @@ def _whole(client: Client, run: str) -> str:
 
 
 def _followed(client: Client, output: Output, run: str) -> pb.TrainingRun:
-    """Show a run until it has ended; whoever stops looking is told that it goes on."""
+    """Show a run until it has ended."""
     from penstock.cli.train_progress import follow  # 30 ms that only watching needs
 
-    try:
-        with _watched(client, output, run) as watched:
-            return follow(output, watched)
-    except KeyboardInterrupt:
-        output.note(f"it goes on; to see it again: penstock train watch {run}; to end it: penstock train cancel {run}")
-        raise
-
-
-@contextmanager
-def _watched(client: Client, output: Output, run: str) -> Iterator[Iterator[pb.WatchTrainingRunResponse]]:
-    """Watch a run; where the trainer stays away, the error says how to take it up again."""
-    from penstock.errors import PenstockError  # loads grpc, which `--help` must not wait for
-
-    try:
-        with closing(client.training.watch_run(run, broken=output.away("the trainer"))) as watched:
-            yield watched
-    except PenstockError as error:
-        if error.retryable:
-            error.add_note(f"run {run} goes on when it is back: `penstock train watch {run}` shows it again")
-        raise
+    with _WATCH.by_a_person(output, run), _WATCH.stream(output, run, client.training.watch_run) as watched:
+        return follow(output, watched)
 
 
 def _show(output: Output, run: pb.TrainingRun, *, waited: bool = False) -> None:

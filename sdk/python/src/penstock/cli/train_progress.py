@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 
 from rich import progress as bars
-from rich.console import RenderableType
 from rich.text import Text
 
 from penstock.api.trainer.v1 import training_pb2 as pb
+from penstock.cli.bars import BarWithLines
 from penstock.cli.charts import sparkline
 from penstock.cli.output import Output, printable
 from penstock.cli.train_views import metric_word, shown_first, state_of
@@ -19,18 +19,6 @@ _WIDTH = 48
 _CURVES = 4
 _LINES = 10
 """Where nobody watches, so many lines tell how far it is."""
-
-
-class _Bar(bars.Progress):
-    """A bar, and below it the curves and a line on what goes on."""
-
-    below: Text = Text()
-
-    def get_renderables(self) -> Iterator[RenderableType]:
-        """Give the bar, the curves and the line."""
-        yield from super().get_renderables()
-        if self.below.plain:
-            yield self.below
 
 
 class Curves:
@@ -73,7 +61,7 @@ def follow(output: Output, watched: Iterable[pb.WatchTrainingRunResponse], *, ti
     if output.as_json or not output.stderr.is_terminal:
         return _by_lines(output, watched, title)
     run, curves = pb.TrainingRun(), Curves()
-    bar = _Bar(
+    bar = BarWithLines(
         bars.TextColumn("{task.description}", markup=False),
         bars.BarColumn(bar_width=None),
         bars.TextColumn("{task.fields[epochs]}", justify="right"),
