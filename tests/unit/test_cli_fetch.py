@@ -351,6 +351,7 @@ def raised_by_jobs() -> set[str]:
     fetcher = Path(faults.__file__).parent
     code = [fetcher / "faults.py", fetcher / "work.py", fetcher / "registering.py", fetcher / "throttle.py"]
     code += [*(fetcher / "downloading").rglob("*.py"), *(fetcher / "sources").rglob("*.py")]
+    code.append(fetcher.parent / "common/pinned.py")
     said = "".join(path.read_text() for path in code if path.name != "servicer.py")
     raised = set(re.findall(r'reason(?: = |=)"([A-Z0-9_]+)"', said)) - {"DOWNLOAD_DAMAGED"}  # it becomes SOURCE_CHANGED
     return raised | faults.RETRYABLE | {"HARD_LIMIT", "INTERNAL"}
