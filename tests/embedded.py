@@ -13,6 +13,7 @@ import pytest
 
 from penstock.cli.embedded.folder import DataFolder, State
 from penstock.cli.embedded.processes import is_alive
+from tests.waiting import looks
 
 DEADLINE_S = 120.0
 TESTDATA = Path(__file__).parent / "testdata"
@@ -21,10 +22,10 @@ UP = (sys.executable, str(TESTDATA / "embedded_up.py"))
 
 def eventually(condition: Callable[[], bool]) -> None:
     """Wait until the condition is true, for two minutes at most."""
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline, "the condition never came true"
-        time.sleep(0.02)
+    for _ in looks(DEADLINE_S, every_s=0.02):
+        if condition():
+            return
+    raise AssertionError("the condition never came true")
 
 
 class RunningUp:

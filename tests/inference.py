@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -22,6 +21,7 @@ from services.inference.oip.open_inference_pb2_grpc import GRPCInferenceServiceS
 from services.inference.tensors import datatype_of, to_raw
 from tests.postgres import PostgresServer
 from tests.services import Running, running_inference, running_monitoring, running_registry
+from tests.waiting import looks
 
 DEADLINE_S = 60.0
 APPROVED: dict[str, Any] = {"approved_by": "ada", "note": "it was tried"}
@@ -157,8 +157,7 @@ def fp32(values: ArrayLike) -> NDArray[np.float32]:
 
 def wait_until(look: Callable[[], Found | None]) -> Found:
     """Look until something is found."""
-    deadline = time.monotonic() + DEADLINE_S
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-    return found
+    for _ in looks(DEADLINE_S):
+        if (found := look()) is not None:
+            return found
+    raise AssertionError("waited too long")

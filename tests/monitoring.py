@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from penstock.ids import uuid7
 from services.monitoring.__main__ import build
 from services.monitoring.settings import MonitoringSettings
 from tests.postgres import LOCK_TIMEOUT_MS
+from tests.waiting import looks
 
 TIMEOUT_S = 60
 
@@ -147,9 +146,7 @@ def connect(database_url: str, port: int) -> Iterator[Monitoring]:
 
 def eventually(met: Callable[[], bool], *, within_s: float = 60) -> None:
     """Wait until something is so."""
-    deadline = time.monotonic() + within_s
-    for _ in itertools.takewhile(lambda _: time.monotonic() < deadline, itertools.count()):
+    for _ in looks(within_s):
         if met():
             return
-        time.sleep(0.01)
     pytest.fail("it did not come to pass")

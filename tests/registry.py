@@ -9,7 +9,6 @@ import secrets
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -26,6 +25,7 @@ from penstock.api.status.v1.status_pb2 import BadRequest, ErrorInfo, Status
 from services.registry.__main__ import build
 from services.registry.settings import RegistrySettings
 from tests.postgres import LOCK_TIMEOUT_MS
+from tests.waiting import looks
 
 DEADLINE_S = 60.0
 Found = TypeVar("Found")
@@ -170,11 +170,10 @@ def go_live(stub: RegistryServiceStub, version: str, model: str = "iris") -> Non
 
 def wait_until(look: Callable[[], Found | None], deadline_s: float = DEADLINE_S) -> Found:
     """Look until something is found."""
-    deadline = time.monotonic() + deadline_s
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, "waited too long"
-        time.sleep(0.01)
-    return found
+    for _ in looks(deadline_s):
+        if (found := look()) is not None:
+            return found
+    raise AssertionError("waited too long")
 
 
 @contextmanager
