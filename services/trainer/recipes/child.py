@@ -149,12 +149,12 @@ def _confined(folder: RunFolder, settings: Settings, guard_pid: int) -> Failed |
 
 
 def _ended(folder: RunFolder, wire: Wire) -> Done | Failed:
-    # Imported here, so that the guard has none of it.
-    from services.trainer.recipes.catalogue import find_recipe
-    from services.trainer.recipes.context import Context
-
-    task = Task.read(folder.task)
     try:
+        # Imported here, so that the guard has none of it.
+        from services.trainer.recipes.catalogue import find_recipe
+        from services.trainer.recipes.context import Context
+
+        task = Task.read(folder.task)
         _leave(find_recipe(task.recipe).train(Context(task, folder, wire.tell)), folder)
     except TrainingFailed as error:
         return Failed(error.reason, error.message)
