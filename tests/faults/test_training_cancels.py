@@ -99,11 +99,12 @@ def test_a_run_is_ended_at_any_step_and_leaves_no_version_that_is_not_whole(plac
         until_held()
         state = pb.TRAINING_RUN_STATE_VALIDATING if step in VALIDATING else pb.TRAINING_RUN_STATE_RUNNING
         assert client.get_run(run.id).state == state
-        # What stands still in the trainer's own database goes on first: its transaction is short, and is let end.
-        last = ended(place, run) if whose != "trainer" else None
-        if last is None:
+        if whose == "trainer":  # its transaction is let end first, which takes no time
             client.cancel_run(run.id)
-    last = last or ended(place, run)
+        else:
+            ended(place, run)
+            until_held()  # still: it did not wait for the answer
+    last = ended(place, run)
     assert last.validation_passed is False or not last.HasField("validation_passed")
     whole(place, last)
 
