@@ -16,8 +16,6 @@ import pytest
 import structlog
 from hypothesis import HealthCheck, settings
 
-from tests import s3
-
 # A shell that runs the tests in the background makes them deaf to Ctrl-C, and so all that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 # Services in this process log as they do on their own; only what is wrong is worth a reader's time here.
@@ -25,7 +23,7 @@ structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.
 # How long an example takes says how busy the machine is; as in CI, where Hypothesis has it so by itself.
 settings.register_profile("unhurried", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unhurried")
-pytest_plugins = ["tests.postgres", "tests.services"]
+pytest_plugins = ["tests.postgres", "tests.s3", "tests.services"]
 MEASURED_CHILDREN = frozenset(
     {
         "e2e/test_embedded.py",  # what `penstock up` runs
@@ -42,11 +40,6 @@ MEASURED_CHILDREN = frozenset(
     }
 )
 """The files of tests whose children are measured: one for each kind of process there is."""
-
-
-def pytest_report_header() -> str:
-    """Say which S3 server the contract suite speaks to."""
-    return s3.describe()
 
 
 def pytest_collection_finish() -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import pytest
 import urllib3
 from minio import Minio
 from minio.error import MinioException
@@ -86,7 +87,7 @@ class S3Bucket:
         client.remove_bucket(self.name)
 
 
-def describe() -> str:
+def pytest_report_header() -> str:
     """Say in a line which server the tests use; starts nothing."""
     if url := os.environ.get("PENSTOCK_TEST_S3_URL"):
         return f"S3: the server at {_option(url, 'endpoint')} (PENSTOCK_TEST_S3_URL)"
@@ -97,7 +98,7 @@ def describe() -> str:
 
 @contextmanager
 def s3_server(folder: Path) -> Iterator[S3Server]:
-    """Give the server that `describe` announces; one started here keeps its data in `folder`."""
+    """Give the server that the header names; one started here keeps its data in `folder`."""
     if url := os.environ.get("PENSTOCK_TEST_S3_URL"):
         keys = os.environ["PENSTOCK_TEST_S3_ACCESS_KEY"], os.environ["PENSTOCK_TEST_S3_SECRET_KEY"]
         yield S3Server(_option(url, "endpoint"), *keys, region=_option(url, "region", "us-east-1"))
@@ -173,3 +174,18 @@ def _moto() -> Iterator[S3Server]:
 
 def _option(url: str, name: str, default: str = "") -> str:
     return parse_qs(urlsplit(url).query).get(name, [default])[0]
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The server named in the test header, for all tests of this process: each makes buckets of its own."""
+    with s3_server(tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(s3: S3Server) -> Iterator[S3Bucket]:
+    """An empty bucket, removed with its content afterwards."""
+    made = s3.make_bucket()
+    yield made
+    made.remove()

@@ -33,17 +33,11 @@ from services.registry.settings import RegistrySettings
 from tests.deployment import DEPLOY, ROOT
 from tests.embedded import eventually
 from tests.postgres import PostgresServer, binaries_under_test, start_server
-from tests.s3 import S3Server, find_minio, s3_server
+from tests.s3 import S3Server, find_minio
 from tests.services import running
 from tests.testdata import models
 
 PASSWORDS = {"registry": "a password's quote", "monitoring": "another", "jobs": "a third", "fetcher": "a fourth"}
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from tests import origins
 from tests.faults.proxy import Proxy
 from tests.held_fetches import HeldFetch, ended, faulted, held_fetch, noted_parts
 from tests.registry import wait_until
-from tests.s3 import S3Bucket, s3_server
+from tests.s3 import S3Bucket, S3Server
 from tests.services import Running, running_registry
 
 pytestmark = pytest.mark.slow
@@ -42,9 +42,8 @@ def fetch(clone_database: CloneDatabase, tmp_path: Path, registry: Running) -> I
 
 
 @pytest.fixture
-def s3_bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Bucket]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server.make_bucket()
+def s3_bucket(s3: S3Server) -> S3Bucket:
+    return s3.make_bucket()
 
 
 @dataclass(frozen=True)

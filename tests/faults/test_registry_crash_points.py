@@ -28,7 +28,6 @@ from services.registry.metrics import GarbageMetrics
 from services.registry.store import Store
 from tests import registry
 from tests.faults.crashing_registry import EXIT_CODE
-from tests.s3 import S3Server, s3_server
 from tests.testdata import models
 
 pytestmark = pytest.mark.slow
@@ -84,12 +83,6 @@ class Place:
             report = garbage.collect(dry_run=True)
         blobs.close()
         return stored, {blob.sha256 for blob in report.blobs}
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
 
 
 @pytest.fixture

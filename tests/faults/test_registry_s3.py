@@ -28,7 +28,7 @@ from services.registry.servicer import NAME
 from tests import registry, s3
 from tests.contract.test_blobs_faults import Overloaded, serving
 from tests.faults.proxy import Proxy
-from tests.s3 import S3Bucket, S3Server
+from tests.s3 import S3Bucket
 
 pytestmark = pytest.mark.slow
 MIB = 1024 * 1024
@@ -87,19 +87,6 @@ def refusal_of(call: Callable[..., Any], request: Any) -> tuple[Any, str]:
     with pytest.raises(grpc.RpcError) as caught:
         ask()
     return registry.refusal(caught.value)[:2]
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3.s3_server(tmp_path_factory.mktemp("s3")) as running:
-        yield running
-
-
-@pytest.fixture
-def bucket(server: S3Server) -> Iterator[S3Bucket]:
-    made = server.make_bucket()
-    yield made
-    made.remove()
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.faults.proxy import Proxy
 from tests.fetching import Place, fetching
 from tests.postgres import PostgresServer
 from tests.registry import wait_until
-from tests.s3 import S3Bucket, S3Server, s3_server
+from tests.s3 import S3Bucket, S3Server
 from tests.testdata import models
 
 pytestmark = pytest.mark.slow
@@ -57,8 +57,9 @@ class Shelf:
 
 
 @pytest.fixture(scope="module")
-def shelf(postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server, pytest.MonkeyPatch.context() as patch:
+def shelf(postgres_server: PostgresServer, s3: S3Server, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    server = s3
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(fetcher, "FILE_PART_BYTES", PART)
         bucket, other = server.make_bucket(), server.make_bucket()
         with Proxy(int(server.endpoint.rpartition(":")[2])) as proxy:

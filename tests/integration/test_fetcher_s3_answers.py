@@ -30,15 +30,14 @@ from services.fetcher.sources.s3 import S3Access, S3Source
 from services.fetcher.sources.source import Found, Stopping
 from tests.flows import all_of
 from tests.origins import Say, answering
-from tests.s3 import S3Bucket, s3_server
+from tests.s3 import S3Bucket, S3Server
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Bucket]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server.make_bucket()
+def bucket(s3: S3Server) -> S3Bucket:
+    return s3.make_bucket()
 
 
 def source_of(access: S3Access, bucket: str = "models") -> S3Source:

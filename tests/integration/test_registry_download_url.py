@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -12,22 +12,9 @@ import urllib3
 from penstock.api.registry.v1 import registry_pb2 as pb
 from penstock.api.registry.v1.registry_pb2_grpc import RegistryServiceStub
 from tests import registry
-from tests.s3 import S3Bucket, S3Server, s3_server
+from tests.s3 import S3Bucket
 
 FILES = {"model.onnx": b"graph", "weights/größe 1.bin": b"weights"}
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture
-def bucket(s3: S3Server) -> Iterator[S3Bucket]:
-    made = s3.make_bucket()
-    yield made
-    made.remove()
 
 
 def url_for(stub: RegistryServiceStub, **more: object) -> pb.CreateDownloadUrlResponse:

@@ -23,17 +23,16 @@ from services.registry.store.blobs import LATE_DELETE_S
 from tests import garbage, quick_registry, registry
 from tests.garbage import Interrupted, Pause, Place, digest
 from tests.quick_registry import delete, reason_of, unique
-from tests.s3 import s3_server
+from tests.s3 import S3Server
 
 CONDEMNED, WAITING, DELETED = GarbageFate.CONDEMNED, GarbageFate.WAITING, GarbageFate.DELETED
 BOTH_STORES = pytest.mark.parametrize("place", ["file", pytest.param("s3", marks=pytest.mark.slow)], indirect=True)
 
 
 @pytest.fixture(scope="module")
-def place_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], object]]:
-    """Give a bucket for "s3", on one server for all tests here, and nothing for "file"."""
-    with s3_server(tmp_path_factory.mktemp("s3")) as server:
-        yield lambda kind: server.make_bucket() if kind == "s3" else None
+def place_of(s3: S3Server) -> Callable[[str], object]:
+    """Give a bucket for "s3", and nothing for "file"."""
+    return lambda kind: s3.make_bucket() if kind == "s3" else None
 
 
 @pytest.fixture
