@@ -55,6 +55,8 @@ def read(name: str, values: Any) -> list[Any]:
         ("since", pa.array(["5", None]), [5, None]),
         ("since", pa.array(["1970-01-02T02:00:00+02:00", None]), [DAY_US, None]),
         ("since", pa.array(["1970-01-02", "1970-01-02 00:00:00"]), [DAY_US, DAY_US]),
+        ("since", pa.array(["1970-01-02", None]), [DAY_US, None]),
+        ("since", pa.array(["1970-01-02T00:00:00", "1970-01-02T01:00:00+01"]), [DAY_US, DAY_US]),
     ],
 )
 def test_what_fits_a_type_is_read(name: str, values: pa.Array, expected: list[Any]) -> None:

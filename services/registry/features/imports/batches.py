@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pyarrow
 
 _INT: Final = r"^-?[0-9]{1,18}$"
+_ZONE: Final = r":.*(Z|[+-][0-9]{2}(:?[0-9]{2})?)$"  # after a time of day: a date alone ends in digits as well
 
 
 def block_of(
@@ -126,10 +127,10 @@ def _points(name: str, array: pyarrow.Array) -> pyarrow.Array:
     texts = array.cast(pa.string())
     if compute.all(compute.match_substring_regex(texts, _INT)).as_py():
         return texts.cast(pa.int64())
-    zoned = compute.match_substring_regex(texts, r"(Z|[+-][0-9]{2}(:?[0-9]{2})?)$")
-    if compute.all(zoned).as_py():
-        return texts.cast(pa.timestamp("us", "UTC")).cast(pa.int64())
-    return texts.cast(pa.timestamp("us")).cast(pa.int64())
+    zoned = compute.match_substring_regex(texts, _ZONE)
+    aware = compute.if_else(zoned, texts, None).cast(pa.timestamp("us", "UTC")).cast(pa.int64())
+    naive = compute.if_else(zoned, None, texts).cast(pa.timestamp("us")).cast(pa.int64())
+    return compute.coalesce(aware, naive)
 
 
 def _lists(name: str, array: pyarrow.Array) -> Any:
