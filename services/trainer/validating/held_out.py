@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from services.trainer.datasets.rows.limits import BATCH_ROWS
 from services.trainer.datasets.rows.writing import read_batches
 from services.trainer.recipes.labels_as_text import text_of, texts_of
 from services.trainer.recipes.scores import REGRESSION
@@ -28,6 +27,8 @@ from services.trainer.validating.models import Trial, Untried
 MAX_ROWS: Final = 20_000
 """Of more, so many are drawn by a seed: an accuracy is then known to 0.7 %, and its intervals are there in seconds."""
 SEED: Final = 7
+BATCH_ROWS: Final = 1_024
+"""Rows that are read at once, and fewer where a row group ends: of wide rows that is what takes memory."""
 
 
 @dataclass(frozen=True, slots=True)
