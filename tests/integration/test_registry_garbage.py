@@ -262,9 +262,10 @@ def test_a_crash_between_the_bytes_and_the_row_is_healed_by_the_next_round_or_up
     sha256 = place.condemned(content)
 
     def kill(_: str) -> None:
+        # Waited for: the connection is told of its end before its lock is given back, and the next round wants that.
         with psycopg.connect(place.database_url, autocommit=True) as killer:
             killer.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = current_database() "
                 "AND application_name = 'penstock' AND state = 'idle in transaction' AND backend_xid IS NOT NULL"
             )
 
