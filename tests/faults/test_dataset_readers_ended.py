@@ -16,7 +16,6 @@ from penstock.api.trainer.v1.datasets_pb2_grpc import DatasetServiceStub
 from services.trainer.datasets.rows import reader
 from tests.datasets import shelf
 from tests.integration.test_dataset_builds import recorded
-from tests.integration.test_validations_faults import deaf
 from tests.monitoring import Monitoring, serve
 from tests.postgres import PostgresServer
 from tests.services import running_registry
@@ -77,13 +76,18 @@ def test_the_reader_of_a_build_ends_with_it(
 
 
 def test_a_build_that_waits_for_monitoring_ends_with_its_trainer(
-    postgres_server: PostgresServer, tmp_path: Path
+    postgres_server: PostgresServer, monitoring: Monitoring, tmp_path: Path
 ) -> None:
+    recorded(monitoring, "waits", 3, labelled=3)
     url = postgres_server.clone("trainer")
-    with deaf() as address, shelf(url, tmp_path, monitoring_address=address) as here:
-        here.client.datasets.from_traffic("waits", "waits", window="1h")
-        wait_until(lambda: bool(left_in(tmp_path)))
-    assert (builds(url), left_in(tmp_path)) == ([("QUEUED", 0)], [])
+    waiting = "SELECT count(*) > 0 FROM pg_locks WHERE relation = 'monitoring.inferences'::regclass AND NOT granted"
+    with psycopg.connect(monitoring.database_url) as locking:
+        locking.execute("LOCK TABLE monitoring.inferences IN ACCESS EXCLUSIVE MODE")
+        with shelf(url, tmp_path, monitoring_address=monitoring.address) as here:
+            here.client.datasets.from_traffic("waits", "waits", window="1h")
+            wait_until(lambda: locking.execute(waiting).fetchone() == (True,))
+        assert (builds(url), left_in(tmp_path)) == ([("QUEUED", 0)], [])
+        assert locking.execute(waiting).fetchone() == (True,), "it did not wait for the answer"
 
 
 @pytest.mark.usefixtures("reads_for_ever")
