@@ -44,6 +44,7 @@ SETTINGS: dict[str, tuple[type[BaseSettings], ...]] = {
 }
 READ_ELSEWHERE = {"PENSTOCK_SECRETS_DIR"}
 SECRETS_OF_SOURCES = ("fetcher_hf_token", "fetcher_s3_access_key", "fetcher_s3_secret_key", "fetcher_oci_auth")
+SECRETS_OF_WORKERS = ("trainer_remote_webhooks", "trainer_ray_token")
 NO_CREDENTIALS = '{"auths": {}}'
 JOBS = ("bucket", "migrate-registry", "migrate-monitoring", "migrate-jobs", "migrate-fetcher", "migrate-trainer")
 ALL = compose()["services"]
@@ -226,6 +227,23 @@ def test_the_fetcher_has_the_credentials_that_were_written_into_the_files(
     assert AuthFile(settings.fetcher_oci_auth_file).find("registry.example") is not None
 
 
+def test_the_trainer_calls_whom_its_file_names_and_nobody_by_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_secrets(tmp_path)
+    empty = settings_of_a_container("trainer", tmp_path, monkeypatch)
+    assert isinstance(empty, TrainerSettings)
+    assert (empty.trainer_remote_webhooks, empty.trainer_ray_token) == (None, None)
+    (tmp_path / "trainer_remote_webhooks").write_text('{"gpu": {"url": "https://gpu.example/hook", "labels": ["gpu"]}}')
+    (tmp_path / "trainer_ray_token").write_text("the token\n")
+    told = settings_of_a_container("trainer", tmp_path, monkeypatch)
+    assert isinstance(told, TrainerSettings)
+    assert told.trainer_remote_webhooks is not None
+    assert told.trainer_ray_token is not None
+    assert '"gpu"' in told.trainer_remote_webhooks.get_secret_value()
+    assert told.trainer_ray_token.get_secret_value() == "the token"
+
+
 def test_a_container_may_drain_for_longer_than_its_service_does() -> None:
     for name in SERVICES:
         grace_s = int(ALL[name]["stop_grace_period"].removesuffix("s"))
@@ -319,13 +337,14 @@ def test_the_secrets_are_made_once_closed_to_others_and_match_each_other(tmp_pat
         password = made[f"{service}_database_password"].strip()
         assert len(password) == 64
         assert made[f"{service}_database_url"].strip() == f"postgresql://{service}:{password}@postgres:5432/penstock"
-    given = {"s3_access_key", *SECRETS_OF_SOURCES}
+    given = {"s3_access_key", *SECRETS_OF_SOURCES, *SECRETS_OF_WORKERS}
     passwords = [text for name, text in made.items() if name not in given and not name.endswith(("url", "token"))]
     assert len(set(passwords)) == len(passwords)
     assert compose()["secrets"].keys() == made.keys()
     # This one is a key of the suite's own: `penstock key create` prints it, and it goes into the file that waits.
     assert {made[f"{name}_token"] for name in ("inference", "monitoring", "jobs", "fetcher", "trainer")} == {""}
     assert {made[name] for name in SECRETS_OF_SOURCES} == {"", NO_CREDENTIALS}
+    assert {made[name] for name in SECRETS_OF_WORKERS} == {""}
     written = {"inference_token": "pk_made", "fetcher_hf_token": "hf_made"}
     for name, text in written.items():
         (folder / name).write_text(text)
@@ -382,6 +401,7 @@ def test_secrets_are_mounted_where_they_are_needed_and_nowhere_else() -> None:
     assert holders["inference_token"] == {"inference"}
     assert holders["monitoring_token"] == {"monitoring"}
     assert all(holders[name] == {"fetcher"} for name in ("fetcher_token", "fetcher_secrets_key", *SECRETS_OF_SOURCES))
+    assert all(holders[name] == {"trainer"} for name in SECRETS_OF_WORKERS)
     assert "inference" not in holders["s3_secret_key"] | holders["registry_database_url"]
     assert not any("PASSWORD" in key and "FILE" not in key for service in ALL.values() for key in environment(service))
 
