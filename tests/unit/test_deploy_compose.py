@@ -189,7 +189,7 @@ def settings_of_a_container(name: str, secrets: Path, monkeypatch: pytest.Monkey
     """Read what a container would be told by the compose file and this folder of secrets."""
     service = ALL[name]
     mounted = secrets.with_name("mounted")
-    mounted.mkdir()
+    mounted.mkdir(exist_ok=True)
     for each in service["secrets"]:
         source, target = (each, each) if isinstance(each, str) else (each["source"], each["target"])
         (mounted / target).write_text((secrets / source).read_text())
@@ -230,13 +230,14 @@ def test_the_fetcher_has_the_credentials_that_were_written_into_the_files(
 def test_the_trainer_calls_whom_its_file_names_and_nobody_by_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_secrets(tmp_path)
-    empty = settings_of_a_container("trainer", tmp_path, monkeypatch)
+    secrets = tmp_path / "secrets"
+    make_secrets(secrets)
+    empty = settings_of_a_container("trainer", secrets, monkeypatch)
     assert isinstance(empty, TrainerSettings)
     assert (empty.trainer_remote_webhooks, empty.trainer_ray_token) == (None, None)
-    (tmp_path / "trainer_remote_webhooks").write_text('{"gpu": {"url": "https://gpu.example/hook", "labels": ["gpu"]}}')
-    (tmp_path / "trainer_ray_token").write_text("the token\n")
-    told = settings_of_a_container("trainer", tmp_path, monkeypatch)
+    (secrets / "trainer_remote_webhooks").write_text('{"gpu": {"url": "https://gpu.example/hook", "labels": ["gpu"]}}')
+    (secrets / "trainer_ray_token").write_text("the token\n")
+    told = settings_of_a_container("trainer", secrets, monkeypatch)
     assert isinstance(told, TrainerSettings)
     assert told.trainer_remote_webhooks is not None
     assert told.trainer_ray_token is not None
