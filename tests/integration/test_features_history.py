@@ -114,12 +114,14 @@ def test_a_read_as_of_a_time_sees_what_was_known_then(
     (block_read,) = answers
     expected = [oracle(rows, key, time, time if known is None else known, ttl) for key, time in asked]
     assert [row["x"] for row in block_read[view].rows()] == expected
+    client.features.update_view(view, ttl_ms=0)  # THEN is long ago
     latest = client.features.get(view, ["a", "b", "c"])[view]
     newest = [
         max((row for row in rows if row.key == key), key=lambda row: (row.event, row.known), default=None)
         for key in "abc"
     ]
     assert latest.event_times_us.tolist() == [0 if row is None else THEN + row.event * second for row in newest]
+    assert [row["x"] for row in latest.rows()] == [None if row is None else row.value for row in newest]
 
 
 def test_writes_at_once_and_out_of_order_end_with_the_latest(client: penstock.Client) -> None:
