@@ -74,6 +74,14 @@ def test_what_is_written_is_read_in_every_type(client: penstock.Client) -> None:
     assert set(nobody.values()) == {None}
 
 
+def test_lists_of_nothing_and_no_lists_at_all_are_written(client: penstock.Client) -> None:
+    client.features.create_view("lists", entity="customer", features={"taste": "FLOAT64_LIST"})
+    client.features.write("lists", ["ada", "bob"], {"taste": [[], []]}, event_times=THEN)
+    client.features.write("lists", ["cy", "dee"], {"taste": [None, None]}, event_times=THEN)
+    read = client.features.get("lists", ["ada", "bob", "cy", "dee"])["lists"]
+    assert [row["taste"] for row in read.rows()] == [[], [], None, None]
+
+
 def test_a_value_of_any_type_is_a_correction_where_it_differs_and_else_said_again(client: penstock.Client) -> None:
     client.features.create_view("corrected", entity="customer", features=KINDS)
     row: dict[str, Any] = {
