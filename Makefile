@@ -41,7 +41,7 @@ up: setup ## Run the whole suite here, embedded, until Ctrl-C
 	@$(BIN)/penstock up
 
 .PHONY: demo
-demo: setup $(VENV)/.demo ## Train, serve, predict, roll out and back; then data drifts, an alert fires, a retraining is asked for
+demo: setup $(VENV)/.demo ## Serve, watch data drift, approve a retraining, validate and promote what it makes
 	@$(BIN)/python -m examples.demo
 
 .PHONY: minilm

@@ -27,14 +27,15 @@ SOURCES = sorted(
 )
 LINK = re.compile(r"\]\(([^)#:]+)\)")
 QUOTED = re.compile(r"`(?:\.venv/bin/)?penstock ([a-z][^`…]*)`", re.DOTALL)
-LISTED = re.compile(r"^(?:\$ )?penstock ([a-z].*?)(?:\s+#.*)?$", re.MULTILINE)
+LISTED = re.compile(r"^ *(?:\$ )?penstock ([a-z].*?)(?:\s+#.*)?$", re.MULTILINE)
+CONTINUED = re.compile(r" *\\\n *")
 
 
 def commands() -> Iterator[tuple[str, str]]:
     """Give each command line of `penstock` that is named anywhere, with the file that names it."""
     for path in (*DOCUMENTS, *SOURCES):
         text = path.read_text()
-        lines = QUOTED.findall(text) + (LISTED.findall(text) if path.suffix == ".md" else [])
+        lines = QUOTED.findall(text) + (LISTED.findall(CONTINUED.sub(" ", text)) if path.suffix == ".md" else [])
         for line in lines:
             if "|" not in line:
                 yield path.relative_to(ROOT).as_posix(), " ".join(line.split())
