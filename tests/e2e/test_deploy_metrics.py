@@ -12,14 +12,17 @@ from urllib.request import urlopen
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 
 import penstock
 from services.monitoring import gauges
+from services.trainer.__main__ import build as build_trainer
+from services.trainer.settings import TrainerSettings
 from tests.deployment import DEPLOY, SERVICES, ancestry, compose
 from tests.fetching import Place, fetching
 from tests.monitoring import eventually
 from tests.postgres import PostgresServer
-from tests.services import Running
+from tests.services import CloneDatabase, Running, running
 from tests.suite import serve_tiny_model
 
 HOME = "penstock.json"
@@ -67,14 +70,19 @@ def exported(page: str) -> dict[str, set[str]]:
 
 @pytest.mark.slow
 def test_every_metric_that_is_asked_for_is_exported_with_its_labels(
-    registry: Running, monitoring: Running, inference: Running, fetches: Place, monkeypatch: pytest.MonkeyPatch
+    registry: Running,
+    monitoring: Running,
+    inference: Running,
+    fetches: Place,
+    trainer: Running,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     serve_tiny_model(lambda: client_of(registry, monitoring, inference))
     monkeypatch.setattr(gauges, "FRESH_S", 0.0)
     eventually(lambda: 'penstock_model_requests_total{model="tiny"' in page_of(monitoring))
     found: dict[str, set[str]] = {name: set() for name in OWN_METRICS}
     assert fetches.fetch("url", f"{fetches.origin.url}/missing.onnx").error.reason == "MODEL_NOT_FOUND"
-    for service in (registry, monitoring, inference, fetches):
+    for service in (registry, monitoring, inference, fetches, trainer):
         for name, labels in exported(page_of(service)).items():
             found.setdefault(name, set()).update(labels)
     for expression in expressions():
@@ -91,6 +99,20 @@ def fetches(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Place]:
     folder.mkdir()
     with fetching(postgres_server, folder) as place:
         yield place
+
+
+@pytest.fixture
+def trainer(clone_database: CloneDatabase, registry: Running, tmp_path: Path) -> Iterator[Running]:
+    """A trainer beside the registry."""
+    settings = TrainerSettings(
+        port=0,
+        metrics_port=0,
+        database_url=SecretStr(clone_database("trainer")),
+        blob_url=f"file://{tmp_path}/trainer",
+        registry_address=registry.address,
+    )
+    with running(build_trainer, settings) as service:
+        yield service
 
 
 def page_of(service: Running | Place) -> str:

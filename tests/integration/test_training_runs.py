@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from sklearn.datasets import load_wine
@@ -262,3 +263,26 @@ def test_every_recipe_says_what_it_takes_and_whether_it_may_be_used(place: Train
     (estimator,) = [each for each in recipes["sklearn"].parameters if each.name == "estimator"]
     assert estimator.description
     assert all(each.description for recipe in recipes.values() for each in recipe.parameters)
+
+
+def test_prometheus_hears_how_many_runs_there_are_how_long_they_took_and_what_they_stumbled_over(
+    place: TrainingPlace,
+) -> None:
+    before = told_to_prometheus(place)
+    assert before.keys() >= {'penstock_training_runs{state="queued"}', "penstock_training_queue_age_seconds"}
+    done = place.train("counted", recipe="sklearn", data_source="wines")
+    assert done.state == pb.TRAINING_RUN_STATE_COMPLETED, done.message
+    place.train("counted", recipe="script", parameters={"code": TELLS})
+    told = told_to_prometheus(place)
+    failed = 'penstock_training_faults_total{reason="TRAINING_FAILED",retryable="false"}'
+    once_more = (failed, "penstock_training_duration_seconds_count", 'penstock_training_runs{state="completed"}')
+    assert {name: told[name] - before.get(name, 0) for name in once_more} == dict.fromkeys(once_more, 1)
+    assert told["penstock_training_queue_age_seconds"] == 0
+    wait_until(lambda: told_to_prometheus(place)["penstock_training_busy"] == 0)
+
+
+def told_to_prometheus(place: TrainingPlace) -> dict[str, float]:
+    """What the metrics page says of training, by its name with its labels."""
+    with urlopen(f"http://127.0.0.1:{place.trainer.metrics_port}/metrics", timeout=60) as page:
+        lines = [line for line in page.read().decode().splitlines() if line.startswith("penstock_training_")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
