@@ -217,3 +217,29 @@ def test_a_trainer_that_has_lost_its_database_ends_its_recipe_before_another_goe
             proxy.heal()
     assert (ended.attempt, ended.done_epochs) == (2, 4), ended.message
     assert client.get_run(run.id) == ended
+
+
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_run_waits_for_a_monitoring_that_is_away_and_at_last_does_without(
+    place: TrainingPlace, comes_back: bool
+) -> None:
+    model = f"unwatched-{comes_back}".lower()
+    profiling_again = ("UPDATE ON trainer.training_runs", "NEW.attempt = 2 AND NEW.message LIKE 'making a reference%'")
+    with (
+        Proxy(int(place.addresses["monitoring"].rpartition(":")[2])) as monitoring,
+        place.replica(trainer_worker_enabled=True, monitoring_address=monitoring.address),
+    ):
+        monitoring.cut()
+        with held(place.database_url, *profiling_again) as until_held:
+            run = place.client.training.create_run(model, **QUICK)
+            until_held()
+            if comes_back:
+                monitoring.heal()
+        ended = place.client.training.wait_run(run.id)
+    assert (ended.state, ended.validation_passed) == (pb.TRAINING_RUN_STATE_COMPLETED, True), ended.message
+    assert (ended.attempt, bool(ended.profile_id)) == ((2, True) if comes_back else (3, False))
+    assert ("no reference profile was made: monitoring made no profile" in ended.message) is not comes_back
+    assert [each.id for each in place.client.monitoring.profiles.list(model=model)] == [ended.profile_id] * comes_back
+    assert [each.version for each in place.client.registry.list_versions(model)] == [ended.new_version]
+    log = b"".join(piece.chunk for piece in place.client.training.log(run.id)).decode()
+    assert log.count("confined by:") == 1, "what was trained and kept is not trained again"

@@ -177,7 +177,7 @@ class TrainingWork:
     def _validated(self, run: JobRun, spec: RunSpec, rows: Materialised | None, folder: RunFolder) -> Validation:
         """Keep what the training rows look like, and try the version on rows that it has not seen."""
         run_id = run.job.job_id
-        self._profile(run, spec, folder)
+        unprofiled = self._profile(run, spec, folder)
         self._say(run, f"validating version {spec.new_version} as it is served")
         test, keys = folder.rows(Part.TEST), folder.groups(Part.TEST)
         trial = Trial(
@@ -204,23 +204,30 @@ class TrainingWork:
                 shortfalls=validation.shortfalls,
                 evaluation_id=validation.evaluation_id,
             )
-            self._store.at(connection, run_id, said(spec.new_version, validation))
+            told = [said(spec.new_version, validation), unprofiled]
+            self._store.at(connection, run_id, "; ".join(filter(None, told)))
             self._validations.of_run(connection, run_id, trial, validation)
         return validation
 
-    def _profile(self, run: JobRun, spec: RunSpec, folder: RunFolder) -> None:
-        """Have monitoring keep what the rows look like; without it drift has nothing to compare with, and no more."""
+    def _profile(self, run: JobRun, spec: RunSpec, folder: RunFolder) -> str:
+        """Have monitoring keep what the rows look like; gives why it did not, "" where it did.
+
+        Drift has nothing to compare with then, and no more: a monitoring that is away is asked again by later attempts,
+        and the last one goes on without it.
+        """
         train = folder.rows(Part.TRAIN)
         if spec.outcome is None or not train.exists() or spec.profile_id:
-            return
+            return ""
         self._say(run, "making a reference profile of the training rows")
         try:
             profile_id = self._steps.profiling.profile(run, spec.model, spec.new_version, spec.outcome, train)
         except DomainError as error:
-            self._say(run, f"no reference profile was made: {error.message}")
-            return
+            if error.retryable and run.job.attempt < run.job.max_attempts:
+                raise
+            return f"no reference profile was made: {error.message}"
         with run.holding() as connection:
             self._store.profiled(connection, run.job.job_id, profile_id)
+        return ""
 
     def _say(self, run: JobRun, message: str) -> None:
         run.check()
