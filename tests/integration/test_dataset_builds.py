@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ import penstock
 from penstock.api.monitoring.v1.monitoring_pb2 import Payload
 from penstock.api.tensors.v1.tensors_pb2 import TensorList
 from penstock.api.trainer.v1 import datasets_pb2 as pb
+from penstock.cli.__main__ import run
 from penstock.ids import uuid7
 from penstock.tensors import to_tensor
 from services.common.errors import DomainError
@@ -203,6 +205,37 @@ def test_more_traffic_than_a_dataset_may_have_is_not_gathered_to_its_end(
     with pytest.raises(BuildFailed, match=f"{allowed} that are allowed") as caught:
         traffic.write(source, tmp_path, Going(), lambda rows: None)
     assert caught.value.reason == "TOO_LARGE"
+
+
+def test_traffic_is_gathered_and_features_are_joined_by_commands(
+    place: tuple[Shelf, penstock.Client],
+    monitoring: Monitoring,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    here, client = place
+
+    def dataset(*arguments: str) -> Any:
+        monkeypatch.setenv("PENSTOCK_TRAINER_ADDRESS", here.address)
+        capsys.readouterr()
+        assert run(["dataset", *arguments, "--json"]) == 0, capsys.readouterr().err
+        return json.loads(capsys.readouterr().out)
+
+    recorded(monitoring, "asked-by-hand", 6, labelled=4)
+    gathered = dataset(
+        "from-traffic", "asked-by-hand", "--window", "1h", "--labelled", "--version", "2", "--where", "colour=red"
+    )
+    assert (gathered["name"], gathered["version"], gathered["state"]) == ("asked-by-hand-traffic", 1, "ready")
+    assert [row["x"] for row in dataset("show", "asked-by-hand-traffic", "--rows", "9")["rows"]] == [3]
+    client.features.create_view("purchases", entity="user", features={"count": "INT64", "city": "STRING"})
+    client.features.load("purchases", ["ann"], {"count": [5], "city": ["Bonn"]}, event_times=[NOW], create_times=[NOW])
+    here.upload("buyers", f"user,at,label\nann,{(NOW + timedelta(hours=1)).isoformat()},0\nbob,{NOW.isoformat()},1\n")
+    named = ("--key", "user", "--time", "at", "--label", "team=green")
+    joined = dataset("from-features", "joined-by-hand", "--rows", "buyers", *named, "--feature", "purchases:count")
+    assert (joined["row_count"], joined["state"], joined["labels"]) == (2, "ready", {"team": "green"})
+    rows = dataset("show", "joined-by-hand", "--rows", "9")["rows"]
+    assert [(row["user"], row["label"], row["purchases.count"]) for row in rows] == [("ann", 0, 5), ("bob", 1, None)]
+    assert "purchases.city" not in rows[0]
 
 
 def test_a_run_of_live_traffic_builds_its_dataset_once(

@@ -151,11 +151,17 @@ def test_views_are_made_from_yaml_listed_changed_and_deleted(feature: Answer, tm
     )
     made = feature("view", "create", "--file", str(file))
     assert (made["version"], made["ttl_ms"], made["labels"]) == (1, DAY * 1_000, {"team": "a"})
+    assert (made["owner"], feature("view", "show", "from-yaml")["owner"]) == ("sales", "sales")
     assert [(each["name"], each["type"], each["description"]) for each in made["features"]] == [
         ("turnover", "float64", ""), ("city", "string", "Where it is"),
     ]  # fmt: skip
-    assert feature("view", "update", "from-yaml", "--ttl", "2d")["ttl_ms"] == 2 * DAY * 1_000
-    assert [each["name"] for each in feature("view", "list", "--entity", "shop")] == ["from-yaml"]
+    longer = feature("view", "update", "from-yaml", "--ttl", "2d")
+    assert (longer["ttl_ms"], longer["owner"]) == (2 * DAY * 1_000, "sales"), "what is not given stays"
+    assert feature("view", "update", "from-yaml", "--owner", "finance")["owner"] == "finance"
+    (listed,) = feature("view", "list", "--entity", "shop")
+    assert (listed["name"], listed["owner"], listed["ttl_ms"]) == ("from-yaml", "finance", 2 * DAY * 1_000)
+    by_options = ("--entity", "till", "--feature", "open=bool", "--owner", "the tills")
+    assert feature("view", "create", "by-options", *by_options)["owner"] == "the tills"
     assert "Where it is" in feature("view", "show", "from-yaml@1", said=True)
     assert "name the version" in feature("view", "delete", "from-yaml", "--yes", exit_code=2)
     feature("view", "delete", "from-yaml@1", "--yes")

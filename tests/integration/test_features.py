@@ -170,6 +170,14 @@ def test_other_features_are_another_version_beside_the_first(client: penstock.Cl
     assert [each.version for each in client.features.list_views(name="versions", page_size=1)] == [3, 1]
 
 
+def test_who_answers_for_a_view_is_kept_and_can_be_changed(client: penstock.Client) -> None:
+    made = client.features.create_view("owned", entity="customer", features={"amount": "float64"}, owner="sales")
+    assert (made.owner, client.features.get_view("owned").owner) == ("sales", "sales")
+    assert client.features.update_view("owned", description="what was paid").owner == "sales"
+    assert client.features.update_view("owned", owner="finance").owner == "finance"
+    assert [each.owner for each in client.features.list_views(name="owned")] == ["finance"]
+
+
 def test_deleted_entities_leave_nothing_behind(client: penstock.Client, view: str) -> None:
     client.features.write(view, ["a", "b"], {"amount": [1.0, 2.0]}, event_times=THEN)
     assert client.features.delete(view, ["a", "nobody"]) == 1
