@@ -102,12 +102,17 @@ class PassingBlobs:
         return self._ledger.discard(connection, *sha256s)
 
     def delete(self, sha256s: Iterable[str]) -> None:
-        """Delete what was discarded; what cannot be deleted now is left for the housekeeping."""
+        """Delete what was discarded, up to what cannot be deleted now: from there on it is left for the housekeeping.
+
+        Nobody waits for a store that takes no deletions once for each file.
+        """
         for sha256 in sha256s:
             try:
-                self._ledger.delete(self.blobs, sha256)
+                if not self._ledger.delete(self.blobs, sha256):
+                    return
             except DomainError as error:  # the database is away; the row says that it is to go
                 _log.info("replaced blob not forgotten yet", sha256=sha256, reason=error.reason)
+                return
 
 
 class RunFiles:

@@ -6,6 +6,7 @@ import hashlib
 import tempfile
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -218,6 +219,16 @@ def test_bytes_that_are_on_their_way_into_another_run_are_not_deleted_with_what_
             place.ended(run_id)
 
 
+def waits(place: Elsewhere) -> bool:
+    """Whether somebody waits for a blob's row."""
+    with place.database.transaction() as connection:
+        row = connection.execute(
+            "SELECT count(*) AS count FROM pg_stat_activity WHERE datname = current_database()"
+            " AND wait_event_type = 'Lock' AND query LIKE '%%trainer%%blobs%%'"
+        ).fetchone()
+    return row is not None and row["count"] == 1
+
+
 def test_who_deletes_waits_for_whoever_is_naming_the_same_bytes(place: Elsewhere) -> None:
     ledger, named, digest = ledger_of(place.database), NamedBlobs(), "ab" * 32
     ledger.keep(digest)
@@ -227,20 +238,12 @@ def test_who_deletes_waits_for_whoever_is_naming_the_same_bytes(place: Elsewhere
         with place.database.transaction() as connection:
             gone.append(ledger.discard(connection, digest))
 
-    def waits() -> bool:
-        with place.database.transaction() as connection:
-            row = connection.execute(
-                "SELECT count(*) AS count FROM pg_stat_activity WHERE datname = current_database()"
-                " AND wait_event_type = 'Lock' AND query LIKE '%%trainer%%blobs%%'"
-            ).fetchone()
-        return row is not None and row["count"] == 1
-
     owner_id = uuid4()
     with place.database.transaction() as connection:
         ledger.keep_with(connection, digest)
         named.name(connection, owner_id, "coming/1", digest, 1)
         other = in_background(discard)
-        wait_for(waits)
+        wait_for(lambda: waits(place))
     other.join(LONG_S)
     assert gone == [[]]
     with place.database.transaction() as connection:
@@ -248,6 +251,38 @@ def test_who_deletes_waits_for_whoever_is_naming_the_same_bytes(place: Elsewhere
         assert ledger.discard(connection, digest) == [digest]
     with pytest.raises(Unavailable, match="being deleted"):
         ledger.keep(digest)
+
+
+def test_of_two_who_delete_the_same_bytes_none_deletes_those_that_came_back(place: Elsewhere) -> None:
+    slow = open_blobs(f"file://{place.folder}/blobs", prefix="trainer")
+    quick = open_blobs(f"file://{place.folder}/blobs", prefix="trainer")
+    kept = PassingBlobs(place.database, slow)
+    blob = kept.put(uuid4(), "checkpoint/x", [b"the same"], max_bytes=100)
+    at, go = threading.Event(), threading.Event()
+    delete = slow.delete
+
+    def slowly(sha256: str) -> None:
+        at.set()
+        assert go.wait(60)
+        delete(sha256)
+
+    with pytest.MonkeyPatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(slow, "delete", slowly)
+        with place.database.transaction() as connection:
+            connection.execute("DELETE FROM trainer.named_blobs WHERE sha256 = %s", (blob.sha256,))
+            gone = kept.discard(connection, [blob.sha256])
+        first = pool.submit(kept.delete, gone)
+        assert at.wait(60)
+        ledger_of(place.database).collect(quick, 0)
+        owner_id = uuid4()
+        again = pool.submit(PassingBlobs(place.database, quick).put, owner_id, "c", [b"the same"], max_bytes=100)
+        wait_for(lambda: again.done() or waits(place))
+        go.set()
+        first.result(60)
+        assert again.result(60).sha256 == blob.sha256
+    assert quick.exists(blob.sha256)
+    with place.database.transaction() as connection:
+        kept.named.forget(connection, owner_id)
 
 
 def test_an_upload_under_way_when_its_run_is_cancelled_is_refused_and_leaves_no_name(place: Elsewhere) -> None:

@@ -30,7 +30,8 @@ WHERE sha256 = %(sha256)s AND delete_time IS NULL
 """
 _CONDEMN: LiteralString = """
 UPDATE {blobs} blobs SET condemn_time = clock_timestamp()
-WHERE condemn_time IS NULL AND touch_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {unnamed}
+WHERE condemn_time IS NULL AND delete_time IS NULL
+  AND touch_time <= clock_timestamp() - make_interval(secs => %(grace_s)s) AND {unnamed}
 """
 _BEGIN_DELETING: LiteralString = """
 UPDATE {blobs} blobs SET delete_time = clock_timestamp()
@@ -39,12 +40,17 @@ WHERE delete_time IS NULL AND condemn_time <= clock_timestamp() - make_interval(
 _DELETING: LiteralString = """
 SELECT sha256 FROM {blobs} WHERE delete_time IS NOT NULL AND sha256 > %(after)s ORDER BY sha256 LIMIT %(limit)s
 """
-_HOLD: LiteralString = "SELECT FROM {blobs} WHERE sha256 = ANY (%(sha256s)s) ORDER BY sha256 FOR UPDATE"
+_HOLD: LiteralString = """
+SELECT FROM {blobs} WHERE sha256 = ANY (%(sha256s)s) AND delete_time IS NULL ORDER BY sha256 FOR UPDATE
+"""
 _DISCARD: LiteralString = """
 UPDATE {blobs} blobs SET delete_time = clock_timestamp()
 WHERE sha256 = ANY (%(sha256s)s) AND delete_time IS NULL AND {unnamed} RETURNING sha256
 """
-_FORGET: LiteralString = "DELETE FROM {blobs} WHERE sha256 = %(sha256)s AND delete_time IS NOT NULL"
+_TAKE: LiteralString = """
+SELECT FROM {blobs} WHERE sha256 = %(sha256)s AND delete_time IS NOT NULL FOR UPDATE SKIP LOCKED
+"""
+_FORGET: LiteralString = "DELETE FROM {blobs} WHERE sha256 = %(sha256)s"
 
 
 class BlobLedger:
@@ -103,15 +109,20 @@ class BlobLedger:
         return [row["sha256"] for row in rows]
 
     def delete(self, blobs: BlobStore, sha256: str) -> bool:
-        """Delete a blob whose deletion has begun; gives whether it is gone. One that cannot be deleted now is left for
+        """Delete a blob whose deletion has begun; gives whether it is gone by this call.
+
+        Its row is held meanwhile. So of those who delete it at once one does, and whoever stores the same bytes waits
+        until they are gone: else a slow deletion would end those that came back. What cannot be deleted now is left for
         the next round, and holds up no other.
         """
-        try:
-            blobs.delete(sha256)
-        except DomainError as error:
-            _log.warning("blob not deleted", sha256=sha256, reason=error.reason, message=error.message)
-            return False
         with self._database.transaction() as connection:
+            if not connection.execute(self._sql(_TAKE), {"sha256": sha256}).rowcount:
+                return False
+            try:
+                blobs.delete(sha256)
+            except DomainError as error:
+                _log.warning("blob not deleted", sha256=sha256, reason=error.reason, message=error.message)
+                return False
             connection.execute(self._sql(_FORGET), {"sha256": sha256})
         return True
 
