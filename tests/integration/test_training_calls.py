@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -90,6 +91,10 @@ def tried_until(place: Elsewhere, condition: Callable[[], bool]) -> None:
     wait_for(look)
 
 
+def _has(log: bytearray, said: bytes, count: int = 1) -> bool:
+    return log.count(said) >= count
+
+
 def outbox(place: Elsewhere, run_id: UUID) -> list[tuple[str, str]]:
     with place.database.transaction() as connection:
         rows = connection.execute(
@@ -152,6 +157,46 @@ def test_a_receiver_that_fails_is_called_again_until_somebody_has_come_and_then_
     claimed = place.client.training_worker.claim("called", run_id=str(run_id))
     finish(place, claimed.run_token, tmp_path)
     assert place.ended(run_id).state is JobState.COMPLETED
+
+
+def test_whatever_a_receiver_answers_but_gone_it_is_called_again_and_the_runs_log_says_why(
+    place: Elsewhere, receiver: Receiver, tmp_path: Path
+) -> None:
+    receiver.otherwise = answers(400)
+    run_id = place.start()
+    for status, more in ((400, {}), (413, {}), (422, {}), (429, {"Retry_After": "3600"})):
+        receiver.otherwise = answers(status, **more)
+        said = f"the call for a worker has not arrived: 127.0.0.1 answered {status} ".encode()
+        tried_until(place, partial(_has, place.told[run_id].log, said))
+    assert outbox(place, run_id) == [("WAITING", "RECEIVER_REFUSED")]
+    with place.database.transaction() as connection:
+        held = connection.execute(
+            "SELECT due_time < clock_timestamp() + interval '91 s' AND hold_time < clock_timestamp() + interval '61 s'"
+            " AS soon FROM trainer.outbox WHERE ordering_key = %s",
+            [str(run_id)],
+        ).fetchone()
+        connection.execute("UPDATE trainer.outbox SET hold_time = clock_timestamp() WHERE state = 'WAITING'")
+    assert held == {"soon": True}
+    receiver.otherwise = answers()
+    tried_until(place, lambda: outbox(place, run_id) == [("DELIVERED", "")])
+    assert len({post.body for post in calls_of(receiver, run_id)}) == 1
+    finish(place, place.claimed().run_token, tmp_path)
+    assert place.ended(run_id).state is JobState.COMPLETED
+
+
+def test_a_run_that_waited_in_vain_says_what_was_answered_where_a_worker_was_called(
+    place: Elsewhere, receiver: Receiver
+) -> None:
+    receiver.otherwise = answers(410)
+    run_id = place.start()
+    said = b"the call for a worker was given up: 127.0.0.1 answered 410 Gone"
+    for attempt in (1, 2, 3):
+        wait_for(partial(_has, place.told[run_id].log, said, attempt))
+        place.fall_silent(run_id)
+    error = place.ended(run_id).error
+    assert (error.reason, said.decode() in error.message) == ("EXECUTOR_UNAVAILABLE", True)
+    assert outbox(place, run_id) == [("FAILED", "RECEIVER_GONE")] * 3
+    assert len(calls_of(receiver, run_id)) == 3
 
 
 def test_nobody_is_called_for_a_run_that_another_worker_has(

@@ -21,7 +21,7 @@ from services.trainer.executing.remote import RemotePlace
 from services.trainer.runs.models import ExecutorName
 from services.trainer.task import Event, RunFolder
 from services.trainer.workers.files import OutsideFiles
-from services.trainer.workers.models import OutsideTask
+from services.trainer.workers.models import OutsideTask, TaskState
 from services.trainer.workers.store import OutsideStore
 from services.trainer.workers.tokens import digest_of
 from tests.outside_workers import (
@@ -71,6 +71,25 @@ def test_a_worker_that_is_done_before_anybody_follows_again_is_done(place: Elsew
     with place.trainer():
         job = place.ended(run_id)
     assert (job.state, place.told[run_id].artifact) == (JobState.COMPLETED, {"model.onnx": b"a model"})
+
+
+def test_a_run_waits_for_a_worker_no_longer_than_it_was_said_however_many_trainers_follow_it(
+    place: Elsewhere, tmp_path: Path
+) -> None:
+    store = OutsideStore(place.database)
+
+    def waits_as(run_id: UUID, number: int) -> bool:
+        task = store.latest(run_id)
+        return task is not None and (task.number, task.state) == (number, TaskState.WAITING)
+
+    with place.trainer():
+        run_id = place.start()
+        wait_for(lambda: waits_as(run_id, 1))
+    place.fall_silent(run_id)
+    with place.trainer():
+        wait_for(lambda: waits_as(run_id, 2))
+        finish(place, place.claimed().run_token, tmp_path)
+        assert place.ended(run_id).state is JobState.COMPLETED
 
 
 def test_a_run_that_is_cancelled_while_nobody_follows_it_leaves_nothing_told_and_no_token(place: Elsewhere) -> None:

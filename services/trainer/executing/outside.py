@@ -110,14 +110,19 @@ class OutsideParts:
 
 
 class Ear:
-    """Hears what the workers of one run tell."""
+    """Hears what the workers of one run tell, and what is answered where they are called.
+
+    `trouble`: why the last call has not arrived, as far as it was heard; '' where there is nothing to say.
+    """
 
     def __init__(self, parts: OutsideParts, folder: RunFolder, tell: Tell) -> None:
         self._store = parts.store
         self._files = parts.files
+        self._calls = parts.calls
         self._folder = folder
         self._tell = tell
         self._told: tuple[UUID | None, int] = (None, 0)
+        self.trouble = ""
 
     def hear(self, outside: OutsideTask) -> bool:
         """Tell on what was told and not read; gives whether there was some. It is forgotten once it is kept."""
@@ -135,6 +140,12 @@ class Ear:
             self._tell(Flush())
             self._store.read(outside.task_id, told[-1][0])
         return bool(told)
+
+    def hear_calls(self, outside: OutsideTask) -> None:
+        """Tell on in the log why a task's worker could not be called, each time that it is something else."""
+        before, self.trouble = self.trouble, self._calls.trouble(outside.task_id)
+        if self.trouble and self.trouble != before:
+            self._tell(Log(f"{self.trouble}\n".encode()))
 
     def _brought(self, outside: OutsideTask) -> bool:
         return self._files.fetch(outside, OutputKind.CHECKPOINT, self._folder.checkpoint)
@@ -227,6 +238,8 @@ class OutsideExecutor:
             try:
                 now = self._store.get(outside.task_id)
                 heard = ear.hear(outside)  # after it: what came before an end is there with it
+                if now.state is TaskState.WAITING and not self._place.submits:
+                    ear.hear_calls(now)
             except Unavailable as error:  # while the lease holds, the database may be back
                 _log.info("outside worker not heard", run=str(outside.run_id), reason=error.reason)
                 stopping.wait(LOOK_S)
@@ -235,7 +248,7 @@ class OutsideExecutor:
                 if not heard:
                     return self._ended(now)
                 continue
-            self._check_silence(now, attempt)
+            self._check_silence(now, attempt, ear.trouble)
             looks += 1
             if self._place.submits and looks % STANDING_LOOKS == 0:
                 self._check_standing(now, attempt, tell)
@@ -251,7 +264,7 @@ class OutsideExecutor:
             raise ExecutorUnavailable(f"the worker gave the run up: {outside.message}", reason=WORKER_LOST)
         raise TrainingFailed(outside.message, reason=outside.reason)
 
-    def _check_silence(self, outside: OutsideTask, attempt: int) -> None:
+    def _check_silence(self, outside: OutsideTask, attempt: int, trouble: str) -> None:
         """Give the run up where nothing is heard of its worker, or nobody asks for it; it is tried again."""
         if outside.state is TaskState.RUNNING and outside.silent_s > self._patience.silence_s:
             self._give_up(outside, attempt)
@@ -261,7 +274,7 @@ class OutsideExecutor:
         if not self._place.submits and outside.state is TaskState.WAITING and outside.silent_s > self._patience.wait_s:
             self._give_up(outside, attempt)
             wanted = f" with the labels {', '.join(outside.labels)}" if outside.labels else ""
-            raise ExecutorUnavailable(f"no remote worker{wanted} asked for the run; see that one runs")
+            raise ExecutorUnavailable(f"no remote worker{wanted} asked for the run; {trouble or 'see that one runs'}")
 
     def _check_standing(self, outside: OutsideTask, attempt: int, tell: Tell) -> None:
         """Look whether the place says that nothing runs there any more, although the worker has said no such thing."""

@@ -32,8 +32,8 @@ from services.trainer.workers.store import OutsideStore
 
 REPORTS_A_SILENCE, MAX_INTERVAL_MS = 6, 5_000
 """A worker reports so often in the time after which it is given up, and so that it hears of a run's end in seconds."""
-CALLS_AT_ONCE = OutboxLimits(slots=4, backoff=Backoff(base_s=2.0, cap_s=60.0))
-"""A run waits for minutes: whoever is to come for it is called again every minute at least."""
+CALLS_AT_ONCE = OutboxLimits(slots=4, backoff=Backoff(base_s=2.0, cap_s=30.0, max_asked_s=60.0))
+"""A run waits for minutes: whoever is to come for it is called again soon, however much time they ask for."""
 
 
 @dataclass(frozen=True, slots=True)

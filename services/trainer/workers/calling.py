@@ -14,11 +14,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, TypeAdapter, ValidationError, field_validator
 
-from penstock.ids import uuid7
 from services.common.errors import FailedPrecondition
 from services.common.jobs import JobConnection
 from services.common.outbox import Message, Outbox, Undeliverable
-from services.common.outbox.webhooks import Webhook, Webhooks, secret_problem
+from services.common.outbox.webhooks import NotDelivered, Webhook, Webhooks, secret_problem
 from services.trainer.task import Task
 from services.trainer.workers.models import OutsideTask
 from services.trainer.workers.store import OutsideStore
@@ -26,6 +25,7 @@ from services.trainer.workers.store import OutsideStore
 VERSION: Final = 1
 MAX_RECEIVERS: Final = 100
 MAX_TITLE_CHARS: Final = 200
+GONE: Final = "RECEIVER_GONE"
 SETTING: Final = "PENSTOCK_TRAINER_REMOTE_WEBHOOKS"
 
 
@@ -86,9 +86,9 @@ class Calls:
         name = self._receiver_of(waiting.outside.labels)
         if name is None:
             return
-        message_id = UUID(uuid7())
+        message_id = waiting.outside.task_id  # one call a task: whoever follows it later finds what became of it
         document = call_document(waiting, message_id, name, self._address)
-        body = json.dumps({"task_id": str(waiting.outside.task_id), "document": document}, ensure_ascii=False).encode()
+        body = json.dumps({"task_id": str(message_id), "document": document}, ensure_ascii=False).encode()
         self._outbox.put(
             connection,
             name,
@@ -99,17 +99,35 @@ class Calls:
         )
 
     def deliver(self, message: Message) -> None:
-        """Post what a message says to its receiver, unless nobody needs to come any more; raises as `Deliver` says."""
+        """Post what a message says to its receiver, unless nobody needs to come any more; raises as `Deliver` says.
+
+        All that a receiver answers may pass, but that it is gone: it may be set right while the run waits, which is not
+        for long, and nobody else is called for it.
+        """
         said = json.loads(message.body)
         if not self._store.waits(UUID(said["task_id"])):
             return
         receiver = self._receivers.get(message.destination)
         if receiver is None:
             sentence = f"{SETTING} names no {message.destination} any more"
-            raise Undeliverable(sentence, reason="RECEIVER_GONE")
+            raise Undeliverable(sentence, reason=GONE)
         webhook = Webhook(receiver.url.get_secret_value(), receiver.secret.get_secret_value())
         document = json.dumps(said["document"], ensure_ascii=False, separators=(",", ":"))
-        self._webhooks.post(webhook, message.message_id, document.encode())
+        try:
+            self._webhooks.post(webhook, message.message_id, document.encode())
+        except Undeliverable as error:
+            if error.reason == GONE:
+                raise
+            raise NotDelivered(error.message, reason=error.reason) from error
+
+    def trouble(self, task_id: UUID) -> str:
+        """Say in a sentence why a task's call has not arrived; '' where it has, or nobody knows of any fault."""
+        if not self._receivers:
+            return ""
+        call = self._outbox.deliveries([task_id]).get(task_id)
+        if call is None or not call.last_error:
+            return ""
+        return f"the call for a worker {'was given up' if call.given_up else 'has not arrived'}: {call.last_error}"
 
     def _receiver_of(self, labels: Sequence[str]) -> str | None:
         return next((name for name, each in self._receivers.items() if each.labels.issuperset(labels)), None)

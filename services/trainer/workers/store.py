@@ -52,8 +52,11 @@ SELECT %(task_id)s, %(run_id)s, coalesce(max(number), 0) + 1, %(attempt)s, %(exe
     %(spec)s
 FROM trainer.outside_tasks WHERE run_id = %(run_id)s
 """
+# Whoever was called for a task that waits was told until when: that stays as it is.
 _ADOPT = """
-UPDATE trainer.outside_tasks SET attempt = %(attempt)s, heard_time = clock_timestamp() WHERE task_id = %(task_id)s
+UPDATE trainer.outside_tasks
+SET attempt = %(attempt)s, heard_time = CASE state WHEN 'WAITING' THEN heard_time ELSE clock_timestamp() END
+WHERE task_id = %(task_id)s
 """
 _READY = """
 UPDATE trainer.outside_tasks SET state = 'WAITING', heard_time = clock_timestamp()
@@ -179,7 +182,10 @@ class OutsideStore:
         return since
 
     def adopt(self, task_id: UUID, task: Task) -> None:
-        """Have a run's later attempt follow a task that was begun before; its worker has time to be heard again."""
+        """Have a run's later attempt follow a task that was begun before; its worker has time to be heard again.
+
+        One that waits for a worker waits as long as it would have.
+        """
         with self._database.transaction() as connection:
             self._hold_run(connection, UUID(task.run_id), task.attempt)
             connection.execute(_ADOPT, {"task_id": task_id, "attempt": task.attempt})
