@@ -14,6 +14,7 @@ from textwrap import dedent
 from typing import Any
 
 import grpc
+import psutil
 import pytest
 from google.protobuf.json_format import MessageToDict
 
@@ -22,6 +23,8 @@ from penstock.api.trainer.v1 import scripts_pb2 as pb
 from penstock.api.trainer.v1 import training_pb2, worker_pb2
 from penstock.api.trainer.v1.scripts_pb2_grpc import ScriptServiceStub
 from services.trainer.executing.local import LocalExecutor
+from services.trainer.scripts import inspection
+from services.trainer.scripts.uploads import MAX_READ
 from services.trainer.worker.attempt import Attempts
 from tests.commands import run_penstock
 from tests.kit import write_keys
@@ -30,6 +33,7 @@ from tests.serving import wait_until
 from tests.training import TrainingPlace, training
 
 pytestmark = pytest.mark.slow
+HANGS = "tests.testdata.children.hangs"
 FITS = dedent(
     """
     import numpy as np
@@ -174,6 +178,9 @@ GOOD = "def train(context): pass\n"
 BAD: dict[str, tuple[bytes, dict[str, str], str]] = {
     "no Python": (b"def train(context:\n    pass\n", {}, "SYNTAX_ERROR"),
     "what brings a compiler down": (b"-" * 500_000 + b"1", {}, "SYNTAX_ERROR"),
+    "an encoding that is none": (b"# coding: foo\n" + GOOD.encode(), {}, "SYNTAX_ERROR"),
+    "a module of the trainer's": (zipped({"train.py": GOOD, "random.py": ""}), {}, "RESERVED_NAME"),
+    "compiled code": (zipped({"train.py": GOOD, "train.so": ""}), {}, "COMPILED_CODE"),
     "no train": (b"def fit(context): pass\n", {}, "NO_TRAIN"),
     "an entry that leads out": (GOOD.encode(), {"entry": "../train.py"}, "INVALID_ENTRY"),
     "a link": (linked({"train.py": "/etc/passwd"}), {}, "ARCHIVE_UNSAFE"),
@@ -212,6 +219,43 @@ def test_an_upload_that_breaks_off_leaves_nothing(place: TrainingPlace) -> None:
         never.set()
         wait_until(lambda: not list(folder.glob("*/penstock-script-*")))
     assert place.rows("SELECT count(*) FROM trainer.script_versions WHERE name = 'broken'") == [(0,)]
+
+
+def test_so_many_scripts_are_read_at_once_and_none_once_its_caller_has_left(
+    place: TrainingPlace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def sent(name: str) -> Iterator[pb.UploadScriptRequest]:
+        yield pb.UploadScriptRequest(header=pb.UploadScriptHeader(name=name))
+        yield pb.UploadScriptRequest(chunk=GOOD.encode())
+
+    folder = Path(str(place.settings.trainer_work_folder))
+    with grpc.insecure_channel(place.trainer.address) as channel, monkeypatch.context() as patch:
+        patch.setattr(inspection, "_CHILD", HANGS)
+        upload = ScriptServiceStub(channel).UploadScript
+        calls = [upload.future(sent("left")) for _ in range(MAX_READ)]
+        wait_until(lambda: len(readers()) == MAX_READ)
+        with pytest.raises(grpc.RpcError) as refused:
+            upload(sent("left"))
+        assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "try again when one is done" in refused.value.details()
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: not readers())
+        wait_until(lambda: not list(folder.glob("*/penstock-script-*")))
+    assert list(place.client.scripts.list("left")) == []
+    assert place.client.scripts.upload("left", GOOD.encode()).script.version == 1, "the places are free again"
+
+
+def readers() -> list[psutil.Process]:
+    """The processes that read scripts for this one."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if HANGS in child.cmdline():
+                found.append(child)
+        except psutil.NoSuchProcess:
+            continue
+    return found
 
 
 def test_what_a_run_trains_with_is_deleted_when_it_has_ended_and_then_no_run_is_made_of_it(

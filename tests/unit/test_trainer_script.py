@@ -132,6 +132,7 @@ def test_a_package_is_imported_by_its_entry_and_finds_its_own_modules(
     folder: RunFolder, files: dict[str, str], entry: str
 ) -> None:
     name = brought(folder, files, entry)
+    trained(folder, script=name, depth=1)
     outcome = trained(folder, script=name, depth=2)
     assert outcome.notes == ("of its own",)
     assert (outcome.metadata["script"], outcome.metadata["script_sha256"]) == ("leaves/3", "ab" * 32)
@@ -149,6 +150,21 @@ def test_a_script_that_is_not_the_runs_or_is_called_as_a_library_is_not_run(fold
     assert "without the script leaves/2" in refusal(folder, script="leaves/2").message
     assert "another module is called json" in refusal(folder, script="leaves/3").message
     assert "not both" in refusal(folder, "def train(context): pass", script="leaves/3").message
+
+
+@pytest.mark.parametrize(
+    ("others", "sentence"),
+    [
+        ({"train/__init__.py": f"def train(context):\n{LEAVES}"}, "train.py is not what is imported as train"),
+        ({"statistics.py": ""}, "another module is called statistics"),
+        ({"pydantic/__init__.py": ""}, "another module is called pydantic"),
+    ],
+)
+def test_nothing_is_run_in_place_of_what_was_shown(folder: RunFolder, others: dict[str, str], sentence: str) -> None:
+    code = f"def train(context):\n{LEAVES}"
+    assert sentence in refusal(folder, files={"train.py": code, **others}).message
+    name = brought(folder, {"train.py": code, **others}, "train.py")
+    assert sentence in refusal(folder, script=name).message
 
 
 @pytest.mark.parametrize(

@@ -87,6 +87,14 @@ def test_what_gives_it_none_is_refused(code: str) -> None:
         (zipped({"train.py": GOOD, "/etc/cron.py": b""}), "", "ARCHIVE_UNSAFE"),
         (zipped({"train.py": GOOD, "Train.py": b""}), "", "DUPLICATE_PATH"),
         (zipped({"train.py": GOOD, "train.py/x": b""}), "", "DUPLICATE_PATH"),
+        (zipped({"train.py": GOOD, "train/__init__.py": b""}), "train.py", "DUPLICATE_PATH"),
+        (zipped({"train/__init__.py": GOOD, "train.py": GOOD}), "", "DUPLICATE_PATH"),
+        (zipped({"train.py": GOOD, "train.cpython-311-x86_64-linux-gnu.so": b"\x7fELF"}), "", "COMPILED_CODE"),
+        (zipped({"train.py": GOOD, "__pycache__/train.cpython-311.pyc": b"\0"}), "", "COMPILED_CODE"),
+        (zipped({"train.py": GOOD, "statistics.py": b""}), "", "RESERVED_NAME"),
+        (zipped({"train.py": GOOD, "penstock/__init__.py": b""}), "", "RESERVED_NAME"),
+        (zipped({"train.py": GOOD, "__main__.py": b""}), "", "RESERVED_NAME"),
+        (b"# -*- coding: foo -*-\n" + GOOD, "", "SYNTAX_ERROR"),
         (zipped({f"{number}.txt": b"" for number in range(1_001)}), "", "ARCHIVE_TOO_LARGE"),
         (zipped({"train.py": GOOD})[:-10], "", "ARCHIVE_UNREADABLE"),
         (zipped({"train.py": GOOD}) + b"more", "", "ARCHIVE_UNREADABLE"),
@@ -98,7 +106,8 @@ def test_what_can_not_be_a_script_is_refused(source: bytes, entry: str, reason: 
 
 @pytest.mark.parametrize(
     "entry", ["", "train", "../train.py", "/train.py", "a//train.py", "my-train.py", "class.py", "__init__.py", "1.py",
-              "train.pyc", "a\\b.py", "a b.py", ".py", f"{'a' * 520}.py"],
+              "train.pyc", "a\\b.py", "a b.py", ".py", f"{'a' * 520}.py", "json.py", "services.py", "services/fit.py",
+              "penstock/__init__.py", "__main__.py"],
 )  # fmt: skip
 def test_an_entry_is_a_path_that_can_be_imported(entry: str) -> None:
     with pytest.raises(DomainError) as caught:
@@ -110,12 +119,18 @@ def test_a_package_has_its_entry_where_it_says_or_where_it_is_looked_for() -> No
     files = {"trees/__init__.py": b"from .fit import train", "trees/fit.py": GOOD, "trees/depth.txt": b"3"}
     found = contents_of(io.BytesIO(zipped(files)), "trees/__init__.py")
     assert (found.packed, found.entry, list(found.files)) == (True, "trees/__init__.py", sorted(files))
-    both = zipped({"train/__init__.py": GOOD, "train.py": GOOD})
     assert contents_of(io.BytesIO(zipped({"train/__init__.py": GOOD})), "").entry == "train/__init__.py"
-    assert contents_of(io.BytesIO(both), "").entry == "train.py"
     assert [module_of(each) for each in ("train.py", "trees/fit.py", "trees/__init__.py")] == [
         "train", "trees.fit", "trees",
     ]  # fmt: skip
+
+
+def test_a_file_is_read_in_the_encoding_that_it_names_and_told_of_it_where_it_is_in_none() -> None:
+    latin = b"def train(context): return '\xe4'\n"
+    assert contents_of(io.BytesIO(b"# -*- coding: latin-1 -*-\n" + latin), "").entry == "train.py"
+    with pytest.raises(DomainError) as caught:
+        contents_of(io.BytesIO(latin), "")
+    assert "write it in UTF-8, or name its encoding in the first line" in caught.value.message
 
 
 def test_a_folder_is_packed_to_the_same_bytes_without_what_is_no_part_of_it(tmp_path: Path) -> None:

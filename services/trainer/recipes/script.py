@@ -20,7 +20,8 @@ from services.trainer.recipes.script_package import ScriptPackage, module_of
 from services.trainer.task import Outcome
 
 MAX_CODE_CHARS: Final = 65_536
-_MODULE: Final = "train"
+_ENTRY: Final = "train.py"
+_PACKAGE_ENTRY: Final = "train/__init__.py"
 Source = Annotated[str, Field(max_length=MAX_CODE_CHARS)]
 
 
@@ -78,13 +79,13 @@ class Script:
         folder.mkdir(parents=True, exist_ok=True)
         package = _package(told.script, context) if told.script else None
         if package is None:
-            for path, source in {**told.files, **({f"{_MODULE}.py": told.code} if told.code else {})}.items():
+            for path, source in {**told.files, **({_ENTRY: told.code} if told.code else {})}.items():
                 target = folder.joinpath(*path.split("/"))
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.write_text(source)
         else:
             package.unpack(context.folder, folder)
-        train = _train_of(_imported(folder, module_of(package.entry) if package else _MODULE))
+        train = _train_of(_imported(folder, package.entry if package else _entry_of(told)))
         own = {name: value for name, value in context.parameters.items() if name not in ScriptParameters.model_fields}
         said = train(context.with_task(replace(context.task, parameters=own)))
         if package is None:
@@ -104,13 +105,21 @@ def _package(reference: str, context: Context) -> ScriptPackage:
     return package
 
 
-def _imported(folder: Path, name: str) -> ModuleType:
+def _entry_of(told: ScriptParameters) -> str:
+    return _ENTRY if told.code or _ENTRY in told.files else _PACKAGE_ENTRY
+
+
+def _imported(folder: Path, entry: str) -> ModuleType:
+    name = module_of(entry)
     sys.path.insert(0, str(folder))
     # A trial of a search has one of its own.
     for each, module in list(sys.modules.items()):
-        if Path(getattr(module, "__file__", None) or "/").is_relative_to(folder):
+        # A folder without an __init__.py has no file.
+        lies_in = getattr(module, "__file__", None) or next(iter(getattr(module, "__path__", ())), "/")
+        if Path(lies_in).is_relative_to(folder):
             del sys.modules[each]
     importlib.invalidate_caches()
+    _check_names(folder)
     try:
         module = importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -118,10 +127,18 @@ def _imported(folder: Path, name: str) -> ModuleType:
             raise
         sentence = f"the script has no {name}.py: give one as `code`, or among `files`"
         raise TrainingFailed(sentence, reason="INVALID_PARAMETERS") from error
-    if not Path(module.__file__ or "/").is_relative_to(folder):
-        sentence = f"another module is called {name} as the script's entry is; call the entry otherwise"
+    if Path(module.__file__ or "/") != folder.joinpath(*entry.split("/")):
+        sentence = f"{entry} is not what is imported as {name}: another file of that name is; rename or leave out one"
         raise TrainingFailed(sentence, reason="INVALID_PARAMETERS")
     return module
+
+
+def _check_names(folder: Path) -> None:
+    """Raise TrainingFailed where the script has a module that is loaded already: its own would never be imported."""
+    for name in sorted({path.relative_to(folder).parts[0].removesuffix(".py") for path in folder.rglob("*.py")}):
+        if name in sys.modules:
+            sentence = f"another module is called {name} as one of the script's is; call the script's otherwise"
+            raise TrainingFailed(sentence, reason="INVALID_PARAMETERS")
 
 
 def _train_of(module: ModuleType) -> Callable[[Context], Any]:

@@ -21,8 +21,11 @@ from services.trainer.scripts.sources import ScriptTooLarge, contents_of
 REFUSED = 3
 OUT_OF_MEMORY = 4
 NO_SECCOMP = "this kernel gives no seccomp: the script is read within limits on memory and time alone"
-_LIBRARIES = ("zlib", "zipfile", "encodings.cp437", "unicodedata", "traceback")
-"""Imported by themselves on first use, which is too late in a sandbox."""
+_LIBRARIES = (
+    "zlib", "zipfile", "encodings.cp437", "encodings.cp1252", "encodings.iso8859_15", "unicodedata", "traceback",
+)  # fmt: skip
+"""Imported by themselves on first use, which is too late in a sandbox; the encodings are those of files' names, and of
+Python beside UTF-8 and Latin-1."""
 
 
 @dataclass(frozen=True, slots=True)

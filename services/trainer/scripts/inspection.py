@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -28,13 +29,15 @@ _DIAGNOSTICS_BYTES: Final = 4_096
 _REASONS: Final = frozenset(
     {
         "INVALID_ENTRY", "ENTRY_NOT_FOUND", "SYNTAX_ERROR", "NO_TRAIN", "NO_FILES", "DUPLICATE_PATH",
-        "ARCHIVE_UNREADABLE", "ARCHIVE_UNSAFE", "ARCHIVE_TOO_LARGE", "TOO_LARGE",
+        "RESERVED_NAME", "COMPILED_CODE", "ARCHIVE_UNREADABLE", "ARCHIVE_UNSAFE", "ARCHIVE_TOO_LARGE", "TOO_LARGE",
     }
 )  # fmt: skip
 
 
-def inspect_script(path: Path, entry: str, folder: Path) -> Contents:
+def inspect_script(path: Path, entry: str, folder: Path, check: Callable[[], None]) -> Contents:
     """Say what is in a script; `folder` is where its reader starts. Nothing of it is run.
+
+    `check` is called while it is read, and may raise: its reader is ended then.
 
     Raises:
         InvalidArgument, ScriptTooLarge: see `sources.contents_of`.
@@ -42,7 +45,7 @@ def inspect_script(path: Path, entry: str, folder: Path) -> Contents:
     settings = Settings(str(path.absolute()), entry, _MEMORY_BYTES, _CPU_S, os.getpid())
     deadline = time.monotonic() + _TIMEOUT_S
     try:
-        ended = run_child(_CHILD, settings.written(), folder, deadline=deadline, limit_bytes=_ANSWER_BYTES)
+        ended = run_child(_CHILD, settings.written(), folder, deadline=deadline, limit_bytes=_ANSWER_BYTES, check=check)
     except TimeoutError:
         raise _too_much(f"is not compiled within {_TIMEOUT_S:g} s") from None
     except TooMuch:

@@ -37,7 +37,7 @@ class ScriptServicer(ScriptServiceServicer):
     ) -> pb.UploadScriptResponse:
         """Make a version of a script that is sent."""
         new, chunks = convert.upload(request_iterator)
-        script, existed = self._uploads.upload(new, chunks, caller())
+        script, existed = self._uploads.upload(new, chunks, caller(), context.is_active)
         return pb.UploadScriptResponse(script=convert.script_proto(script), existed=existed)
 
     def GetScript(self, request: pb.GetScriptRequest, context: grpc.ServicerContext) -> pb.GetScriptResponse:

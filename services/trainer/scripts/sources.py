@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import keyword
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
+from importlib.machinery import BYTECODE_SUFFIXES
 from typing import BinaryIO, Final
 
 from services.common import checks
@@ -13,6 +15,7 @@ from services.common.archives import ArchiveLimits, Entry, entries
 from services.common.archives.zip_file import is_zip
 from services.common.errors import InvalidArgument, ResourceExhausted
 from services.common.file_names import DistinctPaths
+from services.trainer.recipes.script_package import module_of
 from services.trainer.scripts.models import Contents
 
 MAX_SENT_BYTES: Final = 16 * 1024 * 1024
@@ -23,7 +26,10 @@ _PACKAGE_ENTRY: Final = "train/__init__.py"
 _TRAIN: Final = "train"
 _INIT, _SUFFIX = "__init__", ".py"
 _MAGIC_BYTES, _CHUNK_BYTES = 4, 1024 * 1024
-_BOM: Final = b"\xef\xbb\xbf"
+_COMPILED: Final = (".so", ".pyd", *BYTECODE_SUFFIXES)
+"""What Python may run in place of a source beside it, which is all that was looked at."""
+_TAKEN: Final = sys.stdlib_module_names | {"__main__", "penstock", "services"}
+"""Modules that are there when a script is imported: one of these names is never the script's own."""
 
 
 class ScriptTooLarge(ResourceExhausted):
@@ -38,7 +44,7 @@ def contents_of(source: BinaryIO, entry: str) -> Contents:
 
     Raises:
         InvalidArgument: INVALID_ENTRY, ENTRY_NOT_FOUND, SYNTAX_ERROR, NO_TRAIN, NO_FILES, DUPLICATE_PATH,
-            ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE, ARCHIVE_TOO_LARGE.
+            RESERVED_NAME, COMPILED_CODE, ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE, ARCHIVE_TOO_LARGE.
         ScriptTooLarge: one Python file is.
     """
     if entry:
@@ -47,7 +53,7 @@ def contents_of(source: BinaryIO, entry: str) -> Contents:
     packed = is_zip(source.read(_MAGIC_BYTES))
     source.seek(0)
     sizes: dict[str, int] = {}
-    entries: dict[str, str] = {}
+    entries: dict[str, bytes] = {}
     wanted = (entry,) if entry else (DEFAULT_ENTRY, _PACKAGE_ENTRY)
     for file in _files_in(source) if packed else [_only(source, entry or DEFAULT_ENTRY)]:
         if not file.path.endswith(".py"):
@@ -55,9 +61,9 @@ def contents_of(source: BinaryIO, entry: str) -> Contents:
             continue
         code = _read(file)
         sizes[file.path] = len(code)
-        text = _compiled(file.path, code)
+        _compile(file.path, code)
         if file.path in wanted:
-            entries[file.path] = text
+            entries[file.path] = code
     if not any(sizes.values()):
         raise InvalidArgument("nothing was sent; send a Python file, or a zip of some", reason="NO_FILES")
     found = next((each for each in wanted if each in entries), None)
@@ -77,6 +83,8 @@ def check_entry(entry: str) -> None:
     if not named or not file.endswith(_SUFFIX) or parts[-1] == _INIT or len(entry) > checks.MAX_PATH_CHARS:
         sentence = f"got {checks.shown(entry)}; name a file that can be imported, such as train.py or trees/fit.py"
         raise InvalidArgument.field("header.entry", sentence, reason="INVALID_ENTRY")
+    if parts[0] in _TAKEN:
+        raise InvalidArgument.field("header.entry", _taken(entry, parts[0]), reason="INVALID_ENTRY")
 
 
 def _only(source: BinaryIO, entry: str) -> Entry:
@@ -85,11 +93,31 @@ def _only(source: BinaryIO, entry: str) -> Entry:
 
 def _files_in(source: BinaryIO) -> Iterator[Entry]:
     names = DistinctPaths()
+    modules: dict[str, str] = {}
     for file in entries(source, "script.zip", LIMITS):
-        if other := names.take(file.path):
+        other = names.take(file.path)
+        if file.path.endswith(_SUFFIX):
+            # Of train.py and train/__init__.py, only the second would ever run.
+            other = other or modules.setdefault(module_of(file.path), file.path)
+            _check_name(file.path)
+        if other and other != file.path:
             sentence = f"{checks.shown(file.path)} and {checks.shown(other)} can't both be; rename or leave out one"
             raise InvalidArgument(sentence, reason="DUPLICATE_PATH")
+        if file.path.lower().endswith(_COMPILED):
+            sentence = f"{checks.shown(file.path)} is compiled code, which nobody can look through"
+            raise InvalidArgument(f"{sentence}; leave it out, and send Python alone", reason="COMPILED_CODE")
         yield file
+
+
+def _check_name(path: str) -> None:
+    top = module_of(path).partition(".")[0]
+    if top in _TAKEN:
+        raise InvalidArgument(_taken(path, top), reason="RESERVED_NAME")
+
+
+def _taken(path: str, module: str) -> str:
+    sentence = f"{checks.shown(path)} would not be what `import {module}` gives, which is a module of the trainer's own"
+    return f"{sentence}; call it otherwise, or move it into a folder of another name"
 
 
 def _read(file: Entry) -> bytes:
@@ -104,26 +132,33 @@ def _read(file: Entry) -> bytes:
     return bytes(code)
 
 
-def _compiled(path: str, code: bytes) -> str:
+def _compile(path: str, code: bytes) -> None:
+    """Compile bytes as an import does, which heeds what a file says of its encoding; raises InvalidArgument."""
     try:
-        text = code.removeprefix(_BOM).decode("utf-8")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they would be printed, with a look at a file that is not there
-            compile(text, path, "exec", dont_inherit=True)
-    except UnicodeDecodeError as error:
-        raise _no_python(path, f"it is no UTF-8, at byte {error.start:,}") from None
+            compile(code, path, "exec", dont_inherit=True)
     except SyntaxError as error:
-        raise _no_python(path, f"line {error.lineno}: {error.msg}") from None
+        raise _no_python(path, _why(error)) from None
     except ValueError as error:
         raise _no_python(path, str(error)) from None
     except (RecursionError, MemoryError):
         raise _no_python(path, "it is nested too deeply to be compiled") from None
-    return text
 
 
-def _check_train(path: str, text: str) -> None:
+def _why(error: SyntaxError) -> str:
+    where = f"line {error.lineno}: " if error.lineno else ""
+    advice = ""
+    if "encoding" in error.msg:
+        advice = "; write it in UTF-8"
+    elif "'utf-8' codec" in error.msg:
+        advice = "; write it in UTF-8, or name its encoding in the first line"
+    return f"{where}{error.msg}{advice}"
+
+
+def _check_train(path: str, code: bytes) -> None:
     try:
-        named = list(_binding(ast.parse(text).body))
+        named = list(_binding(ast.parse(code).body))
     except (RecursionError, MemoryError):
         raise _no_python(path, "it is nested too deeply to be compiled") from None
     if not named:

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 from uuid import UUID
 
 from penstock.ids import uuid7
 from services.common.allowed_files import write_scratch
 from services.common.blobs import BlobStore
-from services.common.errors import DataLoss, FailedPrecondition
+from services.common.errors import Cancelled, DataLoss, FailedPrecondition, ResourceExhausted
 from services.common.keys import Principal
 from services.trainer.recipes.catalogue import SCRIPT, Catalogue
 from services.trainer.scripts.inspection import inspect_script
 from services.trainer.scripts.models import NewScript, Script
 from services.trainer.scripts.sources import MAX_SENT_BYTES, ScriptTooLarge
 from services.trainer.scripts.store import ScriptStore
+
+MAX_READ: Final = 4
+"""Scripts that are read at once: each has a process of its own, which may take 512 MiB."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +47,25 @@ class Uploads:
         self._blobs = blobs
         self._catalogue = catalogue
         self._folder = folder
+        self._places = threading.BoundedSemaphore(MAX_READ)
 
-    def upload(self, new: NewUpload, chunks: Iterable[bytes], principal: Principal) -> tuple[Script, bool]:
-        """Make a version of what is sent; gives it, and whether it was there.
+    def upload(
+        self, new: NewUpload, chunks: Iterable[bytes], principal: Principal, active: Callable[[], bool]
+    ) -> tuple[Script, bool]:
+        """Make a version of what is sent; gives it, and whether it was there. It ends once the call is not `active`.
 
         Raises:
             FailedPrecondition: RECIPE_NOT_ALLOWED, REQUEST_ID_REUSED.
             InvalidArgument, ScriptTooLarge: see `sources.contents_of`.
+            ResourceExhausted: TOO_MANY_UPLOADS: so many are read just now.
             DataLoss: DIGEST_MISMATCH.
+            Cancelled: the caller went away; no version is left.
         """
+
+        def check() -> None:
+            if not active():
+                raise Cancelled("the caller went away while the script was read")
+
         if refusal := self._catalogue.refusal(SCRIPT):
             raise FailedPrecondition(f"no script is taken here: {refusal}", reason="RECIPE_NOT_ALLOWED")
         with tempfile.TemporaryDirectory(prefix="penstock-script-", dir=self._folder) as scratch:
@@ -70,7 +86,8 @@ class Uploads:
                 known = self._store.repeated(connection, version)
             if known is not None:
                 return known, False
-            contents = inspect_script(sent, new.entry, Path(scratch))
+            with self._place():
+                contents = inspect_script(sent, new.entry, Path(scratch), check)
             blob = self._blobs.put(
                 [sent.read_bytes()],
                 max_bytes=MAX_SENT_BYTES,
@@ -84,6 +101,16 @@ class Uploads:
             if newest is not None and (newest.sha256, newest.contents.entry) == (blob.sha256, contents.entry):
                 return newest, True
             return self._store.insert(connection, version, contents, blob), False
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        if not self._places.acquire(blocking=False):
+            sentence = f"{MAX_READ} scripts are being read just now; try again when one is done"
+            raise ResourceExhausted(sentence, reason="TOO_MANY_UPLOADS", retry_after_s=2.0)
+        try:
+            yield
+        finally:
+            self._places.release()
 
 
 def _receive(chunks: Iterable[bytes], path: Path) -> str:

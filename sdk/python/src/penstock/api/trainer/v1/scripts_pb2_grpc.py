@@ -73,9 +73,11 @@ class ScriptServiceServicer(object):
         same entry as in the newest version are that version. Role: operator. INVALID_ARGUMENT: HEADER_REQUIRED,
         INVALID_NAME, INVALID_ENTRY (no path of a module), ENTRY_NOT_FOUND, SYNTAX_ERROR (naming file and line), NO_TRAIN
         (the entry defines no function train(context)), ARCHIVE_UNREADABLE, ARCHIVE_UNSAFE (links, absolute paths, `..`),
-        ARCHIVE_TOO_LARGE (64 MiB unpacked, 1,000 entries), DUPLICATE_PATH, NO_FILES. RESOURCE_EXHAUSTED: TOO_LARGE (16 MiB
-        packed, 1 MiB of one Python file, what takes too long to compile). FAILED_PRECONDITION: RECIPE_NOT_ALLOWED (policy
-        allows no scripts here), REQUEST_ID_REUSED. DATA_LOSS: DIGEST_MISMATCH.
+        ARCHIVE_TOO_LARGE (64 MiB unpacked, 1,000 entries), DUPLICATE_PATH (also two files of one module), RESERVED_NAME (a
+        module called as one of the standard library or of the trainer), COMPILED_CODE, NO_FILES. RESOURCE_EXHAUSTED:
+        TOO_LARGE (16 MiB packed, 1 MiB of one Python file, what takes too long to compile), TOO_MANY_UPLOADS (being read
+        just now; try again). FAILED_PRECONDITION: RECIPE_NOT_ALLOWED (policy allows no scripts here), REQUEST_ID_REUSED.
+        DATA_LOSS: DIGEST_MISMATCH.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
