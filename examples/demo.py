@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +51,8 @@ FREE_PORTS = {
 
 
 def main() -> None:
-    """Play it through."""
+    """Play it through, and say how long that took."""
+    began = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="penstock-demo-") as folder, suite(Path(folder)) as addresses:
         model = step(
             "Train a logistic regression on the iris data, export it by skl2onnx", lambda: train(regularisation=1)
@@ -67,6 +69,7 @@ def main() -> None:
             accuracy = score(client, model, predictions)
             roll_out_and_back(client, model)
             watch(client, model, accuracy)
+    console.print(f"[cyan]▸[/] All of it took {time.monotonic() - began:.0f} s, and nothing of it is left")
 
 
 @contextmanager

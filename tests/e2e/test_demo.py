@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,8 +66,18 @@ def test_the_demo_plays_the_main_job_to_its_end_and_leaves_nothing(tmp_path: Pat
     for words in MOVES:
         position = done.stdout.find(words, position + 1)
         assert position >= 0, done.stdout
+    before, during, after = accuracies(done.stdout)
+    assert before > during, "the ruler makes the model worse"
+    assert after > during, "what is retrained is better with the new ruler"
+    assert re.fullmatch(r"▸ All of it took \d+ s, and nothing of it is left", done.stdout.splitlines()[-1])
     assert list(scratch.iterdir()) == []
     assert not [process.pid for process in psutil.process_iter() if names(process, scratch)]
+
+
+def accuracies(told: str) -> list[float]:
+    """The percentages of the table that compares the model before, during and after the new ruler."""
+    table = told.partition("iris, before, during and after")[2]
+    return [float(share) for share in re.findall(r"│ *(\d+\.\d)% *│", table)[:3]]
 
 
 def names(process: psutil.Process, folder: Path) -> bool:
