@@ -11,14 +11,12 @@ from numpy.typing import NDArray
 
 from services.common.errors import InvalidArgument, NotFound
 from services.trainer.datasets.files import RowFiles, read_column
-from services.trainer.datasets.kinds import ColumnType
 from services.trainer.datasets.models import Dataset, KeptSplit
 from services.trainer.datasets.rows.limits import shown
 from services.trainer.datasets.splits import DefaultSplit, Split, SplitBy, check_filled, counts_of, parts_of
 from services.trainer.datasets.store import DatasetStore
 from services.trainer.datasets.traffic import INFERENCE_ID
 
-MAX_CLASSES: Final = 20
 MAX_NAMED: Final = 20
 """Columns that a refusal lists."""
 
@@ -61,9 +59,9 @@ def divided(
     return KeptSplit(split.id_for(dataset.rows.digest), split, counts_of(parts)), parts
 
 
-def default_split(dataset: Dataset, label: str, said: DefaultSplit | None = None) -> Split:
+def default_split(dataset: Dataset, said: DefaultSplit | None = None) -> Split:
     """Say how a version is divided where nobody said by what: live traffic by what it was asked under, other rows by
-    seed, evenly over the label's values that are classes.
+    seed. Nothing of a recipe counts, its label among it: whatever is trained and tried, the same rows are held out.
 
     Raises:
         InvalidArgument: it is live traffic, and to be spread evenly over a column's values (INVALID_PARAMETERS).
@@ -76,10 +74,7 @@ def default_split(dataset: Dataset, label: str, said: DefaultSplit | None = None
         return replace(split, by=SplitBy.KEY, column=INFERENCE_ID)
     if said.stratify_column:
         return replace(split, stratify_column=said.stratify_column)
-    column = next((each for each in dataset.rows.columns if each.name == label), None)
-    whole = column is not None and column.type is ColumnType.INT64 and column.distinct_count <= MAX_CLASSES
-    classes = column is not None and (whole or column.type in (ColumnType.STRING, ColumnType.BOOL))
-    return replace(split, stratify_column=label) if classes else split
+    return split
 
 
 def check_unspread(traffic: str, said: DefaultSplit) -> None:

@@ -2,7 +2,7 @@
 
 What the work of runs calls:
 
-    given = datasets.materialise(run_id, source, model, split, folder, stopping, label="label")
+    given = datasets.materialise(run_id, source, model, split, folder, stopping)
     ...                                    # given.dataset, given.split_id, given.counts go into the run's row
     datasets.release(connection, run_id)   # in the transaction that ends the run, however it ends
 
@@ -96,15 +96,12 @@ class Datasets:
         split: Split | DefaultSplit | None,
         folder: RunFolder,
         stopping: Stopping,
-        *,
-        label: str = "label",
     ) -> Materialised:
         """Write `folder.rows(part)` for every part that has rows, and `folder.groups(part)` where they go by key.
 
         Without a split, 0.7 are to learn from, 0.15 to stop by and 0.15 to judge by. Where it does not say by what,
         live traffic is divided by key, which is `inference_id`, so that a row stays in its part when the window moves
-        on; other datasets by seed, evenly over the label's values where they are classes (text, booleans, or at most
-        20 different whole numbers).
+        on, and other datasets by seed.
 
         Raises:
             TrainingFailed: INVALID_DATA: no such dataset or version, or it is not READY; no column in common, or of
@@ -116,7 +113,7 @@ class Datasets:
         with _as_training_failures():
             found = self._resolved(run_id, sources_of(source), model, stopping)
             columns = common_columns(found)
-            return self._written(found, columns, split, folder, stopping, label)
+            return self._written(found, columns, split, folder, stopping)
 
     def check(
         self,
@@ -148,7 +145,7 @@ class Datasets:
                 continue
             dataset = self._named(text)
             check_named(dataset.reference, list(_learned_from(dataset)), named or {})
-            check_columns(dataset, split if isinstance(split, Split) else default_split(dataset, "", split))
+            check_columns(dataset, split if isinstance(split, Split) else default_split(dataset, split))
 
     def refer(self, connection: JobConnection, run_id: UUID, source: str) -> None:
         """Optional, when a run is created: hold what its source names from then on, so that a dataset deleted while
@@ -211,11 +208,10 @@ class Datasets:
         split: Split | DefaultSplit | None,
         folder: RunFolder,
         stopping: Stopping,
-        label: str,
     ) -> Materialised:
         counts = dict.fromkeys(Part, 0)
         splits = []
-        chosen = [split if isinstance(split, Split) else default_split(dataset, label, split) for dataset in found]
+        chosen = [split if isinstance(split, Split) else default_split(dataset, split) for dataset in found]
         by_key = any(each.by is SplitBy.KEY for each in chosen)
         with ExitStack() as stack:
             writers: dict[Path, Any] = {}

@@ -94,11 +94,8 @@ class TrainingWork:
         if not spec.data_source:
             return None
         self._say(run, f"gathering rows of {spec.data_source}")
-        label = str(spec.parameters.get("label_column", "label"))
         split = split_of(spec.parameters)
-        given = self._steps.datasets.materialise(
-            run.job.job_id, spec.data_source, spec.model, split, folder, run, label=label
-        )
+        given = self._steps.datasets.materialise(run.job.job_id, spec.data_source, spec.model, split, folder, run)
         with run.holding() as connection:
             self._store.prepared(connection, run.job.job_id, given.dataset, given.split_id, given.counts)
         return given

@@ -55,9 +55,7 @@ class ValidationWork:
         """Write the rows into a folder."""
         self._say(run, f"gathering rows of {spec.data_source}")
         split = split_of({"split": spec.split} if spec.split is not None else {})
-        given = self._datasets.materialise(
-            run.job.job_id, spec.data_source, spec.model, split, folder, run, label=spec.label_column
-        )
+        given = self._datasets.materialise(run.job.job_id, spec.data_source, spec.model, split, folder, run)
         with run.holding() as connection:
             self._store.prepared(connection, run.job.job_id, given.dataset)
         return given
