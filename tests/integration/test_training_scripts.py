@@ -237,7 +237,7 @@ def test_so_many_scripts_are_read_at_once_and_none_once_its_caller_has_left(
         with pytest.raises(grpc.RpcError) as refused:
             upload(sent("left"))
         assert refused.value.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
-        assert "try again when one is done" in refused.value.details()
+        assert "try again when one is done" in str(refused.value)
         for call in calls:
             call.cancel()
         wait_until(lambda: not readers())

@@ -147,3 +147,25 @@ def test_a_folder_is_packed_to_the_same_bytes_without_what_is_no_part_of_it(tmp_
     with pytest.raises(TheyRefuse) as caught:
         pack(tmp_path / "empty", io.BytesIO())
     assert caught.value.reason == "NO_FILES"
+
+
+def test_a_folder_that_would_be_refused_is_not_packed_to_its_end(tmp_path: Path) -> None:
+    def why(folder: Path) -> TheyRefuse:
+        out = io.BytesIO()
+        with pytest.raises(TheyRefuse) as caught:
+            pack(folder, out)
+        assert out.tell() < 1024 * 1024
+        return caught.value
+
+    many, large, linked = (tmp_path / name for name in ("many", "large", "linked"))
+    for folder in (many, large, linked):
+        folder.mkdir()
+        (folder / "train.py").write_bytes(GOOD)
+    for number in range(1_000):
+        (many / f"{number}.txt").touch()
+    assert (why(many).reason, "it has more than 1,000 entries" in why(many).message) == ("ARCHIVE_TOO_LARGE", True)
+    with (large / "rows.bin").open("wb") as rows:
+        rows.truncate(1024**4)  # one that is read whole ends the process
+    assert "more than 67,108,864 bytes" in why(large).message
+    (linked / "secrets").symlink_to("/etc")
+    assert (why(linked).reason, "is a symbolic link" in why(linked).message) == ("ARCHIVE_UNSAFE", True)

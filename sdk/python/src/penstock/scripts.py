@@ -26,6 +26,9 @@ WORK_TIMEOUT_S = 300.0
 # The same files are the same bytes, whenever they are packed.
 _PACK_TIME = (1980, 1, 1, 0, 0, 0)
 _MODE = 0o100644 << 16
+# What the service unpacks of one script.
+_MAX_FILES = 1_000
+_MAX_BYTES = 64 * 1024 * 1024
 
 
 class ScriptsClient:
@@ -58,9 +61,12 @@ class ScriptsClient:
 
         Raises:
             InvalidArgument: it is no Python (SYNTAX_ERROR), its entry is not there (ENTRY_NOT_FOUND) or has no function
-                train(context) (NO_TRAIN), the folder is empty (NO_FILES), or the zip is not one to be unpacked.
+                train(context) (NO_TRAIN), a module is called as one of the standard library or of Penstock
+                (RESERVED_NAME), a file is compiled (COMPILED_CODE), the folder is empty (NO_FILES), has a link in it
+                (ARCHIVE_UNSAFE), or more than 1,000 files or 64 MiB (ARCHIVE_TOO_LARGE), or the zip is not one to be
+                unpacked.
             FailedPrecondition: policy allows no scripts there (RECIPE_NOT_ALLOWED).
-            ResourceExhausted: it is too large (TOO_LARGE).
+            ResourceExhausted: it is too large (TOO_LARGE), or too many are being read (TOO_MANY_UPLOADS).
             OSError: a file can't be read.
         """
         with _opened(source) as file:
@@ -157,25 +163,49 @@ def file_name_of(script: pb.Script) -> str:
 def pack(folder: Path, out: BinaryIO) -> None:
     """Write a zip of a folder's files; the same files give the same bytes.
 
-    Left out is what begins with a dot, and `__pycache__`.
+    Left out is what begins with a dot, and `__pycache__`. What the service would refuse is not read to its end.
 
     Raises:
-        InvalidArgument: there is no file in it (NO_FILES).
+        InvalidArgument: there is no file in it (NO_FILES), or a link (ARCHIVE_UNSAFE); it has more than 1,000 files or
+            64 MiB (ARCHIVE_TOO_LARGE).
         OSError: a file can't be read.
     """
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and not _left_out(path.relative_to(folder))]
-    if not paths:
-        raise InvalidArgument(f"there is no file in {str(folder)!r}; name the folder of the script", reason="NO_FILES")
+    count, left_bytes = 0, _MAX_BYTES
     with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as archive:
-        for path in paths:
+        for path in _files_in(folder):
+            count += 1
+            if count > _MAX_FILES:
+                raise _too_large(folder, f"it has more than {_MAX_FILES:,} entries")
+            with path.open("rb") as file:
+                content = file.read(left_bytes + 1)
+            left_bytes -= len(content)
+            if left_bytes < 0:
+                raise _too_large(folder, f"more than {_MAX_BYTES:,} bytes come out of it")
             info = zipfile.ZipInfo(path.relative_to(folder).as_posix(), _PACK_TIME)
             info.external_attr = _MODE
             info.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(info, path.read_bytes())
+            archive.writestr(info, content)
+    if not count:
+        raise InvalidArgument(f"there is no file in {str(folder)!r}; name the folder of the script", reason="NO_FILES")
 
 
-def _left_out(path: Path) -> bool:
-    return any(part.startswith(".") or part == "__pycache__" for part in path.parts)
+def _files_in(folder: Path) -> Iterator[Path]:
+    """Give the files of a folder in the order of their paths; a folder that is left out is not looked into."""
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.name == "__pycache__":
+            continue
+        if path.is_symlink():
+            sentence = f"{str(path)!r} is a symbolic link; pack plain files and folders, and leave out the rest"
+            raise InvalidArgument(sentence, reason="ARCHIVE_UNSAFE")
+        if path.is_dir():
+            yield from _files_in(path)
+        elif path.is_file():
+            yield path
+
+
+def _too_large(folder: Path, what: str) -> InvalidArgument:
+    sentence = f"the folder {str(folder)!r}: {what}; send less: the script alone, without its data and libraries"
+    return InvalidArgument(sentence, reason="ARCHIVE_TOO_LARGE")
 
 
 @contextmanager
