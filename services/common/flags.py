@@ -79,7 +79,9 @@ def _add(parser: argparse.ArgumentParser, field: str, info: FieldInfo) -> None:
         parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=argparse.SUPPRESS, help=meaning)
         return
     choices = get_args(info.annotation) if get_origin(info.annotation) is Literal else ()
-    shown = "" if info.is_required() or info.default is None else f" Default: {info.default}."
+    # Empty ones, and those that are made anew each time, say nothing worth a reader's time.
+    said = None if info.is_required() or info.default_factory is not None else info.default
+    shown = "" if said is None or said in ("", ()) or said == frozenset() else f" Default: {said}."
     parser.add_argument(
         flag,
         default=argparse.SUPPRESS,

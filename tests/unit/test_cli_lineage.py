@@ -75,6 +75,8 @@ def test_an_id_is_tried_as_each_kind_of_thing(server: ScriptedServer, capsys: py
     server.on("GetLineage", answer(lineage()))
     said(capsys, "lineage", f"{ID}6", "--kind", "check")
     assert server.calls["GetLineage"][-1].check_id == f"{ID}6"
+    text = said(capsys, "lineage", "tumours", exit_code=ExitCode.FAILED)
+    assert "penstock lineage tumours/VERSION [INVALID_ID]" in text
     server.on("GetLineage", UNKNOWN)
     text = said(capsys, "lineage", f"{ID}6", exit_code=ExitCode.NOT_FOUND)
     assert "is the id of no prediction, alert, retraining request, check or training run [SUBJECT_NOT_FOUND]" in text

@@ -180,7 +180,8 @@ def _stacked(values: NDArray[Any]) -> NDArray[np.float64]:
     if len(lengths) > 1:
         raise ValueError(f"lists of {', '.join(map(str, sorted(lengths)))} values; all of one write are of one length")
     length = lengths.pop() if lengths else 0
-    return np.array([np.zeros(length) if value is None else value for value in values], "<f8").reshape(len(values), length)
+    held = [np.zeros(length) if value is None else value for value in values]
+    return np.array(held, "<f8").reshape(len(values), length)
 
 
 def refused(field: str, sentence: str, reason: str) -> InvalidArgument:

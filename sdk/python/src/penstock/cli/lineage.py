@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from collections import deque
 from contextlib import suppress
 from datetime import datetime
@@ -38,6 +39,8 @@ EXAMPLES = """Examples
   penstock lineage 0193…                 a prediction, alert, retraining request, check or training run, by its id
   penstock lineage iris/2.0.0            a version
 """
+_ID = re.compile(r"[0-9a-fA-F-]+")
+"""An id, or how one begins."""
 _SENTENCES = ("message", "summary", "shortfalls")
 """What a node says of itself in a sentence."""
 MAX_SENTENCE = 160
@@ -197,12 +200,15 @@ def _newest(client: Client, kind: Kind | None) -> Iterator[_Listed]:
 
 def _find(client: Client, subject: str, kind: Kind | None) -> pb.GetLineageResponse:
     """Ask for a version by its name, and for an id as each kind of thing until one has it."""
-    from penstock.errors import NotFound
+    from penstock.errors import InvalidArgument, NotFound
 
     lineage = client.monitoring.lineage
     if "/" in subject:
         model, _, version = subject.partition("/")
         return lineage.of_version(model, version)
+    if kind is None and not _ID.fullmatch(subject):
+        sentence = f"{subject} is no id, and of a model its version is asked for: penstock lineage {subject}/VERSION"
+        raise InvalidArgument(sentence, reason="INVALID_ID")
     asks = {
         Kind.PREDICTION: lineage.of_inference,
         Kind.ALERT: lineage.of_alert,
