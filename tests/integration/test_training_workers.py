@@ -11,7 +11,11 @@ import pytest
 
 from penstock import errors
 from penstock.api.trainer.v1 import worker_pb2 as pb
+from services.common.blobs import open_blobs
+from services.common.blobs.file import FileBlobStore
+from services.common.errors import Unavailable
 from services.common.jobs import JobState
+from services.trainer.store import ledger_of
 from services.trainer.workers.tokens import new_token
 from tests.outside_workers import INPUTS, ONNX, Elsewhere, elsewhere, finish, hand_in, refused, state_of, wait_for
 from tests.postgres import PostgresServer
@@ -55,6 +59,28 @@ def test_a_worker_brings_what_belongs_to_a_run_tells_how_it_goes_and_hands_in_a_
     with place.database.transaction() as connection:
         kept = connection.execute("SELECT name FROM trainer.named_blobs WHERE owner_id = %s", [run_id]).fetchall()
     assert kept == []
+
+
+def test_an_upload_does_not_wait_once_a_file_for_a_store_that_takes_no_deletions(
+    place: Elsewhere, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id, token = place.begun()
+    asked: list[str] = []
+
+    def refuse(self: FileBlobStore, sha256: str) -> None:
+        del self
+        asked.append(sha256)
+        raise Unavailable("the store does not answer", reason="BLOB_STORE_UNAVAILABLE")
+
+    monkeypatch.setattr(FileBlobStore, "delete", refuse)
+    for epoch in (b"1", b"2"):
+        checkpoint = {f"shard/{number}": epoch * number for number in range(1, 5)}
+        assert hand_in(place.client, token, tmp_path, checkpoint, kind="CHECKPOINT", epoch=int(epoch)) == 10
+    assert len(asked) == 1
+    finish(place, token, tmp_path)
+    assert place.ended(run_id).state is JobState.COMPLETED
+    monkeypatch.undo()
+    assert ledger_of(place.database).collect(open_blobs(f"file://{place.folder}/blobs", prefix="trainer"), 3_600) == 4
 
 
 def test_a_wrong_token_opens_nothing(place: Elsewhere, tmp_path: Path) -> None:
