@@ -145,6 +145,13 @@ def test_what_would_not_do_is_refused_before_it_is_paid_for(
         ),
         (Query(AMOUNTS, error=("jobBackendError", "sorry")), Unavailable, "INPUT_UNAVAILABLE", "jobBackendError"),
         (Query(AMOUNTS, [["ada", 1.0], [None, 1.0]]), InvalidArgument, "MISSING_VALUE", "row 2, column 'customer'"),
+        (Query(AMOUNTS, [["ada", 1.0], ["a\0", 1.0]]), InvalidArgument, "INVALID_NAME", "row 2, column 'customer'"),
+        (
+            Query({"customer": "STRING", "city": "STRING"}, [["ada", "Bern"], ["bob", "B\0rn"]]),
+            InvalidArgument,
+            "OUT_OF_BOUNDS",
+            "row 2, column 'city'",
+        ),
     ],
 )
 def test_a_query_that_fails_says_why(

@@ -104,8 +104,8 @@ def _key(value: Any) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int):
         raise _Unfit(f"{type(value).__name__} names no entity; cast it to text")
     key = str(value)
-    if not 0 < len(key) <= MAX_KEY_CHARS:
-        raise _Unfit(f"an entity has 1 to {MAX_KEY_CHARS} characters", "INVALID_NAME")
+    if not 0 < len(key) <= MAX_KEY_CHARS or "\0" in key:
+        raise _Unfit(f"an entity has 1 to {MAX_KEY_CHARS} characters, and no NUL", "INVALID_NAME")
     return key
 
 
@@ -132,8 +132,8 @@ def _truth(value: Any) -> bool:
 def _text(value: Any) -> str:
     if not isinstance(value, str):
         raise _Unfit(f"{type(value).__name__} is no text; cast it")
-    if len(value.encode()) > MAX_STRING_BYTES:
-        raise _Unfit(f"a text has at most {MAX_STRING_BYTES:,} bytes", "OUT_OF_BOUNDS")
+    if len(value.encode()) > MAX_STRING_BYTES or "\0" in value:
+        raise _Unfit(f"a text has at most {MAX_STRING_BYTES:,} bytes, and no NUL", "OUT_OF_BOUNDS")
     return value
 
 
