@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import errors as pg
 from psycopg import sql
 
 from services.common.errors import FailedPrecondition
@@ -23,6 +24,7 @@ from services.common.postgres import translated
 FILE_NAME = re.compile(r"(?P<number>\d{4})_(?P<name>[a-z0-9_]+)\.sql")
 LOCK_WAIT_MS = 60_000
 CONNECT_TIMEOUT_S = 10
+_LOCKS_SETTING = "max_locks_per_transaction"
 
 _HISTORY_TABLE = """
 CREATE TABLE IF NOT EXISTS {schema}.schema_migrations (
@@ -76,8 +78,8 @@ def migrate(database_url: str, schema: str, folder: Path) -> tuple[str, ...]:
     """Bring `schema` to the newest migration in `folder`; returns the names of those applied now.
 
     Safe to run from many processes at once: one works, the others wait for it. Raises MigrationError when an
-    applied file has changed or the database knows migrations that the folder does not, and Unavailable when the
-    database is away.
+    applied file has changed, the database knows migrations that the folder does not, or one needs more locks than it
+    has room for (LOCKS_EXHAUSTED), and Unavailable when the database is away.
     """
     migrations = load_migrations(folder)
     applied = []
@@ -103,7 +105,16 @@ def _apply_next(connection: psycopg.Connection[Any], schema: str, migrations: Se
         if pending is None:
             return None
         connection.execute(sql.SQL("SET LOCAL search_path = {schema}, public").format(schema=sql.Identifier(schema)))
-        connection.execute(pending.text.encode())
+        try:
+            connection.execute(pending.text.encode())
+        except pg.OutOfMemory as error:
+            if _LOCKS_SETTING not in (error.diag.message_hint or ""):
+                raise
+            raise MigrationError(
+                f"{pending} locks more tables at once than the database has room for, and nothing was changed; raise "
+                f"PostgreSQL's {_LOCKS_SETTING}, restart it, and migrate again. It may be lowered afterwards.",
+                reason="LOCKS_EXHAUSTED",
+            ) from error
         connection.execute(_in_schema(_RECORD, schema), [pending.number, pending.name, pending.sha256])
         return pending
 

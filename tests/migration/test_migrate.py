@@ -68,6 +68,18 @@ def test_a_file_that_fails_leaves_the_ones_before_and_nothing_of_its_own(empty_d
     assert rows(empty_database, "SELECT to_regclass('plant.half')") == [(None,)]
 
 
+def test_more_locks_than_the_database_has_room_for_say_what_to_raise(empty_database: str, folder: Path) -> None:
+    # Advisory locks share the room with those of tables, and take no files.
+    (folder / "0003_many.sql").write_text(
+        "CREATE TABLE half (); SELECT count(pg_advisory_xact_lock(n)) FROM generate_series(1, 1000000) AS s (n);"
+    )
+    with pytest.raises(MigrationError, match=r"0003_many locks .* max_locks_per_transaction") as refusal:
+        migrate(empty_database, "plant", folder)
+    assert refusal.value.reason == "LOCKS_EXHAUSTED"
+    assert rows(empty_database, "SELECT max(number) FROM plant.schema_migrations") == [(2,)]
+    assert rows(empty_database, "SELECT to_regclass('plant.half')") == [(None,)]
+
+
 @pytest.mark.parametrize(
     "names", [["0002_late.sql"], ["0001_a.sql", "0001_b.sql"], ["0001_a.sql", "0003_c.sql"], ["1_short.sql"]]
 )
