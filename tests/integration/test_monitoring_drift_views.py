@@ -138,6 +138,27 @@ def test_a_view_that_is_gone_is_asked_for_once_an_interval(services: Any, presen
     assert scheduled(client, "view:gone") == made
 
 
+def test_a_view_with_too_many_rows_of_one_entity_is_asked_for_once_an_interval(
+    services: Any, present: datetime
+) -> None:
+    *_, client, database_url = services
+    client.features.create_view("busy", entity="customer", features={"amount": "float64"})
+    end, draw = int(present.timestamp() * 1e6), np.random.default_rng(2)
+    for last, keys in ((end - 3 * 86_400_000_000, [f"k{number}" for number in range(400)]), (end, ["k"] * 100_001)):
+        times = last - 10 * 3_600_000_000 + np.arange(len(keys)) * 1_000
+        client.features.load("busy", keys, {"amount": draw.normal(0, 1, len(keys))}, event_times=times)
+    begin, before = present - timedelta(days=5), present - timedelta(days=3)
+    client.monitoring.profiles.create_from_window("view:busy", "1", from_time=begin, to_time=before)
+    (check,) = wait_until(lambda: scheduled(client, "view:busy") or None)
+    assert (check.status, check.live_count, list(check.results)) == (pb.DRIFT_STATUS_INSUFFICIENT_DATA, 0, [])
+    assert "more than 100,000 rows; take a shorter window" in check.summary
+    assert client.monitoring.drift.get(check.id).summary == check.summary
+    due = "SELECT due_time > now() + interval '5 hours' FROM monitoring.drift_schedule WHERE model = 'view:busy'"
+    with psycopg.connect(database_url) as connection:
+        assert connection.execute(due).fetchone() == (True,)
+    assert reason(lambda: client.monitoring.drift.check("view:busy")) == "TOO_MANY"
+
+
 def test_rows_of_few_entities_say_little(services: Any, present: datetime) -> None:
     client = services[2]
     client.features.create_view("few", entity="customer", features={"amount": "float64"})

@@ -13,13 +13,13 @@ from uuid import UUID
 import structlog
 
 from penstock.ids import uuid7
-from services.common.errors import DeadlineExceeded, FailedPrecondition, NotFound, Unavailable
+from services.common.errors import DeadlineExceeded, FailedPrecondition, InvalidArgument, NotFound, Unavailable
 from services.monitoring.chores import Turn
 from services.monitoring.configuration.configurations import Configurations
 from services.monitoring.configuration.models import DriftConfiguration
 from services.monitoring.drift import convert
 from services.monitoring.drift.comparison import compare
-from services.monitoring.drift.models import DriftCheck, DriftFilters, Labels, Rules, Trigger
+from services.monitoring.drift.models import DriftCheck, DriftFilters, DriftStatus, Labels, Rules, Trigger
 from services.monitoring.feature_views.counting import count_rows
 from services.monitoring.feature_views.subjects import view_of
 from services.monitoring.feature_views.views import UNAVAILABLE, FeatureViews
@@ -194,6 +194,9 @@ class DriftChecks:
         except NotFound as error:
             self._rounds.put_off(reference.model, version, configuration.interval)
             _log.warning("view not checked, which is gone", model=reference.model, version=version, why=error.message)
+        except InvalidArgument as error:
+            # Rows that are too many to be read stay so: asking for them in each turn costs the registry as much again.
+            self._add_due(self._unread(reference, version, configuration, error), configuration, before_time=False)
         except Unavailable as error:
             if error.reason != UNAVAILABLE:
                 raise
@@ -217,14 +220,45 @@ class DriftChecks:
         before_time: bool,
     ) -> DriftCheck:
         window = check_window(None, self._clock(), configuration.window)
-        alpha = scheduled_level(
-            configuration.alpha, configuration.interval, self._rounds.versions_checked(reference.model)
-        )
+        alpha = self._level(reference, configuration)
         check = self._compared(reference, version, window, configuration, alpha, Trigger.SCHEDULE, counted)
+        self._add_due(check, configuration, before_time=before_time)
+        return check
+
+    def _level(self, reference: Reference, configuration: DriftConfiguration) -> float:
+        checked = self._rounds.versions_checked(reference.model)
+        return scheduled_level(configuration.alpha, configuration.interval, checked)
+
+    def _add_due(self, check: DriftCheck, configuration: DriftConfiguration, *, before_time: bool) -> None:
         self._kept.add_due(
             check, configuration.interval, lambda transaction: self._tell(transaction, check), before_time=before_time
         )
-        return check
+
+    def _unread(
+        self, reference: Reference, version: str, configuration: DriftConfiguration, error: InvalidArgument
+    ) -> DriftCheck:
+        """Give the check by schedule of a view whose rows the registry refuses: it says why, and compares nothing."""
+        now = self._clock()
+        return DriftCheck(
+            id=UUID(uuid7()),
+            model=reference.model,
+            version=version,
+            profile_id=reference.id,
+            window=check_window(None, now, configuration.window),
+            status=DriftStatus.INSUFFICIENT_DATA,
+            drifted_types=(),
+            drifted_count=0,
+            compared_count=0,
+            effect=0.0,
+            live_count=0,
+            alpha=self._level(reference, configuration),
+            gate=configuration.gate,
+            false_alarm_rate=0.0,
+            summary=f"Nothing was compared: {error.message.removesuffix('.')}.",
+            results=(),
+            trigger=Trigger.SCHEDULE,
+            create_time=now,
+        )
 
     def _compared(
         self,
