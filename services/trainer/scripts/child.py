@@ -14,13 +14,11 @@ import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from services.common.children.complaints import NO_SECCOMP, OUT_OF_MEMORY, REFUSED, complaint
 from services.common.children.sandbox import SandboxLimits, address_space_bytes, enter
 from services.common.errors import DomainError, InvalidArgument
 from services.trainer.scripts.sources import ScriptTooLarge, contents_of
 
-REFUSED = 3
-OUT_OF_MEMORY = 4
-NO_SECCOMP = "this kernel gives no seccomp: the script is read within limits on memory and time alone"
 _LIBRARIES = (
     "zlib", "zipfile", "encodings.cp437", "encodings.cp1252", "encodings.iso8859_15", "unicodedata", "traceback",
 )  # fmt: skip
@@ -68,7 +66,7 @@ def main() -> None:
 
 def _complain(refusal: DomainError) -> None:
     field = refusal.violations[0].field if isinstance(refusal, InvalidArgument) and refusal.violations else ""
-    sys.stderr.write("\n" + json.dumps([refusal.reason, refusal.message, field]) + "\n")
+    sys.stderr.write(complaint(refusal.reason, refusal.message, field))
 
 
 if __name__ == "__main__":

@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-import structlog
-
-from services.common.children.child import Ended, TooMuch, run_child, signal_name
+from services.common.children.child import TooMuch, run_child
+from services.common.children.readers import Broken, OutOfMemory, Refused, check_read
 from services.common.errors import DomainError, FieldViolation, InvalidArgument
-from services.trainer.scripts.child import NO_SECCOMP, OUT_OF_MEMORY, REFUSED, Settings
+from services.trainer.scripts.child import Settings
 from services.trainer.scripts.models import Contents
 from services.trainer.scripts.sources import ScriptTooLarge
 
-_log = structlog.get_logger(__name__)
 _CHILD: Final = "services.trainer.scripts.child"
 _MEMORY_BYTES: Final = 512 * 1024 * 1024
 _TIMEOUT_S: Final = 120.0
 _CPU_S: Final = 60
 _ANSWER_BYTES: Final = 4 * 1024 * 1024
 _MAX_SENTENCE_CHARS: Final = 16_000
-_DIAGNOSTICS_BYTES: Final = 4_096
 _REASONS: Final = frozenset(
     {
         "INVALID_ENTRY", "ENTRY_NOT_FOUND", "SYNTAX_ERROR", "NO_TRAIN", "NO_FILES", "DUPLICATE_PATH",
@@ -46,11 +42,17 @@ def inspect_script(path: Path, entry: str, folder: Path, check: Callable[[], Non
     deadline = time.monotonic() + _TIMEOUT_S
     try:
         ended = run_child(_CHILD, settings.written(), folder, deadline=deadline, limit_bytes=_ANSWER_BYTES, check=check)
+        check_read(ended, "script", reasons=_REASONS, max_sentence_chars=_MAX_SENTENCE_CHARS)
     except TimeoutError:
-        raise _too_much(f"is not compiled within {_TIMEOUT_S:g} s") from None
+        raise _too_much(f"takes more than {_CPU_S} s of the processor to compile, or {_TIMEOUT_S:g} s in all") from None
+    except OutOfMemory:
+        raise _too_much(f"takes more than {_MEMORY_BYTES >> 20} MiB of memory to compile") from None
     except TooMuch:
         raise _unreadable("its reader says too much") from None
-    _check_ended(ended)
+    except Refused as refused:
+        raise _refusal(refused) from None
+    except Broken as broken:
+        raise _unreadable(str(broken)) from None
     try:
         said = json.loads(ended.said)
         sizes = {str(path): int(size_bytes) for path, size_bytes in said["files"].items()}
@@ -59,34 +61,11 @@ def inspect_script(path: Path, entry: str, folder: Path, check: Callable[[], Non
         raise _unreadable("its reader gave no answer") from None
 
 
-def _check_ended(ended: Ended) -> None:
-    if ended.returncode == -signal.SIGXCPU:
-        raise _too_much(f"takes more than {_CPU_S} s to compile")
-    if ended.returncode in (OUT_OF_MEMORY, -signal.SIGKILL):
-        raise _too_much(f"takes more than {_MEMORY_BYTES >> 20} MiB of memory to compile")
-    if ended.returncode == REFUSED:
-        raise _refusal(bytes(ended.complained))
-    if ended.returncode < 0:
-        raise _unreadable(f"it ended the compiler ({signal_name(-ended.returncode)})")
-    if ended.returncode:
-        said = ended.complained[-_DIAGNOSTICS_BYTES:].decode(errors="replace")
-        _log.warning("script not read", exit_code=ended.returncode, diagnostics=said)
-        raise _unreadable(f"its reader gave up (exit code {ended.returncode})")
-    if NO_SECCOMP.encode() in ended.complained:
-        _log.warning("script read without a sandbox", reason=NO_SECCOMP)
-
-
-def _refusal(complained: bytes) -> DomainError:
-    try:
-        reason, sentence, field = json.loads(complained.rstrip().rpartition(b"\n")[2])
-    except ValueError:
-        reason, sentence, field = "", "", ""
-    if reason not in _REASONS or not isinstance(sentence, str) or len(sentence) > _MAX_SENTENCE_CHARS:
-        return _unreadable("its reader gave no reason")
-    if reason == "TOO_LARGE":
-        return ScriptTooLarge(sentence)
-    violations = (FieldViolation(str(field), sentence),) if field else ()
-    return InvalidArgument(sentence, reason=reason, violations=violations)
+def _refusal(refused: Refused) -> DomainError:
+    if refused.reason == "TOO_LARGE":
+        return ScriptTooLarge(refused.sentence)
+    violations = (FieldViolation(refused.place, refused.sentence),) if refused.place else ()
+    return InvalidArgument(refused.sentence, reason=refused.reason, violations=violations)
 
 
 def _too_much(what: str) -> ScriptTooLarge:

@@ -19,6 +19,7 @@ os.environ |= {"OPENBLAS_NUM_THREADS": "1", "ARROW_DEFAULT_MEMORY_POOL": "system
 
 import pyarrow as pa
 
+from services.common.children.complaints import NO_SECCOMP, OUT_OF_MEMORY, REFUSED, complaint
 from services.common.children.sandbox import SandboxLimits, address_space_bytes, enter
 from services.common.errors import DomainError, InvalidArgument, ResourceExhausted
 from services.trainer.datasets.kinds import ColumnType, DatasetFormat
@@ -26,9 +27,6 @@ from services.trainer.datasets.rows.limits import RowLimits
 from services.trainer.datasets.rows.parquet import guarded, parquet_batches
 from services.trainer.datasets.rows.typed import text_batches
 
-REFUSED = 3
-OUT_OF_MEMORY = 4
-NO_SECCOMP = "this kernel gives no seccomp: the file is read within limits on memory and time alone"
 _LIBRARIES = ("numpy.ma", "numpy.random", "pyarrow.compute", "pyarrow.parquet", "_strptime", "encodings.utf_8_sig")
 """Imported by themselves on first use, which is too late in a sandbox."""
 
@@ -99,8 +97,7 @@ def _answer(data: memoryview, settings: Settings, answer: int) -> None:
 
 
 def _complain(refusal: DomainError) -> None:
-    said = [refusal.reason, refusal.message, refusal.metadata.get("row", "")]
-    sys.stderr.write("\n" + json.dumps(said) + "\n")
+    sys.stderr.write(complaint(refusal.reason, refusal.message, refusal.metadata.get("row", "")))
 
 
 def _mapped(path: str) -> memoryview:

@@ -5,9 +5,7 @@ Of what comes back only sound rows are taken: every batch is validated in full b
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -15,19 +13,17 @@ from pathlib import Path
 from typing import Final
 
 import pyarrow as pa
-import structlog
 
-from services.common.children.child import Ended, TooMuch, run_child, signal_name
+from services.common.children.child import TooMuch, run_child
+from services.common.children.readers import Broken, OutOfMemory, Refused, check_read
 from services.common.errors import DomainError, FieldViolation, InvalidArgument
 from services.trainer.datasets.kinds import ColumnType, DatasetFormat
 from services.trainer.datasets.rows.arrow import types_of
-from services.trainer.datasets.rows.child import NO_SECCOMP, OUT_OF_MEMORY, REFUSED, Settings
+from services.trainer.datasets.rows.child import Settings
 from services.trainer.datasets.rows.limits import RowLimits, TooLarge, unreadable
 
-_log = structlog.get_logger(__name__)
 _CHILD: Final = "services.trainer.datasets.rows.child"
 _REASONS: Final = frozenset({"MALFORMED_ROWS", "TOO_MANY", "TOO_LARGE", "UNKNOWN_COLUMN"})
-_DIAGNOSTICS_BYTES: Final = 4_096
 _MAX_SENTENCE_CHARS: Final = 4_000
 _FRAMING_BYTES: Final = 16 * 1024 * 1024
 
@@ -81,12 +77,21 @@ def read_file(
                 into=into,
                 check=check,
             )
+            if b"bad_alloc" in ended.complained:
+                raise OutOfMemory
+            check_read(ended, "rows", reasons=_REASONS, max_sentence_chars=_MAX_SENTENCE_CHARS)
         except TimeoutError:
-            raise _too_slow(limits) from None
+            raise TooLarge(f"the file was not read within {limits.timeout_s:g} s; send fewer rows at a time") from None
+        except OutOfMemory:
+            sentence = f"reading the file takes more than the {limits.memory_bytes >> 20:,} MiB of memory that it may"
+            raise TooLarge(f"{sentence}; write smaller row groups, or send fewer rows at a time") from None
         except TooMuch:
             sentence = f"the rows unpack to more than the {limits.rows.max_unpacked_bytes:,} bytes that are allowed"
             raise TooLarge(f"{sentence}; send fewer at a time") from None
-    _check_ended(ended, limits)
+        except Refused as refused:
+            raise _refusal(refused) from None
+        except Broken as broken:
+            raise unreadable(f"the file can't be read: {broken}; write it anew") from None
     yield from _sound(answer)
     answer.unlink()
 
@@ -103,37 +108,9 @@ def _sound(answer: Path) -> Iterator[pa.RecordBatch]:
         raise unreadable(f"what its reader answered is no rows ({type(error).__name__}); write the file anew") from None
 
 
-def _check_ended(ended: Ended, limits: ReadLimits) -> None:
-    if ended.returncode == -signal.SIGXCPU:
-        raise _too_slow(limits)
-    if ended.returncode in (OUT_OF_MEMORY, -signal.SIGKILL) or b"bad_alloc" in ended.complained:
-        sentence = f"reading the file takes more than the {limits.memory_bytes >> 20:,} MiB of memory that it may"
-        raise TooLarge(f"{sentence}; write smaller row groups, or send fewer rows at a time")
-    if ended.returncode == REFUSED:
-        raise _refusal(bytes(ended.complained))
-    if ended.returncode < 0:
-        raise unreadable(f"the file ended its reader ({signal_name(-ended.returncode)}); write it anew")
-    if ended.returncode:
-        said = ended.complained[-_DIAGNOSTICS_BYTES:].decode(errors="replace")
-        _log.warning("file not read", exit_code=ended.returncode, diagnostics=said)
-        raise unreadable(f"the file's reader gave up (exit code {ended.returncode}); write it anew")
-    if NO_SECCOMP.encode() in ended.complained:
-        _log.warning("file read without a sandbox", reason=NO_SECCOMP)
-
-
-def _refusal(complained: bytes) -> DomainError:
-    try:
-        reason, sentence, row = json.loads(complained.rstrip().rpartition(b"\n")[2])
-    except ValueError:
-        reason, sentence, row = "", "", ""
-    if reason not in _REASONS or not isinstance(sentence, str) or len(sentence) > _MAX_SENTENCE_CHARS:
-        return unreadable("the file's reader gave no reason; write it anew")
-    if reason == "TOO_LARGE":
-        return TooLarge(sentence)
-    where = f"rows[{row}]" if row else "rows"
-    metadata = {"row": str(row)} if row else {}
-    return InvalidArgument(sentence, reason=reason, violations=(FieldViolation(where, sentence),), metadata=metadata)
-
-
-def _too_slow(limits: ReadLimits) -> TooLarge:
-    return TooLarge(f"the file was not read within {limits.timeout_s:g} s; send fewer rows at a time")
+def _refusal(refused: Refused) -> DomainError:
+    if refused.reason == "TOO_LARGE":
+        return TooLarge(refused.sentence)
+    where, metadata = (f"rows[{refused.place}]", {"row": refused.place}) if refused.place else ("rows", {})
+    violations = (FieldViolation(where, refused.sentence),)
+    return InvalidArgument(refused.sentence, reason=refused.reason, violations=violations, metadata=metadata)
