@@ -108,6 +108,7 @@ def training(server: PostgresServer, folder: Path, **more: Any) -> Iterator[Trai
             registry_address=registry.address,
             inference_address=inference.address,
             monitoring_address=monitoring.address,
+            trainer_worker_address=f"127.0.0.1:{port}",
             **{"database_lock_timeout_ms": LOCK_TIMEOUT_MS, "trainer_work_folder": folder, **more},
         )
         trainer = stack.enter_context(running(build, settings))

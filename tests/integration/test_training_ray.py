@@ -5,12 +5,14 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import psutil
 import pytest
 
+from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.cli.embedded.ports import free_port
 from services.common.jobs import JobState
 from services.trainer.executing.cluster_api import ClusterApi
@@ -23,6 +25,7 @@ from services.trainer.task import Task
 from tests.outside_workers import SCRIPT, Elsewhere, elsewhere, wait_for
 from tests.postgres import PostgresServer
 from tests.ray_cluster import Ray, ray_cluster
+from tests.training import training
 
 pytestmark = pytest.mark.slow
 RAY = ExecutorName.RAY
@@ -37,15 +40,18 @@ def ray() -> Iterator[Ray]:
 @pytest.fixture(scope="module")
 def place(ray: Ray, postgres_server: PostgresServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Elsewhere]:
     port = free_port()
-    settings: dict[str, Any] = {
-        "port": port,
-        "trainer_worker_address": f"127.0.0.1:{port}",
-        "trainer_ray_address": ray.address,
-        "trainer_ray_entrypoint": f"{sys.executable} -m services.trainer.worker",
-    }
+    settings = {"port": port, "trainer_worker_address": f"127.0.0.1:{port}", **settings_of(ray)}
     folder = tmp_path_factory.mktemp("elsewhere")
     with elsewhere(postgres_server.clone("trainer"), folder, trains=False, **settings) as found:
         yield found
+
+
+def settings_of(ray: Ray) -> dict[str, Any]:
+    """Have a trainer submit to it."""
+    return {
+        "trainer_ray_address": ray.address,
+        "trainer_ray_entrypoint": f"{sys.executable} -m services.trainer.worker",
+    }
 
 
 def submissions(ray: Ray, run_id: UUID) -> list[str]:
@@ -75,6 +81,27 @@ def test_a_run_is_trained_as_a_job_of_ray(place: Elsewhere, ray: Ray) -> None:
     assert told.artifact == {"model.onnx": b"a model"}
     (name,) = submissions(ray, run_id)
     wait_for(lambda: ray.jobs()[name] == "SUCCEEDED")
+
+
+def test_what_a_job_of_ray_made_is_registered_judged_and_served(
+    ray: Ray, postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    with training(postgres_server, tmp_path, **settings_of(ray)) as all_services:
+        all_services.upload_flowers(tmp_path)
+        run = all_services.train(
+            "flowers", recipe="sklearn", data_source="flowers", executor="ray",
+            parameters={"estimator": "LogisticRegression", "resources": {"cpus": 0.5}},
+        )  # fmt: skip
+        assert run.state == pb.TRAINING_RUN_STATE_COMPLETED, (run.reason, run.message)
+        assert run.executor == pb.TRAINING_EXECUTOR_RAY
+        assert run.validation_passed, run.shortfalls
+        version = all_services.client.registry.get_version("flowers", run.new_version)
+        assert version.training_run_id == run.id
+        (evaluation,) = all_services.client.registry.evaluations("flowers", run.new_version)
+        assert (evaluation.id, evaluation.passed) == (run.evaluation_id, True)
+        row = dict.fromkeys(run.feature_columns, 0.0)
+        assert all_services.client.inference.predict("flowers", row, version=run.new_version).outputs["label"].size == 1
+    assert len(submissions(ray, UUID(run.id))) == 1
 
 
 def test_a_job_goes_on_while_trainers_change_and_is_begun_anew_only_where_its_worker_is_lost(

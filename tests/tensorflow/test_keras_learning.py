@@ -1,4 +1,4 @@
-"""How keras-mlp learns: rescues, early stopping, weights of classes, and what a finetune goes on from."""
+"""How keras-mlp learns: rescues, early stopping, weights of classes, searches, and what a finetune goes on from."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pytest
 
 from services.trainer.recipes.keras_mlp import KerasMlp
 from services.trainer.recipes.keras_parent import Parent
+from services.trainer.recipes.search import Search
 from services.trainer.task import CheckpointWritten, Event, Part, TrainingType
 from tests.recipe_runs import Run
 
@@ -101,6 +102,28 @@ def test_classes_can_weigh_more(make: Callable[[], Run]) -> None:
     assert sentence == "class_weights: 'maybe' is no class; there are no, yes"
     numbers = {"x": [0.5, 1.5, 2.5], "label": [0.5, 1.5, 2.5]}
     assert "a regression has no classes" in make().refused("INVALID_PARAMETERS", numbers, class_weights="balanced")
+
+
+def test_a_search_tries_networks_and_keeps_the_best(tmp_path: Path) -> None:
+    choices = [[3], [4, 2]]
+    run = Run(Search(), tmp_path)
+    outcome = run.train(
+        rows(), rows(40, seed=1), rows(40, seed=2),
+        recipe="keras-mlp", parameters={"epochs": 2, "batch_size": 16}, trials=2, seed=1,
+        space={
+            "hidden_units": {"type": "categorical", "choices": choices},
+            "learning_rate": {"type": "float", "low": 0.01, "high": 0.1, "log": True},
+        },
+    )  # fmt: skip
+    assert [(epoch.number, epoch.total) for epoch in run.epochs] == [(1, 2), (2, 2)]
+    said = outcome.metadata["search"]
+    assert (said["trials"], said["failed"], said["pruned"]) == (2, 0, 0)
+    best = max(epoch.metrics["accuracy"] for epoch in run.epochs)
+    assert outcome.metrics[Part.VALIDATION]["accuracy"] == best == said["value"]
+    assert said["parameters"]["hidden_units"] in choices
+    assert [units for units, _ in outcome.metadata["layers"]] == [*said["parameters"]["hidden_units"], 1]
+    assert 0.01 <= said["parameters"]["learning_rate"] <= 0.1
+    assert (outcome.framework, [path.name for path in run.folder.artifact.iterdir()]) == ("ONNX", ["model.onnx"])
 
 
 @pytest.fixture(scope="module", params=["onnx", "savedmodel"])
