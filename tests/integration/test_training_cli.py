@@ -72,7 +72,7 @@ def test_rows_become_a_version_while_lines_tell_how_and_another_run_is_compared_
     assert done.stdout.startswith(f"{run}  completed\n")
     assert re.search(r"^ +told +estimator=DecisionTreeClassifier$", done.stdout, re.MULTILINE)
     *told, advice = done.stderr.splitlines()
-    assert told[-1] == f"{run}: completed, version 1.0.0 passed validation"
+    assert told[-1] == f"{run}: completed, version 1.0.0 passed validation, since the model has no success criteria"
     assert advice == "to roll it out: penstock model promote flowers 1.0.0"
     (tmp_path / "told.json").write_text(json.dumps({"code": TELLS, "sizes": [8, 4]}))
     told_by_file = ("start", "told", "--recipe", "script", "--params-file", "told.json", "--watch", "--json")

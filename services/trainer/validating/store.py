@@ -70,5 +70,7 @@ def columns_of(spec: ValidationSpec) -> dict[str, object]:
 
 
 def said(version: str, validation: Validation) -> str:
-    """Say in a sentence how a version did."""
+    """Say in a sentence how a version did, and where nothing was asked of it, that."""
+    if validation.passed and not validation.criteria:
+        return f"version {version} passed validation, since the model has no success criteria"
     return f"version {version} {'passed' if validation.passed else 'did not pass'} validation"
