@@ -174,6 +174,7 @@ def test_what_cannot_be_tried_has_not_passed(suite: Suite, tmp_path: Path) -> No
         (rows.drop_columns(["species"]), "no column 'species'"),
         (rows.set_column(4, "species", pa.nulls(50, pa.int64())), "has a label"),
         (rows.set_column(0, "width", pa.array(["wide"] * 50)), "takes 'width'"),
+        (rows.set_column(0, "width", pa.array([None, *[0.5] * 49], pa.float64())), "1 of 50 rows"),
     ):
         validation = tried(suite, "mute", version, given)
         assert (validation.passed, validation.evaluation_id) == (False, 0)
@@ -184,21 +185,35 @@ def test_what_cannot_be_tried_has_not_passed(suite: Suite, tmp_path: Path) -> No
 
 
 def test_a_version_that_fails_when_it_is_served_is_let_through_no_more(suite: Suite) -> None:
-    inference.register(suite.client, "failing", models.embedding(vocabulary=5))
+    inference.register(suite.client, "failing", models.unrunnable(rank="M"), columns={"x": list("abcdefg")})
     expect(suite, "failing", size_bytes=(AT_MOST, 10**9))
     suite.client.registry.record_evaluation("failing", "1.0.0", {"size_bytes": 1})
-    trial_id, rows = uuid7(), pa.table({"ids": [99] * 10, "species": [0] * 10})
+    trial_id, rows = (
+        uuid7(),
+        pa.table({**{name: [0.5] * 10 for name in "abcdefg"}, "shape": [3] * 10, "species": [0] * 10}),
+    )
     validation = tried(suite, "failing", "1.0.0", rows, trial_id=trial_id)
     assert not validation.passed
-    assert "INPUT_REFUSED" in validation.shortfalls[0]
+    assert "MODEL_FAILED" in validation.shortfalls[0]
     failed, before = suite.client.registry.evaluations("failing", "1.0.0")
     assert (before.passed, failed.passed, failed.id) == (True, False, validation.evaluation_id)
     assert (failed.failure, failed.dataset, dict(failed.metrics)) == (validation.shortfalls[0], "flowers/1", {})
     assert tried(suite, "failing", "1.0.0", rows, trial_id=trial_id).shortfalls == validation.shortfalls
     suite.client.registry.promote("failing", "1.0.0", "candidate")
-    with pytest.raises(penstock.FailedPrecondition, match="INPUT_REFUSED") as refused:
+    with pytest.raises(penstock.FailedPrecondition, match="MODEL_FAILED") as refused:
         suite.client.registry.promote("failing", "1.0.0", "staging", **APPROVED)
     assert refused.value.reason == "CRITERIA_NOT_MET"
+
+
+def test_rows_that_a_version_refuses_take_nothing_from_it(suite: Suite) -> None:
+    inference.register(suite.client, "picky", models.embedding(vocabulary=5))
+    expect(suite, "picky", size_bytes=(AT_MOST, 10**9))
+    suite.client.registry.record_evaluation("picky", "1.0.0", {"size_bytes": 1})
+    validation = tried(suite, "picky", "1.0.0", pa.table({"ids": [99] * 10, "species": [0] * 10}))
+    assert (validation.passed, validation.evaluation_id) == (False, 0)
+    assert "INPUT_REFUSED" in validation.shortfalls[0]
+    for stage in ("candidate", "staging"):
+        suite.client.registry.promote("picky", "1.0.0", stage, **APPROVED)
 
 
 def test_a_version_that_does_not_load_has_not_passed(suite: Suite, tmp_path: Path) -> None:

@@ -211,14 +211,14 @@ def embedding(vocabulary: int = 5, width: int = 4) -> bytes:
     )
 
 
-def unrunnable(*, shaped: bool = True) -> bytes:
+def unrunnable(*, shaped: bool = True, rank: int | str = 2) -> bytes:
     """Loads, and takes no row that could be guessed: it reshapes its first input to what the second one says.
 
-    Without `shaped` the output declares no shape.
+    Without `shaped` the output declares no shape; `rank` is how many numbers the second input has.
     """
     return _model(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        [_value("x", FLOAT, ["N", 7]), _value("shape", INT64, [2] if shaped else ["rank"])],
+        [_value("x", FLOAT, ["N", 7]), _value("shape", INT64, [rank if shaped else "rank"])],
         [_value("y", FLOAT, ["A", "B"] if shaped else None)],
     )
 

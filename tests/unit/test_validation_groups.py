@@ -90,6 +90,8 @@ def test_versions_that_never_differ_are_known_to_be_equal_as_far_as_there_are_gr
 
 def test_of_few_groups_there_is_no_interval() -> None:
     generator = np.random.default_rng(0)
+    dominated = np.array([270, *[30] * (MIN_GROUPS - 1)])
+    assert of_groups(binary(generator, dominated), groups_of(dominated)) == {}, "many keys, and one has most rows"
     few, enough = np.full(MIN_GROUPS - 1, 30), np.full(MIN_GROUPS, 30)
     assert of_groups(binary(generator, few), groups_of(few)) == {}
     assert {"accuracy", "roc_auc", "log_loss", "f1"} <= set(of_groups(binary(generator, enough), groups_of(enough)))
@@ -114,6 +116,20 @@ def test_the_score_interval_of_groups_covers_the_truth(
         covered_by_rows += low <= truth <= high
     assert covered / experiments > 0.92
     assert covered_by_rows / experiments < (0.7 if alike >= 0.3 else 0.9), "what taking rows for independent comes to"
+
+
+@pytest.mark.parametrize("sizes", [[810, *[10] * 9], [300, *[15] * 60]])
+def test_one_group_with_most_rows_is_no_reason_to_be_sure(sizes: list[int]) -> None:
+    """Of ten groups one has nine in ten rows; of sixty one has a quarter. Each mostly errs as one row of it does."""
+    generator, groups, covered, experiments = np.random.default_rng(3), groups_of(np.array(sizes)), 0, 200
+    for _ in range(experiments):
+        own, of_group = (
+            generator.choice([0, 1, -1], size=size, p=[0.7, 0.15, 0.15]) for size in (sum(sizes), len(sizes))
+        )
+        alike = generator.random(sum(sizes)) < 0.7
+        low, high = grouped_interval(np.where(alike, of_group[groups.codes], own), groups)
+        covered += low <= 0 <= high
+    assert covered / experiments > 0.92
 
 
 @pytest.mark.slow

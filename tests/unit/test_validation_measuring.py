@@ -19,9 +19,9 @@ from services.trainer.registering.models import Registration
 from services.trainer.registering.names import next_name
 from services.trainer.task import Column, Outcome, RunFolder
 from services.trainer.validating.held_out import MAX_ROWS, held_out
-from services.trainer.validating.inputs import all_inputs, inputs_of
+from services.trainer.validating.inputs import Inputs, all_inputs, finite_rows, inputs_of
 from services.trainer.validating.measuring import MAX_VALUE_CHARS, bounded, sliced
-from services.trainer.validating.models import Trial, Untried
+from services.trainer.validating.models import Trial, Untried, VersionFails
 from services.trainer.validating.outputs import Answers, answers_of, task_type_of, worth_keeping
 from tests.validating import kept
 
@@ -99,34 +99,54 @@ def test_rows_that_a_version_cannot_take_say_why(inputs: list[Any], said: str) -
         inputs_of(version(inputs, []), rows)
 
 
+def all_finite() -> Any:
+    """Of two rows."""
+    return np.ones(2, dtype=bool)
+
+
 def test_labels_come_first_then_probabilities_then_one_probability() -> None:
     label, scores = spec("label", INT64, -1), spec("p", FP32, -1, 2)
     of_two = np.array([[0.25, 0.75], [0.5, 0.5]], np.float32)
     both = answers_of(
-        version([], [label, scores], classes=("0", "1")), {"label": np.array([1, 0]), "p": of_two}, BINARY
+        version([], [label, scores], classes=("0", "1")), {"label": np.array([1, 0]), "p": of_two}, BINARY, all_finite
     )
     assert both.predictions.tolist() == ["1", "0"]
     assert both.probabilities is not None
-    named = answers_of(version([], [scores], classes=("no", "yes")), {"p": of_two}, BINARY)
+    named = answers_of(version([], [scores], classes=("no", "yes")), {"p": of_two}, BINARY, all_finite)
     assert named.predictions.tolist() == ["yes", "no"]
-    assert answers_of(version([], [scores]), {"p": of_two}, BINARY).predictions.tolist() == ["1", "0"]
-    one = answers_of(
-        version([], [spec("y", FP32, -1, 1)], classes=("no", "yes")), {"y": np.array([[0.7], [0.2]])}, BINARY
-    )
+    assert answers_of(version([], [scores]), {"p": of_two}, BINARY, all_finite).predictions.tolist() == ["1", "0"]
+    second = version([], [spec("y", FP32, -1, 1)], classes=("no", "yes"))
+    one = answers_of(second, {"y": np.array([[0.7], [0.2]])}, BINARY, all_finite)
     assert one.predictions.tolist() == ["yes", "no"]
-    logits = answers_of(version([], [scores]), {"p": of_two * 10}, BINARY)
+    logits = answers_of(version([], [scores]), {"p": of_two * 10}, BINARY, all_finite)
     assert logits.probabilities is None, "scores that are no probabilities have no log loss"
 
 
 def test_a_regression_gives_a_finite_number_a_row() -> None:
-    found = answers_of(version([], [spec("y", FP32, -1, 1)]), {"y": np.array([[1.5], [2.0]])}, REGRESSION)
+    found = answers_of(version([], [spec("y", FP32, -1, 1)]), {"y": np.array([[1.5], [2.0]])}, REGRESSION, all_finite)
     assert found.predictions.tolist() == [1.5, 2.0]
-    with pytest.raises(Untried, match="1 of 2 rows"):
-        answers_of(version([], [spec("y", FP32, -1)]), {"y": np.array([1.5, np.nan])}, REGRESSION)
+    one = version([], [spec("y", FP32, -1)])
+    with pytest.raises(VersionFails, match="1 of 2 rows"):
+        answers_of(one, {"y": np.array([1.5, np.nan])}, REGRESSION, all_finite)
     with pytest.raises(Untried, match="no number a row"):
-        answers_of(version([], [spec("y", FP32, -1, 2)]), {"y": np.zeros((2, 2))}, REGRESSION)
+        answers_of(version([], [spec("y", FP32, -1, 2)]), {"y": np.zeros((2, 2))}, REGRESSION, all_finite)
     with pytest.raises(Untried, match="neither a label nor probabilities"):
-        answers_of(version([], [spec("y", FP32, -1)]), {"y": np.zeros(2)}, CLASSIFICATION)
+        answers_of(one, {"y": np.zeros(2)}, CLASSIFICATION, all_finite)
+
+
+def test_what_is_not_finite_is_the_versions_fault_where_its_rows_are_finite() -> None:
+    rows = {"x": np.array([[0.0, 1.0], [np.nan, 1.0]], np.float32), "city": np.array(["", "Bern"], object)}
+    y = spec("y", FP32, -1)
+
+    def read(*values: float) -> Any:
+        finite = finite_rows(lambda: iter([Inputs(rows, 2, batched=True)] * 2))
+        return answers_of(version([], [y]), {"y": np.array(values)}, REGRESSION, lambda: finite)
+
+    with pytest.raises(Untried, match=r"2 of 4 rows .* their own values are missing") as unfit:
+        read(1.0, np.nan, 2.0, np.inf)
+    assert type(unfit.value) is Untried
+    with pytest.raises(VersionFails, match="1 of 4 rows"):
+        read(1.0, np.nan, np.nan, 2.0)
 
 
 def test_the_task_is_as_it_was_said_or_as_the_labels_are() -> None:

@@ -40,6 +40,14 @@ class Inputs:
         """Give some rows."""
         return {name: array[begin:end] for name, array in self.arrays.items()}
 
+    def finite(self) -> NDArray[np.bool_]:
+        """Say of each row whether all its numbers are finite: what is missing of floats is none."""
+        found = np.ones(self.row_count, dtype=bool)
+        for array in self.arrays.values():
+            if array.dtype.kind == "f":
+                found &= np.isfinite(array).reshape(self.row_count, -1).all(axis=1)
+        return found
+
     def pieces(self, row_count: int, size_bytes: int) -> Iterator[dict[str, NDArray[Any]]]:
         """Give all rows in pieces of at most so many, and of no more bytes, save where a single row has more."""
         ends = np.cumsum(sum(map(_sizes, self.arrays.values())))
@@ -51,9 +59,11 @@ class Inputs:
             begin, before = end, int(ends[end - 1])
 
 
-def all_inputs(
-    version: ModelVersion, rows: HeldOut, check: Callable[[], None] = lambda: None
-) -> Callable[[], Iterator[Inputs]]:
+Rows = Callable[[], Iterator[Inputs]]
+"""Gives all rows, some at a time, from the first on each time."""
+
+
+def all_inputs(version: ModelVersion, rows: HeldOut, check: Callable[[], None] = lambda: None) -> Rows:
     """Give what lays held-out rows out as a version takes them, some at a time, from the first on each time.
 
     Raises as `inputs_of`; so does what it gives, where it comes to values that the version cannot take.
@@ -63,6 +73,11 @@ def all_inputs(
     if missing is not None:
         raise Untried(f"{version.version} takes a column {missing!r}, which the rows do not have")
     return lambda: (inputs_of(version, each) for each in rows.batches(columns, check))
+
+
+def finite_rows(rows: Rows) -> NDArray[np.bool_]:
+    """Say of each row whether all numbers that it has for a version are finite."""
+    return np.concatenate([inputs.finite() for inputs in rows()])
 
 
 def inputs_of(version: ModelVersion, rows: pa.Table) -> Inputs:

@@ -13,7 +13,8 @@ class Untried(Exception):
 
 
 class VersionFails(Untried):
-    """The version itself is at fault: it does not load, or answers with errors or with what is no finite number."""
+    """The version itself is at fault: it does not load, fails on rows that were accepted, or answers rows of finite
+    values with what is no finite number."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,6 +17,8 @@ from services.trainer.validating.models import Untried, VersionFails
 MATRIX_RANK: Final = 2
 THRESHOLD: Final = 0.5
 """Of a single probability: from there on it is the second class."""
+Finite = Callable[[], NDArray[np.bool_]]
+"""Says of each row whether what the version was given is finite."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +56,8 @@ def classes_of(version: ModelVersion) -> tuple[str, ...]:
     return tuple(value.string_value for value in fields["classes"].list_value.values)
 
 
-def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_type: str) -> Answers:
-    """Read what a version answered, as monitoring does.
+def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_type: str, finite: Finite) -> Answers:
+    """Read what a version answered to rows, as monitoring does.
 
     Of classes: the first output of texts, whole numbers or booleans with one value a row is the label; else the first
     of floats with several columns is probabilities, the largest of which is the label, by its class or by its place.
@@ -63,8 +65,8 @@ def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_
     one value a row.
 
     Raises:
-        Untried: there is no such output.
-        VersionFails: what it holds is not finite.
+        Untried: there is no such output, or what it holds of rows with missing or infinite values is not finite.
+        VersionFails: what it holds of others is not finite.
     """
     in_order = [outputs[spec.name] for spec in version.signature.outputs if spec.name in outputs]
     single = [array for array in in_order if array.ndim == 1 or (array.ndim == MATRIX_RANK and array.shape[1] == 1)]
@@ -72,13 +74,13 @@ def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_
         numbers = next((array for array in single if array.dtype.kind in "fiu"), None)
         if numbers is None:
             raise Untried(f"{version.version} gives no number a row, as a regression does")
-        return Answers(task_type, _finite(version, numbers.reshape(-1).astype(np.float64)))
+        return Answers(task_type, _finite(version, numbers.reshape(-1).astype(np.float64), finite))
     classes = classes_of(version)
     scores = next(
         (array for array in in_order if array.ndim == MATRIX_RANK and array.shape[1] > 1 and array.dtype.kind == "f"),
         None,
     )
-    probabilities = None if scores is None else _finite(version, scores.astype(np.float64))
+    probabilities = None if scores is None else _finite(version, scores.astype(np.float64), finite)
     if probabilities is not None and len(classes) != probabilities.shape[1]:
         classes = ()
     labels = next((array for array in single if array.dtype.kind in "iubO"), None)
@@ -87,7 +89,7 @@ def answers_of(version: ModelVersion, outputs: Mapping[str, NDArray[Any]], task_
     elif probabilities is not None:
         predictions = _named(probabilities.argmax(axis=1), classes)
     elif single and task_type == BINARY:
-        second = _finite(version, single[0].reshape(-1).astype(np.float64))
+        second = _finite(version, single[0].reshape(-1).astype(np.float64), finite)
         probabilities = np.column_stack([1 - second, second])
         predictions = _named((second >= THRESHOLD).astype(np.int64), classes)
     else:
@@ -118,8 +120,14 @@ def _as_probabilities(scores: NDArray[np.float64] | None) -> NDArray[np.float64]
     return scores if close and scores.min() >= 0 else None
 
 
-def _finite(version: ModelVersion, values: NDArray[np.float64]) -> NDArray[np.float64]:
-    odd = int((~np.isfinite(values)).reshape(len(values), -1).any(axis=1).sum())
-    if odd:
-        raise VersionFails(f"{version.version} answered {odd} of {len(values)} rows with what is no finite number")
-    return values
+def _finite(version: ModelVersion, values: NDArray[np.float64], finite: Finite) -> NDArray[np.float64]:
+    odd = (~np.isfinite(values)).reshape(len(values), -1).any(axis=1)
+    if not odd.any():
+        return values
+    at_fault = odd & finite()
+    fails = bool(at_fault.any())
+    count = int((at_fault if fails else odd).sum())
+    sentence = f"{version.version} answered {count} of {len(values)} rows with what is no finite number"
+    if fails:
+        raise VersionFails(sentence)
+    raise Untried(f"{sentence}, for their own values are missing or infinite; fill them in, or leave those rows out")

@@ -16,6 +16,7 @@ from penstock.api.registry.v1.registry_pb2 import ModelVersion
 from penstock.errors import (
     Cancelled,
     DeadlineExceeded,
+    InvalidArgument,
     NotFound,
     PenstockError,
     PermissionDenied,
@@ -26,7 +27,7 @@ from penstock.errors import (
 from penstock.predictions import Prediction
 from services.trainer.faults import InferenceUnavailable
 from services.trainer.task import Stopping
-from services.trainer.validating.inputs import Inputs
+from services.trainer.validating.inputs import Inputs, Rows
 from services.trainer.validating.models import Untried, VersionFails
 from services.trainer.validating.outputs import worth_keeping
 
@@ -50,8 +51,6 @@ _TOO_LARGE: Final = frozenset({"SESSION_BUDGET_EXCEEDED"})
 """A version that does not fit is at fault itself, though the service says that it is full."""
 _NO_KEY: Final = (Unauthenticated, PermissionDenied)
 Outputs = dict[str, NDArray[Any]]
-Rows = Callable[[], Iterator[Inputs]]
-"""Gives all rows, some at a time, from the first on each time."""
 
 
 class Predicting:
@@ -68,7 +67,7 @@ class Predicting:
         `told` hears how many rows are done.
 
         Raises:
-            Untried: the version does not take the rows (VersionFails: it does not load, or fails).
+            Untried: the version does not take the rows (VersionFails: it does not load, or fails on what it took).
             InferenceUnavailable: there is no answer.
             Stopped: it is to end.
         """
@@ -146,7 +145,7 @@ class Predicting:
         )
 
     def _fault(self, error: PenstockError) -> Exception:
-        """Tell a version that is at fault from a service that is away."""
+        """Tell a version that is at fault from rows that it does not take, and from a service that is away."""
         self._stopping.check()  # what it stumbled over may be its own end
         said = f"{error.message} ({error.reason})"
         if isinstance(error, _NO_KEY):
@@ -157,7 +156,8 @@ class Predicting:
             isinstance(error, NotFound) and error.reason in _UNHEARD
         ):
             return InferenceUnavailable(f"the inference service gives no answer: {said}")
-        return VersionFails(f"version {self._version.version} could not be tried: {said}")
+        sentence = f"version {self._version.version} could not be tried: {said}"
+        return Untried(sentence) if isinstance(error, InvalidArgument) else VersionFails(sentence)
 
     def _take(self, waiting: dict[Future[Outputs], tuple[int, int]], answers: dict[int, Outputs]) -> int:
         """Wait a moment for answers, keep those that came, and say how many rows they are of."""

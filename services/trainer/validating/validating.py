@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -17,7 +18,7 @@ from services.trainer.registering.answers import registry_answers
 from services.trainer.task import Stopping
 from services.trainer.validating.grouped import MIN_GROUPS, Groups
 from services.trainer.validating.held_out import HeldOut, held_out
-from services.trainer.validating.inputs import all_inputs
+from services.trainer.validating.inputs import all_inputs, finite_rows
 from services.trainer.validating.measuring import bounded, compared, measured, sliced
 from services.trainer.validating.models import Criterion, Trial, Untried, Validation, VersionFails
 from services.trainer.validating.outputs import Answers, answers_of, task_type_of
@@ -180,7 +181,7 @@ class _Trying:
         inputs = all_inputs(version, rows, self._stopping.check)
         asking = Predicting(self._client, self._stopping, version)
         outputs = asking.outputs(inputs, rows.row_count, lambda done: self._told(done, total))
-        new = answers_of(version, outputs, task_type)
+        new = answers_of(version, outputs, task_type, lambda: finite_rows(inputs))
         found = measured(labels, new) | asking.latencies(inputs)
         by_slice, notes = sliced(labels, new, rows.slices, self._trial.slices)
         self._notes += notes
@@ -198,7 +199,7 @@ class _Trying:
             asking = Predicting(self._client, self._stopping, live)
             inputs = all_inputs(live, rows, self._stopping.check)
             outputs = asking.outputs(inputs, before, lambda done: self._told(before + done, total))
-            answers = answers_of(live, outputs, new.task_type)
+            answers = answers_of(live, outputs, new.task_type, lambda: finite_rows(inputs))
             self._notes += _said_of(rows.groups)
             return compared(labels, new, answers, self._stopping.check, rows.groups)
         except Untried as untried:
@@ -209,9 +210,10 @@ class _Trying:
 def _said_of(groups: Groups | None) -> list[str]:
     if groups is None:
         return []
-    if groups.count < MIN_GROUPS:
-        sentence = f"there are no intervals: the held-out rows have {groups.count} keys by which they were divided"
-        return [f"{sentence}, and {MIN_GROUPS} are needed to see how much these differ"]
+    if (weight := groups.weight) < MIN_GROUPS:
+        sentence = f"there are no intervals: the held-out rows have {groups.count:,} keys by which they were divided"
+        alike = f", which say as much as {math.floor(weight * 10) / 10} of one size" if weight < groups.count else ""
+        return [f"{sentence}{alike}, and {MIN_GROUPS} are needed to see how much these differ"]
     return [f"intervals allow for rows of one key belonging together: there are {groups.count:,} keys"]
 
 
