@@ -6,10 +6,9 @@ import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
-from services.common import pages
 from services.common.blobs import BlobReader
 from services.common.blobs.flow import check_offset
 from services.common.errors import DomainError, FailedPrecondition, InvalidArgument
@@ -19,10 +18,8 @@ from services.trainer.datasets.files import RowFiles, chunks_of, read_rows, writ
 from services.trainer.datasets.models import Dataset, DatasetState, KeptSplit
 from services.trainer.datasets.splits import Split
 from services.trainer.datasets.store import DatasetStore
+from services.trainer.paging import page_of_versions
 from services.trainer.task import Part
-
-DEFAULT_PAGE: Final = 50
-_LAST: Final = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +46,7 @@ class Catalog:
 
     def page(self, name: str, *, page_size: int, page_token: str) -> tuple[list[Dataset], str]:
         """List all versions of one, the newest first; or the newest version of each, by name."""
-        size = pages.page_size(page_size, default=DEFAULT_PAGE)
-        filters = {"datasets": name}
-        position = pages.decode(page_token, filters)
-        after, before = "", _LAST
-        if position is not None:
-            after, before = _position(position, named=bool(name))
-        found = self._store.page(name, after=after, before=before, limit=size + 1)
-        if len(found) <= size:
-            return found, ""
-        last = found[size - 1]
-        return found[:size], pages.encode([last.version if name else last.name], filters)
+        return page_of_versions("datasets", self._store.page, name, page_size=page_size, page_token=page_token)
 
     def preview(self, name: str, version: int, offset: int, limit: int) -> list[dict[str, Any]]:
         """Read some rows; raises as `get`, and FailedPrecondition (DATASET_NOT_READY)."""
@@ -147,12 +134,3 @@ def _closing(reader: BlobReader) -> Iterator[bytes]:
 def _with(stack: ExitStack, chunks: Iterator[bytes]) -> Iterator[bytes]:
     with stack:
         yield from chunks
-
-
-def _position(position: list[Any], *, named: bool) -> tuple[str, int]:
-    match position:
-        case [int(before)] if named and 0 < before <= _LAST:
-            return "", before
-        case [str(after)] if not named and len(after) <= 128 and "\0" not in after:
-            return after, _LAST
-    raise pages.unknown_token()

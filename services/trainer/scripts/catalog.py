@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
-from services.common import pages
 from services.common.blobs import BlobReader, BlobStore
 from services.common.errors import InvalidArgument, NotFound
 from services.common.jobs import JobConnection
 from services.trainer.datasets.models import reference_of
 from services.trainer.faults import TrainingFailed
+from services.trainer.paging import page_of_versions
 from services.trainer.recipes.catalogue import SCRIPT
 from services.trainer.recipes.script_package import ScriptPackage, sent_in
 from services.trainer.recipes.search import Search
@@ -18,8 +18,6 @@ from services.trainer.scripts.models import Script
 from services.trainer.scripts.store import ScriptStore
 from services.trainer.task import RunFolder
 
-DEFAULT_PAGE: Final = 50
-_LAST: Final = 2**31 - 1
 _NAMED: Final = "script"
 
 
@@ -36,17 +34,7 @@ class Scripts:
 
     def page(self, name: str, *, page_size: int, page_token: str) -> tuple[list[Script], str]:
         """List all versions of one, the newest first; or the newest version of each, by name."""
-        size = pages.page_size(page_size, default=DEFAULT_PAGE)
-        filters = {"scripts": name}
-        position = pages.decode(page_token, filters)
-        after, before = "", _LAST
-        if position is not None:
-            after, before = _position(position, named=bool(name))
-        found = self._store.page(name, after=after, before=before, limit=size + 1)
-        if len(found) <= size:
-            return found, ""
-        last = found[size - 1]
-        return found[:size], pages.encode([last.version if name else last.name], filters)
+        return page_of_versions("scripts", self._store.page, name, page_size=page_size, page_token=page_token)
 
     def download(self, name: str, version: int, offset: int) -> tuple[Script, Iterator[bytes]]:
         """Give a version's bytes from one on; raises as `get`, and OutOfRange (OFFSET_OUT_OF_RANGE)."""
@@ -103,12 +91,3 @@ class Scripts:
 def _closing(reader: BlobReader) -> Iterator[bytes]:
     with reader:
         yield from reader
-
-
-def _position(position: list[Any], *, named: bool) -> tuple[str, int]:
-    match position:
-        case [int(before)] if named and 0 < before <= _LAST:
-            return "", before
-        case [str(after)] if not named and len(after) <= 128 and "\0" not in after:
-            return after, _LAST
-    raise pages.unknown_token()
