@@ -130,6 +130,13 @@ def test_a_request_is_known_again(place: Shelf, name: str) -> None:
     first = place.upload(name, "a\n1\n", request_id="r1")
     place.upload(name, "a\n2\n")
     assert place.upload(name, "a\n1\n", request_id="r1").version == first.version == 1
+    assert place.upload(name, "a\n2\n", request_id="was there").version == 2
+    place.upload(name, "a\n1\n")
+    assert place.upload(name, "a\n2\n", request_id="was there").version == 2, "the first result, whatever came since"
+    with ThreadPoolExecutor(4) as pool:
+        sent = [pool.submit(place.upload, f"{name}-{number}", "a\n1\n", request_id="at once") for number in range(4)]
+        failed = [call.exception() for call in sent]
+    assert sorted(getattr(error, "reason", "") for error in failed) == ["", *["REQUEST_ID_REUSED"] * 3]
     reused = refusal(penstock.FailedPrecondition, lambda: place.upload(name, "a\n3\n", request_id="r1"))
     assert reused.reason == "REQUEST_ID_REUSED"
 

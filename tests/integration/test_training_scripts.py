@@ -144,6 +144,15 @@ def test_versions_are_numbered_once_and_can_be_looked_up_and_taken_back(place: T
     assert scripts.upload("numbered", codes[0], request_id="first").script == first, "the same request again"
     refused = refusal(penstock.FailedPrecondition, scripts.upload, "numbered", codes[1], request_id="first")
     assert refused.reason == "REQUEST_ID_REUSED"
+    kept = scripts.upload("again", codes[0]).script
+    assert scripts.upload("again", codes[0], request_id="was there").existed
+    assert scripts.upload("again", codes[1]).script.version == 2
+    again = scripts.upload("again", codes[0], request_id="was there")
+    assert (again.script, again.existed) == (kept, True), "the first result, whatever came since"
+    with ThreadPoolExecutor(4) as pool:
+        calls = [pool.submit(scripts.upload, f"one-{number}", codes[0], request_id="at once") for number in range(4)]
+        failed = [call.exception() for call in calls]
+    assert sorted(getattr(error, "reason", "") for error in failed) == ["", *["REQUEST_ID_REUSED"] * 3]
     assert scripts.get("numbered") == scripts.get("numbered", 3)
     assert [each.version for each in scripts.list("numbered", page_size=1)] == [3, 2, 1]
     assert [(each.name, each.version) for each in scripts.list(page_size=1) if each.name == "numbered"] == [

@@ -74,7 +74,7 @@ class Builds:
             if known is None:
                 self._store.insert(connection, version)
                 self._queue(connection, version)
-        return self._store.by_id(known.version_id if known else version.version_id)
+        return known[0] if known else self._store.by_id(version.version_id)
 
     def ended(self, connection: JobConnection, job: Job) -> None:
         """Hear of a build's end; one that did not come to rows leaves a version that says why."""

@@ -18,6 +18,7 @@ from services.trainer.datasets.models import COLUMNS, SOURCE, Dataset, KeptSplit
 from services.trainer.datasets.splits import Split, SplitBy
 from services.trainer.store import NamedBlobs, ledger_of
 from services.trainer.task import Part
+from services.trainer.upload_requests import UploadRequest, UploadRequests
 
 BLOB = "rows.parquet"
 _SELECT: LiteralString = """
@@ -30,7 +31,6 @@ _NEWEST: LiteralString = (
     _SELECT + " WHERE name = %(name)s AND state = 'READY' AND delete_time IS NULL ORDER BY version DESC LIMIT 1"
 )
 _BY_ID: LiteralString = _SELECT + " WHERE version_id = %(version_id)s"
-_BY_REQUEST: LiteralString = _SELECT + " WHERE created_by = %(created_by)s AND request_id = %(request_id)s"
 _PAGE_OF_ONE: LiteralString = (
     _SELECT
     + """
@@ -112,6 +112,7 @@ class DatasetStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._named = NamedBlobs()
+        self._requests = UploadRequests("dataset")
         self.ledger: BlobLedger = ledger_of(database)
 
     @contextmanager
@@ -152,21 +153,18 @@ class DatasetStore:
         with self._database.transaction() as connection:
             return [Dataset.from_row(row) for row in connection.execute(statement, values).fetchall()]
 
-    def repeated(self, connection: JobConnection, new: NewVersion) -> Dataset | None:
-        """Give what the same request made before; raises FailedPrecondition (REQUEST_ID_REUSED) where it said else."""
-        if not new.request_id:
+    def repeated(self, connection: JobConnection, new: NewVersion) -> tuple[Dataset, bool] | None:
+        """Give what the same request was answered with, and whether that was there already; see `UploadRequests`."""
+        found = self._requests.repeated(connection, _request_of(new))
+        if found is None:
             return None
-        values = {"created_by": new.created_by, "request_id": new.request_id}
-        row = connection.execute(_BY_REQUEST, values).fetchone()
-        if row is None:
-            return None
-        if row["body_sha256"] != new.body_sha256:
-            sentence = (
-                f"the request_id {new.request_id!r} came with another request before; choose a new one for a new "
-                "request, and send exactly the same to repeat one"
-            )
-            raise FailedPrecondition(sentence, reason="REQUEST_ID_REUSED")
-        return Dataset.from_row(row)
+        version_id, existed = found
+        known = self._one(connection, _BY_ID, {"version_id": version_id})
+        return None if known is None else (known, existed)
+
+    def answer(self, connection: JobConnection, new: NewVersion, version_id: UUID) -> None:
+        """Remember that a request is answered with a version that was there already."""
+        self._requests.answer(connection, _request_of(new), version_id)
 
     def lock(self, connection: JobConnection, name: str) -> None:
         """Hold a dataset: versions of it are made one at a time."""
@@ -314,3 +312,7 @@ class DatasetStore:
             return NotFound(sentence, reason="DATASET_VERSION_NOT_FOUND")
         sentence = f"the dataset {name!r} has no version {version}; the newest is {known['version']}"
         return NotFound(sentence, reason="DATASET_VERSION_NOT_FOUND")
+
+
+def _request_of(new: NewVersion) -> UploadRequest:
+    return UploadRequest(new.created_by, new.request_id, new.body_sha256)

@@ -82,7 +82,7 @@ class Uploads:
             with self._store.transaction() as connection:
                 known = self._store.repeated(connection, version)
             if known is not None:
-                return self._store.by_id(known.version_id), False
+                return known
             rows = folder / "rows.parquet"
             batches = read_file(sent, new.form, new.column_types, self._limits, folder, check, delimiter=new.delimiter)
             found = write_rows(batches, rows, check)
@@ -92,9 +92,10 @@ class Uploads:
         with self._store.transaction() as connection:
             self._store.lock(connection, new.name)
             if (known := self._store.repeated(connection, version)) is not None:
-                return known, False
+                return known
             newest = self._store.find(connection, new.name, 0)
             if newest is not None and newest.rows.digest == found.digest:
+                self._store.answer(connection, version, newest.version_id)
                 return newest, True
             self._store.insert(connection, version)
             self._store.finish(connection, version.version_id, found, (blob.sha256, blob.size_bytes))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final, LiteralString
+from uuid import UUID
 
 from psycopg.types.json import Jsonb
 
@@ -15,12 +16,13 @@ from services.common.jobs import JobConnection
 from services.common.postgres import Database
 from services.trainer.scripts.models import Contents, NewScript, Script
 from services.trainer.store import NamedBlobs, ledger_of
+from services.trainer.upload_requests import UploadRequest, UploadRequests
 
 BLOB: Final = "script"
 _SELECT: LiteralString = "SELECT * FROM trainer.script_versions AS versions "
 _GET: LiteralString = _SELECT + "WHERE name = %(name)s AND version = %(version)s"
 _NEWEST: LiteralString = _SELECT + "WHERE name = %(name)s ORDER BY version DESC LIMIT 1"
-_BY_REQUEST: LiteralString = _SELECT + "WHERE created_by = %(created_by)s AND request_id = %(request_id)s"
+_BY_ID: LiteralString = _SELECT + "WHERE version_id = %(version_id)s"
 _PAGE_OF_ONE: LiteralString = (
     _SELECT + "WHERE name = %(name)s AND version < %(before)s ORDER BY version DESC LIMIT %(limit)s"
 )
@@ -54,6 +56,7 @@ class ScriptStore:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._named = NamedBlobs()
+        self._requests = UploadRequests("script")
         self.ledger: BlobLedger = ledger_of(database)
 
     @contextmanager
@@ -79,21 +82,18 @@ class ScriptStore:
             rows = connection.execute(_PAGE_OF_ONE if name else _PAGE, values).fetchall()
         return [Script.from_row(row) for row in rows]
 
-    def repeated(self, connection: JobConnection, new: NewScript) -> Script | None:
-        """Give what the same request made before; raises FailedPrecondition (REQUEST_ID_REUSED) where it said else."""
-        if not new.request_id:
+    def repeated(self, connection: JobConnection, new: NewScript) -> tuple[Script, bool] | None:
+        """Give what the same request was answered with, and whether that was there already; see `UploadRequests`."""
+        found = self._requests.repeated(connection, _request_of(new))
+        if found is None:
             return None
-        values = {"created_by": new.created_by, "request_id": new.request_id}
-        row = connection.execute(_BY_REQUEST, values).fetchone()
-        if row is None:
-            return None
-        if row["body_sha256"] != new.body_sha256:
-            sentence = (
-                f"the request_id {new.request_id!r} came with another request before; choose a new one for a new "
-                "request, and send exactly the same to repeat one"
-            )
-            raise FailedPrecondition(sentence, reason="REQUEST_ID_REUSED")
-        return Script.from_row(row)
+        version_id, existed = found
+        row = connection.execute(_BY_ID, {"version_id": version_id}).fetchone()
+        return None if row is None else (Script.from_row(row), existed)
+
+    def answer(self, connection: JobConnection, new: NewScript, version_id: UUID) -> None:
+        """Remember that a request is answered with a version that was there already."""
+        self._requests.answer(connection, _request_of(new), version_id)
 
     def lock(self, connection: JobConnection, name: str) -> None:
         """Hold a script: versions of it are made one at a time."""
@@ -154,3 +154,7 @@ class ScriptStore:
             return NotFound(sentence, reason="SCRIPT_NOT_FOUND")
         sentence = f"the script {name!r} has no version {version}; the newest is {known.version}"
         return NotFound(sentence, reason="SCRIPT_VERSION_NOT_FOUND")
+
+
+def _request_of(new: NewScript) -> UploadRequest:
+    return UploadRequest(new.created_by, new.request_id, new.body_sha256)

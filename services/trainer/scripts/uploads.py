@@ -85,7 +85,7 @@ class Uploads:
             with self._store.transaction() as connection:
                 known = self._store.repeated(connection, version)
             if known is not None:
-                return known, False
+                return known
             with self._place():
                 contents = inspect_script(sent, new.entry, Path(scratch), check)
             blob = self._blobs.put(
@@ -96,9 +96,10 @@ class Uploads:
         with self._store.transaction() as connection:
             self._store.lock(connection, new.name)
             if (known := self._store.repeated(connection, version)) is not None:
-                return known, False
+                return known
             newest = self._store.newest(connection, new.name)
             if newest is not None and (newest.sha256, newest.contents.entry) == (blob.sha256, contents.entry):
+                self._store.answer(connection, version, newest.version_id)
                 return newest, True
             return self._store.insert(connection, version, contents, blob), False
 
