@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -16,9 +19,10 @@ import penstock
 from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.api.trainer.v1 import training_pb2 as pb
 from penstock.values import to_struct
+from tests.holding import held, saying
 from tests.postgres import PostgresServer
 from tests.serving import wait_until
-from tests.training import TrainingPlace, training
+from tests.training import QUICK, TrainingPlace, training
 
 pytestmark = pytest.mark.slow
 COLUMNS = ("alcohol", "malic_acid", "colour")
@@ -66,14 +70,22 @@ def wines(folder: Path) -> Path:
 
 
 def test_rows_become_a_validated_candidate_that_serves_and_says_where_it_came_from(place: TrainingPlace) -> None:
+    begin = time.monotonic()
     run = place.train(
         "wines", recipe="sklearn", parameters={"estimator": "LogisticRegression"}, data_source="wines", note="a first"
     )
+    assert 0 < run.duration_ms <= 1_000 * (time.monotonic() - begin), "no longer than it was waited for"
+    ends = run.end_time.ToNanoseconds() - run.start_time.ToNanoseconds()
+    assert run.duration_ms == pytest.approx(ends / 1e6, abs=1)
     assert run.state == pb.TRAINING_RUN_STATE_COMPLETED, run.message
     assert (run.type, run.dataset, run.new_version) == (pb.TRAINING_TYPE_INITIAL, "wines/1", "1.0.0")
     assert run.validation_passed
-    assert run.train_count + run.validation_count + run.test_count == 178
+    assert (run.train_count, run.validation_count, run.test_count) == (125, 26, 27), "of 178"
     assert run.test_metrics["accuracy"] > 0.7
+    assert 0.7 < run.train_metrics["accuracy"] <= 1
+    assert run.train_metrics.keys() == run.validation_metrics.keys() == run.test_metrics.keys()
+    assert run.environment["scikit-learn"] == importlib.metadata.version("scikit-learn")
+    assert re.fullmatch("[0-9a-f]{64}", run.code_sha256)
     assert list(run.feature_columns) == list(COLUMNS)
     version = place.client.registry.get_version("wines", "1.0.0")
     assert version.stage == registry.STAGE_CANDIDATE
@@ -89,6 +101,9 @@ def test_rows_become_a_validated_candidate_that_serves_and_says_where_it_came_fr
         for missing in (None, float("nan"))
     ]
     assert unknown[0].outputs["probabilities"].tolist() == unknown[1].outputs["probabilities"].tolist(), "the median's"
+    with pytest.raises(penstock.AlreadyExists, match="has a version 1.0.0 already") as taken:
+        place.client.training.create_run("wines", recipe="sklearn", data_source="wines", version="1.0.0")
+    assert taken.value.reason == "VERSION_EXISTS"
     (evaluation,) = place.client.registry.evaluations("wines", "1.0.0")
     assert (evaluation.id, evaluation.passed) == (run.evaluation_id, True)
     assert evaluation.metrics["accuracy"] == pytest.approx(run.test_metrics["accuracy"])
@@ -114,7 +129,7 @@ def test_a_models_training_config_trains_and_judges_the_next_version(place: Trai
     client.registry.update_model("cellar", training_config=config)
     run = place.train("cellar")
     assert run.state == pb.TRAINING_RUN_STATE_COMPLETED, "a failed validation is no failed run"
-    assert (run.config_version, run.validation_passed) == (1, False)
+    assert (run.config_version, run.validation_passed, run.type) == (1, False, pb.TRAINING_TYPE_INITIAL)
     assert "accuracy" in run.shortfalls[0]
     with pytest.raises(penstock.FailedPrecondition) as refused:
         client.registry.promote("cellar", run.new_version, "STAGING")
@@ -124,7 +139,8 @@ def test_a_models_training_config_trains_and_judges_the_next_version(place: Trai
     client.registry.update_model("cellar", training_config=config)
     better = place.train("cellar", parameters={"estimator_parameters": {"max_depth": 4}})
     assert (better.config_version, better.validation_passed) == (2, True), better.shortfalls
-    assert better.parent_version == run.new_version
+    assert (better.type, better.parent_version) == (pb.TRAINING_TYPE_RETRAIN, run.new_version)
+    assert better.code_sha256 != run.code_sha256, "what it was told is digested, too"
     client.registry.promote("cellar", better.new_version, "STAGING")
     (move,) = [each for each in client.registry.transitions("cellar", better.new_version) if each.from_stage]
     moved = (f"cellar/{better.new_version}", "moved", str(move.id))
@@ -168,11 +184,13 @@ def test_a_run_that_goes_on_is_ended_within_seconds_and_leaves_nothing(place: Tr
 
 
 def test_who_called_is_told_whoever_is_said_to_have_asked(place: TrainingPlace) -> None:
-    run = place.client.training.create_run(
-        "named", recipe="script", parameters={"code": TELLS}, requested_by="the-ceo", note="at once"
-    )
-    assert (run.trigger.requested_by, run.created_by) == ("the-ceo", "anonymous")
-    place.client.training.wait_run(run.id)
+    client = place.client.training
+    told: dict[str, Any] = {"requested_by": "the-ceo", "retraining_request_id": "request-7", "note": "at once"}
+    run = client.create_run("named", recipe="script", parameters={"code": TELLS}, **told)
+    ended = client.wait_run(run.id)
+    (listed,) = client.list_runs(model="named")
+    for read in (run, ended, client.get_run(run.id), listed):
+        assert (read.trigger, read.created_by) == (pb.TrainingTrigger(**told), "anonymous")
 
 
 def test_a_run_that_waits_for_a_place_is_ended_at_once(place: TrainingPlace) -> None:
@@ -180,9 +198,35 @@ def test_a_run_that_waits_for_a_place_is_ended_at_once(place: TrainingPlace) -> 
     first = client.create_run("busy", recipe="script", parameters={"code": WAITS})
     wait_until(lambda: client.get_run(first.id).state == pb.TRAINING_RUN_STATE_RUNNING)
     second = client.create_run("busy", recipe="script", parameters={"code": TELLS})
-    assert client.cancel_run(second.id).state == pb.TRAINING_RUN_STATE_CANCELLED
+    for state, run in (("queued", second), ("running", first)):
+        assert [each.id for each in client.list_runs(model="busy", states=[state])] == [run.id]
+    assert not list(client.list_runs(model="busy", states=["validating"]))
+    ended = client.cancel_run(second.id)
+    assert (ended.state, ended.attempt) == (pb.TRAINING_RUN_STATE_CANCELLED, 0)
     client.cancel_run(first.id)
     assert client.wait_run(first.id).state == pb.TRAINING_RUN_STATE_CANCELLED
+
+
+def test_a_dataset_that_is_deleted_while_a_run_reads_it_is_there_to_its_end(
+    place: TrainingPlace, tmp_path: Path
+) -> None:
+    place.upload_flowers(tmp_path)
+    client, datasets = place.client.training, place.client.datasets
+    with held(place.database_url, *saying("gathering rows")) as until_held:
+        run = client.create_run("bereft", **QUICK)
+        until_held()
+        with pytest.raises(penstock.FailedPrecondition) as refused:
+            datasets.delete("flowers", 1)
+        assert refused.value.reason == "DATASET_IN_USE"
+        assert datasets.get("flowers").version == 1
+        datasets.delete("flowers", 1, force=True)
+        with pytest.raises(penstock.NotFound) as gone:
+            datasets.get("flowers")
+        assert gone.value.reason == "DATASET_NOT_FOUND"
+    ended = client.wait_run(run.id)
+    assert (ended.state, ended.dataset) == (pb.TRAINING_RUN_STATE_COMPLETED, "flowers/1"), ended.message
+    assert ended.train_count + ended.validation_count + ended.test_count == 200, "all of its rows"
+    assert place.rows("SELECT count(*) FROM trainer.dataset_versions WHERE name = 'flowers'") == [(0,)], "it goes then"
 
 
 def test_the_same_request_again_is_the_same_run_and_another_body_is_refused(place: TrainingPlace) -> None:

@@ -11,7 +11,7 @@ from penstock.api.registry.v1 import registry_pb2 as registry
 from penstock.errors import AlreadyExists as TheyHaveIt
 from penstock.errors import NotFound as TheyLackIt
 from penstock.errors import PenstockError
-from services.common.errors import FailedPrecondition, InvalidArgument, NotFound
+from services.common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from services.trainer.datasets.materialising import Datasets
 from services.trainer.executing.resources import Resources
 from services.trainer.faults import RegistryUnavailable
@@ -54,6 +54,8 @@ class Planning:
             parent = new.parent_version or model.production_version or model.latest_version
             if new.parent_version:
                 _check_version(client, new.model, new.parent_version)
+            if new.version and model.name:
+                _check_free(client, new.model, new.version)
         config = model.training_config
         recipe_name = new.recipe or config.recipe
         if not recipe_name:
@@ -185,6 +187,13 @@ def _check_version(client: Client, model: str, version: str) -> None:
     except TheyLackIt:
         sentence = f"{model} has no version {version!r}"
         raise NotFound(sentence, reason="VERSION_NOT_FOUND") from None
+
+
+def _check_free(client: Client, model: str, version: str) -> None:
+    with suppress(TheyLackIt):
+        client.registry.get_version(model, version)
+        sentence = f"{model} has a version {version} already; choose another name for the new one, or none"
+        raise AlreadyExists(sentence, reason="VERSION_EXISTS")
 
 
 def _check_resources(parameters: dict[str, Any]) -> None:

@@ -92,7 +92,8 @@ class TrainingServiceServicer(object):
         """Queues a run with the model's training config. Role: operator. INVALID_ARGUMENT: MODEL_REQUIRED, UNKNOWN_RECIPE,
         INVALID_PARAMETERS (naming the parameter), INVALID_DATA_SOURCE, UNKNOWN_COLUMN (a named dataset lacks the label, or
         another column that is named; it says which it has). NOT_FOUND: MODEL_NOT_FOUND, VERSION_NOT_FOUND (the parent),
-        DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND, SCRIPT_NOT_FOUND, SCRIPT_VERSION_NOT_FOUND.
+        DATASET_NOT_FOUND, DATASET_VERSION_NOT_FOUND, SCRIPT_NOT_FOUND, SCRIPT_VERSION_NOT_FOUND. ALREADY_EXISTS:
+        VERSION_EXISTS (what the new one is to be called).
         FAILED_PRECONDITION: NO_TRAINING_CONFIG, NO_PARENT (a FINETUNE of what has no version), REQUEST_ID_REUSED,
         RECIPE_NOT_ALLOWED, EXECUTOR_NOT_CONFIGURED, DATASET_NOT_READY. RESOURCE_EXHAUSTED: TOO_MANY_JOBS (runs of one key
         that have not ended).
