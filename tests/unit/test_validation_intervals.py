@@ -13,7 +13,7 @@ from services.trainer.recipes.scores import BINARY, CLASSIFICATION, REGRESSION, 
 from services.trainer.validating.areas import paired_areas
 from services.trainer.validating.outputs import Answers
 from services.trainer.validating.paired import Z, paired_interval
-from services.trainer.validating.resampling import intervals, statistics_of
+from services.trainer.validating.resampling import Statistic, class_statistics, intervals, row_statistics
 
 LETTERS = ("a", "b", "c")
 
@@ -77,6 +77,10 @@ def of_classes(generator: np.random.Generator, labels: NDArray[Any], skill: floa
     probabilities = scores / scores.sum(axis=1, keepdims=True)
     task_type = BINARY if len(classes) == 2 else CLASSIFICATION
     return Answers(task_type, np.array(classes, dtype=object)[probabilities.argmax(axis=1)], probabilities, classes)
+
+
+def statistics_of(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
+    return row_statistics(labels, answers) | class_statistics(labels, answers)
 
 
 @pytest.mark.parametrize("classes", [LETTERS, LETTERS[:2]])

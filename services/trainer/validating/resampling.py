@@ -92,8 +92,8 @@ def _drawn(
     """
     rows = len(labels)
     cells, codes, counts = _cells(labels, new, live)
-    of_rows = [_row_statistics(labels, answers) for answers in (new, live)]
-    of_cells = [_class_statistics(labels[cells], _at(answers, cells)) for answers in (new, live)]
+    of_rows = [row_statistics(labels, answers) for answers in (new, live)]
+    of_cells = [class_statistics(labels[cells], _at(answers, cells)) for answers in (new, live)]
     draws: dict[str, list[NDArray[np.float64]]] = {}
     drawn_rows = _of_rows(rows) if groups is None else _of_groups(groups)
     drawn_cells = _of_cells(rows, counts) if groups is None else _added_up(_of_groups(groups), codes)
@@ -178,13 +178,8 @@ def _areas(labels: NDArray[Any], new: Answers, live: Answers, groups: Groups | N
     return Interval(*ends) if ends is not None else None
 
 
-def statistics_of(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
-    """Give the metrics that `recipes.scores` has, of weighted rows; without those of single classes and areas."""
-    return _row_statistics(labels, answers) | _class_statistics(labels, answers)
-
-
-def _row_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
-    """Those that each row's own answer decides."""
+def row_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
+    """Give those metrics of `recipes.scores`, of weighted rows, that each row's own answer decides; without areas."""
     if answers.task_type == REGRESSION:
         return _of_numbers(labels.astype(np.float64), answers.predictions.astype(np.float64))
     if answers.probabilities is None or len(answers.classes) < 2:
@@ -194,8 +189,8 @@ def _row_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statist
     return _of_probabilities(was, answers.probabilities)
 
 
-def _class_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
-    """Those that the classes alone decide."""
+def class_statistics(labels: NDArray[Any], answers: Answers) -> dict[str, Statistic]:
+    """Likewise those that classes alone decide, without those of single classes."""
     return {} if answers.task_type == REGRESSION or not len(labels) else _of_classes(labels, answers)
 
 
