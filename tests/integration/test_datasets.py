@@ -11,9 +11,11 @@ from typing import Any
 from uuid import UUID
 
 import grpc
+import psycopg
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from psycopg.rows import dict_row
 from pydantic import SecretStr
 
 import penstock
@@ -24,6 +26,7 @@ from services.common.errors import DomainError, InvalidArgument
 from services.trainer.datasets.splits import DefaultSplit, Split, SplitBy
 from services.trainer.datasets.store import DatasetStore
 from services.trainer.task import Part
+from services.trainer.upload_requests import UploadRequest, UploadRequests
 from tests.datasets import Going, Shelf, as_parquet, folder_of, parts_in, shelf
 from tests.postgres import PostgresServer
 from tests.s3 import s3_server
@@ -139,6 +142,16 @@ def test_a_request_is_known_again(place: Shelf, name: str) -> None:
     assert sorted(getattr(error, "reason", "") for error in failed) == ["", *["REQUEST_ID_REUSED"] * 3]
     reused = refusal(penstock.FailedPrecondition, lambda: place.upload(name, "a\n3\n", request_id="r1"))
     assert reused.reason == "REQUEST_ID_REUSED"
+
+
+def test_who_comes_with_an_id_that_is_being_answered_waits(postgres_server: PostgresServer) -> None:
+    url, requests = postgres_server.clone("trainer"), UploadRequests("dataset")
+    with psycopg.connect(url, row_factory=dict_row) as first, psycopg.connect(url, row_factory=dict_row) as second:
+        assert requests.repeated(first, UploadRequest("ada", "r1", "one")) is None
+        second.execute("SET lock_timeout = '50ms'")
+        assert requests.repeated(second, UploadRequest("ada", "r2", "two")) is None
+        with pytest.raises(psycopg.errors.LockNotAvailable):
+            requests.repeated(second, UploadRequest("ada", "r1", "two"))
 
 
 def test_what_is_not_the_contract_is_refused(place: Shelf, name: str) -> None:

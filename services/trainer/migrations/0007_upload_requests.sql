@@ -1,5 +1,5 @@
--- Requests that were answered with a version that was there already; those that made one stand with it. They go with the
--- version, and a week after they came.
+-- Requests that were answered with a version that was there already; those that made one stand with it. They go with
+-- the version, and a week after they came.
 CREATE TABLE trainer.dataset_requests (
     created_by  text        NOT NULL,
     request_id  text        NOT NULL,
