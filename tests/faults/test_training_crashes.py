@@ -18,6 +18,7 @@ from penstock.api.trainer.v1 import validations_pb2
 from penstock.cli.embedded.ports import free_port
 from tests.faults.proxy import Proxy
 from tests.holding import held, saying
+from tests.integration.test_training_runs import WAITS
 from tests.postgres import PostgresServer
 from tests.serving import wait_until
 from tests.training import QUICK, TrainingPlace, recipes, training
@@ -50,6 +51,7 @@ POINTS = {
     "having it judged": ("registry", "INSERT ON registry.evaluations", "true"),
     "ending": ("trainer", "UPDATE ON trainer.training_runs", "NEW.state = 'COMPLETED'"),
 }
+VALIDATING = set(list(POINTS)[list(POINTS).index("uploading the version") :])
 VALIDATION_POINTS = {
     "predicting": ("trainer", "UPDATE ON trainer.validations", "NEW.done_count > OLD.done_count"),
     "having it judged": ("registry", "INSERT ON registry.evaluations", "true"),
@@ -135,10 +137,11 @@ def test_a_run_whose_trainer_is_killed_makes_one_version_all_the_same(place: Tra
     with held(place.databases[whose], *step) as until_held, working(place):
         run = place.client.training.create_run(model, **QUICK)
         until_held()
-    assert place.client.training.get_run(run.id).state in (
-        pb.TRAINING_RUN_STATE_RUNNING,
-        pb.TRAINING_RUN_STATE_VALIDATING,
-    )
+    at = "VALIDATING" if point in VALIDATING else "RUNNING"
+    assert place.client.training.get_run(run.id).state == pb.TrainingRunState.Value(f"TRAINING_RUN_STATE_{at}")
+    for state in ("RUNNING", "VALIDATING"):
+        listed = [each.id for each in place.client.training.list_runs(model=model, states=[state])]
+        assert listed == [run.id] * (state == at), "a run that is tried is listed as such, and as no other"
     with place.replica(trainer_worker_enabled=True):
         ended = place.client.training.wait_run(run.id)
     assert ended.state == pb.TRAINING_RUN_STATE_COMPLETED, ended.message
@@ -170,12 +173,43 @@ def test_a_validation_whose_trainer_is_killed_is_recorded_once(
     assert (len(recorded), recorded[0].id) == (before + 1, ended.evaluation_id)
 
 
+@pytest.mark.parametrize(
+    "limits", [{"trainer_runs": 1}, {"trainer_runs": 4, "trainer_max_running": 1}], ids=["places", "over all"]
+)
+def test_no_more_runs_go_on_at_once_than_are_allowed(
+    place: TrainingPlace, version: tuple[str, str], limits: dict[str, int]
+) -> None:
+    client, (whose, *step) = place.client.training, POINTS["waiting for the validator"]
+    with place.replica(trainer_worker_enabled=True, **limits):
+        with held(place.databases[whose], *step) as until_held:
+            first = client.create_run("bounded", **QUICK)
+            until_held()
+            second = client.create_run("bounded", **QUICK)
+            # What is asked for later and needs no place of a run's is done meanwhile: the trainer looks for work.
+            asked = place.client.validations.create(*version, "flowers")
+            assert place.client.validations.wait(asked.id).passed
+            waiting = client.get_run(second.id)
+            assert (waiting.state, waiting.attempt) == (pb.TRAINING_RUN_STATE_QUEUED, 0)
+            assert client.get_run(first.id).state == pb.TRAINING_RUN_STATE_VALIDATING
+        before, after = client.wait_run(first.id), client.wait_run(second.id)
+    assert before.state == after.state == pb.TRAINING_RUN_STATE_COMPLETED, (before.message, after.message)
+    assert before.end_time.ToNanoseconds() <= after.start_time.ToNanoseconds(), "one after the other"
+
+
 def test_a_run_that_waits_when_the_trainer_dies_is_done_by_the_next(place: TrainingPlace) -> None:
-    with working(place):
-        pass
-    run = place.client.training.create_run("waited", **QUICK)
+    client = place.client.training
+    with working(place) as trainer:
+        busy = client.create_run("busy", recipe="script", parameters={"code": WAITS})
+        run = client.create_run("waited", **QUICK)
+        wait_until(lambda: client.get_run(busy.id).done_epochs == 1)
+        trainer.kill()
+    waiting = client.get_run(run.id)
+    assert (waiting.state, waiting.attempt) == (pb.TRAINING_RUN_STATE_QUEUED, 0), "the one place was taken"
+    client.cancel_run(busy.id)
     with place.replica(trainer_worker_enabled=True):
-        assert place.client.training.wait_run(run.id).attempt == 1
+        done = client.wait_run(run.id)
+        assert client.wait_run(busy.id).state == pb.TRAINING_RUN_STATE_CANCELLED
+    assert (done.state, done.attempt) == (pb.TRAINING_RUN_STATE_COMPLETED, 1), done.message
 
 
 def test_a_rescued_run_goes_on_from_its_last_checkpoint(place: TrainingPlace) -> None:
