@@ -101,7 +101,7 @@ def test_rows_become_a_validated_candidate_that_serves_and_says_where_it_came_fr
         for missing in (None, float("nan"))
     ]
     assert unknown[0].outputs["probabilities"].tolist() == unknown[1].outputs["probabilities"].tolist(), "the median's"
-    with pytest.raises(penstock.AlreadyExists, match="has a version 1.0.0 already") as taken:
+    with pytest.raises(penstock.AlreadyExists, match=r"has a version 1\.0\.0 already") as taken:
         place.client.training.create_run("wines", recipe="sklearn", data_source="wines", version="1.0.0")
     assert taken.value.reason == "VERSION_EXISTS"
     (evaluation,) = place.client.registry.evaluations("wines", "1.0.0")
