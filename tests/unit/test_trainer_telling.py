@@ -112,7 +112,7 @@ def test_what_an_outside_worker_told_is_forgotten_once_it_is_kept_and_told_once(
             case Flush() if away:
                 raise Unavailable("the database is away")
 
-    parts = cast(OutsideParts, SimpleNamespace(store=worker, files=None))
+    parts = cast(OutsideParts, SimpleNamespace(store=worker, files=None, calls=None))
     ear, outside = Ear(parts, RunFolder(tmp_path), tell), cast(OutsideTask, SimpleNamespace(task_id=uuid4()))
     with pytest.raises(Unavailable):
         ear.hear(outside)
