@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
@@ -26,6 +27,14 @@ SPACE: dict[str, Any] = {
     "rate": {"type": "float", "low": 0.001, "high": 1.0, "log": True},
     "kind": {"type": "categorical", "choices": [[8, 4], [16]]},
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_keras(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Know nothing of the Keras that other files' tests left in this process: a trial in it would wait for its rubbish
+    to be collected, half a second with all that is imported by then.
+    """
+    monkeypatch.delitem(sys.modules, "keras", raising=False)
 
 
 class HillParameters(Parameters):
