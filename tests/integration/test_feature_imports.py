@@ -219,7 +219,7 @@ def refusal(call: Callable[[], Any]) -> PenstockError:
         ("SELECT 'a' AS customer, 1/0 AS visits", "QUERY_FAILED", "division by zero"),
         ("SELECT * FROM nowhere", "QUERY_FAILED", 'relation "nowhere" does not exist'),
         ("CREATE TABLE made (x int)", "QUERY_FAILED", "syntax error"),
-        ("SELECT 1); CREATE TABLE made (x int); SELECT (1", "QUERY_FAILED", "cannot insert multiple commands"),
+        ("SELECT 1) AS x; CREATE TABLE made (x int); SELECT (1", "QUERY_FAILED", "cannot insert multiple commands"),
         ("SELECT 1) AS x; COMMIT; DROP TABLE spending; SELECT (SELECT 1", "QUERY_FAILED", "multiple commands"),
         ("COPY (SELECT 1) TO PROGRAM 'id'", "QUERY_FAILED", "syntax error"),
         ("SELECT nextval('numbers') AS customer", "QUERY_FAILED", "read-only"),
